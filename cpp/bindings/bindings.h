@@ -1,0 +1,34 @@
+// Shared by the binding files, the only ones that include nanobind.
+#pragma once
+
+#include <nanobind/nanobind.h>
+#include <nanobind/ndarray.h>
+#include <nanobind/stl/array.h>
+#include <nanobind/stl/string.h>
+
+#include <stdexcept>
+#include <string>
+
+namespace histofast::bindings {
+
+namespace nb = nanobind;
+using namespace nb::literals;
+
+inline void require(bool condition, const std::string& message) {
+    if (!condition) throw std::invalid_argument(message);
+}
+
+// "(2, 256, 256, 3)"
+template <class Array>
+std::string shape_of(const Array& array) {
+    std::string text = "(";
+    for (std::size_t i = 0; i < array.ndim(); ++i)
+        text += (i ? ", " : "") + std::to_string(array.shape(i));
+    return text + (array.ndim() == 1 ? ",)" : ")");
+}
+
+void bind_device(nb::module_& m);
+void bind_tiles(nb::module_& m);
+void bind_tissue(nb::module_& m);
+
+}  // namespace histofast::bindings

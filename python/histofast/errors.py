@@ -1,0 +1,28 @@
+"""The exceptions of histofast: one line each, saying what was wanted, what came and what to do."""
+
+from __future__ import annotations
+
+from histofast._core import CudaError
+
+
+class HistofastError(Exception):
+    """Base of every error that histofast raises about the outside world (files, models, devices)."""
+
+
+class SlideError(HistofastError):
+    """A slide or image that cannot be read, or lacks what is needed."""
+
+
+class TileError(SlideError):
+    """One compressed tile that cannot be decoded; the rest of the slide may be fine."""
+
+
+class ModelError(HistofastError):
+    """An encoder file that is missing, broken, or not in the pixel-in form."""
+
+
+class FeatureError(HistofastError):
+    """A feature file that is missing, broken, or was made by something else."""
+
+
+__all__ = ["CudaError", "FeatureError", "HistofastError", "ModelError", "SlideError", "TileError"]
