@@ -32,7 +32,9 @@ def check(
         (2, 4)
     """
     order = "C-contiguous " if contiguous else ""
-    wanted = f"{order}{dtype} of shape ({', '.join(map(str, shape))}{',' if len(shape) == 1 else ''})"
+    wanted = (
+        f"{order}{dtype} of shape ({', '.join(map(str, shape))}{',' if len(shape) == 1 else ''})"
+    )
     if not isinstance(array, np.ndarray):
         raise TypeError(f"{name} must be {wanted}, got {type(array).__name__}")
     got = f"{array.dtype.name} of shape {array.shape}"

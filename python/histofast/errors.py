@@ -25,4 +25,16 @@ class FeatureError(HistofastError):
     """A feature file that is missing, broken, or was made by something else."""
 
 
-__all__ = ["CudaError", "FeatureError", "HistofastError", "ModelError", "SlideError", "TileError"]
+class NoSpaceError(FeatureError):
+    """The disk is full: no further slide could be written either."""
+
+
+__all__ = [
+    "CudaError",
+    "FeatureError",
+    "HistofastError",
+    "ModelError",
+    "NoSpaceError",
+    "SlideError",
+    "TileError",
+]

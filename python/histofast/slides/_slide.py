@@ -9,6 +9,8 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
+from concurrent.futures import Executor, ThreadPoolExecutor
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -16,6 +18,10 @@ from typing import Self
 
 import numpy as np
 from numpy.typing import NDArray
+
+from histofast._cpus import available_cpus
+from histofast.errors import SlideError
+from histofast.tiling import WHITE
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -78,6 +84,95 @@ class Slide(ABC):
 
     @abstractmethod
     def close(self) -> None: ...
+
+    def read_region(
+        self, location: tuple[int, int], level: int, size: tuple[int, int]
+    ) -> NDArray[np.uint8]:
+        """Decode a rectangle of one level.
+
+        Args:
+            location: (x, y) of its top-left corner in level-0 pixels; may lie outside.
+            level: index into `levels`.
+            size: (width, height) in pixels of that level.
+
+        Returns:
+            (height, width, 3) uint8 RGB; white outside the slide.
+
+        Raises:
+            ValueError: no such level, or a negative size.
+            TileError: a tile under the rectangle cannot be decoded.
+        """
+        if not 0 <= level < len(self.levels):
+            raise ValueError(f"level must be within 0..{len(self.levels) - 1}, got {level}")
+        if min(size) < 0:
+            raise ValueError(f"size must not be negative, got {size}")
+        info = self.levels[level]
+        x0, y0 = (round(c / info.downsample) for c in location)
+        x1, y1 = x0 + size[0], y0 + size[1]
+        region = np.full((size[1], size[0], 3), WHITE, np.uint8)
+        tile = np.empty((info.tile_height, info.tile_width, 3), np.uint8)
+        left, right = max(x0, 0), min(x1, info.width)
+        top, bottom = max(y0, 0), min(y1, info.height)
+        if left >= right or top >= bottom:
+            return region
+        for row in range(top // info.tile_height, (bottom - 1) // info.tile_height + 1):
+            for column in range(left // info.tile_width, (right - 1) // info.tile_width + 1):
+                self.read_tile(level, column, row, tile)
+                tx, ty = column * info.tile_width, row * info.tile_height
+                xa, xb = max(left, tx), min(right, tx + info.tile_width)
+                ya, yb = max(top, ty), min(bottom, ty + info.tile_height)
+                region[ya - y0 : yb - y0, xa - x0 : xb - x0] = tile[
+                    ya - ty : yb - ty, xa - tx : xb - tx
+                ]
+        return region
+
+    def overview(self, *, mpp: float = 8.0, workers: Executor | None = None) -> NDArray[np.uint8]:
+        """The whole slide as one small picture, area-averaged from the nearest finer level.
+
+        Args:
+            mpp: um per pixel wanted; the picture's is `mpp` to within its rounding to whole pixels,
+                or the slide's own where that is coarser.
+            workers: threads that decode; its own for the duration of the call when None.
+
+        Returns:
+            (h, w, 3) uint8 RGB. One pixel is `width_l0 / w` by `height_l0 / h` level-0 pixels. Tiles
+            that cannot be decoded are white.
+
+        Raises:
+            SlideError: not one tile could be decoded.
+        """
+        from histofast.slides._stream import stream_boxes  # it imports this module
+
+        base = self.levels[0]
+        scale = max(mpp / self.mpp, 1.0)
+        w = max(1, round(base.width / scale))
+        h = max(1, round(base.height / scale))
+        index = max(
+            (i for i, level in enumerate(self.levels) if level.downsample <= scale * 1.01),
+            key=lambda i: self.levels[i].downsample,
+        )
+        level = self.levels[index]
+        per_x, per_y = level.width / w, level.height / h
+        # Blocks about one tile high: of larger ones more tile rows would be in memory at once.
+        block = int(np.clip(level.tile_height / per_y, 8, 64))
+        columns, rows = -(-w // block), -(-h // block)
+        corners = np.stack(np.meshgrid(np.arange(columns), np.arange(rows)), axis=-1).reshape(-1, 2)
+        boxes = np.concatenate([corners * block, np.full_like(corners, block)], axis=1)
+        boxes = boxes * np.array([per_x, per_y, per_x, per_y])
+        picture = np.empty((rows * block, columns * block, 3), np.uint8)
+        unreadable = 0
+        own = ThreadPoolExecutor(available_cpus()) if workers is None else nullcontext(workers)
+        with own as pool:
+            for batch in stream_boxes(
+                self, index, boxes, patch_px=block, batch_size=columns, workers=pool
+            ):
+                top = batch.start // columns * block
+                strip = batch.pixels.swapaxes(0, 1).reshape(block, columns * block, 3)
+                picture[top : top + block] = strip
+                unreadable += len(batch.unreadable)
+        if unreadable == level.columns * level.rows:
+            raise SlideError(f"no tile of level {index} of {self.path} can be decoded")
+        return np.ascontiguousarray(picture[:h, :w])
 
     def __enter__(self) -> Self:
         return self

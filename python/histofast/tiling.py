@@ -1,0 +1,297 @@
+"""Where the patches of a slide lie, and how they are cut out of decoded tiles.
+
+A *patch* is what the encoder sees (``patch_px`` pixels at ``mpp``), a *tile* what the slide file
+stores. ``_l0`` is level-0 pixels, ``_px`` patch pixels. Boxes are (x, y, width, height).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from histofast import _core
+from histofast._arrays import check
+
+MPP_MIN, MPP_MAX = 0.05, 20.0
+LEVEL_TOLERANCE = 0.01
+WHITE = (255, 255, 255)
+
+
+class LevelGeometry(Protocol):
+    """What planning needs to know of a level (`slides.Level` has it)."""
+
+    @property
+    def width(self) -> int: ...
+    @property
+    def height(self) -> int: ...
+    @property
+    def downsample(self) -> float: ...
+
+
+class SlideGeometry(Protocol):
+    """What planning needs to know of a slide (`slides.Slide` has it)."""
+
+    @property
+    def levels(self) -> Sequence[LevelGeometry]: ...
+    @property
+    def mpp(self) -> float: ...
+
+
+class TissueGeometry(Protocol):
+    """What planning needs to know of tissue (`tissue.Tissue` has it)."""
+
+    @property
+    def mask(self) -> NDArray[np.uint8]: ...
+    @property
+    def downsample_x(self) -> float: ...
+    @property
+    def downsample_y(self) -> float: ...
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PatchPlan:
+    """The patches of one slide, row by row.
+
+    Attributes:
+        coords_l0: (n, 2) int64 top-left corner (x, y) in level-0 pixels.
+        tissue_fraction: (n,) float32 share of the patch that is tissue, 0..1.
+        patch_px: side of a patch in pixels.
+        patch_l0: side of the square it shows, in level-0 pixels.
+        overlap_px: overlap of neighbours in patch pixels.
+        mpp: um per patch pixel asked for; `patch_l0` realises it to half a level-0 pixel.
+        level: pyramid level the pixels come from.
+        level_downsample: level-0 pixels per pixel of that level.
+        grid: (columns, rows) of the full grid before tissue was asked for.
+        identity: the parameters that made the plan.
+    """
+
+    coords_l0: NDArray[np.int64]
+    tissue_fraction: NDArray[np.float32]
+    patch_px: int
+    patch_l0: int
+    overlap_px: int
+    mpp: float
+    level: int
+    level_downsample: float
+    grid: tuple[int, int]
+    identity: dict[str, Any]
+
+    def __len__(self) -> int:
+        return len(self.coords_l0)
+
+    @property
+    def boxes_l0(self) -> NDArray[np.int64]:
+        """(n, 4) int64 (x, y, width, height) in level-0 pixels."""
+        return np.concatenate(
+            [self.coords_l0, np.full((len(self), 2), self.patch_l0, np.int64)], axis=1
+        )
+
+    @property
+    def boxes_level(self) -> NDArray[np.float64]:
+        """(n, 4) float64 (x, y, width, height) in pixels of `level`."""
+        return self.boxes_l0 / self.level_downsample
+
+
+def plan_patches(
+    slide: SlideGeometry,
+    tissue: TissueGeometry | None = None,
+    *,
+    mpp: float = 0.5,
+    patch_px: int = 256,
+    overlap_px: int = 0,
+    min_tissue: float = 0.25,
+    edge: Literal["drop", "shift"] = "drop",
+    allow_upsampling: bool = False,
+) -> PatchPlan:
+    """Lay a grid over the slide and keep the patches with enough tissue.
+
+    Args:
+        slide: anything with `levels` and `mpp`.
+        tissue: where tissue is; None takes every patch.
+        mpp: um per pixel of the patches.
+        patch_px: side of a patch in pixels.
+        overlap_px: overlap of neighbours, in patch pixels.
+        min_tissue: least share of tissue in a patch, 0..1; 0 still asks for some tissue.
+        edge: "drop" leaves out patches that would cross the right or bottom edge, "shift" moves
+            them inwards so that the whole slide is covered.
+        allow_upsampling: take a slide that is coarser than `mpp`.
+
+    Returns:
+        The plan, patches in row-major order. Each shows the level-0 square of `patch_l0` pixels at
+        its corner, which is `patch_px * mpp` um to within half a level-0 pixel.
+
+    Raises:
+        ValueError: a parameter out of range, a slide smaller than one patch or coarser than `mpp`.
+
+    Determinism: the same on every machine.
+
+    Example:
+        >>> from types import SimpleNamespace as S
+        >>> level = S(width=2048, height=1024, downsample=1.0)
+        >>> len(plan_patches(S(levels=[level], mpp=0.25), mpp=0.5, patch_px=256))
+        8
+    """
+    if not (np.isfinite(mpp) and MPP_MIN <= mpp <= MPP_MAX):
+        raise ValueError(f"mpp must be within {MPP_MIN}..{MPP_MAX} um per pixel, got {mpp}")
+    if patch_px < 1:
+        raise ValueError(f"patch_px must be at least 1, got {patch_px}")
+    if not 0 <= overlap_px < patch_px:
+        raise ValueError(f"overlap_px must be within 0..{patch_px - 1}, got {overlap_px}")
+    if not 0 <= min_tissue <= 1:
+        raise ValueError(f"min_tissue must be within 0..1, got {min_tissue}")
+    if edge not in ("drop", "shift"):
+        raise ValueError(f'edge must be "drop" or "shift", got {edge!r}')
+
+    scale = mpp / slide.mpp
+    if scale < 1 - LEVEL_TOLERANCE and not allow_upsampling:
+        raise ValueError(
+            f"mpp must be at least the slide's own {slide.mpp:g}, got {mpp:g}: ask for a coarser "
+            "mpp, or accept interpolated pixels with --allow-upsampling"
+        )
+    width_l0, height_l0 = slide.levels[0].width, slide.levels[0].height
+    patch_l0 = max(1, round(patch_px * scale))
+    if patch_l0 > width_l0 or patch_l0 > height_l0:
+        raise ValueError(
+            f"patch_px must fit the slide: {patch_px} px at {mpp:g} um/px are {patch_l0} level-0 "
+            f"pixels, the slide has {width_l0} x {height_l0}: use a smaller patch_px or mpp"
+        )
+
+    stride_l0 = (patch_px - overlap_px) * scale
+    xs = _grid(width_l0, patch_l0, stride_l0, edge)
+    ys = _grid(height_l0, patch_l0, stride_l0, edge)
+    coords = np.stack([np.tile(xs, len(ys)), np.repeat(ys, len(xs))], axis=1)
+    if tissue is None:
+        fraction = np.ones(len(coords), np.float32)
+    else:
+        per_pixel = np.array([tissue.downsample_x, tissue.downsample_y] * 2)
+        boxes = np.concatenate([coords, np.full_like(coords, patch_l0)], axis=1)
+        fraction = coverage(tissue.mask, boxes / per_pixel).astype(np.float32)
+        keep = (fraction >= min_tissue) & (fraction > 0)
+        coords, fraction = coords[keep], fraction[keep]
+
+    level = _level_for(slide, scale)
+    return PatchPlan(
+        coords_l0=np.ascontiguousarray(coords),
+        tissue_fraction=fraction,
+        patch_px=patch_px,
+        patch_l0=patch_l0,
+        overlap_px=overlap_px,
+        mpp=mpp,
+        level=level,
+        level_downsample=slide.levels[level].downsample,
+        grid=(len(xs), len(ys)),
+        identity={
+            "mpp": mpp,
+            "patch_px": patch_px,
+            "overlap_px": overlap_px,
+            "min_tissue": min_tissue,
+            "edge": edge,
+        },
+    )
+
+
+def _grid(
+    size_l0: int, patch_l0: int, stride_l0: float, edge: Literal["drop", "shift"]
+) -> NDArray[np.int64]:
+    """Corners of the patches along one axis; the last one is at most `size_l0 - patch_l0`."""
+    last = size_l0 - patch_l0
+    count = int(last / stride_l0) + 2
+    corners = np.floor(np.arange(count) * stride_l0 + 0.5).astype(np.int64)
+    corners = corners[corners <= last]
+    if edge == "shift" and corners[-1] != last:
+        corners = np.append(corners, last)
+    return corners
+
+
+def _level_for(slide: SlideGeometry, scale: float) -> int:
+    """The coarsest level that is not coarser than `scale`; the finest when all are."""
+    fine_enough = [
+        (level.downsample, i)
+        for i, level in enumerate(slide.levels)
+        if level.downsample <= scale * (1 + LEVEL_TOLERANCE)
+    ]
+    return max(fine_enough)[1] if fine_enough else 0
+
+
+def coverage(mask: NDArray[np.uint8], boxes: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Mean of a mask over boxes, exact for fractional boxes, by an integral image.
+
+    Args:
+        mask: (h, w) uint8, 0 is background.
+        boxes: (n, 4) float64 (x, y, width, height) in mask pixels; outside the mask is background.
+
+    Returns:
+        (n,) float64, 0..1.
+
+    Raises:
+        TypeError, ValueError: wrong dtype or shape.
+    """
+    h, w = check("mask", mask, "uint8", ("h", "w"))
+    check("boxes", boxes, "float64", ("n", 4))
+    if h == 0 or w == 0 or len(boxes) == 0:
+        return np.zeros(len(boxes))
+    integral = np.zeros((h + 1, w + 1), np.int64)
+    np.cumsum(mask != 0, axis=0, out=integral[1:, 1:])
+    np.cumsum(integral[1:, 1:], axis=1, out=integral[1:, 1:])
+
+    def below(x: NDArray[np.float64], y: NDArray[np.float64]) -> NDArray[np.float64]:
+        # The integral of a picture of squares is bilinear within each of them: exact.
+        x, y = np.clip(x, 0, w), np.clip(y, 0, h)
+        i, j = np.minimum(y.astype(np.int64), h - 1), np.minimum(x.astype(np.int64), w - 1)
+        fy, fx = y - i, x - j
+        top = integral[i, j] * (1 - fx) + integral[i, j + 1] * fx
+        bottom = integral[i + 1, j] * (1 - fx) + integral[i + 1, j + 1] * fx
+        result: NDArray[np.float64] = top * (1 - fy) + bottom * fy
+        return result
+
+    x0, y0, x1, y1 = boxes[:, 0], boxes[:, 1], boxes[:, 0] + boxes[:, 2], boxes[:, 1] + boxes[:, 3]
+    inside = below(x1, y1) - below(x0, y1) - below(x1, y0) + below(x0, y0)
+    return np.clip(inside / (boxes[:, 2] * boxes[:, 3]), 0.0, 1.0)
+
+
+def cut_patches(
+    pool: NDArray[np.uint8],
+    slot_of: NDArray[np.int32],
+    boxes: NDArray[np.float64],
+    *,
+    width: int,
+    height: int,
+    out: NDArray[np.uint8],
+    fill: tuple[int, int, int] = WHITE,
+) -> NDArray[np.uint8]:
+    """Resample boxes of a tiled level to square patches, by area averaging.
+
+    Args:
+        pool: (slots, th, tw, 3) uint8 decoded tiles.
+        slot_of: (rows, columns) int32 slot of each tile of the level; -1 for none, shown as `fill`.
+        boxes: (n, 4) float64 (x, y, width, height) in pixels of the level. Past its edge the edge
+            pixel continues.
+        width: of the level in pixels; the rest of the last tiles is padding.
+        height: likewise.
+        out: (n, p, p, 3) uint8 to write into.
+        fill: RGB of tiles that are not there.
+
+    Returns:
+        `out`: the mean of each of the p x p cells of each box; where a cell is smaller than a
+        pixel, linear interpolation. Within 1 of tests/reference.py's real-valued `cut_patch`.
+
+    Raises:
+        TypeError: wrong dtype.
+        ValueError: wrong shape, a strided array, a box that is not finite or has no area.
+
+    Determinism: bitwise, on every CPU and instruction set.
+    """
+    slots, _, _ = check("pool", pool, "uint8", ("slots", "th", "tw", 3))
+    check("slot_of", slot_of, "int32", ("rows", "columns"))
+    (n,) = check("boxes", boxes, "float64", ("n", 4))
+    check("out", out, "uint8", (n, "p", "p", 3))
+    if n and not (np.isfinite(boxes).all() and (boxes[:, 2:] > 0).all()):
+        raise ValueError("boxes must be finite with width and height above 0")
+    if slot_of.size and int(slot_of.max()) >= slots:
+        raise ValueError(f"slot_of must name slots below {slots}, got {int(slot_of.max())}")
+    _core.cut_patches(pool, slot_of, boxes, width, height, fill, out)
+    return out

@@ -1,0 +1,283 @@
+"""Planning and cutting of patches, against tests/reference.py."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import reference
+from histofast import _core, tiling
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+ISAS = [
+    isa
+    for isa in (_core.Isa.baseline, _core.Isa.avx2, _core.Isa.avx512)
+    if isa.value <= _core.best_isa().value
+]
+
+
+@pytest.fixture(params=ISAS, ids=lambda isa: isa.name)
+def isa(request):
+    _core.set_isa(request.param)
+    yield request.param
+    _core.set_isa(_core.best_isa())
+
+
+def tiled(image, tile_h, tile_w):
+    """The image as a pool of tiles in shuffled slots, padding filled with noise."""
+    h, w = image.shape[:2]
+    rows, columns = -(-h // tile_h), -(-w // tile_w)
+    rng = np.random.default_rng(1)
+    padded = rng.integers(0, 256, (rows * tile_h, columns * tile_w, 3), dtype=np.uint8)
+    padded[:h, :w] = image
+    tiles = (
+        padded.reshape(rows, tile_h, columns, tile_w, 3)
+        .swapaxes(1, 2)
+        .reshape(-1, tile_h, tile_w, 3)
+    )
+    order = rng.permutation(len(tiles))
+    slot_of = np.argsort(order).astype(np.int32).reshape(rows, columns)
+    return np.ascontiguousarray(tiles[order]), slot_of
+
+
+def cut(image, boxes, patch_px, tile_h=32, tile_w=40):
+    pool, slot_of = tiled(image, tile_h, tile_w)
+    boxes = np.asarray(boxes, np.float64)
+    out = np.zeros((len(boxes), patch_px, patch_px, 3), np.uint8)
+    return tiling.cut_patches(
+        pool, slot_of, boxes, width=image.shape[1], height=image.shape[0], out=out
+    )
+
+
+# --- cutting ----------------------------------------------------------------------------------
+
+
+@given(
+    seed=st.integers(0, 10_000),
+    size=st.tuples(st.integers(1, 90), st.integers(1, 120)),
+    patch_px=st.integers(1, 40),
+    scale=st.floats(0.3, 5),
+    corner=st.tuples(st.floats(-3, 60), st.floats(-3, 60)),
+)
+@settings(max_examples=150, deadline=None)
+def test_cut_matches_definition(seed, size, patch_px, scale, corner):
+    image = np.random.default_rng(seed).integers(0, 256, (*size, 3), dtype=np.uint8)
+    box = (corner[0], corner[1], patch_px * scale, patch_px * scale)
+    got = cut(image, [box], patch_px)[0].astype(np.float64)
+    # Half for rounding, the rest for 14-bit weights and 7-bit rows.
+    assert np.abs(got - reference.cut_patch(image, box, patch_px)).max() <= 0.55
+
+
+@pytest.mark.parametrize("scale", [1.0, 2.0, 257 / 256, 1.6032, 3.9, 4.0, 0.5])
+def test_cut_gives_the_same_bits_on_every_isa(rng, scale):
+    image = rng.integers(0, 256, (300, 310, 3), dtype=np.uint8)
+    boxes = [(x, y, 61 * scale, 61 * scale) for x, y in [(0, 0), (7, 9), (3.5, 2.25), (40.125, 11)]]
+    results = []
+    for isa in ISAS:
+        _core.set_isa(isa)
+        results.append(cut(image, boxes, 61))
+    _core.set_isa(_core.best_isa())
+    for other in results[1:]:
+        np.testing.assert_array_equal(results[0], other)
+
+
+def test_aligned_cut_is_a_copy(rng, isa):
+    image = rng.integers(0, 256, (100, 130, 3), dtype=np.uint8)
+    got = cut(image, [(13, 27, 50, 50), (80, 50, 50, 50)], 50)
+    np.testing.assert_array_equal(got[0], image[27:77, 13:63])
+    np.testing.assert_array_equal(got[1], image[50:100, 80:130])
+
+
+@pytest.mark.parametrize("x", [0, 15, 16])
+@pytest.mark.parametrize("y", [0, 7])
+@pytest.mark.parametrize("tile_w", [16, 33, 96])
+def test_two_to_one_is_the_rounded_mean_of_four(rng, isa, x, y, tile_w):
+    image = rng.integers(0, 256, (80, 80, 3), dtype=np.uint8)
+    got = cut(image, [(x, y, 64, 64)], 32, tile_w=tile_w)[0]
+    blocks = image[y : y + 64, x : x + 64].reshape(32, 2, 32, 2, 3).astype(int).sum((1, 3))
+    np.testing.assert_array_equal(got, (blocks + 2) >> 2)
+
+
+@given(value=st.integers(0, 255), scale=st.floats(0.3, 9), x=st.floats(0, 20))
+@settings(max_examples=40, deadline=None)
+def test_constant_stays_constant(value, scale, x):
+    image = np.full((64, 64, 3), value, np.uint8)
+    assert (cut(image, [(x, 3, 20 * scale, 20 * scale)], 20) == value).all()
+
+
+def test_missing_tiles_show_the_fill(isa):
+    pool = np.zeros((1, 8, 8, 3), np.uint8)
+    slot_of = np.array([[0, -1]], np.int32)
+    out = np.zeros((1, 8, 8, 3), np.uint8)
+    tiling.cut_patches(
+        pool, slot_of, np.array([[4.0, 0, 8, 8]]), width=16, height=8, out=out, fill=(1, 2, 3)
+    )
+    assert (out[0, :, :4] == 0).all()
+    assert (out[0, :, 4:] == (1, 2, 3)).all()
+
+
+def test_cut_of_nothing_is_nothing():
+    assert cut(np.zeros((8, 8, 3), np.uint8), np.zeros((0, 4)), 4).shape == (0, 4, 4, 3)
+
+
+@pytest.mark.parametrize(
+    ("change", "error", "message"),
+    [
+        (
+            {"pool": np.zeros((1, 8, 8, 3), np.float32)},
+            TypeError,
+            "pool must be C-contiguous uint8",
+        ),
+        (
+            {"pool": np.zeros((1, 8, 16, 3), np.uint8)[:, :, ::2]},
+            ValueError,
+            "pool must be .* got strided",
+        ),
+        (
+            {"slot_of": np.full((1, 1), 3, np.int32)},
+            ValueError,
+            "slot_of must name slots below 1, got 3",
+        ),
+        ({"boxes": np.array([[0, 0, np.nan, 1.0]])}, ValueError, "boxes must be finite"),
+        ({"boxes": np.array([[0.0, 0, 0, 1]])}, ValueError, "boxes must be finite"),
+        ({"out": np.zeros((2, 4, 4, 3), np.uint8)}, ValueError, "out must be"),
+        ({"width": 9}, ValueError, "does not fit slot_of"),
+    ],
+)
+def test_cut_refuses(change, error, message):
+    arguments = {
+        "pool": np.zeros((1, 8, 8, 3), np.uint8),
+        "slot_of": np.zeros((1, 1), np.int32),
+        "boxes": np.array([[0.0, 0, 8, 8]]),
+        "width": 8,
+        "height": 8,
+        "out": np.zeros((1, 4, 4, 3), np.uint8),
+    } | change
+    with pytest.raises(error, match=message):
+        tiling.cut_patches(**arguments)
+
+
+# --- coverage ---------------------------------------------------------------------------------
+
+
+@given(
+    seed=st.integers(0, 1000),
+    shape=st.tuples(st.integers(1, 12), st.integers(1, 12)),
+    box=st.tuples(st.floats(-4, 12), st.floats(-4, 12), st.floats(0.25, 9), st.floats(0.25, 9)),
+)
+@settings(deadline=None)
+def test_coverage_matches_definition(seed, shape, box):
+    mask = np.random.default_rng(seed).integers(0, 2, shape, dtype=np.uint8)
+    boxes = np.array([box])
+    np.testing.assert_allclose(
+        tiling.coverage(mask, boxes), reference.coverage(mask, boxes), atol=1e-9
+    )
+
+
+def test_coverage_of_nothing():
+    assert tiling.coverage(np.zeros((0, 4), np.uint8), np.ones((2, 4))).tolist() == [0, 0]
+
+
+# --- planning ---------------------------------------------------------------------------------
+
+
+def slide_of(width=4000, height=3000, mpp=0.25, downsamples=(1.0, 4.0)):
+    levels = [
+        SimpleNamespace(width=int(width / d), height=int(height / d), downsample=d)
+        for d in downsamples
+    ]
+    return SimpleNamespace(levels=levels, mpp=mpp)
+
+
+@given(
+    width=st.integers(600, 5000),
+    height=st.integers(600, 5000),
+    native=st.floats(0.1, 1.0),
+    factor=st.floats(1, 4),
+    patch_px=st.integers(16, 140),
+    overlap=st.floats(0, 0.9),
+    edge=st.sampled_from(["drop", "shift"]),
+)
+@settings(deadline=None)
+def test_patches_stay_inside_and_show_what_they_claim(
+    width, height, native, factor, patch_px, overlap, edge
+):
+    mpp, overlap_px = native * factor, int(overlap * patch_px)
+    slide = slide_of(width, height, native)
+    plan = tiling.plan_patches(slide, mpp=mpp, patch_px=patch_px, overlap_px=overlap_px, edge=edge)
+    boxes = plan.boxes_l0
+    assert (boxes[:, :2] >= 0).all()
+    assert (boxes[:, 0] + boxes[:, 2] <= width).all()
+    assert (boxes[:, 1] + boxes[:, 3] <= height).all()
+    assert abs(plan.patch_l0 - patch_px * mpp / native) <= 0.5
+    stride = (patch_px - overlap_px) * mpp / native
+    inner = plan.coords_l0[plan.coords_l0[:, 1] == 0][:, 0]
+    inner = inner[:-1] if edge == "shift" else inner
+    assert np.abs(inner - np.arange(len(inner)) * stride).max(initial=0) <= 0.5 + 1e-6
+    order = np.lexsort((plan.coords_l0[:, 0], plan.coords_l0[:, 1]))
+    assert (order == np.arange(len(plan))).all()
+    assert len(plan) == plan.grid[0] * plan.grid[1]
+    if edge == "shift":
+        assert boxes[-1, 0] + boxes[-1, 2] == width
+        assert boxes[-1, 1] + boxes[-1, 3] == height
+
+
+@pytest.mark.parametrize(
+    ("mpp", "level"), [(0.25, 0), (0.5, 0), (0.999, 1), (1.0, 1), (1.02, 1), (2.0, 1), (0.98, 0)]
+)
+def test_level_is_the_coarsest_that_is_fine_enough(mpp, level):
+    assert tiling.plan_patches(slide_of(), mpp=mpp, patch_px=64).level == level
+
+
+def test_tissue_decides():
+    mask = np.zeros((30, 40), np.uint8)
+    mask[:10, :10] = 1  # the left upper 1000 x 1000 level-0 pixels
+    tissue = SimpleNamespace(mask=mask, downsample_x=100.0, downsample_y=100.0)
+    plan = tiling.plan_patches(slide_of(), tissue, mpp=0.25, patch_px=400, min_tissue=0.5)
+    assert plan.coords_l0.tolist() == [
+        [0, 0],
+        [400, 0],
+        [800, 0],
+        [0, 400],
+        [400, 400],
+        [800, 400],
+        [0, 800],
+        [400, 800],
+    ]
+    assert plan.tissue_fraction.tolist() == [1, 1, 0.5, 1, 1, 0.5, 0.5, 0.5]
+    none = tiling.plan_patches(
+        slide_of(),
+        SimpleNamespace(mask=mask * 0, downsample_x=100.0, downsample_y=100.0),
+        mpp=0.25,
+        min_tissue=0,
+    )
+    assert len(none) == 0
+    assert none.coords_l0.shape == (0, 2)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"mpp": 0.2}, "mpp must be at least the slide's own 0.25, got 0.2: .*--allow-upsampling"),
+        ({"mpp": 0.0}, r"mpp must be within 0.05..20.0"),
+        ({"mpp": float("nan")}, r"mpp must be within 0.05..20.0"),
+        (
+            {"mpp": 0.5, "patch_px": 1501},
+            "patch_px must fit the slide: 1501 px at 0.5 um/px are 3002",
+        ),
+        ({"patch_px": 0}, "patch_px must be at least 1"),
+        ({"overlap_px": 256}, r"overlap_px must be within 0..255, got 256"),
+        ({"min_tissue": 1.5}, r"min_tissue must be within 0..1, got 1.5"),
+        ({"edge": "crop"}, 'edge must be "drop" or "shift", got \'crop\''),
+    ],
+)
+def test_plan_refuses(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        tiling.plan_patches(slide_of(), **arguments)
+
+
+def test_upsampling_when_allowed():
+    plan = tiling.plan_patches(slide_of(), mpp=0.125, patch_px=256, allow_upsampling=True)
+    assert (plan.patch_l0, plan.level) == (128, 0)
