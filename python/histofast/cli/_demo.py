@@ -1,0 +1,45 @@
+"""`histofast demo`."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from histofast.cli._progress import show_progress, summarise
+
+
+def demo(
+    out: Annotated[Path, typer.Option("--out", "-o", help="folder to make")] = Path(
+        "histofast-demo"
+    ),
+) -> None:
+    """Make three small slides, encode them, and show what was done."""
+    from histofast.features import read_features, verify_folder
+    from histofast.pipeline import check_slides, extract
+    from histofast.synthetic import make_demo_slides
+
+    started = time.perf_counter()
+    slides = make_demo_slides(out / "slides")
+    typer.echo(f"1. made {len(slides)} synthetic slides in {out / 'slides'}")
+    typer.echo("2. tissue and patch grid:")
+    for job, result in check_slides(slides, out=out / "qc"):
+        if isinstance(result, Exception):
+            raise result
+        typer.echo(f"   {job.name}: {result['patches']} patches, see {result['preview']}")
+    typer.echo(f"3. histofast extract {out / 'slides'} --out {out / 'features'}")
+    with show_progress(quiet=False) as on_progress:
+        report = extract(slides, out=out / "features", on_progress=on_progress)
+    typer.echo(summarise(report), err=True)
+    checked = verify_folder([out / "features"])
+    typer.echo(f"4. verified {checked.files} files: {len(checked.problems)} with problems")
+    for slide in report.of("done") + report.of("skipped"):
+        file = read_features(slide.outputs[0])
+        typer.echo(f"   {slide.outputs[0]}: features {file.features.shape} {file.features.dtype}")
+    typer.echo(
+        f"done in {time.perf_counter() - started:.0f} s. Now yours: "
+        "histofast extract slides/ --out features/"
+    )
+    raise typer.Exit(report.exit_code or int(bool(checked.problems)))

@@ -1,0 +1,48 @@
+"""`histofast verify` and `histofast doctor`."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from histofast.cli import _options as o
+
+
+def verify(
+    paths: Annotated[list[Path], typer.Argument(help="feature files, or folders of them")],
+    as_json: o.AsJson = False,
+) -> None:
+    """Check that every feature file is whole, finite, and made by what it says."""
+    from histofast.features import verify_folder
+
+    report = verify_folder(paths)
+    if as_json:
+        problems = {str(path): list(found) for path, found in report.problems.items()}
+        typer.echo(json.dumps({"files": report.files, "rows": report.rows, "problems": problems}))
+    else:
+        for path, found in report.problems.items():
+            for problem in found:
+                typer.echo(f"{path}: {problem}")
+        typer.echo(
+            f"{report.files} files, {report.rows} rows: {len(report.problems)} with problems"
+        )
+    raise typer.Exit(1 if report.problems else 0)
+
+
+def doctor(as_json: o.AsJson = False) -> None:
+    """Show versions, CPU features and what really works here, and what to do about the rest."""
+    from histofast.doctor import examine
+
+    findings = examine()
+    if as_json:
+        typer.echo(json.dumps([asdict(finding) for finding in findings], indent=1))
+    else:
+        for finding in findings:
+            typer.echo(f"{finding.status:4}  {finding.topic}: {finding.text}")
+            if finding.remedy:
+                typer.echo(f"      -> {finding.remedy}")
+    raise typer.Exit(1 if any(finding.status == "fail" for finding in findings) else 0)

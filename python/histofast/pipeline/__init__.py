@@ -1,0 +1,21 @@
+"""`extract`: many slides to feature files, with prefetch, resume and a report."""
+
+from histofast.pipeline._check import check_slides
+from histofast.pipeline._jobs import Job, list_bags, list_jobs, select_shard
+from histofast.pipeline._report import Progress, RunReport, SlideReport
+from histofast.pipeline._run import DEFAULT_ENCODER, extract
+from histofast.pipeline._slides import TissueOptions
+
+__all__ = [
+    "DEFAULT_ENCODER",
+    "Job",
+    "Progress",
+    "RunReport",
+    "SlideReport",
+    "TissueOptions",
+    "check_slides",
+    "extract",
+    "list_bags",
+    "list_jobs",
+    "select_shard",
+]

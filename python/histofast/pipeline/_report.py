@@ -1,0 +1,128 @@
+"""What became of a run and of each slide, told while it goes on and saved as `run.json`."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import filelock
+
+from histofast.errors import FeatureError
+
+SAVE_S = 5.0  # the report of a long run is saved this often
+
+Status = Literal["done", "skipped", "failed", "planned", "interrupted"]
+
+
+@dataclass(kw_only=True, slots=True)
+class SlideReport:
+    """What became of one slide; `seconds` by stage."""
+
+    name: str
+    path: str
+    status: Status
+    patches: int = 0
+    unreadable: int = 0
+    damaged_patches: int = 0
+    seconds: dict[str, float] = field(default_factory=dict)
+    outputs: list[str] = field(default_factory=list)
+    error: str = ""
+
+
+@dataclass(kw_only=True, slots=True)
+class RunReport:
+    """What became of a run; saved as `run.json` in the output folder."""
+
+    slides: list[SlideReport] = field(default_factory=list)
+    seconds: float = 0.0
+    interrupted: bool = False
+    error: str = ""
+    about: dict[str, Any] = field(default_factory=dict)
+    path: str = ""
+
+    def of(self, status: Status) -> list[SlideReport]:
+        """The slides that ended so."""
+        return [slide for slide in self.slides if slide.status == status]
+
+    @property
+    def patches(self) -> int:
+        """Patches encoded by this run."""
+        return sum(slide.patches for slide in self.of("done"))
+
+    @property
+    def exit_code(self) -> int:
+        """0 all done, 1 some failed, 130 interrupted."""
+        return 130 if self.interrupted else int(bool(self.of("failed")))
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Progress:
+    """Where a run stands; given to `on_progress` after every batch and every slide."""
+
+    slides_total: int
+    slides_done: int
+    patches_done: int
+    seconds: float
+    name: str
+    slide_patches: int
+    slide_patches_done: int
+    finished: SlideReport | None = None
+
+
+class Clock:
+    """Seconds by stage."""
+
+    def __init__(self, seconds: dict[str, float]) -> None:
+        self._seconds = seconds
+        self._last = time.perf_counter()
+
+    def lap(self, stage: str) -> None:
+        """Count the time since the last lap to `stage`."""
+        now = time.perf_counter()
+        self._seconds[stage] = self._seconds.get(stage, 0.0) + now - self._last
+        self._last = now
+
+
+class ReportFile:
+    """`run.json`: saved now and then while the run goes on, and at its end.
+
+    A second process in the same folder writes `run-<pid>.json` instead.
+    """
+
+    def __init__(self, out: Path, report: RunReport, shard: str | None) -> None:
+        name = "run.json" if shard is None else f"run-{shard.replace('/', 'of')}.json"
+        self._report, self._saved = report, time.monotonic()
+        folder = out / ".locks"
+        try:
+            folder.mkdir(exist_ok=True)
+            self._lock = filelock.FileLock(folder / f"{name}.lock")
+            try:
+                self._lock.acquire(timeout=0)
+            except filelock.Timeout:
+                name = f"run-{os.getpid()}.json"
+        except OSError as error:
+            raise FeatureError(f"cannot write to {out}: {error.strerror}") from error
+        self.path = out / name
+        report.path = str(self.path)
+
+    def save(self, *, now: bool = False) -> None:
+        """Write the report if the last time was long ago, or `now`."""
+        if not now and time.monotonic() - self._saved < SAVE_S:
+            return
+        self._saved = time.monotonic()
+        temporary = self.path.with_name(f".{self.path.name}.{os.getpid()}.tmp")
+        try:
+            temporary.write_text(json.dumps(asdict(self._report), indent=1) + "\n")
+            temporary.replace(self.path)
+        except OSError as error:
+            temporary.unlink(missing_ok=True)
+            self._report.path = ""
+            self._report.error = self._report.error or f"cannot write {self.path}: {error.strerror}"
+
+    def close(self) -> None:
+        """Let another run have the name."""
+        self._lock.release()

@@ -1,0 +1,565 @@
+"""Slides in, feature files out: the pipeline.
+
+A supply thread opens a slide, finds its tissue, plans its patches and streams their pixels into a
+bounded queue; the calling thread encodes and writes. The supply thread goes on to the next slide as
+soon as the last batch of this one is queued, so that decoding and encoding overlap across slides.
+"""
+
+from __future__ import annotations
+
+import platform
+import queue
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, closing, suppress
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from histofast import _core
+from histofast._cpus import available_cpus
+from histofast.encoders import Encoder, load
+from histofast.errors import FeatureError, NoSpaceError, SlideError, TileError
+from histofast.features import FeatureWriter, Layout, remove_stale_temporaries
+from histofast.patches import PatchBatch
+from histofast.pipeline._jobs import Job, list_bags, list_jobs, select_shard, with_masks
+from histofast.pipeline._report import Clock, Progress, ReportFile, RunReport, SlideReport
+from histofast.pipeline._slides import (
+    SLIDE_FAILURES,
+    Busy,
+    Options,
+    Prepared,
+    TissueOptions,
+    prepare,
+)
+from histofast.tiling import MPP_MAX, MPP_MIN
+
+DEFAULT_ENCODER = "densenet121-t2"
+DEFAULT_PATCH_PX = 256
+QUEUED_BATCHES = 4
+POLL_S = 0.5  # how often a run asks whether another process has let go of a slide
+
+
+def extract(
+    slides: str | Path | Sequence[str | Path] | None = None,
+    *,
+    out: str | Path,
+    encoder: str | Path | Sequence[str | Path] = DEFAULT_ENCODER,
+    patches: str | Path | None = None,
+    mpp: float | None = None,
+    patch_px: int | None = None,
+    overlap_px: int = 0,
+    min_tissue: float = 0.25,
+    edge: Literal["drop", "shift"] = "drop",
+    tissue: TissueOptions | None = None,
+    mask: str | Path | None = None,
+    mpp_override: float | None = None,
+    allow_upsampling: bool = False,
+    half: bool = False,
+    layout: Layout = "trident",
+    strict: bool = False,
+    fail_fast: bool = False,
+    overwrite: bool = False,
+    recursive: bool = False,
+    shard: str | None = None,
+    device: Literal["auto", "cpu", "cuda"] = "auto",
+    threads: int | None = None,
+    workers: int | None = None,
+    batch_size: int | None = None,
+    dry_run: bool = False,
+    on_progress: Callable[[Progress], None] | None = None,
+) -> RunReport:
+    """Encode slides into feature files.
+
+    Args:
+        slides: files, folders, globs or CSV lists (wsi[, mpp, mask]), one or several.
+        out: output folder; files come to
+            `<out>/<mag>x_<patch>px_<overlap>px_overlap/features_<encoder>/<slide>.h5`.
+        encoder: name or ONNX file of one or several encoders; all see the same pixels, decoded once.
+        patches: instead of slides, a CSV of patch images (file, bag[, label, x, y, split]).
+        mpp: um per pixel of the patches; what the encoder was made for when None.
+        patch_px: side of the patches in pixels; what the encoder was made for when None (for
+            patch images: their own size).
+        overlap_px: overlap of neighbouring patches, in patch pixels.
+        min_tissue: least share of tissue in a patch, 0..1.
+        edge: see `plan_patches`.
+        tissue: how tissue is found.
+        mask: ready-made tissue mask (PNG, GeoJSON) for a single slide, or a folder of masks named
+            after the slides; used instead of finding tissue.
+        mpp_override: level-0 um per pixel of all slides, instead of what their files say.
+        allow_upsampling: take slides that are coarser than `mpp`.
+        half: store features as float16.
+        layout: "trident", "clam" or "stamp".
+        strict: a slide with an unreadable region fails; otherwise regions are counted and listed.
+        fail_fast: stop at the first slide that fails.
+        overwrite: replace feature files that were made by something else.
+        recursive: look for slides in sub-folders too.
+        shard: "i/n": only the slides whose name falls into part i of n (1-based), for job arrays.
+        device: "cuda" is an error where it does not work; "auto" takes it where it does.
+        threads: of the encoder; the CPUs available when None.
+        workers: threads that decode; the CPUs available when None.
+        batch_size: patches per encoder call.
+        dry_run: only plan; the report says how many patches each slide has.
+        on_progress: called after every batch and every slide.
+
+    Returns:
+        The report, which is also saved as `run.json` in `out`. A slide that fails does not stop the
+        others; see `RunReport.exit_code`.
+
+    Raises:
+        ValueError, TypeError: an argument out of range, two slides of one name, an empty list.
+        FileNotFoundError: a path that is not there.
+        ModelError: an encoder that cannot be used.
+        FeatureError: the output folder cannot be written, or the disk is full.
+
+    Determinism: the same slide, encoder and options give the same bytes, whatever the threads,
+    workers, shards and interruptions.
+    """
+    start = time.perf_counter()
+    out = Path(out)
+    names = [encoder] if isinstance(encoder, str | Path) else list(encoder)
+    if not names:
+        raise ValueError("encoder must name at least one encoder, got none")
+    if (slides is None) == (patches is None):
+        raise ValueError("slides or patches must be given, and not both")
+    for name, value in (("threads", threads), ("workers", workers), ("batch_size", batch_size)):
+        if value is not None and value < 1:
+            raise ValueError(f"{name} must be at least 1, got {value}")
+    if mpp_override is not None and not MPP_MIN <= mpp_override <= MPP_MAX:
+        raise ValueError(f"mpp_override must be within {MPP_MIN}..{MPP_MAX}, got {mpp_override:g}")
+
+    jobs = (
+        list_bags(patches) if patches is not None else list_jobs(slides or (), recursive=recursive)
+    )
+    jobs = select_shard(with_masks(jobs, mask), shard)
+    with ExitStack() as stack:
+        encoders = [
+            stack.enter_context(load(name, device=device, threads=threads)) for name in names
+        ]
+        options = Options(
+            out=out,
+            mpp=mpp or _agreed(encoders, "mpp"),
+            patch_px=patch_px or (0 if patches is not None else _agreed(encoders, "patch_px")),
+            overlap_px=overlap_px,
+            min_tissue=min_tissue,
+            edge=edge,
+            allow_upsampling=allow_upsampling,
+            tissue=tissue or TissueOptions(),
+            mpp_override=mpp_override,
+            dtype="float16" if half else None,
+            layout=layout,
+            strict=strict,
+            overwrite=overwrite,
+            batch_size=batch_size or min(e.preferred_batch for e in encoders),
+            mag_known=patches is None or mpp is not None,
+        )
+        _check_options(options, encoders)
+        report = RunReport(about=_about(options, encoders, len(jobs), shard))
+        pool = stack.enter_context(
+            ThreadPoolExecutor(workers or available_cpus(), thread_name_prefix="histofast-decode")
+        )
+        if dry_run:
+            _plan_only(jobs, encoders, options, pool, report, on_progress, start)
+            report.seconds = time.perf_counter() - start
+            return report
+        try:
+            out.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise FeatureError(f"cannot write to {out}: {error.strerror}") from error
+        remove_stale_temporaries(out)
+        saver = stack.enter_context(closing(ReportFile(out, report, shard)))
+        supply = stack.enter_context(_Supply(jobs, encoders, options, pool))
+        run = _Run(jobs, options, supply, report, on_progress, start)
+        try:
+            run.run(fail_fast=fail_fast, save=saver.save)
+        finally:
+            report.seconds = time.perf_counter() - start
+            saver.save(now=True)
+    return report
+
+
+def _agreed(encoders: Sequence[Encoder], what: Literal["mpp", "patch_px"]) -> Any:
+    values = {e.spec.name: getattr(e.spec, what) for e in encoders}
+    if len(set(values.values())) > 1:
+        option = {"mpp": "--mpp", "patch_px": "--patch-px"}[what]
+        listed = ", ".join(f"{name}: {value:g}" for name, value in values.items())
+        raise ValueError(
+            f"{what} must be given when encoders differ in it ({listed}): use {option}"
+        )
+    return next(iter(values.values()))
+
+
+def _check_options(options: Options, encoders: Sequence[Encoder]) -> None:
+    """Refuse before the first slide what no slide could satisfy."""
+    if not MPP_MIN <= options.mpp <= MPP_MAX:
+        raise ValueError(f"mpp must be within {MPP_MIN}..{MPP_MAX}, got {options.mpp:g}")
+    if options.patch_px < 0:
+        raise ValueError(f"patch_px must be at least 1, got {options.patch_px}")
+    if options.patch_px and not 0 <= options.overlap_px < options.patch_px:
+        raise ValueError(
+            f"overlap_px must be within 0..{options.patch_px - 1}, got {options.overlap_px}"
+        )
+    if not 0 <= options.min_tissue <= 1:
+        raise ValueError(f"min_tissue must be within 0..1, got {options.min_tissue}")
+    names = [e.spec.name for e in encoders]
+    if len(set(names)) < len(names):
+        raise ValueError(f"encoders must have different names, got {', '.join(names)}")
+    for e in encoders:
+        fixed = e.spec.height_px
+        if options.patch_px and fixed and fixed != options.patch_px:
+            raise ValueError(
+                f"patch_px must be {fixed} for encoder {e.spec.name}, got {options.patch_px}"
+            )
+
+
+def _about(
+    options: Options, encoders: Sequence[Encoder], jobs: int, shard: str | None
+) -> dict[str, Any]:
+    return {
+        "histofast": _core.version,
+        "python": platform.python_version(),
+        "machine": platform.node(),
+        "isa": _core.current_isa().name,
+        "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+        "encoders": [
+            {"name": e.spec.name, "sha256": e.spec.sha256, "provider": e.provider} for e in encoders
+        ],
+        "options": {
+            key: str(value) if isinstance(value, Path) else value
+            for key, value in asdict(options).items()
+        },
+        "shard": shard,
+        "slides": jobs,
+    }
+
+
+# --- many slides --------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class _Begin:
+    prepared: Prepared
+
+
+@dataclass(frozen=True, slots=True)
+class _Pixels:
+    batch: PatchBatch
+    waited_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class _End:
+    """The slide is over: whole, or with the error that ended it."""
+
+    report: SlideReport
+    error: BaseException | None = None
+
+
+class _Stopped(Exception):
+    """The encoding side wants no more."""
+
+
+class _Supply:
+    """The thread that turns jobs into batches of pixels."""
+
+    def __init__(
+        self,
+        jobs: Sequence[Job],
+        encoders: Sequence[Encoder],
+        options: Options,
+        pool: ThreadPoolExecutor,
+    ) -> None:
+        self._jobs, self._encoders, self._options, self._pool = jobs, encoders, options, pool
+        self._queue: queue.Queue[_Begin | _Pixels | _End | BaseException | None] = queue.Queue(
+            QUEUED_BATCHES
+        )
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="histofast-supply", daemon=True)
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stop.set()
+        while self._thread.is_alive() or not self._queue.empty():
+            with suppress(queue.Empty):
+                event = self._queue.get(timeout=0.05)
+                if isinstance(event, _Begin):
+                    event.prepared.release()
+        self._thread.join()
+
+    def events(self) -> Iterator[_Begin | _Pixels | _End]:
+        """Per slide: begin, pixels..., end; or only an end. In the order of supply."""
+        while True:
+            event = self._queue.get()
+            if event is None:
+                return
+            if isinstance(event, BaseException):
+                raise event
+            yield event
+
+    def _put(self, event: _Begin | _Pixels | _End | BaseException | None) -> None:
+        while not self._stop.is_set():
+            try:
+                self._queue.put(event, timeout=0.1)
+            except queue.Full:
+                continue
+            return
+        raise _Stopped
+
+    def _run(self) -> None:
+        try:
+            busy = [job for job in self._jobs if not self._supply(job)]
+            while busy:  # somebody else is at them: see them through, should he die
+                if self._stop.wait(POLL_S):
+                    return
+                busy = [job for job in busy if not self._supply(job)]
+            self._put(None)
+        except _Stopped:
+            return
+        except BaseException as error:  # noqa: BLE001  # handed to the thread that can raise it
+            with suppress(_Stopped):
+                self._put(error)
+
+    def _supply(self, job: Job) -> bool:
+        """Supply one slide; False when another process holds it."""
+        report = SlideReport(name=job.name, path=str(job.path), status="failed")
+        try:
+            with ExitStack() as stack:
+                prepared = prepare(job, self._encoders, self._options, self._pool, stack)
+                if isinstance(prepared, SlideReport):
+                    self._put(_End(prepared))
+                    return True
+                report = prepared.report
+                try:
+                    self._put(_Begin(prepared))
+                except _Stopped:
+                    prepared.release()
+                    raise
+                last = time.perf_counter()
+                for batch in prepared.planned.stream():
+                    self._put(_Pixels(batch, time.perf_counter() - last))
+                    if prepared.is_cancelled:
+                        break
+                    last = time.perf_counter()
+            self._put(_End(report))
+        except Busy:
+            return False
+        except SLIDE_FAILURES as error:
+            self._put(_End(report, error))
+        return True
+
+
+class _Run:
+    """The encoding side: takes what the supply thread brings, encodes it and writes it."""
+
+    def __init__(
+        self,
+        jobs: Sequence[Job],
+        options: Options,
+        supply: _Supply,
+        report: RunReport,
+        on_progress: Callable[[Progress], None] | None,
+        start: float,
+    ) -> None:
+        self._jobs, self._options, self._supply = jobs, options, supply
+        self._report, self._on_progress, self._start = report, on_progress, start
+        self._current: Prepared | None = None
+        self._writers: list[FeatureWriter] = []
+        self._error: BaseException | None = None
+        self._unreadable: list[NDArray[np.int64]] = []
+        self._damaged: list[NDArray[np.int64]] = []
+        self._rows = 0
+        self._patches = 0
+
+    def run(self, *, fail_fast: bool, save: Callable[[], None]) -> None:
+        """Encode all slides. After each `save` is called."""
+        try:
+            for event in self._supply.events():
+                if isinstance(event, _Begin):
+                    self._begin(event.prepared)
+                elif isinstance(event, _Pixels):
+                    self._encode(event)
+                else:
+                    done = self._end(event)
+                    save()
+                    if done.status == "failed" and (fail_fast or self._report.error):
+                        break
+        except KeyboardInterrupt:
+            self._report.interrupted = True
+        finally:
+            self._drop()
+            known = {slide.name for slide in self._report.slides}
+            self._report.slides += [
+                SlideReport(name=job.name, path=str(job.path), status="interrupted")
+                for job in self._jobs
+                if job.name not in known
+            ]
+
+    def _begin(self, prepared: Prepared) -> None:
+        self._current, self._error = prepared, None
+        self._unreadable, self._damaged, self._rows = [], [], 0
+        try:
+            for output in prepared.outputs:
+                self._writers.append(
+                    FeatureWriter(
+                        output.path,
+                        coords=prepared.planned.coords_l0,
+                        d=output.encoder.spec.d,
+                        identity=output.identity,
+                        attributes={
+                            **prepared.planned.attributes,
+                            "encoder": output.encoder.spec.name,
+                        },
+                        tissue_fraction=prepared.planned.tissue_fraction,
+                        dtype=self._options.dtype,
+                        layout=self._options.layout,
+                    )
+                )
+        except SLIDE_FAILURES as error:
+            self._give_up(error)
+
+    def _encode(self, event: _Pixels) -> None:
+        prepared, batch = self._current, event.batch
+        assert prepared is not None, "pixels come after the beginning of their slide"
+        if self._error is not None:
+            return
+        seconds = prepared.report.seconds
+        seconds["supply"] = seconds.get("supply", 0.0) + event.waited_s
+        clock = Clock(seconds)
+        try:
+            if len(batch.unreadable_l0):
+                if self._options.strict:
+                    raise TileError(f"{batch.reason} (--strict)")
+                self._unreadable.append(batch.unreadable_l0)
+            if len(batch.damaged):
+                self._damaged.append(batch.damaged)
+            for output, writer in zip(prepared.outputs, self._writers, strict=True):
+                features = output.encoder.encode(batch.pixels)
+                clock.lap("encode")
+                writer.append(features)
+                clock.lap("write")
+        except SLIDE_FAILURES as error:
+            self._give_up(error)
+            return
+        self._rows += len(batch.pixels)
+        self._patches += len(batch.pixels)
+        self._tell()
+
+    def _end(self, event: _End) -> SlideReport:
+        report, prepared = event.report, self._current
+        error = event.error or self._error
+        if prepared is not None and prepared.report is report and error is None:
+            clock = Clock(report.seconds)
+            unreadable = np.concatenate([np.empty((0, 4), np.int64), *self._unreadable])
+            damaged = np.concatenate([np.empty(0, np.int64), *self._damaged])
+            report.unreadable, report.damaged_patches = len(unreadable), len(damaged)
+            try:
+                if len(damaged) and len(damaged) == report.patches:
+                    raise SlideError(f"no patch of {report.path} could be read whole")
+                for writer in self._writers:
+                    writer.finish(unreadable=unreadable, unreadable_patches=damaged)
+                clock.lap("write")
+            except SLIDE_FAILURES as failure:
+                error = failure
+        if error is not None:
+            report.status = "failed"
+            report.error = _one_line(error)
+            if isinstance(error, NoSpaceError):
+                self._report.error = report.error
+        if prepared is not None:
+            report.seconds["total"] = time.perf_counter() - prepared.started
+        self._drop()
+        self._report.slides.append(report)
+        self._tell(report)
+        return report
+
+    def _give_up(self, error: BaseException) -> None:
+        """Note why the current slide fails; the rest of it is not wanted."""
+        assert self._current is not None
+        self._error = error
+        self._current.is_cancelled = True
+
+    def _drop(self) -> None:
+        """Close the current slide's writers, which removes what is not finished."""
+        for writer in self._writers:
+            writer.close()
+        self._writers = []
+        if self._current is not None:
+            self._current.release()
+        self._current = None
+
+    def _tell(self, finished: SlideReport | None = None) -> None:
+        if self._on_progress is None:
+            return
+        current = self._current
+        self._on_progress(
+            Progress(
+                slides_total=len(self._jobs),
+                slides_done=len(self._report.slides),
+                patches_done=self._patches,
+                seconds=time.perf_counter() - self._start,
+                name=finished.name if finished else current.report.name if current else "",
+                slide_patches=current.report.patches if current else 0,
+                slide_patches_done=self._rows if current else 0,
+                finished=finished,
+            )
+        )
+
+
+def _one_line(error: BaseException) -> str:
+    text = " ".join(str(error).split())
+    return text or type(error).__name__
+
+
+def _plan_only(
+    jobs: Sequence[Job],
+    encoders: Sequence[Encoder],
+    options: Options,
+    pool: ThreadPoolExecutor,
+    report: RunReport,
+    on_progress: Callable[[Progress], None] | None,
+    start: float,
+) -> None:
+    """Plan every slide, and say how long encoding would take from a short trial of the encoders."""
+    for job in jobs:
+        entry = SlideReport(name=job.name, path=str(job.path), status="planned")
+        try:
+            with ExitStack() as stack:
+                prepared = prepare(job, encoders, options, pool, stack, only_plan=True)
+                assert isinstance(prepared, Prepared)
+                entry = prepared.report
+                entry.status = "planned"
+        except SLIDE_FAILURES as error:
+            entry.status, entry.error = "failed", _one_line(error)
+        report.slides.append(entry)
+        if on_progress is not None:
+            on_progress(
+                Progress(
+                    slides_total=len(jobs),
+                    slides_done=len(report.slides),
+                    patches_done=0,
+                    seconds=time.perf_counter() - start,
+                    name=entry.name,
+                    slide_patches=entry.patches,
+                    slide_patches_done=0,
+                    finished=entry,
+                )
+            )
+    side = options.patch_px or DEFAULT_PATCH_PX
+    pixels = np.full((options.batch_size, side, side, 3), 200, np.uint8)
+    rate_s = 0.0
+    for encoder in encoders:
+        encoder.encode(pixels)  # the first call allocates
+        begin = time.perf_counter()
+        encoder.encode(pixels)
+        rate_s += (time.perf_counter() - begin) / len(pixels)
+    planned = sum(slide.patches for slide in report.of("planned"))
+    report.about["estimated_patches_per_s"] = 1 / rate_s
+    report.about["estimated_seconds"] = planned * rate_s

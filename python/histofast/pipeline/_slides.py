@@ -1,0 +1,398 @@
+"""One slide: its identity, whether its files are there already, its tissue, plan and stream."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from histofast.encoders import Encoder
+from histofast.errors import FeatureError, HistofastError, SlideError
+from histofast.features import Layout, SlideLock, feature_path, read_identity
+from histofast.patches import PatchBatch, bag_patch_px, stream_bag, stream_slide
+from histofast.pipeline._jobs import Job
+from histofast.pipeline._report import Clock, SlideReport
+from histofast.slides import Level, Slide, open_slide, read_mask
+from histofast.tiling import plan_patches
+from histofast.tissue import REVISION as TISSUE_REVISION
+from histofast.tissue import Tissue, find_tissue
+
+# Raised whenever the same input would give other bytes than before; part of every file's identity.
+REVISION = 1
+
+# What can be wrong with one slide without anything being wrong with the run.
+SLIDE_FAILURES = (HistofastError, OSError, ValueError, MemoryError)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TissueOptions:
+    """How tissue is found: the arguments of `find_tissue`, which explains them."""
+
+    mpp: float = 8.0
+    threshold: int | None = None
+    min_area_um2: float = 20_000.0
+    max_hole_um2: float = 100_000.0
+    exclude_foreign: bool = True
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """What makes the mask of a given slide."""
+        return {"revision": TISSUE_REVISION, **asdict(self)}
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Options:
+    """The arguments of `extract` that every slide needs."""
+
+    out: Path
+    mpp: float
+    patch_px: int
+    overlap_px: int
+    min_tissue: float
+    edge: Literal["drop", "shift"]
+    allow_upsampling: bool
+    tissue: TissueOptions
+    mpp_override: float | None
+    dtype: Literal["float32", "float16"] | None
+    layout: Layout
+    strict: bool
+    overwrite: bool
+    batch_size: int
+    mag_known: bool
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Output:
+    """One feature file to be made."""
+
+    encoder: Encoder
+    path: Path
+    identity: dict[str, Any]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Planned:
+    """The patches of a slide or bag, and how to get their pixels."""
+
+    coords_l0: NDArray[np.int64]
+    tissue_fraction: NDArray[np.float32]
+    attributes: dict[str, Any]
+    stream: Callable[[], Iterator[PatchBatch]]
+
+
+@dataclass(kw_only=True, slots=True)
+class Prepared:
+    """A slide that is open and planned: everything the encoding side needs of it."""
+
+    report: SlideReport
+    planned: _Planned
+    outputs: list[_Output]
+    locks: list[SlideLock]
+    started: float
+    is_cancelled: bool = False
+
+    def release(self) -> None:
+        """Let other processes have the files."""
+        _release(self.locks)
+
+
+class Busy(Exception):
+    """Another process is making one of the files."""
+
+
+def _outputs(
+    job: Job,
+    source: _BagSource | _SlideSource,
+    encoders: Sequence[Encoder],
+    options: Options,
+) -> list[_Output]:
+    outputs = []
+    for encoder in encoders:
+        path = feature_path(
+            options.out,
+            mpp=options.mpp if options.mag_known else None,
+            patch_px=source.patch_px,
+            overlap_px=options.overlap_px,
+            encoder=encoder.spec.name,
+            slide=job.name,
+            layout=options.layout,
+        )
+        identity = {
+            "revision": REVISION,
+            "encoder": {
+                "name": encoder.spec.name,
+                "sha256": encoder.spec.sha256,
+                "provider": encoder.provider,
+            },
+            "dtype": options.dtype or "layout",
+            "layout": options.layout,
+            **source.made_of,
+        }
+        outputs.append(_Output(encoder=encoder, path=path, identity=identity))
+    return outputs
+
+
+def _missing(outputs: Sequence[_Output], options: Options) -> list[_Output]:
+    """Those not there yet; a file that something else made is in the way."""
+    missing = []
+    for output in outputs:
+        if not output.path.exists():
+            missing.append(output)
+            continue
+        found = read_identity(output.path)
+        if found == output.identity:
+            continue
+        if not options.overwrite:
+            raise FeatureError(_in_the_way(output, found))
+        missing.append(output)
+    return missing
+
+
+def _in_the_way(output: _Output, found: Mapping[str, Any] | None) -> str:
+    if found is None:
+        what = "is no feature file of histofast, or a broken one"
+    else:
+        wanted = json.loads(json.dumps(output.identity))
+        differs = [
+            f"{key}: {_short(found.get(key))} instead of {_short(wanted.get(key))}"
+            for key in sorted(wanted.keys() | found.keys())
+            if found.get(key) != wanted.get(key)
+        ]
+        what = "was made by something else (" + "; ".join(differs) + ")"
+    return f"{output.path} {what}: choose another output folder, or replace it with --overwrite"
+
+
+def _short(value: Any) -> str:
+    text = json.dumps(value, sort_keys=True) if isinstance(value, dict | list) else str(value)
+    return text if len(text) <= 120 else text[:117] + "..."
+
+
+def _acquire(outputs: Sequence[_Output]) -> list[SlideLock]:
+    """Take all locks or none."""
+    locks = [SlideLock(output.path) for output in outputs]
+    held: list[SlideLock] = []
+    for lock in locks:
+        if not lock.acquire():
+            _release(held)
+            raise Busy
+        held.append(lock)
+    return held
+
+
+def prepare(
+    job: Job,
+    encoders: Sequence[Encoder],
+    options: Options,
+    pool: ThreadPoolExecutor,
+    stack: ExitStack,
+    *,
+    only_plan: bool = False,
+) -> Prepared | SlideReport:
+    """Open and plan a slide; a report at once when all its files are there.
+
+    What is opened is closed by `stack`; the locks are the caller's to release.
+    """
+    report = SlideReport(name=job.name, path=str(job.path), status="done")
+    started = time.perf_counter()
+    clock = Clock(report.seconds)
+    source = _BagSource(job, options) if job.bag else _SlideSource(job, options, stack)
+    outputs = _outputs(job, source, encoders, options)
+    report.outputs = [str(output.path) for output in outputs]
+    clock.lap("open")
+
+    locks: list[SlideLock] = []
+    try:
+        if not only_plan:
+            outputs = _missing(outputs, options)
+            if outputs:
+                locks = _acquire(outputs)
+                # Another process may have finished one between the look and the lock.
+                outputs = _missing(outputs, options)
+            if not outputs:
+                _release(locks)
+                report.status = "skipped"
+                return report
+        planned = source.plan(options, pool, clock)
+    except BaseException:
+        _release(locks)
+        raise
+    report.patches = len(planned.coords_l0)
+    return Prepared(report=report, planned=planned, outputs=outputs, locks=locks, started=started)
+
+
+def _release(locks: Sequence[SlideLock]) -> None:
+    for lock in locks:
+        lock.release()
+
+
+class _BagSource:
+    """A bag of ready-made patch images."""
+
+    def __init__(self, job: Job, options: Options) -> None:
+        assert job.bag is not None
+        self._bag = job.bag
+        self.patch_px = options.patch_px or bag_patch_px(job.bag)
+        self.made_of: dict[str, Any] = {
+            "patches": job.bag.identity,
+            "patch_px": self.patch_px,
+            "mpp": options.mpp if options.mag_known else None,
+        }
+
+    def plan(self, options: Options, pool: ThreadPoolExecutor, clock: Clock) -> _Planned:
+        """All patches of the bag, in the table's order."""
+        bag = self._bag
+        attributes: dict[str, Any] = {
+            "name": bag.name,
+            "patch_size": self.patch_px,
+            "coords_known": bag.coords_l0 is not None,
+        }
+        if options.mag_known:
+            attributes |= {"mpp": options.mpp, "target_magnification": _magnification(options.mpp)}
+
+        def stream() -> Iterator[PatchBatch]:
+            return stream_bag(
+                bag,
+                patch_px=options.patch_px or None,
+                batch_size=options.batch_size,
+                allow_upsampling=options.allow_upsampling,
+                workers=pool,
+            )
+
+        return _Planned(
+            coords_l0=bag.coords,
+            tissue_fraction=np.ones(len(bag), np.float32),
+            attributes=attributes,
+            stream=stream,
+        )
+
+
+class _SlideSource:
+    """A slide."""
+
+    def __init__(self, job: Job, options: Options, stack: ExitStack) -> None:
+        self._name = job.name
+        slide = stack.enter_context(open_slide(job.path, mpp=job.mpp or options.mpp_override))
+        self._slide = slide
+        self._mask = MaskFile(job.mask) if job.mask else None
+        self.patch_px = options.patch_px
+        self.made_of: dict[str, Any] = {
+            "slide": slide.identity,
+            "level0_mpp": slide.mpp,
+            "tissue": self._mask.identity if self._mask else options.tissue.identity,
+            "patch_px": options.patch_px,
+            "mpp": options.mpp,
+            "overlap": options.overlap_px,
+            "min_tissue": options.min_tissue,
+            "edge": options.edge,
+        }
+
+    def plan(self, options: Options, pool: ThreadPoolExecutor, clock: Clock) -> _Planned:
+        """The patches with tissue, row by row."""
+        slide = self._slide
+        tissue = find_tissue_with(slide, options.tissue, self._mask, pool)
+        clock.lap("tissue")
+        plan = plan_patches(
+            slide,
+            tissue,
+            mpp=options.mpp,
+            patch_px=options.patch_px,
+            overlap_px=options.overlap_px,
+            min_tissue=options.min_tissue,
+            edge=options.edge,
+            allow_upsampling=options.allow_upsampling,
+        )
+        clock.lap("plan")
+        attributes = {
+            "name": self._name,
+            "patch_size": options.patch_px,
+            "patch_size_level0": plan.patch_l0,
+            "overlap": options.overlap_px,
+            "level0_magnification": _magnification(slide.mpp),
+            "target_magnification": _magnification(options.mpp),
+            "level0_width": slide.levels[0].width,
+            "level0_height": slide.levels[0].height,
+            "mpp": options.mpp,
+            "level0_mpp": slide.mpp,
+            "level": plan.level,
+        }
+
+        def stream() -> Iterator[PatchBatch]:
+            return stream_slide(slide, plan, batch_size=options.batch_size, workers=pool)
+
+        return _Planned(
+            coords_l0=plan.coords_l0,
+            tissue_fraction=plan.tissue_fraction,
+            attributes=attributes,
+            stream=stream,
+        )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _SharedWorkers:
+    """A slide whose overview is decoded by threads that are there already."""
+
+    slide: Slide
+    pool: ThreadPoolExecutor
+
+    @property
+    def levels(self) -> tuple[Level, ...]:
+        return self.slide.levels
+
+    @property
+    def mpp(self) -> float:
+        return self.slide.mpp
+
+    def overview(self, *, mpp: float = 8.0) -> NDArray[np.uint8]:
+        return self.slide.overview(mpp=mpp, workers=self.pool)
+
+
+def find_tissue_with(
+    slide: Slide, options: TissueOptions, mask: MaskFile | None, pool: ThreadPoolExecutor
+) -> Tissue:
+    """`find_tissue` as the pipeline calls it; a ready mask overrules the options."""
+    return find_tissue(
+        _SharedWorkers(slide=slide, pool=pool),
+        mpp=options.mpp,
+        threshold=None if mask else options.threshold,
+        min_area_um2=options.min_area_um2,
+        max_hole_um2=options.max_hole_um2,
+        exclude_foreign=options.exclude_foreign,
+        mask=mask.read() if mask else None,
+    )
+
+
+def _magnification(mpp: float) -> float:
+    """Nominal magnification of a scanner, 10 um per pixel being 1x."""
+    return round(10 / mpp, 2)
+
+
+class MaskFile:
+    """A ready-made mask on disk."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        try:
+            self._content = path.read_bytes()
+        except OSError as error:
+            raise SlideError(f"cannot read mask {path}: {error.strerror}") from error
+        self.identity = "mask:" + hashlib.sha256(self._content).hexdigest()
+
+    def read(self) -> NDArray[np.uint8] | dict[str, Any]:
+        if self._path.suffix.lower() not in {".json", ".geojson"}:
+            return read_mask(self._path)
+        try:
+            value = json.loads(self._content)
+        except ValueError as error:
+            raise SlideError(f"{self._path} must be GeoJSON: {error}") from error
+        if not isinstance(value, dict):
+            raise SlideError(f"{self._path} must be a GeoJSON object, got a {type(value).__name__}")
+        return value
