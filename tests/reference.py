@@ -33,7 +33,9 @@ def axis_weights(start: float, length: float, count: int, size: int) -> np.ndarr
     return weights
 
 
-def cut_patch(level: np.ndarray, box: tuple[float, float, float, float], patch_px: int) -> np.ndarray:
+def cut_patch(
+    level: np.ndarray, box: tuple[float, float, float, float], patch_px: int
+) -> np.ndarray:
     """(p, p, 3) float64: the box (x, y, width, height) of `level` (h, w, 3), averaged to p px."""
     x, y, width, height = box
     rows = axis_weights(y, height, patch_px, level.shape[0])
@@ -49,9 +51,125 @@ def coverage(mask: np.ndarray, boxes: np.ndarray) -> np.ndarray:
     result = np.zeros(len(boxes))
     for k, (x, y, width, height) in enumerate(boxes):
         for row in range(max(int(np.floor(y)), 0), min(int(np.ceil(y + height)), mask.shape[0])):
-            for column in range(max(int(np.floor(x)), 0), min(int(np.ceil(x + width)), mask.shape[1])):
+            for column in range(
+                max(int(np.floor(x)), 0), min(int(np.ceil(x + width)), mask.shape[1])
+            ):
                 overlap_y = min(y + height, row + 1) - max(y, row)
                 overlap_x = min(x + width, column + 1) - max(x, column)
                 result[k] += max(overlap_y, 0) * max(overlap_x, 0) * bool(mask[row, column])
         result[k] /= width * height
     return result
+
+
+from scipy import ndimage
+
+
+# --- tissue -----------------------------------------------------------------------------------
+
+
+def tissue_score(image):
+    """Chroma, max(R, G, B) - min(R, G, B), smoothed by the 5 x 5 binomial with rounding.
+
+    Chroma is saturation without the division by brightness: it is as calm on black glue and dark
+    borders as on white glass. Pixels beyond the edge repeat the edge.
+    """
+    chroma = image.max(axis=2).astype(np.int64) - image.min(axis=2)
+    h, w = chroma.shape
+    padded = np.pad(chroma, 2, mode="edge") if chroma.size else np.zeros((h + 4, w + 4), np.int64)
+    rows = sum(k * padded[:, i : i + w] for i, k in enumerate((1, 4, 6, 4, 1)))
+    return (sum(k * rows[i : i + h] for i, k in enumerate((1, 4, 6, 4, 1))) + 128) >> 8
+
+
+def dilate(bits, radius):
+    """Square of side 2 * radius + 1; nothing beyond the edge."""
+    h, w = bits.shape
+    padded = np.pad(bits, radius)
+    size = 2 * radius + 1
+    across = np.logical_or.reduce([padded[:, i : i + w] for i in range(size)])
+    return np.logical_or.reduce([across[i : i + h] for i in range(size)])
+
+
+def erode(bits, radius):
+    """Square of side 2 * radius + 1; beyond the edge all is set, so an edge does not erode."""
+    return ~dilate(~bits, radius)
+
+
+def foreign_mask(image):
+    """Pen (blue, green, red) and black, joined over 1 px gaps, without specks, grown by 2 px.
+
+    Specks are what no 5 x 5 square fits in; the growth takes the soft edge of a stroke along.
+    """
+    r, g, b = np.moveaxis(image.astype(np.int64), 2, 0)
+    chroma = image.max(axis=2).astype(np.int64) - image.min(axis=2)
+    blue = (b - r >= 72) & (r - g <= 8)
+    green = (g - r >= 24) & (g - b >= 8)
+    red = r - np.maximum(g, b) >= 144
+    black = (image.max(axis=2) < 80) & (chroma < 24)
+    joined = erode(dilate(blue | green | red | black, 1), 1)
+    return dilate(erode(joined, 2), 4)
+
+
+def otsu_split(counts):
+    """Return (t, contrast): the first t with the largest n0 * n1 * (m1 - m0) ** 2, and m1 - m0.
+
+    Class 0 is what is <= t. (0, 0.0) when there are no two classes.
+    """
+    n = [int(x) for x in counts]
+    total, weighted = sum(n), sum(i * x for i, x in enumerate(n))
+    best, best_t, best_contrast, n0, s0 = 0.0, 0, 0.0, 0, 0
+    for t, x in enumerate(n):
+        n0, s0 = n0 + x, s0 + t * x
+        if n0 == 0 or n0 == total:
+            continue
+        contrast = float(weighted - s0) / float(total - n0) - float(s0) / float(n0)
+        between = (contrast * contrast) * (float(n0) * float(total - n0))
+        if between > best:
+            best, best_t, best_contrast = between, t, contrast
+    return best_t, best_contrast
+
+
+def tissue_threshold(histogram):
+    """Threshold t (tissue is score > t) from the 64 bins of the scores, the last one 63 and more.
+
+    Otsu twice: strong stain (DAB, dense haematoxylin) against the rest first, then faint stain
+    against glass within that rest. Class means under 6 apart are one class: a rest that is all
+    glass keeps the first threshold, a picture that is one class is all glass or all tissue, and
+    24 tells which. Never under 8, where the noise of white glass ends.
+    """
+    threshold, contrast = otsu_split(histogram)
+    if contrast < 6:
+        return 24
+    lower, contrast = otsu_split(histogram[: threshold + 1])
+    return max(lower if contrast >= 6 else threshold, 8)
+
+
+def fill_holes(bits, max_hole_px):
+    """Background (8-connected) that touches no edge and has at most `max_hole_px` pixels is set."""
+    labels, count = ndimage.label(~bits, np.ones((3, 3), int))
+    size = np.bincount(labels.ravel(), minlength=count + 1)
+    inner = size <= max_hole_px
+    for edge in (labels[:1], labels[-1:], labels[:, :1], labels[:, -1:]):
+        inner[edge.ravel()] = False
+    inner[0] = False
+    return bits | inner[labels]
+
+
+def remove_small(bits, min_area_px):
+    """Objects (4-connected) with fewer than `min_area_px` pixels are cleared."""
+    labels, count = ndimage.label(bits)
+    keep = np.bincount(labels.ravel(), minlength=count + 1) >= min_area_px
+    keep[0] = False
+    return keep[labels]
+
+
+def tissue_mask(image, *, threshold=None, exclude_foreign=True, close_px, max_hole_px, min_area_px):
+    """Return (mask, threshold)."""
+    score = tissue_score(image)
+    foreign = foreign_mask(image) if exclude_foreign else np.zeros(score.shape, bool)
+    if threshold is None:
+        histogram = np.bincount(np.minimum(score[~foreign], 63), minlength=64)
+        threshold = tissue_threshold(histogram)
+    bits = (score > threshold) & ~foreign
+    bits = erode(dilate(bits, close_px), close_px)
+    bits = fill_holes(bits, max_hole_px) & ~foreign
+    return remove_small(bits, min_area_px).astype(np.uint8), threshold
