@@ -14,21 +14,33 @@ from histofast.cli import _options as o
 
 def verify(
     paths: Annotated[list[Path], typer.Argument(help="feature files, or folders of them")],
+    encoder: Annotated[
+        list[Path] | None,
+        typer.Option("--encoder", "-e", help="ONNX file that files of its name must be made by"),
+    ] = None,
     as_json: o.AsJson = False,
 ) -> None:
     """Check that every feature file is whole, finite, and made by what it says."""
     from histofast.features import verify_folder
 
-    report = verify_folder(paths)
+    expected = {}
+    if encoder:
+        from histofast.encoders import read_spec
+
+        expected = {spec.name: spec.sha256 for spec in map(read_spec, encoder)}
+    report = verify_folder(paths, encoders_sha256=expected)
     if as_json:
         problems = {str(path): list(found) for path, found in report.problems.items()}
-        typer.echo(json.dumps({"files": report.files, "rows": report.rows, "problems": problems}))
+        typer.echo(
+            json.dumps({"files": report.files, "patches": report.patches, "problems": problems})
+        )
     else:
         for path, found in report.problems.items():
             for problem in found:
                 typer.echo(f"{path}: {problem}")
         typer.echo(
-            f"{report.files} files, {report.rows} rows: {len(report.problems)} with problems"
+            f"{report.files} files, {len(report.problems)} with problems; "
+            f"{report.patches} patches in whole ones"
         )
     raise typer.Exit(1 if report.problems else 0)
 

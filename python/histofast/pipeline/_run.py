@@ -130,6 +130,8 @@ def extract(
     for name, value in (("threads", threads), ("workers", workers), ("batch_size", batch_size)):
         if value is not None and value < 1:
             raise ValueError(f"{name} must be at least 1, got {value}")
+    if half and layout == "clam":
+        raise ValueError("half must be False for layout clam, whose readers want float32, got True")
     if mpp_override is not None and not MPP_MIN <= mpp_override <= MPP_MAX:
         raise ValueError(f"mpp_override must be within {MPP_MIN}..{MPP_MAX}, got {mpp_override:g}")
 
@@ -151,7 +153,7 @@ def extract(
             allow_upsampling=allow_upsampling,
             tissue=tissue or TissueOptions(),
             mpp_override=mpp_override,
-            dtype="float16" if half else None,
+            dtype="float16" if half or layout == "stamp" else "float32",
             layout=layout,
             strict=strict,
             overwrite=overwrite,

@@ -46,7 +46,8 @@ class TissueOptions:
     @property
     def identity(self) -> dict[str, Any]:
         """What makes the mask of a given slide."""
-        return {"revision": TISSUE_REVISION, **asdict(self)}
+        values = asdict(self)
+        return {"revision": TISSUE_REVISION, "overview_mpp": values.pop("mpp"), **values}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -62,7 +63,7 @@ class Options:
     allow_upsampling: bool
     tissue: TissueOptions
     mpp_override: float | None
-    dtype: Literal["float32", "float16"] | None
+    dtype: Literal["float32", "float16"]
     layout: Layout
     strict: bool
     overwrite: bool
@@ -133,7 +134,7 @@ def _outputs(
                 "sha256": encoder.spec.sha256,
                 "provider": encoder.provider,
             },
-            "dtype": options.dtype or "layout",
+            "dtype": options.dtype,
             "layout": options.layout,
             **source.made_of,
         }

@@ -1,0 +1,51 @@
+"""
+Native kernels of histofast. The Python modules of the same names document them.
+"""
+
+from collections.abc import Sequence
+import enum
+from typing import Annotated
+
+import numpy
+from numpy.typing import NDArray
+
+
+version: str = '0.1.0'
+
+class CudaError(RuntimeError):
+    pass
+
+def cuda_is_compiled() -> bool:
+    """True when this build has CUDA kernels."""
+
+def cuda_device_count() -> int:
+    """Number of usable GPUs."""
+
+def cuda_device_name(device: int) -> str:
+    """Name, compute capability and memory."""
+
+class Isa(enum.Enum):
+    """Instruction sets the CPU kernels are compiled for."""
+
+    baseline = 0
+
+    avx2 = 1
+
+    avx512 = 2
+
+def best_isa() -> Isa:
+    """Best instruction set of this processor and this build."""
+
+def current_isa() -> Isa:
+    """The instruction set the kernels use."""
+
+def set_isa(isa: Isa) -> None:
+    """Use this instruction set from now on, in all threads."""
+
+def cut_patches(pool: Annotated[NDArray[numpy.uint8], dict(shape=(None, None, None, 3), order='C', device='cpu', writable=False)], slot_of: Annotated[NDArray[numpy.int32], dict(shape=(None, None), order='C', device='cpu', writable=False)], boxes: Annotated[NDArray[numpy.float64], dict(shape=(None, 4), order='C', device='cpu', writable=False)], width: int, height: int, fill: Sequence[int], out: Annotated[NDArray[numpy.uint8], dict(shape=(None, None, None, 3), order='C', device='cpu')]) -> None:
+    """Write the resampled boxes of a tiled level into out."""
+
+def tissue_mask(image: Annotated[NDArray[numpy.uint8], dict(shape=(None, None, 3), order='C', device='cpu', writable=False)], out: Annotated[NDArray[numpy.uint8], dict(shape=(None, None), order='C', device='cpu')], threshold: int, exclude_foreign: bool, close_px: int, max_hole_px: int, min_area_px: int) -> int:
+    """
+    Write the tissue mask of an overview into out; return the threshold used.
+    """

@@ -1,0 +1,150 @@
+"""The house rules that a machine can check: who imports whom, what an import costs, one version."""
+
+from __future__ import annotations
+
+import ast
+import json
+import re
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+
+import histofast
+from histofast import _core
+
+ROOT = Path(__file__).resolve().parent.parent
+PACKAGE = Path(histofast.__file__).resolve().parent
+
+LEVELS = {
+    "_core": 0,
+    "errors": 1,
+    "_arrays": 1,
+    "_cpus": 1,
+    "tissue": 2,
+    "tiling": 2,
+    "slides": 3,
+    "encoders": 3,
+    "features": 3,
+    "patches": 4,
+    "synthetic": 4,
+    "pipeline": 5,
+    "doctor": 5,
+    "networks": 5,
+    "cli": 6,
+}
+# A heavy dependency and the rooms that may import it.
+DOORS = {
+    "torch": {"networks"},
+    "safetensors": {"networks"},
+    "onnxruntime": {"encoders"},
+    "onnx": {"encoders"},
+    "tifffile": {"slides"},
+    "imagecodecs": {"slides"},
+    "openslide": {"slides"},
+    "h5py": {"features"},
+    "typer": {"cli"},
+    "rich": {"cli"},
+}
+
+
+def room_of(path: Path) -> str:
+    return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+
+
+def imports_of(path: Path) -> set[str]:
+    """Dotted names of everything a file imports, at any depth of nesting."""
+    names: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path} has a relative import"
+            module = node.module or ""
+            names |= {f"{module}.{alias.name}" for alias in node.names} | {module}
+    return names
+
+
+SOURCES = sorted(p for p in PACKAGE.rglob("*.py") if p.name != "__init__.py" or p.parent != PACKAGE)
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=lambda p: str(p.relative_to(PACKAGE)))
+def test_rooms_import_only_from_below_and_through_their_doors(path):
+    room = room_of(path)
+    assert room in LEVELS, f"give {room} a level in this test and in ARCHITECTURE.md"
+    for name in imports_of(path):
+        top, _, rest = name.partition(".")
+        if top == "histofast" and rest:
+            other = rest.split(".")[0]
+            if other in LEVELS and other != room:
+                assert LEVELS[other] < LEVELS[room], f"{room} must not import {other}"
+        if top in DOORS:
+            assert room in DOORS[top], f"{room} must not import {top}"
+
+
+def fresh(code: str) -> str:
+    return subprocess.run(
+        [sys.executable, "-c", code], check=True, capture_output=True, text=True
+    ).stdout
+
+
+def test_import_is_light():
+    loaded = set(
+        json.loads(fresh("import sys, json, histofast; print(json.dumps([*sys.modules]))"))
+    )
+    assert not loaded & {*DOORS, "numpy", "scipy"}
+
+
+def test_help_imports_nothing_heavy():
+    code = (
+        "import sys, json\nfrom histofast.cli import app\n"
+        "try: app(['--help'])\nexcept SystemExit: pass\n"
+        "print(json.dumps([*sys.modules]))"
+    )
+    loaded = set(json.loads(fresh(code).splitlines()[-1]))
+    assert not loaded & (set(DOORS) - {"typer", "rich"})
+
+
+def test_public_names_are_there():
+    for name in histofast.__all__:
+        assert getattr(histofast, name) is not None
+    assert set(histofast.__all__) <= set(dir(histofast))
+    with pytest.raises(AttributeError, match="no attribute 'nothing'"):
+        _ = histofast.nothing
+
+
+def test_one_version():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    assert project["version"] == histofast.__version__ == _core.version
+    changelog = (ROOT / "CHANGELOG.md").read_text()
+    assert f"## {project['version']}" in changelog or "## Unreleased" in changelog
+
+
+def test_stub_is_the_extensions(tmp_path):
+    stubgen = pytest.importorskip("nanobind.stubgen")
+    out = tmp_path / "_core.pyi"
+    stubgen.main(["-q", "-m", "histofast._core", "-o", str(out)])
+    committed = ROOT / "python" / "histofast" / "_core.pyi"
+    assert out.read_text() == committed.read_text(), "regenerate it: see CONTRIBUTING.md"
+
+
+def test_cpu_and_cuda_sources_declare_the_same_functions():
+    """no_cuda.cpp must define what the .cu files define, or one of the builds does not link."""
+
+    def defined(text: str) -> set[str]:
+        return set(
+            re.findall(r"^(?:\[\[noreturn\]\] )?[\w:]+ (\w+)\([^)]*\) \{", text, re.MULTILINE)
+        )
+
+    kernels = ROOT / "cpp" / "kernels"
+    with_cuda = set().union(*(defined(p.read_text()) for p in kernels.glob("*.cu")))
+    without = defined((kernels / "no_cuda.cpp").read_text()) - {"not_compiled"}
+    assert with_cuda == without
+
+
+def test_bindings_alone_include_nanobind():
+    for path in [*(ROOT / "cpp" / "kernels").iterdir(), *(ROOT / "cpp" / "include").rglob("*.h")]:
+        assert "nanobind" not in path.read_text(), path
+        assert "Python.h" not in path.read_text(), path
