@@ -16,7 +16,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, closing, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Any, Literal, Self, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -211,6 +211,12 @@ def _check_options(options: Options, encoders: Sequence[Encoder]) -> None:
     names = [e.spec.name for e in encoders]
     if len(set(names)) < len(names):
         raise ValueError(f"encoders must have different names, got {', '.join(names)}")
+    for name, value, known in (
+        ("layout", options.layout, get_args(Layout)),
+        ("edge", options.edge, ("drop", "shift")),
+    ):
+        if value not in known:
+            raise ValueError(f"{name} must be one of {', '.join(known)}, got {value!r}")
     for e in encoders:
         fixed = e.spec.height_px
         if options.patch_px and fixed and fixed != options.patch_px:
@@ -334,11 +340,12 @@ class _Supply:
         report = SlideReport(name=job.name, path=str(job.path), status="failed")
         try:
             with ExitStack() as stack:
-                prepared = prepare(job, self._encoders, self._options, self._pool, stack)
-                if isinstance(prepared, SlideReport):
-                    self._put(_End(prepared))
+                prepared = prepare(job, report, self._encoders, self._options, self._pool, stack)
+                if prepared is None:
+                    report.status = "skipped"
+                    self._put(_End(report))
                     return True
-                report = prepared.report
+                report.status = "done"
                 try:
                     self._put(_Begin(prepared))
                 except _Stopped:
@@ -534,10 +541,7 @@ def _plan_only(
         entry = SlideReport(name=job.name, path=str(job.path), status="planned")
         try:
             with ExitStack() as stack:
-                prepared = prepare(job, encoders, options, pool, stack, only_plan=True)
-                assert isinstance(prepared, Prepared)
-                entry = prepared.report
-                entry.status = "planned"
+                prepare(job, entry, encoders, options, pool, stack, only_plan=True)
         except SLIDE_FAILURES as error:
             entry.status, entry.error = "failed", _one_line(error)
         report.slides.append(entry)

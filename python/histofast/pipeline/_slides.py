@@ -191,18 +191,18 @@ def _acquire(outputs: Sequence[_Output]) -> list[SlideLock]:
 
 def prepare(
     job: Job,
+    report: SlideReport,
     encoders: Sequence[Encoder],
     options: Options,
     pool: ThreadPoolExecutor,
     stack: ExitStack,
     *,
     only_plan: bool = False,
-) -> Prepared | SlideReport:
-    """Open and plan a slide; a report at once when all its files are there.
+) -> Prepared | None:
+    """Open and plan a slide; None when all its files are there. Fills in `report`.
 
     What is opened is closed by `stack`; the locks are the caller's to release.
     """
-    report = SlideReport(name=job.name, path=str(job.path), status="done")
     started = time.perf_counter()
     clock = Clock(report.seconds)
     source = _BagSource(job, options) if job.bag else _SlideSource(job, options, stack)
@@ -220,8 +220,7 @@ def prepare(
                 outputs = _missing(outputs, options)
             if not outputs:
                 _release(locks)
-                report.status = "skipped"
-                return report
+                return None
         planned = source.plan(options, pool, clock)
     except BaseException:
         _release(locks)

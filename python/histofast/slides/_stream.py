@@ -132,6 +132,16 @@ def _tile_range(
     return low // tile, np.maximum(high // tile, low // tile)
 
 
+def _tile_pool(slots: int, tile_height: int, tile_width: int) -> NDArray[np.uint8]:
+    """(slots, tile_height, tile_width, 3) uint8, not initialised, at an address of 16 mod 32."""
+    # On rows aligned to 32 bytes libjpeg-turbo writes past the caches, a third slower for us, who
+    # read them soon.
+    size = slots * tile_height * tile_width * 3
+    raw = np.empty(size + 32, np.uint8)
+    start = (16 - raw.ctypes.data) % 32
+    return raw[start : start + size].reshape(slots, tile_height, tile_width, 3)
+
+
 def stream_boxes(
     slide: Slide,
     level: int,
@@ -156,7 +166,7 @@ def stream_boxes(
         size=(info.width, info.height),
         tile_size=(info.tile_width, info.tile_height),
     )
-    pool = np.empty((schedule.slots, info.tile_height, info.tile_width, 3), np.uint8)
+    pool = _tile_pool(schedule.slots, info.tile_height, info.tile_width)
     slot_of = np.full((schedule.rows, schedule.columns), -1, np.int32)
     flat_slots = slot_of.reshape(-1)
     bad = np.zeros(slot_of.size, bool)

@@ -1,0 +1,35 @@
+"""Which of ONNX Runtime's providers really run here: each is tried on a tiny encoder."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from histofast.encoders import _runtime
+from histofast.encoders._spec import INPUT, OUTPUT
+
+
+def provider_problems() -> dict[str, str | None]:
+    """Return, for each provider that ONNX Runtime lists, what keeps it from working, or None.
+
+    Raises:
+        ModelError: onnxruntime cannot be imported.
+    """
+    from histofast.encoders import _graph  # onnx is heavy: only who asks pays
+
+    model = _graph.to_bytes(_graph.tiny_encoder())
+    return {name: _problem(name, model) for name in _runtime.runtime().get_available_providers()}
+
+
+def _problem(provider: str, model: bytes) -> str | None:
+    if provider == _runtime.CUDA and (reason := _runtime.why_no_cuda()) is not None:
+        return reason
+    pixels = np.arange(2 * 4 * 4 * 3, dtype=np.uint8).reshape(2, 4, 4, 3)
+    try:
+        session = _runtime.make_session(model, provider=provider)
+        if session is None:
+            return "ONNX Runtime fell back to the CPU"
+        got = session.run([OUTPUT], {INPUT: pixels})[0]
+    except _runtime.runtime_errors() as error:
+        return _runtime.first_line(error)
+    wanted = pixels.mean(axis=(1, 2)) / 255
+    return None if np.allclose(got, wanted, atol=1e-4) else f"computes {got[0, 0]} for a known mean"

@@ -1,0 +1,161 @@
+"""The door to ONNX Runtime: sessions, and whether a provider really works.
+
+ONNX Runtime falls back to the CPU without an error and lists providers that cannot run, so nothing
+here trusts a list: a session is made and asked what it runs on. Imported only when one is needed.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import importlib
+import io
+import sys
+import warnings
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from histofast.errors import ModelError
+
+CPU, CUDA = "CPUExecutionProvider", "CUDAExecutionProvider"
+
+_FATAL, _ERROR = 4, 3  # ONNX Runtime's severities
+
+
+@cache
+def runtime() -> Any:
+    """Return the module onnxruntime, its log reduced to what is an error.
+
+    Raises:
+        ModelError: it is not installed, or broken.
+    """
+    try:
+        module = importlib.import_module("onnxruntime")
+    except ImportError as error:
+        raise ModelError(
+            f"onnxruntime cannot be imported ({error}): pip install --force-reinstall onnxruntime"
+        ) from None
+    if not hasattr(module, "InferenceSession"):  # what two packages in one folder may leave behind
+        raise ModelError(
+            "onnxruntime is damaged (no InferenceSession): pip uninstall -y onnxruntime "
+            "onnxruntime-gpu, then install histofast again"
+        )
+    module.set_default_logger_severity(_ERROR)
+    return module
+
+
+@cache
+def runtime_errors() -> tuple[type[Exception], ...]:
+    """Return the exception types of ONNX Runtime; they share no base but Exception."""
+    state = importlib.import_module(f"{runtime().__name__}.capi.onnxruntime_pybind11_state")
+    found = [value for value in vars(state).values() if isinstance(value, type)]
+    return tuple(kind for kind in found if issubclass(kind, Exception))
+
+
+def first_line(error: Exception) -> str:
+    """Return the first line of an ONNX Runtime message, without its code in front."""
+    line = (str(error).strip().splitlines() or [type(error).__name__])[0]
+    _, code, rest = line.rpartition("[ONNXRuntimeError] : ")
+    return (rest.split(" : ", 2)[-1] if code else line).strip()
+
+
+def make_session(model: str | bytes, *, provider: str = CPU, gpu: int = 0) -> Any | None:
+    """Return a session of one intra-op thread on `provider`, or None if it became another one.
+
+    Args:
+        model: path or bytes of an ONNX file.
+        provider: as ONNX Runtime names them.
+        gpu: index of the GPU, for CUDA.
+
+    Raises:
+        Any of `runtime_errors()`: the model cannot be loaded.
+    """
+    ort = runtime()
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = options.inter_op_num_threads = 1
+    options.log_severity_level = _FATAL  # what goes wrong is raised, and said once
+    if provider == CPU:
+        return ort.InferenceSession(model, options, providers=[CPU])
+    wanted: Any = provider
+    if provider == CUDA:
+        preload_cuda()
+        # TF32 keeps 10 bits of each factor: features must not depend on the device that much.
+        wanted = (CUDA, {"device_id": str(gpu), "use_tf32": "0"})
+    with _silent():
+        session = ort.InferenceSession(model, options, providers=[wanted, CPU])
+    return session if session.get_providers()[0] == provider else None
+
+
+@cache
+def preload_cuda() -> None:
+    """Let ONNX Runtime find the CUDA libraries that pip put into site-packages, where it can."""
+    preload = getattr(runtime(), "preload_dlls", None)
+    if preload is None:
+        return
+    # It prints what it does not find; what matters of that is asked again by `why_no_cuda`.
+    with contextlib.redirect_stdout(io.StringIO()), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        preload()
+
+
+def driver_gpu_count() -> int | None:
+    """Return how many GPUs the NVIDIA driver offers, or None without a driver."""
+    library = "nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1"
+    try:
+        driver = ctypes.CDLL(library)
+    except OSError:
+        return None
+    count = ctypes.c_int(0)
+    if driver.cuInit(0) != 0 or driver.cuDeviceGetCount(ctypes.byref(count)) != 0:
+        return 0
+    return count.value
+
+
+def why_no_cuda() -> str | None:
+    """Return what keeps ONNX Runtime from using CUDA, with the remedy, or None if nothing seen does.
+
+    Cheap: no session is made. None is therefore no promise.
+    """
+    ort = runtime()
+    if CUDA not in ort.get_available_providers():
+        return (
+            f"onnxruntime {ort.__version__} is built without CUDA: pip uninstall -y onnxruntime, "
+            "then pip install onnxruntime-gpu"
+        )
+    gpus = driver_gpu_count()
+    if gpus is None:
+        return "there is no NVIDIA driver: install one, or use --device cpu"
+    if gpus == 0:
+        return "the NVIDIA driver offers no GPU: look at nvidia-smi and CUDA_VISIBLE_DEVICES"
+    preload_cuda()
+    capi = Path(ort.__file__).parent / "capi"
+    with contextlib.suppress(
+        AttributeError, OSError
+    ):  # the provider below needs this one's symbols
+        ctypes.CDLL(str(capi / "libonnxruntime_providers_shared.so"), mode=ctypes.RTLD_GLOBAL)
+    provider = capi / "libonnxruntime_providers_cuda.so"
+    if provider.is_file():
+        try:
+            ctypes.CDLL(str(provider))
+        except OSError as error:
+            missing = str(error).split(":", 1)[0]
+            return (
+                f"{missing} is missing, which the CUDA provider of onnxruntime {ort.__version__} "
+                "needs: pip install 'onnxruntime-gpu[cuda,cudnn]'"
+            )
+    return None
+
+
+@contextlib.contextmanager
+def _silent() -> Iterator[None]:
+    # A provider that fails to load is logged by the default logger, whatever the session's level,
+    # and the fallback is printed; both are reported by the caller, in one line.
+    ort = runtime()
+    ort.set_default_logger_severity(_FATAL)
+    try:
+        with contextlib.redirect_stdout(io.StringIO()):
+            yield
+    finally:
+        ort.set_default_logger_severity(_ERROR)

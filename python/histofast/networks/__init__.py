@@ -1,0 +1,32 @@
+"""Networks as torch modules, cut where a study says, and their way into an encoder file.
+
+The only part of histofast that imports torch. `create` builds, `export` writes, `export_encoder`
+does both.
+"""
+
+from __future__ import annotations
+
+try:
+    import torch as _torch  # noqa: F401
+except ModuleNotFoundError:
+    raise ModuleNotFoundError(
+        "histofast.networks needs torch, which is not installed: pip install 'histofast[train]'",
+        name="torch",
+    ) from None
+
+from histofast.networks._create import create, layers, names
+from histofast.networks._export import PixelsIn, export, export_encoder
+from histofast.networks._network import Architecture, Cut, Network, Stage
+
+__all__ = [
+    "Architecture",
+    "Cut",
+    "Network",
+    "PixelsIn",
+    "Stage",
+    "create",
+    "export",
+    "export_encoder",
+    "layers",
+    "names",
+]

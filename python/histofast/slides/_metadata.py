@@ -1,0 +1,132 @@
+"""What the doors share besides pixels: scale, pyramid factors and the identity of a file."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Iterable
+from pathlib import Path
+
+from histofast.errors import SlideError
+
+MPP_RANGE = (0.05, 20.0)  # um per pixel; no slide scanner works outside
+_REMEDY = "give the right one with --mpp-override (mpp= in Python) or an mpp column in the list"
+_PART_BYTES = 1 << 20
+
+
+def resolve_mpp(
+    path: Path, *, found: tuple[float, float] | None, source: str, given: float | None
+) -> float:
+    """Decide the level-0 scale of a slide.
+
+    Args:
+        path: the slide, for messages.
+        found: um per pixel along x and y as the file says it, None when it says nothing.
+        source: where in the file that stands.
+        given: the caller's own figure; it wins over whatever the file says.
+
+    Returns:
+        um per pixel, within `MPP_RANGE`.
+
+    Raises:
+        ValueError: `given` is out of range.
+        SlideError: the file says nothing, something absurd, or differs between x and y by over 1 %.
+    """
+    low, high = MPP_RANGE
+    if given is not None:
+        if not low <= given <= high:
+            raise ValueError(f"mpp must be in {low}..{high:g} um per pixel, got {given}")
+        return float(given)
+    if found is None:
+        raise SlideError(f"{path} does not say its mpp (um per pixel): {_REMEDY}")
+    if not all(low <= value <= high for value in found):
+        said = " x ".join(f"{value:.3g}" for value in dict.fromkeys(found))
+        raise SlideError(
+            f"mpp must be in {low}..{high:g} um per pixel, {path} says {said} ({source}): {_REMEDY}"
+        )
+    x, y = found
+    if abs(x - y) > 0.01 * min(x, y):
+        raise SlideError(
+            f"mpp must be the same along x and y to within 1 %, {path} says {x:.4g} and {y:.4g}"
+            f" ({source}): {_REMEDY}"
+        )
+    return (x + y) / 2
+
+
+def pyramid_downsample(
+    base: tuple[int, int], level: tuple[int, int], tile: tuple[int, int]
+) -> float | None:
+    """Find the level-0 pixels per pixel of a level.
+
+    Args:
+        base: (width, height) of level 0.
+        level: (width, height) of the level.
+        tile: (width, height) of its tiles; some writers pad levels to whole tiles.
+
+    Returns:
+        An integer where both sizes are that fraction of level 0's to within one pixel, or its
+        power-of-two fraction padded to whole tiles; otherwise the mean of the two ratios. None
+        where the two ratios contradict each other: another picture, not a level.
+
+    Example:
+        >>> pyramid_downsample((46000, 32914), (11500, 8228), (256, 256))
+        4.0
+        >>> pyramid_downsample((1000, 600), (512, 512), (256, 256))
+        2.0
+        >>> pyramid_downsample((1000, 600), (600, 600), (256, 256)) is None
+        True
+    """
+    ratios = [b / s for b, s in zip(base, level, strict=True)]
+    mean = sum(ratios) / 2
+    for k in (2 ** round(math.log2(mean)), round(mean)):
+        if k >= 1 and all(abs(b / k - s) <= 1 for b, s in zip(base, level, strict=True)):
+            return float(k)
+    # A pixel of rounding weighs more the smaller the level is.
+    allowed = 1.5 / min(level) + 0.005
+    if abs(ratios[0] / ratios[1] - 1) <= allowed:
+        return mean
+    for exponent in range(1, 16):
+        parts = [math.ceil(b / 2**exponent) for b in base]
+        if all(-(-p // t) * t == s for p, s, t in zip(parts, level, tile, strict=True)):
+            return float(2**exponent)
+    return None
+
+
+def file_identity(path: Path, companions: Iterable[Path] = ()) -> str:
+    """Describe the content of a file in one short text, without reading all of a large one.
+
+    Args:
+        path: the file.
+        companions: further files that belong to it; their names and sizes count.
+
+    Returns:
+        ``size:<bytes>;sha256:<hex>``, over the whole file when under 3 MiB, else over its first,
+        middle and last MiB; with ``;companions:<hex>`` when there are any.
+
+    Raises:
+        SlideError: the file cannot be read.
+    """
+    digest = hashlib.sha256()
+    try:
+        with path.open("rb") as file:
+            size_bytes = file.seek(0, 2)
+            if size_bytes < 3 * _PART_BYTES:
+                parts = [(0, size_bytes)]
+            else:
+                starts = (0, (size_bytes - _PART_BYTES) // 2, size_bytes - _PART_BYTES)
+                parts = [(start, _PART_BYTES) for start in starts]
+            for start, count in parts:
+                file.seek(start)
+                digest.update(file.read(count))
+        listing = [f"{p.name}:{p.stat().st_size}" for p in sorted(companions)]
+    except OSError as error:
+        raise SlideError(f"{path} cannot be read: {error.strerror or error}") from error
+    identity = f"size:{size_bytes};sha256:{digest.hexdigest()}"
+    if listing:
+        identity += f";companions:{hashlib.sha256('|'.join(listing).encode()).hexdigest()}"
+    return identity
+
+
+def one_line(error: BaseException) -> str:
+    """The text of an exception as a short single line, or its type when it has none."""
+    return " ".join(str(error).split())[:200] or type(error).__name__

@@ -1,0 +1,654 @@
+"""Feature files: whole or absent, verifiable, and read by the neighbours' loaders."""
+
+from __future__ import annotations
+
+import errno
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import textwrap
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from histofast import features as module
+from histofast.errors import FeatureError
+from histofast.features import (
+    FeatureWriter,
+    SlideLock,
+    feature_path,
+    pt_path,
+    read_features,
+    read_identity,
+    remove_stale_temporaries,
+    verify,
+    verify_folder,
+)
+
+IDENTITY = {
+    "slide": {"name": "a", "identity": "12-ab"},
+    "encoder": {"name": "uni", "sha256": "ab" * 32},
+    "tiling": {"patch_size": 256, "mpp": 0.5},
+    "version": "0.1.0",
+}
+ATTRIBUTES = {
+    "name": "a",
+    "encoder": "uni",
+    "patch_size": 256,
+    "patch_size_level0": 513,
+    "overlap": 0,
+    "level0_magnification": 40.08,
+    "target_magnification": 20.0,
+    "level0_width": 90_000,
+    "level0_height": 70_000,
+    "mpp": 0.5,
+    "level0_mpp": 0.2495,
+}
+
+
+def arrays(n: int, d: int = 8) -> tuple[np.ndarray, np.ndarray]:
+    rng = np.random.default_rng(n)
+    return rng.standard_normal((n, d), np.float32), rng.integers(0, 70_000, (n, 2))
+
+
+def write(path: Path, n: int = 10, *, d: int = 8, batch: int = 4, **options: Any) -> Path:
+    features, coords = arrays(n, d)
+    arguments = {"identity": IDENTITY, "attributes": ATTRIBUTES, **options}
+    with FeatureWriter(path, coords=coords, d=d, **arguments) as writer:
+        for start in range(0, n, batch):
+            writer.append(features[start : start + batch])
+        writer.finish()
+    return path
+
+
+def files_in(folder: Path) -> list[str]:
+    return sorted(p.name for p in folder.rglob("*") if p.is_file())
+
+
+@pytest.fixture
+def written(tmp_path: Path) -> Path:
+    return write(tmp_path / "a.h5")
+
+
+@pytest.fixture
+def full_disk(tmp_path: Path) -> Any:
+    """A real file system of 1 MB; skip where mounting is not allowed."""
+    folder = tmp_path / "small"
+    folder.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(folder)]
+    if (
+        shutil.which("mount") is None
+        or subprocess.run(mount, check=False, capture_output=True).returncode
+    ):
+        pytest.skip("cannot mount a tmpfs here")
+    yield folder
+    subprocess.run(["umount", str(folder)], check=True)
+
+
+class TestRoundTrip:
+    @given(n=st.integers(0, 40), d=st.integers(1, 9), batch=st.integers(1, 50))
+    @settings(max_examples=15, deadline=None)
+    def test_any_batching(
+        self, tmp_path_factory: pytest.TempPathFactory, n: int, d: int, batch: int
+    ) -> None:
+        path = write(tmp_path_factory.mktemp("f") / "a.h5", n, d=d, batch=batch)
+        features, coords = arrays(n, d)
+        for mmap in (False, True):
+            read = read_features(path, mmap=mmap)
+            np.testing.assert_array_equal(read.features, features)
+            np.testing.assert_array_equal(read.coords, coords)
+            chunks = list(read.iter_chunks(7))
+            assert sum(map(len, chunks)) == n
+            assert all(len(chunk) <= 7 for chunk in chunks)
+        assert verify(path) == []
+        assert files_in(path.parent) == ["a.h5"]
+
+    def test_everything_comes_back(self, tmp_path: Path) -> None:
+        features, coords = arrays(3)
+        fraction = np.array([0.5, 1, 0.25], np.float32)
+        regions = np.array([[0, 0, 240, 240], [480, 0, 240, 240]], np.int64)
+        with FeatureWriter(
+            tmp_path / "a.h5",
+            coords=coords,
+            d=8,
+            identity=IDENTITY,
+            attributes=ATTRIBUTES,
+            tissue_fraction=fraction,
+        ) as writer:
+            writer.append(features)
+            sha256 = writer.finish(unreadable=regions, unreadable_patches=np.array([0, 2]))
+        read = read_features(tmp_path / "a.h5")
+        assert read.sha256 == sha256
+        assert read.identity == IDENTITY == read_identity(tmp_path / "a.h5")
+        assert read.attributes.items() >= ATTRIBUTES.items()
+        np.testing.assert_array_equal(read.tissue_fraction, fraction)
+        np.testing.assert_array_equal(read.unreadable, regions)
+        np.testing.assert_array_equal(read.unreadable_patches, [0, 2])
+
+    def test_no_patches_is_a_whole_file(self, tmp_path: Path) -> None:
+        path = write(tmp_path / "a.h5", 0)
+        assert read_features(path, mmap=True).features.shape == (0, 8)
+        assert read_identity(path) == IDENTITY
+        assert verify(path) == []
+
+    def test_half(self, tmp_path: Path) -> None:
+        path = write(tmp_path / "a.h5", dtype="float16")
+        read = read_features(path, mmap=True)
+        assert read.features.dtype == np.float16
+        np.testing.assert_array_equal(read.features, arrays(10)[0].astype(np.float16))
+        assert verify(path) == []
+
+    def test_same_input_same_bytes(self, tmp_path: Path) -> None:
+        for layout in ("trident", "clam", "stamp"):
+            one = write(tmp_path / "1" / layout / "h5_files" / "a.h5", batch=3, layout=layout)
+            other = write(tmp_path / "2" / layout / "h5_files" / "a.h5", batch=10, layout=layout)
+            assert one.read_bytes() == other.read_bytes()
+        clam = Path("clam") / "pt_files" / "a.pt"
+        assert (tmp_path / "1" / clam).read_bytes() == (tmp_path / "2" / clam).read_bytes()
+
+    def test_checksum_is_of_the_plain_bytes(self, written: Path) -> None:
+        import hashlib
+
+        features, coords = arrays(10)
+        plain = features.astype("<f4").tobytes() + coords.astype("<i8").tobytes()
+        assert read_features(written).sha256 == hashlib.sha256(plain).hexdigest()
+
+    def test_features_are_one_contiguous_run(self, written: Path) -> None:
+        with h5py.File(written) as file:
+            assert file["features"].chunks is None
+            assert file["features"].compression is None
+
+    def test_memory_does_not_grow_with_the_file(self, tmp_path: Path) -> None:
+        import tracemalloc
+
+        batch = np.ones((256, 64), np.float32)
+        coords = np.zeros((256 * 200, 2), np.int64)
+        tracemalloc.start()
+        with FeatureWriter(
+            tmp_path / "a.h5", coords=coords, d=64, identity=IDENTITY, attributes=ATTRIBUTES
+        ) as writer:
+            for _ in range(200):
+                writer.append(batch)
+            before = tracemalloc.get_traced_memory()[1]
+            writer.finish()
+        tracemalloc.stop()
+        assert before < 2 * coords.nbytes  # 13 MB of features went by
+
+
+class TestNeighbours:
+    """Each test reads as the named tool does, with nothing of histofast."""
+
+    def test_trident(self, tmp_path: Path) -> None:
+        path = feature_path(
+            tmp_path, mpp=0.5, patch_px=256, overlap_px=0, encoder="uni_v1", slide="a"
+        )
+        expected = tmp_path / "20x_256px_0px_overlap" / "features_uni_v1" / "a.h5"
+        assert path == expected
+        write(path)
+        features, coords = arrays(10)
+        with h5py.File(path, "r") as f:
+            np.testing.assert_array_equal(f["features"][:], features)
+            assert f["features"].dtype == np.float32
+            np.testing.assert_array_equal(f["coords"][:], coords)
+            assert f["coords"].dtype == np.int64
+            assert f["coords"].attrs["patch_size_level0"] == 513
+            assert f["coords"].attrs["patch_size"] == 256
+            assert f["coords"].attrs["overlap"] == 0
+            assert f["coords"].attrs["name"] == "a"
+            assert f["coords"].attrs["level0_magnification"] == 40.08
+            assert f["coords"].attrs["target_magnification"] == 20
+            assert f["coords"].attrs["level0_width"] == 90_000
+            assert f["features"].attrs["encoder"] == "uni"
+
+    def test_clam(self, tmp_path: Path) -> None:
+        path = feature_path(
+            tmp_path, mpp=0.5, patch_px=256, overlap_px=0, encoder="uni", slide="a", layout="clam"
+        )
+        assert path.relative_to(path.parents[1]) == Path("h5_files/a.h5")
+        write(path, layout="clam")
+        features, coords = arrays(10)
+        with h5py.File(path, "r") as f:
+            np.testing.assert_array_equal(f["features"][:], features)
+            np.testing.assert_array_equal(f["coords"][:], coords)
+            assert f["coords"].dtype == np.int32
+        assert pt_path(path) == path.parents[1] / "pt_files" / "a.pt"
+        assert zipfile.ZipFile(pt_path(path)).testzip() is None
+        assert verify(path) == []
+        np.testing.assert_array_equal(read_features(path).coords, coords)
+
+    @pytest.mark.parametrize("n", [0, 1, 10])
+    def test_clam_tensor(self, tmp_path: Path, n: int) -> None:
+        torch = pytest.importorskip("torch")
+        path = write(tmp_path / "h5_files" / "a.h5", n, layout="clam")
+        tensor = torch.load(tmp_path / "pt_files" / "a.pt", weights_only=True)
+        assert tensor.dtype == torch.float32
+        assert tensor.is_contiguous()
+        np.testing.assert_array_equal(tensor.numpy(), arrays(n)[0])
+        tensor += 1  # its own memory, writable
+        assert verify(path) == []
+
+    def test_stamp(self, tmp_path: Path) -> None:
+        path = write(tmp_path / "a.h5", layout="stamp")
+        features, coords = arrays(10)
+        with h5py.File(path, "r") as f:
+            np.testing.assert_array_equal(f["feats"][:], features.astype(np.float16))
+            np.testing.assert_allclose(f["coords"][:], coords * 0.2495, rtol=1e-6)
+            assert f["coords"].dtype == np.float32
+            assert f.attrs["unit"] == "um"
+            assert f.attrs["tile_size_um"] == 128.0
+            assert f.attrs["tile_size_px"] == 256
+            assert f.attrs["extractor"] == "uni"
+            assert f.attrs["feat_type"] == "tile"
+        np.testing.assert_array_equal(read_features(path).coords, coords)
+        assert verify(path) == []
+
+    def test_reads_their_files(self, tmp_path: Path) -> None:
+        features, coords = arrays(5)
+        path = tmp_path / "a.h5"
+        with h5py.File(path, "w") as f:  # chunked, resizable, with the batch axis kept
+            f.create_dataset(
+                "features", data=features[None], chunks=(1, 1, 8), maxshape=(1, None, 8)
+            )
+            f.create_dataset("coords", data=coords).attrs["patch_size_level0"] = 512
+        read = read_features(path)
+        np.testing.assert_array_equal(read.features, features)
+        np.testing.assert_array_equal(read.coords, coords)
+        assert read.attributes == {"patch_size_level0": 512}
+        assert read.identity is None
+        assert read_identity(path) is None
+        assert verify(path) == ["no seal: not written by histofast, or changed since"]
+        with pytest.raises(FeatureError, match="must be contiguous to be mapped"):
+            read_features(path, mmap=True)
+
+    def test_reads_stamp_without_scale(self, tmp_path: Path) -> None:
+        path = tmp_path / "a.h5"
+        with h5py.File(path, "w") as f:
+            f["feats"], f["coords"] = np.ones((2, 3), np.float16), np.ones((2, 2), np.float32)
+            f.attrs["unit"] = "um"
+        assert read_features(path).coords is None
+
+
+class TestWholeOrAbsent:
+    def test_exception_leaves_nothing(self, tmp_path: Path) -> None:
+        def interrupted() -> None:
+            features, coords = arrays(10)
+            with FeatureWriter(
+                tmp_path / "a.h5", coords=coords, d=8, identity=IDENTITY, attributes=ATTRIBUTES
+            ) as writer:
+                writer.append(features[:4])
+                assert len(files_in(tmp_path)) == 1
+                raise KeyboardInterrupt
+
+        with pytest.raises(KeyboardInterrupt):
+            interrupted()
+        assert files_in(tmp_path) == []
+
+    def test_unfinished_leaves_nothing(self, tmp_path: Path) -> None:
+        with (
+            pytest.raises(ValueError, match=r"writer of a\.h5 must be finished"),
+            FeatureWriter(
+                tmp_path / "a.h5",
+                coords=arrays(1)[1],
+                d=8,
+                identity=IDENTITY,
+                attributes=ATTRIBUTES,
+            ),
+        ):
+            pass
+        assert files_in(tmp_path) == []
+
+    def test_kill_leaves_no_final_file_and_is_swept(self, tmp_path: Path) -> None:
+        script = f"""
+            import numpy as np, sys, time
+            from histofast.features import FeatureWriter, SlideLock
+            SlideLock({str(tmp_path / "a.h5")!r}).acquire() or sys.exit("held")
+            lock = SlideLock({str(tmp_path / "b.h5")!r}); lock.acquire()
+            writer = FeatureWriter({str(tmp_path / "a.h5")!r}, coords=np.zeros((9, 2), np.int64), d=4,
+                                   identity={{}}, attributes={{}})
+            writer.append(np.ones((3, 4), np.float32))
+            print("ready", flush=True)
+            time.sleep(60)
+        """
+        with subprocess.Popen(
+            [sys.executable, "-c", textwrap.dedent(script)], stdout=subprocess.PIPE
+        ) as process:
+            assert process.stdout is not None
+            assert process.stdout.readline() == b"ready\n"
+            (temporary,) = tmp_path.glob(".a.h5.*.tmp")
+            assert remove_stale_temporaries(tmp_path) == []  # its owner lives
+            lock = SlideLock(tmp_path / "b.h5")
+            assert not lock.acquire()
+            process.send_signal(signal.SIGKILL)
+        assert not (tmp_path / "a.h5").exists()
+        assert read_identity(tmp_path / "a.h5") is None
+        assert remove_stale_temporaries(tmp_path) == [temporary]
+        assert not temporary.exists()
+        assert lock.acquire()  # the dead hold nothing
+        lock.release()
+
+    def test_old_file_stays_until_the_new_one_is_whole(self, written: Path) -> None:
+        old = written.read_bytes()
+        writer = FeatureWriter(
+            written, coords=arrays(2)[1], d=8, identity=IDENTITY, attributes=ATTRIBUTES
+        )
+        writer.append(arrays(2)[0])
+        assert written.read_bytes() == old
+        writer.finish()
+        writer.close()
+        assert read_features(written).features.shape == (2, 8)
+
+    def test_foreign_files_are_not_swept(self, tmp_path: Path) -> None:
+        (tmp_path / ".a.h5.note.tmp").touch()
+        (tmp_path / "a.tmp").touch()
+        assert remove_stale_temporaries(tmp_path) == []
+        assert remove_stale_temporaries(tmp_path / "missing") == []
+
+    def test_no_room_is_told_before_the_first_row(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def fail(*_: int) -> None:
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+        monkeypatch.setattr(os, "posix_fallocate", fail)
+        with pytest.raises(FeatureError, match=r"no space left on .*: a\.h5 needs 0\.0 MB"):
+            write(tmp_path / "a.h5")
+        assert files_in(tmp_path) == []
+
+    @pytest.mark.parametrize("when", ["append", "finish"])
+    def test_no_room_later(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, when: str
+    ) -> None:
+        # h5py tells the reason in its text only.
+        error = {
+            "append": OSError(errno.ENOSPC, "No space left on device"),
+            "finish": OSError(
+                "Can't write data (file write failed: errno = 28, error message = ..."
+            ),
+        }[when]
+
+        def fail(*_: Any) -> None:
+            raise error
+
+        target = {"append": "write", "finish": "sync"}[when]
+        monkeypatch.setattr(module._Temporary, target, fail)
+        with pytest.raises(FeatureError, match="no space left on"):
+            write(tmp_path / "a.h5")
+        assert files_in(tmp_path) == []
+
+    @pytest.mark.parametrize("layout", ["trident", "clam"])
+    def test_really_full_disk(self, full_disk: Path, layout: Any) -> None:
+        path = full_disk / "h5_files" / "a.h5"
+        n = 2000 if layout == "trident" else 1000  # clam: the .h5 fits, the .pt does not
+        with pytest.raises(FeatureError, match=r"no space left on .*a\.h5 needs .* MB"):
+            write(path, n, d=180, layout=layout)
+        assert files_in(full_disk) == []
+        assert verify(write(path, 10)) == []
+        free = os.statvfs(full_disk)
+        (full_disk / "rest").write_bytes(bytes(free.f_bavail * free.f_bsize))
+        with pytest.raises(FeatureError, match="no space left on"):
+            write(full_disk / "h5_files" / "b.h5", 10, layout=layout)
+        assert files_in(full_disk) == ["a.h5", "rest"]
+
+    def test_folder_that_cannot_be_made(self, tmp_path: Path) -> None:
+        (tmp_path / "file").touch()
+        with pytest.raises(
+            FeatureError, match=r"cannot write .*a\.h5: (Not a directory|File exists)"
+        ):
+            write(tmp_path / "file" / "a.h5")
+
+
+class TestRejections:
+    def start(self, tmp_path: Path, **options: Any) -> FeatureWriter:
+        arguments: dict[str, Any] = {
+            "coords": arrays(10)[1],
+            "d": 8,
+            "identity": IDENTITY,
+            "attributes": ATTRIBUTES,
+        }
+        return FeatureWriter(tmp_path / "a.h5", **(arguments | options))
+
+    @pytest.mark.parametrize(
+        ("options", "error", "match"),
+        [
+            ({"coords": np.zeros((3, 2))}, TypeError, "coords must be"),
+            ({"coords": np.zeros((3, 3), np.int64)}, ValueError, "coords must be"),
+            ({"d": 0}, ValueError, "d must be at least 1"),
+            ({"layout": "zarr"}, ValueError, "layout must be one of trident, clam, stamp"),
+            (
+                {"layout": "clam", "dtype": "float16"},
+                ValueError,
+                "dtype must be float32 for layout",
+            ),
+            ({"dtype": "float64"}, ValueError, "dtype must be float32 or float16"),
+            ({"layout": "stamp", "attributes": {}}, ValueError, "must have 'patch_size'"),
+            ({"attributes": {"mpp": None}}, TypeError, r"attributes\['mpp'\] must be a string or"),
+            ({"tissue_fraction": np.ones(3, np.float32)}, ValueError, "tissue_fraction must be"),
+            ({"identity": {"x": float("nan")}}, ValueError, "not JSON compliant"),
+        ],
+    )
+    def test_arguments(
+        self, tmp_path: Path, options: Any, error: type[Exception], match: str
+    ) -> None:
+        with pytest.raises(error, match=match):
+            self.start(tmp_path, **options)
+        assert files_in(tmp_path) == []
+
+    @pytest.mark.parametrize(
+        ("features", "error", "match"),
+        [
+            (np.zeros((3, 8)), TypeError, "features must be"),
+            (np.zeros((3, 8), np.float16), TypeError, "features must be"),
+            (np.zeros((3, 7), np.float32), ValueError, "features must be"),
+            (np.zeros((11, 8), np.float32), ValueError, "must have 10 rows in all"),
+        ],
+    )
+    def test_rows(self, tmp_path: Path, features: Any, error: type[Exception], match: str) -> None:
+        with self.start(tmp_path) as writer:
+            with pytest.raises(error, match=match):
+                writer.append(features)
+            writer.append(arrays(10)[0])
+            writer.finish()
+            with pytest.raises(ValueError, match="must be open"):
+                writer.append(arrays(10)[0])
+
+    def test_too_few_rows(self, tmp_path: Path) -> None:
+        with self.start(tmp_path) as writer:
+            writer.append(arrays(10)[0][:9])
+            with pytest.raises(
+                ValueError, match="must have 10 rows in all, as many as coords, got 9"
+            ):
+                writer.finish()
+            writer.append(arrays(10)[0][9:])
+            with pytest.raises(ValueError, match=r"must be rows 0\.\.9, got 10"):
+                writer.finish(unreadable_patches=np.array([1, 10]))
+            writer.finish()
+
+    @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+    def test_not_finite(self, tmp_path: Path, value: float) -> None:
+        features = arrays(10)[0]
+        features[6, 3] = features[8, 0] = value
+        writer = self.start(tmp_path)
+        writer.append(features[:4])
+        with pytest.raises(
+            FeatureError, match="got NaN or infinity in 2 of 6 rows, first in row 6"
+        ):
+            writer.append(features[4:])
+        writer.close()
+        assert files_in(tmp_path) == []
+
+    def test_large_values_are_finite(self, tmp_path: Path) -> None:
+        features = np.full((10, 8), 3e38, np.float32)  # their sum is not
+        with self.start(tmp_path) as writer:
+            writer.append(features)
+            writer.finish()
+
+    def test_too_large_for_half(self, tmp_path: Path) -> None:
+        features = arrays(10)[0]
+        features[7] = 1e5
+        with (
+            pytest.raises(FeatureError, match=r"small enough for float16, .* first in row 7"),
+            self.start(tmp_path, dtype="float16") as writer,
+        ):
+            writer.append(features)
+
+    @pytest.mark.parametrize("name", ["", "../a", "a/b", ".a"])
+    def test_names_of_no_file(self, name: str) -> None:
+        with pytest.raises(ValueError, match="slide must be usable as a file name"):
+            feature_path("f", mpp=0.5, patch_px=256, overlap_px=0, encoder="uni", slide=name)
+
+    def test_scale_in_the_path(self) -> None:
+        def folder(mpp: float | None) -> str:
+            return feature_path(
+                "f", mpp=mpp, patch_px=224, overlap_px=16, encoder="e", slide="s"
+            ).parts[1]
+
+        assert folder(0.5) == "20x_224px_16px_overlap"
+        assert folder(0.499) == "20.0401x_224px_16px_overlap"
+        assert folder(None) == "224px_16px_overlap"
+
+
+class TestDamage:
+    def test_not_a_file_of_ours(self, tmp_path: Path, written: Path) -> None:
+        text = tmp_path / "text.h5"
+        text.write_text("not an HDF5 file")
+        empty = tmp_path / "empty.h5"
+        empty.touch()
+        other = tmp_path / "other.h5"
+        with h5py.File(other, "w") as file:
+            file["x"] = 1
+        with pytest.raises(FileNotFoundError, match="no such feature file"):
+            read_features(tmp_path / "missing.h5")
+        for path, match in (
+            (text, "must be a whole HDF5 file, got none at all"),
+            (empty, "must be a whole HDF5 file, got none at all"),
+            (other, "must have a dataset 'features' or 'feats', got 'x'"),
+        ):
+            assert read_identity(path) is None
+            assert len(verify(path)) == 1
+            with pytest.raises(FeatureError, match=match):
+                read_features(path)
+        assert read_identity(tmp_path / "missing.h5") is None
+        assert read_identity(tmp_path) is None
+
+    @pytest.mark.parametrize("keep", [0.01, 0.3, 0.6, 0.99])
+    def test_truncated(self, tmp_path: Path, keep: float) -> None:
+        path = write(tmp_path / "a.h5", 200)
+        content = path.read_bytes()
+        path.write_bytes(content[: int(len(content) * keep)])
+        assert read_identity(path) is None
+        assert len(verify(path)) == 1
+        with pytest.raises(FeatureError, match="must be a whole HDF5 file, got"):
+            read_features(path)
+
+    def test_every_flipped_bit_of_the_data_is_found(self, written: Path) -> None:
+        content = written.read_bytes()
+        features, coords = arrays(10)
+        for array, problem in (
+            (features, "features or coords do not have the checksum the file states"),
+            (coords, "changed or damaged since it was written, outside the features"),
+        ):
+            start = content.index(array.tobytes())
+            for offset in (0, array.nbytes // 2, array.nbytes - 1):
+                damaged = bytearray(content)
+                damaged[start + offset] ^= 1
+                written.write_bytes(damaged)
+                assert problem in verify(written)
+        written.write_bytes(content)
+        assert verify(written) == []
+
+    def test_every_flipped_bit_of_the_rest_is_found(self, written: Path, rng: Any) -> None:
+        content = written.read_bytes()
+        for offset in rng.integers(0, len(content), 300):
+            damaged = bytearray(content)
+            damaged[offset] ^= 1 << (offset % 8)
+            written.write_bytes(damaged)
+            assert verify(written) != []
+            assert read_identity(written) in (None, IDENTITY)
+
+    def test_changed_attribute(self, written: Path) -> None:
+        with h5py.File(written, "r+") as file:
+            file["coords"].attrs["level0_mpp"] = 0.25
+        assert len(verify(written)) == 1
+        assert read_identity(written) is None
+
+    def test_changed_coordinates(self, written: Path) -> None:
+        content = bytearray(written.read_bytes())
+        content[content.index(arrays(10)[1].tobytes())] ^= 1
+        written.write_bytes(content)
+        with pytest.raises(FeatureError, match=r"a\.h5 must be as it was written"):
+            read_features(written)
+        assert len(verify(written)) == 1
+        assert read_identity(written) is None
+
+    def test_made_by_something_else_than_it_says(self, tmp_path: Path) -> None:
+        identity = IDENTITY | {"tiling": {"patch_size": 224, "mpp": 0.5}, "d": 9}
+        path = write(tmp_path / "a.h5", identity=identity)
+        assert verify(path) == [
+            "d is 8, but the identity says 9",
+            "patch_size is 256, but the identity says 224",
+        ]
+        path = write(tmp_path / "a.h5", attributes=ATTRIBUTES | {"encoder": "virchow"})
+        assert verify(path) == ["encoder is 'virchow', but the identity says 'uni'"]
+
+    def test_another_encoder_of_that_name(self, written: Path) -> None:
+        assert verify(written, encoders_sha256={"uni": "ab" * 32, "other": "0" * 64}) == []
+        (problem,) = verify(written, encoders_sha256={"uni": "cd" * 32})
+        assert "made by another file of encoder uni: sha256 abababababab instead of" in problem
+
+    def test_not_finite_is_found(self, written: Path) -> None:
+        with h5py.File(written) as file:
+            offset = file["features"].id.get_offset()
+        with written.open("r+b") as plain:
+            plain.seek(offset + 4 * (3 * 8 + 2))
+            plain.write(np.float32(np.nan).tobytes())
+        assert "features are not finite, first in row 3" in verify(written)
+
+    def test_tensor_beside_it(self, tmp_path: Path) -> None:
+        path = write(tmp_path / "h5_files" / "a.h5", layout="clam")
+        pt = tmp_path / "pt_files" / "a.pt"
+        content = bytearray(pt.read_bytes())
+        content[content.index(arrays(10)[0].tobytes()) + 5] ^= 1
+        pt.write_bytes(content)
+        assert verify(path) == ["the .pt file beside it holds other features"]
+        pt.write_bytes(content[:100])
+        assert verify(path) == ["no whole a.pt beside it"]
+        pt.unlink()
+        assert verify(path) == ["no whole a.pt beside it"]
+
+    def test_folder(self, tmp_path: Path) -> None:
+        for name in "abc":
+            write(tmp_path / "x" / f"{name}.h5")
+        (tmp_path / "x" / "b.h5").write_bytes(b"")
+        (tmp_path / "x" / ".d.h5.1.00000000.tmp").touch()
+        report = verify_folder([tmp_path, tmp_path / "x" / "a.h5"])
+        assert (report.files, report.patches, report.is_whole) == (3, 20, False)
+        assert list(report.problems) == [tmp_path / "x" / "b.h5"]
+        assert verify_folder([tmp_path / "x" / "a.h5"]).is_whole
+        with pytest.raises(FileNotFoundError, match="no such feature file or folder"):
+            verify_folder([tmp_path / "y"])
+
+
+class TestLock:
+    def test_one_owner(self, tmp_path: Path) -> None:
+        one, other = SlideLock(tmp_path / "a.h5"), SlideLock(tmp_path / "a.h5")
+        assert one.acquire()
+        assert not other.acquire()
+        assert SlideLock(tmp_path / "b.h5").acquire()
+        one.release()
+        with other as held:
+            assert held
+        other.release()
+        assert files_in(tmp_path) == ["a.h5.lock", "b.h5.lock"]
+
+    def test_folder_that_cannot_be_made(self, tmp_path: Path) -> None:
+        (tmp_path / "file").touch()
+        with pytest.raises(FeatureError, match="cannot write"):
+            SlideLock(tmp_path / "file" / "a.h5").acquire()

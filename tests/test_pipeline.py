@@ -1,0 +1,586 @@
+"""`extract` as a whole: what it writes, what it skips, what it survives."""
+
+from __future__ import annotations
+
+import errno
+import json
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import histofast
+from histofast import features, pipeline
+from histofast.errors import FeatureError, ModelError
+from histofast.pipeline import TissueOptions, _run, _slides, list_jobs, select_shard
+from slide_files import half, overwrite, picture, tile_extent, write_tiff
+from tiny_encoder import write_encoder
+
+
+def write_slide(
+    path: Path, *, seed: int = 0, size: tuple[int, int] = (640, 512), **options
+) -> Path:
+    """A white slide with a colourful block of tissue, JPEG tiles, two levels."""
+    image = np.full((*size, 3), 245, np.uint8)
+    image[64:-64, 64:-64] = picture(size[0] - 128, size[1] - 128, seed=seed)
+    options = {"compression": "jpeg", "compressionargs": {"level": 90}, **options}
+    return write_tiff(path, [image, half(image, 2)], mpp=1.0, **options)
+
+
+@pytest.fixture(scope="module")
+def encoder(tmp_path_factory):
+    return write_encoder(tmp_path_factory.mktemp("encoder") / "tiny.onnx")
+
+
+@pytest.fixture(scope="module")
+def slides(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("slides")
+    for i in range(3):
+        write_slide(folder / f"s{i}.tif", seed=i)
+    return folder
+
+
+def run(slides, out, encoder, **options):
+    options = {"min_tissue": 0.1, "threads": 2, "workers": 2} | options
+    return histofast.extract(slides, out=out, encoder=encoder, **options)
+
+
+def content(folder):
+    return {p.name: p.read_bytes() for p in Path(folder).rglob("*.h5")}
+
+
+def no_leftovers(folder):
+    return not list(Path(folder).rglob("*.tmp"))
+
+
+# --- what comes out -------------------------------------------------------------------------------
+
+
+def test_features_are_the_encoders_of_the_planned_patches(slides, encoder, tmp_path):
+    report = run(slides, tmp_path, encoder)
+    assert report.exit_code == 0
+    assert [s.status for s in report.slides] == ["done"] * 3
+    folder = tmp_path / "5x_32px_0px_overlap" / "features_tiny"
+    assert sorted(p.name for p in folder.glob("*.h5")) == ["s0.h5", "s1.h5", "s2.h5"]
+    with histofast.open_slide(slides / "s1.tif") as slide:
+        tissue = histofast.find_tissue(slide)
+        plan = histofast.plan_patches(slide, tissue, mpp=2.0, patch_px=32, min_tissue=0.1)
+        pixels = np.concatenate([p for p, _ in histofast.iter_patches(slide, plan)])
+    file = histofast.read_features(folder / "s1.h5")
+    with histofast.load_encoder(encoder) as loaded:
+        np.testing.assert_array_equal(file.features, loaded.encode(pixels))
+    np.testing.assert_array_equal(file.coords, plan.coords_l0)
+    assert file.attributes["patch_size_level0"] == 64
+    assert (file.attributes["level0_mpp"], file.attributes["mpp"]) == (1.0, 2.0)
+    assert (file.attributes["level0_width"], file.attributes["level0_height"]) == (512, 640)
+    assert features.verify_folder([tmp_path]).is_whole
+    assert no_leftovers(tmp_path)
+
+
+def test_report_is_saved(slides, encoder, tmp_path):
+    seen = []
+    report = run(slides, tmp_path, encoder, on_progress=seen.append)
+    saved = json.loads((tmp_path / "run.json").read_text())
+    assert report.path == str(tmp_path / "run.json")
+    assert [s["name"] for s in saved["slides"]] == ["s0", "s1", "s2"]
+    assert {"open", "tissue", "plan", "supply", "encode", "write", "total"} <= set(
+        saved["slides"][0]["seconds"]
+    )
+    assert saved["about"]["encoders"][0]["sha256"]
+    finished = [p.finished.name for p in seen if p.finished]
+    assert finished == ["s0", "s1", "s2"]
+    assert seen[-1].patches_done == report.patches > 0
+
+
+def test_bytes_do_not_depend_on_threads_batches_or_company(slides, encoder, tmp_path):
+    run(slides, tmp_path / "a", encoder)
+    run(slides, tmp_path / "b", encoder, threads=1, workers=4, batch_size=5)
+    for i in (2, 0, 1):
+        run(slides / f"s{i}.tif", tmp_path / "c", encoder, workers=1)
+    assert content(tmp_path / "a") == content(tmp_path / "b") == content(tmp_path / "c")
+
+
+def test_several_encoders_share_one_pass(slides, encoder, tmp_path, monkeypatch):
+    other = write_encoder(tmp_path / "other.onnx", name="other", d=5)
+    decoded = []
+    from histofast.slides._tiff import TiffSlide
+
+    read_tile = TiffSlide.read_tile
+
+    def counted(self, level, column, row, out):
+        decoded.append((level, column, row))
+        read_tile(self, level, column, row, out)
+
+    monkeypatch.setattr(TiffSlide, "read_tile", counted)
+    run(slides / "s0.tif", tmp_path / "one", encoder)
+    once = sorted(decoded)
+    decoded.clear()
+    report = run(slides / "s0.tif", tmp_path / "two", [encoder, other])
+    assert sorted(decoded) == once
+    assert len(report.slides[0].outputs) == 2
+    shapes = {histofast.read_features(p).features.shape[1] for p in report.slides[0].outputs}
+    assert shapes == {8, 5}
+    assert content(tmp_path / "one")["s0.h5"] == Path(report.slides[0].outputs[0]).read_bytes()
+
+
+def test_encoders_that_want_different_patches(slides, encoder, tmp_path):
+    other = write_encoder(tmp_path / "other.onnx", name="other", patch_px=64)
+    with pytest.raises(
+        ValueError, match=r"patch_px must be given .*tiny: 32, other: 64.*--patch-px"
+    ):
+        run(slides, tmp_path, [encoder, other])
+    with pytest.raises(ValueError, match="encoders must have different names, got tiny, tiny"):
+        run(slides, tmp_path, [encoder, encoder])
+
+
+@pytest.mark.parametrize("layout", ["clam", "stamp"])
+def test_other_layouts(slides, encoder, tmp_path, layout):
+    report = run(slides / "s0.tif", tmp_path, encoder, layout=layout)
+    assert report.exit_code == 0, report.slides
+    assert features.verify_folder([tmp_path]).is_whole
+    assert run(slides / "s0.tif", tmp_path, encoder, layout=layout).of("skipped")
+
+
+def test_half(slides, encoder, tmp_path):
+    report = run(slides / "s0.tif", tmp_path, encoder, half=True)
+    assert histofast.read_features(report.slides[0].outputs[0]).features.dtype == np.float16
+    with pytest.raises(ValueError, match="half must be False for layout clam"):
+        run(slides / "s0.tif", tmp_path, encoder, half=True, layout="clam")
+
+
+def test_blank_slide_is_a_whole_file_without_patches(encoder, tmp_path):
+    blank = np.full((400, 400, 3), 244, np.uint8)
+    write_tiff(tmp_path / "blank.tif", [blank], mpp=1.0)
+    report = run(tmp_path / "blank.tif", tmp_path / "f", encoder)
+    assert (report.exit_code, report.slides[0].patches) == (0, 0)
+    assert histofast.read_features(report.slides[0].outputs[0]).features.shape == (0, 8)
+    assert features.verify_folder([tmp_path / "f"]).is_whole
+    assert run(tmp_path / "blank.tif", tmp_path / "f", encoder).of("skipped")
+
+
+def test_dry_run_writes_nothing(slides, encoder, tmp_path):
+    report = run(slides, tmp_path / "f", encoder, dry_run=True)
+    done = run(slides, tmp_path / "g", encoder)
+    assert [s.patches for s in report.slides] == [s.patches for s in done.slides]
+    assert report.about["estimated_seconds"] > 0
+    assert not (tmp_path / "f").exists()
+
+
+# --- resume ---------------------------------------------------------------------------------------
+
+
+def test_what_is_there_is_skipped(slides, encoder, tmp_path):
+    run(slides, tmp_path, encoder)
+    before = {p: p.stat().st_mtime_ns for p in tmp_path.rglob("*.h5")}
+    report = run(slides, tmp_path, encoder)
+    assert [s.status for s in report.slides] == ["skipped"] * 3
+    assert before == {p: p.stat().st_mtime_ns for p in tmp_path.rglob("*.h5")}
+
+
+def test_a_copied_slide_is_the_same_slide(slides, encoder, tmp_path):
+    run(slides / "s0.tif", tmp_path / "f", encoder)
+    shutil.copy(slides / "s0.tif", tmp_path / "s0.tif")
+    assert run(tmp_path / "s0.tif", tmp_path / "f", encoder).of("skipped")
+
+
+@pytest.mark.parametrize(
+    ("change", "differs"),
+    [
+        ({"min_tissue": 0.5}, "min_tissue"),
+        ({"tissue": TissueOptions(threshold=30)}, "tissue"),
+        ({"edge": "shift"}, "edge"),
+        ({"half": True}, "dtype"),
+        ({"encoder": "other"}, "encoder"),
+        ({"mpp_override": 1.04}, "level0_mpp"),
+    ],
+)
+def test_files_of_another_making_are_never_taken_for_ours(
+    slides, encoder, tmp_path, change, differs
+):
+    run(slides / "s0.tif", tmp_path / "f", encoder)
+    before = content(tmp_path)
+    change = dict(change)
+    used = encoder
+    if change.pop("encoder", None):
+        used = write_encoder(tmp_path / "tiny.onnx", scale=0.5)  # same name, other content
+    report = run(slides / "s0.tif", tmp_path / "f", used, **change)
+    (slide,) = report.of("failed")
+    assert "was made by something else" in slide.error
+    assert f"{differs}: " in slide.error
+    assert "--overwrite" in slide.error
+    assert content(tmp_path) == before
+    assert run(slides / "s0.tif", tmp_path / "f", used, overwrite=True, **change).of("done")
+    assert content(tmp_path) != before
+
+
+def test_a_broken_feature_file_is_in_the_way(slides, encoder, tmp_path):
+    report = run(slides / "s0.tif", tmp_path, encoder)
+    path = Path(report.slides[0].outputs[0])
+    whole = path.read_bytes()
+    path.write_bytes(whole[: len(whole) // 3])
+    (slide,) = run(slides / "s0.tif", tmp_path, encoder).of("failed")
+    assert "is no feature file of histofast, or a broken one" in slide.error
+    assert run(slides / "s0.tif", tmp_path, encoder, overwrite=True).of("done")
+    assert path.read_bytes() == whole
+
+
+# --- what goes wrong ------------------------------------------------------------------------------
+
+
+def test_bad_slides_do_not_stop_the_others(slides, encoder, tmp_path):
+    folder = tmp_path / "in"
+    shutil.copytree(slides, folder)
+    (folder / "a_empty.svs").write_bytes(b"")
+    (folder / "b_text.svs").write_text("not a slide at all")
+    whole = (slides / "s0.tif").read_bytes()
+    (folder / "t_cut.tif").write_bytes(whole[: len(whole) // 2])
+    write_tiff(folder / "u_no_mpp.tif", [picture(300, 300)], mpp=None)
+    write_tiff(folder / "v_small.tif", [picture(40, 40)], mpp=1.0)
+    write_tiff(folder / "w_coarse.tif", [picture(300, 300)], mpp=4.0)
+    report = run(folder, tmp_path / "f", encoder)
+    assert report.exit_code == 1
+    assert len(report.of("done")) == 3
+    errors = {s.name: s.error for s in report.of("failed")}
+    assert set(errors) == {"a_empty", "b_text", "t_cut", "u_no_mpp", "v_small", "w_coarse"}
+    assert "--mpp-override" in errors["u_no_mpp"]
+    assert "patch_px must fit the slide" in errors["v_small"]
+    assert "--allow-upsampling" in errors["w_coarse"]
+    assert all("\n" not in text and text for text in errors.values())
+    saved = json.loads((tmp_path / "f" / "run.json").read_text())
+    assert {s["name"] for s in saved["slides"] if s["status"] == "failed"} == set(errors)
+    assert len(content(tmp_path / "f")) == 3
+
+
+def test_fail_fast(slides, encoder, tmp_path):
+    folder = tmp_path / "in"
+    shutil.copytree(slides, folder)
+    (folder / "a_empty.svs").write_bytes(b"")
+    report = run(folder, tmp_path / "f", encoder, fail_fast=True)
+    assert [s.status for s in report.slides] == ["failed"] + ["interrupted"] * 3
+    assert report.exit_code == 1
+    assert not content(tmp_path / "f")
+    assert no_leftovers(tmp_path)
+
+
+def test_an_unreadable_tile_is_counted_and_listed(encoder, tmp_path):
+    path = write_slide(tmp_path / "hurt.tif")
+    offset, size = tile_extent(path, 3 * 8 + 4)  # column 4, row 3 of level 0
+    overwrite(path, offset, b"\xff\xd8" + bytes(size - 2))
+    report = run(path, tmp_path / "f", encoder)
+    assert report.exit_code == 0
+    (slide,) = report.slides
+    assert slide.unreadable == 1
+    assert slide.damaged_patches >= 1
+    file = histofast.read_features(slide.outputs[0])
+    assert file.unreadable.tolist() == [[256, 192, 64, 64]]
+    x, y = file.coords.T
+    expected = np.flatnonzero((x < 320) & (x + 64 > 256) & (y < 256) & (y + 64 > 192))
+    assert file.unreadable_patches.tolist() == expected.tolist()
+    (slide,) = run(path, tmp_path / "g", encoder, strict=True).of("failed")
+    assert "--strict" in slide.error
+    assert not content(tmp_path / "g")
+
+
+def test_an_encoder_that_yields_infinity(slides, tmp_path):
+    bad = write_encoder(tmp_path / "bad.onnx", name="bad", scale=float("inf"))
+    (slide,) = run(slides / "s0.tif", tmp_path / "f", bad).of("failed")
+    assert "NaN or infinity" in slide.error
+    assert not content(tmp_path / "f")
+    assert no_leftovers(tmp_path)
+
+
+def test_no_space_stops_the_run(slides, encoder, tmp_path, monkeypatch):
+    def full(self, offset, data):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(features._Temporary, "write", full)
+    report = run(slides, tmp_path, encoder)
+    assert [s.status for s in report.slides] == ["failed", "interrupted", "interrupted"]
+    assert "no space left" in report.error
+    assert report.exit_code == 1
+    assert no_leftovers(tmp_path)
+
+
+def test_a_disk_that_is_really_full(slides, encoder, tmp_path):
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", str(disk)]
+    if subprocess.run(mount, capture_output=True, check=False).returncode:
+        pytest.skip("cannot mount a small tmpfs here")
+    try:
+        (disk / "filler").write_bytes(bytes(56 << 10))
+        report = run(slides, disk, encoder)
+        assert report.exit_code == 1
+        assert "no space left" in report.error
+        assert not content(disk)
+        (disk / "filler").unlink()
+        assert run(slides / "s0.tif", disk, encoder).exit_code == 0
+    finally:
+        subprocess.run(["umount", str(disk)], check=True)
+
+
+def test_output_folder_that_cannot_be_one(slides, encoder, tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(FeatureError, match="cannot write to"):
+        run(slides, tmp_path / "file", encoder)
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "message"),
+    [
+        ({"encoder": []}, ValueError, "encoder must name at least one"),
+        ({"encoder": "densnet121-t2"}, ModelError, "densenet121-t2"),
+        ({"mpp": 0.001}, ValueError, r"mpp must be within 0.05..20"),
+        ({"mpp_override": 50.0}, ValueError, r"mpp_override must be within"),
+        ({"overlap_px": 32}, ValueError, r"overlap_px must be within 0..31, got 32"),
+        ({"min_tissue": 2.0}, ValueError, r"min_tissue must be within 0..1"),
+        ({"threads": 0}, ValueError, "threads must be at least 1"),
+        ({"batch_size": 0}, ValueError, "batch_size must be at least 1"),
+        ({"shard": "0/3"}, ValueError, r"shard must be i/n with 1 <= i <= n, got '0/3'"),
+        ({"shard": "x"}, ValueError, "shard must be i/n"),
+        ({"layout": "nobody"}, ValueError, "layout must be one of trident, clam, stamp"),
+        ({"edge": "crop"}, ValueError, "edge must be one of drop, shift"),
+        ({"device": "tpu"}, ValueError, "device must be auto, cpu"),
+        ({"patches": "p.csv"}, ValueError, "slides or patches must be given, and not both"),
+        ({"mask": "none.png"}, FileNotFoundError, "no such mask"),
+    ],
+)
+def test_wrong_arguments_are_refused_before_the_first_slide(
+    slides, encoder, tmp_path, options, error, message
+):
+    options = {"encoder": encoder} | options
+    with pytest.raises(error, match=message):
+        run(slides, tmp_path / "f", options.pop("encoder"), **options)
+    assert not (tmp_path / "f").exists()
+
+
+def test_fixed_patch_size(slides, tmp_path):
+    fixed = write_encoder(tmp_path / "fixed.onnx", name="fixed", side=32)
+    with pytest.raises(ValueError, match="patch_px must be 32 for encoder fixed, got 64"):
+        run(slides, tmp_path / "f", fixed, patch_px=64)
+    assert run(slides / "s0.tif", tmp_path / "f", fixed).exit_code == 0
+
+
+# --- jobs -----------------------------------------------------------------------------------------
+
+
+def test_two_slides_of_one_name(slides, tmp_path):
+    (tmp_path / "s0.svs").write_bytes(b"")
+    with pytest.raises(ValueError, match=r"both .*s0.svs and .*s0.tif are 's0': rename one"):
+        list_jobs([slides / "s0.tif", tmp_path / "s0.svs"])
+
+
+def write_list(path, text):
+    path.write_text(text)
+    return path
+
+
+def test_csv_list(slides, encoder, tmp_path):
+    lines = [f"{slides / 's0.tif'},1.2,", f"{slides / 's1.tif'},,"]
+    table = write_list(tmp_path / "l.csv", "\n".join(["wsi,mpp,note", *lines]))
+    report = run(table, tmp_path / "f", encoder)
+    mpps = [histofast.read_features(s.outputs[0]).attributes["level0_mpp"] for s in report.slides]
+    assert mpps == [1.2, 1.0]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("slide_file,mpp\na,1\n", r"must have a column wsi \(or .*\), got slide_file, mpp"),
+        ("wsi,mpp\na.svs,fast\n", "line 2: mpp must be a number, got 'fast'"),
+        ("wsi,mpp\na.svs,90\n", r"line 2: mpp must be within 0.05..20.0, got 90"),
+        ("wsi\n", "must have a header and at least one row"),
+        ("wsi,mpp\n,0.5\n", "line 2: wsi is empty"),
+        ("wsi\na.svs\na.svs\n", "slides must be given once each, got .*a.svs twice"),
+    ],
+)
+def test_csv_list_refuses(tmp_path, text, message):
+    with pytest.raises(ValueError, match=message):
+        list_jobs(write_list(tmp_path / "l.csv", text))
+
+
+def test_csv_list_with_a_slide_that_is_not_there(slides, encoder, tmp_path):
+    table = write_list(tmp_path / "l.csv", f"wsi\nnone.svs\n{slides / 's0.tif'}\n")
+    report = run(table, tmp_path / "f", encoder)
+    assert [s.status for s in report.slides] == ["failed", "done"]
+    assert "none.svs" in report.slides[0].error
+
+
+def test_shards_are_a_stable_partition():
+    jobs = [pipeline.Job(name=f"slide-{i}", path=Path(f"{i}.svs")) for i in range(200)]
+    parts = [select_shard(jobs, f"{i}/7") for i in range(1, 8)]
+    assert sorted(j.name for part in parts for j in part) == sorted(j.name for j in jobs)
+    assert all(parts)
+    fewer = [j for i, j in enumerate(jobs) if i % 3]
+    for i, part in enumerate(parts, start=1):
+        assert [j for j in part if j in fewer] == select_shard(fewer, f"{i}/7")
+
+
+def test_shards_together_are_the_whole(slides, encoder, tmp_path):
+    run(slides, tmp_path / "all", encoder)
+    for i in (1, 2):
+        run(slides, tmp_path / "parts", encoder, shard=f"{i}/2")
+    assert content(tmp_path / "parts") == content(tmp_path / "all")
+    assert (tmp_path / "parts" / "run-1of2.json").is_file()
+
+
+def test_ready_masks(slides, encoder, tmp_path):
+    mask = np.zeros((80, 64), np.uint8)
+    mask[40:, 32:] = 1
+    histofast.slides.write_png(tmp_path / "s0.png", mask * 255)
+    report = run(slides / "s0.tif", tmp_path / "f", encoder, mask=tmp_path / "s0.png")
+    coords = histofast.read_features(report.slides[0].outputs[0]).coords
+    assert coords.tolist() == [[x, y] for y in range(320, 640, 64) for x in range(256, 512, 64)]
+    square = [[[0, 0], [128, 0], [128, 128], [0, 128], [0, 0]]]
+    text = json.dumps({"type": "Polygon", "coordinates": square})
+    (tmp_path / "s0.geojson").write_text(text)
+    report = run(slides / "s0.tif", tmp_path / "g", encoder, mask=tmp_path / "s0.geojson")
+    coords = histofast.read_features(report.slides[0].outputs[0]).coords
+    assert coords.tolist() == [[0, 0], [64, 0], [0, 64], [64, 64]]
+    (tmp_path / "s0.png").unlink()
+    (tmp_path / "s0.geojson").write_text("{")
+    report = run(slides, tmp_path / "h", encoder, mask=tmp_path)
+    assert "must be GeoJSON" in report.slides[0].error
+    assert "cannot read mask" in report.slides[1].error
+    with pytest.raises(ValueError, match="mask must be a folder of masks"):
+        run(slides, tmp_path / "h", encoder, mask=tmp_path / "s0.geojson")
+
+
+def test_patches_csv(encoder, tmp_path):
+    rows = ["file,bag,label,x,y"]
+    images = [picture(40, 40, seed=i) for i in range(6)]
+    for i, image in enumerate(images):
+        histofast.slides.write_png(tmp_path / f"{i}.png", image)
+        rows.append(f"{i}.png,{'a' if i < 4 else 'b'},1,{40 * i},0")
+    table = write_list(tmp_path / "patches.csv", "\n".join(rows))
+    report = run(None, tmp_path / "f", encoder, patches=table)
+    assert [(s.name, s.patches, s.status) for s in report.slides] == [
+        ("a", 4, "done"),
+        ("b", 2, "done"),
+    ]
+    file = histofast.read_features(report.slides[0].outputs[0])
+    with histofast.load_encoder(encoder) as loaded:
+        np.testing.assert_array_equal(file.features, loaded.encode(np.stack(images[:4])))
+    assert file.coords[:, 0].tolist() == [0, 40, 80, 120]
+    assert features.verify_folder([tmp_path / "f"]).is_whole
+    assert len(run(None, tmp_path / "f", encoder, patches=table).of("skipped")) == 2
+    (tmp_path / "5.png").write_bytes(b"\x89PNG broken")
+    report = run(None, tmp_path / "g", encoder, patches=table)
+    assert [s.status for s in report.slides] == ["done", "failed"]
+    assert "5.png" in report.slides[1].error
+
+
+def test_real_patches(data, encoder, tmp_path):
+    """The patient column of the real table is taken for the bag."""
+    report = run(None, tmp_path, encoder, patches=data / "idc_dense" / "labels.csv", mpp=4.0)
+    assert {s.name: s.patches for s in report.of("done")} == {"14082": 478, "14306": 431}
+    assert features.verify_folder([tmp_path]).is_whole
+
+
+# --- interruptions and company --------------------------------------------------------------------
+
+
+def test_ctrl_c_leaves_whole_files_only(slides, encoder, tmp_path):
+    def interrupt(progress):
+        if progress.slides_done == 1 and progress.slide_patches_done:
+            raise KeyboardInterrupt
+
+    report = run(slides, tmp_path, encoder, on_progress=interrupt, batch_size=4)
+    assert report.exit_code == 130
+    assert [s.status for s in report.slides] == ["done", "interrupted", "interrupted"]
+    assert json.loads((tmp_path / "run.json").read_text())["interrupted"]
+    assert list(content(tmp_path)) == ["s0.h5"]
+    assert no_leftovers(tmp_path)
+    assert run(slides, tmp_path, encoder).exit_code == 0
+
+
+def test_a_slide_that_another_run_is_making_is_left_to_it(slides, encoder, tmp_path, monkeypatch):
+    monkeypatch.setattr(_run, "POLL_S", 0.02)
+    done = run(slides, tmp_path / "g", encoder)
+    path = tmp_path / "f" / Path(done.slides[1].outputs[0]).relative_to(tmp_path / "g")
+    other = features.SlideLock(path)
+    assert other.acquire()
+
+    def let_go(progress):
+        if progress.slides_done == 2 and progress.finished:  # the other run finishes its slide
+            path.write_bytes(Path(done.slides[1].outputs[0]).read_bytes())
+            other.release()
+
+    report = run(slides, tmp_path / "f", encoder, on_progress=let_go)
+    assert {s.name: s.status for s in report.slides} == {
+        "s0": "done",
+        "s2": "done",
+        "s1": "skipped",
+    }
+    assert content(tmp_path / "f") == content(tmp_path / "g")
+
+
+def test_errors_after_the_lock_give_it_back(slides, encoder, tmp_path, monkeypatch):
+    def fails(*_, **__):
+        raise ValueError("planning failed")
+
+    monkeypatch.setattr(_slides, "plan_patches", fails)
+    report = run(slides / "s0.tif", tmp_path, encoder)
+    assert (report.slides[0].status, report.slides[0].error) == ("failed", "planning failed")
+    with features.SlideLock(Path(report.slides[0].outputs[0])) as held:
+        assert held
+
+
+SCRIPT = """
+import sys, histofast
+report = histofast.extract(sys.argv[1], out=sys.argv[2], encoder=sys.argv[3], min_tissue=0.1,
+                           batch_size=4, threads=1, workers=2)
+sys.exit(report.exit_code)
+"""
+
+
+def start(slides, out, encoder):
+    arguments = [sys.executable, "-c", SCRIPT, str(slides), str(out), str(encoder)]
+    return subprocess.Popen(arguments)
+
+
+@pytest.fixture(scope="module")
+def ten_slides(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("ten")
+    for i in range(10):
+        write_slide(folder / f"s{i}.tif", seed=i, size=(1280, 1024))
+    return folder
+
+
+def test_two_processes_share_a_folder(ten_slides, encoder, tmp_path):
+    run(ten_slides, tmp_path / "alone", encoder)
+    both = [start(ten_slides, tmp_path / "f", encoder) for _ in range(2)]
+    for process in both:
+        assert process.wait(timeout=120) == 0
+    reports = [json.loads(p.read_text()) for p in (tmp_path / "f").glob("run*.json")]
+    done = [s["name"] for r in reports for s in r["slides"] if s["status"] == "done"]
+    assert sorted(done) == sorted({f"s{i}" for i in range(10)})  # each exactly once
+    assert content(tmp_path / "f") == content(tmp_path / "alone")
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="needs SIGKILL")
+def test_killed_at_20_moments_and_resumed_gives_the_same_bytes(ten_slides, encoder, tmp_path):
+    began = time.perf_counter()
+    process = start(ten_slides, tmp_path / "whole", encoder)
+    assert process.wait(timeout=120) == 0
+    whole_s = time.perf_counter() - began
+    moments = random.Random(5)
+    for _ in range(20):
+        process = start(ten_slides, tmp_path / "f", encoder)
+        time.sleep(moments.uniform(0.3, 1.0) * whole_s)
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+        for name, data in content(tmp_path / "f").items():
+            if not name.startswith("."):
+                assert data == (next((tmp_path / "whole").rglob(name))).read_bytes()
+    process = start(ten_slides, tmp_path / "f", encoder)
+    assert process.wait(timeout=120) == 0
+    assert content(tmp_path / "f") == content(tmp_path / "whole")
+    assert no_leftovers(tmp_path)
