@@ -8,7 +8,6 @@ from __future__ import annotations
 import numpy as np
 from scipy import ndimage
 
-
 # --- tissue -----------------------------------------------------------------------------------
 
 
@@ -107,9 +106,7 @@ def remove_small(bits, min_area_px):
     return keep[labels]
 
 
-def tissue_mask(
-    image, *, threshold=None, exclude_foreign=True, close_px, max_hole_px, min_area_px
-):
+def tissue_mask(image, *, threshold=None, exclude_foreign=True, close_px, max_hole_px, min_area_px):
     """Return (mask, threshold)."""
     score = tissue_score(image)
     foreign = foreign_mask(image) if exclude_foreign else np.zeros(score.shape, bool)

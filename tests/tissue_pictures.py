@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
@@ -33,7 +34,9 @@ class Picture:
     foreign: NDArray[np.bool_]
 
 
-def smooth_noise(rng: np.random.Generator, shape: tuple[int, int], sigma: float) -> NDArray[np.float64]:
+def smooth_noise(
+    rng: np.random.Generator, shape: tuple[int, int], sigma: float
+) -> NDArray[np.float64]:
     """Gaussian field of standard deviation 1 whose grain is about `sigma` pixels."""
     small = max(1, int(sigma // 2))
     coarse = rng.standard_normal([-(-s // small) + 4 for s in shape])
@@ -42,12 +45,14 @@ def smooth_noise(rng: np.random.Generator, shape: tuple[int, int], sigma: float)
     return np.asarray((field - field.mean()) / max(field.std(), 1e-9), np.float64)
 
 
-def stroke(shape: tuple[int, int], points: list[tuple[float, float]], width: float) -> NDArray[np.float64]:
+def stroke(
+    shape: tuple[int, int], points: list[tuple[float, float]], width: float
+) -> NDArray[np.float64]:
     """Soft coverage (0..1) of a polyline through `points` (fractions of x, y)."""
     h, w = shape
     y, x = np.mgrid[:h, :w].astype(np.float64)
     distance = np.full(shape, np.inf)
-    for (x0, y0), (x1, y1) in zip(points[:-1], points[1:], strict=True):
+    for (x0, y0), (x1, y1) in pairwise(points):
         x0, x1, y0, y1 = x0 * w, x1 * w, y0 * h, y1 * h
         t = ((x - x0) * (x1 - x0) + (y - y0) * (y1 - y0)) / ((x1 - x0) ** 2 + (y1 - y0) ** 2)
         t = np.clip(t, 0, 1)
@@ -93,7 +98,9 @@ def overview(
     ink = np.zeros(shape)
     for i, pen in enumerate(pens):
         at = 0.05 + 0.07 * i
-        line = stroke(shape, [(at, 0.06), (at + 0.01, 0.5), (at + 0.03, 0.94), (0.5, 0.96)], 0.03 * h)
+        line = stroke(
+            shape, [(at, 0.06), (at + 0.01, 0.5), (at + 0.03, 0.94), (0.5, 0.96)], 0.03 * h
+        )
         dot = stroke(shape, [(0.6 + 0.06 * i, 0.1), (0.601 + 0.06 * i, 0.11)], 0.06 * h)
         cover = np.maximum(line, dot)
         image += (cover * 0.96)[..., None] * (np.asarray(PENS[pen], np.float64) - image)
