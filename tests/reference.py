@@ -63,7 +63,6 @@ def coverage(mask: np.ndarray, boxes: np.ndarray) -> np.ndarray:
 
 from scipy import ndimage
 
-
 # --- tissue -----------------------------------------------------------------------------------
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
@@ -51,7 +52,7 @@ def stroke(
     h, w = shape
     y, x = np.mgrid[:h, :w].astype(np.float64)
     distance = np.full(shape, np.inf)
-    for (x0, y0), (x1, y1) in zip(points[:-1], points[1:], strict=True):
+    for (x0, y0), (x1, y1) in pairwise(points):
         x0, x1, y0, y1 = x0 * w, x1 * w, y0 * h, y1 * h
         t = ((x - x0) * (x1 - x0) + (y - y0) * (y1 - y0)) / ((x1 - x0) ** 2 + (y1 - y0) ** 2)
         t = np.clip(t, 0, 1)

@@ -2,9 +2,8 @@
 
 #include <algorithm>
 #include <array>
-#include <cstring>
 #include <memory>
-#include <stdexcept>
+#include <utility>
 #include <vector>
 
 #include "histofast/cpu_features.h"

@@ -9,7 +9,7 @@ namespace histofast::cpu {
 constexpr std::size_t kWordBits = 64;
 constexpr std::size_t kScoreBins = 64;  // of the histogram; scores of 63 and more count as one
 
-constexpr std::size_t score_bin(std::uint8_t score) {
+static constexpr std::size_t score_bin(std::uint8_t score) {
     return score < kScoreBins ? score : kScoreBins - 1;
 }
 
@@ -37,7 +37,7 @@ struct TissueKernels {
 constexpr std::size_t kTables = 8;
 
 // One padded row of chroma, five rows of 16-bit sums, and the tables that count scores.
-constexpr std::size_t score_scratch_bytes(std::size_t width) {
+static constexpr std::size_t score_scratch_bytes(std::size_t width) {
     return (width / 64 + 3) * 64 * 11 + 4 * kTables * 256;
 }
 
