@@ -561,6 +561,9 @@ def test_two_processes_share_a_folder(ten_slides, encoder, tmp_path):
     reports = [json.loads(p.read_text()) for p in (tmp_path / "f").glob("run*.json")]
     done = [s["name"] for r in reports for s in r["slides"] if s["status"] == "done"]
     assert sorted(done) == sorted({f"s{i}" for i in range(10)})  # each exactly once
+    if content(tmp_path / "f") != content(tmp_path / "alone"):
+        import shutil
+        shutil.copytree(tmp_path, "/tmp/mismatch", dirs_exist_ok=True)
     assert content(tmp_path / "f") == content(tmp_path / "alone")
 
 

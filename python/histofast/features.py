@@ -57,7 +57,6 @@ _OF_FILE = {"identity", "identity_sha256", "sha256"}
 _SEAL = struct.Struct("<16sQQQ32s")
 _SEAL_MARK = b"histofast-seal-1"
 _CHUNK_BYTES = 16 << 20
-_MAX_HASHING_BYTES = 32 << 20
 _NO_SPACE = {errno.ENOSPC, errno.EDQUOT}
 # What h5py raises on files whose inner structure is damaged.
 _DAMAGED = (OSError, KeyError, RuntimeError, ValueError, TypeError, OverflowError, AttributeError)
@@ -246,6 +245,47 @@ class _Temporary:
         self.path.unlink(missing_ok=True)
 
 
+class _FollowingHash:
+    """sha256 of a file that is being written, computed behind the writer in a thread.
+
+    It reads what was written (from the page cache), so it needs no copy of the writer's arrays, and
+    it goes on while the writer waits for the disk.
+    """
+
+    def __init__(self, path: Path, offset: int) -> None:
+        self._sha256 = hashlib.sha256()
+        self._file = path.open("rb", buffering=0)
+        self._file.seek(offset)
+        self._buffer = memoryview(bytearray(1 << 20))
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="histofast-sha256")
+        self._running: deque[Future[None]] = deque()
+
+    def follow(self, count: int) -> None:
+        """Hash the next `count` bytes, which are in the file by now."""
+        while self._running and self._running[0].done():
+            self._running.popleft().result()
+        self._running.append(self._thread.submit(self._read, count))
+
+    def _read(self, count: int) -> None:
+        while count:
+            got = self._file.readinto(self._buffer[:count])
+            if not got:
+                raise OSError(errno.EIO, "file ended early")
+            self._sha256.update(self._buffer[:got])
+            count -= got
+
+    def hexdigest(self, last: NDArray[Any]) -> str:
+        """Return the checksum of all that was followed and the bytes of `last`."""
+        while self._running:
+            self._running.popleft().result()
+        self._sha256.update(last.data)
+        return self._sha256.hexdigest()
+
+    def close(self) -> None:
+        self._thread.shutdown(cancel_futures=True)
+        self._file.close()
+
+
 def _try_lock(descriptor: int) -> bool:
     """Lock an open file for this process without waiting; whether it is held now."""
     if sys.platform == "win32":
@@ -342,10 +382,7 @@ class FeatureWriter:
         self._identity = _canonical_json(identity)
         self._tissue_fraction = tissue_fraction
         self._rows = 0
-        self._sha256 = hashlib.sha256()
-        # Hashing takes longer than writing: it runs beside it, and beside the sync.
-        self._hasher = ThreadPoolExecutor(1, thread_name_prefix="histofast-sha256")
-        self._hashing: deque[Future[None]] = deque()
+        self._hasher: _FollowingHash | None = None
         self._temporary: _Temporary | None = None
         # Metadata is a few kB; the allowance only serves the message.
         self._needs_bytes = self.n * (d * self.dtype.itemsize + 24) + 16384
@@ -354,6 +391,7 @@ class FeatureWriter:
                 self._temporary = _Temporary(self.path)
                 self._stored_coords, self._offset = self._create(coords)
                 self._temporary.reserve()
+                self._hasher = _FollowingHash(self._temporary.path, self._offset)
         except BaseException:
             self.close()
             raise
@@ -419,7 +457,7 @@ class FeatureWriter:
             ValueError: another shape, or more rows than coordinates.
             FeatureError: a row is not finite, or does not fit float16; the disk is full.
         """
-        temporary = self._open()
+        temporary, hasher = self._open()
         half = self.dtype.itemsize == 2 and getattr(features, "dtype", None) == np.float16
         (k,) = check("features", features, "float16" if half else "float32", ("k", self.d))
         if self._rows + k > self.n:
@@ -432,19 +470,10 @@ class FeatureWriter:
             with np.errstate(over="ignore"):
                 features = features.astype(self.dtype)
             self._refuse_infinite(features, "small enough for float16")
-        self._hash_later(features)
         with self._write_errors():
             temporary.write(self._offset + self._rows * self.d * self.dtype.itemsize, features)
+            hasher.follow(features.nbytes)
         self._rows += k
-
-    def _hash_later(self, data: NDArray[Any]) -> None:
-        self._wait_for_hashes(at_most=_MAX_HASHING_BYTES // max(1, data.nbytes))
-        # A copy, because the caller may reuse the array as soon as append returns.
-        self._hashing.append(self._hasher.submit(self._sha256.update, data.copy().data))
-
-    def _wait_for_hashes(self, *, at_most: int = 0) -> None:
-        while len(self._hashing) > at_most:
-            self._hashing.popleft().result()
 
     def _refuse_infinite(self, features: NDArray[Any], wanted: str) -> None:
         with np.errstate(over="ignore", invalid="ignore"):
@@ -477,7 +506,7 @@ class FeatureWriter:
             TypeError, ValueError: malformed regions, or fewer rows than coordinates.
             FeatureError: the file cannot be completed.
         """
-        temporary = self._open()
+        temporary, hasher = self._open()
         if self._rows != self.n:
             raise ValueError(
                 f"features must have {self.n} rows in all, as many as coords, got {self._rows}"
@@ -494,11 +523,9 @@ class FeatureWriter:
                 f"unreadable_patches must be rows 0..{self.n - 1}, "
                 f"got {unreadable_patches[outside][0]}"
             )
-        self._hash_later(self._stored_coords)
         with self._write_errors():
             temporary.sync()  # the features; what follows is small
-            self._wait_for_hashes()
-            sha256 = self._sha256.hexdigest()
+            sha256 = hasher.hexdigest(self._stored_coords)
             with h5py.File(temporary.path, "r+", **_HDF5_OPTIONS) as file:
                 regions = file.create_dataset("unreadable", data=unreadable.astype("<i8"))
                 regions.attrs["count"] = len(unreadable)
@@ -508,9 +535,9 @@ class FeatureWriter:
             temporary.sync()
             if self._layout == "clam":
                 self._write_pt(temporary.path)
+            hasher.close()  # Windows renames no open file
             temporary.keep()
         self._temporary = None
-        self.close()
         return sha256
 
     def _seal(self, temporary: _Temporary) -> None:
@@ -534,14 +561,15 @@ class FeatureWriter:
             pt.discard()
             raise
 
-    def _open(self) -> _Temporary:
-        if self._temporary is None:
+    def _open(self) -> tuple[_Temporary, _FollowingHash]:
+        if self._temporary is None or self._hasher is None:
             raise ValueError(f"writer of {self.path.name} must be open, got a closed one")
-        return self._temporary
+        return self._temporary, self._hasher
 
     def close(self) -> None:
         """Remove what was written so far; nothing after `finish()`. Safe to call twice."""
-        self._hasher.shutdown(cancel_futures=True)
+        if self._hasher is not None:
+            self._hasher.close()
         if self._temporary is not None:
             self._temporary.discard()
             self._temporary = None

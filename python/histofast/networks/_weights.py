@@ -33,9 +33,10 @@ def read_weights(path: Path) -> dict[str, torch.Tensor]:
     except SafetensorError as error:
         raise ModelError(f"{path} is not a whole safetensors file: {error}") from None
     except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError) as error:
-        code = re.search(r"GLOBAL `?([\w.]+)", str(error))
+        # torch writes a page; which class or instruction it refused stands at the end of it.
+        said = re.search(r"WeightsUnpickler error:\s*(.+?)(?:\. |\n|$)", str(error))
         lines = str(error).strip().splitlines() or [type(error).__name__]
-        reason = f"it would run {code[1]}" if code else lines[0]
+        reason = said[1] if said else lines[0]
         raise ModelError(
             f"{path} is not a torch file of plain tensors ({reason}): save its state dict as "
             "safetensors where you trust it"

@@ -1,0 +1,62 @@
+"""How many CPUs a container grants."""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+
+from histofast import _cpus
+
+
+def write(root, path, text):
+    file = root / path
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text(text + "\n")
+
+
+@pytest.mark.parametrize(
+    ("files", "quota"),
+    [
+        ({"proc/self/cgroup": "0::/"}, None),
+        ({"proc/self/cgroup": "0::/", "sys/fs/cgroup/cpu.max": "max 100000"}, None),
+        ({"proc/self/cgroup": "0::/", "sys/fs/cgroup/cpu.max": "150000 100000"}, 1.5),
+        (
+            {
+                "proc/self/cgroup": "0::/slurm/job",
+                "sys/fs/cgroup/cpu.max": "max 100000",
+                "sys/fs/cgroup/slurm/cpu.max": "400000 100000",
+                "sys/fs/cgroup/slurm/job/cpu.max": "800000 100000",
+            },
+            4.0,
+        ),
+        (
+            {
+                "proc/self/cgroup": "4:memory:/\n3:cpu,cpuacct:/docker/x",
+                "sys/fs/cgroup/cpu,cpuacct/cpu.cfs_quota_us": "200000",
+                "sys/fs/cgroup/cpu,cpuacct/cpu.cfs_period_us": "100000",
+            },
+            2.0,
+        ),
+        (
+            {
+                "proc/self/cgroup": "3:cpu:/",
+                "sys/fs/cgroup/cpu/cpu.cfs_quota_us": "-1",
+                "sys/fs/cgroup/cpu/cpu.cfs_period_us": "100000",
+            },
+            None,
+        ),
+        ({}, None),
+    ],
+)
+def test_quota(tmp_path, files, quota):
+    for path, text in files.items():
+        write(tmp_path, path, text)
+    assert _cpus._cgroup_quota_cpus(tmp_path) == quota
+
+
+def test_a_quota_of_one_and_a_half_is_two_and_never_more_than_the_affinity(monkeypatch):
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _pid: {0, 1, 2}, raising=False)
+    for quota, expected in [(1.5, 2), (0.3, 1), (8.0, 3), (None, 3)]:
+        monkeypatch.setattr(_cpus, "_cgroup_quota_cpus", lambda _root, quota=quota: quota)
+        assert _cpus.available_cpus() == expected

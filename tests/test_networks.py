@@ -1,0 +1,417 @@
+"""Networks: what they compute, what weights they take, and that their encoder files are equal."""
+
+from __future__ import annotations
+
+import json
+import pickle
+import struct
+
+import numpy as np
+import pytest
+
+from histofast import encoders
+from histofast.errors import ModelError
+
+torch = pytest.importorskip("torch")
+safetensors = pytest.importorskip("safetensors.torch")
+
+from torch import nn
+from torch.nn import functional as F
+
+from histofast import networks
+from histofast.networks import _export
+
+CUTS = [cut.name for cut in networks.layers("densenet121")]
+
+
+@pytest.fixture(scope="module")
+def weights(data):
+    return data / "weights" / "densenet121_imagenet.safetensors"
+
+
+@pytest.fixture(scope="module")
+def state():
+    """A state dict of the first blocks with BatchNorms that have seen something."""
+    network = networks.create("densenet121", layer="denseblock2")
+    generator = torch.Generator().manual_seed(1)
+    made = {}
+    for key, value in network.state_dict().items():
+        noise = torch.rand(value.shape, generator=generator)
+        if key.endswith("num_batches_tracked"):
+            continue
+        made[key] = value if value.ndim == 4 else noise + (0.5 if "var" in key else -0.2)
+    return made
+
+
+@pytest.fixture
+def file(tmp_path, state):
+    path = tmp_path / "weights.safetensors"
+    safetensors.save_file(state, path)
+    return path
+
+
+@pytest.fixture
+def pixels(rng):
+    return rng.integers(0, 256, (7, 64, 64, 3), dtype=np.uint8)
+
+
+def densenet(state, pixels, *, blocks, eps):
+    """DenseNet in float64, as the paper and torchvision's state dict have it."""
+
+    def norm(x, key):
+        values = [state[f"{key}.{k}"] for k in ("running_mean", "running_var", "weight", "bias")]
+        return F.batch_norm(x, *values, eps=eps)
+
+    state = {key.removeprefix("features."): value.double() for key, value in state.items()}
+    x = torch.from_numpy(pixels).double().permute(0, 3, 1, 2) / 255
+    mean, std = torch.tensor([[0.485, 0.456, 0.406], [0.229, 0.224, 0.225]]).double()
+    x = (x - mean[:, None, None]) / std[:, None, None]
+    x = F.relu(norm(F.conv2d(x, state["conv0.weight"], stride=2, padding=3), "norm0"))
+    x = F.max_pool2d(x, 3, stride=2, padding=1)
+    for b, layers in enumerate(blocks, start=1):
+        if b > 1:
+            t = f"transition{b - 1}"
+            x = F.conv2d(F.relu(norm(x, f"{t}.norm")), state[f"{t}.conv.weight"])
+            x = F.avg_pool2d(x, 2)
+        for i in range(1, layers + 1):
+            at = f"denseblock{b}.denselayer{i}"
+            y = F.conv2d(F.relu(norm(x, f"{at}.norm1")), state[f"{at}.conv1.weight"])
+            y = F.conv2d(F.relu(norm(y, f"{at}.norm2")), state[f"{at}.conv2.weight"], padding=1)
+            x = torch.cat([x, y], 1)
+    return x.mean((2, 3)).numpy()
+
+
+def relative(got, wanted):
+    return (np.linalg.norm(got - wanted, axis=1) / np.linalg.norm(wanted, axis=1)).max()
+
+
+# --- What they compute -------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("eps", [1e-5, 1.001e-5, 1e-3])
+def test_densenet_matches_definition(file, state, pixels, eps):
+    network = networks.create("densenet121", weights=file, layer="denseblock2", bn_eps=eps)
+    with torch.inference_mode():
+        got = networks.PixelsIn(network)(torch.from_numpy(pixels)).numpy()
+    assert relative(got, densenet(state, pixels, blocks=(6, 12), eps=eps)) < 2e-6
+
+
+def test_cuts_have_the_widths_they_say():
+    widths = {cut.name: cut.d for cut in networks.layers("densenet121")}
+    assert list(widths)[4:] == [
+        *("denseblock1", "transition1", "denseblock2", "transition2", "denseblock3"),
+        *("transition3", "denseblock4", "norm5", "relu5"),
+    ]
+    assert list(widths.values())[4:] == [256, 128, 512, 256, 1024, 512, 1024, 1024, 1024]
+    assert networks.layers("densenet169")[-1].d == 1664
+    assert networks.names()[:2] == ("densenet121", "densenet169")
+
+
+def test_a_cut_holds_nothing_beyond_it():
+    sizes = {
+        layer: sum(p.numel() for p in networks.create("densenet121", layer=layer).parameters())
+        for layer in ("denseblock2", None)
+    }
+    assert sizes == {"denseblock2": 1_297_536, None: 6_953_856}
+
+
+def test_no_relu_works_in_place():
+    modules = networks.create("densenet121", layer="denseblock1").modules()
+    assert all(not module.inplace for module in modules if isinstance(module, nn.ReLU))
+
+
+def test_random_weights_come_from_the_seed():
+    def first(seed):
+        network = networks.create("densenet121", layer="conv0", seed=seed)
+        return network.state_dict()["features.conv0.weight"]
+
+    before = torch.random.get_rng_state()
+    assert torch.equal(first(1), first(1))
+    assert not torch.equal(first(1), first(2))
+    assert torch.equal(torch.random.get_rng_state(), before)
+
+
+def test_keys_are_those_of_the_real_file(weights):
+    network = networks.create("densenet121", layer="norm5")
+    keys = {k for k in network.state_dict() if not k.endswith("num_batches_tracked")}
+    with safetensors.safe_open(weights, "pt") as file:
+        assert keys == set(file.keys())
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"name": "densenet12"}, r"network must be one of densenet121, .*'densenet12': did you"),
+        ({"name": "densenet121", "layer": "denseblock5"}, r"layer of densenet121 .* denseblock4"),
+        ({"name": "densenet121", "layer": "xyz"}, r"got 'xyz'$"),
+    ],
+)
+def test_unknown_names_offer_close_ones(arguments, message):
+    with pytest.raises(ModelError, match=message):
+        networks.create(**arguments)
+
+
+# --- Weights -----------------------------------------------------------------------------------
+
+
+def test_weights_are_recorded_and_known(weights, file):
+    known = networks.create("densenet121", weights=weights, layer="conv0")
+    entry = encoders.registry().weights["densenet121-imagenet"]
+    assert known.weights_sha256 == encoders.sha256_of(weights) == entry.sha256
+    norm = networks.create("densenet121", weights=weights, layer="norm0").features.norm0
+    assert norm.eps == entry.bn_eps == 1.001e-5
+    unknown = networks.create("densenet121", weights=file, layer="norm0")
+    assert unknown.features.norm0.eps == 1e-5
+    with pytest.raises(ModelError, match="holds weights of densenet121, not of densenet169"):
+        networks.create("densenet169", weights=weights)
+
+
+@pytest.mark.parametrize("form", ["half", "torch", "old spelling", "with head"])
+def test_other_forms_of_the_same_weights(tmp_path, state, form):
+    path = tmp_path / "w.pth"
+    wanted = dict(state)
+    if form == "half":
+        wanted = {key: value.half() for key, value in state.items()}
+    if form == "with head":
+        wanted |= {"classifier.weight": torch.zeros(9, 1024), "classifier.bias": torch.zeros(9)}
+    old = {".norm1.": ".norm.1.", ".norm2.": ".norm.2.", ".conv1.": ".conv.1."}
+    if form == "old spelling":
+        for new, spelt in old.items():
+            wanted = {key.replace(new, spelt): value for key, value in wanted.items()}
+    torch.save(wanted, path)
+    got = networks.create("densenet121", weights=path, layer="denseblock1").state_dict()
+    for key, value in got.items():
+        if not key.endswith("num_batches_tracked"):
+            torch.testing.assert_close(value, state[key], atol=1e-3, rtol=1e-3)
+            assert value.dtype == torch.float32
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (
+            lambda s: s.pop("features.denseblock1.denselayer2.norm1.bias"),
+            r"lacks 1 tensors of densenet121 \(features.denseblock1.denselayer2.norm1.bias\)",
+        ),
+        (
+            lambda s: s.update({f"layer1.{i}.weight": torch.zeros(1) for i in range(6)}),
+            r"has 6 tensors that densenet121 has not \(layer1.0.weight, .*, \.\.\.\)",
+        ),
+        (
+            lambda s: s.update({"features.conv0.weight": torch.zeros(64, 1, 7, 7)}),
+            r"conv0.weight must be of shape \(64, 3, 7, 7\) .*, got \(64, 1, 7, 7\)",
+        ),
+    ],
+)
+def test_weights_that_do_not_fit(tmp_path, state, change, message):
+    changed = dict(state)
+    change(changed)
+    path = tmp_path / "w.safetensors"
+    safetensors.save_file(changed, path)
+    with pytest.raises(ModelError, match=message):
+        networks.create("densenet121", weights=path, layer="denseblock1")
+
+
+def test_weights_cut_shorter_than_asked(file):
+    with pytest.raises(ModelError, match=r"lacks .* tensors of densenet121 .* cut shorter"):
+        networks.create("densenet121", weights=file, layer="denseblock3")
+
+
+class Code:
+    def __reduce__(self):
+        return (print, ("executed",))
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("page.pth", b"<!doctype html><p>Sign in", "is not a torch file of plain tensors"),
+        ("code.pth", pickle.dumps(Code(), protocol=2), r"\(Unsupported global: GLOBAL print was"),
+        ("newer.pth", pickle.dumps(Code(), protocol=4), "is not a torch file of plain tensors"),
+        ("empty.pth", b"", "is not a torch file of plain tensors"),
+        ("list.pth", [torch.zeros(1)], "must hold named tensors only"),
+        ("nested.pth", {"epoch": 3}, "must hold named tensors only"),
+        ("page.safetensors", b"<!doctype html><p>Sign in", "is not a whole safetensors file"),
+        ("empty.safetensors", b"", "is not a whole safetensors file"),
+        (
+            "cut.safetensors",
+            struct.pack("<Q", 80)
+            + json.dumps({"a": {"dtype": "F32", "shape": [9], "data_offsets": [0, 36]}})
+            .ljust(80)
+            .encode(),
+            "is not a whole safetensors file",
+        ),
+    ],
+    ids=lambda value: value if isinstance(value, str) and "." in value else "-",
+)
+def test_files_that_hold_no_weights(tmp_path, capfd, name, content, message):
+    path = tmp_path / name
+    if isinstance(content, bytes):
+        path.write_bytes(content)
+    else:
+        torch.save(content, path)
+    with pytest.raises(ModelError, match=message) as told:
+        networks.create("densenet121", weights=path)
+    assert "\n" not in str(told.value)
+    assert "executed" not in capfd.readouterr().out
+
+
+def test_no_weights_file(tmp_path):
+    with pytest.raises(FileNotFoundError, match="no weights file at"):
+        networks.create("densenet121", weights=tmp_path / "none.pth")
+
+
+# --- Export ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("layer", CUTS)
+def test_every_cut_exports_and_agrees(tmp_path, pixels, layer):
+    network = networks.create("densenet121", layer=layer)
+    path = tmp_path / "cut.onnx"
+    spec = networks.export(network, path, patch_px=64, mpp=0.25, patches=pixels)
+    assert (spec.layer, spec.d, spec.patch_px, spec.mpp) == (layer, network.d, 64, 0.25)
+    assert (spec.network, spec.weights_sha256) == ("densenet121", "random")
+    with encoders.load(path, device="cpu") as encoder, torch.inference_mode():
+        wanted = networks.PixelsIn(network)(torch.from_numpy(pixels)).numpy()
+        assert relative(encoder.encode(pixels), wanted) < 1e-5
+
+
+def test_exported_file_matches_definition(tmp_path, file, state, pixels):
+    path = tmp_path / "a.onnx"
+    networks.export_encoder("densenet121", weights=file, layer="denseblock2", out=path, patch_px=64)
+    with encoders.load(path, device="cpu") as encoder:
+        got = encoder.encode(pixels)
+    assert relative(got, densenet(state, pixels, blocks=(6, 12), eps=1e-5)) < 1e-5
+
+
+def test_stages_keep_their_names_in_the_file(tmp_path):
+    onnx = pytest.importorskip("onnx")
+    path = tmp_path / "a.onnx"
+    networks.export(networks.create("densenet121", layer="transition1"), path, patch_px=64)
+    names = [node.name for node in onnx.load(path).graph.node]
+    assert {"relu0", "pool0", "denseblock1", "transition1", "transition1.norm"} <= set(names)
+    assert "norm0" not in names  # folded into conv0
+    assert "denseblock1.denselayer6.conv2" in names
+
+
+def test_same_weights_same_bytes(tmp_path, file):
+    for name in ("a", "b"):
+        networks.export_encoder(
+            "densenet121",
+            weights=file,
+            layer="denseblock1",
+            out=tmp_path / f"{name}.onnx",
+            name="same",
+            patch_px=32,
+        )
+    assert (tmp_path / "a.onnx").read_bytes() == (tmp_path / "b.onnx").read_bytes()
+
+
+def test_default_encoder_is_what_the_command_makes(tmp_path, weights):
+    out = tmp_path / "densenet121-t2.onnx"
+    spec = networks.export_encoder("densenet121", weights=weights, layer="denseblock2", out=out)
+    shipped = encoders.registry().encoders[encoders.DEFAULT]
+    assert spec.sha256 == shipped.sha256
+    assert out.read_bytes() == shipped.path.read_bytes()
+
+
+def test_default_encoder_agrees_with_torch_on_real_patches(data, weights):
+    imagecodecs = pytest.importorskip("imagecodecs")
+    files = sorted((data / "idc_dense").rglob("*.png"))[:48]
+    images = [imagecodecs.imread(f) for f in files]
+    patches = np.stack([i for i in images if i.shape == (50, 50, 3)][:28])
+    # Two real patches a side: 100 px.
+    patches = np.ascontiguousarray(
+        patches.reshape(7, 2, 2, 50, 50, 3).transpose(0, 1, 3, 2, 4, 5).reshape(7, 100, 100, 3)
+    )
+    network = networks.create("densenet121", weights=weights, layer="denseblock2")
+    with encoders.load(encoders.DEFAULT, device="cpu") as encoder, torch.inference_mode():
+        module = networks.PixelsIn(network)
+        for n in (1, 2, 7):
+            wanted = module(torch.from_numpy(patches[:n])).numpy()
+            assert relative(encoder.encode(patches[:n]), wanted) < 1e-5
+            assert relative(encoder.encode_together(patches[:n]), wanted) < 1e-5
+
+
+@pytest.fixture
+def small():
+    return networks.create("densenet121", layer="pool0")
+
+
+def test_differing_results_are_refused(tmp_path, small, monkeypatch):
+    monkeypatch.setattr(_export, "MAX_RELATIVE_ERROR", 0.0)
+    with pytest.raises(ModelError, match=r"is not written: ONNX Runtime and torch differ by .*e-0"):
+        networks.export(small, tmp_path / "a.onnx", patch_px=64)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_nan_is_refused(tmp_path, small):
+    small.features.conv0.weight.data[0, 0, 0, 0] = torch.nan
+    with pytest.raises(ModelError, match="differ by nan"):
+        networks.export(small, tmp_path / "a.onnx", patch_px=64)
+
+
+def test_existing_files_are_kept(tmp_path, small):
+    path = tmp_path / "a.onnx"
+    path.write_text("precious")
+    with pytest.raises(FileExistsError, match="exists: choose another name"):
+        networks.export(small, path, patch_px=32)
+    assert path.read_text() == "precious"
+    networks.export(small, path, patch_px=32, overwrite=True)
+    assert path.stat().st_size > 30_000
+    with pytest.raises(FileNotFoundError, match="no folder"):
+        networks.export(small, tmp_path / "none" / "a.onnx", patch_px=32)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"path": "a.bin"}, "path must end in .onnx, got a.bin"),
+        ({"patches": np.zeros((3, 32, 32, 3), np.uint8)}, "patches must be at least 7, got 3"),
+        ({"patches": np.zeros((7, 16, 16, 3), np.uint8)}, "patches must be .*32, 32, 3"),
+        ({"mpp": 0.0}, "mpp must be in"),
+        ({"name": "a b"}, "name must be"),
+    ],
+)
+def test_wrong_arguments(small, arguments, message):
+    with pytest.raises(ValueError, match=message):
+        networks.export(small, **({"path": "a.onnx", "patch_px": 32} | arguments))
+
+
+def test_training_mode_is_refused(small, tmp_path):
+    with pytest.raises(ValueError, match="network must be in evaluation mode"):
+        networks.export(small.train(), tmp_path / "a.onnx")
+
+
+@pytest.mark.parametrize(
+    ("module", "message"),
+    [
+        (nn.Sigmoid(), "densenet121: Sigmoid at relu0 has no ONNX form here"),
+        (nn.Conv2d(64, 64, 3, padding=1, padding_mode="reflect"), "relu0: padding"),
+    ],
+)
+def test_unknown_operations_are_named(small, tmp_path, module, message):
+    small.features.relu0 = module
+    with pytest.raises(ModelError, match=message):
+        networks.export(small.eval(), tmp_path / "a.onnx", patch_px=32)
+
+
+def test_convolution_with_bias_and_norm_after_it(tmp_path, small):
+    generator = torch.Generator().manual_seed(0)
+    conv = nn.Conv2d(64, 64, 3, padding=1, groups=4)
+    norm = nn.BatchNorm2d(64)
+    norm.running_mean.normal_(generator=generator)
+    norm.running_var.uniform_(0.5, 2, generator=generator)
+    small.features.relu0 = nn.Sequential(nn.ReLU(), conv, norm)
+    spec = networks.export(small.eval(), tmp_path / "a.onnx", patch_px=64)
+    assert spec.d == 64
+
+
+def test_provenance_and_licence_are_told(tmp_path, small, weights):
+    told = networks.export(
+        small, tmp_path / "a.onnx", patch_px=32, provenance="from a friend", licence="CC0"
+    )
+    assert (told.provenance, told.licence) == ("from a friend", "CC0")
+    assert told.exporter == _export.EXPORTER
+    untold = networks.export(small, tmp_path / "b.onnx", patch_px=32)
+    assert (untold.provenance, untold.licence) == ("random weights", "random weights")
