@@ -6,10 +6,11 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-import reference
-from histofast import _core, tiling
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
+import reference
+from histofast import _core, tiling
 
 ISAS = [
     isa

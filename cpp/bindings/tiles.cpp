@@ -5,7 +5,8 @@
 namespace histofast::bindings {
 namespace {
 
-using Pool = nb::ndarray<const std::uint8_t, nb::shape<-1, -1, -1, 3>, nb::c_contig, nb::device::cpu>;
+using Pool =
+    nb::ndarray<const std::uint8_t, nb::shape<-1, -1, -1, 3>, nb::c_contig, nb::device::cpu>;
 using Slots = nb::ndarray<const std::int32_t, nb::shape<-1, -1>, nb::c_contig, nb::device::cpu>;
 using Boxes = nb::ndarray<const double, nb::shape<-1, 4>, nb::c_contig, nb::device::cpu>;
 using Patches = nb::ndarray<std::uint8_t, nb::shape<-1, -1, -1, 3>, nb::c_contig, nb::device::cpu>;
@@ -20,9 +21,9 @@ void cut_patches(const Pool& pool, const Slots& slot_of, const Boxes& boxes, std
             "cut_patches: a level of " + std::to_string(width) + " x " + std::to_string(height) +
                 " px does not fit slot_of of shape " + shape_of(slot_of) + " and tiles of shape " +
                 shape_of(pool));
-    const TileLevel level{pool.data(),   slot_of.data(),   pool.shape(1), pool.shape(2),
-                          slot_of.shape(0), slot_of.shape(1), height,        width,
-                          fill};
+    const TileLevel level{
+        pool.data(),      slot_of.data(), pool.shape(1), pool.shape(2), slot_of.shape(0),
+        slot_of.shape(1), height,         width,         fill};
     static_assert(sizeof(Box) == 4 * sizeof(double));
     const auto* box = reinterpret_cast<const Box*>(boxes.data());
     nb::gil_scoped_release nogil;

@@ -22,8 +22,9 @@ std::string device_name(int device) {
     cudaDeviceProp properties{};
     HISTOFAST_CUDA_CHECK(cudaGetDeviceProperties(&properties, device));
     char text[320];
-    std::snprintf(text, sizeof text, "%s, compute %d.%d, %.0f GiB", properties.name, properties.major,
-                  properties.minor, static_cast<double>(properties.totalGlobalMem) / (1u << 30));
+    std::snprintf(text, sizeof text, "%s, compute %d.%d, %.0f GiB", properties.name,
+                  properties.major, properties.minor,
+                  static_cast<double>(properties.totalGlobalMem) / (1u << 30));
     return text;
 }
 

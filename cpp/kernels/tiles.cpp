@@ -14,9 +14,12 @@ namespace {
 const TileLoops& loops() {
 #ifdef HISTOFAST_X86_DISPATCH
     switch (current_isa()) {
-        case Isa::avx512: return avx512::tile_loops;
-        case Isa::avx2: return avx2::tile_loops;
-        default: break;
+        case Isa::avx512:
+            return avx512::tile_loops;
+        case Isa::avx2:
+            return avx2::tile_loops;
+        default:
+            break;
     }
 #endif
     return baseline::tile_loops;
@@ -31,7 +34,7 @@ struct Axis {
 
     void set(double start, double length, std::size_t count, std::size_t size);
 
-   private:
+private:
     std::vector<double> shares_;
 };
 
@@ -67,9 +70,8 @@ void Axis::set(double start, double length, std::size_t count, std::size_t size)
             std::clamp<std::int64_t>(begin, 0, static_cast<std::int64_t>(size - used));
         for (std::int64_t pixel = begin; pixel < end; ++pixel) {
             const auto at = static_cast<double>(pixel);
-            const double share = scale >= 1
-                                     ? (std::min(high, at + 1) - std::max(low, at)) / scale
-                                     : 1 - std::abs(centre - at);
+            const double share = scale >= 1 ? (std::min(high, at + 1) - std::max(low, at)) / scale
+                                            : 1 - std::abs(centre - at);
             const std::int64_t tap = std::clamp<std::int64_t>(pixel, 0, last) - base;
             if (share > 0) shares_[static_cast<std::size_t>(tap)] += share;
         }
@@ -88,7 +90,7 @@ void Axis::set(double start, double length, std::size_t count, std::size_t size)
 
 // Rows of the level as runs of contiguous pixels, one run per tile.
 class RowReader {
-   public:
+public:
     explicit RowReader(const TileLevel& level) : level_(level), blank_(3 * level.tile_width) {
         for (std::size_t i = 0; i < blank_.size(); ++i) blank_[i] = level.fill[i % 3];
     }
@@ -100,16 +102,16 @@ class RowReader {
         const std::size_t x_in = x - column * level_.tile_width;
         if (slot < 0) return blank_.data() + 3 * x_in;
         const std::size_t y_in = y - row * level_.tile_height;
-        return level_.pool +
-               3 * ((static_cast<std::size_t>(slot) * level_.tile_height + y_in) * level_.tile_width +
-                    x_in);
+        return level_.pool + 3 * ((static_cast<std::size_t>(slot) * level_.tile_height + y_in) *
+                                      level_.tile_width +
+                                  x_in);
     }
 
     std::size_t run(std::size_t x, std::size_t x_end) const {
         return std::min(x_end, (x / level_.tile_width + 1) * level_.tile_width) - x;
     }
 
-   private:
+private:
     const TileLevel& level_;
     std::vector<std::uint8_t> blank_;
 };
@@ -149,8 +151,8 @@ void halve_patch(const RowReader& reader, const TileLoops& inner, std::size_t x0
             const std::uint8_t *next0 = reader.at(x + run, y), *next1 = reader.at(x + run, y + 1);
             for (std::size_t c = 0; c < 3; ++c) {
                 const std::size_t last = 6 * pairs + c;
-                to[3 * pairs + c] =
-                    static_cast<std::uint8_t>((row0[last] + next0[c] + row1[last] + next1[c] + 2) >> 2);
+                to[3 * pairs + c] = static_cast<std::uint8_t>(
+                    (row0[last] + next0[c] + row1[last] + next1[c] + 2) >> 2);
             }
         }
         x += run + (straddles ? 1 : 0);
@@ -209,8 +211,8 @@ void cut_patches(const TileLevel& level, const Box* boxes, std::size_t count, st
             for (std::size_t x = x_begin; x < x_end;) {
                 const std::size_t run = reader.run(x, x_end);
                 for (std::size_t t = 0; t < vertical.taps; ++t)
-                    rows[t] = reader.at(
-                        x, std::min(static_cast<std::size_t>(vertical.first[i]) + t, level.height - 1));
+                    rows[t] = reader.at(x, std::min(static_cast<std::size_t>(vertical.first[i]) + t,
+                                                    level.height - 1));
                 inner.blend_rows(rows.data(), &vertical.weights[i * vertical.taps], vertical.taps,
                                  acc.data() + 3 * (x - x_begin), 3 * run);
                 x += run;

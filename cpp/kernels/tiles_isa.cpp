@@ -86,7 +86,8 @@ std::size_t blend_columns_simd(const std::int16_t* acc, const std::int32_t* firs
         for (std::size_t t = 0; t < taps; t += 2) {
             const __m256i ab = _mm256_shuffle_epi8(two_pixels(a + 3 * t, b + 3 * t), pairs);
             const __m256i cd = _mm256_shuffle_epi8(two_pixels(c + 3 * t, d + 3 * t), pairs);
-            sum01 = _mm256_add_epi32(sum01, _mm256_madd_epi16(ab, two_weights(w + t, w + taps + t)));
+            sum01 =
+                _mm256_add_epi32(sum01, _mm256_madd_epi16(ab, two_weights(w + t, w + taps + t)));
             sum23 = _mm256_add_epi32(
                 sum23, _mm256_madd_epi16(cd, two_weights(w + 2 * taps + t, w + 3 * taps + t)));
         }
@@ -108,16 +109,19 @@ std::size_t halve_simd(const std::uint8_t* row0, const std::uint8_t* row1, std::
     const __m256i ones = _mm256_set1_epi8(1);
     const __m256i two = _mm256_set1_epi16(2);
     const __m128i squeeze = _mm_setr_epi8(0, 1, 2, 3, 4, 5, 8, 9, 10, 11, 12, 13, -1, -1, -1, -1);
-    const auto load = [](const std::uint8_t* p) {
-        return _mm256_inserti128_si256(
-            _mm256_castsi128_si256(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p))),
-            _mm_loadu_si128(reinterpret_cast<const __m128i*>(p + 12)), 1);
+    // Bytes 0..15 to the lower half, 12..27 to the upper one.
+    const __m256i halves = _mm256_setr_epi32(0, 1, 2, 3, 3, 4, 5, 6);
+    const auto load = [halves](const std::uint8_t* p) {
+        return _mm256_permutevar8x32_epi32(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)),
+                                           halves);
     };
     std::size_t i = 0;
-    // A step reads 28 bytes of which 24 count and stores 16 of which 12 do.
+    // A step reads 32 bytes of which 24 count and stores 16 of which 12 do.
     for (; i + 6 <= count; i += 4) {
-        const __m256i sum0 = _mm256_maddubs_epi16(_mm256_shuffle_epi8(load(row0 + 6 * i), pairs), ones);
-        const __m256i sum1 = _mm256_maddubs_epi16(_mm256_shuffle_epi8(load(row1 + 6 * i), pairs), ones);
+        const __m256i sum0 =
+            _mm256_maddubs_epi16(_mm256_shuffle_epi8(load(row0 + 6 * i), pairs), ones);
+        const __m256i sum1 =
+            _mm256_maddubs_epi16(_mm256_shuffle_epi8(load(row1 + 6 * i), pairs), ones);
         const __m256i mean =
             _mm256_srli_epi16(_mm256_add_epi16(_mm256_add_epi16(sum0, sum1), two), 2);
         const __m128i bytes =
@@ -155,7 +159,8 @@ void blend_rows(const std::uint8_t* const* rows, const std::int16_t* weights, st
 
 void blend_columns(const std::int16_t* acc, const std::int32_t* first, const std::int16_t* weights,
                    std::size_t taps, std::uint8_t* out, std::size_t count) {
-    for (std::size_t i = blend_columns_simd(acc, first, weights, taps, out, count); i < count; ++i) {
+    for (std::size_t i = blend_columns_simd(acc, first, weights, taps, out, count); i < count;
+         ++i) {
         const std::int16_t* pixel = acc + 3 * static_cast<std::ptrdiff_t>(first[i]);
         std::int32_t sum[3] = {kColumnRound, kColumnRound, kColumnRound};
         for (std::size_t t = 0; t < taps; ++t)
@@ -170,8 +175,10 @@ void halve(const std::uint8_t* row0, const std::uint8_t* row1, std::uint8_t* out
            std::size_t count) {
     for (std::size_t i = halve_simd(row0, row1, out, count); i < count; ++i)
         for (std::size_t c = 0; c < 3; ++c)
-            out[3 * i + c] = static_cast<std::uint8_t>(
-                (row0[6 * i + c] + row0[6 * i + 3 + c] + row1[6 * i + c] + row1[6 * i + 3 + c] + 2) >> 2);
+            out[3 * i + c] =
+                static_cast<std::uint8_t>((row0[6 * i + c] + row0[6 * i + 3 + c] + row1[6 * i + c] +
+                                           row1[6 * i + 3 + c] + 2) >>
+                                          2);
 }
 
 }  // namespace

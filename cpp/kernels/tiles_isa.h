@@ -13,8 +13,8 @@ inline constexpr int kRowBits = 7;
 
 struct TileLoops {
     // acc[j] = round(sum_t weights[t] * rows[t][j]) with kRowBits fractional bits; taps is even.
-    void (*blend_rows)(const std::uint8_t* const* rows, const std::int16_t* weights, std::size_t taps,
-                       std::int16_t* acc, std::size_t count);
+    void (*blend_rows)(const std::uint8_t* const* rows, const std::int16_t* weights,
+                       std::size_t taps, std::int16_t* acc, std::size_t count);
     // out[3 i + c] = round(sum_t weights[i taps + t] * acc[3 (first[i] + t) + c]); taps is even.
     // May read up to 16 values past the last one it uses.
     void (*blend_columns)(const std::int16_t* acc, const std::int32_t* first,

@@ -15,10 +15,8 @@ def available_cpus() -> int:
     (versions 1 and 2, every ancestor counts). A quota of 1.5 CPUs counts as 2: two throttled
     threads do more work than one.
     """
-    if hasattr(os, "sched_getaffinity"):
-        cpus = len(os.sched_getaffinity(0))
-    else:  # macOS and Windows have neither affinity for this call nor control groups
-        cpus = os.cpu_count() or 1
+    # macOS and Windows have neither this call nor control groups.
+    cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     quota = _cgroup_quota_cpus(Path("/"))
     return max(1, min(cpus, math.ceil(quota)) if quota is not None else cpus)
 

@@ -306,7 +306,9 @@ def stream_bag(
         out = np.empty((1, target, target, 3), np.uint8)
         box = np.array([[0.0, 0.0, side, side]])
         slot_of = np.zeros((1, 1), np.int32)
-        return cut_patches(image[None], slot_of, box, width=side, height=side, out=out)[0]
+        cut_patches(image[None], slot_of, box, width=side, height=side, out=out)
+        patch: NDArray[np.uint8] = out[0]
+        return patch
 
     coords = bag.coords
     none_l0, none = np.empty((0, 4), np.int64), np.empty(0, np.int64)

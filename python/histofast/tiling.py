@@ -200,7 +200,7 @@ def _grid(
     """Corners of the patches along one axis; the last one is at most `size_l0 - patch_l0`."""
     last = size_l0 - patch_l0
     count = int(last / stride_l0) + 2
-    corners = np.floor(np.arange(count) * stride_l0 + 0.5).astype(np.int64)
+    corners: NDArray[np.int64] = np.floor(np.arange(count) * stride_l0 + 0.5).astype(np.int64)
     corners = corners[corners <= last]
     if edge == "shift" and corners[-1] != last:
         corners = np.append(corners, last)

@@ -12,8 +12,8 @@ struct TileLevel {
     const std::uint8_t* pool;     // (slots, tile_height, tile_width, 3)
     const std::int32_t* slot_of;  // (rows, columns): slot of each tile, -1: none, shown as `fill`
     std::size_t tile_height, tile_width;
-    std::size_t rows, columns;   // tiles
-    std::size_t height, width;   // pixels; beyond them the edge pixel continues
+    std::size_t rows, columns;  // tiles
+    std::size_t height, width;  // pixels; beyond them the edge pixel continues
     std::array<std::uint8_t, 3> fill;
 };
 

@@ -30,7 +30,6 @@ def tissue(
     Writes, per slide, <slide>_mask.png, <slide>.geojson (contours for QuPath, level-0 pixels) and
     <slide>_preview.png (tissue and patch grid).
     """
-    from histofast.errors import HistofastError
     from histofast.pipeline import TissueOptions, check_slides
 
     failed = 0
@@ -49,7 +48,7 @@ def tissue(
         mpp_override=mpp_override,
         recursive=recursive,
     ):
-        if isinstance(result, HistofastError | OSError | ValueError):
+        if isinstance(result, Exception):
             failed += 1
             rows.append({"name": job.name, "error": str(result)})
             if not as_json:

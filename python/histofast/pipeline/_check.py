@@ -30,7 +30,7 @@ def check_slides(
     mask: str | Path | None = None,
     mpp_override: float | None = None,
     recursive: bool = False,
-) -> Iterator[tuple[Job, dict[str, Any] | BaseException]]:
+) -> Iterator[tuple[Job, dict[str, Any] | Exception]]:
     """Write mask, contours and a preview of every slide.
 
     Per slide: `<slide>_mask.png` (0 and 255, whole slide), `<slide>.geojson` (contours with holes
