@@ -8,6 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from histofast import _core
+
 ROOT = Path(__file__).resolve().parent.parent
 
 
@@ -23,3 +25,31 @@ def data() -> Path:
     if not folder.is_dir():
         pytest.skip(f"no real data at {folder} (set HISTOFAST_DATA)")
     return folder
+
+
+# --- GPU: tests marked `gpu` are skipped without one, or fail when HISTOFAST_REQUIRE_GPU=1 --------
+
+
+def why_no_gpu() -> str | None:
+    """What keeps the kernels from a GPU, or None where one can be used."""
+    if not _core.cuda_is_compiled():
+        return "this build has no CUDA kernels"
+    try:
+        return None if _core.cuda_device_count() else "CUDA finds no device"
+    except _core.CudaError as error:
+        return str(error)
+
+
+def need_gpu() -> None:
+    reason = why_no_gpu()
+    if reason is None:
+        return
+    if os.environ.get("HISTOFAST_REQUIRE_GPU") == "1":
+        pytest.fail(f"HISTOFAST_REQUIRE_GPU=1, but {reason}", pytrace=False)
+    pytest.skip(f"needs a GPU: {reason}")
+
+
+# A hook and not an autouse fixture: it runs before the fixtures of the test, some of them costly.
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    if item.get_closest_marker("gpu"):
+        need_gpu()

@@ -627,3 +627,16 @@ def test_the_binding_refuses_what_would_write_elsewhere():
         _core.tissue_mask(IMAGE, np.empty((8, 9), np.uint8), **options)
     with pytest.raises(ValueError, match="close_px must be at most 32"):
         _core.tissue_mask(IMAGE, np.empty((8, 8), np.uint8), **{**options, "close_px": 33})
+
+
+def test_geojson_counts_from_the_origin_and_comes_back():
+    mask = np.zeros((20, 30), np.uint8)
+    mask[4:12, 6:20] = 1
+    tissue = tissue_from_mask(mask, width_l0=300, height_l0=200)
+    shifted = tissue.geojson(origin_l0=(50, 30))
+    ring = np.array(shifted["features"][0]["geometry"]["coordinates"][0])
+    assert ring.min(axis=0).tolist() == [60 - 50, 40 - 30]
+    back = tissue_from_geojson(
+        shifted, width_l0=300, height_l0=200, downsample=10, origin_l0=(50, 30)
+    )
+    np.testing.assert_array_equal(back.mask, mask)

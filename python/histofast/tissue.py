@@ -99,11 +99,18 @@ class Tissue:
             for exterior, holes in _trace(self.mask)
         ]
 
-    def geojson(self) -> dict[str, Any]:
-        """A FeatureCollection for QuPath: one annotation "Tissue" per object, in level-0 pixels."""
+    def geojson(self, *, origin_l0: tuple[int, int] = (0, 0)) -> dict[str, Any]:
+        """A FeatureCollection for QuPath: one annotation "Tissue" per object, in level-0 pixels.
+
+        Args:
+            origin_l0: what to count from; QuPath's is `Slide.origin_l0`.
+        """
         features = []
         for exterior, holes in self.contours():
-            rings = [np.concatenate([ring, ring[:1]]).tolist() for ring in (exterior, *holes)]
+            rings = [
+                (np.concatenate([ring, ring[:1]]) - origin_l0).tolist()
+                for ring in (exterior, *holes)
+            ]
             features.append(
                 {
                     "type": "Feature",
@@ -215,6 +222,7 @@ def find_tissue(
     max_hole_um2: float = 100_000.0,
     exclude_foreign: bool = True,
     mask: NDArray[Any] | Mapping[str, Any] | None = None,
+    origin_l0: tuple[int, int] = (0, 0),
 ) -> Tissue:
     """Find the tissue of a slide, or take a ready mask of it.
 
@@ -228,6 +236,7 @@ def find_tissue(
         exclude_foreign: leave out pen marks and black, as in `tissue_mask`.
         mask: (h, w) array that covers the slide, 0 is background, or a GeoJSON mapping; taken as it
             is instead of looking at the slide.
+        origin_l0: level-0 pixel that the coordinates of a GeoJSON count from.
 
     Raises:
         TypeError: a mask of another type.
@@ -248,7 +257,11 @@ def find_tissue(
             raise ValueError(f"threshold must be None where a mask is given, got {threshold}")
         if isinstance(mask, Mapping):
             return tissue_from_geojson(
-                mask, width_l0=width_l0, height_l0=height_l0, downsample=max(mpp / slide.mpp, 1.0)
+                mask,
+                width_l0=width_l0,
+                height_l0=height_l0,
+                downsample=max(mpp / slide.mpp, 1.0),
+                origin_l0=origin_l0,
             )
         return tissue_from_mask(mask, width_l0=width_l0, height_l0=height_l0)
 
@@ -319,7 +332,12 @@ def tissue_from_mask(mask: NDArray[Any], *, width_l0: int, height_l0: int) -> Ti
 
 
 def tissue_from_geojson(
-    geojson: Mapping[str, Any], *, width_l0: int, height_l0: int, downsample: float
+    geojson: Mapping[str, Any],
+    *,
+    width_l0: int,
+    height_l0: int,
+    downsample: float,
+    origin_l0: tuple[int, int] = (0, 0),
 ) -> Tissue:
     """Draw the polygons of a GeoJSON as a mask.
 
@@ -332,6 +350,7 @@ def tissue_from_geojson(
         height_l0: height of the slide.
         downsample: level-0 pixels per mask pixel, at least 1; kept to within the rounding of the
             mask to whole pixels.
+        origin_l0: level-0 pixel that the coordinates count from.
 
     Raises:
         TypeError: not a mapping.
@@ -343,7 +362,7 @@ def tissue_from_geojson(
         raise ValueError(f"downsample must be at least 1, got {downsample}")
     if not isinstance(geojson, Mapping):
         raise TypeError(f"geojson must be a mapping, got {type(geojson).__name__}")
-    polygons = [[_ring(ring) for ring in rings] for rings in _polygons(geojson)]
+    polygons = [[_ring(ring) + origin_l0 for ring in rings] for rings in _polygons(geojson)]
     if not polygons:
         raise ValueError("geojson must hold at least one polygon, got none")
     corners = np.concatenate([rings[0] for rings in polygons])

@@ -80,7 +80,7 @@ def check_slides(
                     "preview": out / f"{job.name}_preview.png",
                 }
                 write_png(files["mask"], found.mask * 255)
-                files["geojson"].write_text(json.dumps(found.geojson()))
+                files["geojson"].write_text(json.dumps(found.geojson(origin_l0=slide.origin_l0)))
                 write_png(files["preview"], preview(picture, found, plan.boxes_l0))
                 yield (
                     job,

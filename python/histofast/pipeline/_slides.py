@@ -367,6 +367,7 @@ def find_tissue_with(
         max_hole_um2=options.max_hole_um2,
         exclude_foreign=options.exclude_foreign,
         mask=mask.read() if mask else None,
+        origin_l0=slide.origin_l0,
     )
 
 

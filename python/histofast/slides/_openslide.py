@@ -69,6 +69,10 @@ class OpenSlideSlide(Slide):
             self._identity = file_identity(self.path, companions)
         return self._identity
 
+    @property
+    def origin_l0(self) -> tuple[int, int]:
+        return self.bounds_l0[:2]
+
     def read_tile(self, level: int, column: int, row: int, out: NDArray[np.uint8]) -> None:
         info = self.levels[level]
         check("out", out, "uint8", (info.tile_height, info.tile_width, 3))

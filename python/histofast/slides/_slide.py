@@ -71,6 +71,14 @@ class Slide(ABC):
     @abstractmethod
     def identity(self) -> str: ...
 
+    @property
+    def origin_l0(self) -> tuple[int, int]:
+        """Level-0 pixel that QuPath counts from: the corner of the scanned part, where it is known.
+
+        Everything else here, and most other tools, count from the corner of the file's level 0.
+        """
+        return (0, 0)
+
     @abstractmethod
     def read_tile(self, level: int, column: int, row: int, out: NDArray[np.uint8]) -> None:
         """Decode one tile into `out`, (tile_height, tile_width, 3) uint8 RGB, C-contiguous.

@@ -21,9 +21,9 @@ from histofast.slides._slide import Slide
 from histofast.tiling import WHITE, cut_patches
 
 # Tiles per task: enough that handing out a task costs little beside decoding them.
-TILES_PER_TASK = 8
+TILES_PER_TASK = 4
 # Batches decoded ahead of the one being cut.
-LOOKAHEAD = 3
+LOOKAHEAD = 2
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -73,7 +73,7 @@ def write_pyramid(
         tile_px: side of a tile, a multiple of 16.
         levels: number of levels; level k is `factor ** k` times smaller, rounded up.
         factor: between neighbouring levels; 4 as in Aperio slides, 2 is common as well.
-        codec: how tiles are compressed.
+        codec: how tiles are compressed; OpenSlide reads no JPEG 2000 and no WebP in such files.
         quality: of JPEG and WebP, 1..100; JPEG 2000 is lossless.
         description: of the first page (ASCII).
         place: levels as pages of their own, which OpenSlide needs, or in SubIFDs of the first.
@@ -206,7 +206,7 @@ def write_averaged_pyramid(
         is_complete = above.put(
             outer_column,
             outer_row,
-            _means(tile, factor),
+            average_blocks(tile, factor),
             x=inner_column * part_px,
             y=inner_row * part_px,
             parts=min(factor, coarser[level].columns - outer_column * factor)
@@ -343,13 +343,14 @@ class _Level:
         return self._open.pop((column, row))[0]
 
 
-def _means(tile: Pixels, factor: int) -> Pixels:
+def average_blocks(tile: Pixels, factor: int) -> Pixels:
     """Means of factor x factor pixels, halves rounded up."""
     h, w, _ = tile.shape
     blocks = tile.reshape(h // factor, factor, w // factor, factor * 3)
     columns = blocks.sum(axis=1, dtype=np.uint16).reshape(h // factor, w // factor, factor, 3)
     sums = columns.sum(axis=2, dtype=np.uint32)
-    return ((sums + factor**2 // 2) // factor**2).astype(np.uint8)
+    means: Pixels = ((sums + factor**2 // 2) // factor**2).astype(np.uint8)
+    return means
 
 
 def _in_order(
