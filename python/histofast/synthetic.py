@@ -605,7 +605,9 @@ class _SlidePlan:
             dx, dy = bx - ax, by - ay
             along = np.clip(((x - ax) * dx + (y - ay) * dy) / (dx * dx + dy * dy), 0, 1)
             np.minimum(nearest, np.hypot(x - ax - along * dx, y - ay - along * dy), out=nearest)
-        half = max(1.0, min(250 / self._mpp / _CELL_PX, 0.012 * min(h, w)))
+        # A marker's stroke is half a millimetre wide; on slides of that size it would hide all.
+        um = self._mpp * _CELL_PX
+        half = max(1.0, min(250 / um, max(45 / um, 0.012 * min(h, w))))
         return np.clip((half - nearest) * 300 + 128, -4000, 4000).astype(np.int32)
 
 
