@@ -29,7 +29,13 @@ def test_peak_memory(cache, table, benchmark, tmp_path):
     for side in SIDES:
         path = cache / f"memory-{side}.tif"
         if not path.exists():
-            make_slide(path, width_px=side, height_px=side, seed=2, repeat_px=4096 if side > 30_000 else None)
+            make_slide(
+                path,
+                width_px=side,
+                height_px=side,
+                seed=2,
+                repeat_px=4096 if side > 30_000 else None,
+            )
         command = [sys.executable, "-c", SCRIPT, str(path), str(tmp_path / str(side))]
         done = subprocess.run(command, capture_output=True, text=True, check=True)
         result = json.loads(done.stdout)

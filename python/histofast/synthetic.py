@@ -1,8 +1,8 @@
 """A seed in, a plausible stained slide out: for tests, benchmarks and the demo, never for science.
 
 Tissue islands with glands, fibrous stroma and nuclei are painted as amounts of two stains; light is
-absorbed as in a microscope (Beer-Lambert). Everything is integer arithmetic on raw PCG64 output, so
-that pixels depend on the seed only; the compressed bytes also on the JPEG library.
+absorbed as in a microscope (Beer-Lambert). Randomness is raw PCG64 output, and what accumulates is
+integer, so that the pixels depend on the seed only; compressed bytes also on the JPEG library.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ Ints = NDArray[np.int32]
 Bytes = NDArray[np.uint8]
 
 _CELL_PX = 32  # the slide's large structures live on a grid this coarse
-_GRAIN = 6  # the larger, the smoother the tissue
+_GRAIN = 4  # the larger, the smoother the tissue
 _GLASS_NOISE = 3
 _WHITE = (244, 243, 245)
 # Optical density per channel of one unit of stain.
@@ -129,6 +129,8 @@ def make_slide(
         raise ValueError(f"pen must be None or one of {', '.join(get_args(Pen))}, got {pen!r}")
     if not 0 <= tissue_fraction <= 1:
         raise ValueError(f"tissue_fraction must be within 0..1, got {tissue_fraction}")
+    if not mpp > 0:
+        raise ValueError(f"mpp must be positive, got {mpp}")
     if repeat_px is not None:
         smallest = max(tile_px, factor ** (levels - 1))
         powers = [n & (n - 1) == 0 for n in (repeat_px, tile_px, factor)]
@@ -248,7 +250,7 @@ class _Bits:
 
     def one(self, limit: int) -> int:
         """One integer 0..limit-1."""
-        return int(self.below(limit, (1,))[0])
+        return (self._bits.random_raw() >> 40) * limit >> 24
 
 
 def _blurred(noise: Ints, *, radius_y: int, radius_x: int) -> Ints:
@@ -349,7 +351,8 @@ class _Texture:
     def _add_gland(self, x0: int, y0: int) -> None:
         bits, px = self._bits, self._px
         reach = px(66)
-        y, x = np.mgrid[-reach : reach + 1, -reach : reach + 1].astype(np.float64)
+        y = np.arange(-reach, reach + 1.0)[:, None]
+        x = y.T
         squared = x * x + y * y + 1e-9
         radius = np.sqrt(squared)
         oval = (bits.one(200) - 100) / 600 * (x * x - y * y) / squared
@@ -359,7 +362,7 @@ class _Texture:
         inner = outer * (15 + bits.one(35)) / 100
         inside = np.clip((outer - radius) / px(1.5), 0, 1)
         epithelium = np.clip((radius - inner) / px(1.5), 0, 1) * (
-            1 + self._grain_of(x.shape) / 1200
+            1 + self._grain_of(2 * reach + 1) / 1200
         )
         is_positive = bits.one(256) < self._look.positive
         amounts = (self._look.cytoplasm[0], self._look.cytoplasm[1] + 40 * is_positive)
@@ -406,10 +409,11 @@ class _Texture:
         ux, uy = direction
         norm = (ux * ux + uy * uy) ** 0.5
         reach = int(long_px) + 2
-        y, x = np.mgrid[-reach : reach + 1, -reach : reach + 1].astype(np.float64)
+        y = np.arange(-reach, reach + 1.0)[:, None]
+        x = y.T
         along = (x * ux + y * uy) / (norm * long_px)
         across = (y * ux - x * uy) / (norm * wide_px)
-        grain = self._grain_of(x.shape)
+        grain = self._grain_of(2 * reach + 1)
         distance = along * along + across * across + grain / 4000
         disc = np.clip((1 - distance) * wide_px / 2.5 * self._mpp / 0.25, 0, 1)
         rim = np.clip(1.35 - np.abs(distance - 0.75), 0.8, 1.2)  # chromatin gathers at the edge
@@ -425,14 +429,14 @@ class _Texture:
         """Replace `share` of what is around a point, across the periodic edges too."""
         reach = len(share) // 2
         around = np.arange(-reach, reach + 1)
-        place = np.ix_((around + y0) % self._side_px, (around + x0) % self._side_px)
+        place = ((around + y0) % self._side_px)[:, None], (around + x0) % self._side_px
         for plane, amount in zip(self.planes, amounts, strict=True):
             plane[place] = plane[place] * (1 - share) + amount * share
 
-    def _grain_of(self, shape: tuple[int, ...]) -> Ints:
-        """Some fine noise of the wanted shape."""
-        rows, columns = ((np.arange(n) + self._bits.one(256)) % 256 for n in shape)
-        return self._grain[np.ix_(rows, columns)]
+    def _grain_of(self, side: int) -> Ints:
+        """Some fine noise, (side, side)."""
+        rows, columns = ((np.arange(side) + self._bits.one(256)) % 256 for _ in range(2))
+        return self._grain[rows[:, None], columns]
 
     def finished(self, *, strength: float, overlap_px: int) -> list[Bytes]:
         """Both planes with fine irregularities, continued by `overlap_px` to cut from."""
@@ -487,7 +491,11 @@ class _Painter:
 
         mode: Literal["wrap", "edge"] = "wrap" if is_periodic else "edge"
         plan = _SlidePlan(
-            _Bits(seed, 4), width_px=width_px, height_px=height_px, mpp=mpp, is_periodic=is_periodic
+            _Bits(seed, 4),
+            width_px=-(-width_px // tile_px) * tile_px,
+            height_px=-(-height_px // tile_px) * tile_px,
+            mpp=mpp,
+            is_periodic=is_periodic,
         )
         fields = [plan.tissue(tissue_fraction), plan.kind(), plan.shade()]
         if pen is not None:
@@ -585,11 +593,14 @@ class _SlidePlan:
         """0 in stroma, 256 among glands."""
         radius = 110 / self._mpp / _CELL_PX
         field = self._octave(radius) + self._octave(radius / 3) // 4
-        return np.clip(128 + field * 3, 0, 256)
+        bounded: Ints = np.clip(128 + field * 3, 0, 256)
+        return bounded
 
     def shade(self) -> Ints:
         """How much stain was taken up, of 256."""
-        return np.clip(226 + self._octave(400 / self._mpp / _CELL_PX) // 16, 180, 256)
+        uptake = 226 + self._octave(400 / self._mpp / _CELL_PX) // 16
+        bounded: Ints = np.clip(uptake, 180, 256)
+        return bounded
 
     def pen(self) -> Ints:
         """Above 256 on a hand-drawn loop, below 0 beside it."""

@@ -5,6 +5,7 @@ Commands import what they need when they run, so that `--help` and typing mistak
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
 from types import FrameType
@@ -13,22 +14,33 @@ from typing import NoReturn
 import typer
 
 from histofast.cli import _demo, _extract, _models, _tissue, _tools
+from histofast.cli._options import one_line
 
 app = typer.Typer(
     name="histofast",
     help="Whole-slide images in, verified feature files out.",
-    no_args_is_help=True,
     add_completion=False,
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
 )
-app.command(name="extract")(_extract.extract)
-app.command(name="verify")(_tools.verify)
-app.command(name="tissue")(_tissue.tissue)
-app.command(name="demo")(_demo.demo)
-app.command(name="doctor")(_tools.doctor)
-app.add_typer(_models.app, name="models")
+app.command(name="extract", short_help="Encode slides into feature files.")(_extract.extract)
+app.command(name="verify", short_help="Check that feature files are whole and finite.")(
+    _tools.verify
+)
+app.command(name="tissue", short_help="Show the tissue found and where patches would lie.")(
+    _tissue.tissue
+)
+app.command(name="demo", short_help="Make three small slides, encode them, show the result.")(
+    _demo.demo
+)
+app.command(name="doctor", short_help="Show what works on this machine, and mend the rest.")(
+    _tools.doctor
+)
+app.add_typer(_models.app, name="models", short_help="List and export encoders.")
+
+# What a wrong command line raises: click's, which newer versions of typer carry inside.
+_UsageError: type[Exception] = typer.BadParameter.__bases__[0]
 
 
 def _print_version(wanted: bool) -> None:
@@ -48,33 +60,73 @@ def _root(
     """Whole-slide images in, verified feature files out."""
 
 
-def _terminated(_signal: int, _frame: FrameType | None) -> NoReturn:
+def _stopped(_signal: int, _frame: FrameType | None) -> NoReturn:
     raise KeyboardInterrupt
 
 
 def main() -> None:
     """Run the command line. Exit codes: 0 done, 1 something failed, 2 usage, 130 interrupted."""
-    # Job schedulers end a job with SIGTERM: leave whole files only, as with Ctrl-C.
-    signal.signal(signal.SIGTERM, _terminated)
+    # Job schedulers end a job with SIGTERM, a lost connection with SIGHUP: leave whole files only
+    # and a report, as with Ctrl-C. Whoever has them ignored (nohup) wants them ignored.
+    for name in ("SIGTERM", "SIGHUP"):
+        number = getattr(signal, name, None)
+        if number is not None and signal.getsignal(number) is signal.SIG_DFL:
+            signal.signal(number, _stopped)
     try:
-        app()
+        code = _run(sys.argv[1:] or ["--help"])
+        if sys.stdout is not None:
+            sys.stdout.flush()  # here its failure can still be told
     except KeyboardInterrupt:
         _fail("interrupted", 130)
     except BrokenPipeError:
-        sys.stderr.close()  # the reader went away; nothing to say to it
+        # The reader went away: nothing to say to it, not even at Python's own last flush.
+        null = os.open(os.devnull, os.O_WRONLY)
+        for stream in (sys.stdout, sys.stderr):
+            if stream is not None:
+                os.dup2(null, stream.fileno())
         sys.exit(1)
+    except _UsageError as error:
+        _fail(_usage(error), 2)
     except (ValueError, TypeError, FileNotFoundError) as error:
-        _fail(str(error), 2)
+        _fail(error, 2)
     except OSError as error:
-        _fail(str(error), 1)
+        _fail(error, 1)
     except Exception as error:
+        # A library that is interrupted while it is imported says that it is broken.
+        if isinstance(_root_of(error), KeyboardInterrupt):
+            _fail("interrupted", 130)
         from histofast.errors import HistofastError
 
         if not isinstance(error, HistofastError):
             raise
-        _fail(str(error), 1)
+        _fail(error, 1)
+    sys.exit(code)
 
 
-def _fail(message: str, code: int) -> NoReturn:
-    typer.echo(f"histofast: {' '.join(message.split())}", err=True)
+def _root_of(error: BaseException) -> BaseException:
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return error
+
+
+def _run(arguments: list[str]) -> int:
+    """Run one command; not through `app()`, which words and colours errors in its own way."""
+    command = typer.main.get_command(app)
+    try:
+        with command.make_context("histofast", arguments) as context:
+            command.invoke(context)
+    except typer.Exit as end:
+        return end.exit_code
+    return 0
+
+
+def _usage(error: Exception) -> str:
+    message = str(error.format_message() if hasattr(error, "format_message") else error)
+    context = getattr(error, "ctx", None)
+    command = context.command_path if context is not None else "histofast"
+    return f"{message[:1].lower()}{message[1:].rstrip('.')} (see {command} --help)"
+
+
+def _fail(message: object, code: int) -> NoReturn:
+    typer.echo(f"histofast: {one_line(message)}", err=True)
     sys.exit(code)

@@ -32,7 +32,8 @@ def demo(
     typer.echo(f"3. histofast extract {out / 'slides'} --out {out / 'features'}")
     with show_progress(quiet=False) as on_progress:
         report = extract(slides, out=out / "features", on_progress=on_progress)
-    typer.echo(summarise(report), err=True)
+    for line in summarise(report, quiet=False):
+        typer.echo(line, err=True)
     checked = verify_folder([out / "features"])
     typer.echo(f"4. verified {checked.files} files: {len(checked.problems)} with problems")
     for slide in report.of("done") + report.of("skipped"):

@@ -4,37 +4,16 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict
-from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Literal, cast
 
 import typer
 
 from histofast.cli import _options as o
 from histofast.cli._progress import show_progress, summarise
 
-
-class LayoutName(StrEnum):
-    """Whose feature files to write."""
-
-    trident = "trident"
-    clam = "clam"
-    stamp = "stamp"
-
-
-class DeviceName(StrEnum):
-    """Where the encoder runs."""
-
-    auto = "auto"
-    cpu = "cpu"
-    cuda = "cuda"
-
-
-class EdgeName(StrEnum):
-    """What becomes of patches that would cross the slide's edge."""
-
-    drop = "drop"
-    shift = "shift"
+if TYPE_CHECKING:
+    from histofast.features import Layout
 
 
 def extract(
@@ -42,34 +21,50 @@ def extract(
         list[Path] | None,
         typer.Argument(help="slides, folders, globs, or a CSV list (wsi[, mpp, mask])"),
     ] = None,
-    out: Annotated[Path, typer.Option("--out", "-o", help="output folder")] = Path("features"),
+    out: Annotated[
+        Path, typer.Option("--out", "-o", metavar="FOLDER", help="output folder")
+    ] = Path("features"),
     encoder: Annotated[
         list[str] | None,
-        typer.Option("--encoder", "-e", help="name or ONNX file; several share one pass"),
+        typer.Option(
+            "--encoder",
+            "-e",
+            metavar="NAME|FILE",
+            help="a name of `histofast models list`, or an ONNX file; several share one pass",
+        ),
     ] = None,
     patches: Annotated[
         Path | None,
-        typer.Option("--patches", help="CSV of patch images: file, bag[, label, x, y, split]"),
+        typer.Option(
+            "--patches",
+            metavar="CSV",
+            help="patch images instead of slides: file, bag[, label, x, y, split]",
+        ),
     ] = None,
     wsi_dir: Annotated[
-        Path | None, typer.Option("--wsi-dir", "--wsi_dir", help="folder of slides")
+        Path | None,
+        typer.Option("--wsi-dir", "--wsi_dir", metavar="FOLDER", help="folder of slides"),
     ] = None,
     mpp: o.Mpp = None,
     mag: o.Mag = None,
     patch_px: o.PatchPx = None,
     overlap: o.Overlap = 0,
     min_tissue: o.MinTissue = 0.25,
-    edge: Annotated[
-        EdgeName, typer.Option("--edge", help="patches across the edge: leave out, or move inwards")
-    ] = EdgeName.drop,
+    edge: o.Edge = "drop",
     threshold: o.Threshold = None,
     mask: o.Mask = None,
     mpp_override: o.MppOverride = None,
     allow_upsampling: o.AllowUpsampling = False,
     half: Annotated[bool, typer.Option("--half", help="store features as float16")] = False,
     layout: Annotated[
-        LayoutName, typer.Option("--layout", help="whose feature files to write")
-    ] = LayoutName.trident,
+        str,
+        typer.Option(
+            "--layout",
+            parser=o.one_of("trident", "clam", "stamp"),
+            metavar="trident|clam|stamp",
+            help="whose feature files to write",
+        ),
+    ] = "trident",
     strict: Annotated[
         bool, typer.Option("--strict", help="a slide with an unreadable region fails")
     ] = False,
@@ -77,34 +72,65 @@ def extract(
         bool, typer.Option("--fail-fast", help="stop at the first slide that fails")
     ] = False,
     overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="replace files that something else made")
+        bool, typer.Option("--overwrite", help="replace feature files that something else made")
     ] = False,
     recursive: o.Recursive = False,
     shard: Annotated[
-        str | None, typer.Option("--shard", help="i/n: part i of n of the slides, for job arrays")
+        str | None,
+        typer.Option("--shard", metavar="I/N", help="part i of n of the slides, for job arrays"),
     ] = None,
     device: Annotated[
-        DeviceName, typer.Option("--device", help="where the encoder runs")
-    ] = DeviceName.auto,
+        str,
+        typer.Option(
+            "--device",
+            parser=o.one_of("auto", "cpu", "cuda"),
+            metavar="auto|cpu|cuda",
+            help="where the encoder runs",
+        ),
+    ] = "auto",
     threads: Annotated[
-        int | None, typer.Option("--threads", help="of the encoder [CPUs available]")
+        int | None,
+        typer.Option(
+            "--threads",
+            parser=o.whole_number,
+            metavar="N",
+            help="threads that encode [the CPUs available]",
+        ),
     ] = None,
     workers: Annotated[
-        int | None, typer.Option("--workers", help="threads that decode [CPUs available]")
+        int | None,
+        typer.Option(
+            "--workers",
+            parser=o.whole_number,
+            metavar="N",
+            help="threads that decode [the CPUs available]",
+        ),
     ] = None,
     batch_size: Annotated[
-        int | None, typer.Option("--batch-size", "--batch_size", help="patches per encoder call")
+        int | None,
+        typer.Option(
+            "--batch-size",
+            "--batch_size",
+            parser=o.whole_number,
+            metavar="N",
+            help="patches per encoder call",
+        ),
     ] = None,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="only count patches and estimate the time")
     ] = False,
     as_json: o.AsJson = False,
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="no progress")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="say only what failed")] = False,
 ) -> None:
     """Encode slides into feature files.
 
-    Files come to OUT/<mag>x_<patch>px_<overlap>px_overlap/features_<encoder>/<slide>.h5. A run that
-    was interrupted goes on where it was when started again.
+    \b
+      histofast extract slides/ --out features/
+      histofast extract slides.csv -o features/ --mag 20 --patch-px 224
+
+    Patches are of the side and scale that the encoder was made for, unless said otherwise. Files
+    come to OUT/<mag>x_<patch>px_<overlap>px_overlap/features_<encoder>/<slide>.h5. A run that was
+    interrupted goes on where it was when started again.
     """
     from histofast.pipeline import DEFAULT_ENCODER, TissueOptions
     from histofast.pipeline import extract as run
@@ -122,19 +148,19 @@ def extract(
             patch_px=patch_px,
             overlap_px=overlap,
             min_tissue=min_tissue,
-            edge=edge.value,
+            edge=cast(Literal["drop", "shift"], edge),
             tissue=TissueOptions(threshold=threshold),
             mask=mask,
             mpp_override=mpp_override,
             allow_upsampling=allow_upsampling,
             half=half,
-            layout=layout.value,
+            layout=cast("Layout", layout),
             strict=strict,
             fail_fast=fail_fast,
             overwrite=overwrite,
             recursive=recursive,
             shard=shard,
-            device=device.value,
+            device=cast(Literal["auto", "cpu", "cuda"], device),
             threads=threads,
             workers=workers,
             batch_size=batch_size,
@@ -143,6 +169,7 @@ def extract(
         )
     if as_json:
         typer.echo(json.dumps(asdict(report), indent=1))
-    elif not quiet or report.exit_code:
-        typer.echo(summarise(report), err=True)
+    if not as_json or quiet:
+        for line in summarise(report, quiet=quiet):
+            typer.echo(line, err=True)
     raise typer.Exit(report.exit_code)

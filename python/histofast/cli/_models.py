@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 app = typer.Typer(
-    help="Encoder files: list them, export them.", no_args_is_help=True, rich_markup_mode=None
+    help="List and export encoders: ONNX files that start at pixels.", rich_markup_mode=None
 )
 
 

@@ -1,44 +1,126 @@
-"""Options that several commands share."""
+"""Options that several commands share, and how their values are read."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-Mpp = Annotated[float | None, typer.Option("--mpp", help="um per pixel of the patches [encoder's]")]
+
+def number(text: str | float) -> float:
+    """Read a number; typer's own messages leave out what came."""
+    try:
+        return float(text)
+    except ValueError:
+        raise typer.BadParameter(f"must be a number, got {text!r}") from None
+
+
+def whole_number(text: str | int) -> int:
+    """Read a whole number."""
+    try:
+        return int(text)
+    except ValueError:
+        raise typer.BadParameter(f"must be a whole number, got {text!r}") from None
+
+
+def one_of(*names: str) -> Callable[[str], str]:
+    """Make a reader of one of `names`."""
+
+    def read(text: str) -> str:
+        if text not in names:
+            raise typer.BadParameter(f"must be one of {', '.join(names)}, got {text!r}")
+        return text
+
+    return read
+
+
+Mpp = Annotated[
+    float | None,
+    typer.Option("--mpp", parser=number, metavar="UM", help="scale of the patches, um per pixel"),
+]
 Mag = Annotated[
-    float | None, typer.Option("--mag", help="magnification instead of --mpp: 20 means 0.5 um/px")
+    float | None,
+    typer.Option(
+        "--mag", parser=number, metavar="X", help="magnification instead: 20 means --mpp 0.5"
+    ),
 ]
 PatchPx = Annotated[
     int | None,
-    typer.Option("--patch-px", "--patch-size", "--patch_size", help="side of a patch [encoder's]"),
+    typer.Option(
+        "--patch-px",
+        "--patch-size",
+        "--patch_size",
+        parser=whole_number,
+        metavar="PX",
+        help="side of a patch",
+    ),
 ]
-Overlap = Annotated[int, typer.Option("--overlap", help="overlap of neighbours in patch pixels")]
+Overlap = Annotated[
+    int,
+    typer.Option(
+        "--overlap",
+        parser=whole_number,
+        metavar="PX",
+        help="overlap of neighbours, in patch pixels",
+    ),
+]
 MinTissue = Annotated[
-    float, typer.Option("--min-tissue", help="least share of tissue in a patch, 0..1")
+    float,
+    typer.Option(
+        "--min-tissue", parser=number, metavar="SHARE", help="least tissue in a patch, 0..1"
+    ),
+]
+Edge = Annotated[
+    str,
+    typer.Option(
+        "--edge",
+        parser=one_of("drop", "shift"),
+        metavar="drop|shift",
+        help="patches across the slide's edge: leave out, or move inwards",
+    ),
 ]
 MppOverride = Annotated[
     float | None,
-    typer.Option("--mpp-override", help="level-0 um/px, instead of what the slide says"),
+    typer.Option(
+        "--mpp-override",
+        parser=number,
+        metavar="UM",
+        help="level-0 um per pixel, instead of what the slides say",
+    ),
 ]
 Mask = Annotated[
     Path | None,
     typer.Option(
-        "--mask", help="PNG or GeoJSON instead of finding tissue; a folder for several slides"
+        "--mask",
+        metavar="PATH",
+        help="PNG or GeoJSON instead of finding tissue; for several slides a folder of them",
     ),
 ]
 Threshold = Annotated[
-    int | None, typer.Option("--threshold", help="tissue threshold 0..255 [Otsu's]")
+    int | None,
+    typer.Option(
+        "--threshold",
+        parser=whole_number,
+        metavar="N",
+        help="tissue threshold 0..255, instead of Otsu's",
+    ),
 ]
 AllowUpsampling = Annotated[
-    bool, typer.Option("--allow-upsampling", help="take slides coarser than --mpp")
+    bool, typer.Option("--allow-upsampling", help="take slides that are coarser than the patches")
 ]
 Recursive = Annotated[
     bool, typer.Option("--recursive", "-r", help="look for slides in sub-folders too")
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="print the report as JSON")]
+
+
+def one_line(text: object) -> str:
+    """Keep a name, message or error from the outside world to one line of a log."""
+    if isinstance(text, OSError) and text.strerror:  # without its [Errno 13]
+        text = f"{text.filename}: {text.strerror}" if text.filename else text.strerror
+    return " ".join(str(text).split())
 
 
 def mpp_of(mpp: float | None, mag: float | None) -> float | None:
@@ -47,6 +129,6 @@ def mpp_of(mpp: float | None, mag: float | None) -> float | None:
         raise ValueError("--mpp and --mag must not both be given")
     if mag is None:
         return mpp
-    if not mag > 0:
-        raise ValueError(f"--mag must be above 0, got {mag:g}")
+    if not 0.5 <= mag <= 200:
+        raise ValueError(f"--mag must be within 0.5..200, got {mag:g}: 20 means 0.5 um per pixel")
     return 10 / mag

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING
 
 import typer
 
+from histofast.cli._options import one_line
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
@@ -18,7 +20,7 @@ if TYPE_CHECKING:
 @contextmanager
 def show_progress(*, quiet: bool) -> Iterator[Callable[[Progress], None] | None]:
     """Yield what `extract(on_progress=...)` wants."""
-    if quiet:
+    if quiet or sys.stderr is None:  # None: started with the stream closed
         yield None
     elif sys.stderr.isatty():
         with _bars() as update:
@@ -28,7 +30,8 @@ def show_progress(*, quiet: bool) -> Iterator[Callable[[Progress], None] | None]
 
 
 def _plain(progress: Progress) -> None:
-    if progress.finished is not None:
+    # A run that goes on after days says nothing on the thousands that are there.
+    if progress.finished is not None and progress.finished.status != "skipped":
         typer.echo(
             f"[{progress.slides_done}/{progress.slides_total}] {describe(progress.finished)}",
             err=True,
@@ -38,38 +41,41 @@ def _plain(progress: Progress) -> None:
 @contextmanager
 def _bars() -> Iterator[Callable[[Progress], None]]:
     from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn
+    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn
     from rich.progress import Progress as Bars
 
+    # Names of slides are text, whatever brackets and colons are in them.
     bars = Bars(
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),
         BarColumn(bar_width=30),
         MofNCompleteColumn(),
-        TextColumn("{task.fields[note]}"),
-        TimeElapsedColumn(),
-        console=Console(stderr=True),
+        TextColumn("{task.fields[note]}", markup=False),
+        console=Console(stderr=True, emoji=False),
+        transient=True,
     )
     with bars:
         slides = bars.add_task("slides", total=None, note="")
         patches = bars.add_task("patches", total=None, note="")
 
         def update(progress: Progress) -> None:
-            if progress.finished is not None:
-                bars.console.print(describe(progress.finished), markup=False, highlight=False)
-            rate = progress.patches_done / max(progress.seconds, 1e-9)
+            if progress.finished is not None and progress.finished.status != "skipped":
+                bars.console.print(
+                    describe(progress.finished), markup=False, highlight=False, soft_wrap=True
+                )
             bars.update(
                 slides,
                 total=progress.slides_total,
                 completed=progress.slides_done,
-                note=_time_left(progress),
+                note=_duration(progress.seconds) + _time_left(progress),
             )
-            bars.update(
-                patches,
-                description=_clip(progress.name) if progress.slide_patches else "patches",
-                total=progress.slide_patches or None,
-                completed=progress.slide_patches_done,
-                note=f"{rate:.1f} patches/s",
-            )
+            if progress.slide_patches:  # between two slides the bar of the last one stays
+                bars.update(
+                    patches,
+                    description=_clip(one_line(progress.name)),
+                    total=progress.slide_patches,
+                    completed=progress.slide_patches_done,
+                    note=f"{progress.patches_done / max(progress.seconds, 1e-9):.1f} patches/s",
+                )
 
         yield update
 
@@ -78,13 +84,15 @@ def _time_left(progress: Progress) -> str:
     """From the slides so far: how many patches the others have is not known yet."""
     part = progress.slide_patches_done / progress.slide_patches if progress.slide_patches else 0.0
     done = progress.slides_done + part
-    if done < 0.02 * progress.slides_total or done == 0:
+    if done == 0 or done < 0.02 * progress.slides_total or done >= progress.slides_total:
         return ""
     left_s = progress.seconds / done * (progress.slides_total - done)
-    return f"about {_duration(left_s)} left"
+    return f", about {_duration(left_s)} left"
 
 
 def _duration(seconds: float) -> str:
+    if seconds < 10:
+        return f"{seconds:.1f} s"
     if seconds < 100:
         return f"{seconds:.0f} s"
     if seconds < 6000:
@@ -98,53 +106,70 @@ def _clip(text: str, width: int = 28) -> str:
 
 def describe(slide: SlideReport) -> str:
     """One line on what became of a slide."""
+    name = one_line(slide.name)
     if slide.status == "failed":
-        return f"{slide.name}: failed: {slide.error}"
+        return f"{name}: failed: {one_line(slide.error)}"
     if slide.status == "skipped":
-        return f"{slide.name}: already there"
-    if slide.status == "planned":
-        return f"{slide.name}: {slide.patches} patches"
+        return f"{name}: already there"
     if slide.status == "interrupted":
-        return f"{slide.name}: not done"
-    total_s = slide.seconds.get("total", 0.0)
-    text = f"{slide.name}: {slide.patches} patches in {total_s:.1f} s"
+        return f"{name}: not done"
+    if slide.patches == 0:
+        return f"{name}: no patches, for there is no tissue, or less than --min-tissue"
+    text = f"{name}: {count(slide.patches, 'patch')}"
+    if slide.status == "done":
+        text += f" in {slide.seconds.get('total', 0.0):.1f} s"
     if slide.unreadable:
-        text += f", {slide.unreadable} unreadable regions in {slide.damaged_patches} patches"
+        text += (
+            f", {count(slide.unreadable, 'unreadable region')} in "
+            f"{count(slide.damaged_patches, 'patch')}"
+        )
     return text
 
 
-def summarise(report: RunReport) -> str:
-    """The last lines of a run: totals, and once more what failed."""
+def summarise(report: RunReport, *, quiet: bool) -> list[str]:
+    """The last lines of a run; `quiet`: only what failed, which nothing has shown before."""
+    failed = report.of("failed")
+    lines = [describe(slide) for slide in failed] if quiet else [_totals(report)]
+    if report.error:
+        lines.append(f"stopped: {one_line(report.error)}")
+    if report.interrupted:
+        lines.append("interrupted: the same command goes on from here")
+    if report.path and not quiet:
+        lines.append(f"report: {report.path}")
+    return lines
+
+
+def _totals(report: RunReport) -> str:
     planned = report.of("planned")
-    lines = []
-    if planned:
-        total = sum(slide.patches for slide in planned)
-        lines.append(
-            f"{len(planned)} slides, {total} patches: about "
+    if report.about.get("estimated_patches_per_s"):
+        patches = sum(slide.patches for slide in planned)
+        text = (
+            f"{count(len(planned), 'slide')}, {count(patches, 'patch')}: about "
             f"{_duration(report.about['estimated_seconds'])} at "
             f"{report.about['estimated_patches_per_s']:.1f} patches/s (nothing was written)"
         )
-    else:
-        counts = [
-            f"{len(report.of('done'))} done",
-            *(
-                f"{len(found)} {word}"
-                for word, found in (
-                    ("already there", report.of("skipped")),
-                    ("failed", report.of("failed")),
-                    ("not done", report.of("interrupted")),
-                )
-                if found
-            ),
-        ]
-        rate = report.patches / max(report.seconds, 1e-9)
-        lines.append(
-            f"{len(report.slides)} slides: {', '.join(counts)}; {report.patches} patches in "
-            f"{_duration(report.seconds)} ({rate:.1f} patches/s)"
+        failed = report.of("failed")
+        return f"{text}; {len(failed)} would fail" if failed else text
+    counts = [
+        f"{len(found)} {word}"
+        for word, found in (
+            ("done", report.of("done")),
+            ("already there", report.of("skipped")),
+            ("failed", report.of("failed")),
+            ("not done", report.of("interrupted")),
         )
-    lines += [f"  {describe(slide)}" for slide in report.of("failed")]
-    if report.error:
-        lines.append(f"stopped: {report.error}")
-    if report.path:
-        lines.append(f"report: {report.path}")
-    return "\n".join(lines)
+        if found
+    ]
+    text = f"{count(len(report.slides), 'slide')}{': ' * bool(counts)}{', '.join(counts)}"
+    if report.patches:
+        rate = report.patches / max(report.seconds, 1e-9)
+        text += (
+            f"; {count(report.patches, 'patch')} in {_duration(report.seconds)} "
+            f"({rate:.1f} patches/s)"
+        )
+    return text
+
+
+def count(n: int, what: str) -> str:
+    """`1 patch`, `2 patches`, `3 slides`."""
+    return f"{n} {what}" + ("" if n == 1 else "es" if what.endswith("ch") else "s")

@@ -10,13 +10,19 @@ from typing import Annotated
 import typer
 
 from histofast.cli import _options as o
+from histofast.cli._progress import count
 
 
 def verify(
     paths: Annotated[list[Path], typer.Argument(help="feature files, or folders of them")],
     encoder: Annotated[
         list[Path] | None,
-        typer.Option("--encoder", "-e", help="ONNX file that files of its name must be made by"),
+        typer.Option(
+            "--encoder",
+            "-e",
+            metavar="FILE",
+            help="ONNX file that the feature files under its name must be made by",
+        ),
     ] = None,
     as_json: o.AsJson = False,
 ) -> None:
@@ -29,6 +35,8 @@ def verify(
 
         expected = {spec.name: spec.sha256 for spec in map(read_spec, encoder)}
     report = verify_folder(paths, encoders_sha256=expected)
+    if report.files == 0:
+        raise FileNotFoundError(f"no feature file (.h5) in {', '.join(map(str, paths))}")
     if as_json:
         problems = {str(path): list(found) for path, found in report.problems.items()}
         typer.echo(
@@ -37,10 +45,10 @@ def verify(
     else:
         for path, found in report.problems.items():
             for problem in found:
-                typer.echo(f"{path}: {problem}")
+                typer.echo(problem if problem.startswith(str(path)) else f"{path}: {problem}")
         typer.echo(
-            f"{report.files} files, {len(report.problems)} with problems; "
-            f"{report.patches} patches in whole ones"
+            f"{count(report.files, 'feature file')}, {len(report.problems)} broken; "
+            f"{count(report.patches, 'patch')} in whole ones"
         )
     raise typer.Exit(1 if report.problems else 0)
 

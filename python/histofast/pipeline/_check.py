@@ -6,10 +6,11 @@ import json
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from histofast._cpus import available_cpus
 from histofast.pipeline._jobs import Job, list_jobs, with_masks
+from histofast.pipeline._report import make_folder
 from histofast.pipeline._slides import SLIDE_FAILURES, MaskFile, TissueOptions, find_tissue_with
 from histofast.slides import open_slide, write_png
 from histofast.tiling import plan_patches
@@ -26,9 +27,11 @@ def check_slides(
     patch_px: int = 256,
     overlap_px: int = 0,
     min_tissue: float = 0.25,
+    edge: Literal["drop", "shift"] = "drop",
     tissue: TissueOptions | None = None,
     mask: str | Path | None = None,
     mpp_override: float | None = None,
+    allow_upsampling: bool = False,
     recursive: bool = False,
 ) -> Iterator[tuple[Job, dict[str, Any] | Exception]]:
     """Write mask, contours and a preview of every slide.
@@ -39,21 +42,22 @@ def check_slides(
     Args:
         slides: as in `extract`.
         out: output folder.
-        mpp: of the patches; so `patch_px`, `overlap_px`, `min_tissue`: as in `extract`.
+        mpp: of the patches; so `patch_px`, `overlap_px`, `min_tissue`, `edge`: as in `extract`.
         tissue: how tissue is found.
         mask: ready masks, as in `extract`.
         mpp_override: level-0 um per pixel of all slides.
+        allow_upsampling: take slides that are coarser than `mpp`.
         recursive: look in sub-folders too.
 
     Yields:
         Per slide its job, and either what was found and where it was written, or the error.
 
     Raises:
-        ValueError, FileNotFoundError: as `extract`, before the first slide.
+        ValueError, FileNotFoundError, FeatureError: as `extract`, before the first slide.
     """
     jobs = with_masks(list_jobs(slides, recursive=recursive), mask)
     out = Path(out)
-    out.mkdir(parents=True, exist_ok=True)
+    make_folder(out)
     options = tissue or TissueOptions()
     with ThreadPoolExecutor(available_cpus()) as pool:
         for job in jobs:
@@ -68,6 +72,8 @@ def check_slides(
                         patch_px=patch_px,
                         overlap_px=overlap_px,
                         min_tissue=min_tissue,
+                        edge=edge,
+                        allow_upsampling=allow_upsampling,
                     )
                     base = slide.levels[0]
                     side_um = max(base.width, base.height) * slide.mpp

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from histofast.patches import PatchBag, find_column, read_patch_table, read_table
@@ -86,7 +86,8 @@ def _jobs_of_table(path: Path) -> list[Job]:
                 ) from None
             if not MPP_MIN <= value <= MPP_MAX:
                 raise ValueError(
-                    f"{path}, line {line}: {mpp} must be within {MPP_MIN}..{MPP_MAX}, got {value:g}"
+                    f"{path}, line {line}: {mpp} must be within {MPP_MIN}..{MPP_MAX:g} um per "
+                    f"pixel, got {value:g}"
                 )
         jobs.append(
             Job(
@@ -131,10 +132,10 @@ def with_masks(jobs: list[Job], mask: str | Path | None) -> list[Job]:
                 f"mask must be a folder of masks named after the slides when there are "
                 f"{len(jobs)} slides, got {mask}"
             )
-        return [Job(name=jobs[0].name, path=jobs[0].path, mpp=jobs[0].mpp, mask=mask)]
+        return [replace(jobs[0], mask=mask)]
     found = []
     for job in jobs:
         candidates = [mask / f"{job.name}{suffix}" for suffix in (".png", ".geojson", ".json")]
         file = next((path for path in candidates if path.is_file()), candidates[0])
-        found.append(Job(name=job.name, path=job.path, mpp=job.mpp, mask=job.mask or file))
+        found.append(replace(job, mask=job.mask or file))
     return found

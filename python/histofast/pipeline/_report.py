@@ -87,6 +87,20 @@ class Clock:
         self._last = now
 
 
+def make_folder(out: Path) -> None:
+    """Make the output folder where it is missing.
+
+    Raises:
+        FeatureError: it cannot be one.
+    """
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except (FileExistsError, NotADirectoryError) as error:
+        raise FeatureError(f"cannot write to {out}: there is a file in the way") from error
+    except OSError as error:
+        raise FeatureError(f"cannot write to {out}: {error.strerror}") from error
+
+
 class ReportFile:
     """`run.json`: saved now and then while the run goes on, and at its end.
 

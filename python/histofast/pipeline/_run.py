@@ -24,11 +24,18 @@ from numpy.typing import NDArray
 from histofast import _core
 from histofast._cpus import available_cpus
 from histofast.encoders import Encoder, load
-from histofast.errors import FeatureError, NoSpaceError, SlideError, TileError
+from histofast.errors import NoSpaceError, SlideError, TileError
 from histofast.features import FeatureWriter, Layout, remove_stale_temporaries
 from histofast.patches import PatchBatch
 from histofast.pipeline._jobs import Job, list_bags, list_jobs, select_shard, with_masks
-from histofast.pipeline._report import Clock, Progress, ReportFile, RunReport, SlideReport
+from histofast.pipeline._report import (
+    Clock,
+    Progress,
+    ReportFile,
+    RunReport,
+    SlideReport,
+    make_folder,
+)
 from histofast.pipeline._slides import (
     SLIDE_FAILURES,
     Busy,
@@ -42,6 +49,7 @@ from histofast.tiling import MPP_MAX, MPP_MIN
 DEFAULT_ENCODER = "densenet121-t2"
 DEFAULT_PATCH_PX = 256
 QUEUED_BATCHES = 4
+TRIAL_PATCHES = 64  # at most, for the estimate of a dry run
 POLL_S = 0.5  # how often a run asks whether another process has let go of a slide
 
 
@@ -127,13 +135,22 @@ def extract(
         raise ValueError("encoder must name at least one encoder, got none")
     if (slides is None) == (patches is None):
         raise ValueError("slides or patches must be given, and not both")
-    for name, value in (("threads", threads), ("workers", workers), ("batch_size", batch_size)):
+    if patches is not None and mask is not None:
+        raise ValueError("mask must not be given with patches, which are cut already")
+    for name, value in (
+        ("patch_px", patch_px),
+        ("threads", threads),
+        ("workers", workers),
+        ("batch_size", batch_size),
+    ):
         if value is not None and value < 1:
             raise ValueError(f"{name} must be at least 1, got {value}")
     if half and layout == "clam":
         raise ValueError("half must be False for layout clam, whose readers want float32, got True")
     if mpp_override is not None and not MPP_MIN <= mpp_override <= MPP_MAX:
-        raise ValueError(f"mpp_override must be within {MPP_MIN}..{MPP_MAX}, got {mpp_override:g}")
+        raise ValueError(
+            f"mpp_override must be within {MPP_MIN}..{MPP_MAX:g} um per pixel, got {mpp_override:g}"
+        )
 
     jobs = (
         list_bags(patches) if patches is not None else list_jobs(slides or (), recursive=recursive)
@@ -145,7 +162,7 @@ def extract(
         ]
         options = Options(
             out=out,
-            mpp=mpp or _agreed(encoders, "mpp"),
+            mpp=_agreed(encoders, "mpp") if mpp is None else mpp,
             patch_px=patch_px or (0 if patches is not None else _agreed(encoders, "patch_px")),
             overlap_px=overlap_px,
             min_tissue=min_tissue,
@@ -169,10 +186,7 @@ def extract(
             _plan_only(jobs, encoders, options, pool, report, on_progress, start)
             report.seconds = time.perf_counter() - start
             return report
-        try:
-            out.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise FeatureError(f"cannot write to {out}: {error.strerror}") from error
+        make_folder(out)
         remove_stale_temporaries(out)
         saver = stack.enter_context(closing(ReportFile(out, report, shard)))
         supply = stack.enter_context(_Supply(jobs, encoders, options, pool))
@@ -199,15 +213,15 @@ def _agreed(encoders: Sequence[Encoder], what: Literal["mpp", "patch_px"]) -> An
 def _check_options(options: Options, encoders: Sequence[Encoder]) -> None:
     """Refuse before the first slide what no slide could satisfy."""
     if not MPP_MIN <= options.mpp <= MPP_MAX:
-        raise ValueError(f"mpp must be within {MPP_MIN}..{MPP_MAX}, got {options.mpp:g}")
-    if options.patch_px < 0:
-        raise ValueError(f"patch_px must be at least 1, got {options.patch_px}")
+        raise ValueError(
+            f"mpp must be within {MPP_MIN}..{MPP_MAX:g} um per pixel, got {options.mpp:g}"
+        )
     if options.patch_px and not 0 <= options.overlap_px < options.patch_px:
         raise ValueError(
             f"overlap_px must be within 0..{options.patch_px - 1}, got {options.overlap_px}"
         )
     if not 0 <= options.min_tissue <= 1:
-        raise ValueError(f"min_tissue must be within 0..1, got {options.min_tissue}")
+        raise ValueError(f"min_tissue must be within 0..1, got {options.min_tissue:g}")
     names = [e.spec.name for e in encoders]
     if len(set(names)) < len(names):
         raise ValueError(f"encoders must have different names, got {', '.join(names)}")
@@ -386,6 +400,7 @@ class _Run:
         self._damaged: list[NDArray[np.int64]] = []
         self._rows = 0
         self._patches = 0
+        self._last_end = 0.0
 
     def run(self, *, fail_fast: bool, save: Callable[[], None]) -> None:
         """Encode all slides. After each `save` is called."""
@@ -483,7 +498,10 @@ class _Run:
             if isinstance(error, NoSpaceError):
                 self._report.error = report.error
         if prepared is not None:
-            report.seconds["total"] = time.perf_counter() - prepared.started
+            # A slide that was ready early has only waited for the one before.
+            now = time.perf_counter()
+            report.seconds["total"] = now - max(prepared.started, self._last_end)
+            self._last_end = now
         self._drop()
         self._report.slides.append(report)
         self._tell(report)
@@ -559,7 +577,7 @@ def _plan_only(
                 )
             )
     side = options.patch_px or DEFAULT_PATCH_PX
-    pixels = np.full((options.batch_size, side, side, 3), 200, np.uint8)
+    pixels = np.full((min(options.batch_size, TRIAL_PATCHES), side, side, 3), 200, np.uint8)
     rate_s = 0.0
     for encoder in encoders:
         encoder.encode(pixels)  # the first call allocates

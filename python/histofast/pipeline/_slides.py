@@ -30,7 +30,7 @@ from histofast.tissue import Tissue, find_tissue
 REVISION = 1
 
 # What can be wrong with one slide without anything being wrong with the run.
-SLIDE_FAILURES = (HistofastError, OSError, ValueError, MemoryError)
+SLIDE_FAILURES = (HistofastError, OSError, ValueError, MemoryError, RuntimeError)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -42,6 +42,10 @@ class TissueOptions:
     min_area_um2: float = 20_000.0
     max_hole_um2: float = 100_000.0
     exclude_foreign: bool = True
+
+    def __post_init__(self) -> None:
+        if self.threshold is not None and not 0 <= self.threshold <= 255:
+            raise ValueError(f"threshold must be within 0..255, got {self.threshold}")
 
     @property
     def identity(self) -> dict[str, Any]:
@@ -162,19 +166,28 @@ def _in_the_way(output: _Output, found: Mapping[str, Any] | None) -> str:
     if found is None:
         what = "is no feature file of histofast, or a broken one"
     else:
-        wanted = json.loads(json.dumps(output.identity))
-        differs = [
-            f"{key}: {_short(found.get(key))} instead of {_short(wanted.get(key))}"
-            for key in sorted(wanted.keys() | found.keys())
-            if found.get(key) != wanted.get(key)
-        ]
+        differs = _differences(found, json.loads(json.dumps(output.identity)))
         what = "was made by something else (" + "; ".join(differs) + ")"
     return f"{output.path} {what}: choose another output folder, or replace it with --overwrite"
 
 
+def _differences(found: Any, wanted: Any, name: str = "") -> list[str]:
+    """What differs between two identities, one text per leaf: `tissue.threshold: 30, not null`."""
+    if found == wanted:
+        return []
+    if isinstance(found, Mapping) and isinstance(wanted, Mapping):
+        keys = sorted(found.keys() | wanted.keys())
+        parts = [
+            _differences(found.get(key), wanted.get(key), f"{name}.{key}".lstrip("."))
+            for key in keys
+        ]
+        return [text for part in parts for text in part]
+    return [f"{name}: {_short(found)}, not {_short(wanted)}"]
+
+
 def _short(value: Any) -> str:
-    text = json.dumps(value, sort_keys=True) if isinstance(value, dict | list) else str(value)
-    return text if len(text) <= 120 else text[:117] + "..."
+    text = json.dumps(value, sort_keys=True)
+    return text if len(text) <= 60 else text[:57] + "..."
 
 
 def _acquire(outputs: Sequence[_Output]) -> list[SlideLock]:

@@ -13,6 +13,7 @@ import secrets
 from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from fractions import Fraction
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -148,7 +149,8 @@ def write_pyramid(
             reason += ": free some space or choose another folder"
         raise SlideError(f"cannot write {path}: {reason}") from error
     finally:
-        temporary.unlink(missing_ok=True)
+        with suppress(OSError):  # its folder may not even be there
+            temporary.unlink()
 
 
 def write_averaged_pyramid(
