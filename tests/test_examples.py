@@ -1,0 +1,29 @@
+"""The examples in the docstrings run and give what they say."""
+
+from __future__ import annotations
+
+import doctest
+from importlib import import_module
+
+import numpy as np
+import pytest
+
+MODULES = [
+    "_arrays",
+    "features",
+    "networks._create",
+    "slides._metadata",
+    "slides._write",
+    "tiling",
+    "tissue",
+]
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_examples(name):
+    if name.startswith("networks"):
+        pytest.importorskip("torch")
+    module = import_module(f"histofast.{name}")
+    failed, tried = doctest.testmod(module, extraglobs={"np": np})
+    assert tried > 0
+    assert failed == 0
