@@ -8,6 +8,7 @@ End to end means all of it: opening, tissue, planning, decoding, encoding, check
 from __future__ import annotations
 
 import itertools
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +20,7 @@ from histofast._cpus import available_cpus
 from histofast.synthetic import make_slide
 
 CPUS = available_cpus()
-BATCH = 32
+BATCHES = (8, 32)
 
 
 @pytest.fixture(scope="module")
@@ -31,7 +32,7 @@ def slide(cache):
 
 
 def encoded(slides, out):
-    report = histofast.extract(slides, out=out, batch_size=BATCH)
+    report = histofast.extract(slides, out=out)
     assert report.exit_code == 0
     return report
 
@@ -47,25 +48,28 @@ def test_against_the_encoder_alone(slide, table, benchmark, tmp_path):
         encoder.spec.path, options, providers=["CPUExecutionProvider"]
     )
 
-    def bare():
-        for start in range(0, len(pixels), BATCH):
-            session.run(None, {"pixels": pixels[start : start + BATCH]})
+    def bare(batch):
+        for start in range(0, len(pixels), batch):
+            session.run(None, {"pixels": pixels[start : start + batch]})
 
     def resident():
-        for start in range(0, len(pixels), BATCH):
-            encoder.encode(pixels[start : start + BATCH])
+        for start in range(0, len(pixels), encoder.preferred_batch):
+            encoder.encode(pixels[start : start + encoder.preferred_batch])
 
     numbers = itertools.count()
 
     def ours():
         assert encoded(slide, tmp_path / str(next(numbers))).patches == len(pixels)
 
-    bare_name = f"bare ONNX Runtime session, batch {BATCH}, {CPUS} threads"
+    rivals = {
+        f"bare ONNX Runtime session, batch {batch}, {CPUS} threads": partial(bare, batch)
+        for batch in BATCHES
+    }
     table.race(
         "extract end to end, default encoder",
         ours,
-        {bare_name: bare, "histofast's Encoder on the patches in memory": resident},
-        goals={bare_name: 0.92},
+        {**rivals, "histofast's Encoder on the patches in memory": resident},
+        goals=dict.fromkeys(rivals, 0.92),
         work=len(pixels),
         unit="patches/s",
         rounds=3,

@@ -177,6 +177,16 @@ def test_coverage_matches_definition(seed, shape, box):
     )
 
 
+def test_coverage_of_a_tall_mask_in_bands(rng, monkeypatch):
+    mask = rng.integers(0, 2, (120, 30), dtype=np.uint8)
+    boxes = np.concatenate([rng.uniform(-5, 120, (300, 2)), rng.uniform(1, 30, (300, 2))], axis=1)
+    whole = tiling.coverage(mask, boxes)
+    np.testing.assert_allclose(whole, reference.coverage(mask, boxes), atol=1e-9)
+    monkeypatch.setattr(tiling, "BAND_ROWS", 10)
+    for order in (np.argsort(boxes[:, 1]), np.arange(300)):
+        np.testing.assert_allclose(tiling.coverage(mask, boxes[order]), whole[order], atol=1e-9)
+
+
 def test_coverage_of_nothing():
     assert tiling.coverage(np.zeros((0, 4), np.uint8), np.ones((2, 4))).tolist() == [0, 0]
 

@@ -18,6 +18,7 @@ from histofast._arrays import check
 
 MPP_MIN, MPP_MAX = 0.05, 20.0
 LEVEL_TOLERANCE = 0.01
+BAND_ROWS = 256
 WHITE = (255, 255, 255)
 
 
@@ -232,8 +233,28 @@ def coverage(mask: NDArray[np.uint8], boxes: NDArray[np.float64]) -> NDArray[np.
     """
     h, w = check("mask", mask, "uint8", ("h", "w"))
     check("boxes", boxes, "float64", ("n", 4))
-    if h == 0 or w == 0 or len(boxes) == 0:
-        return np.zeros(len(boxes))
+    result = np.zeros(len(boxes))
+    if h == 0 or w == 0:
+        return result
+    first_row = np.clip(np.floor(boxes[:, 1]), 0, h).astype(np.int64)
+    last_row = np.clip(np.ceil(boxes[:, 1] + boxes[:, 3]), 0, h).astype(np.int64)
+    start = 0
+    while start < len(boxes):
+        # Boxes come row by row: an integral image of the rows of some of them at a time is small.
+        reach = first_row[start] + BAND_ROWS
+        beyond = np.flatnonzero(last_row[start:] > max(reach, last_row[start]))
+        stop = start + int(beyond[0]) if len(beyond) else len(boxes)
+        top, bottom = int(first_row[start:stop].min()), int(last_row[start:stop].max())
+        if bottom > top:
+            shifted = boxes[start:stop] - np.array([0, top, 0, 0])
+            result[start:stop] = _means(mask[top:bottom], shifted)
+        start = stop
+    return result
+
+
+def _means(mask: NDArray[np.uint8], boxes: NDArray[np.float64]) -> NDArray[np.float64]:
+    """`coverage` by one integral image."""
+    h, w = mask.shape
     integral = np.zeros((h + 1, w + 1), np.int64)
     np.cumsum(mask != 0, axis=0, out=integral[1:, 1:])
     np.cumsum(integral[1:, 1:], axis=1, out=integral[1:, 1:])

@@ -5,9 +5,11 @@ Commands import what they need when they run, so that `--help` and typing mistak
 
 from __future__ import annotations
 
+import _thread
 import os
 import signal
 import sys
+import threading
 from types import FrameType
 from typing import NoReturn
 
@@ -64,6 +66,14 @@ def _stopped(_signal: int, _frame: FrameType | None) -> NoReturn:
     raise KeyboardInterrupt
 
 
+def _repeat_lost_interruption(lost: sys.UnraisableHookArgs) -> None:
+    """Python drops what is raised in a destructor; a Ctrl-C that came just then must not be."""
+    if issubclass(lost.exc_type, KeyboardInterrupt):
+        threading.Timer(0.05, _thread.interrupt_main, [signal.SIGTERM]).start()
+    else:
+        sys.__unraisablehook__(lost)
+
+
 def main() -> None:
     """Run the command line. Exit codes: 0 done, 1 something failed, 2 usage, 130 interrupted."""
     # Job schedulers end a job with SIGTERM, a lost connection with SIGHUP: leave whole files only
@@ -72,6 +82,7 @@ def main() -> None:
         number = getattr(signal, name, None)
         if number is not None and signal.getsignal(number) is signal.SIG_DFL:
             signal.signal(number, _stopped)
+    sys.unraisablehook = _repeat_lost_interruption
     try:
         code = _run(sys.argv[1:] or ["--help"])
         if sys.stdout is not None:

@@ -12,7 +12,7 @@ app = typer.Typer(
 )
 
 
-@app.command(name="export")
+@app.command(name="export", short_help="Export a network, cut at a layer (needs torch).")
 def export(
     network: Annotated[str, typer.Argument(help="name of the network, e.g. densenet121")],
     weights: Annotated[Path, typer.Option("--weights", help="safetensors file of its weights")],

@@ -77,7 +77,7 @@ class Encoder:
     @property
     def preferred_batch(self) -> int:
         """How many patches to hand over at once: enough to keep all threads or the GPU busy."""
-        return max(32, 4 * self.threads) if self.provider == _runtime.CPU else 128
+        return max(8, 4 * self.threads) if self.provider == _runtime.CPU else 128
 
     def encode(
         self, pixels: NDArray[np.uint8], out: NDArray[np.float32] | None = None

@@ -167,7 +167,7 @@ class Slide(ABC):
         corners = np.stack(np.meshgrid(np.arange(columns), np.arange(rows)), axis=-1).reshape(-1, 2)
         boxes = np.concatenate([corners * block, np.full_like(corners, block)], axis=1)
         boxes = boxes * np.array([per_x, per_y, per_x, per_y])
-        picture = np.empty((rows * block, columns * block, 3), np.uint8)
+        picture = np.empty((h, w, 3), np.uint8)
         unreadable = 0
         own = ThreadPoolExecutor(available_cpus()) if workers is None else nullcontext(workers)
         with own as pool:
@@ -176,11 +176,11 @@ class Slide(ABC):
             ):
                 top = batch.start // columns * block
                 strip = batch.pixels.swapaxes(0, 1).reshape(block, columns * block, 3)
-                picture[top : top + block] = strip
+                picture[top : top + block] = strip[: h - top, :w]
                 unreadable += len(batch.unreadable)
         if unreadable == level.columns * level.rows:
             raise SlideError(f"no tile of level {index} of {self.path} can be decoded")
-        return np.ascontiguousarray(picture[:h, :w])
+        return picture
 
     def __enter__(self) -> Self:
         return self
