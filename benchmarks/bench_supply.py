@@ -44,7 +44,8 @@ def scene(big_slide):
         coords_l0=np.ascontiguousarray(plan.coords_l0[keep] + OFFSET_PX),
         tissue_fraction=plan.tissue_fraction[keep],
     )
-    return slide, plan
+    yield slide, plan
+    slide.close()
 
 
 def ours(slide, plan, workers):

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import _thread
 import json
 import os
+import queue
 import re
 import shutil
 import signal
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,6 +22,7 @@ import pytest
 from onnx import TensorProto, helper
 
 import histofast
+from histofast import cli as cli_module
 from histofast import features
 from histofast.cli import main
 from slide_files import overwrite, picture, tile_extent, write_tiff
@@ -36,6 +40,7 @@ COMMANDS = [
     "models list",
     "models export",
 ]
+SIGNALS = [s for s in signal.Signals if s.name in {"SIGINT", "SIGTERM", "SIGHUP"}]
 PROGRAM = [sys.executable, "-c", "from histofast.cli import main; main()"]
 
 
@@ -49,7 +54,7 @@ class Answer:
 @pytest.fixture
 def cli(monkeypatch, capfd):
     """Run one command in this process; native libraries' noise is caught too."""
-    handlers = {s: signal.getsignal(s) for s in (signal.SIGTERM, signal.SIGHUP)}
+    handlers = {s: signal.getsignal(s) for s in SIGNALS}
     monkeypatch.setattr(sys, "unraisablehook", sys.unraisablehook)  # main() has its own
     monkeypatch.setenv("COLUMNS", "80")
 
@@ -748,7 +753,7 @@ def long_run(slides, encoder):
 
 
 @pytest.mark.skipif(os.name != "posix", reason="needs signals")
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+@pytest.mark.parametrize("number", SIGNALS)
 def test_signals_leave_whole_files_only(long_run, tmp_path, number):
     out = tmp_path / "f"
     command = [*PROGRAM, *long_run, "--out", str(out)]
@@ -775,6 +780,33 @@ def test_an_interruption_before_the_first_slide(cli, monkeypatch, slides, tmp_pa
     monkeypatch.setattr("histofast.pipeline.extract", interrupted)
     answer = cli("extract", slides, "-o", tmp_path)
     assert (answer.code, answer.err) == (130, ["histofast: interrupted"])
+
+
+@pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="needs a timer that signals")
+def test_interruptions_leave_no_queue_locked(monkeypatch):
+    """A plain handler leaves about one of a hundred so, and the run hangs in its cleaning up."""
+    monkeypatch.setattr(
+        cli_module, "_signal_again", lambda n: (time.sleep(0.001), _thread.interrupt_main(n))
+    )
+    former = signal.signal(signal.SIGALRM, cli_module._stopped)
+    delays_s = np.random.default_rng(0).uniform(1e-5, 4e-4, 1500)
+    try:
+        for delay_s in delays_s:
+            channel = queue.Queue(2)
+            try:
+                signal.setitimer(signal.ITIMER_REAL, delay_s)
+                while True:
+                    channel.put(1)
+                    channel.get()
+                    with suppress(queue.Empty):
+                        channel.get(timeout=1e-6)
+            except KeyboardInterrupt:
+                assert not channel.mutex.locked()
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, signal.SIG_IGN)
+        time.sleep(0.01)  # of those that were put off the last one
+        signal.signal(signal.SIGALRM, former)
 
 
 def test_an_interruption_that_hits_a_destructor(cli, monkeypatch, slides, tmp_path):

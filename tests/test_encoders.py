@@ -317,8 +317,8 @@ def test_float_input_is_told_what_to_do(tmp_path):
     )
     with pytest.raises(
         ModelError,
-        match=r"has input 'x' float32 \(n, 3, 224, 224\), not the pixel-in form .*: wrap it with "
-        "`histofast models add`",
+        match=r"has input 'x' float32 \(n, 3, 224, 224\), not the pixel-in form .*: export it from its network with "
+        "`histofast models export`",
     ):
         encoders.load(path, device="cpu")
 

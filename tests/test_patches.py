@@ -259,7 +259,7 @@ def test_patch_table_takes_the_fields_other_names(table):
         ("file,bag,x\na.png,s,1\n", "must have both of the columns x and y"),
         ("file,bag,x,y\na.png,s,1,nan\n", "line 2: y must be a number, got 'nan'"),
         ("file,bag,split\na.png,s,train\nb.png,s,test\n", "bag s must be in one split"),
-        ("file,bag\na.png,s,1\n", "line 2: must have 2 cells like the header"),
+        ("file,bag\na.png,s,1\n", "line 2: must have 2 cells like the header, got 3"),
     ],
 )
 def test_patch_table_refuses(tmp_path, text, message):

@@ -898,23 +898,33 @@ def verify_folder(
     Raises:
         FileNotFoundError: one of `paths` is missing.
     """
+    given = [Path(path) for path in paths]
     files: list[Path] = []
-    for path in map(Path, paths):
+    for path in given:
         if path.is_dir():
             files += sorted(p for p in path.rglob("*.h5") if not p.name.startswith("."))
         elif path.is_file():
             files.append(path)
         else:
             raise FileNotFoundError(f"no such feature file or folder: {path}")
+    files = list(dict.fromkeys(files))
+    expected = dict(encoders_sha256 or {})
     problems: dict[Path, list[str]] = {}
     patches = 0
-    for path in dict.fromkeys(files):
-        found, n = _verify(path, encoders_sha256 or {})
+    unused = set(expected)
+    for path in files:
+        found, n = _verify(path, expected)
         if found:
             problems[path] = found
         else:
             patches += n
-    return VerifyReport(files=len(dict.fromkeys(files)), patches=patches, problems=problems)
+        if unused:
+            encoder = (read_identity(path) or {}).get("encoder")
+            unused.discard(encoder.get("name") if isinstance(encoder, dict) else encoder)
+    # Nothing was compared with these: silence would pass for agreement.
+    for name in sorted(unused):
+        problems.setdefault(given[0], []).append(f"no file made by an encoder named {name}")
+    return VerifyReport(files=len(files), patches=patches, problems=problems)
 
 
 def _verify(path: Path, encoders_sha256: Mapping[str, str]) -> tuple[list[str], int]:

@@ -233,8 +233,14 @@ def read_table(path: Path) -> tuple[list[dict[str, str]], list[str]]:
             rows = []
             for row in reader:
                 if None in row or None in row.values():
+                    got = (
+                        sum(v is not None for v in row.values())
+                        + len(row.get(None, []))
+                        - (None in row)
+                    )
                     raise ValueError(
-                        f"{path}, line {reader.line_num}: must have {len(header)} cells like the header"
+                        f"{path}, line {reader.line_num}: must have {len(header)} cells like the "
+                        f"header, got {got}"
                     )
                 rows.append({key: value.strip() for key, value in row.items()})
     except (UnicodeDecodeError, csv.Error) as error:
@@ -249,8 +255,10 @@ def find_column(path: Path, header: Sequence[str], names: Sequence[str]) -> str:
     for name in names:
         if name in header:
             return name
+    hint = ": separate the cells by commas" if len(header) == 1 and ";" in header[0] else ""
     raise ValueError(
-        f"{path} must have a column {names[0]} (or {', '.join(names[1:])}), got {', '.join(header)}"
+        f"{path} must have a column {names[0]} (or {', '.join(names[1:])}), "
+        f"got {', '.join(header)}{hint}"
     )
 
 

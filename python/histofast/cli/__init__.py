@@ -9,7 +9,7 @@ import _thread
 import os
 import signal
 import sys
-import threading
+import time
 from types import FrameType
 from typing import NoReturn
 
@@ -62,25 +62,43 @@ def _root(
     """Whole-slide images in, verified feature files out."""
 
 
-def _stopped(_signal: int, _frame: FrameType | None) -> NoReturn:
-    raise KeyboardInterrupt
+def _stopped(number: int, frame: FrameType | None) -> None:
+    if frame is not None and _is_locking(frame):
+        _thread.start_new_thread(_signal_again, (number,))
+    else:
+        raise KeyboardInterrupt
+
+
+def _is_locking(frame: FrameType) -> bool:
+    """Whether an exception raised here would leave the lock of a queue or future taken for ever."""
+    return frame.f_globals.get("__name__") == "threading" and frame.f_code.co_name in {
+        "__enter__",
+        "__exit__",
+        "_release_save",
+        "_acquire_restore",
+    }
 
 
 def _repeat_lost_interruption(lost: sys.UnraisableHookArgs) -> None:
     """Python drops what is raised in a destructor; a Ctrl-C that came just then must not be."""
     if issubclass(lost.exc_type, KeyboardInterrupt):
-        threading.Timer(0.05, _thread.interrupt_main, [signal.SIGTERM]).start()
+        _thread.start_new_thread(_signal_again, (int(signal.SIGTERM),))
     else:
         sys.__unraisablehook__(lost)
+
+
+def _signal_again(number: int) -> None:
+    time.sleep(0.05)
+    _thread.interrupt_main(signal.Signals(number))
 
 
 def main() -> None:
     """Run the command line. Exit codes: 0 done, 1 something failed, 2 usage, 130 interrupted."""
     # Job schedulers end a job with SIGTERM, a lost connection with SIGHUP: leave whole files only
     # and a report, as with Ctrl-C. Whoever has them ignored (nohup) wants them ignored.
-    for name in ("SIGTERM", "SIGHUP"):
+    for name in ("SIGINT", "SIGTERM", "SIGHUP"):
         number = getattr(signal, name, None)
-        if number is not None and signal.getsignal(number) is signal.SIG_DFL:
+        if number is not None and signal.getsignal(number) is not signal.SIG_IGN:
             signal.signal(number, _stopped)
     sys.unraisablehook = _repeat_lost_interruption
     try:

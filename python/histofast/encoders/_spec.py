@@ -68,7 +68,8 @@ class EncoderMetadata:
         if PREFIX + "format" not in props:
             raise ModelError(
                 f"{where} lacks the metadata of the pixel-in form ('{PREFIX}format'): "
-                "wrap it with `histofast models add`"
+                "export it from its network with `histofast models export` "
+                "(other ONNX files cannot be wrapped yet)"
             )
         if props[PREFIX + "format"] != str(FORMAT):
             raise ModelError(

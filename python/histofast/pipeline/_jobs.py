@@ -48,6 +48,13 @@ def list_jobs(slides: str | Path | Sequence[str | Path], *, recursive: bool = Fa
         ]
     if not jobs:
         raise ValueError("slides must name at least one slide, got none")
+    for job in jobs:
+        try:
+            job.name.encode()
+        except UnicodeEncodeError:
+            raise ValueError(
+                f"slides must have names in UTF-8, got {str(job.path)!a}: rename it"
+            ) from None
     seen: dict[str, Job] = {}
     for job in jobs:
         other = seen.setdefault(job.name, job)

@@ -297,10 +297,13 @@ class _Supply:
         pool: ThreadPoolExecutor,
     ) -> None:
         self._jobs, self._encoders, self._options, self._pool = jobs, encoders, options, pool
-        self._queue: queue.Queue[_Begin | _Pixels | _End | BaseException | None] = queue.Queue(
-            QUEUED_BATCHES
-        )
-        self._stop = threading.Event()
+        # A Ctrl-C in the encoding thread may hit it inside a queue.Queue or Event and leave their
+        # lock taken for ever; a SimpleQueue is safe. Its bound is one token per free place.
+        self._queue: queue.SimpleQueue[_Begin | _Pixels | _End | BaseException | None]
+        self._queue, self._free = queue.SimpleQueue(), queue.SimpleQueue[None]()
+        for _ in range(QUEUED_BATCHES):
+            self._free.put(None)
+        self._is_stopped = False
         self._thread = threading.Thread(target=self._run, name="histofast-supply", daemon=True)
 
     def __enter__(self) -> Self:
@@ -308,7 +311,7 @@ class _Supply:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._stop.set()
+        self._is_stopped = True
         while self._thread.is_alive() or not self._queue.empty():
             with suppress(queue.Empty):
                 event = self._queue.get(timeout=0.05)
@@ -320,6 +323,7 @@ class _Supply:
         """Per slide: begin, pixels..., end; or only an end. In the order of supply."""
         while True:
             event = self._queue.get()
+            self._free.put(None)
             if event is None:
                 return
             if isinstance(event, BaseException):
@@ -327,11 +331,12 @@ class _Supply:
             yield event
 
     def _put(self, event: _Begin | _Pixels | _End | BaseException | None) -> None:
-        while not self._stop.is_set():
+        while not self._is_stopped:
             try:
-                self._queue.put(event, timeout=0.1)
-            except queue.Full:
+                self._free.get(timeout=0.1)
+            except queue.Empty:
                 continue
+            self._queue.put(event)
             return
         raise _Stopped
 
@@ -339,7 +344,8 @@ class _Supply:
         try:
             busy = [job for job in self._jobs if not self._supply(job)]
             while busy:  # somebody else is at them: see them through, should he die
-                if self._stop.wait(POLL_S):
+                time.sleep(POLL_S)
+                if self._is_stopped:
                     return
                 busy = [job for job in busy if not self._supply(job)]
             self._put(None)
