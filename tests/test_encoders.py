@@ -344,7 +344,7 @@ def test_float_input_is_told_what_to_do(tmp_path):
             {"outputs": [info("pooled", TensorProto.FLOAT, ["n", 3, 1, 1])]},
             r"has output 'pooled' float32 \(n, 3, 1, 1\), not 'features' float32 \(n, d\)",
         ),
-        ({"props": {}}, "lacks the metadata of the pixel-in form .* wrap it with"),
+        ({"props": {}}, "lacks the metadata of the pixel-in form .* export it from"),
         ({"props": {"histofast.format": "2"}}, "encoder format 2, this histofast reads 1: update"),
         ({"props": {"histofast.format": "1"}}, "lacks the metadata entry 'histofast.name'"),
         ({"d": 4}, "says d = 4 but its output has 3 features"),

@@ -251,7 +251,7 @@ def _tile_table(path: Path, page: tifffile.TiffPage, level: Level, kind: PixelKi
     tiles = columns * rows * (page.samplesperpixel if page.planarconfig == 2 else 1)
     if len(page.dataoffsets) < tiles or len(page.databytecounts) < tiles:
         raise SlideError(
-            f"{path} is truncated: a level of {tiles} tiles lists only {len(page.dataoffsets)}"
+            f"{path} is truncated: a level of {tiles} tiles lists only {len(page.dataoffsets)}: copy it again"
         )
     return TileTable(
         offsets=np.array(page.dataoffsets[:tiles], np.uint64),
@@ -283,7 +283,7 @@ def _refuse_truncated(path: Path, size_bytes: int) -> None:
             if following is None:
                 raise SlideError(
                     f"{path} is truncated: a directory should be at byte {at:,}, the file ends at"
-                    f" byte {size_bytes:,}"
+                    f" byte {size_bytes:,}: copy it again"
                 )
             at = following
 
@@ -303,14 +303,14 @@ def _refuse_lost_segments(path: Path, page: tifffile.TiffPage, size_bytes: int) 
     sizes = np.array(page.databytecounts, np.uint64)
     if offsets.shape != sizes.shape:
         raise SlideError(
-            f"{path} is truncated: {offsets.size} tile offsets, {sizes.size} tile sizes"
+            f"{path} is truncated: {offsets.size} tile offsets, {sizes.size} tile sizes: copy it again"
         )
     end = np.uint64(size_bytes)
     lost = int(np.count_nonzero((sizes > 0) & ((offsets > end) | (sizes > end - offsets))))
     if lost:
         raise SlideError(
             f"{path} is truncated: {lost} of {sizes.size} tiles of a {page.imagewidth} x"
-            f" {page.imagelength} picture lie past its end at byte {size_bytes:,}"
+            f" {page.imagelength} picture lie past its end at byte {size_bytes:,}: copy it again"
         )
 
 
