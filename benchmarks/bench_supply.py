@@ -56,7 +56,7 @@ def ours(slide, plan, workers):
 def test_supply(scene, big_slide, table, benchmark):
     slide, plan = scene
     coords = plan.coords_l0.tolist()
-    rounds = 3
+    rounds = 7
     with ThreadPoolExecutor(CPUS) as pool:
         reference = openslide.OpenSlide(str(big_slide))
         size = (PATCH_PX, PATCH_PX)
