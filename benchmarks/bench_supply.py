@@ -33,12 +33,12 @@ CPUS = available_cpus()
 
 @pytest.fixture(scope="module")
 def scene(big_slide):
-    """The slide, and a plan of its patches on a shifted grid, the first 1500 with tissue."""
+    """The slide, and a plan of its patches on a shifted grid, the with tissue."""
     slide = open_slide(big_slide)
     tissue = find_tissue(slide)
     plan = plan_patches(slide, tissue, mpp=slide.mpp, patch_px=PATCH_PX, min_tissue=0.25)
     inside = (plan.coords_l0 + OFFSET_PX + PATCH_PX <= slide.levels[0].width).all(axis=1)
-    keep = np.flatnonzero(inside)[:1500]
+    keep = np.flatnonzero(inside)
     plan = replace(
         plan,
         coords_l0=np.ascontiguousarray(plan.coords_l0[keep] + OFFSET_PX),
@@ -56,7 +56,7 @@ def ours(slide, plan, workers):
 def test_supply(scene, big_slide, table, benchmark):
     slide, plan = scene
     coords = plan.coords_l0.tolist()
-    rounds = 7
+    rounds = 5
     with ThreadPoolExecutor(CPUS) as pool:
         reference = openslide.OpenSlide(str(big_slide))
         size = (PATCH_PX, PATCH_PX)
@@ -94,7 +94,7 @@ def test_supply(scene, big_slide, table, benchmark):
                 pass
 
         first, _ = next(iter_patches(slide, plan, workers=pool))
-        for i in (0, 7, 31):
+        for i in (0, 3, 7):
             x, y = coords[i]
             theirs = np.asarray(reference.read_region((x, y), 0, size))[..., :3].astype(int)
             assert np.abs(first[i] - theirs).mean() < 1

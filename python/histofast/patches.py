@@ -24,7 +24,8 @@ from histofast.slides import Slide, read_image
 from histofast.slides._stream import stream_boxes
 from histofast.tiling import PatchPlan, cut_patches
 
-BATCH_SIZE = 32
+# Small: memory of a few MB is used again by the allocator, larger pieces are cleared every time.
+BATCH_SIZE = 8
 
 # What users of other tools call these columns; the first name of each is ours.
 FILE_COLUMNS = ("file", "path", "image_path", "patch")
