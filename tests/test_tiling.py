@@ -143,6 +143,7 @@ def test_cut_of_nothing_is_nothing():
         ),
         ({"boxes": np.array([[0, 0, np.nan, 1.0]])}, ValueError, "boxes must be finite"),
         ({"boxes": np.array([[0.0, 0, 0, 1]])}, ValueError, "boxes must be finite"),
+        ({"boxes": np.array([[1e30, 0, 1, 1]])}, ValueError, r"below 2\*\*31"),
         ({"out": np.zeros((2, 4, 4, 3), np.uint8)}, ValueError, "out must be"),
         ({"width": 9}, ValueError, "does not fit slot_of"),
     ],

@@ -302,7 +302,8 @@ def cut_patches(
 
     Raises:
         TypeError: wrong dtype.
-        ValueError: wrong shape, a strided array, a box that is not finite or has no area.
+        ValueError: wrong shape, a strided array, a box that is not finite, or absurdly large, or
+            has no area.
 
     Determinism: bitwise, on every CPU and instruction set.
     """
@@ -310,8 +311,8 @@ def cut_patches(
     check("slot_of", slot_of, "int32", ("rows", "columns"))
     (n,) = check("boxes", boxes, "float64", ("n", 4))
     check("out", out, "uint8", (n, "p", "p", 3))
-    if n and not (np.isfinite(boxes).all() and (boxes[:, 2:] > 0).all()):
-        raise ValueError("boxes must be finite with width and height above 0")
+    if n and not ((np.abs(boxes) < 2**31).all() and (boxes[:, 2:] > 0).all()):
+        raise ValueError("boxes must be finite, below 2**31, with width and height above 0")
     if slot_of.size and int(slot_of.max()) >= slots:
         raise ValueError(f"slot_of must name slots below {slots}, got {int(slot_of.max())}")
     _core.cut_patches(pool, slot_of, boxes, width, height, fill, out)
