@@ -23,7 +23,9 @@ class EncoderMetadata:
     """What an encoder is made for and made of; written into the file by whoever exports it.
 
     `patch_px` and `mpp` are what it is meant for, not what it is limited to. `weights_sha256` is
-    that of the source weights file, or "random" for a network that was never trained.
+    that of the source weights file, or "random" for a network that was never trained. An encoder
+    made from another file (wrapped, cut, of lower precision) has that file's sha256 as `made_from`
+    and, where the two were compared, the outcome as `agreement`, a JSON object.
     """
 
     name: str
@@ -37,6 +39,8 @@ class EncoderMetadata:
     provenance: str
     licence: str
     exporter: str
+    made_from: str | None = None
+    agreement: str | None = None
 
     def __post_init__(self) -> None:
         for key in ("d", "patch_px"):
@@ -51,7 +55,11 @@ class EncoderMetadata:
 
     def to_props(self) -> dict[str, str]:
         """Return the metadata entries of the ONNX file, in writing order."""
-        entries = {key: getattr(self, key) for key in _METADATA_FIELDS}
+        entries = {
+            key: getattr(self, key)
+            for key in _METADATA_FIELDS
+            if key not in _OPTIONAL or getattr(self, key) is not None
+        }
         return {PREFIX + key: str(value) for key, value in ({"format": FORMAT} | entries).items()}
 
     @staticmethod
@@ -79,6 +87,8 @@ class EncoderMetadata:
         values: dict[str, str | int | float] = {}
         for key in _METADATA_FIELDS:
             if PREFIX + key not in props:
+                if key in _OPTIONAL:
+                    continue
                 raise ModelError(
                     f"{where} lacks the metadata entry '{PREFIX}{key}': export it again"
                 )
@@ -98,6 +108,7 @@ class EncoderMetadata:
 
 
 _METADATA_FIELDS = tuple(field.name for field in fields(EncoderMetadata))
+_OPTIONAL = ("made_from", "agreement")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
