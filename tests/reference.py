@@ -172,3 +172,23 @@ def tissue_mask(image, *, threshold=None, exclude_foreign=True, close_px, max_ho
     bits = erode(dilate(bits, close_px), close_px)
     bits = fill_holes(bits, max_hole_px) & ~foreign
     return remove_small(bits, min_area_px).astype(np.uint8), threshold
+
+
+# --- Similarity --------------------------------------------------------------------------------
+
+
+def hsic1(k, gram_y):
+    """Song et al. 2007, equation 5: the unbiased estimate of the HSIC of two (n, n) Grams."""
+    n = len(k)
+    k, gram_y = (a - np.diag(np.diag(a)) for a in (k, gram_y))
+    ones = np.ones(n)
+    return (
+        np.trace(k @ gram_y)
+        + (ones @ k @ ones) * (ones @ gram_y @ ones) / ((n - 1) * (n - 2))
+        - 2 / (n - 2) * (ones @ k @ gram_y @ ones)
+    ) / (n * (n - 3))
+
+
+def debiased_cka(x, y):
+    k, gram_y = x @ x.T, y @ y.T
+    return hsic1(k, gram_y) / np.sqrt(hsic1(k, k) * hsic1(gram_y, gram_y))

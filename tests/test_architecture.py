@@ -25,6 +25,7 @@ LEVELS = {
     "_cpus": 1,
     "tissue": 2,
     "tiling": 2,
+    "similarity": 2,
     "slides": 3,
     "encoders": 3,
     "features": 3,
@@ -33,7 +34,9 @@ LEVELS = {
     "pipeline": 5,
     "doctor": 5,
     "networks": 5,
-    "cli": 6,
+    "precision": 6,
+    "bench": 6,
+    "cli": 7,
 }
 # A heavy dependency and the rooms that may import it.
 DOORS = {

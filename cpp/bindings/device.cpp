@@ -19,6 +19,8 @@ void bind_device(nb::module_& m) {
     m.def("current_isa", &cpu::current_isa, "The instruction set the kernels use.");
     m.def("set_isa", &cpu::set_isa, "isa"_a,
           "Use this instruction set from now on, in all threads.");
+    m.def("int8_is_exact", &cpu::int8_is_exact,
+          "False on x86 processors without VNNI, where sums of 8-bit products saturate.");
 }
 
 }  // namespace histofast::bindings

@@ -54,4 +54,15 @@ const char* isa_name(Isa isa) {
     }
 }
 
+bool int8_is_exact() {
+#if defined(HISTOFAST_X86_DISPATCH)
+    __builtin_cpu_init();
+    return __builtin_cpu_supports("avx512vnni") || __builtin_cpu_supports("avxvnni");
+#elif defined(__x86_64__) || defined(_M_X64)
+    return false;  // not known: this compiler cannot ask
+#else
+    return true;
+#endif
+}
+
 }  // namespace histofast::cpu

@@ -42,6 +42,11 @@ def current_isa() -> Isa:
 def set_isa(isa: Isa) -> None:
     """Use this instruction set from now on, in all threads."""
 
+def int8_is_exact() -> bool:
+    """
+    False on x86 processors without VNNI, where sums of 8-bit products saturate.
+    """
+
 def cut_patches(pool: Annotated[NDArray[numpy.uint8], dict(shape=(None, None, None, 3), order='C', device='cpu', writable=False)], slot_of: Annotated[NDArray[numpy.int32], dict(shape=(None, None), order='C', device='cpu', writable=False)], boxes: Annotated[NDArray[numpy.float64], dict(shape=(None, 4), order='C', device='cpu', writable=False)], width: int, height: int, fill: Sequence[int], out: Annotated[NDArray[numpy.uint8], dict(shape=(None, None, None, 3), order='C', device='cpu')]) -> None:
     """Write the resampled boxes of a tiled level into out."""
 

@@ -16,4 +16,8 @@ void set_isa(Isa isa);
 
 const char* isa_name(Isa isa);
 
+// False on x86 processors without VNNI: ONNX Runtime adds products of bytes in 16 bits there, which
+// saturate, so that an encoder of 8-bit integers computes something else than it should.
+bool int8_is_exact();
+
 }  // namespace histofast::cpu

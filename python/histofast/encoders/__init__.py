@@ -5,6 +5,15 @@
 
 from __future__ import annotations
 
+from histofast.encoders._precision import (
+    MIN_PATCHES,
+    Agreement,
+    LayerSensitivity,
+    Precision,
+    agreement,
+    quantize,
+    sensitivity,
+)
 from histofast.encoders._providers import provider_problems
 from histofast.encoders._registry import (
     DEFAULT,
@@ -22,19 +31,26 @@ from histofast.encoders._spec import EncoderMetadata, EncoderSpec, sha256_of
 
 __all__ = [
     "DEFAULT",
+    "MIN_PATCHES",
+    "Agreement",
     "Encoder",
     "EncoderEntry",
     "EncoderMetadata",
     "EncoderSpec",
+    "LayerSensitivity",
+    "Precision",
     "Registry",
     "WeightsEntry",
+    "agreement",
     "driver_gpu_count",
     "find",
     "load",
     "models_folder",
     "provider_problems",
+    "quantize",
     "read_registry",
     "read_spec",
     "registry",
+    "sensitivity",
     "sha256_of",
 ]

@@ -10,10 +10,12 @@ from typing import Any
 
 import numpy as np
 import onnx
+from google.protobuf.message import DecodeError
 from numpy.typing import NDArray
 from onnx import helper, numpy_helper
 
 from histofast.encoders._spec import INPUT, OUTPUT, EncoderMetadata
+from histofast.errors import ModelError
 
 OPSET, IR_VERSION = 18, 8  # old enough for every ONNX Runtime of the last years
 
@@ -76,6 +78,18 @@ class PixelGraph:
             free = f"{name}.{n}"
         self._names.add(free)
         return free
+
+
+def read_model(path: Path) -> onnx.ModelProto:
+    """Return the model in an encoder file.
+
+    Raises:
+        ModelError: it cannot be read as ONNX.
+    """
+    try:
+        return onnx.load(path)
+    except (OSError, DecodeError) as error:
+        raise ModelError(f"{path} is not an ONNX file, or is truncated: {error}") from None
 
 
 def set_metadata(model: onnx.ModelProto, props: Mapping[str, str]) -> None:

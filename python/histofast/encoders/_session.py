@@ -15,6 +15,7 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
+from histofast import _core
 from histofast._arrays import check
 from histofast._cpus import available_cpus
 from histofast.encoders import _runtime
@@ -33,7 +34,8 @@ def load(
     Args:
         name_or_path: `densenet121-t2`, or the path of an ONNX file in the pixel-in form.
         device: `cpu`; `cuda` (or `cuda:1`), refused unless it really runs there; `auto` takes CUDA
-            where it works and says in `Encoder.device_note` why not where it does not.
+            where it works. `Encoder.device_note` says why not where it does not, and what speaks
+            against running this encoder here.
         threads: patches encoded at the same time on the CPU; None: the CPUs this process may use.
 
     Raises:
@@ -51,6 +53,14 @@ def load(
     sha256 = _checked_identity(path, name_or_path)
     session, note = _open(path, kind=kind, gpu=int(index or 0))
     spec = _checked_spec(session, path, sha256)
+    on_cpu = session.get_providers()[0] == _runtime.CPU
+    if on_cpu and spec.precision == "int8" and not _core.int8_is_exact():
+        note = (
+            "this CPU has no VNNI: sums of 8-bit products may saturate, features may differ from "
+            "those that were measured; use the float32 encoder"
+        )
+    elif on_cpu and spec.precision == "float16":
+        note = "float16 is for GPUs: on a CPU the float32 encoder is faster"
     return Encoder(session, spec, threads=threads or available_cpus(), device_note=note)
 
 
@@ -165,6 +175,21 @@ class Encoder:
             # Reading the results raises what a worker raised.
             for _ in self._workers.map(encode_one, range(len(pixels))):
                 pass
+
+    def sibling(self, model: bytes) -> Encoder:
+        """Return an encoder on the CPU that computes another graph of the same inputs and outputs.
+
+        Raises:
+            ModelError: ONNX Runtime cannot load it.
+        """
+        try:
+            session = _runtime.make_session(model)
+        except _runtime.runtime_errors() as error:
+            raise ModelError(
+                f"a variant of {self.spec.name} cannot be loaded by onnxruntime "
+                f"{_runtime.runtime().__version__}: {_runtime.first_line(error)}"
+            ) from None
+        return Encoder(session, self.spec, threads=self.threads)
 
     def close(self) -> None:
         """End the threads and free the session; `encode` is refused from then on."""

@@ -10,6 +10,7 @@ import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
+from typing import Any
 
 from histofast.errors import ModelError
 
@@ -123,6 +124,11 @@ class EncoderSpec(EncoderMetadata):
     size_bytes: int
     height_px: int | None
     width_px: int | None
+
+    def derived(self, **changes: Any) -> EncoderMetadata:
+        """Return the metadata of a file made from this one: its own, but for `changes`."""
+        own = {key: getattr(self, key) for key in _METADATA_FIELDS}
+        return EncoderMetadata(**own | {"made_from": self.sha256, "agreement": None} | changes)
 
 
 def sha256_of(path: Path) -> str:

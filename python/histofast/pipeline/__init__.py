@@ -4,11 +4,13 @@ from histofast.pipeline._check import check_slides
 from histofast.pipeline._jobs import Job, list_bags, list_jobs, select_shard
 from histofast.pipeline._report import Progress, RunReport, SlideReport
 from histofast.pipeline._run import DEFAULT_ENCODER, extract
+from histofast.pipeline._sample import PatchSample, sample_patches
 from histofast.pipeline._slides import TissueOptions
 
 __all__ = [
     "DEFAULT_ENCODER",
     "Job",
+    "PatchSample",
     "Progress",
     "RunReport",
     "SlideReport",
@@ -17,5 +19,6 @@ __all__ = [
     "extract",
     "list_bags",
     "list_jobs",
+    "sample_patches",
     "select_shard",
 ]
