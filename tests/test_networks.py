@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import json
-import pickle
-import struct
+from functools import partial
 
 import numpy as np
 import pytest
@@ -20,6 +18,7 @@ from torch.nn import functional as F
 
 from histofast import networks
 from histofast.networks import _export
+from lively import lively
 
 CUTS = [cut.name for cut in networks.layers("densenet121")]
 
@@ -81,6 +80,118 @@ def densenet(state, pixels, *, blocks, eps):
     return x.mean((2, 3)).numpy()
 
 
+def standardised(pixels, mean, std):
+    x = torch.from_numpy(pixels).double().permute(0, 3, 1, 2) / 255
+    return (x - torch.tensor(mean).double()[:, None, None]) / torch.tensor(std)[:, None, None]
+
+
+def resnet(state, pixels, *, blocks, convs, eps):
+    """ResNet in float64: two or three convolutions a block, the 3 x 3 one of stride 2 first."""
+
+    def conv(x, key, stride):
+        weight = state[key]
+        return F.conv2d(x, weight, stride=stride, padding=weight.shape[-1] // 2)
+
+    def norm(x, key):
+        values = [state[f"{key}.{k}"] for k in ("running_mean", "running_var", "weight", "bias")]
+        return F.batch_norm(x, *values, eps=eps)
+
+    x = standardised(pixels, (0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+    x = F.max_pool2d(F.relu(norm(conv(x, "conv1.weight", 2), "bn1")), 3, stride=2, padding=1)
+    strided = convs - 1  # of three the middle one, of two the first
+    for i, n in enumerate(blocks, start=1):
+        for j in range(n):
+            at, y = f"layer{i}.{j}", x
+            stride = 2 if i > 1 and j == 0 else 1
+            for k in range(1, convs + 1):
+                y = conv(y, f"{at}.conv{k}.weight", stride if k == strided else 1)
+                y = norm(y, f"{at}.bn{k}")
+                y = F.relu(y) if k < convs else y
+            if f"{at}.downsample.0.weight" in state:
+                x = norm(conv(x, f"{at}.downsample.0.weight", stride), f"{at}.downsample.1")
+            x = F.relu(x + y)
+    return x.mean((2, 3)).numpy()
+
+
+def squeezenet(state, pixels):
+    """SqueezeNet 1.1 in float64, by the indices of torchvision's `features`."""
+
+    def conv(x, key, **options):
+        return F.relu(F.conv2d(x, state[f"{key}.weight"], state[f"{key}.bias"], **options))
+
+    x = standardised(pixels, (0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+    x = conv(x, "features.0", stride=2)
+    for i in range(2, 13):
+        if i in (2, 5, 8):
+            x = F.max_pool2d(x, 3, stride=2, ceil_mode=True)
+            continue
+        x = conv(x, f"features.{i}.squeeze")
+        ones = conv(x, f"features.{i}.expand1x1")
+        x = torch.cat([ones, conv(x, f"features.{i}.expand3x3", padding=1)], 1)
+    return x.mean((2, 3)).numpy()
+
+
+def inception(state, pixels):
+    """Inception v3 in float64: a block is branches, a branch is a row of convolutions."""
+
+    def conv(x, key, stride=1):
+        values = [state[f"{key}.bn.{k}"] for k in ("running_mean", "running_var", "weight", "bias")]
+        weight = state[f"{key}.conv.weight"]
+        # Within blocks all is padded to the same size, but for strides.
+        same = key.startswith(("Mixed", "Conv2d_2b")) and stride == 1
+        padding = [k // 2 for k in weight.shape[2:]] if same else 0
+        x = F.conv2d(x, weight, stride=stride, padding=padding)
+        return F.relu(F.batch_norm(x, *values, eps=1e-3))
+
+    def row(x, block, *names, stride=1):
+        for name in names:
+            x = conv(x, f"{block}.branch{name}", stride if name == names[-1] else 1)
+        return x
+
+    def pooled(x):
+        return F.avg_pool2d(x, 3, stride=1, padding=1)
+
+    def join(*branches):
+        return torch.cat(branches, 1)
+
+    x = standardised(pixels, (0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
+    x = conv(conv(conv(x, "Conv2d_1a_3x3", 2), "Conv2d_2a_3x3"), "Conv2d_2b_3x3")
+    x = F.max_pool2d(x, 3, stride=2)
+    x = F.max_pool2d(conv(conv(x, "Conv2d_3b_1x1"), "Conv2d_4a_3x3"), 3, stride=2)
+    threes = ("3x3dbl_1", "3x3dbl_2", "3x3dbl_3")
+    for b in ("Mixed_5b", "Mixed_5c", "Mixed_5d"):
+        x = join(
+            row(x, b, "1x1"),
+            row(x, b, "5x5_1", "5x5_2"),
+            row(x, b, *threes),
+            row(pooled(x), b, "_pool"),
+        )
+    b = "Mixed_6a"
+    x = join(row(x, b, "3x3", stride=2), row(x, b, *threes, stride=2), F.max_pool2d(x, 3, stride=2))
+    for b in ("Mixed_6b", "Mixed_6c", "Mixed_6d", "Mixed_6e"):
+        x = join(
+            row(x, b, "1x1"),
+            row(x, b, "7x7_1", "7x7_2", "7x7_3"),
+            row(x, b, *(f"7x7dbl_{i}" for i in range(1, 6))),
+            row(pooled(x), b, "_pool"),
+        )
+    b = "Mixed_7a"
+    x = join(
+        row(x, b, "3x3_1", "3x3_2", stride=2),
+        row(x, b, *(f"7x7x3_{i}" for i in range(1, 5)), stride=2),
+        F.max_pool2d(x, 3, stride=2),
+    )
+    for b in ("Mixed_7b", "Mixed_7c"):
+        y, z = row(x, b, "3x3_1"), row(x, b, "3x3dbl_1", "3x3dbl_2")
+        x = join(
+            row(x, b, "1x1"),
+            *(row(y, b, "3x3_2a"), row(y, b, "3x3_2b")),
+            *(row(z, b, "3x3dbl_3a"), row(z, b, "3x3dbl_3b")),
+            row(pooled(x), b, "_pool"),
+        )
+    return x.mean((2, 3)).numpy()
+
+
 def relative(got, wanted):
     return (np.linalg.norm(got - wanted, axis=1) / np.linalg.norm(wanted, axis=1)).max()
 
@@ -94,6 +205,148 @@ def test_densenet_matches_definition(file, state, pixels, eps):
     with torch.inference_mode():
         got = networks.PixelsIn(network)(torch.from_numpy(pixels)).numpy()
     assert relative(got, densenet(state, pixels, blocks=(6, 12), eps=eps)) < 2e-6
+
+
+@pytest.mark.parametrize(
+    ("name", "definition", "side_px"),
+    [
+        ("resnet18", partial(resnet, blocks=(2, 2, 2, 2), convs=2, eps=1e-5), 64),
+        ("resnet34", partial(resnet, blocks=(3, 4, 6, 3), convs=2, eps=1e-5), 49),
+        ("resnet50", partial(resnet, blocks=(3, 4, 6, 3), convs=3, eps=1e-5), 64),
+        ("squeezenet1.1", squeezenet, 70),
+        ("inception-v3", inception, 96),
+    ],
+)
+def test_other_networks_match_their_definitions(rng, name, definition, side_px):
+    network = lively(name)
+    pixels = rng.integers(0, 256, (2, side_px, side_px + 6, 3), dtype=np.uint8)
+    with torch.inference_mode():
+        got = networks.PixelsIn(network)(torch.from_numpy(pixels)).numpy()
+    state = {key: value.double() for key, value in network.state_dict().items()}
+    assert relative(got, definition(state, pixels)) < 1e-5
+
+
+@pytest.mark.parametrize(
+    ("name", "parameters"),
+    [
+        ("densenet121", 6_953_856),
+        ("densenet169", 12_484_480),
+        ("resnet18", 11_176_512),
+        ("resnet34", 21_284_672),
+        ("resnet50", 23_508_032),
+        ("squeezenet1.1", 722_496),
+        ("inception-v3", 21_785_568),
+    ],
+)
+def test_parameters_are_those_of_torchvision_without_heads(name, parameters):
+    assert sum(p.numel() for p in networks.create(name).parameters()) == parameters
+
+
+@pytest.mark.parametrize(
+    ("name", "parameters"),
+    [
+        ("cbr-large-t", 8_532_480),
+        ("cbr-large-w", 8_432_128),
+        ("cbr-small", 2_108_672),
+        ("cbr-tiny", 1_076_480),
+    ],
+)
+def test_parameters_of_cbr_are_those_of_the_paper(name, parameters):
+    """Counted as there: the convolutions but the first one, and the weights of a head of five."""
+    counted = {
+        key: value.numel()
+        for key, value in networks.create(name, classes=5).named_parameters()
+        if key.startswith(("conv", "fc")) and key.endswith("weight") and key != "conv1.weight"
+    }
+    assert sum(counted.values()) == parameters
+
+
+def test_the_other_reading_of_cbr_tiny():
+    widths = {
+        name: [cut.d for cut in networks.layers(name) if cut.name.startswith("conv")]
+        for name in ("cbr-tiny", "cbr-tiny-w")
+    }
+    assert widths == {"cbr-tiny": [32, 64, 128, 256], "cbr-tiny-w": [64, 128, 256, 512]}
+
+
+@pytest.mark.parametrize(
+    ("name", "keys"),
+    [
+        (
+            "resnet50",
+            {
+                "conv1.weight": (64, 3, 7, 7),
+                "bn1.running_var": (64,),
+                "layer1.0.downsample.1.bias": (256,),
+                "layer4.2.conv3.weight": (2048, 512, 1, 1),
+            },
+        ),
+        ("resnet34", {"layer3.5.bn2.num_batches_tracked": ()}),
+        (
+            "squeezenet1.1",
+            {
+                "features.0.bias": (64,),
+                "features.3.squeeze.weight": (16, 64, 1, 1),
+                "features.12.expand3x3.weight": (256, 64, 3, 3),
+            },
+        ),
+        (
+            "inception-v3",
+            {
+                "Conv2d_1a_3x3.conv.weight": (32, 3, 3, 3),
+                "Conv2d_4a_3x3.bn.running_mean": (192,),
+                "Mixed_5b.branch_pool.conv.weight": (32, 192, 1, 1),
+                "Mixed_6a.branch3x3.conv.weight": (384, 288, 3, 3),
+                "Mixed_6c.branch7x7dbl_2.conv.weight": (160, 160, 7, 1),
+                "Mixed_7a.branch7x7x3_4.conv.weight": (192, 192, 3, 3),
+                "Mixed_7c.branch3x3dbl_3b.bn.weight": (384,),
+            },
+        ),
+        ("densenet121", {"classifier.weight": (3, 1024), "classifier.bias": (3,)}),
+        ("resnet18", {"fc.weight": (3, 512), "fc.bias": (3,)}),
+        ("cbr-tiny", {"conv1.weight": (32, 3, 5, 5), "bn4.weight": (256,), "fc.bias": (3,)}),
+    ],
+)
+def test_keys_are_those_of_torchvision(name, keys):
+    state = networks.create(name, classes=3).state_dict()
+    assert {key: tuple(state[key].shape) for key in keys} == keys
+
+
+@pytest.mark.parametrize("name", networks.names())
+def test_cuts_tell_width_and_share_of_the_work(name):
+    cuts = networks.layers(name)
+    shares = [cut.flops_share for cut in cuts]
+    assert 0 < shares[0] < 1
+    assert shares == sorted(shares)
+    assert shares[-1] == 1.0
+    middle = cuts[len(cuts) // 2]
+    assert networks.create(name, layer=middle.name).d == middle.d
+    assert networks.create(name).d == cuts[-1].d
+
+
+def test_share_of_the_work_by_hand():
+    cuts = {cut.name: cut.flops_share for cut in networks.layers("cbr-small")}
+    # Sides of what the convolutions give at 224 px: 218, 102, 44, 15.
+    work = [
+        7 * 7 * d_in * d_out * side**2
+        for d_in, d_out, side in ((3, 32, 218), (32, 64, 102), (64, 128, 44), (128, 256, 15))
+    ]
+    assert cuts["conv1"] == cuts["pool1"] == pytest.approx(work[0] / sum(work))
+    assert cuts["relu3"] == pytest.approx(sum(work[:3]) / sum(work))
+
+
+def test_names_of_cuts():
+    assert [cut.name for cut in networks.layers("resnet18")] == [
+        *("conv1", "bn1", "relu", "maxpool", "layer1", "layer2", "layer3", "layer4")
+    ]
+    assert [cut.name for cut in networks.layers("squeezenet1.1")] == [
+        *("conv1", "relu1", "pool1", "fire2", "fire3", "pool3", "fire4", "fire5", "pool5"),
+        *("fire6", "fire7", "fire8", "fire9"),
+    ]
+    assert [cut.name for cut in networks.layers("cbr-large-t")][-4:] == [
+        *("pool4", "conv5", "bn5", "relu5")
+    ]
+    assert [cut.d for cut in networks.layers("resnet50")] == [64] * 4 + [256, 512, 1024, 2048]
 
 
 def test_cuts_have_the_widths_they_say():
@@ -116,8 +369,9 @@ def test_a_cut_holds_nothing_beyond_it():
 
 
 def test_no_relu_works_in_place():
-    modules = networks.create("densenet121", layer="denseblock1").modules()
-    assert all(not module.inplace for module in modules if isinstance(module, nn.ReLU))
+    for name in networks.names():
+        modules = networks.create(name, layer=networks.layers(name)[7].name).modules()
+        assert all(not module.inplace for module in modules if isinstance(module, nn.ReLU))
 
 
 def test_random_weights_come_from_the_seed():
@@ -129,6 +383,38 @@ def test_random_weights_come_from_the_seed():
     assert torch.equal(first(1), first(1))
     assert not torch.equal(first(1), first(2))
     assert torch.equal(torch.random.get_rng_state(), before)
+
+
+def test_a_cut_network_has_the_random_weights_of_the_whole_one():
+    whole = networks.create("resnet18", classes=2).state_dict()
+    cut = networks.create("resnet18", layer="layer2", classes=2).state_dict()
+    assert all(torch.equal(value, whole[key]) for key, value in cut.items() if "fc." not in key)
+    for key in ("layer4.1.conv2.weight", "layer1.0.conv1.weight"):  # He normal, fan out
+        fan_out = 9 * whole[key].shape[0]
+        assert whole[key].std() == pytest.approx((2 / fan_out) ** 0.5, rel=0.01)
+    assert torch.equal(whole["bn1.weight"], torch.ones(64))
+    assert whole["fc.weight"].abs().max() <= 512**-0.5
+
+
+@pytest.mark.parametrize("name", ["resnet18", "densenet121", "squeezenet1.1"])
+def test_a_head_is_linear_and_comes_after_the_pooling(name):
+    layer = networks.layers(name)[6].name
+    x = torch.rand(2, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+    features = networks.create(name, layer=layer)
+    logits = networks.create(name, layer=layer, classes=5)
+    assert (features.classes, logits.classes, logits.d) == (0, 5, 5)
+    with torch.inference_mode():
+        head = logits.get_submodule(logits.head)
+        torch.testing.assert_close(logits(x), head(features(x)))
+        assert logits(x).shape == (2, 5)
+
+
+def test_pixels_are_standardised_as_the_network_wants():
+    assert networks.create("inception-v3", layer="maxpool1").mean == (0.5, 0.5, 0.5)
+    assert networks.create("inception-v3", layer="maxpool1").std == (0.5, 0.5, 0.5)
+    assert networks.create("resnet18", layer="relu").mean == (0.485, 0.456, 0.406)
+    norms = networks.create("inception-v3", layer="Conv2d_1a_3x3").Conv2d_1a_3x3.bn
+    assert norms.eps == 1e-3
 
 
 def test_keys_are_those_of_the_real_file(weights):
@@ -144,11 +430,25 @@ def test_keys_are_those_of_the_real_file(weights):
         ({"name": "densenet12"}, r"network must be one of densenet121, .*'densenet12': did you"),
         ({"name": "densenet121", "layer": "denseblock5"}, r"layer of densenet121 .* denseblock4"),
         ({"name": "densenet121", "layer": "xyz"}, r"got 'xyz'$"),
+        ({"name": "inceptionv3"}, r"'inceptionv3': did you mean inception-v3"),
+        ({"name": "resnet18", "layer": "layer5"}, r"layer of resnet18 .* did you mean layer4"),
     ],
 )
 def test_unknown_names_offer_close_ones(arguments, message):
     with pytest.raises(ModelError, match=message):
         networks.create(**arguments)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"classes": -1}, "classes must be at least 0, got -1"),
+        ({"bn_eps": 0.0}, "bn_eps must be in 0..1, got 0.0"),
+    ],
+)
+def test_numbers_out_of_range(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        networks.create("resnet18", **arguments)
 
 
 # --- Weights -----------------------------------------------------------------------------------
@@ -215,45 +515,6 @@ def test_weights_that_do_not_fit(tmp_path, state, change, message):
 def test_weights_cut_shorter_than_asked(file):
     with pytest.raises(ModelError, match=r"lacks .* tensors of densenet121 .* cut shorter"):
         networks.create("densenet121", weights=file, layer="denseblock3")
-
-
-class Code:
-    def __reduce__(self):
-        return (print, ("executed",))
-
-
-@pytest.mark.parametrize(
-    ("name", "content", "message"),
-    [
-        ("page.pth", b"<!doctype html><p>Sign in", "is not a torch file of plain tensors"),
-        ("code.pth", pickle.dumps(Code(), protocol=2), r"\(Unsupported global: GLOBAL print was"),
-        ("newer.pth", pickle.dumps(Code(), protocol=4), "is not a torch file of plain tensors"),
-        ("empty.pth", b"", "is not a torch file of plain tensors"),
-        ("list.pth", [torch.zeros(1)], "must hold named tensors only"),
-        ("nested.pth", {"epoch": 3}, "must hold named tensors only"),
-        ("page.safetensors", b"<!doctype html><p>Sign in", "is not a whole safetensors file"),
-        ("empty.safetensors", b"", "is not a whole safetensors file"),
-        (
-            "cut.safetensors",
-            struct.pack("<Q", 80)
-            + json.dumps({"a": {"dtype": "F32", "shape": [9], "data_offsets": [0, 36]}})
-            .ljust(80)
-            .encode(),
-            "is not a whole safetensors file",
-        ),
-    ],
-    ids=lambda value: value if isinstance(value, str) and "." in value else "-",
-)
-def test_files_that_hold_no_weights(tmp_path, capfd, name, content, message):
-    path = tmp_path / name
-    if isinstance(content, bytes):
-        path.write_bytes(content)
-    else:
-        torch.save(content, path)
-    with pytest.raises(ModelError, match=message) as told:
-        networks.create("densenet121", weights=path)
-    assert "\n" not in str(told.value)
-    assert "executed" not in capfd.readouterr().out
 
 
 def test_no_weights_file(tmp_path):

@@ -14,13 +14,15 @@ except ModuleNotFoundError:
         name="torch",
     ) from None
 
-from histofast.networks._create import create, layers, names
+from histofast.networks._create import create
 from histofast.networks._export import PixelsIn, export, export_encoder
-from histofast.networks._network import Architecture, Cut, Network, Stage
+from histofast.networks._known import layers, names
+from histofast.networks._network import Architecture, Cut, LoadReport, Network, Stage
 
 __all__ = [
     "Architecture",
     "Cut",
+    "LoadReport",
     "Network",
     "PixelsIn",
     "Stage",

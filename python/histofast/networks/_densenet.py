@@ -90,7 +90,7 @@ def _densenet(name: str, *layers_per_block: int) -> Architecture:
         name=name,
         stages=partial(_stages, layers_per_block),
         prefix="features.",
-        head=("classifier.weight", "classifier.bias"),
+        head="classifier",
         rename=_rename,
     )
 

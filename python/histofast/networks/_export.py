@@ -20,6 +20,7 @@ from torch import fx, nn
 
 from histofast._arrays import check
 from histofast.encoders import EncoderMetadata, EncoderSpec, load, registry
+from histofast.encoders._capture import capture
 from histofast.encoders._graph import PixelGraph, replacing, to_bytes
 from histofast.errors import ModelError
 from histofast.networks._create import create
@@ -28,6 +29,10 @@ from histofast.networks._network import Network
 EXPORTER = "histofast.networks 1"  # raised when the same weights would give another file
 MAX_RELATIVE_ERROR = 1e-5
 _BATCHES = (1, 2, 7)
+_PATCH_PX = 256
+_LARGEST_PX = 512  # every network here takes this size
+_TALLER_PX = 5
+_HEAD = "head"  # its name in the file, whatever the state dict calls it
 
 
 class PixelsIn(nn.Module):
@@ -51,6 +56,9 @@ def export_encoder(
     weights: str | os.PathLike[str],
     out: str | os.PathLike[str],
     layer: str | None = None,
+    classes: int = 0,
+    bn_eps: float | None = None,
+    partial: bool = False,
     **options: Any,
 ) -> EncoderSpec:
     """Build a network from a weights file, cut it, and write it as an encoder file.
@@ -59,13 +67,16 @@ def export_encoder(
         network: one of `names()`.
         weights: see `create`.
         out: path of the .onnx file.
-        layer: see `create`.
+        layer, classes, bn_eps, partial: see `create`.
         options: the keyword arguments of `export`.
 
     Raises:
         What `create` and `export` raise.
     """
-    return export(create(network, weights=weights, layer=layer), out, **options)
+    made = create(
+        network, weights=weights, layer=layer, classes=classes, bn_eps=bn_eps, partial=partial
+    )
+    return export(made, out, **options)
 
 
 def export(
@@ -73,7 +84,7 @@ def export(
     path: str | os.PathLike[str],
     *,
     name: str | None = None,
-    patch_px: int = 256,
+    patch_px: int | None = None,
     mpp: float = 0.5,
     provenance: str | None = None,
     licence: str | None = None,
@@ -83,13 +94,15 @@ def export(
     """Write a network as an encoder file; any patch size goes in, pixels unscaled.
 
     Before the file takes its name, ONNX Runtime runs it in batches of 1, 2 and 7 and on a
-    rectangle, and every row must agree with torch to 1e-5 of its norm.
+    rectangle, and every row must agree with torch to 1e-5 of its norm. In the file a tensor has the
+    name of the stage that it leaves, and that of a head is `head`.
 
     Args:
         network: in evaluation mode.
         path: of the .onnx file; its folder must exist.
         name: what the encoder is called; None: the stem of `path`.
-        patch_px: the patch size it is meant for.
+        patch_px: the patch size it is meant for; None: 256, or what the network was designed for
+            where that is larger.
         mpp: the resolution it is meant for, um/px.
         provenance: where the weights come from; None: what the registry says of them.
         licence: the terms of the weights; None: likewise.
@@ -102,7 +115,8 @@ def export(
     Raises:
         FileExistsError: the file exists and `overwrite` is False.
         FileNotFoundError: the folder does not exist.
-        ModelError: an operation that cannot be written, or results that differ.
+        ModelError: an operation that cannot be written, patches too small for the network, or
+            results that differ (the first stage to do so is named).
         ValueError: the network is in training mode, or another argument is out of range.
 
     Determinism: the same network and arguments give the same bytes.
@@ -112,33 +126,84 @@ def export(
         raise ValueError(f"path must end in .onnx, got {path}")
     if network.training:
         raise ValueError("network must be in evaluation mode: call network.eval() first")
+    if patch_px is None:
+        patch_px = max(_PATCH_PX, network.input_px)
     if patches is None:
         patches = _stained_noise(max(_BATCHES), patch_px)
     (n,) = check("patches", patches, "uint8", ("n", patch_px, patch_px, 3))
     if n < max(_BATCHES):
         raise ValueError(f"patches must be at least {max(_BATCHES)}, got {n}")
-    known = registry().weights_of(network.weights_sha256) if network.weights_sha256 else None
-    untold = "random weights" if network.weights_sha256 is None else "not stated"
+    _check_size(network, patch_px)
+    provenance, licence = _origin(network, provenance, licence)
     metadata = EncoderMetadata(
         name=path.stem if name is None else name,
         network=network.architecture,
-        layer=network.layer,
+        layer=network.layer + ("+head" if network.classes else ""),
         d=network.d,
         patch_px=patch_px,
         mpp=mpp,
         precision="float32",
         weights_sha256=network.weights_sha256 or "random",
-        provenance=provenance or (known.provenance if known else untold),
-        licence=licence or (known.licence if known else untold),
+        provenance=provenance,
+        licence=licence,
         exporter=EXPORTER,
     )
     graph = PixelGraph(mean=network.mean, std=network.std)
-    model = graph.finish(_Writer(network, graph).write(), metadata=metadata)
+    writer = _Writer(network, graph)
+    model = graph.finish(writer.write(), metadata=metadata)
     with replacing(path, overwrite=overwrite) as pending:
         pending.write_bytes(to_bytes(model))
-        _verify(pending, PixelsIn(network).eval(), patches, shown=path)
+        _verify(pending, network, patches, stage_of_tensor=writer.stage_of_tensor, shown=path)
     with load(path, device="cpu", threads=1) as encoder:
         return encoder.spec
+
+
+def _origin(network: Network, provenance: str | None, licence: str | None) -> tuple[str, str]:
+    """Return provenance and licence: as told, else the registry's, else that nobody said."""
+    if network.loaded is None:
+        return provenance or "random weights", licence or "random weights"
+    known = registry().weights_of(network.loaded.sha256)
+    provenance = provenance or (known.provenance if known else "not stated")
+    if network.loaded.missing:
+        provenance += f"; {len(network.loaded.missing)} tensors random"
+    if network.loaded.head == "new":
+        provenance += "; random head"
+    return provenance, licence or (known.licence if known else "not stated")
+
+
+def _check_size(network: Network, patch_px: int) -> None:
+    """Refuse patches that some layer of the network is larger than.
+
+    Raises:
+        ModelError: with the smallest size that the network takes.
+    """
+    reason = _why_not(network, patch_px)
+    if reason is None:
+        return
+    too_small, enough = patch_px, 2 * patch_px
+    while _why_not(network, enough) is not None:
+        too_small, enough = enough, 2 * enough
+        if too_small > _LARGEST_PX:  # so the size is not the matter
+            raise ModelError(f"{network.architecture} cannot be run: {reason}")
+    while enough - too_small > 1:
+        middle = (too_small + enough) // 2
+        if _why_not(network, middle) is None:
+            enough = middle
+        else:
+            too_small = middle
+    raise ModelError(
+        f"{network.architecture} up to {network.layer} needs patches of at least {enough} px, got "
+        f"{patch_px} px: choose a larger patch_px, or an earlier layer"
+    )
+
+
+def _why_not(network: Network, patch_px: int) -> str | None:
+    try:
+        with torch.inference_mode():
+            network(torch.zeros(1, 3, patch_px, patch_px))
+    except RuntimeError as error:  # torch has no type of its own for this
+        return str(error).splitlines()[0]
+    return None
 
 
 class _Writer:
@@ -150,14 +215,17 @@ class _Writer:
         self._traced = fx.symbolic_trace(network)
         self._modules: dict[str, nn.Module] = dict(self._traced.named_modules())
         self._tensors: dict[fx.Node, str] = {}
+        # What has a BatchNorm folded in is that stage's, and the convolution's own is not there.
+        self.stage_of_tensor: dict[str, str] = {}
 
     def write(self) -> str:
-        """Return the name of the tensor of features."""
-        names = self._names()
+        """Return the name of the tensor of features, having filled `stage_of_tensor`."""
+        names, last_of_stage = self._names()
         for node in self._traced.graph.nodes:
             if node.op == "placeholder":
                 self._tensors[node] = self._graph.standardised
             elif node.op == "output":
+                self.stage_of_tensor = {self._tensors[n]: s for s, n in last_of_stage.items()}
                 return self._tensors[node.args[0]]
             elif self._folded_into(node) is not None:
                 self._tensors[node] = self._tensors[node.args[0]]
@@ -165,20 +233,21 @@ class _Writer:
                 self._tensors[node] = self._write_node(node, names[node])
         raise AssertionError("a traced graph ends with its output")
 
-    def _names(self) -> dict[fx.Node, str]:
+    def _names(self) -> tuple[dict[fx.Node, str], dict[str, fx.Node]]:
         """Name tensors for the modules that make them; the last of a stage has the stage's name."""
         names: dict[fx.Node, str] = {}
         last_of_stage: dict[str, fx.Node] = {}
-        prefix = self._network.prefix
+        stage_of_key = dict(zip(self._network.stage_keys, self._network.stage_names, strict=True))
         for node in self._traced.graph.nodes:
-            stack = [key.removeprefix(prefix) for key in node.meta.get("nn_module_stack", {})]
-            inner = stack[-1] if stack else ""
+            path = next(reversed(node.meta.get("nn_module_stack", {})), "")
+            key, dot, rest = path.removeprefix(self._network.prefix).partition(".")
+            inner = _HEAD if path == self._network.head else stage_of_key.get(key, key) + dot + rest
             function = getattr(node.target, "__name__", str(node.target))
             of_module = node.op == "call_module"
             names[node] = inner if of_module else f"{inner}.{function}".lstrip(".")
-            if inner:
-                last_of_stage[inner.split(".")[0]] = node
-        return names | {node: stage for stage, node in last_of_stage.items()}
+            if key in stage_of_key:
+                last_of_stage[stage_of_key[key]] = node
+        return names | {node: stage for stage, node in last_of_stage.items()}, last_of_stage
 
     def _write_node(self, node: fx.Node, name: str) -> str:
         inputs = [self._tensors[a] for a in node.all_input_nodes]
@@ -190,6 +259,7 @@ class _Writer:
             nn.ReLU: self._relu,
             nn.MaxPool2d: self._max_pool,
             nn.AvgPool2d: self._average_pool,
+            nn.Linear: self._linear,
             torch.cat: self._concat,
             operator.add: self._add,
             "mean": self._global_mean,
@@ -273,6 +343,11 @@ class _Writer:
             count_include_pad=int(pool.count_include_pad),
         )
 
+    def _linear(self, node: fx.Node, linear: nn.Linear, inputs: list[str], name: str) -> str:
+        for key, value in linear.named_parameters():  # weight (out, in), bias
+            inputs.append(self._graph.constant(value.detach().numpy(), name=f"{name}.{key}"))
+        return self._graph.add("Gemm", inputs, name=name, transB=1)
+
     def _concat(self, node: fx.Node, _: Any, inputs: list[str], name: str) -> str:
         axis = node.args[1] if len(node.args) > 1 else node.kwargs.get("dim", 0)
         return self._graph.add("Concat", inputs, name=name, axis=axis)
@@ -303,29 +378,62 @@ def _pair(size: int | tuple[int, ...]) -> tuple[int, ...]:
     return (size, size) if isinstance(size, int) else tuple(size)
 
 
-def _verify(file: Path, module: PixelsIn, patches: NDArray[np.uint8], *, shown: Path) -> None:
+def _verify(
+    file: Path,
+    network: Network,
+    patches: NDArray[np.uint8],
+    *,
+    stage_of_tensor: dict[str, str],
+    shown: Path,
+) -> None:
     """Refuse a file whose features differ from torch's.
 
     Raises:
         ModelError: by more than the tolerance.
     """
-    p = patches.shape[1]
     cases = [patches[:n] for n in _BATCHES]
-    if p >= 64:  # no square
-        cases.append(np.ascontiguousarray(patches[:2, 5:]))
+    taller = np.concatenate([patches[:2], patches[:2, :_TALLER_PX]], axis=1)  # no square
+    module = PixelsIn(network).eval()
     with load(file, device="cpu", threads=1) as encoder, torch.inference_mode():
-        for case in cases:
-            wanted = module(torch.from_numpy(case)).numpy()
-            got = encoder.encode_together(case)
-            norms = np.linalg.norm(wanted, axis=1)
-            errors = np.linalg.norm(got - wanted, axis=1) / np.maximum(norms, np.finfo("f4").tiny)
-            if not errors.max() <= MAX_RELATIVE_ERROR:  # also true for NaN
-                n, h, w, _ = case.shape
-                raise ModelError(
-                    f"{shown} is not written: ONNX Runtime and torch differ by {errors.max():.1e} "
-                    f"of the features' norm (batch of {n}, {h} x {w} px), wanted at most "
-                    f"{MAX_RELATIVE_ERROR:.0e}"
-                )
+        for case in (*cases, taller):
+            error = _largest_error(encoder.encode_together(case), module(torch.from_numpy(case)))
+            if error <= MAX_RELATIVE_ERROR:  # false for NaN
+                continue
+            n, h, w, _ = case.shape
+            where = _first_wrong_stage(file, network, case, stage_of_tensor=stage_of_tensor)
+            raise ModelError(
+                f"{shown} is not written: ONNX Runtime and torch differ by {error:.1e} of the "
+                f"features' norm (batch of {n}, {h} x {w} px), wanted at most "
+                f"{MAX_RELATIVE_ERROR:.0e}: {where}"
+            )
+
+
+def _first_wrong_stage(
+    file: Path, network: Network, pixels: NDArray[np.uint8], *, stage_of_tensor: dict[str, str]
+) -> str:
+    wanted: dict[str, torch.Tensor] = {}
+
+    def keep(stage: str) -> Callable[[nn.Module, Any, torch.Tensor], None]:
+        return lambda module, inputs, output: wanted.update({stage: output})
+
+    hooks = [network.stage(s).register_forward_hook(keep(s)) for s in stage_of_tensor.values()]
+    PixelsIn(network).eval()(torch.from_numpy(pixels))
+    for hook in hooks:
+        hook.remove()
+    got = capture(file, list(stage_of_tensor), pixels)
+    for tensor, stage in stage_of_tensor.items():
+        error = _largest_error(got[tensor], wanted[stage])
+        if not error <= MAX_RELATIVE_ERROR:
+            return f"{stage} is the first stage to do so, by {error:.1e}"
+    return "all stages agree, it is what follows them"
+
+
+def _largest_error(got: NDArray[np.float32], wanted: torch.Tensor) -> float:
+    """Return the largest error of a row, relative to the norm of the row wanted."""
+    rows = wanted.numpy().reshape(len(got), -1).astype(np.float64)
+    norms = np.linalg.norm(rows, axis=1)
+    errors = np.linalg.norm(got.reshape(len(got), -1) - rows, axis=1)
+    return float((errors / np.maximum(norms, np.finfo("f4").tiny)).max())
 
 
 def _stained_noise(n: int, patch_px: int) -> NDArray[np.uint8]:

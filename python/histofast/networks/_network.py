@@ -15,60 +15,114 @@ IMAGENET_STD = (0.229, 0.224, 0.225)
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Cut:
-    """A place where a network can end: the name of its last stage and the width there."""
+    """A place where a network can end: the name of its last stage and the width there.
+
+    `flops_share` is what is done up to there of the whole network's multiply-adds (convolutions
+    counted), in 0..1.
+    """
 
     name: str
     d: int
+    flops_share: float
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Stage:
-    """One named piece of a network; `d` is the number of channels that leave it."""
+    """One named piece of a network; `d` is the number of channels that leave it.
+
+    `key` is its name in state dicts; None: the same.
+    """
 
     name: str
     module: nn.Module
     d: int
+    key: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Architecture:
     """A family member: how to build its stages, one after the other, so that a cut builds no more.
 
-    `prefix` stands before the stages' names in state dicts, `head` are the keys of what follows
-    the last stage there, `rename` maps older spellings of keys to today's.
+    In state dicts `prefix` stands before the stages' names, `head` is the name of the linear layer
+    after pooling, and `rename` maps older spellings of keys to today's. `input_px` is the patch
+    side it was designed for, `fan` the side that its random convolutions keep the variance of.
     """
 
     name: str
     stages: Callable[[float], Iterator[Stage]] = field(repr=False)  # takes the BatchNorm eps
     prefix: str = ""
-    head: tuple[str, ...] = ()
+    head: str = "fc"
     rename: Callable[[str], str] = field(default=str, repr=False)
+    bn_eps: float = 1e-5  # torch's default
+    mean: tuple[float, float, float] = IMAGENET_MEAN
+    std: tuple[float, float, float] = IMAGENET_STD
+    input_px: int = 224
+    fan: str = "fan_in"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class LoadReport:
+    """What was taken from a weights file, and what was not; keys as the file spells them.
+
+    `prefix` stands before the network's keys in the file (names of nested dicts included).
+    `dropped` are other parts of the file: heads, second copies, other modules. `missing` (spelt as
+    the network does) and `unexpected` are empty unless a partial load was asked for. `head` is
+    "none", "loaded", or "new" where a head was asked for that the file has not.
+    """
+
+    sha256: str
+    prefix: str
+    head: str
+    dropped: tuple[str, ...]
+    missing: tuple[str, ...]
+    unexpected: tuple[str, ...]
 
 
 class Network(nn.Module):
     """Stages in a row and global average pooling, with state-dict keys as torchvision spells them.
 
-    Input (n, 3, h, w) float32, standardised with `mean` and `std`; output (n, d) float32.
+    Input (n, 3, h, w) float32, standardised with `mean` and `std`; output (n, d) float32: the
+    features of the last stage or, with `classes` > 0, the logits of a linear head on them.
     """
 
-    def __init__(self, architecture: Architecture, stages: Sequence[Stage]) -> None:
+    def __init__(
+        self, architecture: Architecture, stages: Sequence[Stage], *, classes: int = 0
+    ) -> None:
         super().__init__()
         self.architecture = architecture.name
         self.layer = stages[-1].name
-        self.d = stages[-1].d
-        self.mean: tuple[float, float, float] = IMAGENET_MEAN
-        self.std: tuple[float, float, float] = IMAGENET_STD
-        self.weights_sha256: str | None = None
+        self.classes = classes
+        self.d = classes or stages[-1].d
+        self.mean = architecture.mean
+        self.std = architecture.std
+        self.input_px = architecture.input_px
+        self.loaded: LoadReport | None = None
         self.prefix = architecture.prefix
+        self.head = architecture.head
         self.stage_names = tuple(stage.name for stage in stages)
+        self.stage_keys = tuple(stage.key or stage.name for stage in stages)
         home: nn.Module = self
         for part in self.prefix.split(".")[:-1]:
             home.add_module(part, nn.Module())
             home = home.get_submodule(part)
-        for stage in stages:
-            home.add_module(stage.name, stage.module)
+        for stage, key in zip(stages, self.stage_keys, strict=True):
+            home.add_module(key, stage.module)
+        if classes:
+            self.add_module(self.head, nn.Linear(stages[-1].d, classes))
+
+    @property
+    def weights_sha256(self) -> str | None:
+        """The SHA-256 of the weights file, or None for random weights."""
+        return None if self.loaded is None else self.loaded.sha256
+
+    def stage(self, name: str) -> nn.Module:
+        """Return the module of a stage by the name of its cut."""
+        key = self.stage_keys[self.stage_names.index(name)]
+        module: nn.Module = self.get_submodule(self.prefix + key)
+        return module
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        for name in self.stage_names:
-            x = self.get_submodule(self.prefix + name)(x)
-        return x.mean((2, 3))  # (n, d)
+        for key in self.stage_keys:
+            x = self.get_submodule(self.prefix + key)(x)
+        x = x.mean((2, 3))  # (n, d)
+        return self.get_submodule(self.head)(x) if self.classes else x
