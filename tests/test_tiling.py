@@ -101,11 +101,63 @@ def test_two_to_one_is_the_rounded_mean_of_four(rng, isa, x, y, tile_w):
     np.testing.assert_array_equal(got, (blocks + 2) >> 2)
 
 
-@given(value=st.integers(0, 255), scale=st.floats(0.3, 9), x=st.floats(0, 20))
+@given(
+    value=st.integers(0, 255),
+    scale=st.floats(0.3, 9) | st.floats(20, 2000),
+    x=st.floats(0, 20),
+)
 @settings(max_examples=40, deadline=None)
 def test_constant_stays_constant(value, scale, x):
     image = np.full((64, 64, 3), value, np.uint8)
     assert (cut(image, [(x, 3, 20 * scale, 20 * scale)], 20) == value).all()
+
+
+def hostile(scale, count, bright):
+    """Bright where the weights of cells of `scale` pixels are rounded up, or down; (p*s, p*s, 3)."""
+    side = int(np.ceil(scale * count))
+    shares = reference.axis_weights(0.0, scale * count, count, side).sum(axis=0)
+    up = np.rint(shares * 2**14) > shares * 2**14
+    up[:: int(scale)] ^= True
+    image = np.where((up[:, None] & up[None, :]) == bright, 255, 0).astype(np.uint8)
+    return np.repeat(image[..., None], 3, axis=2)
+
+
+@pytest.mark.parametrize("bright", [False, True])
+@pytest.mark.parametrize(
+    "scale", [19.77, 31.0, 31.85, 32.0, 33.0, 56.0, 91.3, 128.0, 181.0, 214.0, 300.5, 700.0]
+)
+def test_large_reductions_stay_within_one(isa, scale, bright):
+    count = max(2, int(200 / scale))
+    image = hostile(scale, count, bright)
+    box = (0.0, 0.0, scale * count, scale * count)
+    got = cut(image, [box], count, tile_h=256, tile_w=256)[0]
+    assert np.abs(got - reference.cut_patch(image, box, count)).max() <= 1
+    first = np.zeros_like(image)  # one bright line per cell: what the rest of the weights went to
+    first[:: int(scale)] = first[:, :: int(scale)] = 255
+    for picture in (first, 255 - first):
+        got = cut(picture, [box], count, tile_h=256, tile_w=256)[0]
+        assert np.abs(got - reference.cut_patch(picture, box, count)).max() <= 1
+
+
+@given(
+    seed=st.integers(0, 1000),
+    size=st.tuples(st.integers(1, 90), st.integers(1, 400)),
+    patch_px=st.integers(1, 4),
+    scale=st.floats(20, 500),
+    corner=st.tuples(st.floats(-300, 300), st.floats(-300, 300)),
+)
+@settings(max_examples=60, deadline=None)
+def test_large_reductions_match_the_definition_everywhere(seed, size, patch_px, scale, corner):
+    image = np.random.default_rng(seed).choice(np.array([0, 255], np.uint8), (*size, 3))
+    box = (corner[0], corner[1], patch_px * scale, patch_px * scale)
+    results = []
+    for isa in ISAS:
+        _core.set_isa(isa)
+        results.append(cut(image, [box], patch_px)[0])
+    _core.set_isa(_core.best_isa())
+    assert np.abs(results[0] - reference.cut_patch(image, box, patch_px)).max() <= 1
+    for other in results[1:]:
+        np.testing.assert_array_equal(results[0], other)
 
 
 def test_missing_tiles_show_the_fill(isa):
@@ -186,6 +238,42 @@ def test_coverage_of_a_tall_mask_in_bands(rng, monkeypatch):
     monkeypatch.setattr(tiling, "BAND_ROWS", 10)
     for order in (np.argsort(boxes[:, 1]), np.arange(300)):
         np.testing.assert_allclose(tiling.coverage(mask, boxes[order]), whole[order], atol=1e-9)
+
+
+def test_a_box_beside_the_tissue_covers_nothing_at_all():
+    """Sums of an integral image cancel to 1e-14 or so, which is more than nothing."""
+    rng = np.random.default_rng(1)
+    mask = np.zeros((60, 70), np.uint8)
+    mask[10:40, 5:30] = rng.integers(0, 2, (30, 25))
+    corners = rng.uniform(-2, 70, (4000, 2))
+    boxes = np.concatenate([corners, rng.uniform(0.5, 9, (4000, 2))], axis=1)
+    got, wanted = tiling.coverage(mask, boxes), reference.coverage(mask, boxes)
+    assert (wanted == 0).sum() > 1000
+    np.testing.assert_array_equal(got == 0, wanted == 0)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_min_tissue_0_still_asks_for_tissue(seed):
+    rng = np.random.default_rng(seed)
+    mask = np.zeros((600, 700), np.uint8)
+    mask[100:400, 50:300] = rng.integers(0, 2, (300, 250))
+    slide = slide_of(700 * 31 + 7, 600 * 31 + 5)
+    per_x, per_y = slide.levels[0].width / 700, slide.levels[0].height / 600
+    tissue = SimpleNamespace(mask=mask, downsample_x=per_x, downsample_y=per_y)
+    plan = tiling.plan_patches(slide, tissue, mpp=0.37, patch_px=224, min_tissue=0.0)
+    low = np.floor(plan.coords_l0 / (per_x, per_y)).astype(int)
+    high = np.ceil((plan.coords_l0 + plan.patch_l0) / (per_x, per_y)).astype(int)
+    assert len(plan) > 500
+    for (x0, y0), (x1, y1) in zip(low, high, strict=True):
+        assert mask[y0:y1, x0:x1].any()
+
+
+def test_patches_that_touch_the_tissue_with_their_edge_only_have_none():
+    mask = np.zeros((300, 300), np.uint8)
+    mask[90:210, 90:210] = 1
+    tissue = SimpleNamespace(mask=mask, downsample_x=3100 / 300, downsample_y=3100 / 300)
+    plan = tiling.plan_patches(slide_of(3100, 3100), tissue, mpp=0.25, patch_px=31, min_tissue=0.0)
+    assert len(plan) == 40 * 40
 
 
 def test_coverage_of_nothing():

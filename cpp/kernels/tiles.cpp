@@ -11,6 +11,15 @@
 namespace histofast::cpu {
 namespace {
 
+// Up to here 14-bit weights are within 1 of the true mean, whatever the picture.
+constexpr double kFarthest = 32;
+
+// Wide weights sum to 1 << 30; after the vertical pass 16 fractional bits are left.
+constexpr int kWideBits = 30, kWideRowShift = kWideBits - 16, kWideShift = kWideBits + 16;
+constexpr std::int64_t kWideOne = std::int64_t{1} << kWideBits;
+constexpr std::int64_t kWideRowRound = std::int64_t{1} << (kWideRowShift - 1);
+constexpr std::int64_t kWideRound = std::int64_t{1} << (kWideShift - 1);
+
 const TileLoops& loops() {
 #ifdef HISTOFAST_X86_DISPATCH
     switch (current_isa()) {
@@ -25,7 +34,50 @@ const TileLoops& loops() {
     return baseline::tile_loops;
 }
 
-// Which source pixels make which output pixel along one axis, and with what weight.
+// Which source pixels are in which output pixels along one axis, and how much of each.
+class Shares {
+public:
+    Shares(double start, double length, std::size_t count, std::size_t size)
+        : start_(start), scale_(length / static_cast<double>(count)), size_(size) {
+        std::size_t reach = 2;
+        for (std::size_t i = 0; i < count && scale_ >= 1; ++i)
+            reach = std::max(
+                reach, static_cast<std::size_t>(std::ceil(edge(i + 1)) - std::floor(edge(i))));
+        taps_.resize(std::min(reach, size));
+    }
+
+    std::size_t taps() const { return taps_.size(); }
+    double operator[](std::size_t tap) const { return taps_[tap]; }
+
+    // Look at output pixel i; returns the source pixel of its first tap.
+    std::int32_t look(std::size_t i) {
+        std::fill(taps_.begin(), taps_.end(), 0.0);
+        const double low = edge(i), high = edge(i + 1), centre = low + 0.5 * scale_ - 0.5;
+        const bool averages = scale_ >= 1;
+        const auto begin = static_cast<std::int64_t>(std::floor(averages ? low : centre));
+        const auto end = averages ? static_cast<std::int64_t>(std::ceil(high)) : begin + 2;
+        const auto last = static_cast<std::int64_t>(size_) - 1;
+        const std::int64_t base =
+            std::clamp<std::int64_t>(begin, 0, static_cast<std::int64_t>(size_ - taps()));
+        for (std::int64_t pixel = begin; pixel < end; ++pixel) {
+            const auto at = static_cast<double>(pixel);
+            const double share = averages ? (std::min(high, at + 1) - std::max(low, at)) / scale_
+                                          : 1 - std::abs(centre - at);
+            const std::int64_t tap = std::clamp<std::int64_t>(pixel, 0, last) - base;
+            if (share > 0) taps_[static_cast<std::size_t>(tap)] += share;
+        }
+        return static_cast<std::int32_t>(base);
+    }
+
+private:
+    double edge(std::size_t i) const { return start_ + static_cast<double>(i) * scale_; }
+
+    double start_, scale_;
+    std::size_t size_;
+    std::vector<double> taps_;
+};
+
+// The shares as 14-bit weights, for the inner loops.
 struct Axis {
     std::size_t taps = 0;               // even; unused ones have weight 0
     std::vector<std::int32_t> first;    // (count)
@@ -33,14 +85,9 @@ struct Axis {
     bool is_copy = false;               // one source pixel per output pixel, in order
 
     void set(double start, double length, std::size_t count, std::size_t size);
-
-private:
-    std::vector<double> shares_;
 };
 
 void Axis::set(double start, double length, std::size_t count, std::size_t size) {
-    const double scale = length / static_cast<double>(count);
-    const auto last = static_cast<std::int64_t>(size) - 1;
     is_copy = length == static_cast<double>(count) && start == std::floor(start) && start >= 0 &&
               start + length <= static_cast<double>(size);
     if (is_copy) {
@@ -48,45 +95,51 @@ void Axis::set(double start, double length, std::size_t count, std::size_t size)
         first.assign(1, static_cast<std::int32_t>(start));
         return;
     }
-    std::size_t reach = 2;
-    for (std::size_t i = 0; i < count && scale >= 1; ++i) {
-        const double low = start + static_cast<double>(i) * scale;
-        const double high = start + static_cast<double>(i + 1) * scale;
-        reach = std::max(reach, static_cast<std::size_t>(std::ceil(high) - std::floor(low)));
-    }
-    const std::size_t used = std::min(reach, size);
+    Shares shares(start, length, count, size);
+    const std::size_t used = shares.taps();
     taps = used + used % 2;
     first.resize(count);
     weights.assign(count * taps, 0);
-    shares_.resize(taps);
     for (std::size_t i = 0; i < count; ++i) {
-        std::fill(shares_.begin(), shares_.end(), 0.0);
-        const double low = start + static_cast<double>(i) * scale;
-        const double high = start + static_cast<double>(i + 1) * scale;
-        const double centre = low + 0.5 * scale - 0.5;
-        const auto begin = static_cast<std::int64_t>(std::floor(scale >= 1 ? low : centre));
-        const auto end = scale >= 1 ? static_cast<std::int64_t>(std::ceil(high)) : begin + 2;
-        const std::int64_t base =
-            std::clamp<std::int64_t>(begin, 0, static_cast<std::int64_t>(size - used));
-        for (std::int64_t pixel = begin; pixel < end; ++pixel) {
-            const auto at = static_cast<double>(pixel);
-            const double share = scale >= 1 ? (std::min(high, at + 1) - std::max(low, at)) / scale
-                                            : 1 - std::abs(centre - at);
-            const std::int64_t tap = std::clamp<std::int64_t>(pixel, 0, last) - base;
-            if (share > 0) shares_[static_cast<std::size_t>(tap)] += share;
-        }
+        first[i] = shares.look(i);
         // Rounded weights must still sum to one, or white would not stay white.
         std::int16_t* weight = &weights[i * taps];
         std::int32_t rest = 1 << kWeightBits;
         for (std::size_t t = 0; t < used; ++t) {
-            weight[t] = static_cast<std::int16_t>(std::lround(shares_[t] * (1 << kWeightBits)));
+            weight[t] = static_cast<std::int16_t>(std::lround(shares[t] * (1 << kWeightBits)));
             rest -= weight[t];
         }
         const auto largest = std::max_element(weight, weight + used);
         *largest = static_cast<std::int16_t>(*largest + rest);
-        first[i] = static_cast<std::int32_t>(base);
     }
 }
+
+// The same with 30-bit weights, for cells of so many pixels that 14 bits are too coarse.
+struct WideAxis {
+    std::size_t taps = 0;
+    std::vector<std::int32_t> first;    // (count)
+    std::vector<std::int32_t> weights;  // (count, taps), none negative
+
+    WideAxis(double start, double length, std::size_t count, std::size_t size) {
+        Shares shares(start, length, count, size);
+        taps = shares.taps();
+        first.resize(count);
+        weights.resize(count * taps);
+        for (std::size_t i = 0; i < count; ++i) {
+            first[i] = shares.look(i);
+            // Rounding the sums instead of the shares leaves no rest.
+            double sum = 0;
+            std::int64_t before = 0;
+            for (std::size_t t = 0; t < taps; ++t) {
+                sum += shares[t];
+                const std::int64_t now =
+                    t + 1 == taps ? kWideOne : std::llround(std::min(sum, 1.0) * kWideOne);
+                weights[i * taps + t] = static_cast<std::int32_t>(now - before);
+                before = now;
+            }
+        }
+    }
+};
 
 // Rows of the level as runs of contiguous pixels, one run per tile.
 class RowReader {
@@ -159,6 +212,43 @@ void halve_patch(const RowReader& reader, const TileLoops& inner, std::size_t x0
     }
 }
 
+// Reductions beyond kFarthest: plain integer arithmetic, the same on every instruction set.
+void reduce_patch(const RowReader& reader, const Box& box, const TileLevel& level,
+                  std::size_t patch_px, std::uint8_t* out) {
+    const WideAxis horizontal(box.x, box.width, patch_px, level.width);
+    const WideAxis vertical(box.y, box.height, patch_px, level.height);
+    const auto x_begin = static_cast<std::size_t>(horizontal.first.front());
+    const std::size_t x_end = static_cast<std::size_t>(horizontal.first.back()) + horizontal.taps;
+    std::vector<std::int64_t> sums(3 * (x_end - x_begin));
+    for (std::size_t i = 0; i < patch_px; ++i) {
+        std::fill(sums.begin(), sums.end(), 0);
+        for (std::size_t t = 0; t < vertical.taps; ++t) {
+            const std::int64_t weight = vertical.weights[i * vertical.taps + t];
+            if (weight == 0) continue;
+            const std::size_t y = static_cast<std::size_t>(vertical.first[i]) + t;
+            for (std::size_t x = x_begin; x < x_end;) {
+                const std::size_t run = reader.run(x, x_end);
+                const std::uint8_t* row = reader.at(x, y);
+                std::int64_t* sum = &sums[3 * (x - x_begin)];
+                for (std::size_t j = 0; j < 3 * run; ++j) sum[j] += weight * row[j];
+                x += run;
+            }
+        }
+        for (std::int64_t& sum : sums) sum = (sum + kWideRowRound) >> kWideRowShift;
+        for (std::size_t j = 0; j < patch_px; ++j) {
+            const std::int64_t* pixel =
+                &sums[3 * (static_cast<std::size_t>(horizontal.first[j]) - x_begin)];
+            std::int64_t sum[3] = {kWideRound, kWideRound, kWideRound};
+            for (std::size_t t = 0; t < horizontal.taps; ++t)
+                for (std::size_t c = 0; c < 3; ++c)
+                    sum[c] += std::int64_t{horizontal.weights[j * horizontal.taps + t]} *
+                              pixel[3 * t + c];
+            for (std::size_t c = 0; c < 3; ++c)
+                out[3 * (i * patch_px + j) + c] = static_cast<std::uint8_t>(sum[c] >> kWideShift);
+        }
+    }
+}
+
 // A copied axis as a blended one, for patches where only the other axis needs blending.
 void make_explicit(Axis& axis, std::size_t count) {
     if (!axis.is_copy) return;
@@ -187,6 +277,10 @@ void cut_patches(const TileLevel& level, const Box* boxes, std::size_t count, st
         if (is_halving(box, patch_px, level)) {
             halve_patch(reader, inner, static_cast<std::size_t>(box.x),
                         static_cast<std::size_t>(box.y), patch_px, out);
+            continue;
+        }
+        if (std::max(box.width, box.height) > kFarthest * static_cast<double>(patch_px)) {
+            reduce_patch(reader, box, level, patch_px, out);
             continue;
         }
         horizontal.set(box.x, box.width, patch_px, level.width);

@@ -19,6 +19,7 @@ from histofast._arrays import check
 MPP_MIN, MPP_MAX = 0.05, 20.0
 LEVEL_TOLERANCE = 0.01
 BAND_ROWS = 256
+SLIVER = 1e-10  # of a box's side: rounding, no part of what the box shows
 WHITE = (255, 255, 255)
 
 
@@ -271,7 +272,22 @@ def _means(mask: NDArray[np.uint8], boxes: NDArray[np.float64]) -> NDArray[np.fl
 
     x0, y0, x1, y1 = boxes[:, 0], boxes[:, 1], boxes[:, 0] + boxes[:, 2], boxes[:, 1] + boxes[:, 3]
     inside = below(x1, y1) - below(x0, y1) - below(x1, y0) + below(x0, y0)
+    # What cancels leaves a residue: a box that touches no set pixel covers exactly nothing.
+    inside[_touched(integral, boxes) == 0] = 0.0
     return np.clip(inside / (boxes[:, 2] * boxes[:, 3]), 0.0, 1.0)
+
+
+def _touched(integral: NDArray[np.int64], boxes: NDArray[np.float64]) -> NDArray[np.int64]:
+    """Number of set pixels of which a box shows some, slivers of rounding apart."""
+    h, w = (size - 1 for size in integral.shape)
+    sliver = SLIVER * boxes[:, 2:]
+    low = np.floor(boxes[:, :2] + sliver).astype(np.int64).clip(0, (w, h))
+    high = np.ceil(boxes[:, :2] + boxes[:, 2:] - sliver).astype(np.int64).clip(0, (w, h))
+    (x0, y0), (x1, y1) = low.T, high.T
+    count: NDArray[np.int64] = (
+        integral[y1, x1] - integral[y1, x0] - integral[y0, x1] + integral[y0, x0]
+    )
+    return count
 
 
 def cut_patches(
