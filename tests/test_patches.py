@@ -194,6 +194,42 @@ def test_overview_of_a_slide_with_no_readable_tile():
         slide.overview()
 
 
+@pytest.mark.parametrize("downsamples", [(1, 4), (1, 2, 4)])
+def test_a_hole_in_the_overview_is_shown_from_the_finer_levels(downsamples):
+    image = noise(612, 800)
+    whole = FakeSlide(image, mpp=1.5, downsamples=downsamples)
+    top = len(downsamples) - 1
+    broken = {(top, 1, 0), (top, 2, 1)}
+    if top == 2:  # the level between has a hole at the same place
+        broken |= {(1, c, r) for c in range(1, 5) for r in range(3)}
+    slide = FakeSlide(image, mpp=1.5, downsamples=downsamples, broken=broken)
+    survey = slide.survey(mpp=8.0)
+    assert survey.unreadable_l0.tolist() == [[256, 0, 256, 192], [512, 192, 256, 192]]
+    assert survey.reason == f"tile (1, 0) of level {top}: broken"
+    wanted = whole.overview(mpp=8.0).astype(int)
+    assert np.abs(survey.picture - wanted).max() <= 2  # averaged from other numbers
+    np.testing.assert_array_equal(slide.overview(mpp=8.0), survey.picture)
+    assert len(whole.survey().unreadable_l0) == 0
+    assert whole.survey().reason == ""
+
+
+def test_a_hole_in_the_overview_stays_white_only_where_nothing_can_be_read():
+    image = np.full((400, 640, 3), 50, np.uint8)
+    slide = FakeSlide(image, mpp=2.0, downsamples=(1, 4), broken={(1, 1, 1), (0, 5, 4)})
+    survey = slide.survey(mpp=8.0)
+    assert survey.unreadable_l0.tolist() == [[256, 192, 256, 192]]
+    white = np.zeros(survey.picture.shape[:2], bool)
+    white[48:60, 80:96] = True  # tile (5, 4) of level 0, 4 x 4 pixels to one
+    assert (survey.picture[white] == 255).all()
+    assert (survey.picture[~white] == 50).all()
+
+
+def test_tile_boxes_end_with_the_slide():
+    slide = FakeSlide(noise(100, 130), downsamples=(1, 2))
+    boxes = slide.tile_boxes_l0(1, np.array([[0, 0], [1, 1]], np.int64))
+    assert boxes.tolist() == [[0, 0, 128, 96], [128, 96, 2, 4]]
+
+
 def test_read_region():
     image = noise(200, 260)
     slide = FakeSlide(image, downsamples=(1, 4))
@@ -258,6 +294,10 @@ def test_patch_table_takes_the_fields_other_names(table):
         ("file,bag\na.png,s\na.png,s\n", r"line 3: a.png is there twice \(first in line 2\)"),
         ("file,bag,x\na.png,s,1\n", "must have both of the columns x and y"),
         ("file,bag,x,y\na.png,s,1,nan\n", "line 2: y must be a number, got 'nan'"),
+        (
+            "file,bag,x,y\na.png,s,1e30,0\n",
+            r"line 2: x must be a level-0 pixel below 2\*\*63, got '1e",
+        ),
         ("file,bag,split\na.png,s,train\nb.png,s,test\n", "bag s must be in one split"),
         ("file,bag\na.png,s,1\n", "line 2: must have 2 cells like the header, got 3"),
     ],

@@ -339,6 +339,9 @@ def test_out_is_checked(pyramid, tmp_path):
         ((1000, 600), (400, 240), 2.5),
         ((1000, 600), (600, 600), None),
         ((1000, 600), (300, 240), None),
+        ((1000, 1000), (399, 400), pytest.approx(2.503132832)),  # off by a pixel
+        ((4000, 4000), (1000, 994), None),  # cut: the far corner would be off by 12 px
+        ((46000, 32914), (11500, 8200), None),
     ],
 )
 def test_downsample(base, level, expected):
@@ -788,6 +791,21 @@ def test_openslide_counts_the_companions_of_mrxs(fake_openslide):
     assert ";companions:" in before
     write(fake_openslide.parent / "a" / "Data0001.dat", b"1")
     assert OpenSlideSlide(fake_openslide).identity != before
+
+
+@pytest.mark.parametrize("name", ["1.dcm", "slide.vms"])
+def test_openslide_counts_the_other_files(fake_openslide, name):
+    folder = fake_openslide.parent
+    content = b"[Virtual Microscope]\r\nImageFile=2.dcm\r\n" if "vms" in name else dicom("1.2")
+    write(folder / name, content)
+    write(folder / "2.dcm", dicom("1.2"))
+    write(folder / "3.dcm", dicom("9.9"))  # another slide's
+    before = OpenSlideSlide(folder / name).identity
+    assert ";companions:" in before
+    write(folder / "3.dcm", dicom("9.9") + b"more")
+    assert OpenSlideSlide(folder / name).identity == before
+    write(folder / "2.dcm", dicom("1.2") + b"more")
+    assert OpenSlideSlide(folder / name).identity != before
 
 
 def test_openslide_refuses_missing_mpp_and_closes(fake_openslide, monkeypatch):

@@ -99,9 +99,6 @@ def stream_slide(
     """As `iter_patches`, but unreadable tiles are reported in the batch and shown in white."""
     if batch_size < 1:
         raise ValueError(f"batch_size must be at least 1, got {batch_size}")
-    level = slide.levels[plan.level]
-    tile_l0 = np.array([level.tile_width, level.tile_height]) * level.downsample
-    extent_l0 = np.array([slide.levels[0].width, slide.levels[0].height])
     with _workers(workers) as pool:
         for batch in stream_boxes(
             slide,
@@ -112,12 +109,10 @@ def stream_slide(
             workers=pool,
         ):
             at = np.array([(t.column, t.row) for t in batch.unreadable], np.int64).reshape(-1, 2)
-            low = np.floor(at * tile_l0).astype(np.int64)
-            high = np.minimum(np.ceil((at + 1) * tile_l0).astype(np.int64), extent_l0)
             yield PatchBatch(
                 pixels=batch.pixels,
                 coords_l0=plan.coords_l0[batch.start : batch.start + len(batch.pixels)],
-                unreadable_l0=np.concatenate([low, high - low], axis=1),
+                unreadable_l0=slide.tile_boxes_l0(plan.level, at),
                 damaged=batch.damaged,
                 reason=batch.unreadable[0].reason if batch.unreadable else "",
             )
@@ -176,7 +171,7 @@ def read_patch_table(path: str | Path) -> list[PatchBag]:
     Raises:
         FileNotFoundError: no such table.
         ValueError: a missing column, an empty table or cell, a repeated file, a coordinate that is
-            no number, a bag that is in two splits.
+            no number or does not fit 64 bits, a bag that is in two splits.
     """
     path = Path(path)
     rows, header = read_table(path)
@@ -265,11 +260,16 @@ def find_column(path: Path, header: Sequence[str], names: Sequence[str]) -> str:
 
 def _whole(path: Path, line: int, row: dict[str, str], axis: str) -> int:
     try:
-        return round(float(row[axis]))
+        value = round(float(row[axis]))
     except (ValueError, OverflowError):
         raise ValueError(
             f"{path}, line {line}: {axis} must be a number, got {row[axis]!r}"
         ) from None
+    if not -(2**63) <= value < 2**63:
+        raise ValueError(
+            f"{path}, line {line}: {axis} must be a level-0 pixel below 2**63, got {row[axis]!r}"
+        )
+    return value
 
 
 def stream_bag(

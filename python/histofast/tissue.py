@@ -227,7 +227,8 @@ def find_tissue(
     """Find the tissue of a slide, or take a ready mask of it.
 
     Args:
-        slide: anything with `levels`, `mpp` and `overview(mpp=...)`.
+        slide: anything with `levels`, `mpp` and `overview(mpp=...)`; what of it could not be decoded
+            is told by `Slide.survey`.
         mpp: um per pixel of the overview that is looked at.
         threshold: 0..255, as in `tissue_mask`; None finds it.
         min_area_um2: smaller objects are removed. The default is about one patch of 256 px at

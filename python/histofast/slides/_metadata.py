@@ -65,8 +65,9 @@ def pyramid_downsample(
 
     Returns:
         An integer where both sizes are that fraction of level 0's to within one pixel, or its
-        power-of-two fraction padded to whole tiles; otherwise the mean of the two ratios. None
-        where the two ratios contradict each other: another picture, not a level.
+        power-of-two fraction padded to whole tiles; otherwise the mean of the two ratios, where it
+        puts the far corner right to within one pixel of the level. None where it does not: another
+        picture, or one cut differently, whose patches would lie beside their places.
 
     Example:
         >>> pyramid_downsample((46000, 32914), (11500, 8228), (256, 256))
@@ -81,9 +82,7 @@ def pyramid_downsample(
     for k in (2 ** round(math.log2(mean)), round(mean)):
         if k >= 1 and all(abs(b / k - s) <= 1 for b, s in zip(base, level, strict=True)):
             return float(k)
-    # A pixel of rounding weighs more the smaller the level is.
-    allowed = 1.5 / min(level) + 0.005
-    if abs(ratios[0] / ratios[1] - 1) <= allowed:
+    if all(abs(b / mean - s) <= 1 for b, s in zip(base, level, strict=True)):
         return mean
     for exponent in range(1, 16):
         parts = [math.ceil(b / 2**exponent) for b in base]
@@ -125,6 +124,17 @@ def file_identity(path: Path, companions: Iterable[Path] = ()) -> str:
     if listing:
         identity += f";companions:{hashlib.sha256('|'.join(listing).encode()).hexdigest()}"
     return identity
+
+
+def dicom_series(path: Path) -> bytes:
+    """SeriesInstanceUID of a DICOM file in explicit little-endian, as slides are; else empty."""
+    with path.open("rb") as file:
+        head = file.read(1 << 16)
+    at = head.find(b"\x20\x00\x0e\x00UI")
+    if head[128:132] != b"DICM" or at < 0:
+        return b""
+    length = int.from_bytes(head[at + 6 : at + 8], "little")
+    return head[at + 8 : at + 8 + length].rstrip(b"\0 ")
 
 
 def one_line(error: BaseException) -> str:

@@ -8,7 +8,7 @@ from typing import Literal
 
 from histofast.errors import SlideError
 from histofast.slides._image import JPEG_MAGIC, PNG_MAGIC, TIFF_MAGIC, ImageSlide, read_image
-from histofast.slides._metadata import resolve_mpp
+from histofast.slides._metadata import dicom_series, resolve_mpp
 from histofast.slides._slide import Slide
 from histofast.slides._tiff import TiffLayout, TiffSlide, read_layout
 
@@ -148,20 +148,9 @@ def _slides_among(paths: Iterable[Path]) -> list[Path]:
         suffix = path.suffix.lower()
         if suffix not in SLIDE_SUFFIXES or path.name.startswith(".") or not path.is_file():
             continue
-        if suffix == ".dcm" and (series := _dicom_series(path)):
+        if suffix == ".dcm" and (series := dicom_series(path)):
             if (path.parent, series) in series_seen:
                 continue
             series_seen.add((path.parent, series))
         slides.append(path)
     return slides
-
-
-def _dicom_series(path: Path) -> bytes:
-    """SeriesInstanceUID of a DICOM file in explicit little-endian, as slides are; else empty."""
-    with path.open("rb") as file:
-        head = file.read(1 << 16)
-    at = head.find(b"\x20\x00\x0e\x00UI")
-    if head[128:132] != b"DICM" or at < 0:
-        return b""
-    length = int.from_bytes(head[at + 6 : at + 8], "little")
-    return head[at + 8 : at + 8 + length].rstrip(b"\0 ")

@@ -18,7 +18,13 @@ from numpy.typing import NDArray
 
 from histofast._arrays import check
 from histofast.errors import SlideError, TileError
-from histofast.slides._metadata import file_identity, one_line, pyramid_downsample, resolve_mpp
+from histofast.slides._metadata import (
+    dicom_series,
+    file_identity,
+    one_line,
+    pyramid_downsample,
+    resolve_mpp,
+)
 from histofast.slides._slide import Level, Slide
 
 _BLOCK_PX = 1024
@@ -62,11 +68,7 @@ class OpenSlideSlide(Slide):
     @property
     def identity(self) -> str:
         if not self._identity:
-            folder = self.path.with_suffix("")
-            companions: list[Path] = []
-            if self.path.suffix.lower() == ".mrxs" and folder.is_dir():
-                companions = [p for p in folder.iterdir() if p.is_file()]
-            self._identity = file_identity(self.path, companions)
+            self._identity = file_identity(self.path, _companions(self.path))
         return self._identity
 
     @property
@@ -129,6 +131,30 @@ def detect(path: Path) -> str | None:
     except openslide.OpenSlideError:
         return None
     return vendor
+
+
+def _companions(path: Path) -> list[Path]:
+    """The other files of a slide that is in several, in any order."""
+    suffix = path.suffix.lower()
+    try:
+        if suffix == ".mrxs":
+            folder = path.with_suffix("")
+            return [p for p in folder.iterdir() if p.is_file()] if folder.is_dir() else []
+        if suffix == ".dcm":
+            series = dicom_series(path)
+            return [
+                p
+                for p in path.parent.iterdir()
+                if p.suffix.lower() == suffix and p.name != path.name and p.is_file()
+                if dicom_series(p) == series
+            ]
+        if suffix in (".vms", ".vmu"):  # a text of lines `ImageFile=name`
+            lines = path.read_text(encoding="latin-1").splitlines()
+            named = {line.partition("=")[2].strip() for line in lines}
+            return [p for p in path.parent.iterdir() if p.name in named and p.is_file()]
+    except OSError as error:
+        raise SlideError(f"{path} cannot be read: {error.strerror or error}") from error
+    return []
 
 
 def _open(path: Path) -> openslide.OpenSlide:

@@ -7,6 +7,7 @@ their own choosing as tiles. Coordinates are level-0 pixels, (x, y), top-left.
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from concurrent.futures import Executor, ThreadPoolExecutor
@@ -14,7 +15,7 @@ from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import TYPE_CHECKING, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,6 +23,11 @@ from numpy.typing import NDArray
 from histofast._cpus import available_cpus
 from histofast.errors import SlideError
 from histofast.tiling import WHITE
+
+if TYPE_CHECKING:
+    from histofast.slides._stream import Unreadable
+
+SURVEY_BATCH = 32  # blocks of an overview that are cut at a time
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -47,6 +53,21 @@ class Level:
     def rows(self) -> int:
         """Number of tile rows."""
         return -(-self.height // self.tile_height)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class Survey:
+    """The whole slide as one small picture, and what could not be decoded for it.
+
+    Attributes:
+        picture: (h, w, 3) uint8 RGB.
+        unreadable_l0: (k, 4) int64 boxes (x, y, width, height) of unreadable tiles, level 0.
+        reason: why the first of them is; empty when none is.
+    """
+
+    picture: NDArray[np.uint8]
+    unreadable_l0: NDArray[np.int64]
+    reason: str
 
 
 class Slide(ABC):
@@ -144,13 +165,20 @@ class Slide(ABC):
 
         Returns:
             (h, w, 3) uint8 RGB. One pixel is `width_l0 / w` by `height_l0 / h` level-0 pixels. Tiles
-            that cannot be decoded are white.
+            that cannot be decoded are shown from the finer levels, in white where those have
+            nothing either; `survey` tells which they are.
 
         Raises:
             SlideError: not one tile could be decoded.
         """
-        from histofast.slides._stream import stream_boxes  # it imports this module
+        return self.survey(mpp=mpp, workers=workers).picture
 
+    def survey(self, *, mpp: float = 8.0, workers: Executor | None = None) -> Survey:
+        """Return `overview` together with the tiles of its level that cannot be decoded.
+
+        Raises:
+            SlideError: not one tile could be decoded.
+        """
         base = self.levels[0]
         scale = max(mpp / self.mpp, 1.0)
         w = max(1, round(base.width / scale))
@@ -159,28 +187,78 @@ class Slide(ABC):
             (i for i, level in enumerate(self.levels) if level.downsample <= scale * 1.01),
             key=lambda i: self.levels[i].downsample,
         )
+        picture = np.empty((h, w, 3), np.uint8)
+        hole = np.ones((h, w), bool)
+        own = ThreadPoolExecutor(available_cpus()) if workers is None else nullcontext(workers)
+        with own as pool:
+            unreadable = self._draw(index, picture, hole, pool)
+            for finer in range(index - 1, -1, -1):
+                if hole.any():
+                    self._draw(finer, picture, hole, pool)
+        if hole.all():
+            raise SlideError(f"no tile of level {index} of {self.path} can be decoded")
+        tiles = np.array([(t.column, t.row) for t in unreadable], np.int64).reshape(-1, 2)
+        return Survey(
+            picture=picture,
+            unreadable_l0=self.tile_boxes_l0(index, tiles),
+            reason=unreadable[0].reason if unreadable else "",
+        )
+
+    def _draw(
+        self, index: int, picture: NDArray[np.uint8], hole: NDArray[np.bool_], workers: Executor
+    ) -> list[Unreadable]:
+        """Draw from one level what `hole` marks in `picture`; mark only what is unreadable there.
+
+        Returns:
+            The tiles that could not be decoded; they are white.
+        """
+        from histofast.slides._stream import stream_boxes  # it imports this module
+
         level = self.levels[index]
+        h, w = hole.shape
         per_x, per_y = level.width / w, level.height / h
         # Blocks about one tile high: of larger ones more tile rows would be in memory at once.
         block = int(np.clip(level.tile_height / per_y, 8, 64))
         columns, rows = -(-w // block), -(-h // block)
-        corners = np.stack(np.meshgrid(np.arange(columns), np.arange(rows)), axis=-1).reshape(-1, 2)
-        boxes = np.concatenate([corners * block, np.full_like(corners, block)], axis=1)
+        padded = np.zeros((rows * block, columns * block), bool)
+        padded[:h, :w] = hole
+        wanted = padded.reshape(rows, block, columns, block).any(axis=(1, 3))
+        corners = np.ascontiguousarray(np.argwhere(wanted)[:, ::-1]) * block  # (x, y), row by row
+        boxes = np.concatenate([corners, np.full_like(corners, block)], axis=1)
         boxes = boxes * np.array([per_x, per_y, per_x, per_y])
-        picture = np.empty((h, w, 3), np.uint8)
-        unreadable = 0
-        own = ThreadPoolExecutor(available_cpus()) if workers is None else nullcontext(workers)
-        with own as pool:
-            for batch in stream_boxes(
-                self, index, boxes, patch_px=block, batch_size=columns, workers=pool
-            ):
-                top = batch.start // columns * block
-                strip = batch.pixels.swapaxes(0, 1).reshape(block, columns * block, 3)
-                picture[top : top + block] = strip[: h - top, :w]
-                unreadable += len(batch.unreadable)
-        if unreadable == level.columns * level.rows:
-            raise SlideError(f"no tile of level {index} of {self.path} can be decoded")
-        return picture
+        unreadable: list[Unreadable] = []
+        for batch in stream_boxes(
+            self, index, boxes, patch_px=block, batch_size=SURVEY_BATCH, workers=workers
+        ):
+            for (x, y), patch in zip(corners[batch.start :].tolist(), batch.pixels, strict=False):
+                part = np.s_[y : y + block, x : x + block]
+                asked = hole[part]
+                shown = patch[: asked.shape[0], : asked.shape[1]]
+                np.copyto(picture[part], shown, where=asked[..., np.newaxis])
+            unreadable += batch.unreadable
+        bad = np.zeros_like(hole)
+        for tile in unreadable:
+            left, right = ((tile.column + i) * level.tile_width / per_x for i in (0, 1))
+            top, bottom = ((tile.row + i) * level.tile_height / per_y for i in (0, 1))
+            bad[int(top) : math.ceil(bottom), int(left) : math.ceil(right)] = True
+        hole &= bad
+        return unreadable
+
+    def tile_boxes_l0(self, level: int, tiles: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Where tiles of a level lie on level 0.
+
+        Args:
+            level: index into `levels`.
+            tiles: (k, 2) int64 (column, row).
+
+        Returns:
+            (k, 4) int64 boxes (x, y, width, height), cut at the slide's edge.
+        """
+        info, base = self.levels[level], self.levels[0]
+        tile_l0 = np.array([info.tile_width, info.tile_height]) * info.downsample
+        low = np.floor(tiles * tile_l0).astype(np.int64)
+        high = np.minimum(np.ceil((tiles + 1) * tile_l0), [base.width, base.height])
+        return np.concatenate([low, high.astype(np.int64) - low], axis=1)
 
     def __enter__(self) -> Self:
         return self
