@@ -775,7 +775,10 @@ def test_signals_leave_whole_files_only(long_run, tmp_path, number):
 
 def test_an_interruption_before_the_first_slide(cli, monkeypatch, slides, tmp_path):
     def interrupted(*_, **__):
-        raise ImportError("initialization failed") from KeyboardInterrupt()
+        try:
+            cli_module._stopped(int(signal.SIGINT), None)
+        except KeyboardInterrupt:
+            raise ImportError("initialization failed") from None
 
     monkeypatch.setattr("histofast.pipeline.extract", interrupted)
     answer = cli("extract", slides, "-o", tmp_path)
@@ -896,3 +899,65 @@ def test_two_runs_in_one_folder_one_killed(long_run, tmp_path):
     assert second.returncode == 0, rest
     assert set(feature_files(out)) == {"s0.h5", "s1.h5", "s2.h5"}
     assert features.verify_folder([out]).is_whole
+
+
+def test_a_library_that_is_broken_is_no_interruption(cli, monkeypatch, slides, tmp_path):
+    def broken(*_, **__):
+        raise histofast.errors.ModelError("onnxruntime cannot be imported")
+
+    monkeypatch.setattr("histofast.pipeline.extract", broken)
+    answer = cli("extract", slides, "-o", tmp_path)
+    assert (answer.code, answer.err) == (1, ["histofast: onnxruntime cannot be imported"])
+
+
+def test_notes_on_encoders_are_told_once_at_the_end(extract, slides, tmp_path, monkeypatch):
+    from histofast.encoders import _runtime
+    from histofast.pipeline import _run
+
+    load, gpus = _run.load, [None]
+
+    def noted(*arguments, **options):
+        loaded = load(*arguments, **options)
+        loaded.device_note = notes[0]
+        return loaded
+
+    monkeypatch.setattr(_run, "load", noted)
+    monkeypatch.setattr(_runtime, "driver_gpu_count", lambda: gpus[0])
+    notes = ["float16 is for GPUs: on a CPU the float32 encoder is faster"]
+    answer = extract(slides)
+    assert answer.code == 0
+    assert answer.err.count(f"note: tiny: {notes[0]}") == 1
+    assert answer.err[-2:] == [
+        f"note: tiny: {notes[0]}", f"report: {tmp_path / 'f' / 'run.json'}",
+    ]  # fmt: skip
+    assert extract(slides, "-q").err == []
+    answer = extract(slides, "--json")
+    assert json.loads(answer.out)["notes"] == [f"tiny: {notes[0]}"]
+    # Who has no GPU does not want to read it; who has one does.
+    notes = ["CUDA is not used: libcudnn.so.9 is missing"]
+    for count, told in ((None, 0), (0, 0), (1, 1)):
+        gpus[0] = count
+        answer = extract(slides)
+        assert answer.err.count(f"note: tiny: {notes[0]}") == told
+        saved = json.loads((tmp_path / "f" / "run.json").read_text())
+        assert saved["notes"] == [f"tiny: {notes[0]}"]
+
+
+def test_a_report_that_cannot_be_written_is_told(extract, slides, tmp_path):
+    (tmp_path / "f" / "run.json").mkdir(parents=True)
+    answer = extract(slides, "-q")
+    reason = f"no report: cannot write {tmp_path / 'f' / 'run.json'}: Is a directory"
+    assert (answer.code, answer.err) == (1, [reason])
+    assert len(feature_files(tmp_path / "f")) == 3
+
+
+def test_a_hole_in_the_overview_is_told(extract, cli, tmp_path):
+    path = write_slide(tmp_path / "hurt.tif", size=(1280, 1024))
+    offset, size = tile_extent(path, 5, page=1)
+    overwrite(path, offset, bytes(size))
+    answer = extract(path, "--min-tissue", "0.1")
+    assert answer.code == 0
+    assert re.search(r" patches in .* s, 1 unreadable region$", answer.err[0])
+    answer = cli("tissue", path, "--mpp", "2", "-o", tmp_path / "qc")
+    assert answer.code == 0
+    assert re.search(r" patches, 1 unreadable region: ", answer.out)

@@ -22,12 +22,14 @@ from hypothesis import strategies as st
 from histofast import features as module
 from histofast.errors import FeatureError
 from histofast.features import (
+    FeatureSummary,
     FeatureWriter,
     SlideLock,
     feature_path,
     pt_path,
     read_features,
     read_identity,
+    read_summary,
     remove_stale_temporaries,
     verify,
     verify_folder,
@@ -132,6 +134,34 @@ class TestRoundTrip:
         np.testing.assert_array_equal(read.tissue_fraction, fraction)
         np.testing.assert_array_equal(read.unreadable, regions)
         np.testing.assert_array_equal(read.unreadable_patches, [0, 2])
+
+    def test_summary(self, tmp_path: Path) -> None:
+        features, coords = arrays(3)
+        regions = np.array([[0, 0, 512, 256], [512, 0, 512, 256]], np.int64)
+        with FeatureWriter(
+            tmp_path / "a.h5", coords=coords, d=8, identity=IDENTITY, attributes=ATTRIBUTES
+        ) as writer:
+            writer.append(features)
+            writer.finish(unreadable=regions, unreadable_patches=np.array([1]))
+        assert read_summary(tmp_path / "a.h5") == FeatureSummary(
+            identity=IDENTITY, unreadable=2, damaged_patches=1, is_complete=True
+        )
+        assert read_summary(tmp_path / "none.h5") is None
+
+    @pytest.mark.parametrize("n", [0, 5])
+    def test_a_clam_file_without_its_tensor_is_not_complete(self, tmp_path: Path, n: int) -> None:
+        path = write(tmp_path / "h5_files" / "a.h5", n, layout="clam")
+        pt = pt_path(path)
+        whole = pt.read_bytes()
+        for content, is_complete in ((whole, True), (b"", False), (whole[: n * 32], False)):
+            pt.write_bytes(content)
+            summary = read_summary(path)
+            assert summary is not None
+            assert summary.is_complete is is_complete
+        pt.unlink()
+        summary = read_summary(path)
+        assert summary is not None
+        assert not summary.is_complete
 
     def test_no_patches_is_a_whole_file(self, tmp_path: Path) -> None:
         path = write(tmp_path / "a.h5", 0)
@@ -333,6 +363,34 @@ class TestWholeOrAbsent:
         assert not temporary.exists()
         assert lock.acquire()  # the dead hold nothing
         lock.release()
+
+    @pytest.mark.skipif(sys.platform == "win32", reason="needs fcntl")
+    def test_swept_where_locks_need_a_file_open_for_writing(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """As on NFS, which makes flock of fcntl's locks."""
+        import fcntl
+
+        stale = tmp_path / ".a.h5.123.0123abcd.tmp"
+        stale.write_bytes(b"x")
+        monkeypatch.setattr(fcntl, "flock", fcntl.lockf)
+        assert remove_stale_temporaries(tmp_path) == [stale]
+        assert not stale.exists()
+
+    @pytest.mark.skipif(sys.platform == "win32", reason="needs fcntl")
+    def test_a_file_system_without_locks_keeps_what_is_stale(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        import fcntl
+
+        def refuses(*_: object) -> None:
+            raise OSError(errno.ENOLCK, "No locks available")
+
+        stale = tmp_path / ".a.h5.123.0123abcd.tmp"
+        stale.write_bytes(b"x")
+        monkeypatch.setattr(fcntl, "flock", refuses)
+        assert remove_stale_temporaries(tmp_path) == []
+        assert stale.exists()
 
     def test_old_file_stays_until_the_new_one_is_whole(self, written: Path) -> None:
         old = written.read_bytes()

@@ -19,7 +19,7 @@ import pytest
 import histofast
 from histofast import features, pipeline
 from histofast.errors import FeatureError, ModelError
-from histofast.pipeline import TissueOptions, _run, _slides, list_jobs, select_shard
+from histofast.pipeline import TissueOptions, _report, _run, _slides, list_jobs, select_shard
 from histofast.slides import read_image, write_array_pyramid
 from slide_files import overwrite, picture, tile_extent, write_tiff
 from small_slides import write_slide
@@ -147,6 +147,17 @@ def test_half(slides, encoder, tmp_path):
         run(slides / "s0.tif", tmp_path, encoder, half=True, layout="clam")
 
 
+@pytest.mark.parametrize("spoil", [Path.unlink, lambda pt: pt.write_bytes(b"")])
+def test_a_lost_tensor_of_clam_is_made_again(slides, encoder, tmp_path, spoil):
+    report = run(slides / "s0.tif", tmp_path, encoder, layout="clam")
+    pt = features.pt_path(report.slides[0].outputs[0])
+    whole = pt.read_bytes()
+    spoil(pt)
+    assert run(slides / "s0.tif", tmp_path, encoder, layout="clam").of("done")
+    assert pt.read_bytes() == whole
+    assert features.verify_folder([tmp_path]).is_whole
+
+
 def test_blank_slide_is_a_whole_file_without_patches(encoder, tmp_path):
     blank = np.full((400, 400, 3), 244, np.uint8)
     write_tiff(tmp_path / "blank.tif", [blank], mpp=1.0)
@@ -155,6 +166,52 @@ def test_blank_slide_is_a_whole_file_without_patches(encoder, tmp_path):
     assert histofast.read_features(report.slides[0].outputs[0]).features.shape == (0, 8)
     assert features.verify_folder([tmp_path / "f"]).is_whole
     assert run(tmp_path / "blank.tif", tmp_path / "f", encoder).of("skipped")
+
+
+def table_of_patches(folder, sides):
+    rows = ["file,bag"]
+    for i, side in enumerate(sides):
+        histofast.slides.write_png(folder / f"{i}.png", picture(side, side, seed=i))
+        rows.append(f"{i}.png,bag{side}")
+    return write_list(folder / "patches.csv", "\n".join(rows))
+
+
+def test_dry_run_tries_the_size_of_the_bags(tmp_path):
+    table = table_of_patches(tmp_path, [40] * 3 + [48])
+    fixed = write_encoder(tmp_path / "fixed.onnx", name="fixed", side=40, patch_px=40)
+    for options in ({"dry_run": True}, {}):
+        report = run(None, tmp_path / "f", fixed, patches=table, **options)
+        ready, refused = report.slides
+        assert (ready.status, ready.patches) == ("done" if not options else "planned", 3)
+        assert refused.status == "failed"
+        assert refused.error == (
+            "encoder fixed takes patches of 40 x 40 px, got 48 x 48 px: ask for --patch-px 40"
+        )
+        assert report.about.get("estimated_seconds", 1) > 0
+
+
+def test_dry_run_times_patches_as_they_will_be(tmp_path, encoder, monkeypatch):
+    tried = []
+    encode = histofast.encoders.Encoder.encode
+
+    def seen(self, pixels, out=None):
+        tried.append(pixels.shape[1:])
+        return encode(self, pixels, out)
+
+    monkeypatch.setattr(histofast.encoders.Encoder, "encode", seen)
+    table = table_of_patches(tmp_path, [40, 48, 48])
+    run(None, tmp_path / "f", encoder, patches=table, dry_run=True)
+    assert set(tried) == {(48, 48, 3)}
+
+
+def test_dry_run_of_nothing_but_failures(tmp_path):
+    fixed = write_encoder(tmp_path / "fixed.onnx", name="fixed", side=40, patch_px=40)
+    (tmp_path / "a.svs").write_bytes(b"")
+    for options in ({}, {"patches": table_of_patches(tmp_path, [48])}):
+        given = None if options else tmp_path / "a.svs"
+        report = run(given, tmp_path / "f", fixed, dry_run=True, **options)
+        assert [s.status for s in report.slides] == ["failed"]
+        assert report.about["estimated_seconds"] == 0
 
 
 def test_dry_run_writes_nothing(slides, encoder, tmp_path):
@@ -210,6 +267,92 @@ def test_files_of_another_making_are_never_taken_for_ours(
     assert content(tmp_path) == before
     assert run(slides / "s0.tif", tmp_path / "f", used, overwrite=True, **change).of("done")
     assert content(tmp_path) != before
+
+
+def test_polygons_are_drawn_at_the_scale_that_tissue_is_looked_for(slides, encoder, tmp_path):
+    corners = [[100, 100], [333, 111], [301, 303], [100, 300], [100, 100]]
+    mask = tmp_path / "mask.geojson"
+    mask.write_text(json.dumps({"type": "Polygon", "coordinates": [corners]}))
+    run(slides / "s0.tif", tmp_path, encoder, mask=mask)
+    assert run(slides / "s0.tif", tmp_path, encoder, mask=mask).of("skipped")
+    coarse = TissueOptions(mpp=60.0, threshold=30)
+    (slide,) = run(slides / "s0.tif", tmp_path, encoder, mask=mask, tissue=coarse).of("failed")
+    assert "tissue.overview_mpp: 8.0, not 60.0" in slide.error
+    assert "threshold" not in slide.error  # there is none to polygons
+
+
+def test_the_pixels_of_a_mask_do_not_depend_on_options(slides, encoder, tmp_path):
+    histofast.slides.write_png(tmp_path / "mask.png", np.ones((80, 64), np.uint8))
+    options = {"mask": tmp_path / "mask.png"}
+    run(slides / "s0.tif", tmp_path, encoder, **options)
+    coarse = TissueOptions(mpp=60.0)
+    assert run(slides / "s0.tif", tmp_path, encoder, tissue=coarse, **options).of("skipped")
+
+
+def test_numbers_of_numpy_are_numbers(slides, encoder, tmp_path):
+    run(slides / "s0.tif", tmp_path / "f", encoder, mpp=2.0, patch_px=32, min_tissue=0.25)
+    report = run(
+        slides / "s0.tif",
+        tmp_path / "g",
+        encoder,
+        mpp=np.float32(2),
+        patch_px=np.int64(32),
+        overlap_px=np.uint8(0),
+        min_tissue=np.float16(0.25),
+        batch_size=np.int32(8),
+        threads=np.int64(1),
+        workers=np.int64(2),
+        tissue=TissueOptions(
+            mpp=np.float64(8), min_area_um2=20_000, max_hole_um2=np.int64(100_000)
+        ),
+    )
+    assert report.exit_code == 0
+    assert content(tmp_path / "f") == content(tmp_path / "g")
+    assert json.loads((tmp_path / "g" / "run.json").read_text())["about"]["options"]["mpp"] == 2.0
+    with pytest.raises(TypeError, match=r"patch_px must be a whole number, got 32\.5"):
+        run(slides, tmp_path, encoder, patch_px=32.5)
+    with pytest.raises(TypeError, match="mpp must be a number, got '2'"):
+        run(slides, tmp_path, encoder, mpp="2")
+    with pytest.raises(TypeError, match=r"threshold must be a whole number, got 1\.5"):
+        TissueOptions(threshold=1.5)
+
+
+@pytest.mark.parametrize(("provider", "counts"), [("CUDA", True), ("CPU", False)])
+def test_batch_size_counts_where_bytes_may_depend_on_it(
+    slides, encoder, tmp_path, monkeypatch, provider, counts
+):
+    """With an encoder that says it is on a GPU."""
+    load = _run.load
+
+    def pretend(*arguments, **options):
+        loaded = load(*arguments, **options)
+        loaded.provider = f"{provider}ExecutionProvider"
+        return loaded
+
+    monkeypatch.setattr(_run, "load", pretend)
+    run(slides / "s0.tif", tmp_path, encoder, batch_size=8)
+    assert run(slides / "s0.tif", tmp_path, encoder, batch_size=8).of("skipped")
+    report = run(slides / "s0.tif", tmp_path, encoder, batch_size=16)
+    assert len(report.of("failed")) == counts
+    if counts:
+        assert "encoder.batch_size: 8, not 16" in report.slides[0].error
+
+
+def test_notes_on_encoders_are_reported(slides, encoder, tmp_path, monkeypatch):
+    load = _run.load
+
+    def noted(name, **options):
+        loaded = load(name, **options)
+        loaded.device_note = "" if loaded.spec.name == "quiet" else "better elsewhere"
+        return loaded
+
+    monkeypatch.setattr(_run, "load", noted)
+    quiet = write_encoder(tmp_path / "quiet.onnx", name="quiet")
+    report = run(slides / "s0.tif", tmp_path / "f", [encoder, quiet])
+    assert report.notes == ["tiny: better elsewhere"]
+    saved = json.loads((tmp_path / "f" / "run.json").read_text())
+    assert saved["notes"] == ["tiny: better elsewhere"]
+    assert report.exit_code == 0
 
 
 def test_a_broken_feature_file_is_in_the_way(slides, encoder, tmp_path):
@@ -278,6 +421,104 @@ def test_an_unreadable_tile_is_counted_and_listed(encoder, tmp_path):
     (slide,) = run(path, tmp_path / "g", encoder, strict=True).of("failed")
     assert "--strict" in slide.error
     assert not content(tmp_path / "g")
+
+
+def hurt_tile(path, index, *, page=0):
+    offset, size = tile_extent(path, index, page=page)
+    overwrite(path, offset, b"\xff\xd8" + bytes(size - 2))
+
+
+def test_an_unreadable_tile_of_the_overview_is_counted_and_listed(encoder, tmp_path):
+    """Level 1 is what tissue is found on, level 0 what patches are cut from."""
+    whole = run(write_slide(tmp_path / "whole.tif", size=(1280, 1024)), tmp_path / "w", encoder)
+    path = write_slide(tmp_path / "hurt.tif", size=(1280, 1024))
+    for index in (5, 6, 9, 10):
+        hurt_tile(path, index, page=1)
+    (slide,) = run(path, tmp_path / "f", encoder).slides
+    assert (slide.status, slide.unreadable, slide.damaged_patches) == ("done", 4, 0)
+    # Level 0 shows what level 1 does not, but for the traces of JPEG.
+    assert abs(slide.patches - whole.slides[0].patches) <= 2
+    file = histofast.read_features(slide.outputs[0])
+    assert file.unreadable.tolist() == [[x, y, 256, 256] for y in (256, 512) for x in (256, 512)]
+    assert file.unreadable_patches.tolist() == []
+    assert features.verify_folder([tmp_path / "f"]).is_whole
+    for options in ({}, {"dry_run": True}):
+        (slide,) = run(path, tmp_path / "g", encoder, strict=True, **options).of("failed")
+        assert "tile (column 1, row 1) of level 1 cannot be decoded" in slide.error
+        assert "(--strict)" in slide.error
+    assert not content(tmp_path / "g")
+
+
+def test_an_unreadable_tile_is_listed_once(encoder, tmp_path):
+    """Of a slide of one level both the overview and the patches need it."""
+    image = np.full((1280, 1024, 3), 245, np.uint8)
+    image[64:-64, 64:-64] = picture(1152, 896)
+    path = write_tiff(tmp_path / "hurt.tif", [image], compression="jpeg", mpp=1.0, tile_px=256)
+    hurt_tile(path, 5)
+    hurt_tile(path, 0)
+    (slide,) = run(path, tmp_path / "f", encoder, edge="shift").slides
+    file = histofast.read_features(slide.outputs[0])
+    assert (slide.status, slide.unreadable) == ("done", 2)
+    assert file.unreadable.tolist() == [[0, 0, 256, 256], [256, 256, 256, 256]]
+    (slide,) = run(path, tmp_path / "g", encoder, strict=True).of("failed")
+    assert "tile (column 0, row 0) of level 0" in slide.error
+
+
+def test_a_skipped_slide_has_no_error_of_the_one_before(slides, encoder, tmp_path):
+    folder = tmp_path / "in"
+    folder.mkdir()
+    shutil.copy(slides / "s1.tif", folder / "b.tif")
+    run(folder / "b.tif", tmp_path / "f", encoder)
+    hurt_tile(write_slide(folder / "a.tif"), 3 * 8 + 4)
+    report = run(folder, tmp_path / "f", encoder, strict=True)
+    assert [(s.name, s.status) for s in report.slides] == [("a", "failed"), ("b", "skipped")]
+    assert report.slides[1].error == ""
+
+
+def test_strict_looks_at_what_is_there(encoder, tmp_path):
+    path = write_slide(tmp_path / "hurt.tif")
+    intact = path.read_bytes()
+    hurt_tile(path, 3 * 8 + 4)
+    (done,) = run(path, tmp_path / "f", encoder).slides
+    (slide,) = run(path, tmp_path / "f", encoder).of("skipped")
+    assert (slide.unreadable, slide.damaged_patches) == (1, done.damaged_patches)
+    before = content(tmp_path)
+    (slide,) = run(path, tmp_path / "f", encoder, strict=True).of("failed")
+    assert "lists 1 unreadable region, which --strict refuses: " in slide.error
+    assert "--overwrite" in slide.error
+    (slide,) = run(path, tmp_path / "f", encoder, strict=True, overwrite=True).of("failed")
+    assert "(--strict)" in slide.error
+    assert content(tmp_path) == before
+    path.write_bytes(intact)
+    (slide,) = run(path, tmp_path / "f", encoder, strict=True, overwrite=True).of("done")
+    assert slide.unreadable == 0
+    assert run(path, tmp_path / "f", encoder, strict=True).of("skipped")
+
+
+def test_a_report_that_cannot_be_written(slides, encoder, tmp_path, monkeypatch):
+    monkeypatch.setattr(_report, "SAVE_S", 0.0)
+    folder = tmp_path / "in"
+    shutil.copytree(slides, folder)
+    (folder / "a_empty.svs").write_bytes(b"")
+    (tmp_path / "f" / "run.json").mkdir(parents=True)
+    report = run(folder, tmp_path / "f", encoder)
+    assert [s.status for s in report.slides] == ["failed", "done", "done", "done"]
+    assert (report.exit_code, report.error, report.path) == (1, "", "")
+    assert report.unsaved == f"cannot write {tmp_path / 'f' / 'run.json'}: Is a directory"
+    report = run(slides, tmp_path / "f", encoder)
+    assert len(report.of("skipped")) == 3
+    assert (report.exit_code, bool(report.unsaved)) == (1, True)
+    assert no_leftovers(tmp_path)
+
+    def make_room(progress):
+        if progress.slides_done == 1 and (tmp_path / "g" / "run.json").is_dir():
+            assert not (tmp_path / "g" / "run.json").rmdir()
+
+    (tmp_path / "g" / "run.json").mkdir(parents=True)
+    report = run(slides, tmp_path / "g", encoder, on_progress=make_room)
+    assert (report.exit_code, report.unsaved) == (0, "")
+    saved = json.loads((tmp_path / "g" / "run.json").read_text())
+    assert saved["path"] == report.path == str(tmp_path / "g" / "run.json")
 
 
 def test_an_encoder_that_yields_infinity(slides, tmp_path):

@@ -57,6 +57,7 @@ _OF_FILE = {"identity", "identity_sha256", "sha256"}
 _SEAL = struct.Struct("<16sQQQ32s")
 _SEAL_MARK = b"histofast-seal-1"
 _CHUNK_BYTES = 16 << 20
+_PT_AROUND_BYTES = 4096  # more than a .pt file holds besides the numbers
 _NO_SPACE = {errno.ENOSPC, errno.EDQUOT}
 # What h5py raises on files whose inner structure is damaged.
 _DAMAGED = (OSError, KeyError, RuntimeError, ValueError, TypeError, OverflowError, AttributeError)
@@ -312,7 +313,8 @@ def remove_stale_temporaries(folder: Path | str) -> list[Path]:
     for path in sorted(Path(folder).rglob(".*.tmp")):
         if not _TEMPORARY_NAME.fullmatch(path.name):
             continue
-        with suppress(FileNotFoundError, PermissionError), path.open("rb") as file:
+        # The sweep is optional. Open for writing: network file systems lock no other file.
+        with suppress(OSError), path.open("r+b") as file:
             if _try_lock(file.fileno()):
                 path.unlink()
                 removed.append(path)
@@ -497,7 +499,7 @@ class FeatureWriter:
 
         Args:
             unreadable: (k, 4) int64, regions that could not be decoded: level-0 x, y, width, height.
-            unreadable_patches: (m,) int64, rows of the patches that such a region touches.
+            unreadable_patches: (m,) int64, rows of the patches that show such a region, in white.
 
         Returns:
             sha256 of features and coordinates, hexadecimal.
@@ -677,7 +679,7 @@ class FeatureFile:
         attributes: of the file and of its coordinates, by name.
         tissue_fraction: (n,) float32, or None.
         unreadable: (k, 4) int64 level-0 x, y, width, height of what could not be decoded.
-        unreadable_patches: (m,) int64 rows touched by it.
+        unreadable_patches: (m,) int64 rows of the patches that show some of it, in white.
         identity: what made the file; None if histofast did not write it.
         sha256: of features and coordinates; None if histofast did not write it.
     """
@@ -749,14 +751,52 @@ def read_identity(path: Path | str) -> dict[str, Any] | None:
     Reads everything but the features, a few kB and the coordinates: a truncated file is told by its
     length, a changed one by its seal. For the features themselves there is `verify`.
     """
+    summary = read_summary(path)
+    return None if summary is None else summary.identity
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class FeatureSummary:
+    """What a feature file says of itself.
+
+    Attributes:
+        identity: what made it.
+        unreadable: number of regions that could not be decoded.
+        damaged_patches: number of patches that show one.
+        is_complete: whether what belongs beside it is there: in layout clam a `.pt` file of its
+            size, elsewhere nothing.
+    """
+
+    identity: dict[str, Any]
+    unreadable: int
+    damaged_patches: int
+    is_complete: bool
+
+
+def read_summary(path: Path | str) -> FeatureSummary | None:
+    """As `read_identity`, with what the file says besides."""
+    path = Path(path)
     try:
-        if not _is_seal_whole(Path(path)):
+        if not _is_seal_whole(path):
             return None
         with h5py.File(path, "r", locking=False) as file:
-            identity: dict[str, Any] = json.loads(file.attrs["identity"])
-            return identity
-    except _DAMAGED:
+            features_bytes = _features_of(file).nbytes
+            return FeatureSummary(
+                identity=json.loads(file.attrs["identity"]),
+                unreadable=int(file["unreadable"].attrs["count"]),
+                damaged_patches=len(file["unreadable_patches"]),
+                is_complete=file.attrs["layout"] != "clam" or _has_pt(path, features_bytes),
+            )
+    except (*_DAMAGED, FeatureError):
         return None
+
+
+def _has_pt(path: Path, features_bytes: int) -> bool:
+    try:
+        around_bytes = pt_path(path).stat().st_size - features_bytes
+    except OSError:
+        return False
+    return 0 < around_bytes < _PT_AROUND_BYTES
 
 
 def _sha256_around(file: Any, offset: int, skipped: int, length: int) -> bytes:

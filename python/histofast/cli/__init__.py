@@ -62,7 +62,14 @@ def _root(
     """Whole-slide images in, verified feature files out."""
 
 
+class _Interruption:
+    """Whether somebody has interrupted this run: some libraries turn that into errors of theirs."""
+
+    came = False
+
+
 def _stopped(number: int, frame: FrameType | None) -> None:
+    _Interruption.came = True
     if frame is not None and _is_locking(frame):
         _thread.start_new_thread(_signal_again, (number,))
     else:
@@ -82,6 +89,7 @@ def _is_locking(frame: FrameType) -> bool:
 def _repeat_lost_interruption(lost: sys.UnraisableHookArgs) -> None:
     """Python drops what is raised in a destructor; a Ctrl-C that came just then must not be."""
     if issubclass(lost.exc_type, KeyboardInterrupt):
+        _Interruption.came = True
         _thread.start_new_thread(_signal_again, (int(signal.SIGTERM),))
     else:
         sys.__unraisablehook__(lost)
@@ -96,6 +104,7 @@ def main() -> None:
     """Run the command line. Exit codes: 0 done, 1 something failed, 2 usage, 130 interrupted."""
     # Job schedulers end a job with SIGTERM, a lost connection with SIGHUP: leave whole files only
     # and a report, as with Ctrl-C. Whoever has them ignored (nohup) wants them ignored.
+    _Interruption.came = False
     for name in ("SIGINT", "SIGTERM", "SIGHUP"):
         number = getattr(signal, name, None)
         if number is not None and signal.getsignal(number) is not signal.SIG_IGN:
@@ -114,28 +123,20 @@ def main() -> None:
             if stream is not None:
                 os.dup2(null, stream.fileno())
         sys.exit(1)
-    except _UsageError as error:
-        _fail(_usage(error), 2)
-    except (ValueError, TypeError, FileNotFoundError) as error:
-        _fail(error, 2)
-    except OSError as error:
-        _fail(error, 1)
     except Exception as error:
         # A library that is interrupted while it is imported says that it is broken.
-        if isinstance(_root_of(error), KeyboardInterrupt):
+        if _Interruption.came:
             _fail("interrupted", 130)
+        if isinstance(error, _UsageError):
+            _fail(_usage(error), 2)
+        if isinstance(error, ValueError | TypeError | FileNotFoundError):
+            _fail(error, 2)
         from histofast.errors import HistofastError
 
-        if not isinstance(error, HistofastError):
+        if not isinstance(error, OSError | HistofastError):
             raise
         _fail(error, 1)
     sys.exit(code)
-
-
-def _root_of(error: BaseException) -> BaseException:
-    while error.__cause__ is not None:
-        error = error.__cause__
-    return error
 
 
 def _run(arguments: list[str]) -> int:

@@ -119,10 +119,9 @@ def describe(slide: SlideReport) -> str:
     if slide.status == "done":
         text += f" in {slide.seconds.get('total', 0.0):.1f} s"
     if slide.unreadable:
-        text += (
-            f", {count(slide.unreadable, 'unreadable region')} in "
-            f"{count(slide.damaged_patches, 'patch')}"
-        )
+        text += f", {count(slide.unreadable, 'unreadable region')}"
+    if slide.damaged_patches:
+        text += f" in {count(slide.damaged_patches, 'patch')}"
     return text
 
 
@@ -130,6 +129,10 @@ def summarise(report: RunReport, *, quiet: bool) -> list[str]:
     """The last lines of a run; `quiet`: only what failed, which nothing has shown before."""
     failed = report.of("failed")
     lines = [describe(slide) for slide in failed] if quiet else [_totals(report)]
+    if not quiet:
+        lines += [f"note: {one_line(note)}" for note in report.notes if _is_news(note)]
+    if report.unsaved:
+        lines.append(f"no report: {one_line(report.unsaved)}")
     if report.error:
         lines.append(f"stopped: {one_line(report.error)}")
     if report.interrupted:
@@ -137,6 +140,15 @@ def summarise(report: RunReport, *, quiet: bool) -> list[str]:
     if report.path and not quiet:
         lines.append(f"report: {report.path}")
     return lines
+
+
+def _is_news(note: str) -> bool:
+    """Whether to tell it: nobody without a GPU wants to read that none is used."""
+    if "CUDA is not used" not in note:
+        return True
+    from histofast.encoders._runtime import driver_gpu_count
+
+    return bool(driver_gpu_count())
 
 
 def _totals(report: RunReport) -> str:

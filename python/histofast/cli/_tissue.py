@@ -9,6 +9,7 @@ from typing import Annotated, Literal, cast
 import typer
 
 from histofast.cli import _options as o
+from histofast.cli._progress import count
 
 
 def tissue(
@@ -58,10 +59,15 @@ def tissue(
             continue
         rows.append({"name": job.name, **result})
         if not as_json:
+            unreadable = (
+                f", {count(result['unreadable'], 'unreadable region')}"
+                if result["unreadable"]
+                else ""
+            )
             typer.echo(
                 f"{o.one_line(job.name)}: {result['tissue_mm2']:.2f} mm2 of tissue "
-                f"({100 * result['tissue_fraction']:.1f} %), {result['patches']} patches: "
-                f"{result['preview']}"
+                f"({100 * result['tissue_fraction']:.1f} %), {result['patches']} patches"
+                f"{unreadable}: {result['preview']}"
             )
     if as_json:
         typer.echo(json.dumps(rows, indent=1))

@@ -11,7 +11,7 @@ from typing import Any, Literal
 from histofast._cpus import available_cpus
 from histofast.pipeline._jobs import Job, list_jobs, with_masks
 from histofast.pipeline._report import make_folder
-from histofast.pipeline._slides import SLIDE_FAILURES, MaskFile, TissueOptions, find_tissue_with
+from histofast.pipeline._slides import SLIDE_FAILURES, MaskFile, TissueOptions, survey_tissue
 from histofast.slides import open_slide, write_png
 from histofast.tiling import plan_patches
 from histofast.tissue import preview
@@ -64,7 +64,8 @@ def check_slides(
             try:
                 with open_slide(job.path, mpp=job.mpp or mpp_override) as slide:
                     given = MaskFile(job.mask) if job.mask else None
-                    found = find_tissue_with(slide, options, given, pool)
+                    survey = survey_tissue(slide, options, given, pool)
+                    found = survey.tissue
                     plan = plan_patches(
                         slide,
                         found,
@@ -95,6 +96,7 @@ def check_slides(
                         "tissue_fraction": found.fraction,
                         "threshold": found.threshold,
                         "patches": len(plan),
+                        "unreadable": len(survey.unreadable_l0),
                         **{kind: str(path) for kind, path in files.items()},
                     },
                 )

@@ -5,7 +5,9 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from numbers import Integral, Real
 from pathlib import Path
+from typing import Any, TypeVar
 
 from histofast.patches import PatchBag, find_column, read_patch_table, read_table
 from histofast.slides import find_slides
@@ -14,6 +16,9 @@ from histofast.tiling import MPP_MAX, MPP_MIN
 SLIDE_COLUMNS = ("wsi", "path", "image_path", "slide", "file")
 MPP_COLUMNS = ("mpp", "spacing_at_level_0")
 MASK_COLUMNS = ("mask", "mask_path")
+
+WholeOrNone = TypeVar("WholeOrNone", int, int | None)
+RealOrNone = TypeVar("RealOrNone", float, float | None)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -25,6 +30,34 @@ class Job:
     mpp: float | None = None
     mask: Path | None = None
     bag: PatchBag | None = None
+
+
+def whole_number(name: str, value: WholeOrNone) -> WholeOrNone:
+    """Take a number of any integer type (NumPy's too) as Python's own.
+
+    Raises:
+        TypeError: it is no whole number.
+    """
+    given: Any = value
+    if given is None:
+        return value
+    if isinstance(given, bool) or not isinstance(given, Integral):
+        raise TypeError(f"{name} must be a whole number, got {given!r}")
+    return int(given)
+
+
+def real_number(name: str, value: RealOrNone) -> RealOrNone:
+    """Take a number of any real type (NumPy's too) as Python's own.
+
+    Raises:
+        TypeError: it is no number.
+    """
+    given: Any = value
+    if given is None:
+        return value
+    if isinstance(given, bool) or not isinstance(given, Real):
+        raise TypeError(f"{name} must be a number, got {given!r}")
+    return float(given)
 
 
 def list_jobs(slides: str | Path | Sequence[str | Path], *, recursive: bool = False) -> list[Job]:

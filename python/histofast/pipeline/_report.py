@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import time
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -35,12 +36,25 @@ class SlideReport:
 
 @dataclass(kw_only=True, slots=True)
 class RunReport:
-    """What became of a run; saved as `run.json` in the output folder."""
+    """What became of a run; saved as `run.json` in the output folder.
+
+    Attributes:
+        slides: what became of each, in the order of their ends.
+        seconds: the whole run took.
+        interrupted: by Ctrl-C or a signal.
+        error: what stopped the run before its last slide; empty when nothing did.
+        unsaved: why this report is not on the disk; empty when it is.
+        notes: what speaks against an encoder on this machine, "<encoder>: <note>".
+        about: versions, machine, encoders, options.
+        path: where the report is saved; empty when it is not.
+    """
 
     slides: list[SlideReport] = field(default_factory=list)
     seconds: float = 0.0
     interrupted: bool = False
     error: str = ""
+    unsaved: str = ""
+    notes: list[str] = field(default_factory=list)
     about: dict[str, Any] = field(default_factory=dict)
     path: str = ""
 
@@ -55,8 +69,10 @@ class RunReport:
 
     @property
     def exit_code(self) -> int:
-        """0 all done, 1 some failed, 130 interrupted."""
-        return 130 if self.interrupted else int(bool(self.of("failed")))
+        """0 all done, 1 a slide or the run or its report failed, 130 interrupted."""
+        if self.interrupted:
+            return 130
+        return int(bool(self.of("failed") or self.error or self.unsaved))
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -129,13 +145,15 @@ class ReportFile:
             return
         self._saved = time.monotonic()
         temporary = self.path.with_name(f".{self.path.name}.{os.getpid()}.tmp")
+        self._report.path, self._report.unsaved = str(self.path), ""
         try:
             temporary.write_text(json.dumps(asdict(self._report), indent=1) + "\n")
             temporary.replace(self.path)
         except OSError as error:
-            temporary.unlink(missing_ok=True)
+            with suppress(OSError):
+                temporary.unlink(missing_ok=True)
             self._report.path = ""
-            self._report.error = self._report.error or f"cannot write {self.path}: {error.strerror}"
+            self._report.unsaved = f"cannot write {self.path}: {error.strerror}"
 
     def close(self) -> None:
         """Let another run have the name."""

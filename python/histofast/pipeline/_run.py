@@ -11,6 +11,7 @@ import platform
 import queue
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, closing, suppress
@@ -27,7 +28,15 @@ from histofast.encoders import Encoder, load
 from histofast.errors import NoSpaceError, SlideError, TileError
 from histofast.features import FeatureWriter, Layout, remove_stale_temporaries
 from histofast.patches import PatchBatch
-from histofast.pipeline._jobs import Job, list_bags, list_jobs, select_shard, with_masks
+from histofast.pipeline._jobs import (
+    Job,
+    list_bags,
+    list_jobs,
+    real_number,
+    select_shard,
+    whole_number,
+    with_masks,
+)
 from histofast.pipeline._report import (
     Clock,
     Progress,
@@ -111,7 +120,8 @@ def extract(
         device: "cuda" is an error where it does not work; "auto" takes it where it does.
         threads: of the encoder; the CPUs available when None.
         workers: threads that decode; the CPUs available when None.
-        batch_size: patches per encoder call.
+        batch_size: patches per encoder call; away from the CPU it is part of what a file was made
+            with, for there the last bits may depend on it.
         dry_run: only plan; the report says how many patches each slide has.
         on_progress: called after every batch and every slide.
 
@@ -129,6 +139,15 @@ def extract(
     workers, shards and interruptions.
     """
     start = time.perf_counter()
+    # NumPy's numbers would not go into the identity.
+    mpp, mpp_override = real_number("mpp", mpp), real_number("mpp_override", mpp_override)
+    min_tissue = real_number("min_tissue", min_tissue)
+    patch_px, overlap_px = (
+        whole_number("patch_px", patch_px),
+        whole_number("overlap_px", overlap_px),
+    )
+    threads, workers = whole_number("threads", threads), whole_number("workers", workers)
+    batch_size = whole_number("batch_size", batch_size)
     out = Path(out)
     names = [encoder] if isinstance(encoder, str | Path) else list(encoder)
     if not names:
@@ -178,7 +197,10 @@ def extract(
             mag_known=patches is None or mpp is not None,
         )
         _check_options(options, encoders)
-        report = RunReport(about=_about(options, encoders, len(jobs), shard))
+        report = RunReport(
+            about=_about(options, encoders, len(jobs), shard),
+            notes=[f"{e.spec.name}: {e.device_note}" for e in encoders if e.device_note],
+        )
         pool = stack.enter_context(
             ThreadPoolExecutor(workers or available_cpus(), thread_name_prefix="histofast-decode")
         )
@@ -402,6 +424,7 @@ class _Run:
         self._current: Prepared | None = None
         self._writers: list[FeatureWriter] = []
         self._error: BaseException | None = None
+        self._is_full = False  # the disk: no other slide could be written either
         self._unreadable: list[NDArray[np.int64]] = []
         self._damaged: list[NDArray[np.int64]] = []
         self._rows = 0
@@ -419,7 +442,7 @@ class _Run:
                 else:
                     done = self._end(event)
                     save()
-                    if done.status == "failed" and (fail_fast or self._report.error):
+                    if done.status == "failed" and (fail_fast or self._is_full):
                         break
         except KeyboardInterrupt:
             self._report.interrupted = True
@@ -434,7 +457,7 @@ class _Run:
 
     def _begin(self, prepared: Prepared) -> None:
         self._current, self._error = prepared, None
-        self._unreadable, self._damaged, self._rows = [], [], 0
+        self._unreadable, self._damaged, self._rows = [prepared.planned.unreadable_l0], [], 0
         try:
             for output in prepared.outputs:
                 self._writers.append(
@@ -487,7 +510,7 @@ class _Run:
         error = event.error or self._error
         if prepared is not None and prepared.report is report and error is None:
             clock = Clock(report.seconds)
-            unreadable = np.concatenate([np.empty((0, 4), np.int64), *self._unreadable])
+            unreadable = _each_once(np.concatenate(self._unreadable))
             damaged = np.concatenate([np.empty(0, np.int64), *self._damaged])
             report.unreadable, report.damaged_patches = len(unreadable), len(damaged)
             try:
@@ -502,6 +525,7 @@ class _Run:
             report.status = "failed"
             report.error = _one_line(error)
             if isinstance(error, NoSpaceError):
+                self._is_full = True
                 self._report.error = report.error
         if prepared is not None:
             # A slide that was ready early has only waited for the one before.
@@ -526,7 +550,7 @@ class _Run:
         self._writers = []
         if self._current is not None:
             self._current.release()
-        self._current = None
+        self._current = self._error = None
 
     def _tell(self, finished: SlideReport | None = None) -> None:
         if self._on_progress is None:
@@ -546,6 +570,12 @@ class _Run:
         )
 
 
+def _each_once(boxes: NDArray[np.int64]) -> NDArray[np.int64]:
+    """(k, 4) boxes without repetitions: a tile may be met for the overview and for patches."""
+    _, first = np.unique(boxes, axis=0, return_index=True)
+    return boxes[np.sort(first)]
+
+
 def _one_line(error: BaseException) -> str:
     text = " ".join(str(error).split())
     return text or type(error).__name__
@@ -561,11 +591,14 @@ def _plan_only(
     start: float,
 ) -> None:
     """Plan every slide, and say how long encoding would take from a short trial of the encoders."""
+    patches_of: Counter[int] = Counter()  # by their side in pixels
     for job in jobs:
         entry = SlideReport(name=job.name, path=str(job.path), status="planned")
         try:
             with ExitStack() as stack:
-                prepare(job, entry, encoders, options, pool, stack, only_plan=True)
+                prepared = prepare(job, entry, encoders, options, pool, stack, only_plan=True)
+                assert prepared is not None, "what is only planned is never skipped"
+                patches_of[prepared.planned.attributes["patch_size"]] += entry.patches
         except SLIDE_FAILURES as error:
             entry.status, entry.error = "failed", _one_line(error)
         report.slides.append(entry)
@@ -582,7 +615,8 @@ def _plan_only(
                     finished=entry,
                 )
             )
-    side = options.patch_px or DEFAULT_PATCH_PX
+    # Bags may be of several sizes: the commonest stands for all.
+    side = patches_of.most_common(1)[0][0] if patches_of else _any_side(options, encoders)
     pixels = np.full((min(options.batch_size, TRIAL_PATCHES), side, side, 3), 200, np.uint8)
     rate_s = 0.0
     for encoder in encoders:
@@ -593,3 +627,8 @@ def _plan_only(
     planned = sum(slide.patches for slide in report.of("planned"))
     report.about["estimated_patches_per_s"] = 1 / rate_s
     report.about["estimated_seconds"] = planned * rate_s
+
+
+def _any_side(options: Options, encoders: Sequence[Encoder]) -> int:
+    fixed = [e.spec.height_px for e in encoders if e.spec.height_px]
+    return options.patch_px or (fixed[0] if fixed else DEFAULT_PATCH_PX)

@@ -16,10 +16,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from histofast.encoders import Encoder
-from histofast.errors import FeatureError, HistofastError, SlideError
-from histofast.features import Layout, SlideLock, feature_path, read_identity
+from histofast.encoders._runtime import CPU
+from histofast.errors import FeatureError, HistofastError, ModelError, SlideError, TileError
+from histofast.features import Layout, SlideLock, feature_path, read_summary
 from histofast.patches import PatchBatch, bag_patch_px, stream_bag, stream_slide
-from histofast.pipeline._jobs import Job
+from histofast.pipeline._jobs import Job, real_number, whole_number
 from histofast.pipeline._report import Clock, SlideReport
 from histofast.slides import Level, Slide, open_slide, read_mask
 from histofast.tiling import plan_patches
@@ -27,7 +28,7 @@ from histofast.tissue import REVISION as TISSUE_REVISION
 from histofast.tissue import Tissue, find_tissue
 
 # Raised whenever the same input would give other bytes than before; part of every file's identity.
-REVISION = 1
+REVISION = 2
 
 # What can be wrong with one slide without anything being wrong with the run.
 SLIDE_FAILURES = (HistofastError, OSError, ValueError, MemoryError, RuntimeError)
@@ -44,6 +45,9 @@ class TissueOptions:
     exclude_foreign: bool = True
 
     def __post_init__(self) -> None:
+        for name in ("mpp", "min_area_um2", "max_hole_um2"):
+            object.__setattr__(self, name, real_number(name, getattr(self, name)))
+        object.__setattr__(self, "threshold", whole_number("threshold", self.threshold))
         if self.threshold is not None and not 0 <= self.threshold <= 255:
             raise ValueError(f"threshold must be within 0..255, got {self.threshold}")
 
@@ -90,6 +94,7 @@ class _Planned:
 
     coords_l0: NDArray[np.int64]
     tissue_fraction: NDArray[np.float32]
+    unreadable_l0: NDArray[np.int64]  # what could not be looked at for tissue
     attributes: dict[str, Any]
     stream: Callable[[], Iterator[PatchBatch]]
 
@@ -133,11 +138,7 @@ def _outputs(
         )
         identity = {
             "revision": REVISION,
-            "encoder": {
-                "name": encoder.spec.name,
-                "sha256": encoder.spec.sha256,
-                "provider": encoder.provider,
-            },
+            "encoder": _made_by(encoder, options),
             "dtype": options.dtype,
             "layout": options.layout,
             **source.made_of,
@@ -146,19 +147,45 @@ def _outputs(
     return outputs
 
 
-def _missing(outputs: Sequence[_Output], options: Options) -> list[_Output]:
-    """Those not there yet; a file that something else made is in the way."""
+def _made_by(encoder: Encoder, options: Options) -> dict[str, Any]:
+    made_by: dict[str, Any] = {
+        "name": encoder.spec.name,
+        "sha256": encoder.spec.sha256,
+        "provider": encoder.provider,
+    }
+    if encoder.provider != CPU:  # elsewhere the last bits depend on the company in a batch
+        made_by["batch_size"] = options.batch_size
+    return made_by
+
+
+def _missing(outputs: Sequence[_Output], options: Options, report: SlideReport) -> list[_Output]:
+    """Those not there yet; a file that something else made is in the way.
+
+    What the others say of unreadable regions goes into `report`.
+    """
     missing = []
     for output in outputs:
         if not output.path.exists():
             missing.append(output)
             continue
-        found = read_identity(output.path)
-        if found == output.identity:
-            continue
-        if not options.overwrite:
-            raise FeatureError(_in_the_way(output, found))
-        missing.append(output)
+        found = read_summary(output.path)
+        if found is None or found.identity != output.identity:
+            if not options.overwrite:
+                raise FeatureError(_in_the_way(output, found.identity if found else None))
+            missing.append(output)
+        elif not found.is_complete:
+            missing.append(output)
+        elif options.strict and found.unreadable:
+            if not options.overwrite:
+                raise FeatureError(
+                    f"{output.path} lists {found.unreadable} unreadable "
+                    f"region{'s' * (found.unreadable > 1)}, which --strict refuses: copy the slide "
+                    "again, then replace the file with --overwrite"
+                )
+            missing.append(output)
+        else:
+            report.unreadable = max(report.unreadable, found.unreadable)
+            report.damaged_patches = max(report.damaged_patches, found.damaged_patches)
     return missing
 
 
@@ -219,6 +246,7 @@ def prepare(
     started = time.perf_counter()
     clock = Clock(report.seconds)
     source = _BagSource(job, options) if job.bag else _SlideSource(job, options, stack)
+    _check_side(source.patch_px, encoders)
     outputs = _outputs(job, source, encoders, options)
     report.outputs = [str(output.path) for output in outputs]
     clock.lap("open")
@@ -226,11 +254,11 @@ def prepare(
     locks: list[SlideLock] = []
     try:
         if not only_plan:
-            outputs = _missing(outputs, options)
+            outputs = _missing(outputs, options, report)
             if outputs:
                 locks = _acquire(outputs)
                 # Another process may have finished one between the look and the lock.
-                outputs = _missing(outputs, options)
+                outputs = _missing(outputs, options, report)
             if not outputs:
                 _release(locks)
                 return None
@@ -238,8 +266,20 @@ def prepare(
     except BaseException:
         _release(locks)
         raise
-    report.patches = len(planned.coords_l0)
+    report.patches, report.unreadable = len(planned.coords_l0), len(planned.unreadable_l0)
+    report.damaged_patches = 0
     return Prepared(report=report, planned=planned, outputs=outputs, locks=locks, started=started)
+
+
+def _check_side(patch_px: int, encoders: Sequence[Encoder]) -> None:
+    """Refuse patches that an encoder of one size does not take, before any is read."""
+    for encoder in encoders:
+        fixed = encoder.spec.height_px
+        if fixed and fixed != patch_px:
+            raise ModelError(
+                f"encoder {encoder.spec.name} takes patches of {fixed} x {fixed} px, got "
+                f"{patch_px} x {patch_px} px: ask for --patch-px {fixed}"
+            )
 
 
 def _release(locks: Sequence[SlideLock]) -> None:
@@ -283,6 +323,7 @@ class _BagSource:
         return _Planned(
             coords_l0=bag.coords,
             tissue_fraction=np.ones(len(bag), np.float32),
+            unreadable_l0=np.empty((0, 4), np.int64),
             attributes=attributes,
             stream=stream,
         )
@@ -300,7 +341,9 @@ class _SlideSource:
         self.made_of: dict[str, Any] = {
             "slide": slide.identity,
             "level0_mpp": slide.mpp,
-            "tissue": self._mask.identity if self._mask else options.tissue.identity,
+            "tissue": (
+                self._mask.identity(options.tissue) if self._mask else options.tissue.identity
+            ),
             "patch_px": options.patch_px,
             "mpp": options.mpp,
             "overlap": options.overlap_px,
@@ -311,11 +354,13 @@ class _SlideSource:
     def plan(self, options: Options, pool: ThreadPoolExecutor, clock: Clock) -> _Planned:
         """The patches with tissue, row by row."""
         slide = self._slide
-        tissue = find_tissue_with(slide, options.tissue, self._mask, pool)
+        found = survey_tissue(slide, options.tissue, self._mask, pool)
         clock.lap("tissue")
+        if options.strict and len(found.unreadable_l0):
+            raise TileError(f"{found.reason} (--strict)")
         plan = plan_patches(
             slide,
-            tissue,
+            found.tissue,
             mpp=options.mpp,
             patch_px=options.patch_px,
             overlap_px=options.overlap_px,
@@ -344,17 +389,30 @@ class _SlideSource:
         return _Planned(
             coords_l0=plan.coords_l0,
             tissue_fraction=plan.tissue_fraction,
+            unreadable_l0=found.unreadable_l0,
             attributes=attributes,
             stream=stream,
         )
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class _SharedWorkers:
-    """A slide whose overview is decoded by threads that are there already."""
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class FoundTissue:
+    """The tissue of a slide, and what of the slide could not be looked at.
 
-    slide: Slide
-    pool: ThreadPoolExecutor
+    `unreadable_l0` is (k, 4) int64 boxes (x, y, width, height), `reason` why the first of them is.
+    """
+
+    tissue: Tissue
+    unreadable_l0: NDArray[np.int64]
+    reason: str
+
+
+class _Surveyed:
+    """A slide whose overview is decoded by threads that are there already; keeps what it lacked."""
+
+    def __init__(self, slide: Slide, pool: ThreadPoolExecutor) -> None:
+        self.slide, self.pool = slide, pool
+        self.unreadable_l0, self.reason = np.empty((0, 4), np.int64), ""
 
     @property
     def levels(self) -> tuple[Level, ...]:
@@ -365,15 +423,25 @@ class _SharedWorkers:
         return self.slide.mpp
 
     def overview(self, *, mpp: float = 8.0) -> NDArray[np.uint8]:
-        return self.slide.overview(mpp=mpp, workers=self.pool)
+        survey = self.slide.survey(mpp=mpp, workers=self.pool)
+        self.unreadable_l0, self.reason = survey.unreadable_l0, survey.reason
+        return survey.picture
 
 
 def find_tissue_with(
     slide: Slide, options: TissueOptions, mask: MaskFile | None, pool: ThreadPoolExecutor
 ) -> Tissue:
     """`find_tissue` as the pipeline calls it; a ready mask overrules the options."""
-    return find_tissue(
-        _SharedWorkers(slide=slide, pool=pool),
+    return survey_tissue(slide, options, mask, pool).tissue
+
+
+def survey_tissue(
+    slide: Slide, options: TissueOptions, mask: MaskFile | None, pool: ThreadPoolExecutor
+) -> FoundTissue:
+    """`find_tissue_with`, and what could not be looked at."""
+    surveyed = _Surveyed(slide, pool)
+    tissue = find_tissue(
+        surveyed,
         mpp=options.mpp,
         threshold=None if mask else options.threshold,
         min_area_um2=options.min_area_um2,
@@ -382,6 +450,7 @@ def find_tissue_with(
         mask=mask.read() if mask else None,
         origin_l0=slide.origin_l0,
     )
+    return FoundTissue(tissue=tissue, unreadable_l0=surveyed.unreadable_l0, reason=surveyed.reason)
 
 
 def _magnification(mpp: float) -> float:
@@ -398,10 +467,21 @@ class MaskFile:
             self._content = path.read_bytes()
         except OSError as error:
             raise SlideError(f"cannot read mask {path}: {error.strerror}") from error
-        self.identity = "mask:" + hashlib.sha256(self._content).hexdigest()
+        self._is_geojson = path.suffix.lower() in {".json", ".geojson"}
+        self._digest = "mask:" + hashlib.sha256(self._content).hexdigest()
+
+    def identity(self, options: TissueOptions) -> str | dict[str, Any]:
+        """What makes the mask; polygons are drawn at the scale that the options ask for."""
+        if not self._is_geojson:
+            return self._digest
+        return {
+            "mask": self._digest,
+            "overview_mpp": options.mpp,
+            "revision": TISSUE_REVISION,
+        }
 
     def read(self) -> NDArray[np.uint8] | dict[str, Any]:
-        if self._path.suffix.lower() not in {".json", ".geojson"}:
+        if not self._is_geojson:
             return read_mask(self._path)
         try:
             value = json.loads(self._content)
