@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import os
+import signal
+import sys
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from histofast import _core
+from histofast.cli import main
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -53,3 +57,37 @@ def need_gpu() -> None:
 def pytest_runtest_setup(item: pytest.Item) -> None:
     if item.get_closest_marker("gpu"):
         need_gpu()
+
+
+# --- The command line --------------------------------------------------------------------------
+
+SIGNALS = [s for s in signal.Signals if s.name in {"SIGINT", "SIGTERM", "SIGHUP"}]
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What a command answered: exit code, standard output, lines of standard error."""
+
+    code: int
+    out: str
+    err: list[str]
+
+
+@pytest.fixture
+def cli(monkeypatch, capfd):
+    """Run one command in this process; native libraries' noise is caught too."""
+    handlers = {s: signal.getsignal(s) for s in SIGNALS}
+    monkeypatch.setattr(sys, "unraisablehook", sys.unraisablehook)  # main() has its own
+    monkeypatch.setenv("COLUMNS", "80")
+
+    def run(*arguments) -> Answer:
+        monkeypatch.setattr(sys, "argv", ["histofast", *map(str, arguments)])
+        capfd.readouterr()
+        with pytest.raises(SystemExit) as end:
+            main()
+        out, err = capfd.readouterr()
+        return Answer(end.value.code, out, err.splitlines())
+
+    yield run
+    for number, handler in handlers.items():
+        signal.signal(number, handler)

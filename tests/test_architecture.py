@@ -33,6 +33,7 @@ LEVELS = {
     "synthetic": 4,
     "pipeline": 5,
     "doctor": 5,
+    "report": 5,
     "networks": 5,
     "precision": 6,
     "bench": 6,
@@ -41,6 +42,7 @@ LEVELS = {
 # A heavy dependency and the rooms that may import it.
 DOORS = {
     "torch": {"networks"},
+    "timm": {"networks"},
     "safetensors": {"networks"},
     "onnxruntime": {"encoders"},
     "onnx": {"encoders"},
@@ -48,6 +50,7 @@ DOORS = {
     "imagecodecs": {"slides"},
     "openslide": {"slides"},
     "h5py": {"features"},
+    "matplotlib": {"report"},
     "typer": {"cli"},
     "rich": {"cli"},
 }

@@ -13,7 +13,6 @@ import subprocess
 import sys
 import time
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -22,9 +21,10 @@ import pytest
 from onnx import TensorProto, helper
 
 import histofast
+from conftest import SIGNALS, Answer
+from foreign_models import residual
 from histofast import cli as cli_module
 from histofast import features
-from histofast.cli import main
 from slide_files import overwrite, picture, tile_extent, write_tiff
 from small_slides import write_slide
 from tiny_encoder import write_encoder
@@ -39,36 +39,10 @@ COMMANDS = [
     "models",
     "models list",
     "models export",
+    "models add",
+    "models truncate",
 ]
-SIGNALS = [s for s in signal.Signals if s.name in {"SIGINT", "SIGTERM", "SIGHUP"}]
 PROGRAM = [sys.executable, "-c", "from histofast.cli import main; main()"]
-
-
-@dataclass(frozen=True)
-class Answer:
-    code: int
-    out: str
-    err: list[str]
-
-
-@pytest.fixture
-def cli(monkeypatch, capfd):
-    """Run one command in this process; native libraries' noise is caught too."""
-    handlers = {s: signal.getsignal(s) for s in SIGNALS}
-    monkeypatch.setattr(sys, "unraisablehook", sys.unraisablehook)  # main() has its own
-    monkeypatch.setenv("COLUMNS", "80")
-
-    def run(*arguments) -> Answer:
-        monkeypatch.setattr(sys, "argv", ["histofast", *map(str, arguments)])
-        capfd.readouterr()
-        with pytest.raises(SystemExit) as end:
-            main()
-        out, err = capfd.readouterr()
-        return Answer(end.value.code, out, err.splitlines())
-
-    yield run
-    for number, handler in handlers.items():
-        signal.signal(number, handler)
 
 
 @pytest.fixture(scope="module")
@@ -700,14 +674,6 @@ def test_doctor(cli):
     assert answer.code == int(any(f["status"] == "fail" for f in findings))
 
 
-def test_models_list(cli):
-    answer = cli("models", "list")
-    assert (answer.code, answer.err) == (0, [])
-    assert re.search(
-        r"^densenet121-t2: .*512 features, 256 px at 0.5 um/px.* present$", answer.out, re.MULTILINE
-    )
-
-
 def test_models_export(cli, data, tmp_path):
     pytest.importorskip("torch")
     weights = data / "weights" / "densenet121_imagenet.safetensors"
@@ -961,3 +927,79 @@ def test_a_hole_in_the_overview_is_told(extract, cli, tmp_path):
     answer = cli("tissue", path, "--mpp", "2", "-o", tmp_path / "qc")
     assert answer.code == 0
     assert re.search(r" patches, 1 unreadable region: ", answer.out)
+
+
+# --- foreign graphs, and cutting ------------------------------------------------------------------
+
+
+@pytest.fixture
+def net(tmp_path):
+    return residual(tmp_path / "net.onnx", batch=1, sides=(32, 32))
+
+
+def test_models_add(cli, net, tmp_path):
+    out = tmp_path / "added.onnx"
+    answer = cli("models", "add", net, "--out", out, "--mean", "imagenet", "--licence", "MIT")
+    assert (answer.code, answer.err) == (0, [])
+    assert re.search(
+        rf"^{out}: added, 5 features from fc, 32 px only, 0.0 MB, verified against {net}, sha256 ",
+        answer.out,
+    )
+    spec = histofast.load_encoder(out).spec
+    assert (spec.licence, spec.provenance, spec.patch_px) == ("MIT", "net.onnx", 32)
+    arguments = ["--mean", "0.5,0.4,0.3", "--std", "0.2", "--at", "layer1", "--mpp", "2"]
+    answer = cli("models", "add", net, "--out", out, *arguments, "--overwrite", "--name", "cut")
+    assert (answer.code, answer.err) == (0, [])
+    spec = histofast.load_encoder(out).spec
+    assert (spec.name, spec.layer, spec.d, spec.mpp) == ("cut", "layer1", 4, 2.0)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "message"),
+    [
+        ([], 2, "missing option '--mean'"),
+        (["--mean", "0.5"], 2, "--std must be R,G,B in 0..1, one number .*, got nothing$"),
+        (["--mean", "a,b", "--std", "1"], 2, "--mean must be R,G,B .*, got 'a,b'$"),
+        (["--mean", "0,0", "--std", "1"], 2, "--mean must be R,G,B .*, got '0,0'$"),
+        (["--mean", "imagenet", "--size", "64"], 1, "takes 32 px only, size_px is 64"),
+        (["--mean", "imagenet", "--output", "layr2"], 1, "no tensor 'layr2': did you mean layer2"),
+        (["--mean", "imagenet", "--pool", "max"], 2, "pool must be one of auto, nchw"),
+    ],
+)
+def test_models_add_refuses(cli, net, tmp_path, arguments, code, message):
+    answer = cli("models", "add", net, "--out", tmp_path / "a.onnx", *arguments)
+    assert (answer.code, answer.out, len(answer.err)) == (code, "", 1)
+    assert re.search(message, answer.err[0])
+    assert list(tmp_path.iterdir()) == [net]
+
+
+def test_models_truncate(cli, net, tmp_path):
+    answer = cli("models", "truncate", net, "--list")
+    assert (answer.code, answer.err) == (0, [])
+    lines = answer.out.splitlines()
+    assert lines[3] == (
+        "layer1.0.relu (also layer1, layer1.0): 4 features, 4 x 16 x 16, 82.3% of the FLOPs"
+    )
+    assert lines[-1] == "fc: 5 features, 5, 100.0% of the FLOPs"
+    answer = cli("models", "truncate", "densenet121-t2", "--list")
+    assert "\ndenseblock1: 256 features, 256 x 64 x 64, 61.1% of the FLOPs\n" in answer.out
+    out = tmp_path / "cut.onnx"
+    answer = cli("models", "truncate", "densenet121-t2", "--at", "pool0", "--out", out)
+    assert (answer.code, answer.err) == (0, [])
+    told = f"{out}: cut, 64 features from pool0, 0.0 MB, verified against densenet121-t2, sha256 "
+    assert answer.out.startswith(told)
+    assert histofast.load_encoder(out).spec.layer == "pool0"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "message"),
+    [
+        ([], 2, "--at and --out must be given, or --list to see where to cut"),
+        (["--at", "layer1"], 2, "--at and --out must be given"),
+        (["--at", "layer1", "--out", "a.onnx"], 1, "wrap and cut it in one go .* add .*layer1`$"),
+    ],
+)
+def test_models_truncate_refuses(cli, net, arguments, code, message):
+    answer = cli("models", "truncate", net, *arguments)
+    assert (answer.code, answer.out, len(answer.err)) == (code, "", 1)
+    assert re.search(message, answer.err[0])

@@ -12,6 +12,7 @@ MODULES = [
     "_arrays",
     "features",
     "networks._create",
+    "similarity._cka",
     "slides._metadata",
     "slides._write",
     "tiling",

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from histofast.encoders import Encoder
     from histofast.encoders import load as load_encoder
     from histofast.features import FeatureFile, feature_path, read_features, verify
+    from histofast.networks import export
     from histofast.patches import iter_patches, read_patch_table
     from histofast.pipeline import RunReport, TissueOptions, extract
     from histofast.slides import Slide, open_slide
@@ -30,6 +31,7 @@ _PUBLIC = {
     "Slide": ("slides", "Slide"),
     "Tissue": ("tissue", "Tissue"),
     "TissueOptions": ("pipeline", "TissueOptions"),
+    "export": ("networks", "export"),
     "extract": ("pipeline", "extract"),
     "feature_path": ("features", "feature_path"),
     "find_tissue": ("tissue", "find_tissue"),
@@ -65,6 +67,7 @@ __all__ = [
     "Tissue",
     "TissueOptions",
     "__version__",
+    "export",
     "extract",
     "feature_path",
     "find_tissue",

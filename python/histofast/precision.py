@@ -117,7 +117,7 @@ def _halves(
     calibration, held_out = sample.split(len(sample) // 2, seed=seed)
     if min(len(calibration), len(held_out)) < encoders.MIN_PATCHES:
         raise ValueError(
-            f"slides must give {2 * encoders.MIN_PATCHES} patches with tissue, half to calibrate "
-            f"and half to measure, got {len(sample)}: add slides"
+            f"slides must give at least {encoders.MIN_PATCHES} patches to calibrate and as many to "
+            f"measure, got {len(calibration)} and {len(held_out)}: ask for more, or add slides"
         )
     return calibration, held_out

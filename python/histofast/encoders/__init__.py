@@ -5,6 +5,9 @@
 
 from __future__ import annotations
 
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
 from histofast.encoders._precision import (
     MIN_PATCHES,
     Agreement,
@@ -19,6 +22,7 @@ from histofast.encoders._registry import (
     DEFAULT,
     EncoderEntry,
     Registry,
+    SourceEntry,
     WeightsEntry,
     find,
     models_folder,
@@ -28,6 +32,34 @@ from histofast.encoders._registry import (
 from histofast.encoders._runtime import driver_gpu_count
 from histofast.encoders._session import Encoder, load, read_spec
 from histofast.encoders._spec import EncoderMetadata, EncoderSpec, sha256_of
+from histofast.encoders._stained import stained_noise
+
+if TYPE_CHECKING:
+    from histofast.encoders._flops import flops, total_flops
+    from histofast.encoders._peak import Gemm
+    from histofast.encoders._truncate import GraphCut, cuts, split, truncate
+    from histofast.encoders._wrap import wrap
+
+# Public name -> the module that has it; these need onnx, which is heavy: only who asks pays.
+_LAZY = {
+    "Gemm": "_peak",
+    "GraphCut": "_truncate",
+    "cuts": "_truncate",
+    "flops": "_flops",
+    "split": "_truncate",
+    "total_flops": "_flops",
+    "truncate": "_truncate",
+    "wrap": "_wrap",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _LAZY:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(import_module(f"{__name__}.{_LAZY[name]}"), name)
+    globals()[name] = value
+    return value
+
 
 __all__ = [
     "DEFAULT",
@@ -37,13 +69,18 @@ __all__ = [
     "EncoderEntry",
     "EncoderMetadata",
     "EncoderSpec",
+    "Gemm",
+    "GraphCut",
     "LayerSensitivity",
     "Precision",
     "Registry",
+    "SourceEntry",
     "WeightsEntry",
     "agreement",
+    "cuts",
     "driver_gpu_count",
     "find",
+    "flops",
     "load",
     "models_folder",
     "provider_problems",
@@ -53,4 +90,9 @@ __all__ = [
     "registry",
     "sensitivity",
     "sha256_of",
+    "split",
+    "stained_noise",
+    "total_flops",
+    "truncate",
+    "wrap",
 ]

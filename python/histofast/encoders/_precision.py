@@ -260,11 +260,13 @@ def _half(spec: EncoderSpec) -> Any:
     from onnxruntime.transformers.float16 import convert_float_to_float16
 
     from histofast.encoders import _graph
+    from histofast.encoders._onnx_file import in_order
 
     model = _graph.read_model(spec.path)
     # Standardising stays in float32: the mean of a channel is not a number that float16 has.
     before = [node.name for node in model.graph.node if node.name.startswith("pixels.")]
-    return convert_float_to_float16(model, keep_io_types=True, node_block_list=before)
+    half = convert_float_to_float16(model, keep_io_types=True, node_block_list=before)
+    return in_order(half, where=str(spec.path))  # it puts the casts last, which ONNX forbids
 
 
 def _measured(before: Encoder, after: Encoder, patches: NDArray[np.uint8]) -> Agreement:

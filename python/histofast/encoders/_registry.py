@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import os
 import tomllib
-from dataclasses import dataclass, fields
+from dataclasses import MISSING, dataclass, fields
 from functools import cache
 from pathlib import Path
 from typing import Any, TypeVar
@@ -13,11 +13,18 @@ from typing import Any, TypeVar
 from histofast.errors import ModelError
 
 DEFAULT = "densenet121-t2"
+PRECISIONS = ("float32", "float16", "int8")
+FAST_GFLOP = 2.0  # below: 50 patches/s and more on a core that does 100 GFLOP/s in float32
+MEDIUM_GFLOP = 8.0  # below: 12 patches/s and more there
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class EncoderEntry:
-    """One encoder of the registry. `path` need not exist; `sha256` is that of the whole file."""
+    """One encoder of the registry. `path` need not exist; `sha256` is that of the whole file.
+
+    `gflop` is what one patch of `patch_px` costs, in billions of operations (a multiply-add is
+    two); `made` the command that writes the file; `parent` the encoder it was made from.
+    """
 
     name: str
     path: Path
@@ -31,6 +38,21 @@ class EncoderEntry:
     precision: str
     licence: str
     weights: str
+    gflop: float | None = None
+    made: str | None = None
+    parent: str | None = None
+
+    @property
+    def speed_class(self) -> str | None:
+        """ "fast" below 2 GFLOP per patch, "medium" below 8, else "slow"; None where not stated.
+
+        A class of networks, not of files: int8 does the same operations, each in less time.
+        """
+        if self.gflop is None:
+            return None
+        if self.gflop < FAST_GFLOP:
+            return "fast"
+        return "medium" if self.gflop < MEDIUM_GFLOP else "slow"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -48,11 +70,37 @@ class WeightsEntry:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class SourceEntry:
+    """Weights that users fetch themselves: where they are, and what the file does not say.
+
+    `where` names the file and its page, `keys` tells how the file spells the network's keys, `note`
+    what comes from the authors and what is our reading. `tested` is whether the loader has been run
+    on the real file. `layer` is where the authors take their features; that and the other optional
+    ones are None where the source states nothing and the defaults of network and export hold.
+    """
+
+    name: str
+    network: str
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+    licence: str
+    where: str
+    keys: str
+    tested: bool
+    note: str
+    layer: str | None = None
+    bn_eps: float | None = None
+    patch_px: int | None = None
+    mpp: float | None = None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Registry:
     """All entries, by name."""
 
     encoders: dict[str, EncoderEntry]
     weights: dict[str, WeightsEntry]
+    sources: dict[str, SourceEntry]
 
     def weights_of(self, sha256: str) -> WeightsEntry | None:
         """Return the entry of the weights file with this SHA-256, if it is a known one."""
@@ -85,26 +133,45 @@ def registry() -> Registry:
 def read_registry(path: Path) -> Registry:
     """Read and check a registry file.
 
+    Whether there is a network of the name that an entry gives is not checked here.
+
     Raises:
-        ModelError: not TOML, a key is missing, unknown or of the wrong type.
+        ModelError: not TOML; a key is missing, unknown or of the wrong type; an entry that another
+            one names is not there.
     """
     try:
         tables = tomllib.loads(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise ModelError(f"{path} cannot be read: {error}") from None
-    if unknown := sorted(tables.keys() - {"encoders", "weights"}):
-        raise ModelError(f"{path}: unknown table {unknown[0]!r}, wanted 'encoders' or 'weights'")
-    encoders, weights = {}, {}
-    for name, table in tables.get("encoders", {}).items():
-        file = {"path": path.parent / table["file"]} if isinstance(table.get("file"), str) else {}
-        entry = {k: v for k, v in table.items() if k != "file"} | file
-        encoders[name] = _entry(EncoderEntry, entry, where=f"{path}: encoders.{name}", name=name)
-        if encoders[name].weights not in tables.get("weights", {}):
-            raise ModelError(f"{path}: encoders.{name}: no table weights.{encoders[name].weights}")
-    for name, table in tables.get("weights", {}).items():
-        entry = {k: tuple(v) if isinstance(v, list) else v for k, v in table.items()}
-        weights[name] = _entry(WeightsEntry, entry, where=f"{path}: weights.{name}", name=name)
-    return Registry(encoders=encoders, weights=weights)
+    if unknown := sorted(tables.keys() - {"encoders", "weights", "sources"}):
+        raise ModelError(
+            f"{path}: unknown table {unknown[0]!r}, wanted 'encoders', 'weights' or 'sources'"
+        )
+    read = Registry(
+        encoders=_entries(EncoderEntry, tables, "encoders", path),
+        weights=_entries(WeightsEntry, tables, "weights", path),
+        sources=_entries(SourceEntry, tables, "sources", path),
+    )
+    for name, encoder in read.encoders.items():
+        where = f"{path}: encoders.{name}"
+        if encoder.weights not in read.weights:
+            raise ModelError(f"{where}: no table weights.{encoder.weights}")
+        if encoder.parent is not None and encoder.parent not in read.encoders.keys() - {name}:
+            raise ModelError(f"{where}: parent must be another encoder, got {encoder.parent!r}")
+        if encoder.precision not in PRECISIONS:
+            raise ModelError(
+                f"{where}: precision must be one of {', '.join(PRECISIONS)}, "
+                f"got {encoder.precision!r}"
+            )
+        if encoder.gflop is not None and not encoder.gflop > 0:
+            raise ModelError(f"{where}: gflop must be positive, got {encoder.gflop}")
+    for name, source in read.sources.items():
+        if "https://" not in source.where:
+            raise ModelError(
+                f"{path}: sources.{name}: where must name a file and its https:// page, "
+                f"got {source.where!r}"
+            )
+    return read
 
 
 def find(name_or_path: str | os.PathLike[str]) -> Path:
@@ -139,30 +206,53 @@ def find(name_or_path: str | os.PathLike[str]) -> Path:
     return path
 
 
-Entry = TypeVar("Entry", EncoderEntry, WeightsEntry)
+Entry = TypeVar("Entry", EncoderEntry, WeightsEntry, SourceEntry)
 
 
-def _entry(kind: type[Entry], table: dict[str, Any], *, where: str, name: str) -> Entry:
-    wanted = {field.name: field.type for field in fields(kind)}
-    values = {"name": name} | table
-    if unknown := sorted(values.keys() - wanted.keys()):
+def _entries(kind: type[Entry], tables: dict[str, Any], table: str, path: Path) -> dict[str, Entry]:
+    named = tables.get(table, {})
+    if not isinstance(named, dict):
+        raise ModelError(f"{path}: {table} must be a table of entries, got {named!r}")
+    return {
+        name: _entry(kind, values, name=name, where=f"{path}: {table}.{name}", folder=path.parent)
+        for name, values in named.items()
+    }
+
+
+def _entry(kind: type[Entry], table: Any, *, name: str, where: str, folder: Path) -> Entry:
+    if not isinstance(table, dict):
+        raise ModelError(f"{where} must be a table, got {table!r}")
+    wanted = {
+        "file" if field.name == "path" else field.name: field
+        for field in fields(kind)
+        if field.name != "name"
+    }
+    if unknown := sorted(table.keys() - wanted.keys()):
         raise ModelError(f"{where}: unknown key {unknown[0]!r}")
-    for key, annotation in wanted.items():
-        shown = "file" if key == "path" else key
-        if key not in values:
-            raise ModelError(f"{where}: key {shown!r} is missing")
-        if not _fits(values[key], str(annotation)):
-            raise ModelError(f"{where}: {shown} must be {annotation}, got {values[key]!r}")
+    values: dict[str, Any] = {"name": name}
+    for key, field in wanted.items():
+        if key not in table:
+            if field.default is MISSING:
+                raise ModelError(f"{where}: key {key!r} is missing")
+            continue
+        annotation = str(field.type).removesuffix(" | None")
+        values[field.name] = _value(table[key], annotation, folder)
+        if values[field.name] is None:
+            raise ModelError(f"{where}: {key} must be {annotation}, got {table[key]!r}")
     return kind(**values)
 
 
-def _fits(value: Any, annotation: str) -> bool:
+def _value(value: Any, annotation: str, folder: Path) -> Any:
+    """Return what a field of this type holds for a value of TOML; None if the value does not fit."""
     if annotation.startswith("tuple"):
-        return isinstance(value, tuple) and len(value) == 3 and all(type(v) is float for v in value)
-    kinds: dict[str, type | tuple[type, ...]] = {
-        "str": str,
-        "int": int,
+        fits = isinstance(value, list) and [type(v) for v in value] == [float] * 3
+        return tuple(value) if fits else None
+    if annotation == "Path":  # relative to the registry
+        return folder / value if isinstance(value, str) else None
+    kinds: dict[str, tuple[type, ...]] = {
+        "str": (str,),
+        "int": (int,),
         "float": (int, float),
-        "Path": Path,
+        "bool": (bool,),
     }
-    return isinstance(value, kinds[annotation]) and not isinstance(value, bool)
+    return value if type(value) in kinds[annotation] else None  # True is an int to isinstance

@@ -273,8 +273,8 @@ def _open(path: Path, *, kind: str, gpu: int) -> tuple[Any, str]:
 def _checked_spec(session: Any, path: Path, sha256: str) -> EncoderSpec:
     inputs, outputs = session.get_inputs(), session.get_outputs()
     remedy = (
-        "export it from its network with `histofast models export` "
-        "(other ONNX files cannot be wrapped yet)"
+        "wrap it with `histofast models add`, or export it from its network with "
+        "`histofast models export`"
     )
     if len(inputs) != 1:
         names = ", ".join(repr(i.name) for i in inputs) or "none"

@@ -77,8 +77,8 @@ class EncoderMetadata:
         if PREFIX + "format" not in props:
             raise ModelError(
                 f"{where} lacks the metadata of the pixel-in form ('{PREFIX}format'): "
-                "export it from its network with `histofast models export` "
-                "(other ONNX files cannot be wrapped yet)"
+                "wrap it with `histofast models add`, or export it from its network with "
+                "`histofast models export`"
             )
         if props[PREFIX + "format"] != str(FORMAT):
             raise ModelError(

@@ -14,10 +14,11 @@ except ModuleNotFoundError:
         name="torch",
     ) from None
 
-from histofast.networks._create import create
+from histofast.networks._create import create, layers
 from histofast.networks._export import PixelsIn, export, export_encoder
-from histofast.networks._known import layers, names
+from histofast.networks._known import names
 from histofast.networks._network import Architecture, Cut, LoadReport, Network, Stage
+from histofast.networks._timm import TimmNetwork
 
 __all__ = [
     "Architecture",
@@ -26,6 +27,7 @@ __all__ = [
     "Network",
     "PixelsIn",
     "Stage",
+    "TimmNetwork",
     "create",
     "export",
     "export_encoder",

@@ -19,17 +19,28 @@ from numpy.typing import NDArray
 from torch import fx, nn
 
 from histofast._arrays import check
-from histofast.encoders import EncoderMetadata, EncoderSpec, load, registry
+from histofast.encoders import (
+    EncoderMetadata,
+    EncoderSpec,
+    SourceEntry,
+    load,
+    read_spec,
+    registry,
+    stained_noise,
+)
 from histofast.encoders._capture import capture
-from histofast.encoders._graph import PixelGraph, replacing, to_bytes
+from histofast.encoders._graph import PixelGraph, read_model, replacing, set_metadata, to_bytes
+from histofast.encoders._wrap import wrap
 from histofast.errors import ModelError
 from histofast.networks._create import create
 from histofast.networks._network import Network
+from histofast.networks._timm import TimmNetwork, bare_onnx
 
 EXPORTER = "histofast.networks 1"  # raised when the same weights would give another file
 MAX_RELATIVE_ERROR = 1e-5
 _BATCHES = (1, 2, 7)
 _PATCH_PX = 256
+_MPP = 0.5
 _LARGEST_PX = 512  # every network here takes this size
 _TALLER_PX = 5
 _HEAD = "head"  # its name in the file, whatever the state dict calls it
@@ -38,7 +49,7 @@ _HEAD = "head"  # its name in the file, whatever the state dict calls it
 class PixelsIn(nn.Module):
     """A network as its encoder file computes it: uint8 (n, h, w, 3) in, float32 (n, d) out."""
 
-    def __init__(self, network: Network) -> None:
+    def __init__(self, network: Network | TimmNetwork) -> None:
         super().__init__()
         self.network = network
         self.register_buffer("mean", 255 * torch.tensor(network.mean).view(1, 3, 1, 1))
@@ -80,12 +91,12 @@ def export_encoder(
 
 
 def export(
-    network: Network,
+    network: Network | TimmNetwork,
     path: str | os.PathLike[str],
     *,
     name: str | None = None,
     patch_px: int | None = None,
-    mpp: float = 0.5,
+    mpp: float | None = None,
     provenance: str | None = None,
     licence: str | None = None,
     patches: NDArray[np.uint8] | None = None,
@@ -95,15 +106,16 @@ def export(
 
     Before the file takes its name, ONNX Runtime runs it in batches of 1, 2 and 7 and on a
     rectangle, and every row must agree with torch to 1e-5 of its norm. In the file a tensor has the
-    name of the stage that it leaves, and that of a head is `head`.
+    name of the stage that it leaves, and that of a head is `head`. Models of timm go through
+    torch's own exporter and take the one patch size only.
 
     Args:
         network: in evaluation mode.
         path: of the .onnx file; its folder must exist.
         name: what the encoder is called; None: the stem of `path`.
-        patch_px: the patch size it is meant for; None: 256, or what the network was designed for
-            where that is larger.
-        mpp: the resolution it is meant for, um/px.
+        patch_px: the patch size it is meant for; None: that of the weights' source, else 256, or
+            what the network was designed for where that is larger or it is one of timm.
+        mpp: the resolution it is meant for, um/px; None: that of the weights' source, else 0.5.
         provenance: where the weights come from; None: what the registry says of them.
         licence: the terms of the weights; None: likewise.
         patches: (n >= 7, patch_px, patch_px, 3) uint8 to compare on; made up when omitted.
@@ -126,13 +138,31 @@ def export(
         raise ValueError(f"path must end in .onnx, got {path}")
     if network.training:
         raise ValueError("network must be in evaluation mode: call network.eval() first")
+    source = _source_of(network)
     if patch_px is None:
-        patch_px = max(_PATCH_PX, network.input_px)
+        patch_px = network.input_px
+        if isinstance(network, Network):
+            stated_px = None if source is None else source.patch_px
+            patch_px = max(_PATCH_PX, patch_px) if stated_px is None else stated_px
+    if mpp is None:
+        mpp = _MPP if source is None or source.mpp is None else source.mpp
     if patches is None:
-        patches = _stained_noise(max(_BATCHES), patch_px)
+        patches = stained_noise(max(_BATCHES), patch_px)
     (n,) = check("patches", patches, "uint8", ("n", patch_px, patch_px, 3))
     if n < max(_BATCHES):
         raise ValueError(f"patches must be at least {max(_BATCHES)}, got {n}")
+    if isinstance(network, TimmNetwork):
+        return _export_timm(
+            network,
+            path,
+            name=name,
+            patch_px=patch_px,
+            mpp=mpp,
+            provenance=provenance,
+            licence=licence,
+            patches=patches,
+            overwrite=overwrite,
+        )
     _check_size(network, patch_px)
     provenance, licence = _origin(network, provenance, licence)
     metadata = EncoderMetadata(
@@ -158,17 +188,66 @@ def export(
         return encoder.spec
 
 
+def _export_timm(
+    network: TimmNetwork,
+    path: Path,
+    *,
+    name: str | None,
+    patch_px: int,
+    mpp: float,
+    provenance: str | None,
+    licence: str | None,
+    patches: NDArray[np.uint8],
+    overwrite: bool,
+) -> EncoderSpec:
+    """Let torch write the network, and wrap that file as any foreign one."""
+    with replacing(path, overwrite=overwrite) as pending:
+        with bare_onnx(network, patch_px=patch_px) as bare:
+            wrapped = bare.with_name("wrapped.onnx")
+            spec = wrap(
+                bare,
+                out=wrapped,
+                mean=network.mean,
+                std=network.std,
+                name=path.stem if name is None else name,
+                network=network.architecture,
+                layer=network.layer + ("+head" if network.classes else ""),
+                mpp=mpp,
+                provenance=provenance or network.origin,
+                licence=licence or network.licence,
+                patches=patches,
+            )
+            metadata = spec.derived(
+                weights_sha256=network.weights_sha256 or "random", made_from=None
+            )
+            model = read_model(wrapped)
+        set_metadata(model, metadata.to_props())
+        pending.write_bytes(to_bytes(model))
+        _verify(pending, network, patches, stage_of_tensor={}, shown=path)
+    return read_spec(path)
+
+
 def _origin(network: Network, provenance: str | None, licence: str | None) -> tuple[str, str]:
     """Return provenance and licence: as told, else the registry's, else that nobody said."""
     if network.loaded is None:
         return provenance or "random weights", licence or "random weights"
     known = registry().weights_of(network.loaded.sha256)
+    source = _source_of(network)
+    if source is not None:
+        provenance = provenance or f"{source.name}: {source.where}"
+        licence = licence or source.licence
     provenance = provenance or (known.provenance if known else "not stated")
     if network.loaded.missing:
         provenance += f"; {len(network.loaded.missing)} tensors random"
     if network.loaded.head == "new":
         provenance += "; random head"
     return provenance, licence or (known.licence if known else "not stated")
+
+
+def _source_of(network: Network | TimmNetwork) -> SourceEntry | None:
+    if not isinstance(network, Network) or network.source is None:
+        return None
+    return registry().sources[network.source]
 
 
 def _check_size(network: Network, patch_px: int) -> None:
@@ -380,7 +459,7 @@ def _pair(size: int | tuple[int, ...]) -> tuple[int, ...]:
 
 def _verify(
     file: Path,
-    network: Network,
+    network: Network | TimmNetwork,
     patches: NDArray[np.uint8],
     *,
     stage_of_tensor: dict[str, str],
@@ -392,15 +471,20 @@ def _verify(
         ModelError: by more than the tolerance.
     """
     cases = [patches[:n] for n in _BATCHES]
-    taller = np.concatenate([patches[:2], patches[:2, :_TALLER_PX]], axis=1)  # no square
+    if isinstance(network, Network):
+        cases.append(np.concatenate([patches[:2], patches[:2, :_TALLER_PX]], axis=1))  # no square
     module = PixelsIn(network).eval()
     with load(file, device="cpu", threads=1) as encoder, torch.inference_mode():
-        for case in (*cases, taller):
+        for case in cases:
             error = _largest_error(encoder.encode_together(case), module(torch.from_numpy(case)))
             if error <= MAX_RELATIVE_ERROR:  # false for NaN
                 continue
             n, h, w, _ = case.shape
-            where = _first_wrong_stage(file, network, case, stage_of_tensor=stage_of_tensor)
+            where = (
+                _first_wrong_stage(file, network, case, stage_of_tensor=stage_of_tensor)
+                if isinstance(network, Network)
+                else "torch's exporter and ONNX Runtime are at odds"
+            )
             raise ModelError(
                 f"{shown} is not written: ONNX Runtime and torch differ by {error:.1e} of the "
                 f"features' norm (batch of {n}, {h} x {w} px), wanted at most "
@@ -434,20 +518,3 @@ def _largest_error(got: NDArray[np.float32], wanted: torch.Tensor) -> float:
     norms = np.linalg.norm(rows, axis=1)
     errors = np.linalg.norm(got.reshape(len(got), -1) - rows, axis=1)
     return float((errors / np.maximum(norms, np.finfo("f4").tiny)).max())
-
-
-def _stained_noise(n: int, patch_px: int) -> NDArray[np.uint8]:
-    """Return patches with the colours of H&E and detail of many sizes, to compare networks on."""
-    rng = np.random.default_rng(0)
-    # Optical densities of haematoxylin and eosin per channel (Ruifrok and Johnston, 2001).
-    stains = np.array([[0.65, 0.70, 0.29], [0.07, 0.99, 0.11]])
-    amounts = np.zeros((n, patch_px, patch_px, 2))
-    size_px = 1
-    while size_px < patch_px:
-        cells = -(-patch_px // size_px)
-        field = rng.random((n, cells, cells, 2)).repeat(size_px, 1).repeat(size_px, 2)
-        amounts += field[:, :patch_px, :patch_px] / 2
-        size_px *= 4
-    # Optical density is a decimal logarithm.
-    light: NDArray[np.float64] = 10.0 ** -(amounts @ stains)  # (n, h, w, 3)
-    return np.rint(255 * light).astype(np.uint8)

@@ -37,16 +37,8 @@ def architecture_of(name: str) -> Architecture:
 
 
 @cache
-def layers(name: str) -> tuple[Cut, ...]:
-    """Return where a network can be cut, from pixels to the end.
-
-    Raises:
-        ModelError: no such network.
-
-    Example:
-        >>> layers("densenet121")[-1]
-        Cut(name='relu5', d=1024, flops_share=1.0)
-    """
+def cuts_of(name: str) -> tuple[Cut, ...]:
+    """Return where a network of our own can be cut; see `layers`."""
     network = whole(name)
     x = torch.empty(1, 3, network.input_px, network.input_px, device="meta")
     done, cuts = 0, []

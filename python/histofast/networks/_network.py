@@ -12,6 +12,8 @@ from torch import nn
 IMAGENET_MEAN = (0.485, 0.456, 0.406)  # RGB, in units of [0, 1]
 IMAGENET_STD = (0.229, 0.224, 0.225)
 
+_SHOWN = 4  # keys named in a line
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Cut:
@@ -77,6 +79,17 @@ class LoadReport:
     missing: tuple[str, ...]
     unexpected: tuple[str, ...]
 
+    def remarks(self) -> list[str]:
+        """Return what somebody who loads the file should hear, a line each."""
+        lines = [f"taken from under {self.prefix!r}"] if self.prefix else []
+        kinds = {"left out": self.dropped, "missing": self.missing, "strange": self.unexpected}
+        for kind, keys in kinds.items():
+            if keys:
+                lines.append(f"{len(keys)} tensors {kind}: {listed(keys)}")
+        if self.head == "new":
+            lines.append("the head is new, with random weights")
+        return lines
+
 
 class Network(nn.Module):
     """Stages in a row and global average pooling, with state-dict keys as torchvision spells them.
@@ -97,6 +110,7 @@ class Network(nn.Module):
         self.std = architecture.std
         self.input_px = architecture.input_px
         self.loaded: LoadReport | None = None
+        self.source: str | None = None  # the registry's name of the weights, if asked for by it
         self.prefix = architecture.prefix
         self.head = architecture.head
         self.stage_names = tuple(stage.name for stage in stages)
@@ -126,3 +140,8 @@ class Network(nn.Module):
             x = self.get_submodule(self.prefix + key)(x)
         x = x.mean((2, 3))  # (n, d)
         return self.get_submodule(self.head)(x) if self.classes else x
+
+
+def listed(keys: Sequence[str]) -> str:
+    """Return the first few of many keys, for a line of text."""
+    return ", ".join(keys[:_SHOWN]) + (", ..." if len(keys) > _SHOWN else "")

@@ -12,17 +12,17 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
 from histofast.errors import ModelError
-from histofast.networks._known import ARCHITECTURES, whole
-from histofast.networks._network import LoadReport, Network
+from histofast.networks._known import ARCHITECTURES
+from histofast.networks._known import whole as shapes_of
+from histofast.networks._network import LoadReport, listed
 
-_SHOWN = 4  # keys named in a message
 _DEEPEST = 8  # nested dicts in a checkpoint; a damaged one may contain itself
 _FITS = 0.9  # share of tensors in common from which a network is offered
 _COUNTER = "num_batches_tracked"  # of training; encoding never reads it, many files lack it
@@ -189,11 +189,27 @@ def _tensors(value: Any, prefix: str, depth: int) -> Iterator[tuple[str, torch.T
 
 def _described(value: Any) -> str:
     if isinstance(value, dict):
-        return f"a dict of {_listed([str(key) for key in value]) or 'nothing'}"
+        return f"a dict of {listed([str(key) for key in value]) or 'nothing'}"
     return f"a {type(value).__name__}"
 
 
 # --- From a file's keys to a network's -------------------------------------------------------
+
+
+class Loadable(Protocol):
+    """What of a network matters to its weights: `Network` has it, and so has a model of timm."""
+
+    architecture: str
+    layer: str
+    prefix: str
+    head: str
+    stage_keys: tuple[str, ...]
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return tensors by key."""
+
+    def load_state_dict(self, state: dict[str, Any]) -> Any:
+        """Take tensors by key."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -204,7 +220,7 @@ class _Place:
     place and shape, `copies` the prefixes of further copies of the network.
     """
 
-    network: Network
+    network: Loadable
     prefix: str
     spelling: dict[str, str]
     matched: int
@@ -232,7 +248,7 @@ class _Place:
         return self.matched / (in_network + only_in_file)
 
 
-def _place(network: Network, state: dict[str, torch.Tensor]) -> _Place:
+def _place(network: Loadable, state: dict[str, torch.Tensor]) -> _Place:
     """Find the prefix and spelling under which most of a whole network lies in the right shapes."""
     shapes = {key: value.shape for key, value in network.state_dict().items()}
     places: list[tuple[int, str, dict[str, str]]] = []
@@ -257,11 +273,13 @@ def _place(network: Network, state: dict[str, torch.Tensor]) -> _Place:
     return _Place(network=network, prefix=prefix, spelling=spelling, matched=matched, copies=copies)
 
 
-def _spellings(network: Network) -> Iterator[dict[str, str]]:
+def _spellings(network: Loadable) -> Iterator[dict[str, str]]:
     """Yield how files spell a network's keys: as it does, without its prefix, as a Sequential."""
     keys = list(network.state_dict())
     yield {key: key for key in keys}
     yield {key.removeprefix(network.prefix): key for key in keys}
+    if not network.stage_keys:
+        return
     by_index = {}
     for key in keys:
         stage, _, rest = key.removeprefix(network.prefix).partition(".")
@@ -273,13 +291,20 @@ def _spellings(network: Network) -> Iterator[dict[str, str]]:
 
 
 def load_weights(
-    network: Network, state: dict[str, torch.Tensor], *, sha256: str, partial: bool, where: str
+    network: Loadable,
+    state: dict[str, torch.Tensor],
+    *,
+    whole: Loadable,
+    sha256: str,
+    partial: bool,
+    where: str,
 ) -> LoadReport:
     """Copy the tensors of a file into a (cut) network; what belongs beyond the cut is left out.
 
     Args:
         network: its state dict names what is needed.
         state: what `read_weights` gave, maybe in half precision.
+        whole: the network without a cut, shapes only.
         sha256: of the file.
         partial: missing and unexpected tensors are reported instead of refused.
         where: what to call the file in messages.
@@ -289,15 +314,16 @@ def load_weights(
             named, and the network that the file fits, if it is another one.
     """
     name = network.architecture
-    rename = ARCHITECTURES[name].rename
-    state = {rename(key): value for key, value in state.items()}
-    place = _place(whole(name), state)
+    if name in ARCHITECTURES:
+        rename = ARCHITECTURES[name].rename
+        state = {rename(key): value for key, value in state.items()}
+    place = _place(whole, state)
     key_of = {own: key for key in state if (own := place.own_key(key)) is not None}
     needed = network.state_dict()
     head = {key: place.prefix + key for key in needed if key.startswith(f"{network.head}.")}
     has_head = (
         bool(head)
-        and network.layer == whole(name).layer
+        and network.layer == whole.layer
         and all(key in state and state[key].shape == needed[own].shape for own, key in head.items())
     )
     if has_head:
@@ -315,13 +341,13 @@ def load_weights(
     under = f" under {place.prefix!r}" if place.prefix else ""
     if place.matched == 0 or (missing and not partial):
         raise ModelError(
-            f"{where} lacks {len(missing)} tensors of {name}{under} ({_listed(missing)}): "
+            f"{where} lacks {len(missing)} tensors of {name}{under} ({listed(missing)}): "
             + hint("is it cut shorter, or of another network?")
         )
     if unexpected and not partial:
         raise ModelError(
             f"{where} has {len(unexpected)} tensors{under} that {name} has not "
-            f"({_listed(unexpected)}): " + hint("is it of another network?")
+            f"({listed(unexpected)}): " + hint("is it of another network?")
         )
     for own, wanted in needed.items():
         if own not in key_of or _COUNTER in own:
@@ -354,10 +380,6 @@ def _fitting(state: dict[str, torch.Tensor]) -> str | None:
     shares = {}
     for name, architecture in ARCHITECTURES.items():
         renamed = {architecture.rename(key): value for key, value in state.items()}
-        shares[name] = _place(whole(name), renamed).share(renamed)
+        shares[name] = _place(shapes_of(name), renamed).share(renamed)
     best = max(shares, key=lambda name: shares[name])
     return best if shares[best] >= _FITS else None
-
-
-def _listed(keys: list[str]) -> str:
-    return ", ".join(keys[:_SHOWN]) + (", ..." if len(keys) > _SHOWN else "")
