@@ -519,7 +519,7 @@ def test_an_unknown_encoder(cli, slides, tmp_path):
     answer = cli("extract", slides, "-o", tmp_path / "f", "-e", "densenet121")
     assert answer.code == 1
     assert len(answer.err) == 1
-    assert "did you mean densenet121-t2?" in answer.err[0]
+    assert "did you mean densenet121-t2 or densenet121-t2-int8?" in answer.err[0]
 
 
 def test_a_file_of_another_encoder_in_the_way(extract, cli, slides, tmp_path):
