@@ -99,11 +99,10 @@ def test_against_torch_and_int8(exported, patches, table, benchmark, tmp_path):
             unit="patches/s",
             rounds=5,
         )
-        del table.rows[-len(rivals) :]
         table.add(
             what=f"{path.stem}, float32",
             ours="",
-            rival=f"torch eager, best of batches {', '.join(map(str, TORCH_BATCHES))}",
+            rival=f"torch eager, the best of batches {', '.join(map(str, TORCH_BATCHES))}",
             theirs="",
             ratio=min(ratios.values()),
             goal=goal,

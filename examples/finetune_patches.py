@@ -68,7 +68,7 @@ def main() -> None:
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
-            losses.append(float(loss))
+            losses.append(loss.detach().item())
         print(
             f"epoch {epoch + 1}: loss {np.mean(losses):.3f}, balanced accuracy on held-out bags "
             f"{accuracy(module, test_x, test_y):.3f}"
