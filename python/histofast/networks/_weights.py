@@ -151,7 +151,8 @@ def _reason(error: Exception) -> str:
     """Return the line that matters of the page that torch writes."""
     lines = [line.strip() for line in str(error).splitlines()]
     told = [line for line in lines if line and not line.startswith(_ADVICE)]
-    first = told[0] if told else type(error).__name__
+    # A byte that no pickle begins with is told by its number only.
+    first = told[0] if told and not told[0].isdigit() else "no pickle, or damaged"
     return first.removeprefix("WeightsUnpickler error: ").partition(". ")[0]
 
 
