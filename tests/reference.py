@@ -189,6 +189,113 @@ def hsic1(k, gram_y):
     ) / (n * (n - 3))
 
 
-def debiased_cka(x, y):
-    k, gram_y = x @ x.T, y @ y.T
+def linear_gram(x):
+    return x @ x.T
+
+
+def rbf_gram(x, rbf_scale):
+    squares = ((x[:, None] - x[None]) ** 2).sum(axis=2)
+    return np.exp(-squares / (2 * rbf_scale**2 * np.median(squares)))
+
+
+def debiased_cka(k, gram_y):
     return hsic1(k, gram_y) / np.sqrt(hsic1(k, k) * hsic1(gram_y, gram_y))
+
+
+def biased_cka(k, gram_y):
+    """Gretton et al. 2005: tr(K H L H) / (n - 1)^2, whose factor cancels."""
+    n = len(k)
+    h = np.eye(n) - 1 / n
+
+    def hsic0(a, b):
+        return np.trace(a @ h @ b @ h)
+
+    return hsic0(k, gram_y) / np.sqrt(hsic0(k, k) * hsic0(gram_y, gram_y))
+
+
+def minibatch_cka(x, y, batch_size):
+    """Nguyen et al. 2020, equation 3, a batch of n_b rows weighted by n_b (n_b - 3)."""
+    sums = np.zeros(3)
+    for start in range(0, len(x), batch_size):
+        k, gram_y = (linear_gram(a[start : start + batch_size]) for a in (x, y))
+        weight = len(k) * (len(k) - 3)
+        sums += weight * np.array([hsic1(k, gram_y), hsic1(k, k), hsic1(gram_y, gram_y)])
+    return sums[0] / np.sqrt(sums[1] * sums[2])
+
+
+def u_centred(gram):
+    """Szekely and Rizzo 2014, definition 2."""
+    n = len(gram)
+    gram = gram - np.diag(np.diag(gram))
+    rows = gram.sum(axis=1)
+    out = gram - rows[:, None] / (n - 2) - rows / (n - 2) + rows.sum() / ((n - 1) * (n - 2))
+    return out - np.diag(np.diag(out))
+
+
+def resampled_cka(k, gram_y, group_of, drawn):
+    """CKA of the pairs of rows of drawn groups, from two centred Grams.
+
+    Pairs within one draw of a group and pairs across draws of different groups; not the pairs
+    across two draws of the same group, whose rows are no independent samples.
+    """
+    sums = np.zeros(3)
+    for s, g in enumerate(drawn):
+        for t, h in enumerate(drawn):
+            if s != t and g == h:
+                continue
+            block = np.ix_(group_of == g, group_of == h)
+            products = (k * gram_y, k * k, gram_y * gram_y)
+            sums += [product[block].sum() for product in products]
+    return sums[0] / np.sqrt(sums[1] * sums[2])
+
+
+def canonical_correlations(x, y, centre=True):
+    """Hotelling 1936: roots of the eigenvalues of Sxx^-1 Sxy Syy^-1 Syx, the largest first."""
+    if centre:
+        x, y = x - x.mean(axis=0), y - y.mean(axis=0)
+    product = np.linalg.solve(x.T @ x, x.T @ y) @ np.linalg.solve(y.T @ y, y.T @ x)
+    squares = np.sort(np.linalg.eigvals(product).real)[::-1]
+    return np.sqrt(np.clip(squares[: min(x.shape[1], y.shape[1])], 0, 1))
+
+
+def svcca(x, y, keep, of):
+    """Raghu et al. 2017; `of`: "squares", "values" or "count" of singular values to keep."""
+    reduced = []
+    for a in (x, y):
+        a = a - a.mean(axis=0)
+        u, s, _ = np.linalg.svd(a, full_matrices=False)
+        k = int(keep)
+        if of != "count":
+            sizes = s**2 if of == "squares" else s
+            k = next(k for k in range(1, len(s) + 1) if sizes[:k].sum() >= keep * sizes.sum())
+        reduced.append(u[:, :k] * s[:k])
+    return canonical_correlations(*reduced).mean()
+
+
+def pwcca(x, y):
+    """Morcos et al. 2018, equation 3: x's canonical directions, weighted by what they say of x."""
+    x, y = x - x.mean(axis=0), y - y.mean(axis=0)
+    qx, qy = np.linalg.qr(x)[0], np.linalg.qr(y)[0]
+    u, rho, _ = np.linalg.svd(qx.T @ qy, full_matrices=False)
+    directions = qx @ u
+    weights = [sum(abs(h @ column) for column in x.T) for h in directions.T]
+    return np.average(rho, weights=weights)
+
+
+def error_consistency(right_a, right_b):
+    """Geirhos et al. 2020, equation 3, of who was right where."""
+    observed = np.mean(right_a == right_b)
+    a, b = right_a.mean(), right_b.mean()
+    expected = a * b + (1 - a) * (1 - b)
+    return (observed - expected) / (1 - expected)
+
+
+def js_divergence(a, b):
+    """Lin 1991 in bits, the mean over rows of H((a + b) / 2) - (H(a) + H(b)) / 2."""
+
+    def entropy(p):
+        return -sum(v * np.log2(v) for v in p if v > 0)
+
+    return np.mean(
+        [entropy((p + q) / 2) - (entropy(p) + entropy(q)) / 2 for p, q in zip(a, b, strict=True)]
+    )
