@@ -299,3 +299,18 @@ def js_divergence(a, b):
     return np.mean(
         [entropy((p + q) / 2) - (entropy(p) + entropy(q)) / 2 for p, q in zip(a, b, strict=True)]
     )
+
+
+# --- gram: packed centred Grams -------------------------------------------------------------------
+
+
+def packed_gram(x, kernel="linear", rbf_scale=1.0, estimator="debiased"):
+    """The triangle of a centred Gram, row by row; biased: with the diagonal over sqrt(2)."""
+    gram = linear_gram(x) if kernel == "linear" else rbf_gram(x, rbf_scale)
+    n = len(gram)
+    if estimator == "debiased":
+        return u_centred(gram)[np.tri(n, k=-1, dtype=bool)]
+    h = np.eye(n) - 1 / n
+    gram = h @ gram @ h
+    gram[np.diag_indices(n)] /= np.sqrt(2)
+    return gram[np.tri(n, dtype=bool)]

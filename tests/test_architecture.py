@@ -37,6 +37,7 @@ LEVELS = {
     "networks": 5,
     "precision": 6,
     "bench": 6,
+    "comparison": 6,
     "cli": 7,
 }
 # A heavy dependency and the rooms that may import it.
@@ -51,6 +52,7 @@ DOORS = {
     "openslide": {"slides"},
     "h5py": {"features"},
     "matplotlib": {"report"},
+    "jinja2": {"report"},
     "typer": {"cli"},
     "rich": {"cli"},
 }

@@ -16,6 +16,7 @@ from onnx.reference import ReferenceEvaluator
 
 from histofast import encoders
 from histofast.encoders import _graph, _int8, _runtime
+from histofast.encoders._capture import capture
 from histofast.encoders._stained import stained_noise
 from histofast.errors import ModelError
 from tiny_encoder import write_encoder
@@ -193,6 +194,19 @@ def test_kept_layers_stay_in_float32(tmp_path, patches):
     ops = optimised_ops(out, tmp_path)
     assert ops.count("QLinearConv") == 59 - 4  # conv0; norm1, conv1, conv2
     assert sum(op in {"Conv", "FusedConv"} for op in ops) == 4
+
+
+def test_a_layers_name_stands_for_the_layer_or_for_nothing(patches):
+    """Stretched tensors are not what the float32 file has under the same name."""
+    original, small = onnx.load(DEFAULT), _int8.Int8Writer(onnx.load(DEFAULT), patches[0]).write()
+    names = [{o for node in model.graph.node for o in node.output} for model in (original, small)]
+    shared = sorted((names[0] & names[1]) - {"features"})
+    assert "transition1" not in shared  # read by a concatenation of the next block
+    assert "denseblock1.denselayer1.conv1" in shared
+    some = [name for name in shared if "denselayer3" in name]
+    a, b = (capture(_graph.to_bytes(model), some, patches[1][:2]) for model in (original, small))
+    for name in some:
+        assert np.linalg.norm(a[name] - b[name]) < 0.1 * np.linalg.norm(a[name]), name
 
 
 def test_sensitivity_names_each_layer_once(residual, patches):

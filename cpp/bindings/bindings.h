@@ -28,6 +28,7 @@ std::string shape_of(const Array& array) {
 }
 
 void bind_device(nb::module_& m);
+void bind_gram(nb::module_& m);
 void bind_tiles(nb::module_& m);
 void bind_tissue(nb::module_& m);
 

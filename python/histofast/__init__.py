@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from histofast._core import version as __version__
 
 if TYPE_CHECKING:
+    from histofast.comparison import SimilarityResult, compare, compare_features
     from histofast.encoders import Encoder
     from histofast.encoders import load as load_encoder
     from histofast.features import FeatureFile, feature_path, read_features, verify
@@ -28,9 +29,12 @@ _PUBLIC = {
     "FeatureFile": ("features", "FeatureFile"),
     "PatchPlan": ("tiling", "PatchPlan"),
     "RunReport": ("pipeline", "RunReport"),
+    "SimilarityResult": ("comparison", "SimilarityResult"),
     "Slide": ("slides", "Slide"),
     "Tissue": ("tissue", "Tissue"),
     "TissueOptions": ("pipeline", "TissueOptions"),
+    "compare": ("comparison", "compare"),
+    "compare_features": ("comparison", "compare_features"),
     "export": ("networks", "export"),
     "extract": ("pipeline", "extract"),
     "feature_path": ("features", "feature_path"),
@@ -63,10 +67,13 @@ __all__ = [
     "FeatureFile",
     "PatchPlan",
     "RunReport",
+    "SimilarityResult",
     "Slide",
     "Tissue",
     "TissueOptions",
     "__version__",
+    "compare",
+    "compare_features",
     "export",
     "extract",
     "feature_path",

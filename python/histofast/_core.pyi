@@ -4,7 +4,7 @@ Native kernels of histofast. The Python modules of the same names document them.
 
 from collections.abc import Sequence
 import enum
-from typing import Annotated
+from typing import Annotated, overload
 
 import numpy
 from numpy.typing import NDArray
@@ -46,6 +46,13 @@ def int8_is_exact() -> bool:
     """
     False on x86 processors without VNNI, where sums of 8-bit products saturate.
     """
+
+@overload
+def packed_grams(layers: list[object], out: Annotated[NDArray[numpy.float32], dict(shape=(None, None), order='C', device='cpu')], squares: Annotated[NDArray[numpy.float64], dict(shape=(None,), order='C', device='cpu')], problems: Annotated[NDArray[numpy.uint8], dict(shape=(None,), order='C', device='cpu')], rbf: bool, rbf_scale: float, debiased: bool, threads: int) -> None: ...
+
+@overload
+def packed_grams(layers: list[object], out: Annotated[NDArray[numpy.float64], dict(shape=(None, None), order='C', device='cpu')], squares: Annotated[NDArray[numpy.float64], dict(shape=(None,), order='C', device='cpu')], problems: Annotated[NDArray[numpy.uint8], dict(shape=(None,), order='C', device='cpu')], rbf: bool, rbf_scale: float, debiased: bool, threads: int) -> None:
+    """Write the packed centred Gram of every layer into out."""
 
 def cut_patches(pool: Annotated[NDArray[numpy.uint8], dict(shape=(None, None, None, 3), order='C', device='cpu', writable=False)], slot_of: Annotated[NDArray[numpy.int32], dict(shape=(None, None), order='C', device='cpu', writable=False)], boxes: Annotated[NDArray[numpy.float64], dict(shape=(None, 4), order='C', device='cpu', writable=False)], width: int, height: int, fill: Sequence[int], out: Annotated[NDArray[numpy.uint8], dict(shape=(None, None, None, 3), order='C', device='cpu')]) -> None:
     """Write the resampled boxes of a tiled level into out."""

@@ -15,7 +15,7 @@ from typing import NoReturn
 
 import typer
 
-from histofast.cli import _demo, _extract, _models, _tissue, _tools
+from histofast.cli import _demo, _extract, _models, _similarity, _tissue, _tools
 from histofast.cli._options import one_line
 
 app = typer.Typer(
@@ -32,6 +32,9 @@ app.command(name="verify", short_help="Check that feature files are whole and fi
 )
 app.command(name="tissue", short_help="Show the tissue found and where patches would lie.")(
     _tissue.tissue
+)
+app.command(name="similarity", short_help="Compare networks layer by layer, or encoders.")(
+    _similarity.similarity
 )
 app.command(name="demo", short_help="Make three small slides, encode them, show the result.")(
     _demo.demo

@@ -37,6 +37,7 @@ from histofast.encoders._stained import stained_noise
 if TYPE_CHECKING:
     from histofast.encoders._flops import flops, total_flops
     from histofast.encoders._peak import Gemm
+    from histofast.encoders._tap import Tap
     from histofast.encoders._truncate import GraphCut, cuts, split, truncate
     from histofast.encoders._wrap import wrap
 
@@ -47,6 +48,7 @@ _LAZY = {
     "cuts": "_truncate",
     "flops": "_flops",
     "split": "_truncate",
+    "Tap": "_tap",
     "total_flops": "_flops",
     "truncate": "_truncate",
     "wrap": "_wrap",
@@ -75,6 +77,7 @@ __all__ = [
     "Precision",
     "Registry",
     "SourceEntry",
+    "Tap",
     "WeightsEntry",
     "agreement",
     "cuts",

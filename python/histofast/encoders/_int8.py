@@ -178,7 +178,8 @@ class Int8Writer:
         for group in self._groups_of_one_scale():
             if self._can_stretch(group):
                 self._stretch(group)
-                self._scales.update(dict.fromkeys(group, (1 / _LEVELS, 0)))
+                names = self._rename_stretched(group)
+                self._scales.update(dict.fromkeys(names, (1 / _LEVELS, 0)))
                 continue
             # Zero must be a level: convolutions pad with it.
             low = min(0.0, *(float(self._ranges[t].low.min()) for t in group))
@@ -278,6 +279,19 @@ class Int8Writer:
                 high=(found.high - low) / width,
                 mean=(found.mean - low) / width,
             )
+
+    def _rename_stretched(self, group: Sequence[str]) -> list[str]:
+        """Give stretched tensors other names: whoever looks for a layer must not find these."""
+        graph, producers = self._graph, self._graph.producers()
+        before_relu = [producers[t].input[0] for t in group if producers[t].op_type == "Relu"]
+        new = {t: graph.unused(f"{t}.stretched") for t in (*before_relu, *group)}
+        for node in graph.nodes:
+            for names in (node.input, node.output):
+                names[:] = [new.get(name, name) for name in names]
+        self._ranges = {new.get(t, t): found for t, found in self._ranges.items()}
+        self._floats = {new.get(t, t) for t in self._floats}
+        self._consumers = graph.consumers()
+        return [new[t] for t in group]
 
     # --- writing -------------------------------------------------------------------------------
 

@@ -18,6 +18,7 @@ from histofast.networks._create import create, layers
 from histofast.networks._export import PixelsIn, export, export_encoder
 from histofast.networks._known import names
 from histofast.networks._network import Architecture, Cut, LoadReport, Network, Stage
+from histofast.networks._record import Recorder
 from histofast.networks._timm import TimmNetwork
 
 __all__ = [
@@ -26,6 +27,7 @@ __all__ = [
     "LoadReport",
     "Network",
     "PixelsIn",
+    "Recorder",
     "Stage",
     "TimmNetwork",
     "create",

@@ -1,15 +1,28 @@
-"""Results as figures. The only part of histofast that imports matplotlib."""
+"""Results as figures and pages. The only part of histofast that imports matplotlib and jinja2."""
 
 from __future__ import annotations
 
 try:
+    import jinja2 as _jinja2  # noqa: F401
     import matplotlib as _matplotlib  # noqa: F401
-except ModuleNotFoundError:
+except ModuleNotFoundError as missing:
     raise ModuleNotFoundError(
-        "histofast.report needs matplotlib, which is not installed: pip install 'histofast[train]'",
-        name="matplotlib",
+        f"histofast.report needs {missing.name}, which is not installed: "
+        "pip install 'histofast[train]'",
+        name=missing.name,
     ) from None
 
 from histofast.report._bars import check_figure_path, plot_speeds
+from histofast.report._comparison_page import comparison_page
+from histofast.report._comparison_text import comparison_text
+from histofast.report._findings import describe_comparison
+from histofast.report._heatmap import plot_comparison
 
-__all__ = ["check_figure_path", "plot_speeds"]
+__all__ = [
+    "check_figure_path",
+    "comparison_page",
+    "comparison_text",
+    "describe_comparison",
+    "plot_comparison",
+    "plot_speeds",
+]

@@ -1,0 +1,169 @@
+"""Similarity on features in memory and on disk: all pairs of layers, streaming CKA, SVCCA, PWCCA.
+
+    pip install --no-deps pytorch-cka==1.1.3 repsim==0.1.5
+    pytest benchmarks/bench_similarity.py -s
+
+Rivals that are not installed are left out, with a line that says so.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from histofast import similarity
+from histofast._cpus import available_cpus
+
+CPUS = available_cpus()
+LAYERS, N, P = 60, 256, 2048
+
+STREAM = """
+import json, resource, sys, time
+import numpy as np
+from histofast import similarity
+n, p, rows = 100_000, 512, 4096
+similarity.CkaAccumulator()
+began = time.perf_counter()
+found = similarity.CkaAccumulator()
+files = [open(path, "rb") for path in sys.argv[1:]]
+for start in range(0, n, rows):  # read, not mapped: mapped pages count as memory
+    count = min(rows, n - start) * p
+    x, y = (np.fromfile(file, np.float32, count).reshape(-1, p) for file in files)
+    found.update(x, y)
+value = found.value()
+seconds = time.perf_counter() - began
+print(json.dumps([value, seconds, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024]))
+"""
+
+
+@pytest.fixture(scope="module")
+def layers():
+    """Features of 60 layers that drift, float32."""
+    rng = np.random.default_rng(0)
+    x = rng.standard_normal((N, P), np.float32)
+    made = []
+    for _ in range(LAYERS):
+        x = (0.9 * x + 0.45 * rng.standard_normal((N, P), np.float32)).astype(np.float32)
+        made.append(x)
+    return made
+
+
+def pairwise(features):
+    """As torch_cka does it: both Gram matrices again for every pair."""
+    n = len(features[0])
+    ones = np.ones(n, np.float32)
+
+    def hsic(k, m):
+        np.fill_diagonal(k, 0)
+        np.fill_diagonal(m, 0)
+        cross = ones @ k @ m @ ones
+        total = np.trace(k @ m) + k.sum() * m.sum() / ((n - 1) * (n - 2)) - 2 / (n - 2) * cross
+        return total / (n * (n - 3))
+
+    out = np.empty((len(features), len(features)))
+    for i, x in enumerate(features):
+        for j, y in enumerate(features):
+            k, m = x @ x.T, y @ y.T
+            out[i, j] = hsic(k, m) / np.sqrt(hsic(k.copy(), k.copy()) * hsic(m.copy(), m.copy()))
+    return out
+
+
+def test_all_pairs(layers, table, benchmark):
+    rivals = {"both Grams again per pair, as torch_cka (NumPy)": lambda: pairwise(layers)}
+    goals = {"both Grams again per pair, as torch_cka (NumPy)": 200.0}
+    ours = similarity.cka_pairs(layers)
+    np.testing.assert_allclose(pairwise(layers[:4]), ours[:4, :4], atol=2e-3)
+    if importlib.util.find_spec("cka"):
+        import torch
+        from cka import cka_from_features
+
+        torch.set_num_threads(CPUS)
+        tensors = [torch.from_numpy(x) for x in layers]
+        theirs = cka_from_features(tensors, tensors).numpy()
+        print(f"\nlargest difference to pytorch-cka: {np.abs(theirs - ours).max():.1e}")
+        rivals["pytorch-cka 1.1.3"] = lambda: cka_from_features(tensors, tensors)
+        goals["pytorch-cka 1.1.3"] = 3.0
+    else:
+        print("\npytorch-cka is not installed: left out")
+    table.race(
+        f"debiased CKA of all pairs of {LAYERS} layers, n = {N}, p = {P}",
+        lambda: similarity.cka_pairs(layers),
+        rivals,
+        goals=goals,
+        work=LAYERS**2,
+        unit="pairs/s",
+        rounds=3,
+    )
+    benchmark.pedantic(similarity.cka_pairs, args=(layers,), rounds=1)
+
+
+def test_streaming_from_files(table, benchmark, tmp_path):
+    n, p = 100_000, 512
+    rng = np.random.default_rng(0)
+    x = rng.standard_normal((n, p), np.float32)
+    x.tofile(tmp_path / "x.raw")
+    (x + rng.standard_normal((n, p), np.float32)).tofile(tmp_path / "y.raw")
+    command = [sys.executable, "-c", STREAM, tmp_path / "x.raw", tmp_path / "y.raw"]
+    runs = []
+    products = []
+    import time
+
+    side = 4096
+    a, b = (rng.standard_normal((side, side), np.float32) for _ in range(2))
+    for _ in range(4):
+        answer = subprocess.run(command, capture_output=True, text=True, check=True)
+        runs.append(json.loads(answer.stdout))
+        began = time.perf_counter()
+        a @ b
+        products.append(2 * side**3 / (time.perf_counter() - began))
+    seconds = float(np.median([run[1] for run in runs[1:]]))
+    memory_mb = max(run[2] for run in runs)
+    peak = float(np.median(products[1:]))
+    # The symmetric product of (x, y) is all that debiased CKA needs: half of a full product.
+    least = n * (2 * p) ** 2
+    table.add(
+        what=f"debiased CKA of two files of {n:,} x {p}, share of the peak of a float32 product",
+        ours=f"{seconds:.2f} s, {least / seconds / 1e9:.0f} GFLOP/s",
+        rival=f"NumPy's product {side} x {side}",
+        theirs=f"{peak / 1e9:.0f} GFLOP/s",
+        ratio=least / seconds / peak,
+        goal=0.8,
+    )
+    table.add(
+        what="the same, limit of memory over what it took",
+        ours=f"{memory_mb:.0f} MB",
+        rival="300 MB",
+        theirs="",
+        ratio=300 / memory_mb,
+        goal=1.0,
+    )
+    benchmark.pedantic(lambda: a @ b, rounds=1)
+
+
+def test_cca_against_repsim(table, benchmark):
+    repsim = pytest.importorskip("repsim")
+    rng = np.random.default_rng(0)
+    n, p = 2000, 96
+    x = rng.normal(size=(n, p))
+    y = x @ rng.normal(size=(p, p)) * 0.3 + rng.normal(size=(n, p))
+    both = similarity.pwcca(x, y)
+    assert repsim.pwcca([x, y])[0, 1] == pytest.approx((both.x_to_y + both.y_to_x) / 2, abs=1e-6)
+    for name, ours, theirs in (
+        ("SVCCA", lambda: similarity.svcca(x, y), lambda: repsim.svcca([x, y])),
+        ("PWCCA", lambda: similarity.pwcca(x, y), lambda: repsim.pwcca([x, y])),
+    ):
+        table.race(
+            f"{name}, {n} x {p} float64",
+            ours,
+            {"repsim 0.1.5": theirs},
+            goals={"repsim 0.1.5": 10.0},
+            work=1,
+            unit="pairs/s",
+            rounds=2,
+        )
+    benchmark.pedantic(similarity.svcca, args=(x, y), rounds=1)

@@ -1,0 +1,110 @@
+"""What the layers of a network give for a batch of patches, handed on while the network runs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import nn
+
+from histofast.errors import ModelError
+from histofast.networks._export import PixelsIn
+from histofast.networks._known import no_such
+from histofast.networks._network import Network
+from histofast.networks._timm import TimmNetwork
+
+Consume = Callable[[str, NDArray[np.float32]], None]
+
+
+class Recorder:
+    """The layers of a network that are looked at; nothing of it is changed.
+
+    What consumes an activation does so within the layer's own call, before the network goes on: a
+    later layer that works in place overwrites nothing that is still needed, and nothing is copied.
+    """
+
+    def __init__(self, network: Any, layers: Sequence[str] | None = None) -> None:
+        """Find the layers.
+
+        Args:
+            network: of `create`, in evaluation mode.
+            layers: names of its stages; None: its blocks, the stages that hold a convolution.
+
+        Raises:
+            ModelError: no such layer (close names are offered).
+            TypeError: no network of `create`.
+            ValueError: training mode, or no layer.
+        """
+        if not isinstance(network, Network | TimmNetwork):
+            raise TypeError(
+                f"network must be of histofast.networks.create, got {type(network).__name__}"
+            )
+        if network.training:
+            raise ValueError("network must be in evaluation mode: call network.eval() first")
+        self.network = network
+        modules = _stages(network)
+        if layers is None:
+            layers = [name for name, module in modules.items() if _is_block(module)]
+        for name in layers:
+            if name not in modules:
+                raise ModelError(no_such("layer", name, modules, of=f" of {network.architecture}"))
+        if not layers:
+            raise ValueError(f"layers of {network.architecture} must be at least one, got none")
+        self.names = tuple(dict.fromkeys(layers))
+        self._modules = {name: modules[name] for name in self.names}
+
+    def run(self, pixels: NDArray[np.uint8], consume: Consume) -> NDArray[np.float32]:
+        """Run a batch; `consume` is called with each layer's name and (n, ...) float32 activations.
+
+        Args:
+            pixels: (n, h, w, 3) uint8.
+            consume: must not keep the array it gets. Of a tuple it gets the first tensor.
+
+        Returns:
+            (n, d) float32, what the network gives.
+
+        Raises:
+            ModelError: a layer is used more than once in a pass, or gives no tensor.
+            Whatever `consume` raises; the network is left as it was.
+        """
+        seen: set[str] = set()
+
+        def hook(name: str) -> Callable[[nn.Module, Any, Any], None]:
+            def hand_on(module: nn.Module, inputs: Any, output: Any) -> None:
+                value = output[0] if isinstance(output, tuple | list) else output
+                if name in seen or not isinstance(value, torch.Tensor):
+                    how = "is used more than once" if name in seen else "gives no tensor"
+                    raise ModelError(f"layer {name} of {self.network.architecture} {how}")
+                seen.add(name)
+                consume(name, value.detach().numpy())
+
+            return hand_on
+
+        handles = []
+        try:
+            for name, module in self._modules.items():
+                handles.append(module.register_forward_hook(hook(name)))
+            with torch.inference_mode():
+                out: NDArray[np.float32] = (
+                    PixelsIn(self.network).eval()(torch.from_numpy(pixels)).numpy()
+                )
+        finally:
+            for handle in handles:
+                handle.remove()
+        return out
+
+
+def _stages(network: Network | TimmNetwork) -> dict[str, nn.Module]:
+    if isinstance(network, Network):
+        return {name: network.stage(name) for name in network.stage_names}
+    found = getattr(network.model, "feature_info", None) or []
+    names = [str(entry["module"]) for entry in found]
+    known = dict(network.model.named_modules())  # a cut model has lost the later ones
+    return {name: known[name] for name in names if name in known}
+
+
+def _is_block(stage: nn.Module) -> bool:
+    return any(isinstance(module, nn.Conv2d | nn.Linear) for module in stage.modules())

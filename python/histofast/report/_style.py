@@ -1,0 +1,36 @@
+"""Colours of similarities: told apart with every kind of colour vision, and in grey."""
+
+from __future__ import annotations
+
+import math
+
+from matplotlib import colormaps
+from matplotlib.colors import to_hex
+
+COLORMAP = "viridis"  # perceptually uniform; its lightness rises throughout
+DIAGONAL, PERMUTED, RANDOM = "#0072b2", "#5f5f5f", "#d55e00"
+LONGEST = 30  # letters of a name on an axis
+_LIGHT_ENOUGH = 0.6  # from this share of the scale on, black reads better than white
+
+
+def color_of(share: float) -> str:
+    """Return the colour of a value at `share` (0..1) of the scale, as #rrggbb."""
+    return to_hex(colormaps[COLORMAP](min(max(share, 0.0), 1.0)))
+
+
+def ink_on(share: float) -> str:
+    """Return the colour of a text on `color_of(share)`."""
+    return "#111111" if share >= _LIGHT_ENOUGH else "#ffffff"
+
+
+def bottom_of(*values: float) -> float:
+    """Return where the scale begins: 0, or the lowest value there is."""
+    return min(0.0, *(value for value in values if not math.isnan(value)), 0.0)
+
+
+def shorten(name: str, longest: int = LONGEST) -> str:
+    """Take out the middle of a name that is too long for an axis."""
+    if len(name) <= longest:
+        return name
+    tail = longest // 2
+    return f"{name[: longest - tail - 1]}…{name[-tail:]}"

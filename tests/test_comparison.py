@@ -1,0 +1,266 @@
+"""Networks and encoders compared: the same numbers as from captured features, nothing left behind."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+
+import histofast
+from histofast import encoders, similarity
+from histofast.errors import FeatureError, ModelError
+from histofast.features import FeatureWriter
+from histofast.pipeline import PatchSample
+
+torch = pytest.importorskip("torch")
+
+from histofast import networks
+
+QUICK = {"resamples": 200, "permutations": 19, "random_null": False}
+
+
+@pytest.fixture(scope="module")
+def images():
+    return encoders.stained_noise(48, 64)
+
+
+@pytest.fixture(scope="module")
+def pair():
+    return [networks.create("resnet18", layer="layer2", seed=seed) for seed in (0, 1)]
+
+
+def captured(network, images, mode):
+    """Activations of the blocks, all images at once."""
+    found = {}
+    networks.Recorder(network).run(images, lambda name, x: found.update({name: x.copy()}))
+    return [x.mean((2, 3)) if mode == "pool" else x.reshape(len(x), -1) for x in found.values()]
+
+
+@pytest.mark.parametrize("mode", ["flatten", "pool"])
+def test_one_batch_is_the_cka_of_captured_features(pair, images, mode):
+    found = histofast.compare(*pair, images, mode=mode, batch_size=48, **QUICK).comparison
+    assert found.names_a == found.names_b == ("conv1", "layer1", "layer2")
+    a, b = (captured(network, images, mode) for network in pair)
+    wanted = [[similarity.cka(x, y) for y in b] for x in a]
+    np.testing.assert_allclose(found.matrix, wanted, atol=2e-5)
+
+
+def test_batches_are_the_sums_of_their_products(pair, images):
+    found = histofast.compare(*pair, images, batch_size=16, seed=3, **QUICK).comparison
+    order = np.random.default_rng(3).permutation(48)
+    a, b = (captured(network, images[order], "flatten") for network in pair)
+    wanted = similarity.cka_minibatch(a[1], b[2], batch_size=16)
+    assert found.matrix[1, 2] == pytest.approx(wanted, abs=2e-5)
+
+
+def test_a_network_is_like_itself_and_unlike_a_random_one(pair, images):
+    found = histofast.compare(pair[0], pair[0], images, **(QUICK | {"random_null": True}))
+    comparison = found.comparison
+    np.testing.assert_allclose(comparison.diagonal, 1, atol=1e-6)
+    np.testing.assert_allclose(comparison.low, 1, atol=1e-6)
+    assert (comparison.random < 0.999).all()
+    assert (comparison.permuted < 0.3).all()
+    other = histofast.compare(*pair, images, **QUICK).comparison
+    assert (other.diagonal < 1).all()
+    assert (other.low <= other.diagonal + 0.05).all()
+    assert (other.diagonal <= other.high + 0.05).all()
+    assert other.images_sha256 == comparison.images_sha256
+    assert other.predictions == {}
+
+
+def test_an_encoder_file_is_its_network(pair, images, tmp_path):
+    files = [
+        networks.export(network, tmp_path / f"{i}.onnx", patch_px=64).path
+        for i, network in enumerate(pair)
+    ]
+    layers = ["layer1", "layer2"]
+    by_file = histofast.compare(
+        *files, images, layers_a=layers, layers_b=layers, **QUICK
+    ).comparison
+    by_torch = histofast.compare(
+        *pair, images, layers_a=layers, layers_b=layers, **QUICK
+    ).comparison
+    np.testing.assert_allclose(by_file.matrix, by_torch.matrix, atol=1e-4)
+    mixed = histofast.compare(files[0], pair[0], images, layers_a=layers, **QUICK).comparison
+    np.testing.assert_allclose(mixed.diagonal, 1, atol=1e-4)
+    assert (mixed.label_a, mixed.label_b) == ("0", "resnet18 b")
+
+
+def test_groups_widen_the_interval(pair, images):
+    """Twelve copies of four pictures are four pictures."""
+    copies = np.ascontiguousarray(images[np.arange(48) % 4])
+    noise = np.random.default_rng(0).integers(0, 3, copies.shape, dtype=np.uint8)
+    sample = PatchSample(pixels=copies + noise // 2, sources=tuple(f"s{i % 4}" for i in range(48)))
+    widths = []
+    for groups in (None, range(48)):
+        found = histofast.compare(*pair, sample, groups=groups, batch_size=48, **QUICK).comparison
+        widths.append((found.high - found.low).mean())
+    assert widths[0] > widths[1]
+
+
+def test_layers_that_do_not_vary_are_undefined(pair):
+    black = np.zeros((32, 64, 64, 3), np.uint8)
+    found = histofast.compare(*pair, black, **QUICK).comparison
+    assert np.isnan(found.matrix).all()
+    assert np.isnan(found.low).all()
+    assert json.loads(found.to_json())["matrix"][0][0] is None
+
+
+def test_predictions_of_two_heads(images):
+    a, b = (networks.create("cbr-tiny", classes=3, seed=seed) for seed in (0, 1))
+    pixels = encoders.stained_noise(32, 160)
+    labels = np.arange(32) % 3
+    found = histofast.compare(a, b, pixels, labels=labels, **QUICK).comparison.predictions
+    assert 0 <= found["Jensen-Shannon divergence (bits)"] <= 1
+    assert {"share with another class", "both right or both wrong"} <= set(found)
+
+
+@pytest.mark.parametrize("measure", ["cca", "svcca", "pwcca"])
+def test_measures_of_pooled_features(measure):
+    network = networks.create("resnet18", layer="layer1")
+    pixels = encoders.stained_noise(140, 32)
+    found = histofast.compare(
+        network,
+        network,
+        pixels,
+        measure=measure,
+        mode="pool",
+        layers_a=["layer1"],
+        layers_b=["layer1"],
+    ).comparison
+    assert found.matrix[0, 0] == pytest.approx(1, abs=1e-4)
+    assert found.low is None
+
+
+def test_published_protocol(pair, images):
+    layers = ["conv1", "layer1"]
+    found = histofast.compare(
+        *pair, images, layers_a=layers, layers_b=layers, preset="published"
+    ).comparison
+    assert found.measure == "mean CCA by the published protocol"
+    assert np.isnan(found.matrix[0, 1])
+    assert ((found.diagonal > 0) & (found.diagonal < 1)).all()
+
+
+def test_hooks_are_removed_whatever_happens(pair, images):
+    recorder = networks.Recorder(pair[0])
+
+    def fail(name, values):
+        raise RuntimeError("no room")
+
+    with pytest.raises(RuntimeError, match="no room"):
+        recorder.run(images[:2], fail)
+    assert not any(module._forward_hooks for module in pair[0].modules())
+
+
+def test_a_layer_used_twice_is_refused(pair, images):
+    network = networks.create("resnet18", layer="layer1")
+    forward = network.forward
+    network.forward = lambda x: forward(x) + forward(x)
+    with pytest.raises(ModelError, match="layer conv1 of resnet18 is used more than once"):
+        networks.Recorder(network).run(images[:2], lambda name, values: None)
+
+
+def test_report_is_saved(pair, images, tmp_path):
+    pytest.importorskip("matplotlib")
+    histofast.compare(*pair, images, **QUICK).save(tmp_path / "report")
+    names = {file.name for file in (tmp_path / "report").iterdir()}
+    wanted = {"index.html", *(f"comparison.{s}" for s in ("json", "csv", "png", "pdf"))}
+    assert names == wanted
+
+
+@pytest.mark.parametrize(
+    ("change", "error", "message"),
+    [
+        ({"mode": "spatial"}, ValueError, "mode must be flatten or pool, got 'spatial'"),
+        ({"measure": "rsa"}, ValueError, "measure must be cka, cca, svcca or pwcca, got 'rsa'"),
+        ({"measure": "cca"}, ValueError, "mode must be pool for cca, got 'flatten'"),
+        ({"preset": "mine"}, ValueError, "preset must be 'published' or None, got 'mine'"),
+        ({"batch_size": 4}, ValueError, "batch_size must be at least 8, got 4"),
+        ({"resamples": -1}, ValueError, "resamples must be at least 0, got -1"),
+        ({"confidence": 1}, ValueError, r"confidence must be in 0\.\.1, got 1"),
+        ({"groups": [1, 2]}, ValueError, "groups must be 48, one per image, got 2"),
+        ({"layers_a": ["layr1"]}, ModelError, "got 'layr1': did you mean layer1"),
+    ],
+)
+def test_bad_arguments(pair, images, change, error, message):
+    with pytest.raises(error, match=message):
+        histofast.compare(*pair, images, **change)
+
+
+def test_bad_images_and_networks(pair, images):
+    with pytest.raises(ValueError, match="images must be at least 32, got 5"):
+        histofast.compare(*pair, images[:5])
+    with pytest.raises(TypeError, match=r"network must be of histofast\.networks\.create, got int"):
+        histofast.compare(3, pair[1], images)
+    with pytest.raises(ValueError, match="network must be in evaluation mode"):
+        histofast.compare(networks.create("resnet18").train(), pair[1], images)
+    broken = networks.create("resnet18", layer="layer1")
+    with torch.no_grad():
+        broken.conv1.weight.fill_(float("nan"))
+    with pytest.raises(ValueError, match="layer conv1 must be finite"):
+        histofast.compare(broken, pair[1], images, **QUICK)
+
+
+# --- Feature files -----------------------------------------------------------------------------
+
+
+def write_features(folder, name, features, coords):
+    folder.mkdir(parents=True, exist_ok=True)
+    attributes = {"patch_size": 256, "patch_size_level0": 256, "name": name}
+    with FeatureWriter(
+        folder / f"{name}.h5",
+        coords=coords,
+        d=features.shape[1],
+        identity={},
+        attributes=attributes,
+    ) as writer:
+        writer.append(features)
+        writer.finish()
+
+
+@pytest.fixture
+def feature_folders(tmp_path, rng):
+    """Three encoders' features of two slides: the second is the first turned, the third noise."""
+    turn, _ = np.linalg.qr(rng.normal(size=(6, 6)))
+    for slide in ("s1", "s2"):
+        x = rng.normal(size=(60, 6)).astype(np.float32)
+        coords = np.arange(120).reshape(60, 2)
+        noise = rng.normal(size=(60, 4)).astype(np.float32)
+        for name, values in (("a", x), ("b", (x @ turn).astype(np.float32)), ("c", noise)):
+            write_features(tmp_path / f"features_{name}", slide, values, coords)
+    return [tmp_path / f"features_{name}" for name in "abc"]
+
+
+def test_feature_files(feature_folders):
+    found = histofast.compare_features(feature_folders).comparison
+    assert found.names_a == ("a", "b", "c")
+    assert (found.n, found.groups) == (120, 2)
+    np.testing.assert_allclose(np.diag(found.matrix), 1)
+    assert found.matrix[0, 1] == pytest.approx(1, abs=1e-5)
+    assert abs(found.matrix[0, 2]) < 0.1
+    files = [
+        histofast.read_features(f / f"{s}.h5").features
+        for f in feature_folders
+        for s in ("s1", "s2")
+    ]
+    a, c = np.concatenate(files[:2]), np.concatenate(files[4:])
+    assert found.matrix[2, 0] == pytest.approx(similarity.cka(a, c), abs=1e-5)
+
+
+def test_feature_files_of_other_slides_or_grids(feature_folders, tmp_path, rng):
+    (feature_folders[1] / "s2.h5").unlink()
+    with pytest.raises(ValueError, match=r"features_b lacks 1: take the 1 that all have with"):
+        histofast.compare_features(feature_folders)
+    found = histofast.compare_features(feature_folders, intersect=True).comparison
+    assert (found.n, found.groups) == (60, 1)
+    x = rng.normal(size=(60, 3)).astype(np.float32)
+    write_features(tmp_path / "features_d", "s1", x, np.ones((60, 2), np.int64))
+    with pytest.raises(FeatureError, match=r"s1\.h5 must be of the same patches as .*another grid"):
+        histofast.compare_features([feature_folders[0] / "s1.h5", tmp_path / "features_d"])
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(FileNotFoundError, match="no feature file"):
+        histofast.compare_features([feature_folders[0], tmp_path / "empty"])
+    with pytest.raises(ValueError, match="folders must be at least 2, got 1"):
+        histofast.compare_features(feature_folders[:1])
