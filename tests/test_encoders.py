@@ -350,27 +350,6 @@ def test_same_graph_same_bytes():
     assert _graph.to_bytes(_graph.tiny_encoder()) == _graph.to_bytes(_graph.tiny_encoder())
 
 
-def test_replacing_is_all_or_nothing(tmp_path):
-    path = tmp_path / "a.onnx"
-
-    def fail() -> None:
-        with _graph.replacing(path, overwrite=True) as pending:
-            pending.write_bytes(b"half")
-            raise ModelError("no")
-
-    with pytest.raises(ModelError, match="no"):
-        fail()
-    assert list(tmp_path.iterdir()) == []
-    with _graph.replacing(path, overwrite=False) as pending:
-        pending.write_bytes(b"whole")
-    assert list(tmp_path.iterdir()) == [path]
-    with pytest.raises(FileExistsError, match="exists"), _graph.replacing(path, overwrite=False):
-        pass
-    missing = tmp_path / "none" / "a.onnx"
-    with pytest.raises(FileNotFoundError, match="no folder"):
-        _graph.replacing(missing, overwrite=False).__enter__()
-
-
 # --- Devices -------------------------------------------------------------------------------------
 
 

@@ -23,6 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from histofast._arrays import check
+from histofast._files import replacing
 from histofast.encoders import Tap
 from histofast.errors import FeatureError
 from histofast.features import read_features
@@ -79,16 +80,22 @@ class SimilarityResult:
         """Write the report: one page that needs nothing else."""
         from histofast import report
 
-        Path(path).write_text(report.comparison_page(self.comparison), encoding="utf-8")
+        with replacing(Path(path), overwrite=True) as pending:
+            pending.write_text(report.comparison_page(self.comparison), encoding="utf-8")
 
     def save(self, folder: str | os.PathLike[str]) -> None:
-        """Write index.html, comparison.json, .csv, .png and .pdf into a folder, made if missing."""
+        """Write index.html, comparison.json, .csv, .png and .pdf into a folder, made if missing.
+
+        The page comes last: where it is, all is.
+        """
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
-        (folder / "comparison.json").write_text(self.comparison.to_json(), encoding="utf-8")
-        (folder / "comparison.csv").write_text(
-            self.comparison.to_csv(), encoding="utf-8", newline=""
-        )
+        for name, text in (
+            ("comparison.json", self.comparison.to_json()),
+            ("comparison.csv", self.comparison.to_csv()),
+        ):
+            with replacing(folder / name, overwrite=True) as pending:
+                pending.write_text(text, encoding="utf-8", newline="")
         for suffix in (".png", ".pdf"):
             self.plot(folder / f"comparison{suffix}")
         self.to_html(folder / "index.html")
@@ -179,7 +186,7 @@ def compare(
         "pairs": pairs,
         "confidence": confidence,
     }
-    common = {"images": "the same for both networks, in one order"}
+    common = {"loader": "the same images for both networks, in one order"}
     if preset == "published":
         kept |= _by_protocol(first, second, pixels[order], pairs, seed=seed)
     elif measure == "cka":

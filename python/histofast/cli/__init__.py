@@ -134,6 +134,8 @@ def main() -> None:
             _fail(_usage(error), 2)
         if isinstance(error, ValueError | TypeError | FileNotFoundError):
             _fail(error, 2)
+        if isinstance(error, ModuleNotFoundError) and "pip install" in str(error):
+            _fail(error, 2)  # an extra that is not installed: the message says which
         from histofast.errors import HistofastError
 
         if not isinstance(error, OSError | HistofastError):

@@ -157,7 +157,7 @@ def similarity(
         )
     result.save(target)
     if as_json:
-        typer.echo(result.comparison.to_json())
+        typer.echo(result.comparison.to_json(), nl=False)
         return
     typer.echo(report.comparison_text(result.comparison))
     typer.echo(f"report: {target / 'index.html'}")

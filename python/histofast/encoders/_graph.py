@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
-import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -124,25 +122,3 @@ def to_bytes(model: onnx.ModelProto) -> bytes:
     """Return the bytes of a model; the same model gives the same bytes."""
     data: bytes = model.SerializeToString(deterministic=True)
     return data
-
-
-@contextlib.contextmanager
-def replacing(path: Path, *, overwrite: bool) -> Iterator[Path]:
-    """Yield a path to write to; what is there at the end takes the name `path`, if nothing raised.
-
-    Raises:
-        FileExistsError: `path` exists and `overwrite` is False.
-        FileNotFoundError: the folder does not exist.
-    """
-    if path.exists() and not overwrite:
-        raise FileExistsError(f"{path} exists: choose another name, or ask to overwrite it")
-    if not path.parent.is_dir():
-        raise FileNotFoundError(f"no folder {path.parent} to write {path.name} in")
-    pending = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        yield pending
-        with pending.open("rb") as file:
-            os.fsync(file.fileno())
-        pending.replace(path)
-    finally:
-        pending.unlink(missing_ok=True)

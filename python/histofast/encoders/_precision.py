@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from histofast._arrays import check
+from histofast._files import replacing
 from histofast.encoders._registry import find
 from histofast.encoders._session import Encoder, load, read_spec
 from histofast.encoders._spec import EncoderSpec
@@ -147,7 +148,7 @@ def quantize(
         precision=precision,
         exporter=_EXPORTER[precision],
     )
-    with _graph.replacing(out, overwrite=overwrite) as pending:
+    with replacing(out, overwrite=overwrite) as pending:
         if precision == "int8":
             model = _int8(spec, _checked("calibration", calibration), keep)
         else:

@@ -15,9 +15,10 @@ import onnx
 from numpy.typing import NDArray
 from onnx import helper, numpy_helper
 
+from histofast._files import replacing
 from histofast.encoders._capture import capture
 from histofast.encoders._flops import meant_px, node_flops, shapes_of
-from histofast.encoders._graph import replacing, set_metadata, to_bytes
+from histofast.encoders._graph import set_metadata, to_bytes
 from histofast.encoders._onnx_file import (
     dependent_on,
     extract,

@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 from onnx import helper, numpy_helper
 
 from histofast._arrays import check
-from histofast.encoders._graph import replacing, set_metadata, to_bytes
+from histofast._files import replacing
+from histofast.encoders._graph import set_metadata, to_bytes
 from histofast.encoders._onnx_file import (
     ImageInput,
     OnnxFile,

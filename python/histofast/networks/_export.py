@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from torch import fx, nn
 
 from histofast._arrays import check
+from histofast._files import replacing
 from histofast.encoders import (
     EncoderMetadata,
     EncoderSpec,
@@ -29,7 +30,7 @@ from histofast.encoders import (
     stained_noise,
 )
 from histofast.encoders._capture import capture
-from histofast.encoders._graph import PixelGraph, read_model, replacing, set_metadata, to_bytes
+from histofast.encoders._graph import PixelGraph, read_model, set_metadata, to_bytes
 from histofast.encoders._wrap import wrap
 from histofast.errors import ModelError
 from histofast.networks._create import create

@@ -7,6 +7,8 @@ from pathlib import Path
 
 from matplotlib.figure import Figure
 
+from histofast._files import replacing
+
 _INK, _BAR, _FAINT = "#222222", "#3b6ea5", "#dddddd"
 
 
@@ -71,4 +73,5 @@ def plot_speeds(
     for side in ("top", "right", "left"):
         axes.spines[side].set_visible(False)
     axes.tick_params(axis="y", length=0)
-    figure.savefig(path, dpi=150)
+    with replacing(path, overwrite=True) as pending:
+        figure.savefig(pending, dpi=150, format=path.suffix.lower()[1:])

@@ -6,7 +6,6 @@ All lengths are inches, so that names stay readable however many layers there ar
 from __future__ import annotations
 
 import io
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -18,6 +17,7 @@ from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch, Rectangle
 
+from histofast._files import replacing
 from histofast.report._bars import check_figure_path
 from histofast.report._findings import (
     Pair,
@@ -74,12 +74,8 @@ def plot_comparison(comparison: Comparison, path: Path) -> None:
     with rc_context(_RC):
         figure = _figure(comparison)
         figure.savefig(drawn, format=suffix[1:], dpi=200, metadata=_UNDATED.get(suffix))
-    pending = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
+    with replacing(path, overwrite=True) as pending:
         pending.write_bytes(drawn.getvalue())
-        pending.replace(path)
-    finally:
-        pending.unlink(missing_ok=True)
 
 
 def _figure(comparison: Comparison) -> Figure:

@@ -9,6 +9,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from histofast.similarity._gram import packed_grams
 from histofast.similarity._hsic import (
     MIN_SAMPLES,
     Estimator,
@@ -275,8 +276,14 @@ def _packed_grams(
     """Return (l, m) packed centred Grams, and the (l,) squared norms before debiasing.
 
     Half the inner product of two centred Grams is the product of the two packed ones: a pair below
-    the diagonal stands for two elements, so those of the diagonal are divided by sqrt(2).
+    the diagonal stands for two elements, so those of the diagonal are divided by sqrt(2). Features
+    stored in float32 or float16 go through the native kernel, others through NumPy in float64.
     """
+    if all(_is_native(array) for array in features):
+        found, norms = packed_grams(
+            features, kernel=kernel, rbf_scale=rbf_scale, estimator=estimator, names=names
+        )
+        return found.astype(np.float64, copy=False), norms
     scales = [
         check_features(name, array, min_rows=MIN_SAMPLES)
         for name, array in zip(names, features, strict=True)
@@ -295,6 +302,18 @@ def _packed_grams(
         gram[np.diag_indices(n)] *= 0.5**0.5
         packed[i] = gram[below]
     return packed, raw
+
+
+def _is_native(array: object) -> bool:
+    """Whether the native kernel takes an array: two axes, half or single precision, whole rows."""
+    return (
+        isinstance(array, np.ndarray)
+        and array.ndim == 2
+        and array.dtype in (np.float32, np.float16)
+        and min(array.shape) > 0
+        and array.strides[1] == array.itemsize
+        and array.strides[0] >= array.shape[1] * array.itemsize
+    )
 
 
 def _normalise(

@@ -79,7 +79,7 @@ class Comparison:
             values[name] = None if array is None else _plain(array.tolist())
         values["convention"] = dict(self.convention)
         values["predictions"] = _plain(dict(self.predictions))
-        return json.dumps(values, indent=1)
+        return json.dumps(values, indent=1) + "\n"
 
     def to_csv(self) -> str:
         """Return the matrix, one row per pair of layers, with what is known of it."""
