@@ -12,6 +12,7 @@ import importlib.util
 import json
 import subprocess
 import sys
+import time
 
 import numpy as np
 import pytest
@@ -111,8 +112,6 @@ def test_streaming_from_files(table, benchmark, tmp_path):
     command = [sys.executable, "-c", STREAM, tmp_path / "x.raw", tmp_path / "y.raw"]
     runs = []
     products = []
-    import time
-
     side = 4096
     a, b = (rng.standard_normal((side, side), np.float32) for _ in range(2))
     for _ in range(4):
@@ -167,3 +166,94 @@ def test_cca_against_repsim(table, benchmark):
             rounds=2,
         )
     benchmark.pedantic(similarity.svcca, args=(x, y), rounds=1)
+
+
+@pytest.mark.parametrize("name", ["resnet18", "densenet121"])
+def test_two_networks_beyond_their_forward_passes(table, benchmark, monkeypatch, name):
+    """All blocks of two networks: what capturing, Grams, intervals and nulls cost.
+
+    Forward passes and the rest are timed within one call: two calls of half a minute each differ by
+    more than the rest takes on a shared machine.
+    """
+    from histofast import compare, networks
+    from histofast.networks import Recorder
+
+    n = 512
+    pixels = np.random.default_rng(0).integers(0, 256, (n, 224, 224, 3), np.uint8)
+    a, b = (networks.create(name, seed=seed) for seed in (0, 1))
+    forward_s = 0.0
+    plain_run = Recorder.run
+
+    def run(self, batch, consume):
+        nonlocal forward_s
+        consuming_s = 0.0
+
+        def timed(*given):
+            nonlocal consuming_s
+            began = time.perf_counter()
+            consume(*given)
+            consuming_s += time.perf_counter() - began
+
+        began = time.perf_counter()
+        out = plain_run(self, batch, timed)
+        forward_s += time.perf_counter() - began - consuming_s
+        return out
+
+    monkeypatch.setattr(Recorder, "run", run)
+    shares = []
+    for turn in range(3):
+        forward_s, began = 0.0, time.perf_counter()
+        compare(a, b, pixels, random_null=False)
+        whole_s = time.perf_counter() - began
+        if turn:
+            shares.append((whole_s - forward_s) / forward_s)
+    share = float(np.median(shares))
+    table.add(
+        what=f"all blocks of two {name}, {n} images of 224 px, intervals and null: time beyond the "
+        "forward passes",
+        ours=f"{100 * share:.1f} %",
+        rival="10 % of them",
+        theirs=f"{forward_s:.1f} s",
+        ratio=0.1 / share,
+        goal=1.0,
+    )
+    benchmark.pedantic(lambda: None, rounds=1)
+
+
+def test_memory_of_60_layers(table, benchmark):
+    """Of the whole process, less the images that the caller holds."""
+    pytest.importorskip("torch")
+    few, many = (
+        float(
+            subprocess.run(
+                [sys.executable, "-c", MEMORY, str(n), str(LAYERS)],
+                capture_output=True,
+                text=True,
+                check=True,
+            ).stdout
+        )
+        for n in (500, 5000)
+    )
+    table.add(
+        what=f"peak memory of comparing {LAYERS} layers, 500 images over 5,000 images",
+        ours=f"{many:.0f} MB",
+        rival="500 images",
+        theirs=f"{few:.0f} MB",
+        ratio=few / many,
+        goal=0.95,
+    )
+    benchmark.pedantic(lambda: None, rounds=1)
+
+
+MEMORY = """
+import resource, sys
+import numpy as np
+from histofast import compare, networks
+n, layers = int(sys.argv[1]), int(sys.argv[2])
+made = [networks.create("densenet121", seed=seed) for seed in (0, 1)]
+pixels = np.random.default_rng(0).integers(0, 256, (n, 64, 64, 3), np.uint8)
+names = [name for name, _ in made[0].named_modules() if name.endswith("conv2")][:layers]
+result = compare(*made, pixels, layers_a=names, layers_b=names, random_null=False)
+assert result.comparison.matrix.shape == (layers, layers)
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024 - pixels.nbytes / 1e6)
+"""

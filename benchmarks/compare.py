@@ -34,6 +34,8 @@ PACKAGES = [
     "torch",
 ]
 
+SETTLE_S = 0.2
+
 
 @dataclass(frozen=True, kw_only=True)
 class Row:
@@ -70,11 +72,15 @@ class Table:
         unit: str,
         rounds: int,
     ) -> dict[str, float]:
-        """Time ours and the rivals in turns (one round to warm up), record and return the ratios."""
+        """Time ours and the rivals in turns (one round to warm up), record and return the ratios.
+
+        Before each turn the threads of the one before get time to stop spinning.
+        """
         functions = {"histofast": ours, **rivals}
         seconds: dict[str, list[float]] = {name: [] for name in functions}
         for turn in range(rounds + 1):
             for name, function in functions.items():
+                time.sleep(SETTLE_S)
                 began = time.perf_counter()
                 function()
                 if turn:

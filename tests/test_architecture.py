@@ -39,13 +39,17 @@ LEVELS = {
     "precision": 6,
     "bench": 6,
     "comparison": 6,
-    "cli": 7,
+    "explain": 6,
+    "mil": 6,
+    "studies": 7,
+    "cli": 8,
 }
 # A heavy dependency and the rooms that may import it.
 DOORS = {
-    "torch": {"networks"},
+    "torch": {"networks", "mil", "studies"},
     "timm": {"networks"},
-    "safetensors": {"networks"},
+    "safetensors": {"networks", "mil"},
+    "sklearn": {"mil"},
     "onnxruntime": {"encoders"},
     "onnx": {"encoders"},
     "tifffile": {"slides"},

@@ -204,7 +204,7 @@ IMAGES = ("--images", "p.csv")
         (("--a", "frozen.onnx", "--b", "none.onnx", *IMAGES), "no such file: none.onnx"),
         (
             (*ONNX, "--mode", "mean"),
-            "invalid value for '--mode': must be one of flatten, pool, got 'mean'",
+            "invalid value for '--mode': must be one of flatten, spatial, pool, got 'mean'",
         ),
         (
             (*ONNX, "--n", "many"),

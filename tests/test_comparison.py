@@ -143,6 +143,139 @@ def test_published_protocol(pair, images):
     assert ((found.diagonal > 0) & (found.diagonal < 1)).all()
 
 
+def places(maps, size):
+    """Rows of places, the maps averaged by whole blocks."""
+    n, c, h, w = maps.shape
+    blocks = maps.reshape(n, c, size, h // size, size, w // size).mean((3, 5))
+    return blocks.transpose(0, 2, 3, 1).reshape(-1, c)
+
+
+def test_spatial_is_the_cka_of_places(pair, images):
+    found = histofast.compare(
+        *pair, images, mode="spatial", batch_size=48, permutations=5, random_null=True
+    ).comparison
+    maps = []
+    for network in pair:
+        kept = {}
+        networks.Recorder(network).run(
+            images, lambda name, x, kept=kept: kept.update({name: x.copy()})
+        )
+        maps.append(list(kept.values()))
+    assert [m.shape[2] for m in maps[0]] == [32, 16, 8]
+    for i, x in enumerate(maps[0]):
+        for j, y in enumerate(maps[1]):
+            size = min(x.shape[2], y.shape[2])
+            wanted = similarity.cka(places(x, size), places(y, size))
+            assert found.matrix[i, j] == pytest.approx(wanted, abs=2e-5)
+    assert found.low is None
+    assert (found.permuted < found.diagonal).all()
+    assert (found.random < 1).all()
+
+
+def test_maps_are_averaged_by_area():
+    from histofast.comparison._spatial import average_to
+
+    maps = np.arange(12, dtype=np.float32).reshape(1, 1, 3, 4)
+    np.testing.assert_allclose(average_to(maps, (3, 2))[0, 0, 0], [0.5, 2.5])
+    halves = [(0 + 0.5 * 4) / 1.5, (0.5 * 4 + 8) / 1.5]
+    np.testing.assert_allclose(average_to(maps, (2, 4))[0, 0, :, 0], halves)
+    np.testing.assert_allclose(average_to(maps, (1, 1)), maps.mean())
+
+
+def test_spatial_needs_maps(images):
+    module = torch.nn.Sequential(
+        torch.nn.Conv2d(3, 2, 32), torch.nn.Flatten(), torch.nn.LazyLinear(3)
+    )
+    module(torch.zeros(1, 3, 64, 64))
+    network = networks.adopt(module, mean=(0.5,) * 3, std=(0.25,) * 3)
+    with pytest.raises(ValueError, match=r"layer 2 must give maps .* for mode spatial"):
+        histofast.compare(network, network, images, mode="spatial", random_null=False)
+
+
+def test_rbf_is_that_of_captured_features(pair, images):
+    found = histofast.compare(*pair, images, kernel="rbf", batch_size=48, **QUICK).comparison
+    assert found.measure == "debiased RBF CKA"
+    a, b = (captured(network, images, "flatten") for network in pair)
+    assert found.matrix[1, 2] == pytest.approx(similarity.cka(a[1], b[2], kernel="rbf"), abs=1e-4)
+
+
+def test_modules_of_ones_own(images):
+    def module(seed):
+        torch.manual_seed(seed)
+        inner = torch.nn.Sequential(
+            torch.nn.Conv2d(3, 4, 3, stride=4),
+            torch.nn.ReLU(inplace=True),
+            torch.nn.Conv2d(4, 6, 3),
+            torch.nn.ReLU(inplace=True),
+        )
+        return torch.nn.ModuleDict({"body": inner})["body"]
+
+    a, b = (
+        networks.adopt(module(seed), mean=(0.5,) * 3, std=(0.25,) * 3, name=f"m{seed}")
+        for seed in (0, 1)
+    )
+    found = histofast.compare(a, b, images, **(QUICK | {"random_null": True})).comparison
+    assert found.names_a == ("0", "2")  # what holds a convolution
+    assert found.label_a == "m0 a"
+    # In-place ReLUs come after the convolutions: what was seen is what they gave.
+    seen = captured(a, images, "flatten")[0]
+    assert seen.min() < 0
+    assert (found.random < 0.99).all()
+    deep = histofast.compare(a, b, images, layers_a=["1"], layers_b=["3"], **QUICK).comparison
+    assert deep.matrix.shape == (1, 1)
+
+
+def test_twin_of_a_module_that_cannot_be_drawn_anew(images):
+    class Own(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.weight = torch.nn.Parameter(torch.ones(3))
+            self.conv = torch.nn.Conv2d(3, 4, 8, stride=8)
+
+        def forward(self, x):
+            return self.conv(x * self.weight[:, None, None]), None
+
+    network = networks.adopt(Own(), mean=(0.5,) * 3, std=(0.25,) * 3)
+    found = histofast.compare(network, network, images, **(QUICK | {"random_null": True}))
+    assert found.comparison.random is None
+    assert found.comparison.names_a == ("conv",)
+
+
+@pytest.mark.parametrize(
+    ("change", "error", "message"),
+    [
+        ({"model": 3}, TypeError, "model must be a torch module, got int"),
+        (
+            {"mean": (0.5, 0.5)},
+            ValueError,
+            r"mean must be three finite numbers, got \(0\.5, 0\.5\)",
+        ),
+        ({"std": (0, 1, 1)}, ValueError, r"std must be above 0, got \(0, 1, 1\)"),
+        ({"input_px": 0}, ValueError, "input_px must be at least 1, got 0"),
+    ],
+)
+def test_bad_modules(change, error, message):
+    given = {"model": torch.nn.Conv2d(3, 4, 3), "mean": (0.5,) * 3, "std": (0.25,) * 3} | change
+    with pytest.raises(error, match=message):
+        networks.adopt(given.pop("model"), **given)
+
+
+def test_labels_of_a_table_are_taken():
+    a, b = (networks.create("cbr-tiny", classes=2, seed=seed) for seed in (0, 1))
+    pixels = encoders.stained_noise(32, 160)
+    names = tuple(f"s{i}" for i in range(32))
+    sample = PatchSample(pixels=pixels, sources=names, labels=("0", "1") * 16)
+    found = histofast.compare(a, b, sample, **QUICK).comparison.predictions
+    told = histofast.compare(a, b, pixels, labels=np.arange(32) % 2, **QUICK).comparison
+    assert found == told.predictions
+    assert "both right or both wrong" in found
+    worded = PatchSample(pixels=pixels, sources=names, labels=("tumour",) * 32)
+    with pytest.raises(
+        ValueError, match=r"labels of images must be class numbers 0\.\.1 .*'tumour'"
+    ):
+        histofast.compare(a, b, worded, **QUICK)
+
+
 def test_hooks_are_removed_whatever_happens(pair, images):
     recorder = networks.Recorder(pair[0])
 
@@ -173,7 +306,10 @@ def test_report_is_saved(pair, images, tmp_path):
 @pytest.mark.parametrize(
     ("change", "error", "message"),
     [
-        ({"mode": "spatial"}, ValueError, "mode must be flatten or pool, got 'spatial'"),
+        ({"mode": "maps"}, ValueError, "mode must be flatten, spatial or pool, got 'maps'"),
+        ({"kernel": "cubic"}, ValueError, "kernel must be linear or rbf, got 'cubic'"),
+        ({"kernel": "rbf", "mode": "spatial"}, ValueError, "kernel rbf is for cka of mode flatten"),
+        ({"labels": [0, 1]}, ValueError, "labels must be 48, one per image, got 2"),
         ({"measure": "rsa"}, ValueError, "measure must be cka, cca, svcca or pwcca, got 'rsa'"),
         ({"measure": "cca"}, ValueError, "mode must be pool for cca, got 'flatten'"),
         ({"preset": "mine"}, ValueError, "preset must be 'published' or None, got 'mine'"),
@@ -247,6 +383,24 @@ def test_feature_files(feature_folders):
     ]
     a, c = np.concatenate(files[:2]), np.concatenate(files[4:])
     assert found.matrix[2, 0] == pytest.approx(similarity.cka(a, c), abs=1e-5)
+
+
+def test_feature_files_have_an_interval_and_a_null(tmp_path, rng):
+    for slide in range(6):
+        x = rng.normal(size=(50, 6)).astype(np.float32)
+        y = (x + rng.normal(size=x.shape)).astype(np.float32)
+        coords = np.arange(100).reshape(50, 2)
+        for name, values in (("a", x), ("b", y)):
+            write_features(tmp_path / f"features_{name}", f"s{slide}", values, coords)
+    folders = [tmp_path / "features_a", tmp_path / "features_b"]
+    found = histofast.compare_features(folders).comparison
+    assert found.low[0] < found.matrix[0, 1] < found.high[0]
+    assert found.permuted[0] < 0.05
+    assert "1000 resamples of slides, on 300 patches" in found.convention["interval"]
+    bare = histofast.compare_features(folders, resamples=0, permutations=0).comparison
+    assert bare.low is None
+    assert bare.permuted is None
+    np.testing.assert_array_equal(bare.matrix, found.matrix)
 
 
 def test_feature_files_of_other_slides_or_grids(feature_folders, tmp_path, rng):

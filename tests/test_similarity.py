@@ -6,7 +6,7 @@ import re
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 import reference
@@ -175,6 +175,7 @@ def test_accumulated_cka_is_that_of_all_rows(n, p, q, estimator, batch_size, shi
     units=st.tuples(*[st.sampled_from([1e-80, 1e-3, 1.0, 1e50])] * 2),
     seed=SEEDS,
 )
+@example(counts=[1, 8], units=(1e-80, 1e-80), seed=16)
 @settings(max_examples=40, deadline=None)
 def test_merged_accumulators_have_seen_all_rows(counts, units, seed):
     rng = np.random.default_rng(seed)

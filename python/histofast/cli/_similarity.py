@@ -35,7 +35,8 @@ def similarity(
             "--classes",
             parser=o.whole_number,
             metavar="N",
-            help="of the head in the weights, to compare predictions too",
+            help="of the head in the weights, to compare predictions too (with the labels in the "
+            "CSV list)",
         ),
     ] = None,
     images: Annotated[
@@ -65,9 +66,18 @@ def similarity(
         str | None,
         typer.Option(
             "--mode",
-            parser=o.one_of("flatten", "pool"),
-            metavar="flatten|pool",
-            help="compare whole maps, or their means over the picture [flatten]",
+            parser=o.one_of("flatten", "spatial", "pool"),
+            metavar="flatten|spatial|pool",
+            help="compare whole maps, their channels over all places, or their means [flatten]",
+        ),
+    ] = None,
+    kernel: Annotated[
+        str | None,
+        typer.Option(
+            "--kernel",
+            parser=o.one_of("linear", "rbf"),
+            metavar="linear|rbf",
+            help="of cka [linear]",
         ),
     ] = None,
     measure: Annotated[
@@ -117,6 +127,7 @@ def similarity(
     options: dict[str, Any] = {
         "layers": _split(layers),
         "mode": mode,
+        "kernel": kernel,
         "measure": measure,
         "preset": preset,
         "n": n,

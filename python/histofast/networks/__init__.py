@@ -14,6 +14,7 @@ except ModuleNotFoundError:
         name="torch",
     ) from None
 
+from histofast.networks._adopt import AdoptedNetwork, adopt
 from histofast.networks._create import create, layers
 from histofast.networks._export import PixelsIn, export, export_encoder
 from histofast.networks._known import names
@@ -22,6 +23,7 @@ from histofast.networks._record import Recorder
 from histofast.networks._timm import TimmNetwork
 
 __all__ = [
+    "AdoptedNetwork",
     "Architecture",
     "Cut",
     "LoadReport",
@@ -30,6 +32,7 @@ __all__ = [
     "Recorder",
     "Stage",
     "TimmNetwork",
+    "adopt",
     "create",
     "export",
     "export_encoder",

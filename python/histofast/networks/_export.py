@@ -33,6 +33,7 @@ from histofast.encoders._capture import capture
 from histofast.encoders._graph import PixelGraph, read_model, set_metadata, to_bytes
 from histofast.encoders._wrap import wrap
 from histofast.errors import ModelError
+from histofast.networks._adopt import AdoptedNetwork
 from histofast.networks._create import create
 from histofast.networks._network import Network
 from histofast.networks._timm import TimmNetwork, bare_onnx
@@ -50,7 +51,7 @@ _HEAD = "head"  # its name in the file, whatever the state dict calls it
 class PixelsIn(nn.Module):
     """A network as its encoder file computes it: uint8 (n, h, w, 3) in, float32 (n, d) out."""
 
-    def __init__(self, network: Network | TimmNetwork) -> None:
+    def __init__(self, network: Network | TimmNetwork | AdoptedNetwork) -> None:
         super().__init__()
         self.network = network
         self.register_buffer("mean", 255 * torch.tensor(network.mean).view(1, 3, 1, 1))

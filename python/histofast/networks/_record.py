@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from histofast.errors import ModelError
+from histofast.networks._adopt import AdoptedNetwork
 from histofast.networks._export import PixelsIn
 from histofast.networks._known import no_such
 from histofast.networks._network import Network
@@ -30,24 +31,27 @@ class Recorder:
         """Find the layers.
 
         Args:
-            network: of `create`, in evaluation mode.
-            layers: names of its stages; None: its blocks, the stages that hold a convolution.
+            network: of `create` or `adopt`, in evaluation mode.
+            layers: names of its stages, or of any module in it; None: its blocks, the stages that
+                hold a convolution or a linear map.
 
         Raises:
             ModelError: no such layer (close names are offered).
-            TypeError: no network of `create`.
+            TypeError: no network of `create` or `adopt`.
             ValueError: training mode, or no layer.
         """
-        if not isinstance(network, Network | TimmNetwork):
+        if not isinstance(network, Network | TimmNetwork | AdoptedNetwork):
             raise TypeError(
-                f"network must be of histofast.networks.create, got {type(network).__name__}"
+                f"network must be of histofast.networks.create, got {type(network).__name__}: give "
+                "a module of your own to histofast.networks.adopt first"
             )
         if network.training:
             raise ValueError("network must be in evaluation mode: call network.eval() first")
         self.network = network
-        modules = _stages(network)
+        stages = _stages(network)
+        modules = _modules(network) | stages
         if layers is None:
-            layers = [name for name, module in modules.items() if _is_block(module)]
+            layers = [name for name, module in stages.items() if _is_block(module)]
         for name in layers:
             if name not in modules:
                 raise ModelError(no_such("layer", name, modules, of=f" of {network.architecture}"))
@@ -97,13 +101,21 @@ class Recorder:
         return out
 
 
-def _stages(network: Network | TimmNetwork) -> dict[str, nn.Module]:
+def _stages(network: Network | TimmNetwork | AdoptedNetwork) -> dict[str, nn.Module]:
     if isinstance(network, Network):
         return {name: network.stage(name) for name in network.stage_names}
+    if isinstance(network, AdoptedNetwork):
+        return network.stages()
     found = getattr(network.model, "feature_info", None) or []
     names = [str(entry["module"]) for entry in found]
     known = dict(network.model.named_modules())  # a cut model has lost the later ones
     return {name: known[name] for name in names if name in known}
+
+
+def _modules(network: Network | TimmNetwork | AdoptedNetwork) -> dict[str, nn.Module]:
+    """Return all modules by the names that the network's own state dict gives them."""
+    whole = network if isinstance(network, Network) else network.model
+    return {name: module for name, module in whole.named_modules() if name}
 
 
 def _is_block(stage: nn.Module) -> bool:

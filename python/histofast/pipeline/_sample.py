@@ -25,11 +25,13 @@ _MAX_SLIDES = 64  # to open for one sample
 class PatchSample:
     """Patches drawn at random, and where each comes from.
 
-    `pixels` is (n, p, p, 3) uint8, `sources` has n names of slides or bags.
+    `pixels` is (n, p, p, 3) uint8, `sources` has n names of slides or bags, `labels` the n labels
+    that a table of patches gives them ("" where it gives none).
     """
 
     pixels: NDArray[np.uint8]
     sources: tuple[str, ...]
+    labels: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         return len(self.sources)
@@ -59,6 +61,7 @@ class PatchSample:
         return PatchSample(
             pixels=np.ascontiguousarray(self.pixels[rows]),
             sources=tuple(self.sources[i] for i in rows),
+            labels=tuple(self.labels[i] for i in rows) if self.labels else (),
         )
 
 
@@ -99,19 +102,22 @@ def sample_patches(
     jobs = _jobs(slides, patches)
     most = n if jobs[0].bag is not None else _MAX_SLIDES  # opening a bag costs nothing
     jobs = [jobs[i] for i in sorted(rng.permutation(len(jobs))[:most])]
-    found: list[tuple[NDArray[np.uint8], str]] = []
+    found: list[tuple[NDArray[np.uint8], str, str]] = []
     with ThreadPoolExecutor(available_cpus(), thread_name_prefix="histofast-decode") as pool:
         for i, job in enumerate(jobs):
             share = -(-(n - len(found)) // (len(jobs) - i))  # what others lack comes from the rest
             if job.bag is not None:
-                drawn = _of_bag(job.bag, share, patch_px, rng, pool)
+                labelled = _of_bag(job.bag, share, patch_px, rng, pool)
             else:
                 drawn = _of_slide(job, share, patch_px, mpp, mpp_override, rng, pool)
-            found += [(patch, job.name) for patch in drawn]
+                labelled = [(patch, "") for patch in drawn]
+            found += [(patch, job.name, label) for patch, label in labelled]
     if not found:
         raise ValueError(f"no patch with tissue in {len(jobs)} slides")
     return PatchSample(
-        pixels=np.stack([patch for patch, _ in found]), sources=tuple(name for _, name in found)
+        pixels=np.stack([patch for patch, _, _ in found]),
+        sources=tuple(name for _, name, _ in found),
+        labels=tuple(label for _, _, label in found),
     )
 
 
@@ -140,7 +146,7 @@ def _jobs(
 
 def _of_bag(
     bag: PatchBag, n: int, patch_px: int, rng: np.random.Generator, pool: ThreadPoolExecutor
-) -> list[NDArray[np.uint8]]:
+) -> list[tuple[NDArray[np.uint8], str]]:
     rows = np.sort(rng.permutation(len(bag))[:n])
     if not len(rows):
         return []
@@ -148,7 +154,8 @@ def _of_bag(
         bag, files=tuple(bag.files[i] for i in rows), labels=("",) * len(rows), coords_l0=None
     )
     batches = stream_bag(some, patch_px=patch_px, allow_upsampling=True, workers=pool)
-    return [patch for batch in batches for patch in batch.pixels]
+    pixels = [patch for batch in batches for patch in batch.pixels]
+    return list(zip(pixels, (bag.labels[i] for i in rows), strict=True))
 
 
 def _of_slide(

@@ -34,6 +34,8 @@ class _Frame:
                 float((a.max(axis=0) - mean).max(initial=0)),
                 float((mean - a.min(axis=0)).max(initial=0)),
             )
+            if spread == 0:  # one row, say: rows to come will hardly be of another magnitude
+                spread = float(np.abs(mean).max(initial=0))
             origins.append(mean)
             scales.append(1.0 if 1e-4 < spread < 1e4 else power_of_two(spread))
         return _Frame(origin=(origins[0], origins[1]), scale=(scales[0], scales[1]))

@@ -1,0 +1,17 @@
+"""Two networks layer by layer on the same images, or encoders by their feature files.
+
+Wide maps of many images fit nowhere, so debiased CKA is summed over batches of images: while a
+network runs, each layer is reduced to the centred Gram of the batch, n_b x n_b numbers whatever the
+width, and the products of all pairs of Grams are added up (Nguyen, Raghu, Kornblith, 2020). Memory
+does not grow with the number of images. One loader feeds both networks.
+
+Intervals resample groups of images (slides, patients): the pairs of images of a batch are weighted
+by how often their groups are drawn; pairs across two draws of one group are left out, since they
+are no independent evidence. The centring of each batch is kept, a first-order approximation.
+"""
+
+from histofast.comparison._compare import compare
+from histofast.comparison._feature_files import compare_features
+from histofast.comparison._result import SimilarityResult
+
+__all__ = ["SimilarityResult", "compare", "compare_features"]

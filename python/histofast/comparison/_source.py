@@ -1,0 +1,24 @@
+"""What a network is to a comparison."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Literal, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+Mode = Literal["flatten", "spatial", "pool"]
+Measure = Literal["cka", "cca", "svcca", "pwcca"]
+Array = NDArray[np.float64]
+
+
+class Source(Protocol):
+    """What a network is to a comparison."""
+
+    names: tuple[str, ...]
+
+    def run(
+        self, pixels: NDArray[np.uint8], consume: Callable[[str, NDArray[np.float32]], None]
+    ) -> NDArray[np.float32]:
+        """Run a batch, hand over each layer's activations, return what comes out at the end."""
