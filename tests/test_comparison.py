@@ -276,6 +276,29 @@ def test_labels_of_a_table_are_taken():
         histofast.compare(a, b, worded, **QUICK)
 
 
+def test_protocol_says_how_many_images_it_needs(pair, images):
+    # 16 x 16 places: 39 images for 10,000 rows.
+    with pytest.raises(ValueError, match=r"at least 39 for layer layer1 with its 16 x 16 places"):
+        histofast.compare(
+            *pair, images[:32], layers_a=["layer1"], layers_b=["layer1"], preset="published"
+        )
+
+
+def test_a_head_that_nobody_trained_is_refused(images, tmp_path):
+    from safetensors.torch import save_file
+
+    network = networks.create("resnet18", layer="layer1")
+    save_file(network.state_dict(), tmp_path / "w.safetensors")
+    a, b = (
+        networks.create(
+            "resnet18", weights=tmp_path / "w.safetensors", layer="layer1", classes=2, partial=True
+        )
+        for _ in range(2)
+    )
+    with pytest.raises(ValueError, match="weights of network a must hold a head of 2 classes"):
+        histofast.compare(a, b, images, **QUICK)
+
+
 def test_hooks_are_removed_whatever_happens(pair, images):
     recorder = networks.Recorder(pair[0])
 

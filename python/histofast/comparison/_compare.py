@@ -280,7 +280,16 @@ def _batches(order: NDArray[np.int64], size: int) -> list[NDArray[np.int64]]:
 def _classes_of(a: Any, b: Any) -> int:
     """Return how many classes both networks tell apart, 0 if they have no heads of one size."""
     classes = int(getattr(a, "classes", 0))
-    return classes if classes == getattr(b, "classes", 0) else 0
+    if not classes or classes != getattr(b, "classes", 0):
+        return 0
+    for name, network in (("a", a), ("b", b)):
+        loaded = getattr(network, "loaded", None)
+        if loaded is not None and loaded.head == "new":
+            raise ValueError(
+                f"weights of network {name} must hold a head of {classes} classes to compare "
+                "predictions, got none: leave out the classes"
+            )
+    return classes
 
 
 def _labels_of(sample: PatchSample, *, classes: int) -> NDArray[np.int64] | None:

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from histofast.comparison._source import Measure, Source
-from histofast.similarity import cca, published_protocol, pwcca, svcca
+from histofast.similarity import Protocol, cca, published_protocol, pwcca, svcca
 
 
 def by_pooled_features(
@@ -70,7 +70,13 @@ def by_protocol(
                     raise ValueError(
                         f"layer {name} must give maps (n, c, h, w), got {found[0].shape}"
                     )
-                needed = min(len(pixels), round(10_000 / (found[0][0, 0].size)) + 1)
+                h, w = found[0].shape[2:]
+                needed = max(1, round(Protocol().n_rows / (h * w)))
+                if needed > len(pixels):
+                    raise ValueError(
+                        f"images must be at least {needed} for layer {name} with its {h} x {w} "
+                        f"places, got {len(pixels)}: take more (n, --n)"
+                    )
             maps.append(np.concatenate(found))
         matrix[i, j] = published_protocol(maps[0], maps[1], seed=seed).value
     return {
