@@ -106,8 +106,9 @@ def compare(
         raise ValueError(f"images must be at least {MIN_IMAGES}, got {len(pixels)}")
     if groups is not None and len(groups) != len(pixels):
         raise ValueError(f"groups must be {len(pixels)}, one per image, got {len(groups)}")
+    classes = _classes_of(a, b)
     if labels is None:
-        labels = _labels_of(sample, classes=_classes_of(a, b))
+        labels = _labels_of(sample, classes=classes)
     elif len(labels) != len(pixels):
         raise ValueError(f"labels must be {len(pixels)}, one per image, got {len(labels)}")
     _, group_of = np.unique(
@@ -145,7 +146,15 @@ def compare(
         random = _random_twin(a, layers_a, seed=seed + _FAR) if random_null else None
         sums: GramSums | SpatialSums
         if mode == "spatial":
-            sums = SpatialSums(first, second, random, pairs, permutations=permutations, seed=seed)
+            sums = SpatialSums(
+                first,
+                second,
+                random,
+                pairs,
+                permutations=permutations,
+                seed=seed,
+                keep_outputs=classes > 0,
+            )
         else:
             sums = GramSums(
                 first,
@@ -158,12 +167,14 @@ def compare(
                 resamples=resamples,
                 permutations=permutations,
                 seed=seed,
+                keep_outputs=classes > 0,
             )
         for batch in _batches(order, batch_size):
             sums.add(pixels[batch], batch)
         kept |= sums.result(confidence, batch_size)
-        outputs = [np.concatenate(found) for found in sums.outputs]
-        kept["predictions"] = _predictions(a, b, outputs, labels, order)
+        if classes:
+            outputs = [np.concatenate(found) for found in sums.outputs]
+            kept["predictions"] = _predictions(outputs, labels, order)
     else:
         kept |= by_pooled_features(first, second, pixels[order], measure, batch_size)
     kept["convention"] = {**kept["convention"], **common}
@@ -306,15 +317,11 @@ def _labels_of(sample: PatchSample, *, classes: int) -> NDArray[np.int64] | None
 
 
 def _predictions(
-    a: Any,
-    b: Any,
     outputs: Sequence[NDArray[np.float32]],
     labels: NDArray[np.integer[Any]] | None,
     order: NDArray[np.int64],
 ) -> Mapping[str, float]:
-    """Return how alike two classifiers answer; empty where one of them has no head."""
-    if not _classes_of(a, b):
-        return {}
+    """Return how alike two classifiers answer."""
     first, second = (_softmax(found) for found in outputs)
     found = {
         "Jensen-Shannon divergence (bits)": js_divergence(first, second),

@@ -34,6 +34,7 @@ class GramSums:
         resamples: int,
         permutations: int,
         seed: int,
+        keep_outputs: bool,
     ) -> None:
         self._a, self._b, self._random, self._pairs = a, b, random, pairs
         self._mode, self._kernel, self._group_of = mode, kernel, group_of
@@ -43,12 +44,14 @@ class GramSums:
         self._to_random, self._square_random = np.zeros(la), np.zeros(la)
         n_groups = int(group_of.max()) + 1
         rng = np.random.default_rng(seed + 1)
-        self._draws = rng.multinomial(
-            n_groups, np.full(n_groups, 1 / n_groups), size=resamples
-        ).astype(np.float64)
+        # One number for every group and resample: no wider than needed.
+        self._draws = np.zeros((resamples, n_groups), np.uint16)
+        for draw in self._draws:
+            draw[:] = rng.multinomial(n_groups, np.full(n_groups, 1 / n_groups))
         self._resampled = np.zeros((3, resamples, k))
         self._permuted = np.zeros((permutations, k))
         self._rng = rng
+        self._keep_outputs = keep_outputs
         self.outputs: tuple[list[Any], list[Any]] = ([], [])
 
     def add(self, pixels: NDArray[np.uint8], rows: NDArray[np.int64]) -> None:
@@ -56,8 +59,9 @@ class GramSums:
         pixels = np.ascontiguousarray(pixels)
         a, own_a, out_a = self._grams(self._a, pixels)
         b, own_b, out_b = self._grams(self._b, pixels)
-        self.outputs[0].append(out_a)
-        self.outputs[1].append(out_b)
+        if self._keep_outputs:
+            self.outputs[0].append(out_a)
+            self.outputs[1].append(out_b)
         self._cross += gram_products(a, b)
         self._square_a += [2 * float(x @ x) for x in a]
         self._square_b += [2 * float(x @ x) for x in b]
@@ -68,7 +72,7 @@ class GramSums:
             self._to_random += [2 * float(x @ y) for x, y in zip(a, r, strict=True)]
             self._square_random += [2 * float(x @ x) for x in r]
         same = self._group_of[rows][:, None] == self._group_of[rows]
-        drawn = self._draws[:, self._group_of[rows]]  # (resamples, n_b)
+        drawn = self._draws[:, self._group_of[rows]].astype(np.float64)  # (resamples, n_b)
         shuffles = [self._rng.permutation(len(rows)) for _ in range(len(self._permuted))]
         for k, (i, j) in enumerate(self._pairs):
             x, y = unpack(a[i]), unpack(b[j])

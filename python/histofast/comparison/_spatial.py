@@ -30,6 +30,7 @@ class SpatialSums:
         *,
         permutations: int,
         seed: int,
+        keep_outputs: bool,
     ) -> None:
         self._a, self._b, self._random, self._pairs = a, b, random, pairs
         la, lb = len(a.names), len(b.names)
@@ -38,6 +39,7 @@ class SpatialSums:
         self._random_terms = np.zeros((3, la))
         self._permuted = np.zeros((permutations, len(pairs)))
         self._rng = np.random.default_rng(seed + 1)
+        self._keep_outputs = keep_outputs
         self.outputs: tuple[list[Any], list[Any]] = ([], [])
 
     def add(self, pixels: NDArray[np.uint8], rows: NDArray[np.int64]) -> None:
@@ -72,7 +74,7 @@ class SpatialSums:
             found[name] = _Layer(values.copy())  # the caller's array lives for this call only
 
         out = source.run(pixels, keep)
-        if side is not None:
+        if side is not None and self._keep_outputs:
             self.outputs[side].append(out)
         return [found[name] for name in source.names]
 
