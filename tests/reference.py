@@ -314,3 +314,149 @@ def packed_gram(x, kernel="linear", rbf_scale=1.0, estimator="debiased"):
     gram = h @ gram @ h
     gram[np.diag_indices(n)] /= np.sqrt(2)
     return gram[np.tri(n, dtype=bool)]
+
+
+# --- MIL -----------------------------------------------------------------------------------------
+
+
+def softmax(scores):
+    shares = np.exp(scores - scores.max())
+    return shares / shares.sum()
+
+
+def sigmoid(x):
+    return 1 / (1 + np.exp(-x))
+
+
+def relu(x):
+    return np.maximum(x, 0)
+
+
+def linear(x, layer):
+    """A layer is (weights (out, in), bias (out,))."""
+    weights, bias = layer
+    return x @ weights.T + bias
+
+
+def histotransfer(bag, first, second, tanh, score, head, patch_head):
+    """Return (output, attention, scores, patch outputs) of (n, d) features; Sharma et al. 2021."""
+    h = relu(linear(relu(linear(bag, first)), second))
+    scores = linear(np.tanh(linear(h, tanh)), score)[:, 0]
+    attention = softmax(scores)
+    z = sum(a * row for a, row in zip(attention, h, strict=True))
+    return linear(z, head), attention, scores, linear(h, patch_head)
+
+
+def gated_attention(bag, first, value, gate, score, head):
+    """Return (output, attention, scores); Ilse et al. 2018, equations 7 and 9."""
+    h = relu(linear(bag, first))
+    scores = linear(np.tanh(linear(h, value)) * sigmoid(linear(h, gate)), score)[:, 0]
+    attention = softmax(scores)
+    return linear(attention @ h, head), attention, scores
+
+
+def dsmil(bag, instance, query, value, head):
+    """Return (output (c,), attention (n, c), distances (n, c), patch outputs); Li et al. 2021."""
+    patch_outputs = linear(bag, instance)
+    q, v = linear(bag, query), linear(bag, value)
+    classes = range(patch_outputs.shape[1])
+    critical = [patch_outputs[:, j].argmax() for j in classes]
+    distances = np.stack([q @ q[k] / np.sqrt(q.shape[1]) for k in critical], axis=1)
+    attention = np.stack([softmax(distances[:, j]) for j in classes], axis=1)
+    z = np.concatenate([attention[:, j] @ v for j in classes])
+    highest = np.array([patch_outputs[k, j] for j, k in enumerate(critical)])
+    return (highest + linear(z, head)) / 2, attention, distances, patch_outputs
+
+
+def dsmil_loss(patch_outputs, target):
+    """The binary cross-entropy of each class's most telling patch, the mean over classes."""
+    p = sigmoid(patch_outputs.max(axis=0))
+    return -np.mean([np.log(p[j] if j == target else 1 - p[j]) for j in range(len(p))])
+
+
+def smooth_svm(logits, target):
+    """Berrada et al. 2018, equation 8, for one row of scores, k = 1, margin and temperature 1."""
+    gains = [s + (j != target) for j, s in enumerate(logits)]
+    return np.log(np.sum(np.exp(gains))) - logits[target]
+
+
+def cross_entropy(logits, target):
+    return np.log(np.sum(np.exp(logits))) - logits[target]
+
+
+def clam_instance_loss(h, scores, classifiers, target, k_sample, subtyping, loss):
+    """Lu et al. 2021: patches of highest and lowest attention, told apart class by class."""
+    k = min(k_sample, len(h) // 2)
+    order = np.argsort(scores)
+    low, high = order[:k], order[len(h) - k :]
+    total = 0.0
+    for j, classifier in enumerate(classifiers):
+        if j == target:
+            losses = [loss(linear(h[i], classifier), 1) for i in high]
+            losses += [loss(linear(h[i], classifier), 0) for i in low]
+            total += np.mean(losses)
+        elif subtyping:
+            total += np.mean([loss(linear(h[i], classifier), 0) for i in high])
+    return total / len(classifiers) if subtyping else total
+
+
+def attention_shares(q, k):
+    """(t, t): softmax of q k^T / sqrt(w), row by row; (t, w) each."""
+    return np.stack([softmax(row) for row in q @ k.T / np.sqrt(q.shape[1])])
+
+
+def layer_norm(x):
+    """Rows of mean 0 and variance 1."""
+    centred = x - x.mean(axis=-1, keepdims=True)
+    return centred / np.sqrt((centred**2).mean(axis=-1, keepdims=True) + 1e-5)
+
+
+def self_attention(x, query, key, value, taps, out):
+    """Return (what tokens (t, m) see, attention (heads, t, t)); taps (heads, 33) lie along t.
+
+    query, key and value are (m, m) without biases; every head has its run of their outputs.
+    """
+    heads, seen = len(taps), []
+    q, k, v = (np.split(x @ w.T, heads, axis=1) for w in (query, key, value))
+    shares = np.stack([attention_shares(*pair) for pair in zip(q, k, strict=True)])
+    for head in range(heads):
+        near = ndimage.correlate1d(v[head], taps[head], axis=0, mode="constant")
+        seen.append(shares[head] @ v[head] + near)
+    return linear(np.concatenate(seen, axis=1), out), shares
+
+
+def transmil(bag, first, class_token, layers, convolutions, head):
+    """Return (output, embedding, attention); Shao et al. 2021, with exact attention.
+
+    layers: two of the arguments of `self_attention`; convolutions: (kernels (m, side, side), bias).
+    """
+    h = relu(linear(bag, first))
+    n = len(h)
+    side = int(np.ceil(np.sqrt(n)))
+    patches = [*range(n), *range(side * side - n)]  # the patch at each place of the square
+    x = np.concatenate([class_token, h[patches]])
+    x = x + self_attention(layer_norm(x), *layers[0])[0]
+    square = x[1:].reshape(side, side, -1)
+    position = square.copy()
+    for kernels, bias in convolutions:
+        for channel, kernel in enumerate(kernels):
+            position[..., channel] += bias[channel] + ndimage.correlate(
+                square[..., channel], kernel, mode="constant"
+            )
+    x = np.concatenate([x[:1], position.reshape(side * side, -1)])
+    seen, shares = self_attention(layer_norm(x), *layers[1])
+    z = layer_norm(x + seen)[0]
+    places = shares[:, 0, 1:].mean(axis=0)
+    attention = np.array([places[np.array(patches) == i].mean() for i in range(n)])
+    return linear(z, head), z, attention
+
+
+def nystrom_attention(q, k, v, landmarks):
+    """Xiong et al. 2021, equation 13, with the exact pseudo-inverse; (t, w) each; one head."""
+    run = -(-len(q) // landmarks)
+    starts = range(0, len(q), run)
+    near_q = np.stack([q[i : i + run].mean(axis=0) for i in starts])
+    near_k = np.stack([k[i : i + run].mean(axis=0) for i in starts])
+
+    middle = np.linalg.pinv(attention_shares(near_q, near_k)) @ attention_shares(near_q, k)
+    return attention_shares(q, near_k) @ middle @ v

@@ -880,14 +880,14 @@ def test_notes_on_encoders_are_told_once_at_the_end(extract, slides, tmp_path, m
     from histofast.encoders import _runtime
     from histofast.pipeline import _run
 
-    load, gpus = _run.load, [None]
+    load, gpus = _run.load_all, [None]
 
     def noted(*arguments, **options):
         loaded = load(*arguments, **options)
         loaded.device_note = notes[0]
         return loaded
 
-    monkeypatch.setattr(_run, "load", noted)
+    monkeypatch.setattr(_run, "load_all", noted)
     monkeypatch.setattr(_runtime, "driver_gpu_count", lambda: gpus[0])
     notes = ["float16 is for GPUs: on a CPU the float32 encoder is faster"]
     answer = extract(slides)

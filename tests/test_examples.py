@@ -11,6 +11,9 @@ import pytest
 MODULES = [
     "_arrays",
     "features",
+    "mil._metrics",
+    "mil._topk",
+    "networks._adopt",
     "networks._create",
     "similarity._cca",
     "similarity._cka",
@@ -28,8 +31,9 @@ MODULES = [
 
 @pytest.mark.parametrize("name", MODULES)
 def test_examples(name):
-    if name.startswith("networks"):
+    if name.startswith(("networks", "mil")):
         pytest.importorskip("torch")
+        pytest.importorskip("sklearn")
     module = import_module(f"histofast.{name}")
     failed, tried = doctest.testmod(module, extraglobs={"np": np})
     assert tried > 0

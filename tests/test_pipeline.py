@@ -192,13 +192,13 @@ def test_dry_run_tries_the_size_of_the_bags(tmp_path):
 
 def test_dry_run_times_patches_as_they_will_be(tmp_path, encoder, monkeypatch):
     tried = []
-    encode = histofast.encoders.Encoder.encode
+    encode = histofast.encoders.EncoderSet.encode
 
-    def seen(self, pixels, out=None):
+    def seen(self, pixels):
         tried.append(pixels.shape[1:])
-        return encode(self, pixels, out)
+        return encode(self, pixels)
 
-    monkeypatch.setattr(histofast.encoders.Encoder, "encode", seen)
+    monkeypatch.setattr(histofast.encoders.EncoderSet, "encode", seen)
     table = table_of_patches(tmp_path, [40, 48, 48])
     run(None, tmp_path / "f", encoder, patches=table, dry_run=True)
     assert set(tried) == {(48, 48, 3)}
@@ -322,14 +322,14 @@ def test_batch_size_counts_where_bytes_may_depend_on_it(
     slides, encoder, tmp_path, monkeypatch, provider, counts
 ):
     """With an encoder that says it is on a GPU."""
-    load = _run.load
+    load = _run.load_all
 
     def pretend(*arguments, **options):
         loaded = load(*arguments, **options)
         loaded.provider = f"{provider}ExecutionProvider"
         return loaded
 
-    monkeypatch.setattr(_run, "load", pretend)
+    monkeypatch.setattr(_run, "load_all", pretend)
     run(slides / "s0.tif", tmp_path, encoder, batch_size=8)
     assert run(slides / "s0.tif", tmp_path, encoder, batch_size=8).of("skipped")
     report = run(slides / "s0.tif", tmp_path, encoder, batch_size=16)
@@ -339,14 +339,14 @@ def test_batch_size_counts_where_bytes_may_depend_on_it(
 
 
 def test_notes_on_encoders_are_reported(slides, encoder, tmp_path, monkeypatch):
-    load = _run.load
+    load = _run.load_all
 
     def noted(name, **options):
         loaded = load(name, **options)
-        loaded.device_note = "" if loaded.spec.name == "quiet" else "better elsewhere"
+        loaded.device_note = "" if loaded.name == "quiet" else "better elsewhere"
         return loaded
 
-    monkeypatch.setattr(_run, "load", noted)
+    monkeypatch.setattr(_run, "load_all", noted)
     quiet = write_encoder(tmp_path / "quiet.onnx", name="quiet")
     report = run(slides / "s0.tif", tmp_path / "f", [encoder, quiet])
     assert report.notes == ["tiny: better elsewhere"]

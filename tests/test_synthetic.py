@@ -19,7 +19,7 @@ from histofast.slides._write import (
     write_averaged_pyramid,
     write_pyramid,
 )
-from histofast.synthetic import make_demo_slides, make_slide
+from histofast.synthetic import make_demo_slides, make_labelled_slides, make_slide
 
 
 def picture(height: int, width: int) -> np.ndarray:
@@ -275,3 +275,21 @@ class TestSyntheticSlide:
     def test_rejections(self, tmp_path: Path, options: dict[str, Any], match: str) -> None:
         with pytest.raises(ValueError, match=match):
             make_slide(tmp_path / "a.tif", **options)
+
+
+def test_labelled_slides_are_of_two_kinds(tmp_path):
+    paths, table = make_labelled_slides(tmp_path / "slides", n=4)
+    assert table.read_text().splitlines() == [
+        "slide,label,patient",
+        "demo-00,strong,patient-00",
+        "demo-01,pale,patient-01",
+        "demo-02,strong,patient-02",
+        "demo-03,pale,patient-03",
+    ]
+    darkest = []
+    for path in paths:
+        with open_slide(path) as slide:
+            darkest.append(np.percentile(slide.overview(), 5))
+    assert max(darkest[::2]) < min(darkest[1::2])
+    with pytest.raises(ValueError, match="n must be at least 4, got 3"):
+        make_labelled_slides(tmp_path, n=3)

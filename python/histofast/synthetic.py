@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from histofast._cpus import available_cpus
+from histofast._files import replacing
 from histofast.slides._write import (
     average_blocks,
     encode_tile,
@@ -199,6 +200,45 @@ def make_demo_slides(folder: Path | str, *, seed: int = 0) -> list[Path]:
         paths.append(folder / f"{name}.tif")
         make_slide(paths[-1], seed=seed + i, mpp=0.5, levels=3, **options)
     return paths
+
+
+def make_labelled_slides(folder: Path | str, *, n: int, seed: int = 0) -> tuple[list[Path], Path]:
+    """Write small slides of two kinds and a table of which is which, to try training with.
+
+    Every second slide is stained palely, which any network can see: models of these slides say
+    nothing about real ones.
+
+    Args:
+        folder: where; made if missing. The table, `labels.csv`, lies beside it.
+        n: slides, >= 4.
+        seed: of everything random.
+
+    Returns:
+        The files, and the table (slide, label, patient).
+
+    Raises:
+        ValueError: fewer than 4 slides.
+    """
+    if n < 4:
+        raise ValueError(f"n must be at least 4, got {n}")
+    folder = Path(folder)
+    paths, lines = [], ["slide,label,patient"]
+    for i in range(n):
+        paths.append(folder / f"demo-{i:02}.tif")
+        make_slide(
+            paths[-1],
+            stain="pale" if i % 2 else "he",
+            width_px=1536,
+            height_px=1280,
+            seed=seed + i,
+            mpp=0.5,
+            levels=2,
+        )
+        lines.append(f"demo-{i:02},{'pale' if i % 2 else 'strong'},patient-{i:02}")
+    table = folder.parent / "labels.csv"
+    with replacing(table, overwrite=True) as pending:
+        pending.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    return paths, table
 
 
 class _Bank:

@@ -15,7 +15,18 @@ from typing import NoReturn
 
 import typer
 
-from histofast.cli import _demo, _extract, _models, _similarity, _tissue, _tools
+from histofast.cli import (
+    _demo,
+    _extract,
+    _finetune,
+    _heatmap,
+    _mil,
+    _models,
+    _similarity,
+    _study,
+    _tissue,
+    _tools,
+)
 from histofast.cli._options import one_line
 
 app = typer.Typer(
@@ -36,12 +47,19 @@ app.command(name="tissue", short_help="Show the tissue found and where patches w
 app.command(name="similarity", short_help="Compare networks layer by layer, or encoders.")(
     _similarity.similarity
 )
+app.command(name="train", short_help="Train models of slides on feature files.")(_mil.train)
+app.command(name="predict", short_help="Predict slides with trained models.")(_mil.predict)
+app.command(name="finetune", short_help="Train an encoder on the patches that matter.")(
+    _finetune.finetune
+)
+app.command(name="heatmap", short_help="Show on a slide what a model looks at.")(_heatmap.heatmap)
 app.command(name="demo", short_help="Make three small slides, encode them, show the result.")(
     _demo.demo
 )
 app.command(name="doctor", short_help="Show what works on this machine, and mend the rest.")(
     _tools.doctor
 )
+app.add_typer(_study.app, name="study", short_help="Answer a question about networks.")
 app.add_typer(_models.app, name="models", short_help="List and export encoders.")
 
 # What a wrong command line raises: click's, which newer versions of typer carry inside.

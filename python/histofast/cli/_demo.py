@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from histofast.cli import _options as o
 from histofast.cli._progress import show_progress, summarise
 
 
@@ -15,14 +16,26 @@ def demo(
     out: Annotated[Path, typer.Option("--out", "-o", help="folder to make")] = Path(
         "histofast-demo"
     ),
+    labelled: Annotated[
+        int | None,
+        typer.Option(
+            "--labelled",
+            parser=o.whole_number,
+            metavar="N",
+            help="N slides of two kinds and labels.csv instead, to try training with",
+        ),
+    ] = None,
 ) -> None:
     """Make three small slides, encode them, and show what was done."""
     from histofast.features import read_features, verify_folder
     from histofast.pipeline import check_slides, extract
-    from histofast.synthetic import make_demo_slides
+    from histofast.synthetic import make_demo_slides, make_labelled_slides
 
     started = time.perf_counter()
-    slides = make_demo_slides(out / "slides")
+    if labelled is None:
+        slides = make_demo_slides(out / "slides")
+    else:
+        slides, table = make_labelled_slides(out / "slides", n=labelled)
     typer.echo(f"1. made {len(slides)} synthetic slides in {out / 'slides'}")
     typer.echo("2. tissue and patch grid:")
     for job, result in check_slides(slides, out=out / "qc"):
@@ -39,8 +52,8 @@ def demo(
     for slide in report.of("done") + report.of("skipped"):
         file = read_features(slide.outputs[0])
         typer.echo(f"   {slide.outputs[0]}: features {file.features.shape} {file.features.dtype}")
-    typer.echo(
-        f"done in {time.perf_counter() - started:.0f} s. Now yours: "
-        "histofast extract slides/ --out features/"
-    )
+    then = "Now yours: histofast extract slides/ --out features/"
+    if labelled is not None:
+        then = f"Next: histofast train {out / 'features'} --labels {table} --out {out / 'run'}"
+    typer.echo(f"done in {time.perf_counter() - started:.0f} s. {then}")
     raise typer.Exit(report.exit_code or int(bool(checked.problems)))

@@ -8,7 +8,7 @@ import textwrap
 from collections.abc import Collection, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -16,7 +16,7 @@ from histofast.cli import _measure
 from histofast.cli import _options as o
 
 if TYPE_CHECKING:
-    from histofast.encoders import EncoderEntry, SourceEntry
+    from histofast.encoders import EncoderEntry, EncoderSpec, SourceEntry
 
 _INDENT = "    "
 
@@ -59,6 +59,14 @@ def export(
     layer: Annotated[
         str | None, typer.Option("--layer", help="cut after this layer (see models layers)")
     ] = None,
+    layers: Annotated[
+        str | None,
+        typer.Option(
+            "--layers",
+            metavar="all|A,B,...",
+            help="features of these cuts in one file and one run: an encoder each for extract",
+        ),
+    ] = None,
     classes: Annotated[
         int,
         typer.Option(
@@ -99,11 +107,20 @@ def export(
     ] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="replace OUT")] = False,
 ) -> None:
-    """Export a network, cut at a layer, as one ONNX file that starts at pixels (needs torch)."""
+    """Export a network, cut at a layer, as one ONNX file that starts at pixels (needs torch).
+
+    With --layers the file computes the features of many cuts in one run; `extract` writes a folder
+    features_<name>-<layer> for each.
+    """
     from histofast import networks
 
     if (weights is None) == (random is None):
         raise ValueError("--weights FILE must be given, or --random SEED instead")
+    if layers is not None and layer is not None:
+        raise ValueError("--layer and --layers must not be given together")
+    chosen = _names(layers)
+    if chosen:
+        layer = _last(chosen, [cut.name for cut in networks.layers(network)])
     made = networks.create(
         network,
         weights=weights,
@@ -113,23 +130,52 @@ def export(
         seed=random or 0,
         partial=partial,
     )
-    spec = networks.export(
-        made,
-        out,
-        name=name,
-        mpp=mpp,
-        patch_px=patch_px,
-        provenance=provenance,
-        licence=licence,
-        overwrite=overwrite,
+    meant: dict[str, Any] = {
+        "name": name,
+        "mpp": mpp,
+        "patch_px": patch_px,
+        "provenance": provenance,
+        "licence": licence,
+        "overwrite": overwrite,
+    }
+    specs = (
+        networks.export_cuts(made, out, layers=chosen, **meant)
+        if layers is not None
+        else (networks.export(made, out, **meant),)
     )
     if made.loaded is not None:
         for line in made.loaded.remarks():
             typer.echo(f"{weights}: {line}")
+    if layers is not None:
+        _tell_cuts(out, specs, against="torch")
+        return
+    spec = specs[0]
     typer.echo(
         f"{out}: {spec.name}, {spec.d} features, {spec.size_bytes / 1e6:.1f} MB, verified against "
         f"torch, sha256 {spec.sha256}"
     )
+
+
+def _tell_cuts(out: Path, specs: Sequence[EncoderSpec], *, against: str) -> None:
+    for spec in specs:
+        typer.echo(f"{spec.name}: {spec.d} features from {spec.layer}")
+    typer.echo(
+        f"{out}: {len(specs)} cut{'s' * (len(specs) > 1)}, {specs[0].size_bytes / 1e6:.1f} MB, "
+        f"verified against {against}, sha256 {specs[0].sha256}"
+    )
+
+
+def _names(layers: str | None) -> list[str] | None:
+    """Return the layers named; None where all are meant."""
+    if layers is None or layers == "all":
+        return None
+    return [name.strip() for name in layers.split(",") if name.strip()]
+
+
+def _last(chosen: Sequence[str], order: Sequence[str]) -> str:
+    """Return the last of some layers, up to which a network is to be built; or one there is not."""
+    strange = [layer for layer in chosen if layer not in order]
+    return strange[0] if strange else max(chosen, key=order.index)
 
 
 @app.command(name="layers", short_help="Show where a network can be cut (needs torch).")
@@ -153,6 +199,10 @@ def layers(
     typer.echo(f"{'layer':24}{'features':>9}{'work':>9}")
     for cut in cuts:
         typer.echo(f"{cut.name:24}{cut.d:9d}{cut.flops_share:9.1%}")
+    typer.echo(
+        f"features of all in one run: histofast models export {network} --weights FILE --layers all "
+        "--out FILE.onnx"
+    )
 
 
 @app.command(name="list", short_help="Show the encoders at hand, and weights to fetch.")
@@ -332,6 +382,12 @@ def truncate(
     at: Annotated[
         str | None, typer.Option("--at", metavar="NAME", help="cut after this tensor or module")
     ] = None,
+    layers: Annotated[
+        str | None,
+        typer.Option(
+            "--layers", metavar="all|A,B,...", help="features of these cuts in one file and one run"
+        ),
+    ] = None,
     out: Annotated[Path | None, typer.Option("--out", "-o", help="ONNX file to write")] = None,
     show: Annotated[bool, typer.Option("--list", help="show the places to cut at")] = False,
     pool: Annotated[
@@ -351,8 +407,16 @@ def truncate(
                 f"{cut.name}{also}: {cut.d} features, {shape}, {cut.flops_share:.1%} of the FLOPs"
             )
         return
-    if at is None or out is None:
+    if at is not None and layers is not None:
+        raise ValueError("--at and --layers must not be given together")
+    if out is None or (at is None and layers is None):
         raise ValueError("--at and --out must be given, or --list to see where to cut")
+    if at is None:
+        specs = encoders.join_cuts(
+            model, at=_names(layers), out=out, pool=pool, name=name, overwrite=overwrite
+        )
+        _tell_cuts(out, specs, against=model)
+        return
     spec = encoders.truncate(model, at=at, out=out, pool=pool, name=name, overwrite=overwrite)
     typer.echo(
         f"{out}: {spec.name}, {spec.d} features from {spec.layer}, {spec.size_bytes / 1e6:.1f} MB, "

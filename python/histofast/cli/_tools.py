@@ -31,9 +31,9 @@ def verify(
 
     expected = {}
     if encoder:
-        from histofast.encoders import read_spec
+        from histofast.encoders import read_specs
 
-        expected = {spec.name: spec.sha256 for spec in map(read_spec, encoder)}
+        expected = {spec.name: spec.sha256 for path in encoder for spec in read_specs(path)}
     report = verify_folder(paths, encoders_sha256=expected)
     if report.files == 0:
         raise FileNotFoundError(f"no feature file (.h5) in {', '.join(map(str, paths))}")

@@ -1,6 +1,7 @@
 """Encoders: ONNX files that take pixels and give features, by name or by path.
 
-`load(name_or_path)` opens one. Nothing here imports ONNX Runtime or onnx before it is needed.
+`load(name_or_path)` opens one, `load_all` all that one file computes. Nothing here imports ONNX
+Runtime or onnx before it is needed.
 """
 
 from __future__ import annotations
@@ -30,12 +31,13 @@ from histofast.encoders._registry import (
     registry,
 )
 from histofast.encoders._runtime import driver_gpu_count
-from histofast.encoders._session import Encoder, load, read_spec
+from histofast.encoders._session import Encoder, EncoderSet, load, load_all, read_spec, read_specs
 from histofast.encoders._spec import EncoderMetadata, EncoderSpec, sha256_of
 from histofast.encoders._stained import stained_noise
 
 if TYPE_CHECKING:
     from histofast.encoders._flops import flops, total_flops
+    from histofast.encoders._join import join_cuts
     from histofast.encoders._peak import Gemm
     from histofast.encoders._tap import Tap
     from histofast.encoders._truncate import GraphCut, cuts, split, truncate
@@ -47,6 +49,7 @@ _LAZY = {
     "GraphCut": "_truncate",
     "cuts": "_truncate",
     "flops": "_flops",
+    "join_cuts": "_join",
     "split": "_truncate",
     "Tap": "_tap",
     "total_flops": "_flops",
@@ -70,6 +73,7 @@ __all__ = [
     "Encoder",
     "EncoderEntry",
     "EncoderMetadata",
+    "EncoderSet",
     "EncoderSpec",
     "Gemm",
     "GraphCut",
@@ -84,12 +88,15 @@ __all__ = [
     "driver_gpu_count",
     "find",
     "flops",
+    "join_cuts",
     "load",
+    "load_all",
     "models_folder",
     "provider_problems",
     "quantize",
     "read_registry",
     "read_spec",
+    "read_specs",
     "registry",
     "sensitivity",
     "sha256_of",

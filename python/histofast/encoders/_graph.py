@@ -12,7 +12,7 @@ from google.protobuf.message import DecodeError
 from numpy.typing import NDArray
 from onnx import helper, numpy_helper
 
-from histofast.encoders._spec import INPUT, OUTPUT, EncoderMetadata
+from histofast.encoders._spec import INPUT, OUTPUT, EncoderMetadata, cuts_to_props
 from histofast.errors import ModelError
 
 OPSET, IR_VERSION = 18, 8  # old enough for every ONNX Runtime of the last years
@@ -54,18 +54,37 @@ class PixelGraph:
     def finish(self, features: str, *, metadata: EncoderMetadata) -> onnx.ModelProto:
         """Return the checked model whose output is the tensor `features` of shape (n, d)."""
         self._nodes.append(helper.make_node("Identity", [features], [OUTPUT], name=OUTPUT))
+        return self._model({OUTPUT: metadata.d}, metadata.to_props(), name=metadata.name)
+
+    def finish_cuts(self, features: Mapping[str, EncoderMetadata], *, name: str) -> onnx.ModelProto:
+        """Return the checked model of several encoders, by their tensors of shape (n, d).
+
+        Raises:
+            ValueError: two encoders of one name, or none.
+        """
+        outputs = {
+            self.add("Identity", [tensor], name=f"{OUTPUT}.{metadata.layer}"): metadata
+            for tensor, metadata in features.items()
+        }
+        widths = {output: metadata.d for output, metadata in outputs.items()}
+        return self._model(widths, cuts_to_props(outputs, name=name), name=name)
+
+    def _model(
+        self, widths: Mapping[str, int], props: Mapping[str, str], *, name: str
+    ) -> onnx.ModelProto:
         pixels = helper.make_tensor_value_info(INPUT, onnx.TensorProto.UINT8, ["n", "h", "w", 3])
-        output = helper.make_tensor_value_info(OUTPUT, onnx.TensorProto.FLOAT, ["n", metadata.d])
-        graph = helper.make_graph(
-            self._nodes, metadata.name, [pixels], [output], initializer=self._constants
-        )
+        outputs = [
+            helper.make_tensor_value_info(output, onnx.TensorProto.FLOAT, ["n", d])
+            for output, d in widths.items()
+        ]
+        graph = helper.make_graph(self._nodes, name, [pixels], outputs, initializer=self._constants)
         model = helper.make_model(
             graph,
             ir_version=IR_VERSION,
             opset_imports=[helper.make_opsetid("", OPSET)],
             producer_name="histofast",
         )
-        set_metadata(model, metadata.to_props())
+        set_metadata(model, props)
         onnx.checker.check_model(model, full_check=True)
         return model
 
@@ -116,6 +135,17 @@ def tiny_encoder() -> onnx.ModelProto:
         exporter="histofast",
     )
     return graph.finish(x, metadata=metadata)
+
+
+def read_constants(path: Path) -> dict[str, NDArray[Any]]:
+    """Return the weights of an ONNX file by the names of their tensors.
+
+    Raises:
+        FileNotFoundError, ModelError: as `read_model`.
+    """
+    return {
+        entry.name: numpy_helper.to_array(entry) for entry in read_model(path).graph.initializer
+    }
 
 
 def to_bytes(model: onnx.ModelProto) -> bytes:

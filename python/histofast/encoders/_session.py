@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 from pathlib import Path
@@ -20,7 +20,16 @@ from histofast._arrays import check
 from histofast._cpus import available_cpus
 from histofast.encoders import _runtime
 from histofast.encoders._registry import find, registry
-from histofast.encoders._spec import INPUT, OUTPUT, EncoderMetadata, EncoderSpec, sha256_of
+from histofast.encoders._spec import (
+    CUTS,
+    INPUT,
+    OUTPUT,
+    EncoderMetadata,
+    EncoderSpec,
+    cuts_from_props,
+    refuse_cuts,
+    sha256_of,
+)
 from histofast.errors import ModelError
 
 _WANTED = f"the pixel-in form ('{INPUT}' uint8 (n, h, w, 3))"
@@ -40,10 +49,37 @@ def load(
 
     Raises:
         FileNotFoundError: no file at the path.
-        ModelError: unknown name, a file that is no encoder in the pixel-in form, a device that does
-            not work, a registered file whose checksum differs.
+        ModelError: unknown name, a file that is no encoder in the pixel-in form or one of cuts (see
+            `load_all`), a device that does not work, a registered file whose checksum differs.
         ValueError: `device` or `threads` out of range.
     """
+    session, specs, note = _loaded(name_or_path, device, threads, read=_one_spec)
+    return Encoder(session, specs[0], threads=threads or available_cpus(), device_note=note)
+
+
+def load_all(
+    name_or_path: str | os.PathLike[str], *, device: str = "auto", threads: int | None = None
+) -> EncoderSet:
+    """Open all encoders of a file: those of a file of cuts, or the one that any other file is.
+
+    Args:
+        name_or_path, device, threads: see `load`.
+
+    Raises:
+        What `load` raises, but for a file of cuts.
+    """
+    session, specs, note = _loaded(name_or_path, device, threads, read=_all_specs)
+    return EncoderSet(session, specs, threads=threads or available_cpus(), device_note=note)
+
+
+def _loaded(
+    name_or_path: str | os.PathLike[str],
+    device: str,
+    threads: int | None,
+    *,
+    read: Callable[[Any, Path, str], tuple[EncoderSpec, ...]],
+) -> tuple[Any, tuple[EncoderSpec, ...], str]:
+    """Return a session, what `read` says is in it, and what speaks against running it here."""
     if not re.fullmatch(r"auto|cpu|cuda(:[0-9]+)?", device):
         raise ValueError(f"device must be auto, cpu, cuda or cuda:<index>, got {device!r}")
     if threads is not None and threads < 1:
@@ -52,19 +88,140 @@ def load(
     path = find(name_or_path)
     sha256 = _checked_identity(path, name_or_path)
     session, note = _open(path, kind=kind, gpu=int(index or 0))
-    spec = _checked_spec(session, path, sha256)
+    specs = read(session, path, sha256)
     on_cpu = session.get_providers()[0] == _runtime.CPU
-    if on_cpu and spec.precision == "int8" and not _core.int8_is_exact():
+    precision = specs[0].precision
+    if on_cpu and precision == "int8" and not _core.int8_is_exact():
         note = (
             "this CPU has no VNNI: sums of 8-bit products may saturate, features may differ from "
             "those that were measured; use the float32 encoder"
         )
-    elif on_cpu and spec.precision == "float16":
+    elif on_cpu and precision == "float16":
         note = "float16 is for GPUs: on a CPU the float32 encoder is faster"
-    return Encoder(session, spec, threads=threads or available_cpus(), device_note=note)
+    return session, specs, note
 
 
-class Encoder:
+class _OpenFile:
+    """A session of one file, its graph run for several outputs at once."""
+
+    def __init__(
+        self, session: Any, specs: Sequence[EncoderSpec], *, threads: int, device_note: str
+    ) -> None:
+        self.specs = tuple(specs)
+        self.threads = threads
+        self.device_note = device_note
+        self.provider: str = session.get_providers()[0]
+        self._session = session
+        self.name = specs[0].name if len(specs) == 1 else specs[0].path.stem
+        self._workers: ThreadPoolExecutor | None = None
+        if self.provider == _runtime.CPU and threads > 1:
+            self._workers = ThreadPoolExecutor(threads, thread_name_prefix="histofast-encode")
+
+    @property
+    def preferred_batch(self) -> int:
+        """How many patches to hand over at once: enough to keep all threads or the GPU busy."""
+        return max(8, 4 * self.threads) if self.provider == _runtime.CPU else 128
+
+    def _encode(
+        self, pixels: NDArray[np.uint8], outs: tuple[NDArray[np.float32], ...] | None = None
+    ) -> tuple[NDArray[np.float32], ...]:
+        """Return one (n, d) array per spec, checked; these are `outs` where they are given."""
+        n, h, w = self._checked_sizes(pixels)
+        if outs is None:
+            outs = tuple(np.empty((n, spec.d), np.float32) for spec in self.specs)
+        for spec, out in zip(self.specs, outs, strict=True):
+            check("out", out, "float32", (n, spec.d))
+        if n == 0:
+            return outs
+        with self._told(n, h, w):
+            self._run(pixels, outs)
+        for spec, out in zip(self.specs, outs, strict=True):
+            _check_finite(spec, out)
+        return outs
+
+    def _run(self, pixels: NDArray[np.uint8], outs: Sequence[NDArray[np.float32]]) -> None:
+        session = self._session
+        names = [spec.output for spec in self.specs]
+
+        def encode_one(i: int) -> None:
+            rows = session.run(names, {INPUT: pixels[i : i + 1]})
+            for out, row in zip(outs, rows, strict=True):
+                out[i] = row[0]
+
+        if self.provider != _runtime.CPU:
+            for out, rows in zip(outs, session.run(names, {INPUT: pixels}), strict=True):
+                out[:] = rows
+        elif self._workers is None:
+            for i in range(len(pixels)):
+                encode_one(i)
+        else:
+            # Reading the results raises what a worker raised.
+            for _ in self._workers.map(encode_one, range(len(pixels))):
+                pass
+
+    def _encode_together(self, pixels: NDArray[np.uint8]) -> list[NDArray[np.float32]]:
+        n, h, w = self._checked_sizes(pixels)
+        with self._told(n, h, w):
+            found: list[NDArray[np.float32]] = self._session.run(
+                [spec.output for spec in self.specs], {INPUT: pixels}
+            )
+        return found
+
+    def _checked_sizes(self, pixels: NDArray[np.uint8]) -> tuple[int, int, int]:
+        if self._session is None:
+            raise ValueError("encoder is closed: load it again")
+        n, h, w = check("pixels", pixels, "uint8", ("n", "h", "w", 3))
+        spec = self.specs[0]  # of one file all take the same
+        fixed = (spec.height_px or h, spec.width_px or w)
+        if (h, w) != fixed:
+            raise ModelError(
+                f"encoder {self.name} takes patches of {fixed[0]} x {fixed[1]} px, "
+                f"got {h} x {w} px: ask for --patch-px {fixed[0]}"
+            )
+        return n, h, w
+
+    @contextlib.contextmanager
+    def _told(self, n: int, h: int, w: int) -> Iterator[None]:
+        """Turn what ONNX Runtime raises into one line that says what was being encoded."""
+        try:
+            yield
+        except _runtime.runtime_errors() as error:
+            raise ModelError(
+                f"encoder {self.name} failed on {n} patches of {h} x {w} px: "
+                f"{_runtime.first_line(error)}"
+            ) from None
+
+    def close(self) -> None:
+        """End the threads and free the session; `encode` is refused from then on."""
+        if self._workers is not None:
+            self._workers.shutdown()
+        self._session = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+
+def _check_finite(spec: EncoderSpec, features: NDArray[np.float32]) -> None:
+    finite = np.isfinite(features).all(axis=1)
+    if finite.all():
+        return
+    rows = np.flatnonzero(~finite)
+    shown = ", ".join(map(str, rows[:8])) + (", ..." if len(rows) > 8 else "")
+    raise ModelError(
+        f"encoder {spec.name} gave NaN or infinity for {len(rows)} of {len(features)} patches "
+        f"(rows {shown}): use it at higher precision, or another encoder"
+    )
+
+
+class Encoder(_OpenFile):
     """A session of one encoder. Made by `load`; close it or use it in a `with` statement.
 
     On the CPU each patch is encoded alone, by one thread, and `threads` patches at a time: no time
@@ -75,19 +232,8 @@ class Encoder:
     def __init__(
         self, session: Any, spec: EncoderSpec, *, threads: int, device_note: str = ""
     ) -> None:
+        super().__init__(session, [spec], threads=threads, device_note=device_note)
         self.spec = spec
-        self.threads = threads
-        self.device_note = device_note
-        self.provider: str = session.get_providers()[0]
-        self._session = session
-        self._workers: ThreadPoolExecutor | None = None
-        if self.provider == _runtime.CPU and threads > 1:
-            self._workers = ThreadPoolExecutor(threads, thread_name_prefix="histofast-encode")
-
-    @property
-    def preferred_batch(self) -> int:
-        """How many patches to hand over at once: enough to keep all threads or the GPU busy."""
-        return max(8, 4 * self.threads) if self.provider == _runtime.CPU else 128
 
     def encode(
         self, pixels: NDArray[np.uint8], out: NDArray[np.float32] | None = None
@@ -109,72 +255,14 @@ class Encoder:
         Determinism: on the CPU bitwise, whatever the threads and whatever else is in the batch; on
         a GPU for the same batch on the same device.
         """
-        n, h, w = self._checked_sizes(pixels)
-        if out is None:
-            out = np.empty((n, self.spec.d), np.float32)
-        check("out", out, "float32", (n, self.spec.d))
-        if n == 0:
-            return out
-        with self._told(n, h, w):
-            self._run(pixels, out)
-        finite = np.isfinite(out).all(axis=1)
-        if not finite.all():
-            rows = np.flatnonzero(~finite)
-            shown = ", ".join(map(str, rows[:8])) + (", ..." if len(rows) > 8 else "")
-            raise ModelError(
-                f"encoder {self.spec.name} gave NaN or infinity for {len(rows)} of {n} patches "
-                f"(rows {shown}): use it at higher precision, or another encoder"
-            )
-        return out
+        return self._encode(pixels, None if out is None else (out,))[0]
 
     def encode_together(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
         """Encode patches in one call of the graph, unchecked: for comparing graphs, n >= 1.
 
         Determinism: last bits may depend on the batch.
         """
-        n, h, w = self._checked_sizes(pixels)
-        with self._told(n, h, w):
-            features: NDArray[np.float32] = self._session.run([OUTPUT], {INPUT: pixels})[0]
-        return features
-
-    def _checked_sizes(self, pixels: NDArray[np.uint8]) -> tuple[int, int, int]:
-        if self._session is None:
-            raise ValueError("encoder is closed: load it again")
-        n, h, w = check("pixels", pixels, "uint8", ("n", "h", "w", 3))
-        fixed = (self.spec.height_px or h, self.spec.width_px or w)
-        if (h, w) != fixed:
-            raise ModelError(
-                f"encoder {self.spec.name} takes patches of {fixed[0]} x {fixed[1]} px, "
-                f"got {h} x {w} px: ask for --patch-px {fixed[0]}"
-            )
-        return n, h, w
-
-    @contextlib.contextmanager
-    def _told(self, n: int, h: int, w: int) -> Iterator[None]:
-        """Turn what ONNX Runtime raises into one line that says what was being encoded."""
-        try:
-            yield
-        except _runtime.runtime_errors() as error:
-            raise ModelError(
-                f"encoder {self.spec.name} failed on {n} patches of {h} x {w} px: "
-                f"{_runtime.first_line(error)}"
-            ) from None
-
-    def _run(self, pixels: NDArray[np.uint8], out: NDArray[np.float32]) -> None:
-        session = self._session
-
-        def encode_one(i: int) -> None:
-            out[i] = session.run([OUTPUT], {INPUT: pixels[i : i + 1]})[0][0]
-
-        if self.provider != _runtime.CPU:
-            out[:] = session.run([OUTPUT], {INPUT: pixels})[0]
-        elif self._workers is None:
-            for i in range(len(pixels)):
-                encode_one(i)
-        else:
-            # Reading the results raises what a worker raised.
-            for _ in self._workers.map(encode_one, range(len(pixels))):
-                pass
+        return self._encode_together(pixels)[0]
 
     def sibling(self, model: bytes) -> Encoder:
         """Return an encoder on the CPU that computes another graph of the same inputs and outputs.
@@ -191,27 +279,46 @@ class Encoder:
             ) from None
         return Encoder(session, self.spec, threads=self.threads)
 
-    def close(self) -> None:
-        """End the threads and free the session; `encode` is refused from then on."""
-        if self._workers is not None:
-            self._workers.shutdown()
-        self._session = None
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self.close()
-
     def __repr__(self) -> str:
         return (
             f"Encoder({self.spec.name}, d={self.spec.d}, {self.provider}, threads={self.threads})"
         )
+
+
+class EncoderSet(_OpenFile):
+    """A session of all encoders of one file: cuts of a network, computed in one run.
+
+    Made by `load_all`; close it or use it in a `with` statement. Patches are run as by `Encoder`.
+    """
+
+    def encode(self, pixels: NDArray[np.uint8]) -> tuple[NDArray[np.float32], ...]:
+        """Encode patches.
+
+        Args:
+            pixels: (n, h, w, 3) uint8 RGB, C-contiguous; n may be 0.
+
+        Returns:
+            Per entry of `specs` (n, d) float32, row i from patch i.
+
+        Raises:
+            TypeError: wrong dtype.
+            ValueError: wrong shape, strided, or the set is closed.
+            ModelError: the file takes another patch size, fails, or yields NaN or infinity.
+
+        Determinism: as `Encoder.encode`.
+        """
+        return self._encode(pixels)
+
+    def encode_together(self, pixels: NDArray[np.uint8]) -> tuple[NDArray[np.float32], ...]:
+        """Encode patches in one call of the graph, unchecked: for comparing graphs, n >= 1.
+
+        Determinism: last bits may depend on the batch.
+        """
+        return tuple(self._encode_together(pixels))
+
+    def __repr__(self) -> str:
+        names = ", ".join(spec.name for spec in self.specs)
+        return f"EncoderSet({names}, {self.provider}, threads={self.threads})"
 
 
 def read_spec(path: Path) -> EncoderSpec:
@@ -219,12 +326,28 @@ def read_spec(path: Path) -> EncoderSpec:
 
     Raises:
         FileNotFoundError: no such file.
-        ModelError: it is no encoder in the pixel-in form.
+        ModelError: it is no encoder in the pixel-in form, or a file of cuts.
     """
+    return _read(path, _one_spec)[0]
+
+
+def read_specs(path: Path) -> tuple[EncoderSpec, ...]:
+    """Return what each encoder of a file says of itself: of a file of cuts all, else the one.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ModelError: it is not in the pixel-in form.
+    """
+    return _read(path, _all_specs)
+
+
+def _read(
+    path: Path, read: Callable[[Any, Path, str], tuple[EncoderSpec, ...]]
+) -> tuple[EncoderSpec, ...]:
     if not path.is_file():
         raise FileNotFoundError(f"no encoder file at {path}")
     session, _ = _open(path, kind="cpu", gpu=0)
-    return _checked_spec(session, path, sha256_of(path))
+    return read(session, path, sha256_of(path))
 
 
 def _checked_identity(path: Path, asked: str | os.PathLike[str]) -> str:
@@ -270,49 +393,89 @@ def _open(path: Path, *, kind: str, gpu: int) -> tuple[Any, str]:
         ) from None
 
 
-def _checked_spec(session: Any, path: Path, sha256: str) -> EncoderSpec:
-    inputs, outputs = session.get_inputs(), session.get_outputs()
-    remedy = (
-        "wrap it with `histofast models add`, or export it from its network with "
-        "`histofast models export`"
-    )
-    if len(inputs) != 1:
-        names = ", ".join(repr(i.name) for i in inputs) or "none"
-        raise ModelError(f"{path} has {len(inputs)} inputs ({names}), not {_WANTED}: {remedy}")
-    n, h, w, c = inputs[0].shape if len(inputs[0].shape) == 4 else (0, 0, 0, 0)
-    if inputs[0].name != INPUT or inputs[0].type != "tensor(uint8)" or c != 3:
-        raise ModelError(f"{path} has input {_shown(inputs[0])}, not {_WANTED}: {remedy}")
-    if isinstance(n, int):
-        raise ModelError(f"{path} has a fixed batch of {n}, input {_shown(inputs[0])}: {remedy}")
+_REMEDY = (
+    "wrap it with `histofast models add`, or export it from its network with "
+    "`histofast models export`"
+)
+
+
+def _one_spec(session: Any, path: Path, sha256: str) -> tuple[EncoderSpec, ...]:
+    """Return the spec of the one encoder that a file is."""
+    height_px, width_px = _checked_input(session, path)
+    outputs = session.get_outputs()
+    props = session.get_modelmeta().custom_metadata_map
+    refuse_cuts(props, where=str(path))
     if len(outputs) != 1:
         names = ", ".join(repr(o.name) for o in outputs)
         raise ModelError(
-            f"{path} has {len(outputs)} outputs ({names}), wanted the one '{OUTPUT}': {remedy}"
+            f"{path} has {len(outputs)} outputs ({names}), wanted the one '{OUTPUT}': {_REMEDY}"
         )
-    shape = outputs[0].shape
-    if (
-        outputs[0].name != OUTPUT
-        or outputs[0].type != "tensor(float)"
-        or len(shape) != 2
-        or not isinstance(shape[1], int)
-    ):
+    if outputs[0].name != OUTPUT or not _is_features(outputs[0]):
         raise ModelError(
-            f"{path} has output {_shown(outputs[0])}, not '{OUTPUT}' float32 (n, d): {remedy}"
+            f"{path} has output {_shown(outputs[0])}, not '{OUTPUT}' float32 (n, d): {_REMEDY}"
         )
-    props = session.get_modelmeta().custom_metadata_map
     metadata = EncoderMetadata.from_props(props, where=str(path))
-    if metadata.d != shape[1]:
+    width = outputs[0].shape[1]
+    if metadata.d != width:
         raise ModelError(
-            f"{path} says d = {metadata.d} but its output has {shape[1]} features: export it again"
+            f"{path} says d = {metadata.d} but its output has {width} features: export it again"
         )
-    return EncoderSpec(
+    spec = EncoderSpec(
         **asdict(metadata),
         path=path,
         sha256=sha256,
         size_bytes=path.stat().st_size,
-        height_px=h if isinstance(h, int) else None,
-        width_px=w if isinstance(w, int) else None,
+        height_px=height_px,
+        width_px=width_px,
     )
+    return (spec,)
+
+
+def _all_specs(session: Any, path: Path, sha256: str) -> tuple[EncoderSpec, ...]:
+    """Return the specs of all encoders of a file."""
+    props = session.get_modelmeta().custom_metadata_map
+    if CUTS not in props:
+        return _one_spec(session, path, sha256)
+    height_px, width_px = _checked_input(session, path)
+    encoders = cuts_from_props(props, where=str(path))
+    outputs = session.get_outputs()
+    widths = {o.name: o.shape[1] for o in outputs if _is_features(o)}
+    if len(outputs) != len(encoders) or widths != {o: e.d for o, e in encoders.items()}:
+        names = ", ".join(map(_shown, outputs))
+        wanted = ", ".join(f"'{o}' float32 (n, {e.d})" for o, e in encoders.items())
+        raise ModelError(f"{path} has outputs {names}, but says {wanted}: export it again")
+    return tuple(
+        EncoderSpec(
+            **asdict(metadata),
+            path=path,
+            sha256=sha256,
+            size_bytes=path.stat().st_size,
+            height_px=height_px,
+            width_px=width_px,
+            output=output,
+            is_cut=True,
+        )
+        for output, metadata in encoders.items()
+    )
+
+
+def _checked_input(session: Any, path: Path) -> tuple[int | None, int | None]:
+    """Return the height and the width that a file is fixed to, having checked its input."""
+    inputs = session.get_inputs()
+    if len(inputs) != 1:
+        names = ", ".join(repr(i.name) for i in inputs) or "none"
+        raise ModelError(f"{path} has {len(inputs)} inputs ({names}), not {_WANTED}: {_REMEDY}")
+    n, h, w, c = inputs[0].shape if len(inputs[0].shape) == 4 else (0, 0, 0, 0)
+    if inputs[0].name != INPUT or inputs[0].type != "tensor(uint8)" or c != 3:
+        raise ModelError(f"{path} has input {_shown(inputs[0])}, not {_WANTED}: {_REMEDY}")
+    if isinstance(n, int):
+        raise ModelError(f"{path} has a fixed batch of {n}, input {_shown(inputs[0])}: {_REMEDY}")
+    return h if isinstance(h, int) else None, w if isinstance(w, int) else None
+
+
+def _is_features(output: Any) -> bool:
+    shape = output.shape
+    return output.type == "tensor(float)" and len(shape) == 2 and isinstance(shape[1], int)
 
 
 def _shown(value: Any) -> str:

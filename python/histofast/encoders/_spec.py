@@ -1,12 +1,16 @@
 """What an encoder file says of itself: the metadata of the pixel-in form, read and written here.
 
 The form: one input `pixels` uint8 (n, h, w, 3) RGB, one output `features` float32 (n, d), and the
-metadata entries below, all of them text under the prefix `histofast.`.
+metadata entries below, all of them text under the prefix `histofast.`. A *file of cuts* has several
+outputs instead, each (n, d) and an encoder of its own; its entry `cuts` takes the place of `layer`
+and `d`, and the names of its encoders begin with its own.
 """
 
 from __future__ import annotations
 
 import hashlib
+import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -17,6 +21,9 @@ from histofast.errors import ModelError
 FORMAT = 1  # raised when a reader of the older form could misread a file of the newer one
 PREFIX = "histofast."
 INPUT, OUTPUT = "pixels", "features"
+CUTS = f"{PREFIX}cuts"  # JSON: [{"output": ..., "name": ..., "layer": ..., "d": ...}, ...]
+_CUT_FIELDS = {"output": str, "name": str, "layer": str, "d": int}
+_SHOWN = 12  # cuts named in a line
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -112,11 +119,95 @@ _METADATA_FIELDS = tuple(field.name for field in fields(EncoderMetadata))
 _OPTIONAL = ("made_from", "agreement")
 
 
+def cut_name(name: str, layer: str) -> str:
+    """Return what the encoder of one cut is called: a name that can be a folder's.
+
+    Example:
+        >>> cut_name("r18", "/layer1/Relu output")
+        'r18-layer1-Relu-output'
+    """
+    return f"{name}-{re.sub('[^A-Za-z0-9._+-]+', '-', layer).strip('-')}"
+
+
+def cuts_to_props(encoders: Mapping[str, EncoderMetadata], *, name: str) -> dict[str, str]:
+    """Return the metadata entries of a file of cuts.
+
+    Args:
+        encoders: by the output that gives their features; they differ in name, layer and d only.
+        name: of the file.
+
+    Raises:
+        ValueError: two encoders of one name, or none.
+    """
+    names = [encoder.name for encoder in encoders.values()]
+    if not names or len(set(names)) < len(names):
+        raise ValueError(f"cuts must have different names, got {', '.join(names) or 'none'}")
+    props = next(iter(encoders.values())).to_props()
+    for key in ("layer", "d"):
+        del props[PREFIX + key]
+    entries = [
+        {"output": output, "name": encoder.name, "layer": encoder.layer, "d": encoder.d}
+        for output, encoder in encoders.items()
+    ]
+    return props | {f"{PREFIX}name": name, CUTS: json.dumps(entries)}
+
+
+def cuts_from_props(props: Mapping[str, str], *, where: str) -> dict[str, EncoderMetadata]:
+    """Read the entries of a file of cuts back: encoders by output.
+
+    Args:
+        props: all metadata entries of the file, `CUTS` among them.
+        where: what to call the file in messages.
+
+    Raises:
+        ModelError: an entry is missing or unreadable, or the format is newer than this reader.
+    """
+    encoders = {}
+    for entry in _cut_entries(props, where):
+        own = {f"{PREFIX}{key}": str(entry[key]) for key in ("name", "layer", "d")}
+        encoders[entry["output"]] = EncoderMetadata.from_props({**props, **own}, where=where)
+    return encoders
+
+
+def refuse_cuts(props: Mapping[str, str], *, where: str) -> None:
+    """Refuse a file of cuts where one encoder is wanted.
+
+    Raises:
+        ModelError: it is one; its cuts are named.
+    """
+    if CUTS not in props:
+        return
+    layers = [entry["layer"] for entry in _cut_entries(props, where)]
+    shown = ", ".join(layers[:_SHOWN]) + (", ..." if len(layers) > _SHOWN else "")
+    raise ModelError(
+        f"{where} computes {len(layers)} cut{'s' * (len(layers) > 1)} in one run ({shown}), wanted one encoder: "
+        "use it with extract or encoders.load_all, or export the one cut by itself"
+    )
+
+
+def _cut_entries(props: Mapping[str, str], where: str) -> list[dict[str, Any]]:
+    """Return what the entry `CUTS` lists, as `_CUT_FIELDS` wants it."""
+    try:
+        entries = json.loads(props[CUTS])
+    except ValueError:
+        entries = None
+    fits = isinstance(entries, list) and all(
+        isinstance(entry, dict)
+        and entry.keys() == _CUT_FIELDS.keys()
+        and all(type(entry[key]) is kind for key, kind in _CUT_FIELDS.items())
+        for entry in entries
+    )
+    if not fits or len({entry["output"] for entry in entries}) < max(1, len(entries)):
+        raise ModelError(f"{where}: metadata entry '{CUTS}' is not a list of cuts: export it again")
+    return list(entries)
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class EncoderSpec(EncoderMetadata):
     """An encoder file as it lies on disk: its metadata, its identity, the sizes it accepts.
 
-    `height_px` and `width_px` are None where the graph takes any; `sha256` is that of the file.
+    `height_px` and `width_px` are None where the graph takes any; `sha256` is that of the file,
+    `output` the one of the graph that gives the features. `is_cut` is whether others lie beside it.
     """
 
     path: Path
@@ -124,6 +215,8 @@ class EncoderSpec(EncoderMetadata):
     size_bytes: int
     height_px: int | None
     width_px: int | None
+    output: str = OUTPUT
+    is_cut: bool = False
 
     def derived(self, **changes: Any) -> EncoderMetadata:
         """Return the metadata of a file made from this one: its own, but for `changes`."""

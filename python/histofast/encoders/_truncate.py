@@ -35,7 +35,7 @@ from histofast.encoders._onnx_file import (
 )
 from histofast.encoders._registry import find
 from histofast.encoders._session import load, read_spec
-from histofast.encoders._spec import OUTPUT, EncoderSpec
+from histofast.encoders._spec import OUTPUT, EncoderSpec, refuse_cuts
 from histofast.encoders._stained import stained_noise
 from histofast.errors import ModelError
 
@@ -89,9 +89,11 @@ def cuts(path: str | os.PathLike[str], *, patch_px: int | None = None) -> tuple[
 
     Raises:
         FileNotFoundError: no such file.
-        ModelError: no ONNX file of one image input, or another patch size than it is fixed to.
+        ModelError: no ONNX file of one image input, another patch size than it is fixed to, or a file
+            of cuts.
     """
     file = read_onnx(find(path))
+    refuse_cuts({p.key: p.value for p in file.model.metadata_props}, where=str(file.path))
     graph = NamedGraph(file.model, where=str(file.path))
     image = image_input(file.model, where=str(file.path))
     patch_px = meant_px(file, image, patch_px=patch_px)
@@ -422,11 +424,33 @@ def give_features(
         inner = unused(graph, f"{OUTPUT}.inner")
         rename(graph, {OUTPUT: inner})
         tensor = inner if tensor == OUTPUT else tensor
+    del graph.output[:]
+    add_features(model, tensor, values, pool, output=OUTPUT)
+
+
+def add_features(
+    model: onnx.ModelProto,
+    tensor: str,
+    values: NDArray[np.floating],
+    pool: str,
+    *,
+    output: str,
+) -> None:
+    """Give a graph one more output: a tensor of it, pooled, as float32.
+
+    Args:
+        model: changed in place.
+        tensor: one of its tensors.
+        values: what it is for some patches.
+        pool: one of `POOLS`.
+        output: a name that nothing in the graph has.
+    """
+    graph = model.graph
     how = _pooling(values.shape, pool, where=tensor)
     x = tensor
 
     def add(operation: str, *more: str, name: str, **attributes: object) -> str:
-        made = name if name == OUTPUT else unused(graph, name)
+        made = name if name == output else unused(graph, name)
         graph.node.append(helper.make_node(operation, [x, *more], [made], name=made, **attributes))
         return made
 
@@ -448,10 +472,9 @@ def give_features(
         x = add("ReduceMean", name="pooled", axes=[1], keepdims=0)
     elif how == "mean":
         x = add("ReduceMean", constant("pooled.axes", np.array([1])), name="pooled", keepdims=0)
-    add("Identity", name=OUTPUT)
-    del graph.output[:]
+    add("Identity", name=output)
     d = pooled(values[:1], pool, where=tensor).shape[1]
-    graph.output.append(helper.make_tensor_value_info(OUTPUT, onnx.TensorProto.FLOAT, ["n", d]))
+    graph.output.append(helper.make_tensor_value_info(output, onnx.TensorProto.FLOAT, ["n", d]))
 
 
 def max_relative_error(precision: str) -> float:

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import operator
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -25,16 +26,20 @@ from histofast.encoders import (
     EncoderSpec,
     SourceEntry,
     load,
+    load_all,
     read_spec,
+    read_specs,
     registry,
     stained_noise,
 )
 from histofast.encoders._capture import capture
 from histofast.encoders._graph import PixelGraph, read_model, set_metadata, to_bytes
+from histofast.encoders._spec import cut_name
 from histofast.encoders._wrap import wrap
 from histofast.errors import ModelError
 from histofast.networks._adopt import AdoptedNetwork
 from histofast.networks._create import create
+from histofast.networks._known import cuts_of, no_such
 from histofast.networks._network import Network
 from histofast.networks._timm import TimmNetwork, bare_onnx
 
@@ -136,23 +141,9 @@ def export(
     Determinism: the same network and arguments give the same bytes.
     """
     path = Path(path)
-    if path.suffix != ".onnx":
-        raise ValueError(f"path must end in .onnx, got {path}")
-    if network.training:
-        raise ValueError("network must be in evaluation mode: call network.eval() first")
-    source = _source_of(network)
-    if patch_px is None:
-        patch_px = network.input_px
-        if isinstance(network, Network):
-            stated_px = None if source is None else source.patch_px
-            patch_px = max(_PATCH_PX, patch_px) if stated_px is None else stated_px
-    if mpp is None:
-        mpp = _MPP if source is None or source.mpp is None else source.mpp
-    if patches is None:
-        patches = stained_noise(max(_BATCHES), patch_px)
-    (n,) = check("patches", patches, "uint8", ("n", patch_px, patch_px, 3))
-    if n < max(_BATCHES):
-        raise ValueError(f"patches must be at least {max(_BATCHES)}, got {n}")
+    _check_target(network, path)
+    patch_px, mpp = _meant_for(network, patch_px, mpp)
+    patches = _checked_patches(patches, patch_px)
     if isinstance(network, TimmNetwork):
         return _export_timm(
             network,
@@ -167,11 +158,167 @@ def export(
         )
     _check_size(network, patch_px)
     provenance, licence = _origin(network, provenance, licence)
-    metadata = EncoderMetadata(
+    metadata = _metadata(
+        network,
         name=path.stem if name is None else name,
-        network=network.architecture,
         layer=network.layer + ("+head" if network.classes else ""),
         d=network.d,
+        patch_px=patch_px,
+        mpp=mpp,
+        provenance=provenance,
+        licence=licence,
+    )
+    graph = PixelGraph(mean=network.mean, std=network.std)
+    writer = Writer(network, graph)
+    model = graph.finish(writer.write(), metadata=metadata)
+    with replacing(path, overwrite=overwrite) as pending:
+        pending.write_bytes(to_bytes(model))
+        _verify(pending, network, patches, stage_of_tensor=writer.stage_of_tensor, shown=path)
+    with load(path, device="cpu", threads=1) as encoder:
+        return encoder.spec
+
+
+def export_cuts(
+    network: Network | TimmNetwork,
+    path: str | os.PathLike[str],
+    *,
+    layers: Sequence[str] | None = None,
+    name: str | None = None,
+    patch_px: int | None = None,
+    mpp: float | None = None,
+    provenance: str | None = None,
+    licence: str | None = None,
+    patches: NDArray[np.uint8] | None = None,
+    overwrite: bool = False,
+) -> tuple[EncoderSpec, ...]:
+    """Write many cuts of a network as one file that computes all their features in one run.
+
+    Each cut is verified against torch as `export` does it; of what `export` writes for that cut
+    alone its features differ in the last bits at most. A BatchNorm behind a convolution that is a
+    cut itself is not folded into it.
+
+    Args:
+        network: in evaluation mode, built up to the last of the cuts or beyond, without a head.
+        path: of the .onnx file; its folder must exist.
+        layers: of `network.stage_names`, in any order; None: all.
+        name: what the encoders' names begin with, before `-<layer>`; None: the stem of `path`.
+        patch_px, mpp, provenance, licence, patches, overwrite: see `export`.
+
+    Returns:
+        The spec of each cut, in the order of the network.
+
+    Raises:
+        FileExistsError: the file exists and `overwrite` is False.
+        FileNotFoundError: the folder does not exist.
+        ModelError: no such layer (close names are offered), an operation that cannot be written,
+            patches too small for the network, or results that differ (the first cut to do so is
+            named).
+        TypeError: a network of timm.
+        ValueError: the network is in training mode or has a head, or another argument is out of
+            range.
+
+    Determinism: the same network and arguments give the same bytes.
+    """
+    path = Path(path)
+    if not isinstance(network, Network):
+        raise TypeError(
+            "network must be of histofast's own architectures to write its cuts, got "
+            f"{type(network).__name__}: export it whole, then use encoders.join_cuts on the file"
+        )
+    _check_target(network, path)
+    if network.classes:
+        raise ValueError(f"network must have no head, got one of {network.classes} classes")
+    chosen = _chosen_layers(network, layers)
+    patch_px, mpp = _meant_for(network, patch_px, mpp)
+    patches = _checked_patches(patches, patch_px)
+    _check_size(network, patch_px)
+    provenance, licence = _origin(network, provenance, licence)
+    stem = path.stem if name is None else name
+    graph = PixelGraph(mean=network.mean, std=network.std)
+    writer = Writer(network, graph, kept=chosen)
+    tensors = writer.write_cuts()
+    widths = {cut.name: cut.d for cut in cuts_of(network.architecture)}
+    features = {
+        tensor: _metadata(
+            network,
+            name=cut_name(stem, layer),
+            layer=layer,
+            d=widths[layer],
+            patch_px=patch_px,
+            mpp=mpp,
+            provenance=provenance,
+            licence=licence,
+        )
+        for layer, tensor in tensors.items()
+    }
+    model = graph.finish_cuts(features, name=stem)
+    with replacing(path, overwrite=overwrite) as pending:
+        pending.write_bytes(to_bytes(model))
+        _verify_cuts(pending, network, patches, shown=path)
+    return read_specs(path)
+
+
+def _chosen_layers(network: Network, layers: Sequence[str] | None) -> tuple[str, ...]:
+    """Return the cuts to write, in the order of the network."""
+    known = network.stage_names
+    if layers is None:
+        return known
+    if not layers:
+        raise ValueError("layers must name at least one, got none: leave it out for all")
+    for layer in layers:
+        if layer not in known:
+            raise ModelError(no_such("layer", layer, known, of=f" of {network.architecture}"))
+    return tuple(layer for layer in known if layer in layers)
+
+
+def _check_target(network: Network | TimmNetwork, path: Path) -> None:
+    if path.suffix != ".onnx":
+        raise ValueError(f"path must end in .onnx, got {path}")
+    if network.training:
+        raise ValueError("network must be in evaluation mode: call network.eval() first")
+
+
+def _meant_for(
+    network: Network | TimmNetwork, patch_px: int | None, mpp: float | None
+) -> tuple[int, float]:
+    """Return the patch size and the resolution: as told, else the source's, else the usual."""
+    source = _source_of(network)
+    if patch_px is None:
+        patch_px = network.input_px
+        if isinstance(network, Network):
+            stated_px = None if source is None else source.patch_px
+            patch_px = max(_PATCH_PX, patch_px) if stated_px is None else stated_px
+    if mpp is None:
+        mpp = _MPP if source is None or source.mpp is None else source.mpp
+    return patch_px, mpp
+
+
+def _checked_patches(patches: NDArray[np.uint8] | None, patch_px: int) -> NDArray[np.uint8]:
+    """Return what to compare on: as given, or made up."""
+    if patches is None:
+        patches = stained_noise(max(_BATCHES), patch_px)
+    (n,) = check("patches", patches, "uint8", ("n", patch_px, patch_px, 3))
+    if n < max(_BATCHES):
+        raise ValueError(f"patches must be at least {max(_BATCHES)}, got {n}")
+    return patches
+
+
+def _metadata(
+    network: Network,
+    *,
+    name: str,
+    layer: str,
+    d: int,
+    patch_px: int,
+    mpp: float,
+    provenance: str,
+    licence: str,
+) -> EncoderMetadata:
+    return EncoderMetadata(
+        name=name,
+        network=network.architecture,
+        layer=layer,
+        d=d,
         patch_px=patch_px,
         mpp=mpp,
         precision="float32",
@@ -180,14 +327,6 @@ def export(
         licence=licence,
         exporter=EXPORTER,
     )
-    graph = PixelGraph(mean=network.mean, std=network.std)
-    writer = _Writer(network, graph)
-    model = graph.finish(writer.write(), metadata=metadata)
-    with replacing(path, overwrite=overwrite) as pending:
-        pending.write_bytes(to_bytes(model))
-        _verify(pending, network, patches, stage_of_tensor=writer.stage_of_tensor, shown=path)
-    with load(path, device="cpu", threads=1) as encoder:
-        return encoder.spec
 
 
 def _export_timm(
@@ -287,32 +426,66 @@ def _why_not(network: Network, patch_px: int) -> str | None:
     return None
 
 
-class _Writer:
+class Writer:
     """Writes the nodes of a traced network into a graph, folding BatchNorms into convolutions."""
 
-    def __init__(self, network: Network, graph: PixelGraph) -> None:
+    def __init__(self, network: Network, graph: PixelGraph, *, kept: Sequence[str] = ()) -> None:
+        """Trace the network; what leaves the stages `kept` will be in the graph as it is."""
         self._network = network
+        self._kept = kept
         self._graph = graph
         self._traced = fx.symbolic_trace(network)
         self._modules: dict[str, nn.Module] = dict(self._traced.named_modules())
         self._tensors: dict[fx.Node, str] = {}
         # What has a BatchNorm folded in is that stage's, and the convolution's own is not there.
         self.stage_of_tensor: dict[str, str] = {}
+        self._names_of, self._last_of_stage = self._names()
 
     def write(self) -> str:
         """Return the name of the tensor of features, having filled `stage_of_tensor`."""
-        names, last_of_stage = self._names()
+        for node in self._written():
+            if node.op == "output":
+                self.stage_of_tensor = {self._tensors[n]: s for s, n in self._last_of_stage.items()}
+                return self._tensors[node.args[0]]
+        raise AssertionError("a traced graph ends with its output")
+
+    def write_cuts(self) -> dict[str, str]:
+        """Return the tensor of pooled features of each stage `kept`; nothing follows the last."""
+        stage_of = {self._last_of_stage[stage]: stage for stage in self._kept}
+        pooled: dict[str, str] = {}
+        for node in self._written():
+            if node in stage_of:
+                stage = stage_of[node]
+                pooled[stage] = self._pooled([self._tensors[node]], f"pooled.{stage}")
+                if len(pooled) == len(stage_of):
+                    return pooled
+        raise AssertionError("every stage leaves a tensor")
+
+    def _written(self) -> Iterator[fx.Node]:
+        """Yield the nodes in their order, each once its tensor is in the graph."""
         for node in self._traced.graph.nodes:
             if node.op == "placeholder":
                 self._tensors[node] = self._graph.standardised
-            elif node.op == "output":
-                self.stage_of_tensor = {self._tensors[n]: s for s, n in last_of_stage.items()}
-                return self._tensors[node.args[0]]
             elif self._folded_into(node) is not None:
                 self._tensors[node] = self._tensors[node.args[0]]
-            else:
-                self._tensors[node] = self._write_node(node, names[node])
-        raise AssertionError("a traced graph ends with its output")
+            elif node.op != "output":
+                self._tensors[node] = self._write_node(node, self._names_of[node])
+            yield node
+
+    def parts(self) -> Iterator[tuple[str, nn.Module, nn.BatchNorm2d | None]]:
+        """Yield what has weights: the name of its tensors, the module, and the norm folded in."""
+        for node in self._traced.graph.nodes:
+            module = self._module(node)
+            if isinstance(module, nn.Conv2d):
+                after = next(iter(node.users))
+                folded = self._folded_into(after) is not None
+                norm = self._module(after) if folded else None
+                assert norm is None or isinstance(norm, nn.BatchNorm2d)
+                yield self._names_of[node], module, norm
+            elif isinstance(module, nn.Linear) or (
+                isinstance(module, nn.BatchNorm2d) and self._folded_into(node) is None
+            ):
+                yield self._names_of[node], module, None
 
     def _names(self) -> tuple[dict[fx.Node, str], dict[str, fx.Node]]:
         """Name tensors for the modules that make them; the last of a stage has the stage's name."""
@@ -357,6 +530,8 @@ class _Writer:
         if not isinstance(self._module(node), nn.BatchNorm2d):
             return None
         (source,) = node.all_input_nodes
+        if any(self._last_of_stage[stage] is source for stage in self._kept):
+            return None
         conv = self._module(source)
         return conv if isinstance(conv, nn.Conv2d) and len(source.users) == 1 else None
 
@@ -439,8 +614,11 @@ class _Writer:
     def _global_mean(self, node: fx.Node, _: Any, inputs: list[str], name: str) -> str:
         if node.args[1:] != ((2, 3),):
             raise ModelError(f"{name}: mean over {node.args[1:]} has no ONNX form here")
-        pooled = self._graph.add("GlobalAveragePool", inputs, name="pooled")
-        return self._graph.add("Flatten", [pooled], name="pooled.flat", axis=1)
+        return self._pooled(inputs, "pooled")
+
+    def _pooled(self, inputs: list[str], name: str) -> str:
+        pooled = self._graph.add("GlobalAveragePool", inputs, name=name)
+        return self._graph.add("Flatten", [pooled], name=f"{name}.flat", axis=1)
 
 
 def _affine(norm: nn.Module | None) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
@@ -472,9 +650,7 @@ def _verify(
     Raises:
         ModelError: by more than the tolerance.
     """
-    cases = [patches[:n] for n in _BATCHES]
-    if isinstance(network, Network):
-        cases.append(np.concatenate([patches[:2], patches[:2, :_TALLER_PX]], axis=1))  # no square
+    cases = _cases(patches, of_any_size=isinstance(network, Network))
     module = PixelsIn(network).eval()
     with load(file, device="cpu", threads=1) as encoder, torch.inference_mode():
         for case in cases:
@@ -492,6 +668,45 @@ def _verify(
                 f"features' norm (batch of {n}, {h} x {w} px), wanted at most "
                 f"{MAX_RELATIVE_ERROR:.0e}: {where}"
             )
+
+
+def _verify_cuts(file: Path, network: Network, patches: NDArray[np.uint8], *, shown: Path) -> None:
+    """Refuse a file of cuts whose features differ from torch's.
+
+    Raises:
+        ModelError: those of a cut, which is named, by more than the tolerance.
+    """
+    module = PixelsIn(network).eval()
+    wanted: dict[str, torch.Tensor] = {}
+
+    def keep(layer: str) -> Callable[[nn.Module, Any, torch.Tensor], None]:
+        return lambda _, inputs, maps: wanted.update({layer: maps.mean((2, 3))})
+
+    with load_all(file, device="cpu", threads=1) as joined, ExitStack() as hooks:
+        for spec in joined.specs:
+            handle = network.stage(spec.layer).register_forward_hook(keep(spec.layer))
+            hooks.callback(handle.remove)
+        for case in _cases(patches, of_any_size=True):
+            with torch.inference_mode():
+                module(torch.from_numpy(case))
+            for spec, got in zip(joined.specs, joined.encode_together(case), strict=True):
+                error = _largest_error(got, wanted[spec.layer])
+                if error <= MAX_RELATIVE_ERROR:  # false for NaN
+                    continue
+                n, h, w, _ = case.shape
+                raise ModelError(
+                    f"{shown} is not written: ONNX Runtime and torch differ by {error:.1e} of the "
+                    f"features' norm (batch of {n}, {h} x {w} px), wanted at most "
+                    f"{MAX_RELATIVE_ERROR:.0e}: {spec.layer} is the first cut to do so"
+                )
+
+
+def _cases(patches: NDArray[np.uint8], *, of_any_size: bool) -> list[NDArray[np.uint8]]:
+    """Return the batches to compare on: of several lengths, and one of rectangles."""
+    cases = [patches[:n] for n in _BATCHES]
+    if of_any_size:
+        cases.append(np.concatenate([patches[:2], patches[:2, :_TALLER_PX]], axis=1))
+    return cases
 
 
 def _first_wrong_stage(

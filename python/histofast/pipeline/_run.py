@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 
 from histofast import _core
 from histofast._cpus import available_cpus
-from histofast.encoders import Encoder, load
+from histofast.encoders import EncoderSet, EncoderSpec, load_all
 from histofast.errors import NoSpaceError, SlideError, TileError
 from histofast.features import FeatureWriter, Layout, remove_stale_temporaries
 from histofast.patches import PatchBatch
@@ -98,6 +98,7 @@ def extract(
         out: output folder; files come to
             `<out>/<mag>x_<patch>px_<overlap>px_overlap/features_<encoder>/<slide>.h5`.
         encoder: name or ONNX file of one or several encoders; all see the same pixels, decoded once.
+            A file of cuts is as many encoders as it has cuts, computed in one run.
         patches: instead of slides, a CSV of patch images (file, bag[, label, x, y, split]).
         mpp: um per pixel of the patches; what the encoder was made for when None.
         patch_px: side of the patches in pixels; what the encoder was made for when None (for
@@ -177,7 +178,7 @@ def extract(
     jobs = select_shard(with_masks(jobs, mask), shard)
     with ExitStack() as stack:
         encoders = [
-            stack.enter_context(load(name, device=device, threads=threads)) for name in names
+            stack.enter_context(load_all(name, device=device, threads=threads)) for name in names
         ]
         options = Options(
             out=out,
@@ -199,7 +200,7 @@ def extract(
         _check_options(options, encoders)
         report = RunReport(
             about=_about(options, encoders, len(jobs), shard),
-            notes=[f"{e.spec.name}: {e.device_note}" for e in encoders if e.device_note],
+            notes=[f"{e.name}: {e.device_note}" for e in encoders if e.device_note],
         )
         pool = stack.enter_context(
             ThreadPoolExecutor(workers or available_cpus(), thread_name_prefix="histofast-decode")
@@ -221,8 +222,12 @@ def extract(
     return report
 
 
-def _agreed(encoders: Sequence[Encoder], what: Literal["mpp", "patch_px"]) -> Any:
-    values = {e.spec.name: getattr(e.spec, what) for e in encoders}
+def _specs(encoders: Sequence[EncoderSet]) -> list[EncoderSpec]:
+    return [spec for together in encoders for spec in together.specs]
+
+
+def _agreed(encoders: Sequence[EncoderSet], what: Literal["mpp", "patch_px"]) -> Any:
+    values = {spec.name: getattr(spec, what) for spec in _specs(encoders)}
     if len(set(values.values())) > 1:
         option = {"mpp": "--mpp", "patch_px": "--patch-px"}[what]
         listed = ", ".join(f"{name}: {value:g}" for name, value in values.items())
@@ -232,7 +237,7 @@ def _agreed(encoders: Sequence[Encoder], what: Literal["mpp", "patch_px"]) -> An
     return next(iter(values.values()))
 
 
-def _check_options(options: Options, encoders: Sequence[Encoder]) -> None:
+def _check_options(options: Options, encoders: Sequence[EncoderSet]) -> None:
     """Refuse before the first slide what no slide could satisfy."""
     if not MPP_MIN <= options.mpp <= MPP_MAX:
         raise ValueError(
@@ -244,7 +249,7 @@ def _check_options(options: Options, encoders: Sequence[Encoder]) -> None:
         )
     if not 0 <= options.min_tissue <= 1:
         raise ValueError(f"min_tissue must be within 0..1, got {options.min_tissue:g}")
-    names = [e.spec.name for e in encoders]
+    names = [spec.name for spec in _specs(encoders)]
     if len(set(names)) < len(names):
         raise ValueError(f"encoders must have different names, got {', '.join(names)}")
     for name, value, known in (
@@ -253,16 +258,16 @@ def _check_options(options: Options, encoders: Sequence[Encoder]) -> None:
     ):
         if value not in known:
             raise ValueError(f"{name} must be one of {', '.join(known)}, got {value!r}")
-    for e in encoders:
-        fixed = e.spec.height_px
+    for spec in _specs(encoders):
+        fixed = spec.height_px
         if options.patch_px and fixed and fixed != options.patch_px:
             raise ValueError(
-                f"patch_px must be {fixed} for encoder {e.spec.name}, got {options.patch_px}"
+                f"patch_px must be {fixed} for encoder {spec.name}, got {options.patch_px}"
             )
 
 
 def _about(
-    options: Options, encoders: Sequence[Encoder], jobs: int, shard: str | None
+    options: Options, encoders: Sequence[EncoderSet], jobs: int, shard: str | None
 ) -> dict[str, Any]:
     return {
         "histofast": _core.version,
@@ -271,7 +276,9 @@ def _about(
         "isa": _core.current_isa().name,
         "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
         "encoders": [
-            {"name": e.spec.name, "sha256": e.spec.sha256, "provider": e.provider} for e in encoders
+            {"name": spec.name, "sha256": spec.sha256, "provider": together.provider}
+            for together in encoders
+            for spec in together.specs
         ],
         "options": {
             key: str(value) if isinstance(value, Path) else value
@@ -314,7 +321,7 @@ class _Supply:
     def __init__(
         self,
         jobs: Sequence[Job],
-        encoders: Sequence[Encoder],
+        encoders: Sequence[EncoderSet],
         options: Options,
         pool: ThreadPoolExecutor,
     ) -> None:
@@ -464,11 +471,11 @@ class _Run:
                     FeatureWriter(
                         output.path,
                         coords=prepared.planned.coords_l0,
-                        d=output.encoder.spec.d,
+                        d=output.spec.d,
                         identity=output.identity,
                         attributes={
                             **prepared.planned.attributes,
-                            "encoder": output.encoder.spec.name,
+                            "encoder": output.spec.name,
                         },
                         tissue_fraction=prepared.planned.tissue_fraction,
                         dtype=self._options.dtype,
@@ -493,10 +500,13 @@ class _Run:
                 self._unreadable.append(batch.unreadable_l0)
             if len(batch.damaged):
                 self._damaged.append(batch.damaged)
-            for output, writer in zip(prepared.outputs, self._writers, strict=True):
-                features = output.encoder.encode(batch.pixels)
+            # Of a file of cuts one run gives all of them; those that are there already are let go.
+            for together in dict.fromkeys(output.encoders for output in prepared.outputs):
+                features = dict(zip(together.specs, together.encode(batch.pixels), strict=True))
                 clock.lap("encode")
-                writer.append(features)
+                for output, writer in zip(prepared.outputs, self._writers, strict=True):
+                    if output.encoders is together:
+                        writer.append(features[output.spec])
                 clock.lap("write")
         except SLIDE_FAILURES as error:
             self._give_up(error)
@@ -583,7 +593,7 @@ def _one_line(error: BaseException) -> str:
 
 def _plan_only(
     jobs: Sequence[Job],
-    encoders: Sequence[Encoder],
+    encoders: Sequence[EncoderSet],
     options: Options,
     pool: ThreadPoolExecutor,
     report: RunReport,
@@ -619,16 +629,16 @@ def _plan_only(
     side = patches_of.most_common(1)[0][0] if patches_of else _any_side(options, encoders)
     pixels = np.full((min(options.batch_size, TRIAL_PATCHES), side, side, 3), 200, np.uint8)
     rate_s = 0.0
-    for encoder in encoders:
-        encoder.encode(pixels)  # the first call allocates
+    for together in encoders:
+        together.encode(pixels)  # the first call allocates
         begin = time.perf_counter()
-        encoder.encode(pixels)
+        together.encode(pixels)
         rate_s += (time.perf_counter() - begin) / len(pixels)
     planned = sum(slide.patches for slide in report.of("planned"))
     report.about["estimated_patches_per_s"] = 1 / rate_s
     report.about["estimated_seconds"] = planned * rate_s
 
 
-def _any_side(options: Options, encoders: Sequence[Encoder]) -> int:
-    fixed = [e.spec.height_px for e in encoders if e.spec.height_px]
+def _any_side(options: Options, encoders: Sequence[EncoderSet]) -> int:
+    fixed = [spec.height_px for spec in _specs(encoders) if spec.height_px]
     return options.patch_px or (fixed[0] if fixed else DEFAULT_PATCH_PX)

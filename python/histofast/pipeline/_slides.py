@@ -15,7 +15,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from histofast.encoders import Encoder
+from histofast.encoders import EncoderSet, EncoderSpec
 from histofast.encoders._runtime import CPU
 from histofast.errors import FeatureError, HistofastError, ModelError, SlideError, TileError
 from histofast.features import Layout, SlideLock, feature_path, read_summary
@@ -81,9 +81,10 @@ class Options:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class _Output:
-    """One feature file to be made."""
+    """One feature file to be made: of which encoder, and whose run gives its features."""
 
-    encoder: Encoder
+    spec: EncoderSpec
+    encoders: EncoderSet
     path: Path
     identity: dict[str, Any]
 
@@ -122,38 +123,40 @@ class Busy(Exception):
 def _outputs(
     job: Job,
     source: _BagSource | _SlideSource,
-    encoders: Sequence[Encoder],
+    encoders: Sequence[EncoderSet],
     options: Options,
 ) -> list[_Output]:
-    outputs = []
-    for encoder in encoders:
-        path = feature_path(
-            options.out,
-            mpp=options.mpp if options.mag_known else None,
-            patch_px=source.patch_px,
-            overlap_px=options.overlap_px,
-            encoder=encoder.spec.name,
-            slide=job.name,
-            layout=options.layout,
+    return [
+        _Output(
+            spec=spec,
+            encoders=together,
+            path=feature_path(
+                options.out,
+                mpp=options.mpp if options.mag_known else None,
+                patch_px=source.patch_px,
+                overlap_px=options.overlap_px,
+                encoder=spec.name,
+                slide=job.name,
+                layout=options.layout,
+            ),
+            identity={
+                "revision": REVISION,
+                "encoder": _made_by(spec, together.provider, options),
+                "dtype": options.dtype,
+                "layout": options.layout,
+                **source.made_of,
+            },
         )
-        identity = {
-            "revision": REVISION,
-            "encoder": _made_by(encoder, options),
-            "dtype": options.dtype,
-            "layout": options.layout,
-            **source.made_of,
-        }
-        outputs.append(_Output(encoder=encoder, path=path, identity=identity))
-    return outputs
+        for together in encoders
+        for spec in together.specs
+    ]
 
 
-def _made_by(encoder: Encoder, options: Options) -> dict[str, Any]:
-    made_by: dict[str, Any] = {
-        "name": encoder.spec.name,
-        "sha256": encoder.spec.sha256,
-        "provider": encoder.provider,
-    }
-    if encoder.provider != CPU:  # elsewhere the last bits depend on the company in a batch
+def _made_by(spec: EncoderSpec, provider: str, options: Options) -> dict[str, Any]:
+    made_by: dict[str, Any] = {"name": spec.name, "sha256": spec.sha256, "provider": provider}
+    if spec.is_cut:  # the file alone does not tell which
+        made_by["layer"] = spec.layer
+    if provider != CPU:  # elsewhere the last bits depend on the company in a batch
         made_by["batch_size"] = options.batch_size
     return made_by
 
@@ -232,7 +235,7 @@ def _acquire(outputs: Sequence[_Output]) -> list[SlideLock]:
 def prepare(
     job: Job,
     report: SlideReport,
-    encoders: Sequence[Encoder],
+    encoders: Sequence[EncoderSet],
     options: Options,
     pool: ThreadPoolExecutor,
     stack: ExitStack,
@@ -271,13 +274,13 @@ def prepare(
     return Prepared(report=report, planned=planned, outputs=outputs, locks=locks, started=started)
 
 
-def _check_side(patch_px: int, encoders: Sequence[Encoder]) -> None:
+def _check_side(patch_px: int, encoders: Sequence[EncoderSet]) -> None:
     """Refuse patches that an encoder of one size does not take, before any is read."""
-    for encoder in encoders:
-        fixed = encoder.spec.height_px
+    for spec in (spec for together in encoders for spec in together.specs):
+        fixed = spec.height_px
         if fixed and fixed != patch_px:
             raise ModelError(
-                f"encoder {encoder.spec.name} takes patches of {fixed} x {fixed} px, got "
+                f"encoder {spec.name} takes patches of {fixed} x {fixed} px, got "
                 f"{patch_px} x {patch_px} px: ask for --patch-px {fixed}"
             )
 

@@ -6,14 +6,9 @@ them scroll where names would become too small to read.
 
 from __future__ import annotations
 
-import base64
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from importlib.resources import files
-from typing import Any
-
-import jinja2
 
 from histofast import _core
 from histofast.report._findings import (
@@ -29,6 +24,7 @@ from histofast.report._findings import (
     word_for_blanks,
     words_of,
 )
+from histofast.report._pages import data_url, render
 from histofast.report._style import LONGEST, bottom_of, color_of, ink_on, shorten
 from histofast.similarity._comparison import Comparison
 
@@ -44,17 +40,8 @@ def comparison_page(comparison: Comparison) -> str:
     gives the same page.
     """
     pairs = pairs_of(comparison)
-    text = files("histofast.report").joinpath("templates/comparison.html").read_text("utf-8")
-    environment = jinja2.Environment(
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        keep_trailing_newline=True,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        finalize=_compact,
-    )
-    environment.filters["number"] = lambda value: "" if value is None else number(value)
-    page: str = environment.from_string(text).render(
+    return render(
+        "comparison.html",
         c=comparison,
         one_set=is_one_set(comparison),
         title=title_of(comparison),
@@ -72,23 +59,13 @@ def comparison_page(comparison: Comparison) -> str:
         predictions=[(_words(key), value) for key, value in comparison.predictions.items()],
         convention=[(_words(key), value) for key, value in comparison.convention.items()],
         version=_core.version,
-        json_url=_data_url("application/json", comparison.to_json()),
-        csv_url=_data_url("text/csv", comparison.to_csv()),
+        json_url=data_url("application/json", comparison.to_json()),
+        csv_url=data_url("text/csv", comparison.to_csv()),
     )
-    return page
-
-
-def _compact(value: Any) -> Any:
-    """Write positions without the noise of their last digits."""
-    return f"{value:.2f}".rstrip("0").rstrip(".") if isinstance(value, float) else value
 
 
 def _words(key: str) -> str:
     return key.replace("_", " ")
-
-
-def _data_url(kind: str, text: str) -> str:
-    return f"data:{kind};charset=utf-8;base64,{base64.b64encode(text.encode()).decode('ascii')}"
 
 
 # --- The heat map ------------------------------------------------------------------------------

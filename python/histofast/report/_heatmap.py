@@ -5,20 +5,17 @@ All lengths are inches, so that names stay readable however many layers there ar
 
 from __future__ import annotations
 
-import io
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from matplotlib import rc_context
 from matplotlib.cm import ScalarMappable
 from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch, Rectangle
 
-from histofast._files import replacing
-from histofast.report._bars import check_figure_path
+from histofast.report._figure_files import save_figure
 from histofast.report._findings import (
     Pair,
     basis_of,
@@ -44,14 +41,6 @@ _INK, _FAINT, _HATCH = "#222222", "#dddddd", "////"
 _MOST_CELL, _LEAST_CELL = 0.5, 0.125
 _WRITTEN_CELL = 0.4  # cells of this size have their value written in them
 _MAP, _TOP, _EDGE, _BAR_GAP, _BAR = 7.5, 1.25, 0.25, 0.2, 0.18
-_RC = {
-    "font.family": "DejaVu Sans",  # comes with matplotlib: the same figure everywhere
-    "hatch.linewidth": 0.5,
-    "pdf.fonttype": 42,
-    "svg.hashsalt": "histofast",
-    "text.parse_math": False,  # a $ in a file's name is a dollar
-}
-_UNDATED: dict[str, dict[str, None]] = {".pdf": {"CreationDate": None}, ".svg": {"Date": None}}
 
 
 def plot_comparison(comparison: Comparison, path: Path) -> None:
@@ -68,14 +57,7 @@ def plot_comparison(comparison: Comparison, path: Path) -> None:
     Raises:
         What `check_figure_path` raises.
     """
-    check_figure_path(path)
-    suffix = path.suffix.lower()
-    drawn = io.BytesIO()
-    with rc_context(_RC):
-        figure = _figure(comparison)
-        figure.savefig(drawn, format=suffix[1:], dpi=200, metadata=_UNDATED.get(suffix))
-    with replacing(path, overwrite=True) as pending:
-        pending.write_bytes(drawn.getvalue())
+    save_figure(lambda: _figure(comparison), path)
 
 
 def _figure(comparison: Comparison) -> Figure:

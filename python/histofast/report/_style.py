@@ -9,6 +9,9 @@ from matplotlib.colors import to_hex
 
 COLORMAP = "viridis"  # perceptually uniform; its lightness rises throughout
 DIAGONAL, PERMUTED, RANDOM = "#0072b2", "#5f5f5f", "#d55e00"
+SERIES = ("#0072b2", "#c04c00", "#00795a", "#a9568a", "#8a6d00", "#3d6fb8")  # dark enough as text
+SHAPES = ("circle", "square", "triangle", "diamond")
+LOG_FROM = 20.0  # speeds further apart than this are drawn on a logarithmic scale
 LONGEST = 30  # letters of a name on an axis
 _LIGHT_ENOUGH = 0.6  # from this share of the scale on, black reads better than white
 

@@ -1,0 +1,179 @@
+"""Training on bags, against the same loop in memory and torchmil's Trainer; fine-tuning against a bare step.
+
+    pip install torchmil
+    pytest benchmarks/bench_mil.py -s
+
+500 bags of 5,000 x 512 float32, 5 GB in the benchmark cache; HISTOFAST_BENCH_BAGS for fewer. torchmil's
+row appears where it can be imported.
+"""
+
+from __future__ import annotations
+
+import csv
+import os
+
+import numpy as np
+import pytest
+import torch
+from torch.nn import functional
+
+from histofast import networks
+from histofast.features import FeatureWriter
+from histofast.mil import TrainConfig, create, open_bags
+from histofast.mil import _train as module
+from histofast.mil._end_to_end import backward
+
+BAGS = int(os.environ.get("HISTOFAST_BENCH_BAGS", "500"))
+N, D = 5000, 512
+ROUNDS = 3
+
+
+@pytest.fixture(scope="module")
+def bags(cache):
+    folder = cache / f"bags-{BAGS}x{N}x{D}"
+    if not (folder / "labels.csv").exists():
+        (folder / "f").mkdir(parents=True, exist_ok=True)
+        rng = np.random.default_rng(0)
+        coords = np.zeros((N, 2), np.int64)
+        for i in range(BAGS):
+            with FeatureWriter(
+                folder / "f" / f"s{i:03}.h5", coords=coords, d=D, identity={}, attributes={}
+            ) as writer:
+                writer.append(rng.random((N, D), np.float32))
+                writer.finish()
+        with (folder / "labels.csv").open("w", newline="") as file:
+            rows = csv.writer(file)
+            rows.writerow(["slide", "label"])
+            rows.writerows([f"s{i:03}", i % 2] for i in range(BAGS))
+    return open_bags(folder / "f", folder / "labels.csv")
+
+
+@pytest.fixture(scope="module")
+def in_memory(bags):
+    return [torch.from_numpy(np.array(bags.read(i))) for i in range(len(bags))]
+
+
+def fresh():
+    model = create("attention", d=D, outputs=2)
+    return model, torch.optim.AdamW(model.parameters(), lr=1e-3, fused=True)
+
+
+def epoch_from_disk(bags):
+    """The epoch that `train` runs, and nothing else of it."""
+
+    class Of:
+        task, classes, config = "classification", bags.classes, TrainConfig()
+
+    rows = np.arange(len(bags))
+    goal = module.Goal.of(bags, Of, rows)
+    model, optimizer = fresh()
+    state = module._State(model=model, optimizer=optimizer, best={}, epochs=[])
+    now = module.TrainProgress(
+        fold=0, folds=1, epoch=1, epochs=1, bags_done=0, bags_total=len(bags), metric="loss"
+    )
+    module._train_epoch(state, goal, bags, 0, now, torch.device("cpu"), None)
+
+
+def epoch_in_memory(bags, tensors):
+    model, optimizer = fresh()
+    model.train()
+    targets = torch.from_numpy(bags.targets)
+    for i in np.random.default_rng(0).permutation(len(tensors)).tolist():
+        optimizer.zero_grad(set_to_none=True)
+        functional.cross_entropy(model(tensors[i]).output[None], targets[i][None]).backward()
+        optimizer.step()
+
+
+def test_epoch_from_disk(table, benchmark, bags, in_memory):
+    table.race(
+        f"one epoch over {BAGS} bags of {N} x {D} from disk",
+        lambda: epoch_from_disk(bags),
+        {"the same loop on tensors in memory": lambda: epoch_in_memory(bags, in_memory)},
+        goals={"the same loop on tensors in memory": 0.8},
+        work=BAGS,
+        unit="bags/s",
+        rounds=ROUNDS,
+    )
+    benchmark.pedantic(lambda: None, rounds=1)
+
+
+def test_epoch_against_torchmil(table, benchmark, bags):
+    if "torchvision" not in torch.ops.__dict__:
+        # torchmetrics imports torchvision, which wants its operators declared beside a CPU torch.
+        library = torch.library.Library("torchvision", "DEF")
+        library.define("nms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
+        library.define("qnms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
+    models = pytest.importorskip("torchmil.models")
+    from torchmil.data import collate_fn
+    from torchmil.utils import Trainer
+
+    class Dataset(torch.utils.data.Dataset):
+        def __len__(self):
+            return len(bags)
+
+        def __getitem__(self, i):
+            return {
+                "X": torch.from_numpy(np.array(bags.read(i))),
+                "Y": torch.tensor(float(bags.targets[i])),
+            }
+
+    def theirs():
+        body = torch.nn.Sequential(
+            torch.nn.Linear(D, 256), torch.nn.ReLU(), torch.nn.Linear(256, 64), torch.nn.ReLU()
+        )
+        model = models.ABMIL(in_shape=(D,), att_dim=32, feat_ext=body)
+        trainer = Trainer(
+            model=model,
+            optimizer=torch.optim.AdamW(model.parameters(), lr=1e-3),
+            device="cpu",
+            verbose=False,
+        )
+        loader = torch.utils.data.DataLoader(
+            Dataset(), batch_size=1, shuffle=True, collate_fn=collate_fn
+        )
+        trainer.train(train_dataloader=loader, max_epochs=1)
+
+    table.race(
+        f"one epoch over {BAGS} bags of {N} x {D} from disk, 256-64, tanh 32",
+        lambda: epoch_from_disk(bags),
+        {"torchmil 1.0.2 Trainer, ABMIL, its collate_fn": theirs},
+        goals={"torchmil 1.0.2 Trainer, ABMIL, its collate_fn": 2.0},
+        work=BAGS,
+        unit="bags/s",
+        rounds=ROUNDS,
+    )
+    benchmark.pedantic(lambda: None, rounds=1)
+
+
+@pytest.mark.parametrize("chunk", [32, 8])
+def test_fine_tuning_step(table, benchmark, chunk):
+    """A slide of 32 patches; with `chunk` below that its memory is a quarter."""
+    pixels = torch.randint(0, 256, (32, 96, 96, 3), dtype=torch.uint8)
+    network = networks.PixelsIn(networks.create("resnet18")).eval()
+    head = create("attention", d=512, outputs=2).train()
+    optimizer = torch.optim.AdamW([*network.parameters(), *head.parameters()], lr=1e-5)
+    target = torch.tensor(1)
+
+    def loss(out):
+        return functional.cross_entropy(out.output[None], target[None])
+
+    def ours():
+        optimizer.zero_grad(set_to_none=True)
+        backward(network, head, pixels, loss, target, chunk=chunk)
+        optimizer.step()
+
+    def bare():
+        optimizer.zero_grad(set_to_none=True)
+        loss(head(network(pixels))).backward()
+        optimizer.step()
+
+    table.race(
+        f"fine-tuning step, ResNet18, 32 patches of 96 px, {chunk} with a graph at a time",
+        ours,
+        {"a bare torch step, all at once": bare},
+        goals={"a bare torch step, all at once": 0.9} if chunk == 32 else {},
+        work=32,
+        unit="patches/s",
+        rounds=9,
+    )
+    benchmark.pedantic(lambda: None, rounds=1)

@@ -1,0 +1,14 @@
+"""What a model looked at: values of patches in, maps on the slide and their agreement with labels."""
+
+from histofast.explain._map import AttentionMap, PatchValues, Scale, attention_map, read_values
+from histofast.explain._score import Score, score
+
+__all__ = [
+    "AttentionMap",
+    "PatchValues",
+    "Scale",
+    "Score",
+    "attention_map",
+    "read_values",
+    "score",
+]

@@ -1,0 +1,192 @@
+"""`histofast train` and `histofast predict`: what they say, write and refuse."""
+
+from __future__ import annotations
+
+import json
+import re
+
+import numpy as np
+import pytest
+
+from toy_bags import D, write_features, write_toy
+
+torch = pytest.importorskip("torch")
+pytest.importorskip("sklearn")
+
+from histofast.mil._run import TrainConfig, open_run
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    """Threads cost more than they bring on bags of ten patches, most of all on a busy machine."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture
+def toy(tmp_path, monkeypatch):
+    """A folder with features/ and labels.csv, and in it."""
+    write_toy(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+TRAIN = ("train", "features", "--labels", "labels.csv", "--out", "runs/a")
+SHORT = ("--folds", 2, "--epochs", 2)
+
+
+def test_train_and_predict(cli, toy):
+    answer = cli(*TRAIN, *SHORT, "--lr", "0.01")
+    assert answer.code == 0
+    assert len(answer.err) == 4
+    assert re.fullmatch(
+        r"fold 1/2, epoch 1/2: loss \d\.\d{3}, validation loss \d\.\d{3}, auroc \d\.\d{3}, \d+\.\d s "
+        r"\(best\)",
+        answer.err[0],
+    )
+    assert answer.err[3].startswith("fold 2/2, epoch 2/2: loss ")
+    lines = answer.out.splitlines()
+    assert lines[0] == (
+        "attention, 2 folds: 24 slides of 24 patients, each predicted by a model that has not seen it"
+    )
+    assert lines[1].split() == ["value", "95", "%", "interval", "folds"]
+    assert [line.split()[0] for line in lines[2:8]] == [
+        "auroc",
+        "auprc",
+        "accuracy",
+        "balanced_accuracy",
+        "ece",
+        "brier",
+    ]
+    assert re.fullmatch(
+        r"auroc +\d\.\d{3} +\d\.\d{3} to \d\.\d{3} +\d\.\d{3} to \d\.\d{3}", lines[2]
+    )
+    assert lines[8:] == ["predictions: runs/a/predictions.csv"]
+
+    again = cli(*TRAIN, *SHORT, "--lr", "0.01", "--json")
+    assert (again.code, again.err) == (0, [])
+    assert json.loads(again.out) == open_run("runs/a").metrics()
+
+    (toy / "new").mkdir()
+    for name in "ab":
+        write_features(toy / "new" / f"{name}.h5", np.ones((3, D), np.float32))
+    answer = cli("predict", "runs/a", "new", "--out", "p.csv", "--attention")
+    assert (answer.code, answer.err, answer.out) == (0, [], "2 slides: p.csv\n")
+    assert (toy / "p.csv").read_text().startswith("slide,prediction,p_no,p_yes\na,")
+    assert sorted(p.name for p in (toy / "p-attention").iterdir()) == ["a.csv", "b.csv"]
+    answer = cli("predict", "runs/a", "features", "-o", "q.csv", "--json")
+    (note,) = answer.err
+    assert note == (
+        "note: 24 of 24 slides took part in the training: fair predictions are in "
+        "runs/a/predictions.csv"
+    )
+    said = json.loads(answer.out)
+    assert list(said[0]) == ["slide", "prediction", "p_no", "p_yes"]
+    assert len(said) == 24
+
+
+def test_options_reach_the_run(cli, toy):
+    answer = cli(
+        *TRAIN, *SHORT, "--model", "gated", "--lr", "0.02", "--weight-decay", "0.1",
+        "--patience", 3, "--metric", "brier", "--accumulate", 4, "--max-patches", 6,
+        "--patch-loss", "0.5", "--no-balance", "--seed", 9, "--device", "cpu", "--no-amp",
+        "--model-option", "hidden=16", "--model-option", "dropout=0.1", "--quiet",
+    )  # fmt: skip
+    assert (answer.code, answer.err) == (0, [])
+    run = open_run("runs/a")
+    assert (run.model, run.metric) == ("gated", "brier")
+    assert run.config == TrainConfig(
+        folds=2,
+        epochs=2,
+        lr=0.02,
+        weight_decay=0.1,
+        patience=3,
+        metric="brier",
+        accumulate=4,
+        max_patches=6,
+        patch_loss=0.5,
+        balance=False,
+        seed=9,
+        device="cpu",
+        amp="off",
+        model_options={"hidden": 16, "dropout": 0.1},
+    )
+
+
+@pytest.mark.parametrize(("task", "metric"), [("regression", "mae"), ("survival", "c_index")])
+def test_other_tasks(cli, tmp_path, monkeypatch, task, metric):
+    write_toy(tmp_path, task=task)
+    monkeypatch.chdir(tmp_path)
+    answer = cli(*TRAIN, *SHORT, "--task", task)
+    assert answer.code == 0
+    assert answer.out.splitlines()[2].startswith(metric)
+
+
+def test_what_is_left_out_is_told(cli, toy):
+    (toy / "features" / "s03.h5").unlink()
+    answer = cli(*TRAIN, *SHORT)
+    assert (answer.code, answer.out) == (2, "")
+    assert len(answer.err) == 1
+    assert "labels without features: 1 (s03)" in answer.err[0]
+    answer = cli(*TRAIN, *SHORT, "--missing", "skip")
+    assert answer.code == 0
+    assert answer.err[0] == "note: left out labels without features: 1 (s03)"
+
+
+def test_interrupted_goes_on(cli, toy, monkeypatch):
+    from histofast.cli import _mil
+
+    def stop(progress):
+        if (progress.fold, progress.epoch) == (1, 1):
+            raise KeyboardInterrupt
+        return ""
+
+    with monkeypatch.context() as patch:
+        patch.setattr(_mil, "_say", stop)
+        answer = cli(*TRAIN, *SHORT)
+    assert (answer.code, answer.err[-1], answer.out) == (130, "histofast: interrupted", "")
+    answer = cli(*TRAIN, *SHORT)
+    assert answer.code == 0
+    assert [line.split(":")[0] for line in answer.err] == ["fold 2/2, epoch 2/2"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "message"),
+    [
+        (TRAIN[:2], 2, "missing option '--labels'"),
+        ((*TRAIN[:3], "none.csv", *TRAIN[4:]), 2, r"no such file: none\.csv \(--labels\)$"),
+        (("train", "none", *TRAIN[2:]), 2, "no such feature file or folder: none$"),
+        ((*TRAIN, "--folds", "two"), 2, "invalid value for '--folds': must be a whole number"),
+        ((*TRAIN, "--folds", 30), 2, "n must be at most the number of patients, 24, got 30$"),
+        ((*TRAIN, "--task", "ranking"), 2, "invalid value for '--task': must be one of"),
+        ((*TRAIN, "--model", "abmil"), 2, "model must be one of attention, .*, got 'abmil'$"),
+        ((*TRAIN, "--model-option", "hidden"), 2, "--model-option must be NAME=VALUE, got 'hidden'"),
+        ((*TRAIN, "--lr", 0), 2, "lr must be above 0, got 0"),
+        ((*TRAIN, "--lr", "1e30", "--quiet"), 1, "loss of fold 0 must be finite, got NaN or inf"),
+        (("predict", "none", "features", "--out", "p.csv"), 2, "no such folder: none$"),
+        (("predict", ".", "features", "--out", "p.csv"), 2, r"no run\.json, as `train` writes it, in "),
+    ],
+)  # fmt: skip
+def test_refusals_are_one_line(cli, toy, arguments, code, message):
+    answer = cli(*arguments)
+    assert (answer.code, answer.out) == (code, "")
+    assert len(answer.err) == 1
+    assert re.match(f"histofast: {message}", answer.err[0])
+
+
+def test_a_run_of_other_arguments(cli, toy):
+    assert cli(*TRAIN, *SHORT).code == 0
+    answer = cli(*TRAIN, *SHORT, "--seed", 1)
+    assert answer.code == 2
+    (line,) = answer.err
+    assert line == (
+        "histofast: runs/a holds a run of other arguments (seed 0, not 1): choose another folder, or "
+        "ask to overwrite it"
+    )
+    assert cli(*TRAIN, *SHORT, "--seed", 1, "--overwrite").code == 0
+    assert cli("predict", "runs/a", "features", "-o", "p.csv").code == 0
+    answer = cli("predict", "runs/a", "features", "-o", "p.csv")
+    assert answer.code == 1
+    assert answer.err[-1].startswith("histofast: p.csv exists")

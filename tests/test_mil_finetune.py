@@ -1,0 +1,298 @@
+"""Fine-tuning on the patches that matter: what trains, what chooses, what comes out."""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import json
+
+import numpy as np
+import pytest
+
+import histofast
+from histofast import encoders
+from histofast.errors import FeatureError, ModelError
+from histofast.slides import write_png
+
+torch = pytest.importorskip("torch")
+pytest.importorskip("sklearn")
+
+from safetensors.torch import save_file
+
+from histofast import mil, networks
+
+QUICK = mil.FineTuneConfig(top_k=3, epochs=2, lr=1e-3, patience=2)
+PX, BAGS, PATCHES = 32, 20, 5
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    """Threads cost more than they bring on pictures of this size."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="module")
+def stage(tmp_path_factory):
+    """Patches, weights, features and a run; in bags of class 1 two of five patches are striped."""
+    folder = tmp_path_factory.mktemp("stage")
+    rng = np.random.default_rng(0)
+    lines, labels = ["file,bag"], ["slide,label"]
+    for b in range(BAGS):
+        for i in range(PATCHES):
+            picture = rng.integers(120, 200, (PX, PX, 3), dtype=np.uint8)
+            if b % 2 and i < 2:
+                picture[::4] //= 3
+            write_png(folder / f"b{b:02}-{i}.png", picture)
+            lines.append(f"b{b:02}-{i}.png,b{b:02}")
+        labels.append(f"b{b:02},{b % 2}")
+    (folder / "patches.csv").write_text("\n".join(lines) + "\n")
+    (folder / "labels.csv").write_text("\n".join(labels) + "\n")
+    network = networks.create("resnet18", layer="layer1", seed=3)
+    save_file(network.state_dict(), folder / "w.safetensors")
+    network = networks.create("resnet18", weights=folder / "w.safetensors", layer="layer1")
+    networks.export(network, folder / "r18.onnx", patch_px=PX)
+    histofast.extract(patches=folder / "patches.csv", out=folder / "f", encoder=folder / "r18.onnx")
+    mil.train(
+        folder / "f",
+        folder / "labels.csv",
+        out=folder / "run",
+        config=mil.TrainConfig(folds=2, epochs=6, lr=3e-3),
+    )
+    return folder
+
+
+def table(path):
+    with path.open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def tune(stage, out, config=QUICK, **options):
+    given = {
+        "weights": stage / "w.safetensors",
+        "patches": stage / "patches.csv",
+        "network": "resnet18",
+        "layer": "layer1",
+    }
+    return mil.finetune(stage / "run", out=out, config=config, **(given | options))
+
+
+@pytest.fixture(scope="module")
+def tuned(stage, tmp_path_factory):
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    said = []
+    found = tune(stage, tmp_path_factory.mktemp("tuned") / "t", on_progress=said.append)
+    torch.set_num_threads(before)
+    return found, said
+
+
+def test_what_comes_out(stage, tuned):
+    found, said = tuned
+    assert {"auroc", "accuracy"} <= set(found.frozen)
+    assert found.gain["auroc"].value == pytest.approx(
+        found.tuned["auroc"].value - found.frozen["auroc"].value
+    )
+    rows = table(found.path / "predictions.csv")
+    assert [row["slide"] for row in rows] == sorted(row["slide"] for row in rows[:10]) + sorted(
+        row["slide"] for row in rows[10:]
+    )
+    assert len({row["slide"] for row in rows}) == BAGS
+    run = mil.open_run(stage / "run")
+    predicted = run.predictions()
+    for row in rows:
+        assert float(row["frozen_p_1"]) == pytest.approx(predicted[row["slide"]][1], abs=1e-6)
+    with encoders.load(found.encoder, device="cpu") as encoder:
+        assert (encoder.spec.name, encoder.spec.d) == ("resnet18-layer1-tuned", 64)
+        assert encoder.spec.patch_px == PX
+        own = networks.create("resnet18", weights=found.weights, layer="layer1")
+        pixels = encoders.stained_noise(8, PX)
+        with torch.inference_mode():
+            wanted = networks.PixelsIn(own)(torch.from_numpy(pixels)).numpy()
+        np.testing.assert_allclose(encoder.encode(pixels), wanted, rtol=1e-3, atol=1e-4)
+    epochs = [p.finished for p in said if p.finished is not None]
+    assert [e.epoch for e in epochs[:3]] == [0, 1, 2]
+    assert np.isnan(epochs[0].loss)  # the frozen encoder: nothing was trained yet
+    assert epochs[2].loss < epochs[1].loss
+    steps = [p for p in said if p.finished is None]
+    assert all(p.remaining_s >= 0 for p in steps)
+    assert any("fold" in note and "has seen all but" in note for note in found.notes)
+    assert not any("fewer than" in note for note in found.notes)
+
+
+def test_weights_move_and_statistics_of_batchnorms_do_not(stage, tuned):
+    before = networks.create("resnet18", weights=stage / "w.safetensors", layer="layer1")
+    after = networks.create("resnet18", weights=tuned[0].weights, layer="layer1")
+    for name, tensor in before.state_dict().items():
+        same = torch.equal(tensor, after.state_dict()[name])
+        if "running" in name or "num_batches" in name:
+            assert same, name
+    log = table(tuned[0].path / f"fold-{tuned[0].fold}" / "log.csv")
+    if any(row["is_best"] == "1" and row["epoch"] != "0" for row in log):
+        assert not torch.equal(before.conv1.weight, after.conv1.weight), (
+            "an epoch was better, yet nothing moved"
+        )
+
+
+def test_only_named_stages_train(stage, tmp_path):
+    config = dataclasses.replace(QUICK, unfreeze=("layer1",), folds=(0,), epochs=1)
+    found = tune(stage, tmp_path / "t", config)
+    before = networks.create("resnet18", weights=stage / "w.safetensors", layer="layer1")
+    after = networks.create("resnet18", weights=found.weights, layer="layer1")
+    torch.testing.assert_close(before.conv1.weight, after.conv1.weight, rtol=0, atol=0)
+    assert set(found.path.glob("fold-*")) == {found.path / "fold-0"}
+
+
+def test_test_slides_choose_nothing(stage, tmp_path, monkeypatch):
+    """Patches are ranked, trained on and validated with slides that the fold does not test."""
+    from histofast.mil import _finetune
+
+    run = mil.open_run(stage / "run")
+    seen = []
+    plain = _finetune._Job._pixels
+
+    def pixels(self, reader, row, patches):
+        seen.append((row, len(patches)))
+        return plain(self, reader, row, patches)
+
+    monkeypatch.setattr(_finetune._Job, "_pixels", pixels)
+    tune(stage, tmp_path / "t", dataclasses.replace(QUICK, folds=(1,)))
+    test = set(run.folds[1].test.tolist())
+    looked_at = [(row, n) for row, n in seen if row in test]
+    first = next(i for i, (row, n) in enumerate(seen) if row in test and n == PATCHES)
+    # Apart from the check of the network, on slide 0, the last thing that is looked at.
+    assert {row for row, _ in seen[first:]} == test
+    assert len([1 for row, _ in looked_at if row]) == len(test - {0})
+
+
+def test_bounded_memory_changes_nothing(stage, tmp_path):
+    config = dataclasses.replace(QUICK, folds=(0,), epochs=1)
+    wide = tune(stage, tmp_path / "wide", config)
+    narrow = tune(stage, tmp_path / "narrow", dataclasses.replace(config, memory_gb=1e-6))
+    for one, other in zip(
+        *(
+            json.loads((f.path / "fold-0" / "finetune.json").read_text())["values"]
+            for f in (wide, narrow)
+        ),
+        strict=True,
+    ):
+        np.testing.assert_allclose(one, other, atol=1e-3)
+
+
+def test_choosing_patches_again(stage, tmp_path):
+    config = dataclasses.replace(QUICK, folds=(0,), reselect=1, patch_loss=0.5)
+    assert tune(stage, tmp_path / "t", config).tuned["auroc"].value >= 0
+
+
+def test_folds_that_are_done_are_kept(stage, tmp_path):
+    class Stop(Exception):
+        pass
+
+    def stop(progress):
+        if progress.fold == 1:
+            raise Stop
+
+    with pytest.raises(Stop):
+        tune(stage, tmp_path / "t", on_progress=stop)
+    record = tmp_path / "t" / "fold-0" / "finetune.json"
+    written = record.stat().st_mtime_ns
+    found = tune(stage, tmp_path / "t")
+    assert record.stat().st_mtime_ns == written
+    whole = tune(stage, tmp_path / "whole")
+    assert found.tuned == whole.tuned
+    with pytest.raises(ValueError, match="was tuned with another config: choose another folder"):
+        tune(stage, tmp_path / "t", dataclasses.replace(QUICK, lr=1e-4))
+    assert tune(stage, tmp_path / "t", dataclasses.replace(QUICK, lr=1e-4), overwrite=True)
+
+
+def test_the_encoder_file_is_enough(stage, tmp_path):
+    config = dataclasses.replace(QUICK, folds=(0,), epochs=1)
+    own = {"weights": None, "network": None, "layer": None, "encoder": stage / "r18.onnx"}
+    by_file, by_weights = (
+        tune(stage, tmp_path / name, config, **options)
+        for name, options in (("file", own), ("weights", {}))
+    )
+    one, other = (
+        json.loads((f.path / "fold-0" / "finetune.json").read_text())["values"]
+        for f in (by_file, by_weights)
+    )
+    # The same function, with its BatchNorms written in another way.
+    np.testing.assert_allclose(one, other, atol=0.2)
+    assert networks.PixelsIn(by_file.frozen_network).network.layer == "layer1"
+
+
+def test_small_bags_are_told(stage, tmp_path):
+    config = dataclasses.replace(QUICK, folds=(0,), epochs=1, top_k=64)
+    found = tune(stage, tmp_path / "t", config)
+    assert f"{BAGS} of {BAGS} slides have fewer than 64 patches: all are taken" in found.notes
+
+
+@pytest.mark.parametrize(
+    ("change", "error", "message"),
+    [
+        ({"layer": "conv1"}, ModelError, "must give the features of the run's encoder|got others"),
+        ({"layer": "layer2"}, ModelError, "lacks 25 tensors of resnet18"),
+        (
+            {"network": None, "layer": None, "weights": None},
+            ValueError,
+            "encoder must be named: the run's, r18, is not one that histofast comes with",
+        ),
+        ({"network": None, "layer": None}, ValueError, "network must be named that w.safetensors"),
+        ({"weights": None}, ValueError, "network and layer belong to weights"),
+        ({"encoder": "x.onnx"}, ValueError, "encoder and weights must not both be given"),
+        (
+            {"config": dataclasses.replace(QUICK, folds=(2,))},
+            ValueError,
+            r"folds must be in 0\.\.1",
+        ),
+        (
+            {"config": dataclasses.replace(QUICK, unfreeze=("layr1",))},
+            ValueError,
+            "unfreeze must be of conv1, bn1, relu, maxpool, layer1, or all, got 'layr1'",
+        ),
+        (
+            {"config": dataclasses.replace(QUICK, most_hours=1e-9)},
+            ValueError,
+            r"would take about 0\.0 days .* more than 1e-09 hours: take fewer folds",
+        ),
+    ],
+)
+def test_bad_arguments(stage, tmp_path, change, error, message):
+    with pytest.raises(error, match=message):
+        tune(stage, tmp_path / "t", **change)
+
+
+def test_weights_of_another_network(stage, tmp_path):
+    other = networks.create("resnet18", layer="layer1", seed=9)
+    save_file(other.state_dict(), tmp_path / "other.safetensors")
+    with pytest.raises(ModelError, match=r"got others by \d+% of their norm: other weights"):
+        tune(stage, tmp_path / "t", weights=tmp_path / "other.safetensors")
+
+
+def test_missing_slides_and_features(stage, tmp_path):
+    lines = (stage / "patches.csv").read_text().splitlines()
+    few = stage / "few.csv"
+    few.write_text("\n".join(lines[:-PATCHES]) + "\n")
+    with pytest.raises(FeatureError, match=r"slides must be all 20 of the run, got none of 1: b19"):
+        tune(stage, tmp_path / "t", patches=few)
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(FileNotFoundError):
+        tune(stage, tmp_path / "t", features=tmp_path / "empty")
+    with pytest.raises(FileNotFoundError, match="no such folder"):
+        mil.finetune(tmp_path / "none", weights=stage / "w.safetensors", out=tmp_path, patches=few)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"top_k": 0}, "top_k must be at least 1, got 0"),
+        ({"lr": 0}, "lr must be above 0, got 0"),
+        ({"memory_gb": -1}, "memory_gb must be above 0, got -1"),
+        ({"unfreeze": ()}, "unfreeze must name stages, or all, got nothing"),
+    ],
+)
+def test_bad_configs(change, message):
+    with pytest.raises(ValueError, match=message):
+        mil.FineTuneConfig(**change)
