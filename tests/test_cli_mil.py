@@ -63,7 +63,7 @@ def test_train_and_predict(cli, toy):
     assert re.fullmatch(
         r"auroc +\d\.\d{3} +\d\.\d{3} to \d\.\d{3} +\d\.\d{3} to \d\.\d{3}", lines[2]
     )
-    assert lines[8:] == ["predictions: runs/a/predictions.csv"]
+    assert lines[8:] == ["predictions: runs/a/predictions.csv, curves: runs/a/curves.png"]
 
     again = cli(*TRAIN, *SHORT, "--lr", "0.01", "--json")
     assert (again.code, again.err) == (0, [])

@@ -10,7 +10,9 @@ import pytest
 
 from histofast.cli import _run
 from histofast.errors import FeatureError, ModelError
+from histofast.features import read_features
 from histofast.slides import write_png
+from small_slides import write_slide
 
 torch = pytest.importorskip("torch")
 pytest.importorskip("sklearn")
@@ -245,3 +247,52 @@ def test_the_chosen_cut_alone_serves_the_studys_models(stage, truncated, tmp_pat
         for name in ("p.csv", "q.csv")
     )
     np.testing.assert_allclose(one, other, atol=1e-3)
+
+
+def test_labels_are_looked_at_before_the_work(stage, tmp_path):
+    few = tmp_path / "few.csv"
+    few.write_text("slide,label\nb00,no\nb01,yes\nnobody,yes\n")
+    given = {"patches": stage / "patches.csv", "labels": few, "out": tmp_path / "s"}
+    with pytest.raises(
+        ValueError, match=r"labels without features: 1 \(nobody\); features without labels: 18"
+    ):
+        studies.truncation({"resnet18": stage / "w.safetensors"}, **given)
+    with pytest.raises(ValueError, match="n must be at most the number of patients, 2, got 5"):
+        studies.compare_networks(["densenet121-t2", "densenet121-t2-int8"], missing="skip", **given)
+    assert not (tmp_path / "s").exists()
+
+
+def test_the_loop_on_slides(tmp_path, capsys):
+    """Slides to features to a model to a map to a tuned encoder to features."""
+    (tmp_path / "slides").mkdir()
+    lines = ["slide,label"]
+    for i in range(8):
+        write_slide(tmp_path / "slides" / f"s{i}.tif", seed=i, size=(512 + 128 * (i % 2), 512))
+        lines.append(f"s{i},{'large' if i % 2 else 'small'}")
+    (tmp_path / "labels.csv").write_text("\n".join(lines) + "\n")
+    network = networks.create("resnet18", layer="layer1", seed=3)
+    networks.export(network, tmp_path / "r18.onnx", patch_px=PX, mpp=2.0)
+
+    def run(*arguments):
+        assert _run([str(a) for a in arguments]) == 0
+        return capsys.readouterr().out
+
+    slides, encoder = tmp_path / "slides", tmp_path / "r18.onnx"
+    features, out = tmp_path / "f", tmp_path / "run"
+    run("extract", slides, "--encoder", encoder, "--out", features, "--quiet")
+    run("train", features, "--labels", tmp_path / "labels.csv", "--out", out, *QUICK)
+    found = next(features.rglob("s1.h5"))
+    heat = ["heatmap", out, slides / "s1.tif", "--features", found, "--out", tmp_path / "heat"]
+    run(*heat)
+    with (tmp_path / "heat" / "attention.csv").open(newline="") as file:
+        shares = [float(row["value"]) for row in csv.DictReader(file)]
+    assert sum(shares) == pytest.approx(1, abs=1e-3)
+    tuned = ["--top-k", 3, "--epochs", 1, "--folds", 0, "--no-similarity", "--quiet"]
+    made = ["finetune", out, "--slides", slides, "--encoder", encoder, "--out", tmp_path / "t"]
+    assert "gain, 95 % interval" in run(*made, *tuned)
+    again = ["--encoder", tmp_path / "t" / "encoder.onnx", "--out", tmp_path / "f2", "--quiet"]
+    run("extract", slides, *again)
+    old, new = (sorted(folder.rglob("*.h5")) for folder in (features, tmp_path / "f2"))
+    assert [path.name for path in old] == [path.name for path in new]
+    for one, other in zip(old, new, strict=True):
+        np.testing.assert_array_equal(read_features(one).coords, read_features(other).coords)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import math
 import sys
@@ -18,7 +19,7 @@ from histofast.cli._progress import count
 if TYPE_CHECKING:
     from rich.progress import Progress as Bars
 
-    from histofast.mil import TrainProgress
+    from histofast.mil import Run, TrainProgress
     from histofast.mil._bags import Task
 
 Features = Annotated[
@@ -209,6 +210,7 @@ def train(
             mlflow=mlflow,
             on_progress=on_progress,
         )
+    _draw_curves(run)
     found = run.metrics()
     if as_json:
         typer.echo(json.dumps(found, indent=1))
@@ -219,7 +221,7 @@ def train(
     )
     for line in _table(found):
         typer.echo(line)
-    typer.echo(f"predictions: {run.path / 'predictions.csv'}")
+    typer.echo(f"predictions: {run.path / 'predictions.csv'}, curves: {run.path / 'curves.png'}")
 
 
 def predict(
@@ -265,6 +267,25 @@ def predict(
         typer.echo(json.dumps([dict(zip(header, row, strict=True)) for row in rows], indent=1))
         return
     typer.echo(f"{count(len(found.names), 'slide')}: {out}")
+
+
+def _draw_curves(run: Run) -> None:
+    """Draw what each fold's log.csv holds."""
+    from histofast.mil._run import LOWER_IS_BETTER
+    from histofast.report import plot_curves
+
+    logs = []
+    for fold in range(len(run.folds)):
+        with (run.path / f"fold-{fold}" / "log.csv").open(newline="", encoding="utf-8") as file:
+            logs.append(list(csv.DictReader(file)))
+    plot_curves(
+        logs,
+        run.path / "curves.png",
+        metric=f"validation_{run.metric}",
+        losses=("loss", "validation_loss"),
+        higher_is_better=run.metric not in LOWER_IS_BETTER,
+        title=f"{run.model}, {count(len(run.folds), 'fold')}",
+    )
 
 
 def _model_options(texts: Sequence[str]) -> dict[str, Any]:

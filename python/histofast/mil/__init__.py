@@ -13,7 +13,7 @@ except ModuleNotFoundError:
         name="torch",
     ) from None
 
-from histofast.mil._bags import Bags, open_bags
+from histofast.mil._bags import Bags, open_bags, open_labels
 from histofast.mil._baseline import mean_pooling
 from histofast.mil._finetune import FineTuneConfig, FineTuned, FineTuneProgress, finetune
 from histofast.mil._folds import Fold, folds
@@ -51,6 +51,7 @@ __all__ = [
     "metrics",
     "names",
     "open_bags",
+    "open_labels",
     "open_run",
     "predict",
     "top_rows",

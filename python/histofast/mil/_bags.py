@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path, PurePath
@@ -174,18 +174,75 @@ def open_bags(
             unusable cell, one class or no event only; slides that do not match (see `missing`); two
             files of one slide.
     """
+    _check_choices(task, missing)
+    files = _list_files(features)
+    if labels is None:
+        return _bags(files, rows={}, task=task, targets=np.zeros(0), classes=(), notes=[])
+    rows, targets, classes, notes = _labelled(
+        Path(labels), {file.stem for file in files}, task, missing, label_column
+    )
+    return _bags(
+        [file for file in files if file.stem in rows],
+        rows=rows,
+        task=task,
+        targets=targets,
+        classes=classes,
+        notes=notes,
+    )
+
+
+def open_labels(
+    labels: str | Path,
+    names: Iterable[str],
+    *,
+    task: Task = "classification",
+    missing: Missing = "error",
+    label_column: str = "label",
+) -> Bags:
+    """Return what `open_bags` will make of a table once these slides have features.
+
+    Bags without files, to find out before hours of work whether labels, slides and folds agree.
+
+    Args:
+        labels: the table.
+        names: of the slides.
+        task, missing, label_column: see `open_bags`.
+
+    Raises:
+        FileNotFoundError, ValueError: as `open_bags`, what concerns the table.
+    """
+    _check_choices(task, missing)
+    rows, targets, classes, notes = _labelled(Path(labels), set(names), task, missing, label_column)
+    return Bags(
+        names=tuple(rows),
+        paths=tuple(Path(f"{name}.h5") for name in rows),  # to be made
+        sizes=np.zeros(len(rows), np.int64),
+        task=task,
+        targets=targets,
+        classes=classes,
+        patients=tuple(row.patient for row in rows.values()),
+        splits=tuple(row.split for row in rows.values()),
+        d=0,
+        encoder={},
+        notes=tuple(notes),
+    )
+
+
+def _check_choices(task: str, missing: str) -> None:
     for option, value, wanted in (
         ("task", task, get_args(Task)),
         ("missing", missing, get_args(Missing)),
     ):
         if value not in wanted:
             raise ValueError(f"{option} must be one of {', '.join(wanted)}, got {value!r}")
-    files = _list_files(features)
-    if labels is None:
-        return _bags(files, rows={}, task=task, targets=np.zeros(0), classes=(), notes=[])
-    path = Path(labels)
+
+
+def _labelled(
+    path: Path, stems: set[str], task: Task, missing: Missing, label_column: str
+) -> tuple[dict[str, _Row], NDArray[Any], tuple[str, ...], list[str]]:
+    """Return the rows of the slides, by their names, with targets, classes and what was left out."""
     columns = ("time", "event") if task == "survival" else (label_column,)
-    rows, notes = _match(path, _read_labels(path, columns), files, missing)
+    rows, notes = _match(path, _read_labels(path, columns), stems, missing)
     _refuse_cells(path, columns, rows)
     targets: NDArray[Any]
     classes: tuple[str, ...] = ()
@@ -196,14 +253,7 @@ def open_bags(
         targets = _numbers(path, columns[0], rows, 0)
     else:
         targets = _times(path, rows)
-    return _bags(
-        [file for file in files if file.stem in rows],
-        rows=rows,
-        task=task,
-        targets=targets,
-        classes=classes,
-        notes=notes,
-    )
+    return rows, targets, classes, notes
 
 
 # --- Feature files -----------------------------------------------------------------------------
@@ -395,10 +445,9 @@ def _read_labels(path: Path, columns: Sequence[str]) -> list[_Row]:
 
 
 def _match(
-    path: Path, rows: Sequence[_Row], files: Sequence[Path], missing: Missing
+    path: Path, rows: Sequence[_Row], stems: set[str], missing: Missing
 ) -> tuple[dict[str, _Row], list[str]]:
     """Return the rows that have features by the name of the slide, sorted, and what was skipped."""
-    stems = {file.stem for file in files}
     keys = [_key(row.name, stems) for row in rows]
     twice = [key for key, count in Counter(keys).items() if count > 1]
     if twice:

@@ -31,7 +31,7 @@ def _tensorboard(out: Path) -> Logger:
         from torch.utils.tensorboard import SummaryWriter
     except ImportError:
         raise ModuleNotFoundError(
-            "tensorboard=True needs tensorboard, which is not installed: pip install tensorboard",
+            "tensorboard=True needs tensorboard, which is not installed: pip install 'histofast[tensorboard]'",
             name="tensorboard",
         ) from None
 
@@ -56,7 +56,8 @@ def _mlflow(out: Path) -> Logger:
         library = importlib.import_module("mlflow")
     except ImportError:
         raise ModuleNotFoundError(
-            "mlflow=True needs mlflow, which is not installed: pip install mlflow", name="mlflow"
+            "mlflow=True needs mlflow, which is not installed: pip install 'histofast[mlflow]'",
+            name="mlflow",
         ) from None
     uri = os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{out.resolve() / 'mlflow.db'}"
 

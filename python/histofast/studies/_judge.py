@@ -13,16 +13,20 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from histofast.errors import HistofastError
 from histofast.mil import (
     Bags,
     Metric,
     TrainConfig,
     differences,
+    folds,
     mean_pooling,
     metrics,
     open_bags,
+    open_labels,
     train,
 )
+from histofast.pipeline import extract, list_bags, list_jobs
 from histofast.report import Difference, StudyRow
 
 METRIC_OF = {"classification": "auroc", "regression": "spearman", "survival": "c_index"}
@@ -57,6 +61,64 @@ class Candidate:
     features: Path
     encoder: Path | None
     key: str
+
+
+def check_labels(
+    slides: Any,
+    patches: str | Path | None,
+    *,
+    labels: str | Path,
+    task: str,
+    missing: str,
+    config: TrainConfig,
+) -> None:
+    """Find out before the work whether labels, slides and folds agree.
+
+    Raises:
+        ValueError, FileNotFoundError: as `open_bags` and `folds`, and what is wrong with the slides.
+    """
+    if (slides is None) == (patches is None):
+        raise ValueError("either slides or patches must be given")
+    if patches is not None:
+        jobs = list_bags(patches)
+    else:
+        jobs = list_jobs([slides] if isinstance(slides, str | Path) else list(slides))
+    options: dict[str, Any] = {"task": task, "missing": missing}
+    known = open_labels(labels, [job.name for job in jobs], **options)
+    folds(known, n=config.folds, seed=config.seed)
+
+
+def compute_features(
+    encoders: Sequence[str | Path],
+    *,
+    slides: Any,
+    patches: str | Path | None,
+    out: Path,
+    patch_px: int | None,
+    mpp: float | None,
+    min_tissue: float,
+) -> None:
+    """Run `extract`, in which no slide may fail.
+
+    Raises:
+        HistofastError: a slide failed; what `extract` raises.
+    """
+    found = extract(
+        slides,
+        patches=patches,
+        out=out,
+        encoder=list(encoders),
+        patch_px=patch_px,
+        mpp=mpp,
+        min_tissue=min_tissue,
+        allow_upsampling=patches is not None,
+    )
+    failed = [slide for slide in found.slides if slide.status == "failed"]
+    if failed:
+        raise HistofastError(
+            f"{len(failed)} of {len(found.slides)} slides failed, the first, {failed[0].name}: "
+            f"{failed[0].error}"
+        )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -111,7 +173,7 @@ def judge(
     pooled: dict[str, Judged] = {}
     first: Bags | None = None
     tested = np.zeros(0, np.int64)
-    folds = 0
+    n_folds = 0
     for i, candidate in enumerate(candidates):
         if on_progress is not None:
             on_progress(
@@ -129,7 +191,7 @@ def judge(
                 f"{candidates[0].row.name}, got {len(bags)} and {len(first)}"
             )
         run = train(bags, out=out / candidate.key, model=model, config=config)
-        folds = len(run.folds)
+        n_folds = len(run.folds)
         predicted = run.predictions()
         tested = np.array([k for k, name in enumerate(bags.names) if name in predicted], np.int64)
         outputs = np.stack([predicted[bags.names[k]] for k in tested])
@@ -146,7 +208,7 @@ def judge(
         judged=tuple(judged),
         pooled=pooled,
         metric=metric,
-        folds=folds,
+        folds=n_folds,
         tested=tested,
     )
 

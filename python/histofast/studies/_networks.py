@@ -10,9 +10,7 @@ from typing import Literal
 
 from histofast.comparison import compare_features
 from histofast.encoders import find, read_spec
-from histofast.errors import HistofastError
 from histofast.mil import TrainConfig
-from histofast.pipeline import extract
 from histofast.report import Study, StudyRow
 from histofast.studies._judge import (
     CHANCE_OF,
@@ -21,6 +19,8 @@ from histofast.studies._judge import (
     OnProgress,
     StudyProgress,
     against_best,
+    check_labels,
+    compute_features,
     judge,
 )
 from histofast.studies._truncation import (
@@ -72,35 +72,27 @@ def compare_networks(
     """
     if len(encoders) < 2:
         raise ValueError(f"encoders must be at least 2, got {len(encoders)}")
-    if (slides is None) == (patches is None):
-        raise ValueError("either slides or patches must be given")
     specs = [read_spec(find(encoder)) for encoder in encoders]
     names = [spec.name for spec in specs]
     for name in names:
         if names.count(name) > 1:
             raise ValueError(f"encoders must have different names, got {name!r} twice")
     config = config or TrainConfig()
+    check_labels(slides, patches, labels=labels, task=task, missing=missing, config=config)
     out = Path(out)
     out.mkdir(parents=True, exist_ok=True)
     tell = on_progress or (lambda progress: None)
     tell(StudyProgress(doing="computing features of all encoders", done=0, total=1))
     px, um = patch_px or specs[0].patch_px, mpp or specs[0].mpp
-    found = extract(
-        slides,
+    compute_features(
+        encoders,
+        slides=slides,
         patches=patches,
         out=out / "features",
-        encoder=list(encoders),
         patch_px=px,
         mpp=um if slides is not None else mpp,
         min_tissue=min_tissue,
-        allow_upsampling=patches is not None,
     )
-    failed = [slide for slide in found.slides if slide.status == "failed"]
-    if failed:
-        raise HistofastError(
-            f"{len(failed)} of {len(found.slides)} slides failed, the first, {failed[0].name}: "
-            f"{failed[0].error}"
-        )
     candidates = []
     for spec in specs:
         wants = f"made for {spec.patch_px} px at {spec.mpp:g} um/px"

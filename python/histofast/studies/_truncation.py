@@ -15,7 +15,6 @@ from histofast.encoders import read_specs
 from histofast.errors import HistofastError, ModelError
 from histofast.mil import TrainConfig
 from histofast.networks import Network, create, export, export_cuts, layers
-from histofast.pipeline import extract
 from histofast.report import Study, StudyRow
 from histofast.studies._judge import (
     CHANCE_OF,
@@ -26,6 +25,8 @@ from histofast.studies._judge import (
     StudyProgress,
     Verdict,
     against_best,
+    check_labels,
+    compute_features,
     judge,
 )
 
@@ -98,9 +99,8 @@ def truncation(
     """
     if not networks:
         raise ValueError("networks must name at least one network with its weights, got none")
-    if (slides is None) == (patches is None):
-        raise ValueError("either slides or patches must be given")
     config = config or TrainConfig()
+    check_labels(slides, patches, labels=labels, task=task, missing=missing, config=config)
     out = Path(out)
     (out / "encoders").mkdir(parents=True, exist_ok=True)
     tell = on_progress or (lambda progress: None)
@@ -115,22 +115,15 @@ def truncation(
         encoders += prepared.files
         candidates += prepared.candidates
     tell(StudyProgress(doing="computing features of all cuts", done=0, total=1))
-    found = extract(
-        slides,
+    compute_features(
+        encoders,
+        slides=slides,
         patches=patches,
         out=out / "features",
-        encoder=encoders,
         patch_px=patch_px,
         mpp=mpp,
         min_tissue=min_tissue,
-        allow_upsampling=patches is not None,
     )
-    failed = [slide for slide in found.slides if slide.status == "failed"]
-    if failed:
-        raise HistofastError(
-            f"{len(failed)} of {len(found.slides)} slides failed, the first, {failed[0].name}: "
-            f"{failed[0].error}"
-        )
     candidates = [replace(c, features=folder_of(out / "features", c.key)) for c in candidates]
     if measure_speed:
         tell(StudyProgress(doing="timing encoders", done=0, total=1))
