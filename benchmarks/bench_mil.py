@@ -25,7 +25,7 @@ from histofast.mil._end_to_end import backward
 
 BAGS = int(os.environ.get("HISTOFAST_BENCH_BAGS", "500"))
 N, D = 5000, 512
-ROUNDS = 3
+ROUNDS = 2
 
 
 @pytest.fixture(scope="module")
