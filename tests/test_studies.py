@@ -158,6 +158,9 @@ def test_bad_studies(stage, tmp_path):
     given = {"labels": stage / "labels.csv", "out": tmp_path / "s"}
     with pytest.raises(ValueError, match="networks must name at least one network"):
         studies.truncation({}, patches=stage / "patches.csv", **given)
+    with pytest.raises(ModelError, match="got 'resnet8': did you mean resnet18"):
+        studies.truncation({"resnet8": "w"}, patches=stage / "patches.csv", **given)
+    assert not (tmp_path / "s").exists()
     with pytest.raises(ValueError, match="either slides or patches must be given"):
         studies.truncation({"resnet18": "w"}, **given)
     with pytest.raises(ModelError, match=r"cuts of resnet18 must be of .* got 'layr1'"):

@@ -100,6 +100,8 @@ def truncation(
     if not networks:
         raise ValueError("networks must name at least one network with its weights, got none")
     config = config or TrainConfig()
+    for name in networks:
+        layers(name)  # refuses a typing mistake before anything is written
     check_labels(slides, patches, labels=labels, task=task, missing=missing, config=config)
     out = Path(out)
     (out / "encoders").mkdir(parents=True, exist_ok=True)
