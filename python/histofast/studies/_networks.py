@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
@@ -137,7 +136,7 @@ def compare_networks(
     chosen = next((row for row in rows if row.chosen), None)
     commands = [] if command is None else [("Repeat the study", command)]
     if chosen is not None:
-        path = next(str(s.path) for s in specs if s.name == chosen.name)
+        path = str(encoders[names.index(chosen.name)])
         commands.append(
             (
                 "Encode slides with the chosen encoder",
@@ -162,4 +161,4 @@ def compare_networks(
         remarks=tuple(verdict.bags.notes),
     )
     save(study, out, links={"How alike the features are": "similarity/index.html"})
-    return StudyResult(study=replace(study), path=out)
+    return StudyResult(study=study, path=out)

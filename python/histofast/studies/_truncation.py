@@ -313,7 +313,7 @@ def pooled_baselines(verdict: Verdict) -> list[Judged]:
     row = replace(
         best.row,
         name="mean pooling and logistic regression",
-        notes=f"the best of all cuts: {best.row.network} {best.row.layer}",
+        notes=f"where it does best: on {best.row.name.removeprefix('mean pooling, ')}",
     )
     return [replace(best, row=row)]
 
