@@ -710,3 +710,14 @@ class TestLock:
         (tmp_path / "file").touch()
         with pytest.raises(FeatureError, match="cannot write"):
             SlideLock(tmp_path / "file" / "a.h5").acquire()
+
+
+def test_a_temporary_file_that_nobody_holds_is_removed(tmp_path):
+    made = module._Temporary(tmp_path / "a.h5")
+    assert [path.name for path in tmp_path.iterdir()] == [made.path.name]
+    del made
+    assert list(tmp_path.iterdir()) == []
+    kept = module._Temporary(tmp_path / "b.h5")
+    kept.keep()
+    del kept
+    assert [path.name for path in tmp_path.iterdir()] == ["b.h5"]

@@ -756,7 +756,7 @@ class TestLogs:
         monkeypatch.setitem(sys.modules, module, None)
         with pytest.raises(
             ModuleNotFoundError,
-            match=f"^{name}=True needs {name}, which is not installed: pip install {name}$",
+            match=f"^{name}=True needs {name}, which is not installed: pip install 'histofast\\[{name}\\]'$",
         ):
             train(*toy, out=tmp_path / "run", config=SHORT, **{name: True})
         assert not (tmp_path / "run").exists()

@@ -195,11 +195,14 @@ class _Temporary:
 
     def __init__(self, final: Path) -> None:
         self.final = final
+        self.path = final
+        self._is_ours = False
         final.parent.mkdir(parents=True, exist_ok=True)
         while True:
             name = f".{final.name}.{os.getpid()}.{secrets.token_hex(4)}.tmp"
             self.path = final.with_name(name)
             self.raw = open(self.path, "x+b", buffering=0)  # noqa: PTH123, SIM115
+            self._is_ours = True
             # A sweeper may have come between creation and lock; it would have left no name.
             if _try_lock(self.raw.fileno()) and os.fstat(self.raw.fileno()).st_nlink > 0:
                 return
@@ -232,6 +235,7 @@ class _Temporary:
         if sys.platform == "win32":
             self.raw.close()
         self.path.replace(self.final)
+        self._is_ours = False
         self.raw.close()
         if sys.platform != "win32":
             folder = os.open(self.final.parent, os.O_RDONLY)
@@ -244,6 +248,13 @@ class _Temporary:
         """Remove the file."""
         self.raw.close()
         self.path.unlink(missing_ok=True)
+        self._is_ours = False
+
+    def __del__(self) -> None:
+        # A signal may come between its making and the moment that somebody is there to remove it.
+        if self._is_ours:
+            with suppress(OSError):
+                self.discard()
 
 
 class _FollowingHash:
