@@ -153,9 +153,9 @@ def test_test_slides_choose_nothing(stage, tmp_path, monkeypatch):
     seen = []
     plain = _finetune._Job._pixels
 
-    def pixels(self, reader, row, patches):
+    def pixels(self, row, patches):
         seen.append((row, len(patches)))
-        return plain(self, reader, row, patches)
+        return plain(self, row, patches)
 
     monkeypatch.setattr(_finetune._Job, "_pixels", pixels)
     tune(stage, tmp_path / "t", dataclasses.replace(QUICK, folds=(1,)))
@@ -205,6 +205,28 @@ def test_folds_that_are_done_are_kept(stage, tmp_path):
     with pytest.raises(ValueError, match="was tuned with another config: choose another folder"):
         tune(stage, tmp_path / "t", dataclasses.replace(QUICK, lr=1e-4))
     assert tune(stage, tmp_path / "t", dataclasses.replace(QUICK, lr=1e-4), overwrite=True)
+
+
+def test_generators_of_the_caller_are_left_as_they_were(stage, tmp_path):
+    torch.manual_seed(7)
+    before = torch.get_rng_state()
+    tune(stage, tmp_path / "t", dataclasses.replace(QUICK, folds=(0,), epochs=1))
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_each_file_is_opened_once(stage, tmp_path, monkeypatch):
+    from histofast.mil import _finetune
+
+    opened = []
+    plain = _finetune.read_features
+
+    def read_features(path, **options):
+        opened.append(path.name)
+        return plain(path, **options)
+
+    monkeypatch.setattr(_finetune, "read_features", read_features)
+    tune(stage, tmp_path / "t", dataclasses.replace(QUICK, folds=(0,)))
+    assert sorted(opened) == [f"b{i:02}.h5" for i in range(BAGS)]
 
 
 def test_the_encoder_file_is_enough(stage, tmp_path):

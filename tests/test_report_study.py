@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import base64
 import csv
 import io
 import json
 import math
 import re
 from dataclasses import replace
-from html.parser import HTMLParser
 from itertools import pairwise
 
 import numpy as np
@@ -18,6 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from histofast import _core
+from page_reader import PageReader, decoded
 
 pytest.importorskip("matplotlib")
 report = pytest.importorskip("histofast.report")
@@ -312,61 +311,10 @@ def test_words_are_words(study):
 # --- Page --------------------------------------------------------------------------------------
 
 
-class Reader(HTMLParser):
-    """Tags that are left open, references, tooltips, cells and what can be selected."""
-
-    def __init__(self, page: str) -> None:
-        super().__init__()
-        self.open: list[str] = []
-        self.links: dict[str, str] = {}
-        self.references: list[str] = []
-        self.titles: list[str] = []
-        self.cells: list[str] = []
-        self.code: list[str] = []
-        self.ids: list[str] = []
-        self.feed(page)
-
-    def handle_starttag(self, tag, attrs):
-        given = dict(attrs)
-        if tag not in {"meta", "br", "img"}:
-            self.open.append(tag)
-        if tag == "a" and "download" in given:
-            self.links[given["download"]] = given["href"]
-        self.references += [given[k] for k in ("src", "href", "xlink:href") if k in given]
-        self.ids += [given["id"]] if "id" in given else []
-        assert tag not in {"script", "link", "iframe", "object"}
-        assert not any(name.startswith("on") for name in given)
-        if tag == "svg":
-            assert given.get("aria-label") or given.get("aria-hidden") == "true"
-        if tag == "img":
-            assert given["alt"]
-
-    def handle_startendtag(self, tag, attrs):
-        self.handle_starttag(tag, attrs)
-        if tag not in {"meta", "br", "img"}:
-            self.open.pop()
-
-    def handle_endtag(self, tag):
-        assert self.open.pop() == tag
-
-    def handle_data(self, data):
-        where = self.open[-1] if self.open else ""
-        if where == "title":
-            self.titles.append(data)
-        elif where == "td":
-            self.cells.append(data)
-        elif where == "code":
-            self.code.append(data)
-
-
-def decoded(url: str) -> str:
-    return base64.b64decode(url.partition("base64,")[2]).decode()
-
-
 @pytest.mark.parametrize("study", ALL.values(), ids=ALL)
 def test_page_is_whole_and_needs_nothing_else(study):
     page = report.study_page(study)
-    reader = Reader(page)
+    reader = PageReader(page)
     assert reader.open == []
     assert len(set(reader.ids)) == len(reader.ids)
     assert all(reference.startswith("data:") for reference in reader.references)
@@ -384,7 +332,7 @@ def test_page_is_whole_and_needs_nothing_else(study):
 
 @pytest.mark.parametrize("study", ALL.values(), ids=ALL)
 def test_downloads_are_the_study(study):
-    reader = Reader(report.study_page(study))
+    reader = PageReader(report.study_page(study))
     assert decoded(reader.links["study.json"]) == study.to_json()
     assert decoded(reader.links["study.csv"]) == study.to_csv()
 
@@ -399,7 +347,7 @@ def numbers_in(value) -> list[float]:
 
 @pytest.mark.parametrize("study", ALL.values(), ids=ALL)
 def test_every_number_drawn_is_in_the_json(study):
-    reader = Reader(report.study_page(study))
+    reader = PageReader(report.study_page(study))
     known = numbers_in(json.loads(decoded(reader.links["study.json"])))
     written = {f"{value * f:.{k}f}" for value in known for k in range(4) for f in (1, 100, 1e-6)}
     written |= {text.removeprefix("-") for text in written}
@@ -466,7 +414,7 @@ def test_everything_given_is_text():
             figures={evil: "<svg onload='alert(1)'/>"},
             links={evil: "a.html?x=\"'"},
         )
-        reader = Reader(page)
+        reader = PageReader(page)
         assert reader.code == [evil]
         assert "<script" not in page
         assert "<svg onload" not in page
@@ -479,7 +427,7 @@ def test_figures_and_links():
         figures={"curves": svg, "map": png},
         links={"similarity": "similarity/index.html", "paper": "https://example.org/a"},
     )
-    reader = Reader(page)
+    reader = PageReader(page)
     assert png in reader.references
     assert svg in [decoded(r) for r in reader.references if r.startswith("data:image/svg")]
     assert {"similarity/index.html", "https://example.org/a"} <= set(reader.references)

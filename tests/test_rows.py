@@ -11,8 +11,9 @@ import pytest
 import histofast
 from histofast import encoders, features
 from histofast.errors import FeatureError
+from histofast.patches import PatchBag
 from histofast.pipeline import PatchReader
-from histofast.slides import write_png
+from histofast.slides import _tiff, write_png
 from slide_files import picture
 from small_slides import write_slide
 from tiny_encoder import write_encoder
@@ -65,6 +66,38 @@ def test_pixels_of_patch_tables(table, encoder, tmp_path):
             rows = np.array([0, 4, 5])
             pixels = reader.read(file, rows)
             np.testing.assert_array_equal(network.encode(pixels), file.features[rows])
+
+
+def test_a_bag_is_hashed_once(table, encoder, tmp_path, monkeypatch):
+    histofast.extract(patches=table, out=tmp_path, encoder=encoder, patch_px=32)
+    hashed = []
+    identity = PatchBag.identity.fget
+    monkeypatch.setattr(
+        PatchBag, "identity", property(lambda bag: hashed.append(bag.name) or identity(bag))
+    )
+    with PatchReader(patches=table) as reader:
+        first, second = files_of(tmp_path)
+        for file in (first, second, first):
+            reader.read(file, np.array([0]))
+        assert hashed == ["bag0", "bag1"]
+        other = dataclasses.replace(first, identity={**first.identity, "patches": "patches:6"})
+        with pytest.raises(FeatureError, match="was made of another file than"):
+            reader.read(other, np.array([0]))
+        reader.read(first, np.array([0]))
+
+
+def test_a_slide_is_hashed_once(slides, encoder, tmp_path, monkeypatch):
+    histofast.extract(slides, out=tmp_path, encoder=encoder, mpp=2.0, patch_px=32, min_tissue=0.1)
+    hashed = []
+    identity = _tiff.file_identity
+    monkeypatch.setattr(
+        _tiff, "file_identity", lambda path: hashed.append(path.stem) or identity(path)
+    )
+    with PatchReader(slides) as reader:
+        first, second = files_of(tmp_path)
+        for file in (first, second, first):
+            reader.read(file, np.array([0]))
+    assert hashed == ["s0", "s1"]
 
 
 def test_what_cannot_be_found_again(slides, table, encoder, tmp_path):

@@ -7,7 +7,7 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
+from typing import TYPE_CHECKING, Annotated, Literal, cast
 
 import typer
 
@@ -21,7 +21,7 @@ _COMPARED = 512  # patches of the similarity report
 
 
 def finetune(
-    run: Annotated[Path, typer.Argument(metavar="RUN", help="folder of `histofast train`")],
+    run: o.Run,
     out: Annotated[
         Path, typer.Option("--out", "-o", metavar="FOLDER", help="of the tuned encoder")
     ],
@@ -61,10 +61,7 @@ def finetune(
         str | None,
         typer.Option("--unfreeze", metavar="A,B|all", help="stages that train [all]"),
     ] = None,
-    epochs: Annotated[
-        int | None,
-        typer.Option("--epochs", parser=o.whole_number, metavar="N", help="at most [20]"),
-    ] = None,
+    epochs: o.Epochs = None,
     patience: Annotated[
         int | None,
         typer.Option(
@@ -99,18 +96,8 @@ def finetune(
             "--most-hours", parser=o.number, metavar="H", help="refuse work beyond that [24]"
         ),
     ] = None,
-    seed: Annotated[
-        int | None, typer.Option("--seed", parser=o.whole_number, metavar="N", help="[0]")
-    ] = None,
-    device: Annotated[
-        str,
-        typer.Option(
-            "--device",
-            parser=o.one_of("auto", "cpu", "cuda"),
-            metavar="auto|cpu|cuda",
-            help="[auto]",
-        ),
-    ] = "auto",
+    seed: o.Seed = None,
+    device: Annotated[str, o.choice("--device", *o.DEVICES, help="[auto]")] = "auto",
     similarity: Annotated[
         bool,
         typer.Option(
@@ -120,27 +107,26 @@ def finetune(
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="replace what was tuned with other options")
     ] = False,
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="show no progress")] = False,
+    quiet: o.Quiet = False,
     as_json: o.AsJson = False,
 ) -> None:
     """Train an encoder on the patches that a run attends to most; write the new encoder.
 
     histofast finetune runs/abmil --slides slides/ --out tuned/
     """
-    given = {
-        "top_k": top_k,
-        "epochs": epochs,
-        "patience": patience,
-        "lr": lr,
-        "patch_loss": patch_loss,
-        "reselect": reselect,
-        "memory_gb": memory_gb,
-        "most_hours": most_hours,
-        "seed": seed,
-        "unfreeze": None if unfreeze is None else tuple(_split(unfreeze)),
-        "folds": None if folds is None else tuple(o.whole_number(f) for f in _split(folds)),
-    }
-    options: dict[str, Any] = {key: value for key, value in given.items() if value is not None}
+    options = o.given(
+        top_k=top_k,
+        epochs=epochs,
+        patience=patience,
+        lr=lr,
+        patch_loss=patch_loss,
+        reselect=reselect,
+        memory_gb=memory_gb,
+        most_hours=most_hours,
+        seed=seed,
+        unfreeze=None if unfreeze is None else tuple(o.split(unfreeze)),
+        folds=None if folds is None else tuple(o.whole_number(f) for f in o.split(folds)),
+    )
     if weights is not None and not weights.is_file():
         raise FileNotFoundError(f"no such file: {weights} (--weights)")
 
@@ -174,10 +160,6 @@ def finetune(
     typer.echo(f"encoder: {found.encoder}")
     if report is not None:
         typer.echo(f"frozen and tuned, layer by layer: {report}")
-
-
-def _split(text: str) -> list[str]:
-    return [part.strip() for part in text.split(",") if part.strip()]
 
 
 def _reporter() -> Callable[[FineTuneProgress], None]:

@@ -56,10 +56,9 @@ def heatmap(
     ] = None,
     scale: Annotated[
         str,
-        typer.Option(
+        o.choice(
             "--scale",
-            parser=o.one_of("rank", "minmax", "raw"),
-            metavar="rank|minmax|raw",
+            *("rank", "minmax", "raw"),
             help="what is coloured: percentile ranks, lowest to highest, or 0 to 1",
         ),
     ] = "rank",
@@ -79,9 +78,7 @@ def heatmap(
         ),
     ] = None,
     mpp_override: o.MppOverride = None,
-    overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="write into OUT though it is not empty")
-    ] = False,
+    overwrite: o.IntoFolder = False,
     as_json: o.AsJson = False,
 ) -> None:
     """Show on a slide what a model looks at.
@@ -100,7 +97,7 @@ def heatmap(
     run_path, slide_path = _paths(run_and_slide, values)
     if values is not None:
         _check_values(features=features, patch_l0=patch_l0, fold=fold)
-    target = _check_out(out, overwrite=overwrite)
+    target = o.out_folder(out, of="the maps", overwrite=overwrite)
 
     from histofast import report  # noqa: F401  before the minutes of encoding: it may be missing
     from histofast.explain import attention_map, read_values
@@ -160,16 +157,6 @@ def _check_values(*, features: Path | None, patch_l0: int | None, fold: int | No
             raise ValueError(f"--{name} must not be given with --values: no model is run")
     if patch_l0 is None:
         raise ValueError("--patch-l0 must be given with --values: the table does not tell it")
-
-
-def _check_out(out: Path | None, *, overwrite: bool) -> Path:
-    if out is None:
-        raise ValueError("--out must name the folder of the maps")
-    if out.exists() and not out.is_dir():
-        raise ValueError(f"--out must be a folder, {out} is a file")
-    if not overwrite and out.is_dir() and any(out.iterdir()):
-        raise ValueError(f"--out {out} is not empty: choose another folder, or give --overwrite")
-    return out
 
 
 def _attend(

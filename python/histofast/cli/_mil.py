@@ -26,23 +26,12 @@ Features = Annotated[
     list[Path],
     typer.Argument(metavar="FEATURES...", help="folder of feature files, or files and folders"),
 ]
-Device = Annotated[
-    str,
-    typer.Option(
-        "--device",
-        parser=o.one_of("auto", "cpu", "cuda"),
-        metavar="auto|cpu|cuda",
-        help="where the models run",
-    ),
-]
-Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="show no progress")]
+Device = Annotated[str, o.choice("--device", *o.DEVICES, help="where the models run")]
 
 
 def train(
     features: Features,
-    labels: Annotated[
-        Path, typer.Option("--labels", metavar="CSV", help="slide, label[, patient, split]")
-    ],
+    labels: o.Labels,
     out: Annotated[Path, typer.Option("--out", "-o", metavar="FOLDER", help="of the run")],
     model: Annotated[
         str,
@@ -54,10 +43,9 @@ def train(
     ] = "attention",
     task: Annotated[
         str,
-        typer.Option(
+        o.choice(
             "--task",
-            parser=o.one_of("classification", "regression", "survival"),
-            metavar="classification|regression|survival",
+            *o.TASKS,
             help="what the labels are; survival needs columns time and event",
         ),
     ] = "classification",
@@ -66,21 +54,15 @@ def train(
     ] = "label",
     missing: Annotated[
         str,
-        typer.Option(
-            "--missing",
-            parser=o.one_of("error", "skip"),
-            metavar="error|skip",
-            help="labels without features and features without labels",
+        o.choice(
+            "--missing", *o.MISSING, help="labels without features and features without labels"
         ),
     ] = "error",
     folds: Annotated[
         int | None,
         typer.Option("--folds", parser=o.whole_number, metavar="N", help="by patient [5]"),
     ] = None,
-    epochs: Annotated[
-        int | None,
-        typer.Option("--epochs", parser=o.whole_number, metavar="N", help="at most [20]"),
-    ] = None,
+    epochs: o.Epochs = None,
     lr: Annotated[
         float | None,
         typer.Option("--lr", parser=o.number, metavar="RATE", help="learning rate [0.001]"),
@@ -139,9 +121,7 @@ def train(
     balance: Annotated[
         bool, typer.Option("--balance/--no-balance", help="let all classes count the same")
     ] = True,
-    seed: Annotated[
-        int | None, typer.Option("--seed", parser=o.whole_number, metavar="N", help="[0]")
-    ] = None,
+    seed: o.Seed = None,
     device: Device = "auto",
     amp: Annotated[bool, typer.Option("--amp/--no-amp", help="train in bfloat16 on a GPU")] = True,
     tensorboard: Annotated[
@@ -153,7 +133,7 @@ def train(
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="replace a run of other arguments")
     ] = False,
-    quiet: Quiet = False,
+    quiet: o.Quiet = False,
     as_json: o.AsJson = False,
 ) -> None:
     """Train a model that tells slides apart by the features of their patches.
@@ -165,19 +145,18 @@ def train(
     models, predictions.csv, metrics.json and a log of each fold. A run that was interrupted goes on
     where it was when started again.
     """
-    given = {
-        "folds": folds,
-        "epochs": epochs,
-        "lr": lr,
-        "weight_decay": weight_decay,
-        "patience": patience,
-        "metric": metric,
-        "accumulate": accumulate,
-        "max_patches": max_patches,
-        "patch_loss": patch_loss,
-        "seed": seed,
-    }
-    options: dict[str, Any] = {k: value for k, value in given.items() if value is not None}
+    options = o.given(
+        folds=folds,
+        epochs=epochs,
+        lr=lr,
+        weight_decay=weight_decay,
+        patience=patience,
+        metric=metric,
+        accumulate=accumulate,
+        max_patches=max_patches,
+        patch_loss=patch_loss,
+        seed=seed,
+    )
     if not labels.is_file():
         raise FileNotFoundError(f"no such file: {labels} (--labels)")
 
@@ -225,7 +204,7 @@ def train(
 
 
 def predict(
-    run: Annotated[Path, typer.Argument(metavar="RUN", help="folder of `histofast train`")],
+    run: o.Run,
     features: Features,
     out: Annotated[
         Path, typer.Option("--out", "-o", metavar="CSV", help="slide, prediction, p_<class>")
@@ -244,7 +223,7 @@ def predict(
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="replace files that exist")
     ] = False,
-    quiet: Quiet = False,
+    quiet: o.Quiet = False,
     as_json: o.AsJson = False,
 ) -> None:
     """Predict slides: the mean of the models of a run's folds."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -35,6 +35,15 @@ def one_of(*names: str) -> Callable[[str], str]:
 
     return read
 
+
+def choice(flag: str, *names: str, help: str) -> Any:
+    """Make an option that takes one of `names`, for `Annotated`."""
+    return typer.Option(flag, parser=one_of(*names), metavar="|".join(names), help=help)
+
+
+DEVICES = ("auto", "cpu", "cuda")
+TASKS = ("classification", "regression", "survival")
+MISSING = ("error", "skip")
 
 Mpp = Annotated[
     float | None,
@@ -74,10 +83,10 @@ MinTissue = Annotated[
 ]
 Edge = Annotated[
     str,
-    typer.Option(
+    choice(
         "--edge",
-        parser=one_of("drop", "shift"),
-        metavar="drop|shift",
+        "drop",
+        "shift",
         help="patches across the slide's edge: leave out, or move inwards",
     ),
 ]
@@ -113,6 +122,18 @@ AllowUpsampling = Annotated[
 Recursive = Annotated[
     bool, typer.Option("--recursive", "-r", help="look for slides in sub-folders too")
 ]
+Run = Annotated[Path, typer.Argument(metavar="RUN", help="folder of `histofast train`")]
+Labels = Annotated[
+    Path, typer.Option("--labels", metavar="CSV", help="slide, label[, patient, split]")
+]
+Epochs = Annotated[
+    int | None, typer.Option("--epochs", parser=whole_number, metavar="N", help="at most [20]")
+]
+Seed = Annotated[int | None, typer.Option("--seed", parser=whole_number, metavar="N", help="[0]")]
+IntoFolder = Annotated[
+    bool, typer.Option("--overwrite", help="write into OUT though it is not empty")
+]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="show no progress")]
 AsJson = Annotated[bool, typer.Option("--json", help="print the report as JSON")]
 
 
@@ -121,6 +142,27 @@ def one_line(text: object) -> str:
     if isinstance(text, OSError) and text.strerror:  # without its [Errno 13]
         text = f"{text.filename}: {text.strerror}" if text.filename else text.strerror
     return " ".join(str(text).split())
+
+
+def split(text: str) -> list[str]:
+    """Read A,B,..."""
+    return [part.strip() for part in text.split(",") if part.strip()]
+
+
+def given(**options: Any) -> dict[str, Any]:
+    """Keep the options that were given: the API knows the defaults of the others."""
+    return {name: value for name, value in options.items() if value is not None}
+
+
+def out_folder(out: Path | None, *, of: str, overwrite: bool) -> Path:
+    """Return --out, a folder that may be written into; `of` says what it is for."""
+    if out is None:
+        raise ValueError(f"--out must name the folder of {of}")
+    if out.exists() and not out.is_dir():
+        raise ValueError(f"--out must be a folder, {out} is a file")
+    if not overwrite and out.is_dir() and any(out.iterdir()):
+        raise ValueError(f"--out {out} is not empty: choose another folder, or give --overwrite")
+    return out
 
 
 def mpp_of(mpp: float | None, mag: float | None) -> float | None:

@@ -64,37 +64,28 @@ def similarity(
     ] = None,
     mode: Annotated[
         str | None,
-        typer.Option(
+        o.choice(
             "--mode",
-            parser=o.one_of("flatten", "spatial", "pool"),
-            metavar="flatten|spatial|pool",
+            *("flatten", "spatial", "pool"),
             help="compare whole maps, their channels over all places, or their means [flatten]",
         ),
     ] = None,
     kernel: Annotated[
-        str | None,
-        typer.Option(
-            "--kernel",
-            parser=o.one_of("linear", "rbf"),
-            metavar="linear|rbf",
-            help="of cka [linear]",
-        ),
+        str | None, o.choice("--kernel", "linear", "rbf", help="of cka [linear]")
     ] = None,
     measure: Annotated[
         str | None,
-        typer.Option(
+        o.choice(
             "--measure",
-            parser=o.one_of("cka", "cca", "svcca", "pwcca"),
-            metavar="cka|cca|svcca|pwcca",
+            *("cka", "cca", "svcca", "pwcca"),
             help="of similarity; all but cka need --mode pool [cka]",
         ),
     ] = None,
     preset: Annotated[
         str | None,
-        typer.Option(
+        o.choice(
             "--preset",
-            parser=o.one_of("published"),
-            metavar="published",
+            "published",
             help="repeat published tables: 10,000 places, 64 channels, 5 repeats",
         ),
     ] = None,
@@ -111,9 +102,7 @@ def similarity(
         bool,
         typer.Option("--intersect", help="of feature files that differ, take what all have"),
     ] = False,
-    overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="write into OUT though it is not empty")
-    ] = False,
+    overwrite: o.IntoFolder = False,
     as_json: o.AsJson = False,
 ) -> None:
     """Compare two networks layer by layer, or encoders by their feature files; write a report.
@@ -124,27 +113,25 @@ def similarity(
     """
     # Only --features takes several values after it: the rest of them arrive as arguments.
     folders = [*(features or ()), *(more_features or ())]
-    options: dict[str, Any] = {
-        "layers": _split(layers),
-        "mode": mode,
-        "kernel": kernel,
-        "measure": measure,
-        "preset": preset,
-        "n": n,
-        "patch_px": patch_px,
-        "mpp": mpp,
-        "seed": seed,
-    }
-    given = {name: value for name, value in options.items() if value is not None}
-    networks = {"a": a, "b": b, "network": network, "classes": classes, "images": images}
-    asked = [name for name, value in networks.items() if value is not None]
+    given = o.given(
+        layers=None if layers is None else [name for text in layers for name in o.split(text)],
+        mode=mode,
+        kernel=kernel,
+        measure=measure,
+        preset=preset,
+        n=n,
+        patch_px=patch_px,
+        mpp=mpp,
+        seed=seed,
+    )
+    asked = o.given(a=a, b=b, network=network, classes=classes, images=images)
     if features is None and folders:
         raise ValueError(f"{folders[0]} belongs to no option: folders go behind --features")
     if features is not None:
         _check_features(folders, [*asked, *given])
     else:
         _check_networks(a, b, network, images, classes=classes, intersect=intersect)
-    target = _check_out(out, overwrite=overwrite)
+    target = o.out_folder(out, of="the report", overwrite=overwrite)
 
     from histofast import report  # before the minutes of comparing: it may lack its libraries
     from histofast.comparison import compare, compare_features
@@ -156,13 +143,14 @@ def similarity(
         assert a is not None
         assert b is not None
         assert images is not None
+        label_a, label_b = _labels(a, b)
         chosen = given.pop("layers", None)
         result = compare(
             _network(a, network, classes),
             _network(b, network, classes),
             images,
-            label_a=_labels(a, b)[0],
-            label_b=_labels(a, b)[1],
+            label_a=label_a,
+            label_b=label_b,
             **({} if chosen is None else {"layers_a": chosen, "layers_b": chosen}),
             **given,
         )
@@ -172,12 +160,6 @@ def similarity(
         return
     typer.echo(report.comparison_text(result.comparison))
     typer.echo(f"report: {target / 'index.html'}")
-
-
-def _split(names: Sequence[str] | None) -> list[str] | None:
-    if names is None:
-        return None
-    return [name.strip() for text in names for name in text.split(",") if name.strip()]
 
 
 def _check_features(folders: Sequence[Path], others: Sequence[str]) -> None:
@@ -215,16 +197,6 @@ def _check_networks(
     for path in (a, b):
         if not path.is_file():
             raise FileNotFoundError(f"no such file: {path}")
-
-
-def _check_out(out: Path | None, *, overwrite: bool) -> Path:
-    if out is None:
-        raise ValueError("--out must name the folder of the report")
-    if out.exists() and not out.is_dir():
-        raise ValueError(f"--out must be a folder, {out} is a file")
-    if not overwrite and out.is_dir() and any(out.iterdir()):
-        raise ValueError(f"--out {out} is not empty: choose another folder, or give --overwrite")
-    return out
 
 
 def _is_onnx(path: Path) -> bool:

@@ -21,9 +21,6 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 
-Labels = Annotated[
-    Path, typer.Option("--labels", metavar="CSV", help="slide, label[, patient, split]")
-]
 Out = Annotated[Path, typer.Option("--out", "-o", metavar="FOLDER", help="of the study")]
 Slides = Annotated[
     list[Path] | None, typer.Option("--slides", metavar="PATH", help="to cut; repeatable")
@@ -34,34 +31,16 @@ Patches = Annotated[
 Model = Annotated[
     str, typer.Option("--model", metavar="NAME", help="of bags: attention, gated, mean ...")
 ]
-Task = Annotated[
-    str,
-    typer.Option(
-        "--task",
-        parser=o.one_of("classification", "regression", "survival"),
-        metavar="classification|regression|survival",
-        help="what the labels are",
-    ),
-]
+Task = Annotated[str, o.choice("--task", *o.TASKS, help="what the labels are")]
 Missing = Annotated[
     str,
-    typer.Option(
-        "--missing",
-        parser=o.one_of("error", "skip"),
-        metavar="error|skip",
-        help="labels without slides, and slides without labels",
-    ),
+    o.choice("--missing", *o.MISSING, help="labels without slides, and slides without labels"),
 ]
 Folds = Annotated[
     int | None, typer.Option("--folds", parser=o.whole_number, metavar="N", help="[5]")
 ]
-Epochs = Annotated[
-    int | None, typer.Option("--epochs", parser=o.whole_number, metavar="N", help="at most [20]")
-]
 Lr = Annotated[float | None, typer.Option("--lr", parser=o.number, metavar="RATE", help="[1e-3]")]
-Seed = Annotated[int | None, typer.Option("--seed", parser=o.whole_number, metavar="N", help="[0]")]
 Speed = Annotated[bool, typer.Option("--speed/--no-speed", help="time the encoders")]
-Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="show no progress")]
 
 
 @app.command(short_help="How much of a network is needed: every cut, measured.")
@@ -70,7 +49,7 @@ def truncation(
         list[str],
         typer.Option("--network", metavar="NAME=WEIGHTS", help="repeatable"),
     ],
-    labels: Labels,
+    labels: o.Labels,
     out: Out,
     slides: Slides = None,
     patches: Patches = None,
@@ -84,15 +63,15 @@ def truncation(
     task: Task = "classification",
     missing: Missing = "error",
     folds: Folds = None,
-    epochs: Epochs = None,
+    epochs: o.Epochs = None,
     lr: Lr = None,
-    seed: Seed = None,
+    seed: o.Seed = None,
     random_weights: Annotated[
         bool,
         typer.Option("--random-weights/--no-random-weights", help="the network never trained, too"),
     ] = True,
     speed: Speed = True,
-    quiet: Quiet = False,
+    quiet: o.Quiet = False,
     as_json: o.AsJson = False,
 ) -> None:
     """Train a model of slides on the features of every cut of networks; name the knee.
@@ -108,7 +87,7 @@ def truncation(
         out=out,
         slides=slides,
         patches=patches,
-        cuts=None if cuts is None else [c.strip() for c in cuts.split(",") if c.strip()],
+        cuts=None if cuts is None else o.split(cuts),
         patch_px=patch_px,
         mpp=mpp,
         model=model,
@@ -129,7 +108,7 @@ def networks(
     encoder: Annotated[
         list[str], typer.Option("--encoder", metavar="NAME|FILE", help="repeat for each")
     ],
-    labels: Labels,
+    labels: o.Labels,
     out: Out,
     slides: Slides = None,
     patches: Patches = None,
@@ -140,11 +119,11 @@ def networks(
     task: Task = "classification",
     missing: Missing = "error",
     folds: Folds = None,
-    epochs: Epochs = None,
+    epochs: o.Epochs = None,
     lr: Lr = None,
-    seed: Seed = None,
+    seed: o.Seed = None,
     speed: Speed = True,
-    quiet: Quiet = False,
+    quiet: o.Quiet = False,
     as_json: o.AsJson = False,
 ) -> None:
     """Train a model of slides on the features of each encoder; compare worth, speed, likeness.
@@ -193,9 +172,7 @@ def _pairs(texts: list[str]) -> dict[str, Path]:
 def _config(folds: int | None, epochs: int | None, lr: float | None, seed: int | None) -> Any:
     from histofast.mil import TrainConfig
 
-    given = {"folds": folds, "epochs": epochs, "lr": lr, "seed": seed}
-    options: dict[str, Any] = {key: value for key, value in given.items() if value is not None}
-    return TrainConfig(**options)
+    return TrainConfig(**o.given(folds=folds, epochs=epochs, lr=lr, seed=seed))
 
 
 def _command() -> str:

@@ -144,30 +144,21 @@ def compare(
         kept |= by_protocol(first, second, pixels[order], pairs, seed=seed)
     elif measure == "cka":
         random = _random_twin(a, layers_a, seed=seed + _FAR) if random_null else None
+        shared: dict[str, Any] = {
+            "a": first,
+            "b": second,
+            "random": random,
+            "pairs": pairs,
+            "permutations": permutations,
+            "seed": seed,
+            "keep_outputs": classes > 0,
+        }
         sums: GramSums | SpatialSums
         if mode == "spatial":
-            sums = SpatialSums(
-                first,
-                second,
-                random,
-                pairs,
-                permutations=permutations,
-                seed=seed,
-                keep_outputs=classes > 0,
-            )
+            sums = SpatialSums(**shared)
         else:
             sums = GramSums(
-                first,
-                second,
-                random,
-                pairs,
-                mode=mode,
-                kernel=kernel,
-                group_of=group_of,
-                resamples=resamples,
-                permutations=permutations,
-                seed=seed,
-                keep_outputs=classes > 0,
+                **shared, mode=mode, kernel=kernel, group_of=group_of, resamples=resamples
             )
         for batch in _batches(order, batch_size):
             sums.add(pixels[batch], batch)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from histofast.comparison._source import Array, Source
+from histofast.comparison._sums import CONSTANT, Sums
 from histofast.similarity._gram import gram_products, packed_grams, unpack
 from histofast.similarity._hsic import Kernel
 
@@ -15,51 +17,36 @@ _KERNELS: dict[Kernel, tuple[str, str]] = {
     "linear": ("linear", "linear"),
     "rbf": ("RBF", "RBF, exp(-d2 / (2 m)), m the median squared distance of each batch"),
 }
-_CONSTANT = 1e-9  # of the features' own norm: below it the centred Gram is rounding
 
 
-class GramSums:
-    """Everything that is added up over the batches."""
+@dataclass(kw_only=True, eq=False)
+class GramSums(Sums):
+    """Everything that is added up over the batches; a row is one image."""
 
-    def __init__(
-        self,
-        a: Source,
-        b: Source,
-        random: Source | None,
-        pairs: NDArray[np.int64],
-        *,
-        mode: Literal["flatten", "pool"],
-        kernel: Kernel,
-        group_of: NDArray[np.int64],
-        resamples: int,
-        permutations: int,
-        seed: int,
-        keep_outputs: bool,
-    ) -> None:
-        self._a, self._b, self._random, self._pairs = a, b, random, pairs
-        self._mode, self._kernel, self._group_of = mode, kernel, group_of
-        la, lb, k = len(a.names), len(b.names), len(pairs)
+    mode: Literal["flatten", "pool"]
+    kernel: Kernel
+    group_of: NDArray[np.int64]
+    resamples: int
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        la, lb = len(self.a.names), len(self.b.names)
         self._cross, self._square_a, self._square_b = np.zeros((la, lb)), np.zeros(la), np.zeros(lb)
         self._own_a, self._own_b = np.zeros(la), np.zeros(lb)  # before centring
         self._to_random, self._square_random = np.zeros(la), np.zeros(la)
-        n_groups = int(group_of.max()) + 1
-        rng = np.random.default_rng(seed + 1)
+        n_groups = int(self.group_of.max()) + 1
         # One number for every group and resample: no wider than needed.
-        self._draws = np.zeros((resamples, n_groups), np.uint16)
+        self._draws = np.zeros((self.resamples, n_groups), np.uint16)
         for draw in self._draws:
-            draw[:] = rng.multinomial(n_groups, np.full(n_groups, 1 / n_groups))
-        self._resampled = np.zeros((3, resamples, k))
-        self._permuted = np.zeros((permutations, k))
-        self._rng = rng
-        self._keep_outputs = keep_outputs
-        self.outputs: tuple[list[Any], list[Any]] = ([], [])
+            draw[:] = self._rng.multinomial(n_groups, np.full(n_groups, 1 / n_groups))
+        self._resampled = np.zeros((3, self.resamples, len(self.pairs)))
 
     def add(self, pixels: NDArray[np.uint8], rows: NDArray[np.int64]) -> None:
         """Run one batch through the networks."""
         pixels = np.ascontiguousarray(pixels)
-        a, own_a, out_a = self._grams(self._a, pixels)
-        b, own_b, out_b = self._grams(self._b, pixels)
-        if self._keep_outputs:
+        a, own_a, out_a = self._grams(self.a, pixels)
+        b, own_b, out_b = self._grams(self.b, pixels)
+        if self.keep_outputs:
             self.outputs[0].append(out_a)
             self.outputs[1].append(out_b)
         self._cross += gram_products(a, b)
@@ -67,14 +54,14 @@ class GramSums:
         self._square_b += [2 * float(x @ x) for x in b]
         self._own_a += own_a
         self._own_b += own_b
-        if self._random is not None:
-            r, _, _ = self._grams(self._random, pixels)
+        if self.random is not None:
+            r, _, _ = self._grams(self.random, pixels)
             self._to_random += [2 * float(x @ y) for x, y in zip(a, r, strict=True)]
             self._square_random += [2 * float(x @ x) for x in r]
-        same = self._group_of[rows][:, None] == self._group_of[rows]
-        drawn = self._draws[:, self._group_of[rows]].astype(np.float64)  # (resamples, n_b)
+        same = self.group_of[rows][:, None] == self.group_of[rows]
+        drawn = self._draws[:, self.group_of[rows]].astype(np.float64)  # (resamples, n_b)
         shuffles = [self._rng.permutation(len(rows)) for _ in range(len(self._permuted))]
-        for k, (i, j) in enumerate(self._pairs):
+        for k, (i, j) in enumerate(self.pairs):
             x, y = unpack(a[i]), unpack(b[j])
             for s, product in enumerate((x * y, x * x, y * y)):
                 self._resampled[s, :, k] += ((drawn @ product) * drawn).sum(axis=1)
@@ -90,11 +77,11 @@ class GramSums:
         found: dict[str, tuple[Array, float]] = {}
 
         def reduce(name: str, values: NDArray[np.float32]) -> None:
-            if values.ndim == 4 and self._mode == "pool":
+            if values.ndim == 4 and self.mode == "pool":
                 values = values.mean((2, 3))
             packed, own = packed_grams(
                 [_rows(values)],
-                kernel=self._kernel,
+                kernel=self.kernel,
                 names=[f"layer {name}"],
             )
             found[name] = packed[0].astype(np.float64), float(own[0])
@@ -105,15 +92,15 @@ class GramSums:
 
     def result(self, confidence: float, batch_size: int) -> dict[str, Any]:
         """Return what goes into a `Comparison`."""
-        defined_a = self._square_a > _CONSTANT * self._own_a
-        defined_b = self._square_b > _CONSTANT * self._own_b
+        defined_a = self._square_a > CONSTANT * self._own_a
+        defined_b = self._square_b > CONSTANT * self._own_b
         norm_a = np.where(defined_a, np.sqrt(np.maximum(self._square_a, 0)), np.nan)
         norm_b = np.where(defined_b, np.sqrt(np.maximum(self._square_b, 0)), np.nan)
         values: dict[str, Any] = {
             "matrix": self._cross / (norm_a[:, None] * norm_b),
-            "measure": f"debiased {_KERNELS[self._kernel][0]} CKA",
+            "measure": f"debiased {_KERNELS[self.kernel][0]} CKA",
         }
-        i, j = self._pairs.T
+        i, j = self.pairs.T
         tail = (1 - confidence) / 2
         if len(self._draws):
             cross, square_a, square_b = self._resampled
@@ -128,22 +115,20 @@ class GramSums:
         if len(self._permuted):
             null = self._permuted / (norm_a[i] * norm_b[j])
             values["permuted"] = np.quantile(null, confidence, axis=0)
-        if self._random is not None:
+        if self.random is not None:
             with np.errstate(invalid="ignore", divide="ignore"):
                 values["random"] = (self._to_random / (norm_a * np.sqrt(self._square_random)))[i]
         values["convention"] = {
             "mode": {
                 "flatten": "flatten: an image's whole map is one row",
                 "pool": "pool: the mean of the map over the picture is one row",
-            }[self._mode],
-            "kernel": _KERNELS[self._kernel][1],
+            }[self.mode],
+            "kernel": _KERNELS[self.kernel][1],
             "estimator": f"debiased HSIC, summed over batches of {batch_size} images",
             "interval": f"{confidence:.0%}, {len(self._draws)} resamples of groups of images"
             if len(self._draws)
             else "none",
-            "null": f"{len(self._permuted)} shuffles of network b's images within batches"
-            if len(self._permuted)
-            else "none",
+            "null": self._null(),
         }
         return values
 

@@ -9,54 +9,40 @@ import numpy as np
 from numpy.typing import NDArray
 
 from histofast.comparison._source import Array, Source
+from histofast.comparison._sums import CONSTANT, Sums
 
 Size = tuple[int, int]
-_CONSTANT = 1e-9  # of the features' own norm: below it what is left is rounding
 
 
-class SpatialSums:
+class SpatialSums(Sums):
     """Everything that is added up over the batches; a row is one place of one image.
 
     Two layers are compared at the coarser of their two grids, to which the finer one is averaged.
     Products are taken between channels, c_a x c_b numbers, not between the many rows.
     """
 
-    def __init__(
-        self,
-        a: Source,
-        b: Source,
-        random: Source | None,
-        pairs: NDArray[np.int64],
-        *,
-        permutations: int,
-        seed: int,
-        keep_outputs: bool,
-    ) -> None:
-        self._a, self._b, self._random, self._pairs = a, b, random, pairs
-        la, lb = len(a.names), len(b.names)
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        la, lb = len(self.a.names), len(self.b.names)
         self._terms = np.zeros((3, la, lb))  # xy, xx, yy of each pair, at the pair's grid
         self._own = np.zeros((2, la, lb))  # before the correction
         self._random_terms = np.zeros((3, la))
-        self._permuted = np.zeros((permutations, len(pairs)))
-        self._rng = np.random.default_rng(seed + 1)
-        self._keep_outputs = keep_outputs
-        self.outputs: tuple[list[Any], list[Any]] = ([], [])
 
     def add(self, pixels: NDArray[np.uint8], rows: NDArray[np.int64]) -> None:
         """Run one batch through the networks."""
         pixels = np.ascontiguousarray(pixels)
-        a, b = (self._maps(self._a, pixels, 0), self._maps(self._b, pixels, 1))
+        a, b = (self._maps(self.a, pixels, 0), self._maps(self.b, pixels, 1))
         for i, j in itertools.product(range(len(a)), range(len(b))):
             x, y = _matched(a[i], b[j])
             self._terms[:, i, j] += _debiased(x, y), x.own, y.own
             self._own[:, i, j] += x.raw, y.raw
         shuffles = [self._rng.permutation(len(pixels)) for _ in self._permuted]
-        for k, (i, j) in enumerate(self._pairs):
+        for k, (i, j) in enumerate(self.pairs):
             x, y = _matched(a[i], b[j])
             for p, shuffle in enumerate(shuffles):
                 self._permuted[p, k] += _debiased(x, y.shuffled(shuffle))
-        if self._random is not None:
-            for i, r in enumerate(self._maps(self._random, pixels, None)):
+        if self.random is not None:
+            for i, r in enumerate(self._maps(self.random, pixels, None)):
                 x, y = _matched(a[i], r)
                 self._random_terms[:, i] += _debiased(x, y), x.own, y.own
 
@@ -74,20 +60,20 @@ class SpatialSums:
             found[name] = _Layer(values.copy())  # the caller's array lives for this call only
 
         out = source.run(pixels, keep)
-        if side is not None and self._keep_outputs:
+        if side is not None and self.keep_outputs:
             self.outputs[side].append(out)
         return [found[name] for name in source.names]
 
     def result(self, confidence: float, batch_size: int) -> dict[str, Any]:
         """Return what goes into a `Comparison`."""
         cross, square_a, square_b = self._terms
-        defined = (square_a > _CONSTANT * self._own[0]) & (square_b > _CONSTANT * self._own[1])
+        defined = (square_a > CONSTANT * self._own[0]) & (square_b > CONSTANT * self._own[1])
         norm = np.where(defined, np.sqrt(np.maximum(square_a * square_b, 0)), np.nan)
-        i, j = self._pairs.T
+        i, j = self.pairs.T
         values: dict[str, Any] = {"matrix": cross / norm, "measure": "debiased linear CKA"}
         if len(self._permuted):
             values["permuted"] = np.quantile(self._permuted / norm[i, j], confidence, axis=0)
-        if self._random is not None:
+        if self.random is not None:
             with np.errstate(invalid="ignore", divide="ignore"):
                 cross_r, xx, yy = self._random_terms
                 values["random"] = (cross_r / np.sqrt(xx * yy))[i]
@@ -97,9 +83,7 @@ class SpatialSums:
             "kernel": "linear",
             "estimator": f"debiased HSIC, summed over batches of {batch_size} images",
             "interval": "none: the places of one image are not independent",
-            "null": f"{len(self._permuted)} shuffles of network b's images within batches"
-            if len(self._permuted)
-            else "none",
+            "null": self._null(),
         }
         return values
 

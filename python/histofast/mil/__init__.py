@@ -15,6 +15,7 @@ except ModuleNotFoundError:
 
 from histofast.mil._bags import Bags, open_bags, open_labels
 from histofast.mil._baseline import mean_pooling
+from histofast.mil._epochs import EpochReport
 from histofast.mil._finetune import FineTuneConfig, FineTuned, FineTuneProgress, finetune
 from histofast.mil._folds import Fold, folds
 from histofast.mil._metrics import Metric, differences, metrics
@@ -23,7 +24,7 @@ from histofast.mil._predict import Predictions, attend, attention_of, predict
 from histofast.mil._run import Run, TrainConfig, open_run
 from histofast.mil._survival import cox_loss
 from histofast.mil._topk import top_rows
-from histofast.mil._train import EpochReport, TrainProgress, evaluate, train
+from histofast.mil._train import TrainProgress, evaluate, train
 
 __all__ = [
     "BagModel",

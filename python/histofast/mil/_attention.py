@@ -26,6 +26,22 @@ class GatedScorer(nn.Module):
         return score.squeeze(1)
 
 
+def attended(
+    h: Tensor, scores: Tensor, head: nn.Linear, *, patch_head: nn.Linear | None = None
+) -> BagOutput:
+    """Return what the mean of embeddings (n, m), weighted by the softmax of scores (n,), says."""
+    attention = scores.softmax(dim=0)
+    z = attention @ h
+    return BagOutput(
+        output=head(z),
+        embedding=z,
+        attention=attention,
+        scores=scores,
+        patch_outputs=(patch_head or head)(h),
+        auxiliary=None,
+    )
+
+
 class AttentionPooling(BagModel):
     """The attention pooling of HistoTransfer.
 
@@ -66,17 +82,7 @@ class AttentionPooling(BagModel):
 
     def look(self, bag: Tensor, target: Tensor | None) -> BagOutput:
         h = self.embed(bag)  # (n, 64)
-        scores = self.score(h).squeeze(1)
-        attention = scores.softmax(dim=0)
-        z = attention @ h
-        return BagOutput(
-            output=self.head(z),
-            embedding=z,
-            attention=attention,
-            scores=scores,
-            patch_outputs=(self.patch_head or self.head)(h),
-            auxiliary=None,
-        )
+        return attended(h, self.score(h).squeeze(1), self.head, patch_head=self.patch_head)
 
 
 class GatedAttention(BagModel):
@@ -108,14 +114,4 @@ class GatedAttention(BagModel):
 
     def look(self, bag: Tensor, target: Tensor | None) -> BagOutput:
         h = self.embed(bag)  # (n, hidden)
-        scores = self.score(h)
-        attention = scores.softmax(dim=0)
-        z = attention @ h
-        return BagOutput(
-            output=self.head(z),
-            embedding=z,
-            attention=attention,
-            scores=scores,
-            patch_outputs=self.head(h),
-            auxiliary=None,
-        )
+        return attended(h, self.score(h), self.head)

@@ -113,7 +113,7 @@ class Bags:
         if place is not None and place.stamp == _stamp(path):
             features = np.memmap(path, place.dtype, "r", place.offset, shape)
         else:
-            features = _open(path).features
+            features = open_features(path).features
         if features.shape != shape:
             raise FeatureError(
                 f"features of {path} must be of shape {shape} as when opened, got {features.shape}"
@@ -286,7 +286,7 @@ def _stamp(path: Path) -> tuple[int, int]:
     return found.st_size, found.st_mtime_ns
 
 
-def _open(path: Path) -> FeatureFile:
+def open_features(path: Path) -> FeatureFile:
     """Map a feature file, or read it where it is not one plain run of numbers."""
     try:
         return read_features(path, mmap=True)
@@ -306,7 +306,7 @@ def _bags(
     sizes, widths, makers, places = [], [], [], []
     for path in files:
         stamp = _stamp(path)
-        file = _open(path)
+        file = open_features(path)
         if not np.issubdtype(file.features.dtype, np.floating):
             raise FeatureError(
                 f"features of {path} must be floating point, got {file.features.dtype.name}"

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from histofast.mil._attention import GatedScorer
+from histofast.mil._attention import GatedScorer, attended
 from histofast.mil._bag_model import BagModel, BagOutput, embedder
 
 
@@ -90,19 +91,11 @@ class Clam(BagModel):
     def look(self, bag: Tensor, target: Tensor | None) -> BagOutput:
         h = self.embed(bag)  # (n, hidden)
         scores = self.score(h)
-        attention = scores.softmax(dim=0)
-        z = attention @ h
-        auxiliary = None
-        if target is not None:
-            auxiliary = self.instance_weight * self._loss(h, scores, self.class_of(target))
-        return BagOutput(
-            output=self.head(z),
-            embedding=z,
-            attention=attention,
-            scores=scores,
-            patch_outputs=self.head(h),
-            auxiliary=auxiliary,
-        )
+        out = attended(h, scores, self.head)
+        if target is None:
+            return out
+        loss = self._loss(h, scores, self.class_of(target))
+        return replace(out, auxiliary=self.instance_weight * loss)
 
     def _loss(self, h: Tensor, scores: Tensor, target: int) -> Tensor:
         """Return the loss of instances, a scalar."""

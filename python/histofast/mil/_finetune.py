@@ -13,28 +13,28 @@ import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from copy import deepcopy
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from safetensors.torch import save
 from torch import Tensor
 
 from histofast.encoders import find, read_spec
 from histofast.errors import FeatureError, ModelError
-from histofast.features import read_features
+from histofast.features import FeatureFile, read_features
 from histofast.mil import _run as r
 from histofast.mil._bag_model import BagModel
 from histofast.mil._bags import Bags, Paths, open_bags
 from histofast.mil._end_to_end import backward, chunk_of, encode
+from histofast.mil._epochs import EpochReport, best_of, has_ended, is_better, rank, write_log
 from histofast.mil._metrics import Metric, differences, metrics
-from histofast.mil._reading import pick_device, read_ahead
+from histofast.mil._reading import forked_generators, pick_device, read_ahead
 from histofast.mil._run import Run, Unit, open_run
 from histofast.mil._topk import top_rows
-from histofast.mil._train import EpochReport, Goal, is_better, scores_of
+from histofast.mil._train import Goal, scores_of
 from histofast.networks import Network, PixelsIn, create, export, restore
 from histofast.pipeline import PatchReader
 
@@ -84,20 +84,9 @@ class FineTuneConfig:
 
     def __post_init__(self) -> None:
         """Refuse what nothing can be tuned with."""
-        for name, least in (
-            ("top_k", 1),
-            ("epochs", 1),
-            ("patience", 1),
-            ("weight_decay", 0),
-            ("patch_loss", 0),
-            ("reselect", 0),
-            ("seed", 0),
-        ):
-            if not least <= getattr(self, name) < math.inf:
-                raise ValueError(f"{name} must be at least {least}, got {getattr(self, name)}")
-        for name in ("lr", "memory_gb"):
-            if not 0 < getattr(self, name) < math.inf:
-                raise ValueError(f"{name} must be above 0, got {getattr(self, name)}")
+        least = {"top_k": 1, "epochs": 1, "patience": 1}
+        least |= dict.fromkeys(("weight_decay", "patch_loss", "reselect", "seed"), 0)
+        r.refuse_out_of_range(self, least, above_0=("lr", "memory_gb"))
         if not self.unfreeze:
             raise ValueError("unfreeze must name stages, or all, got nothing")
 
@@ -210,18 +199,21 @@ def finetune(
             raise ValueError(f"folds must be in 0..{len(run.folds) - 1}, got {fold}")
     bags = _bags_of(run, features)
     source = _source_of(run, encoder, weights, network, layer)
-    job = _Job(
-        run=run,
-        bags=bags,
-        config=config,
-        source=source,
-        out=Path(out),
-        device=pick_device(config.device),
-        folds=chosen,
-        on_progress=on_progress,
-    )
-    with PatchReader(slides, patches=patches) as reader:
-        return job.work(reader, overwrite=overwrite)
+    device = pick_device(config.device)
+    with PatchReader(slides, patches=patches) as reader, forked_generators(device):
+        job = _Job(
+            run=run,
+            bags=bags,
+            config=config,
+            source=source,
+            frozen=source.build(),
+            reader=reader,
+            out=Path(out),
+            device=device,
+            folds=chosen,
+            on_progress=on_progress,
+        )
+        return job.work(overwrite=overwrite)
 
 
 def _bags_of(run: Run, features: Paths | None) -> Bags:
@@ -255,33 +247,21 @@ def _bags_of(run: Run, features: Paths | None) -> Bags:
 class _Source:
     """Where the frozen network comes from: an encoder file, or a weights file."""
 
+    path: Path
+    is_encoder: bool
     network: str
     layer: str | None
-    encoder: Path | None = None
-    weights: Path | None = None
     mpp: float | None = None
 
-    @property
-    def name(self) -> str:
-        path = self.encoder or self.weights
-        assert path is not None
-        return path.name
-
     def build(self) -> Network:
-        if self.encoder is not None:
-            return restore(self.encoder)
-        return self.with_weights(self.weights)
+        return restore(self.path) if self.is_encoder else self.with_weights(self.path)
 
-    def with_weights(self, weights: Path | None) -> Network:
-        """Return the network with other weights, fed as the frozen one is."""
+    def with_weights(self, weights: Path) -> Network:
         network = create(self.network, weights=weights, layer=self.layer)
         if not isinstance(network, Network):
             raise ModelError(
                 f"network must be one of histofast's own to be tuned, got {self.network}"
             )
-        if self.encoder is not None:
-            frozen = restore(self.encoder)
-            network.mean, network.std = frozen.mean, frozen.std
         return network
 
 
@@ -297,7 +277,7 @@ def _source_of(
     if weights is not None:
         if network is None:
             raise ValueError(f"network must be named that {Path(weights).name} holds weights of")
-        return _Source(network=network, layer=layer, weights=Path(weights))
+        return _Source(path=Path(weights), is_encoder=False, network=network, layer=layer)
     if network is not None or layer is not None:
         raise ValueError("network and layer belong to weights: an encoder knows its own")
     name = str(run.encoder.get("name", ""))
@@ -311,7 +291,7 @@ def _source_of(
             "comes with"
         ) from None
     spec = read_spec(path)
-    return _Source(network=spec.network, layer=spec.layer, encoder=path, mpp=spec.mpp)
+    return _Source(path=path, is_encoder=True, network=spec.network, layer=spec.layer, mpp=spec.mpp)
 
 
 @dataclass(kw_only=True, slots=True)
@@ -322,41 +302,43 @@ class _Job:
     bags: Bags
     config: FineTuneConfig
     source: _Source
+    frozen: Network
+    reader: PatchReader
     out: Path
     device: torch.device
     folds: tuple[int, ...]
     on_progress: OnProgress | None
     seconds: float = 0.0  # spent on
     steps: int = 0  # slides, forwards and backwards
+    files: dict[int, FeatureFile] = field(default_factory=dict)  # by row, without their features
 
-    def work(self, reader: PatchReader, *, overwrite: bool) -> FineTuned:
-        module = self._fresh()
-        self._check_same(module, reader)
+    def work(self, *, overwrite: bool) -> FineTuned:
+        self._check_same(self._fresh())
         self._settle(overwrite=overwrite)
         for place, fold in enumerate(self.folds):
             folder = r.fold_folder(self.out, fold)
             if not (folder / RECORD).is_file():
                 folder.mkdir(exist_ok=True)
-                self._tune(reader, fold, place, folder)
+                self._tune(fold, place, folder)
         return self._measure()
 
     # --- Before ---
 
     def _fresh(self) -> PixelsIn:
-        module = PixelsIn(self.source.build())
+        module = PixelsIn(deepcopy(self.frozen))
         module.to(self.device).eval()
         return module
 
-    def _check_same(self, module: PixelsIn, reader: PatchReader) -> None:
+    def _check_same(self, module: PixelsIn) -> None:
         """Refuse a network whose features are not those that the run was trained on."""
-        missing = [n for n in self.bags.names if n not in reader.names]
+        missing = [n for n in self.bags.names if n not in self.reader.names]
         if missing:
             raise FeatureError(
                 f"slides must be all {len(self.bags)} of the run, got none of {len(missing)}: "
                 f"{', '.join(missing[:3])}"
             )
         rows = np.arange(min(_LOOKED_AT, int(self.bags.sizes[0])))
-        pixels = self._pixels(reader, 0, rows)
+        pixels = self._pixels(0, rows)
         got = encode(module, pixels, chunk=len(rows)).cpu().numpy()
         wanted = np.asarray(self.bags.read(0)[rows], np.float32)
         if got.shape != wanted.shape:
@@ -380,7 +362,7 @@ class _Job:
                     "run": str(self.run.path),
                     "network": self.source.network,
                     "layer": self.source.layer,
-                    "from": self.source.name,
+                    "from": self.source.path.name,
                     "config": config,
                 }
             )
@@ -404,7 +386,7 @@ class _Job:
 
     # --- One fold ---
 
-    def _tune(self, reader: PatchReader, fold: int, place: int, folder: Path) -> None:
+    def _tune(self, fold: int, place: int, folder: Path) -> None:
         run, config = self.run, self.config
         part = run.folds[fold]
         module = self._fresh()
@@ -420,7 +402,7 @@ class _Job:
             part.train,
         )
         optimizer = torch.optim.AdamW(trained, lr=config.lr, weight_decay=config.weight_decay)
-        probe = self._pixels(reader, int(part.train[0]), chosen[int(part.train[0])][:1])
+        probe = self._pixels(int(part.train[0]), chosen[int(part.train[0])][:1])
         chunk = chunk_of(module, probe, memory_gb=config.memory_gb)
         epochs: list[EpochReport] = []
         best: tuple[dict[str, Tensor], dict[str, Tensor]] | None = None
@@ -434,20 +416,20 @@ class _Job:
             remaining_s=math.nan,
             metric=run.metric,
         )
-        for epoch in range(config.epochs + 1):
+        while not has_ended(epochs, most=config.epochs, patience=config.patience):
             began = time.perf_counter()
+            epoch = len(epochs)  # 0 is the frozen encoder
             loss = math.nan
             if epoch:
                 if config.reselect and epoch > 1 and (epoch - 1) % config.reselect == 0:
-                    rows = [*part.train, *part.validation]
                     chosen = {
-                        int(row): self._choose_again(reader, module, head, int(row), chunk)
-                        for row in rows
+                        row: self._top(head, self._features(module, row, None, chunk))
+                        for row in map(int, [*part.train, *part.validation])
                     }
                 loss = self._epoch(
-                    reader, module, head, optimizer, goal, chosen, chunk, replace(now, epoch=epoch)
+                    module, head, optimizer, goal, chosen, chunk, replace(now, epoch=epoch)
                 )
-            outputs = self._outputs(reader, module, head, part.validation, chosen, chunk)
+            outputs = self._outputs(module, head, part.validation, chosen, chunk)
             if not np.isfinite(outputs).all() or math.isinf(loss) or (epoch and math.isnan(loss)):
                 raise ModelError(
                     f"loss of fold {fold} must be finite, got {loss:g} in epoch {epoch}: tune with "
@@ -466,19 +448,15 @@ class _Job:
                 best = (deepcopy(network.state_dict()), deepcopy(head.state_dict()))
             epochs.append(found)
             self._tell(replace(now, epoch=epoch, slides_done=len(part.train), finished=found))
-            last = max(e.epoch for e in epochs if e.is_best)
-            if epoch - last >= config.patience:
-                break
         assert best is not None
         network.load_state_dict(best[0])
         head.load_state_dict(best[1])
-        outputs = self._outputs(reader, module, head, part.test, None, chunk)
+        outputs = self._outputs(module, head, part.test, None, chunk)
         values = r.values_of(run.task, outputs, unit)
         self._save_fold(folder, network, head, unit, epochs, part.test, values)
 
     def _epoch(
         self,
-        reader: PatchReader,
         module: PixelsIn,
         head: BagModel,
         optimizer: torch.optim.Optimizer,
@@ -493,7 +471,7 @@ class _Job:
         torch.manual_seed(int(np.random.SeedSequence(seeds).generate_state(1)[0]))
         head.train()  # its dropout; the encoder's BatchNorms keep their statistics
         losses = []
-        pixels_of = read_ahead(lambda row: self._pixels(reader, row, chosen[row]), order)
+        pixels_of = read_ahead(lambda row: self._pixels(row, chosen[row]), order)
         for step, (row, pixels) in enumerate(zip(order, pixels_of, strict=True)):
             began = time.perf_counter()
             optimizer.zero_grad(set_to_none=True)
@@ -524,11 +502,6 @@ class _Job:
             chosen[row] = self._top(head, features.to(self.device))
         return chosen
 
-    def _choose_again(
-        self, reader: PatchReader, module: PixelsIn, head: BagModel, row: int, chunk: int
-    ) -> NDArray[np.int64]:
-        return self._top(head, self._features(reader, module, row, None, chunk))
-
     def _top(self, head: BagModel, features: Tensor) -> NDArray[np.int64]:
         head.eval()
         with torch.no_grad():
@@ -539,7 +512,6 @@ class _Job:
 
     def _features(
         self,
-        reader: PatchReader,
         module: PixelsIn,
         row: int,
         patches: NDArray[np.int64] | None,
@@ -549,15 +521,11 @@ class _Job:
             patches = np.arange(int(self.bags.sizes[row]))
         parts = np.split(patches, range(_ROWS, len(patches), _ROWS))
         return torch.cat(
-            [
-                encode(module, self._pixels(reader, row, some).to(self.device), chunk=chunk)
-                for some in parts
-            ]
+            [encode(module, self._pixels(row, some).to(self.device), chunk=chunk) for some in parts]
         )
 
     def _outputs(
         self,
-        reader: PatchReader,
         module: PixelsIn,
         head: BagModel,
         rows: NDArray[np.int64],
@@ -569,15 +537,22 @@ class _Job:
         found = []
         for row in map(int, rows):
             patches = None if chosen is None else chosen[row]
-            features = self._features(reader, module, row, patches, chunk)
+            features = self._features(module, row, patches, chunk)
             with torch.no_grad():
                 found.append(head(features).output.float().cpu())
         stacked: NDArray[np.float32] = torch.stack(found).numpy()
         return stacked
 
-    def _pixels(self, reader: PatchReader, row: int, patches: NDArray[np.int64]) -> Tensor:
-        file = read_features(self.bags.paths[row], mmap=True)
-        return torch.from_numpy(reader.read(file, patches))
+    def _pixels(self, row: int, patches: NDArray[np.int64]) -> Tensor:
+        return torch.from_numpy(self.reader.read(self._file(row), patches))
+
+    def _file(self, row: int) -> FeatureFile:
+        """Open a feature file once; its features are left to `bags`."""
+        if row not in self.files:
+            file = read_features(self.bags.paths[row], mmap=True)
+            # A map that is kept would hold a file descriptor for every slide.
+            self.files[row] = replace(file, features=np.empty((0, self.bags.d), np.float32))
+        return self.files[row]
 
     def _refuse_days(self) -> None:
         most = self.config.most_hours
@@ -613,26 +588,18 @@ class _Job:
         test: NDArray[np.int64],
         values: NDArray[np.float64],
     ) -> None:
-        state = {k: v.detach().cpu().contiguous() for k, v in network.state_dict().items()}
-        r.write_bytes(folder / NETWORK, save(state))
+        r.write_weights(folder / NETWORK, network)
         r.save_model(folder / r.MODEL, head, unit=unit)
-        known = r.METRICS_OF[self.run.task]
-        header = ["epoch", "loss", "validation_loss", *(f"validation_{name}" for name in known)]
-        rows = [
-            [e.epoch, e.loss, e.validation_loss, *(e.metrics[n] for n in known), int(e.is_best)]
-            for e in epochs
-        ]
-        r.write_csv(folder / r.LOG, [[*header, "is_best"], *rows])
-        best = next(e for e in reversed(epochs) if e.is_best)
+        write_log(folder / r.LOG, self.run.task, epochs, timed=False)
+        best = best_of(epochs)
+        assert best is not None
         r.write_json(
             folder / RECORD,
             {
                 "test": test.tolist(),
                 "values": values.tolist(),
                 "best_epoch": best.epoch,
-                "best_score": None
-                if math.isnan(best.score(self.run.metric))
-                else best.score(self.run.metric),
+                "best_score": r.or_none(best.score(self.run.metric)),
                 "best_loss": best.validation_loss,
             },
         )
@@ -656,17 +623,19 @@ class _Job:
         before = metrics(run.task, tested.targets, frozen, **options)
         after = metrics(run.task, tested.targets, tuned, **options)
         gain = differences(run.task, tested.targets, tuned, frozen, **options)
-        fold = min(self.folds, key=lambda f: _badness(records[f], run.metric))
+        fold = max(self.folds, key=lambda f: _rank(records[f], run.metric))
         folder = r.fold_folder(self.out, fold)
         network = self.source.with_weights(folder / NETWORK)
+        network.mean, network.std = self.frozen.mean, self.frozen.std
         encoder = self.out / ENCODER
+        patch_px = self._file(0).attributes.get("patch_size")
         export(
             network,
             encoder,
             name=f"{self.source.network}-{network.layer}-tuned",
-            patch_px=_patch_px(bags),
+            patch_px=None if patch_px is None else int(patch_px),
             mpp=self.source.mpp,
-            provenance=f"{self.source.name}, fine-tuned on {len(bags)} slides by histofast",
+            provenance=f"{self.source.path.name}, fine-tuned on {len(bags)} slides by histofast",
             licence="that of the weights it was tuned from",
             overwrite=True,
         )
@@ -712,7 +681,7 @@ class _Job:
             encoder=encoder,
             fold=fold,
             weights=folder / NETWORK,
-            frozen_network=self.source.build(),
+            frozen_network=self.frozen,
             tuned_network=network,
             notes=tuple(notes),
         )
@@ -733,16 +702,9 @@ def _unfreeze(network: Network, stages: Sequence[str]) -> list[torch.nn.Paramete
     return [parameter for parameter in network.parameters() if parameter.requires_grad]
 
 
-def _badness(record: Mapping[str, Any], metric: str) -> tuple[float, float]:
+def _rank(record: Mapping[str, Any], metric: str) -> tuple[float, float]:
     score = record["best_score"]
-    if score is None:
-        return math.inf, record["best_loss"]
-    return (score if metric in r.LOWER_IS_BETTER else -score), record["best_loss"]
-
-
-def _patch_px(bags: Bags) -> int | None:
-    size = read_features(bags.paths[0], mmap=True).attributes.get("patch_size")
-    return None if size is None else int(size)
+    return rank(math.nan if score is None else score, record["best_loss"], metric)
 
 
 def _columns(what: str, run: Run) -> list[str]:

@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from histofast.errors import FeatureError
-from histofast.features import FeatureFile, read_features
-from histofast.mil._bags import Bags, Paths, Task, open_bags
+from histofast.features import FeatureFile
+from histofast.mil._bags import Bags, Paths, Task, open_bags, open_features
 from histofast.mil._models import BagModel
 from histofast.mil._reading import bags_on, pick_device
 from histofast.mil._run import PREDICTIONS, Run, Unit, load_model, open_run, values_of, write_csv
@@ -243,20 +243,12 @@ def _check_targets(where: Path, folder: Path | None, bags: Bags, *, overwrite: b
         if path.exists() and not overwrite:
             raise FileExistsError(f"{path} exists: choose another name, or ask to overwrite it")
     if folder is not None:
-        lacking = [path for path in bags.paths if not _has_places(_open(path))]
+        lacking = [path for path in bags.paths if not _has_places(open_features(path))]
         if lacking:
             raise FeatureError(
                 f"coordinates must be in the feature files for attention, got none in {lacking[0]}"
             )
         folder.mkdir(exist_ok=True)
-
-
-def _open(path: Path) -> FeatureFile:
-    """Open a feature file for its coordinates, without reading its features where that is possible."""
-    try:
-        return read_features(path, mmap=True)
-    except FeatureError:
-        return read_features(path, mmap=False)
 
 
 def _has_places(file: FeatureFile) -> bool:
@@ -265,7 +257,7 @@ def _has_places(file: FeatureFile) -> bool:
 
 
 def _write_attention(path: Path, features: Path, attention: NDArray[np.float64]) -> None:
-    coords = _open(features).coords
+    coords = open_features(features).coords
     assert coords is not None
     rows = [(int(x), int(y), float(a)) for (x, y), a in zip(coords, attention, strict=True)]
     write_csv(path, [("x", "y", "attention"), *rows])

@@ -35,6 +35,13 @@ def pick_device(device: str) -> torch.device:
     return torch.device("cuda" if found and device != "cpu" else "cpu")
 
 
+@contextlib.contextmanager
+def forked_generators(device: torch.device) -> Iterator[None]:
+    """Let torch be seeded, and give its generators back to the caller as they were."""
+    with torch.random.fork_rng([torch.cuda.current_device()] if device.type == "cuda" else []):
+        yield
+
+
 def read_ahead(read: Callable[[int], T], rows: Iterable[int]) -> Generator[T, None, None]:
     """Yield `read(row)` in order; a thread reads the next ones while one is in use."""
     todo = iter(rows)

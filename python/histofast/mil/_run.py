@@ -23,6 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
+from torch import nn
 
 from histofast._files import replacing
 from histofast.errors import ModelError
@@ -40,6 +41,23 @@ METRICS_OF: Mapping[str, tuple[str, ...]] = {
     "survival": ("c_index",),
 }
 LOWER_IS_BETTER = frozenset({"loss", "ece", "brier", "mae"})
+
+
+def refuse_out_of_range(
+    config: object, least: Mapping[str, int], *, above_0: Sequence[str]
+) -> None:
+    """Refuse numbers of a config below the least that they may be, not above 0, or infinite.
+
+    Raises:
+        ValueError: naming the first.
+    """
+    for name, wanted in least.items():
+        value = getattr(config, name)
+        if value is not None and not wanted <= value < math.inf:
+            raise ValueError(f"{name} must be at least {wanted}, got {value}")
+    for name in above_0:
+        if not 0 < getattr(config, name) < math.inf:
+            raise ValueError(f"{name} must be above 0, got {getattr(config, name)}")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -89,22 +107,9 @@ class TrainConfig:
 
     def __post_init__(self) -> None:
         """Refuse what no training can be done with."""
-        for name, least in (
-            ("folds", 2),
-            ("epochs", 1),
-            ("patience", 1),
-            ("accumulate", 1),
-            ("max_patches", 1),
-            ("auxiliary", 0),
-            ("patch_loss", 0),
-            ("weight_decay", 0),
-            ("seed", 0),
-        ):
-            value = getattr(self, name)
-            if value is not None and not least <= value < math.inf:
-                raise ValueError(f"{name} must be at least {least}, got {value}")
-        if not 0 < self.lr < math.inf:
-            raise ValueError(f"lr must be above 0, got {self.lr}")
+        least = {"folds": 2, "epochs": 1, "patience": 1, "accumulate": 1, "max_patches": 1}
+        least |= dict.fromkeys(("auxiliary", "patch_loss", "weight_decay", "seed"), 0)
+        refuse_out_of_range(self, least, above_0=("lr",))
         for name, known in (("device", ("auto", "cpu", "cuda")), ("amp", ("auto", "off"))):
             if getattr(self, name) not in known:
                 raise ValueError(
@@ -342,10 +347,13 @@ def save_model(path: Path, model: BagModel, *, unit: Unit) -> None:
         "offset": unit.offset,
         "scale": unit.scale,
     }
-    state = {
-        name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()
-    }
-    write_bytes(path, save(state, metadata={"histofast.bag_model": json.dumps(about)}))
+    write_weights(path, model, metadata={"histofast.bag_model": json.dumps(about)})
+
+
+def write_weights(path: Path, module: nn.Module, *, metadata: dict[str, str] | None = None) -> None:
+    """Write the state of a module as safetensors."""
+    state = {k: v.detach().cpu().contiguous() for k, v in module.state_dict().items()}
+    write_bytes(path, save(state, metadata=metadata))
 
 
 def load_model(run: Run, fold: int) -> tuple[BagModel, Unit]:

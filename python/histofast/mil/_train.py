@@ -29,11 +29,12 @@ from histofast.errors import ModelError
 from histofast.features import SlideLock
 from histofast.mil import _run as r
 from histofast.mil._bags import Bags, Missing, Paths, Task, open_bags
+from histofast.mil._epochs import EpochReport, has_ended, is_better, write_log
 from histofast.mil._folds import Fold, folds
 from histofast.mil._logs import Log, loggers
 from histofast.mil._metrics import metrics
 from histofast.mil._models import BagModel, BagOutput, create, names
-from histofast.mil._reading import bags_on, pick_device
+from histofast.mil._reading import bags_on, forked_generators, pick_device
 from histofast.mil._run import Run, TrainConfig, Unit
 from histofast.mil._survival import cox_loss
 
@@ -41,31 +42,6 @@ _FEW = 30  # validation bags; a metric of ranks takes few values on fewer
 _RISK_SET = 16
 _ORDER, _MODEL, _DROPOUT, _PATCHES = range(1, 5)  # streams of random numbers
 _REFRESH_S = 0.25
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class EpochReport:
-    """What an epoch of a fold came to.
-
-    Attributes:
-        epoch: from 1.
-        loss: mean over the training bags (risk sets in survival), before the last steps.
-        validation_loss: of the validation bags.
-        metrics: of the validation bags; NaN where undefined.
-        is_best: whether the model is the fold's best so far.
-        seconds: that it took.
-    """
-
-    epoch: int
-    loss: float
-    validation_loss: float
-    metrics: Mapping[str, float]
-    is_best: bool
-    seconds: float
-
-    def score(self, metric: str) -> float:
-        """Return the value of a metric or of the validation loss."""
-        return self.validation_loss if metric == "loss" else self.metrics[metric]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -165,8 +141,7 @@ def train(
         _settle(out, record)
         run = Run.of(out, record)
         if not run.is_finished:
-            devices = [torch.cuda.current_device()] if device.type == "cuda" else []
-            with torch.random.fork_rng(devices):
+            with forked_generators(device):
                 for fold in range(len(run.folds)):
                     if _is_done(run, fold):
                         continue
@@ -451,7 +426,7 @@ def _train_fold(
         bags_total=len(part.train),
         metric=run.metric,
     )
-    while not _has_ended(state.epochs, config):
+    while not has_ended(state.epochs, most=config.epochs, patience=config.patience):
         start = time.perf_counter()
         number = len(state.epochs) + 1
         now = replace(progress, epoch=number)
@@ -476,11 +451,13 @@ def _train_fold(
         found = replace(found, is_best=is_best, seconds=time.perf_counter() - start)
         state.epochs.append(found)
         r.write_bytes(folder / r.STATE, state.to_bytes())
-        _write_log(folder / r.LOG, run, state.epochs)
+        write_log(folder / r.LOG, run.task, state.epochs)
         _log(logs, found)
         if on_progress is not None:
             on_progress(replace(now, bags_done=now.bags_total, finished=found))
-    _write_log(folder / r.LOG, run, state.epochs)  # a kill may have come between it and the state
+    write_log(
+        folder / r.LOG, run.task, state.epochs
+    )  # a kill may have come between it and the state
     model.load_state_dict(state.best)
     unit = goal.unit
     if run.task == "survival":
@@ -651,43 +628,7 @@ def scores_of(bags: Bags, rows: NDArray[np.int64], values: NDArray[np.float64]) 
     return {name: metric.value for name, metric in found.items()}
 
 
-def _rank(epoch: EpochReport, metric: str) -> tuple[float, float]:
-    score = epoch.score(metric)
-    signed = -score if metric in r.LOWER_IS_BETTER else score
-    return (-math.inf if math.isnan(signed) else signed, -epoch.validation_loss)
-
-
-def is_better(epoch: EpochReport, earlier: Sequence[EpochReport], metric: str) -> bool:
-    """Whether an epoch is better than the best of those before it."""
-    best = next((e for e in reversed(earlier) if e.is_best), None)
-    return best is None or _rank(epoch, metric) > _rank(best, metric)
-
-
-def _has_ended(epochs: Sequence[EpochReport], config: TrainConfig) -> bool:
-    if len(epochs) >= config.epochs:
-        return True
-    best = next((e.epoch for e in reversed(epochs) if e.is_best), 0)
-    return len(epochs) - best >= config.patience
-
-
 # --- Logs --------------------------------------------------------------------------------------
-
-
-def _write_log(path: Path, run: Run, epochs: Sequence[EpochReport]) -> None:
-    known = r.METRICS_OF[run.task]
-    header = ["epoch", "loss", "validation_loss", *(f"validation_{name}" for name in known)]
-    rows = [
-        (
-            e.epoch,
-            e.loss,
-            e.validation_loss,
-            *(e.metrics[name] for name in known),
-            int(e.is_best),
-            round(e.seconds, 3),
-        )
-        for e in epochs
-    ]
-    r.write_csv(path, [[*header, "is_best", "seconds"], *rows])
 
 
 def _log(logs: Sequence[Log], epoch: EpochReport) -> None:

@@ -5,13 +5,13 @@ from __future__ import annotations
 import json
 import os
 import time
-from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
 import filelock
 
+from histofast._files import becoming
 from histofast.errors import FeatureError
 
 SAVE_S = 5.0  # the report of a long run is saved this often
@@ -144,14 +144,11 @@ class ReportFile:
         if not now and time.monotonic() - self._saved < SAVE_S:
             return
         self._saved = time.monotonic()
-        temporary = self.path.with_name(f".{self.path.name}.{os.getpid()}.tmp")
         self._report.path, self._report.unsaved = str(self.path), ""
         try:
-            temporary.write_text(json.dumps(asdict(self._report), indent=1) + "\n")
-            temporary.replace(self.path)
+            with becoming(self.path) as pending:
+                pending.write_text(json.dumps(asdict(self._report), indent=1) + "\n")
         except OSError as error:
-            with suppress(OSError):
-                temporary.unlink(missing_ok=True)
             self._report.path = ""
             self._report.unsaved = f"cannot write {self.path}: {error.strerror}"
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -15,9 +14,9 @@ from numpy.typing import NDArray
 from histofast._cpus import available_cpus
 from histofast.errors import FeatureError
 from histofast.features import FeatureFile
-from histofast.patches import iter_patches, stream_bag
+from histofast.patches import PatchBag, iter_patches, stream_bag
 from histofast.pipeline._jobs import Job, list_bags, list_jobs
-from histofast.slides import open_slide
+from histofast.slides import Slide, open_slide
 from histofast.tiling import PatchPlan
 
 
@@ -54,6 +53,7 @@ class PatchReader:
             given = [slides] if isinstance(slides, str | Path) else list(slides)
             jobs = list_jobs(given, recursive=recursive)
         self._jobs = {job.name: job for job in jobs}
+        self._identities: dict[str, str] = {}  # by name, of those that a file was made of
         self._pool = ThreadPoolExecutor(available_cpus(), thread_name_prefix="histofast-decode")
 
     @property
@@ -86,7 +86,7 @@ class PatchReader:
         assert file.coords is not None
         made_of = file.identity
         with open_slide(job.path, mpp=made_of.get("level0_mpp")) as slide:
-            _check_same(file, made_of.get("slide"), slide.identity, job.path)
+            self._check_same(job, slide, file, made_of.get("slide"))
             level = int(file.attributes["level"])
             coords_l0 = file.coords[rows]
             plan = PatchPlan(
@@ -109,7 +109,7 @@ class PatchReader:
         assert file.identity is not None
         bag = job.bag
         assert bag is not None
-        _check_same(file, file.identity.get("patches"), bag.identity, job.path)
+        self._check_same(job, bag, file, file.identity.get("patches"))
         chosen = replace(
             bag,
             files=tuple(bag.files[i] for i in rows),
@@ -124,6 +124,20 @@ class PatchReader:
         )
         return np.concatenate([batch.pixels for batch in batches])
 
+    def _check_same(
+        self, job: Job, found: Slide | PatchBag, file: FeatureFile, wanted: object
+    ) -> None:
+        """Refuse another slide or bag than the file was made of."""
+        # An identity is a hash of pixels, for a bag of all of them: once per name is enough.
+        if wanted is not None and self._identities.get(job.name) == wanted:
+            return
+        identity = found.identity
+        if identity != wanted:
+            raise FeatureError(
+                f"{file.path} was made of another file than {job.path}: extract it again"
+            )
+        self._identities[job.name] = identity
+
     def close(self) -> None:
         """Let the threads go."""
         self._pool.shutdown()
@@ -133,8 +147,3 @@ class PatchReader:
 
     def __exit__(self, *_: object) -> None:
         self.close()
-
-
-def _check_same(file: FeatureFile, wanted: object, got: object, path: Path) -> None:
-    if json.loads(json.dumps(got)) != wanted:
-        raise FeatureError(f"{file.path} was made of another file than {path}: extract it again")

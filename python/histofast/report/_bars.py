@@ -8,10 +8,9 @@ from pathlib import Path
 from matplotlib.figure import Figure
 
 from histofast._files import replacing
+from histofast.report._style import FAINT, INK
 
-_INK, _BAR, _FAINT = "#222222", "#3b6ea5", "#dddddd"
-
-
+_BAR = "#3b6ea5"
 _SUFFIXES = (".png", ".pdf", ".svg")
 
 
@@ -61,14 +60,14 @@ def plot_speeds(
             f"{speed:.1f}   {note}",
             va="center",
             fontsize=8.5,
-            color=_INK,
+            color=INK,
         )
     axes.set_yticks(rows, names)
     axes.invert_yaxis()
     axes.set_xlim(0, most * 1.55)  # room for the notes
     axes.set_xlabel("patches per second")
     axes.set_title(title, fontsize=10, loc="left")
-    axes.grid(axis="x", color=_FAINT)
+    axes.grid(axis="x", color=FAINT)
     axes.set_axisbelow(True)
     for side in ("top", "right", "left"):
         axes.spines[side].set_visible(False)

@@ -24,7 +24,7 @@ from histofast.report._findings import (
     word_for_blanks,
     words_of,
 )
-from histofast.report._pages import data_url, render
+from histofast.report._pages import data_url, render, undash
 from histofast.report._style import LONGEST, bottom_of, color_of, ink_on, shorten
 from histofast.similarity._comparison import Comparison
 
@@ -56,16 +56,12 @@ def comparison_page(comparison: Comparison) -> str:
         has_interval=any(pair.low is not None for pair in pairs),
         has_permuted=any(pair.permuted is not None for pair in pairs),
         has_random=any(pair.random is not None for pair in pairs),
-        predictions=[(_words(key), value) for key, value in comparison.predictions.items()],
-        convention=[(_words(key), value) for key, value in comparison.convention.items()],
+        predictions=[(undash(key), value) for key, value in comparison.predictions.items()],
+        convention=[(undash(key), value) for key, value in comparison.convention.items()],
         version=_core.version,
         json_url=data_url("application/json", comparison.to_json()),
         csv_url=data_url("text/csv", comparison.to_csv()),
     )
-
-
-def _words(key: str) -> str:
-    return key.replace("_", " ")
 
 
 # --- The heat map ------------------------------------------------------------------------------

@@ -13,9 +13,8 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
 from histofast.report._figure_files import save_figure
-from histofast.report._style import SERIES
+from histofast.report._style import FAINT, INK, SERIES
 
-_INK, _FAINT = "#222222", "#dddddd"
 _STYLES = ("--", "-")  # of the losses
 
 Row = Mapping[str, Any]
@@ -105,14 +104,14 @@ def _figure(
         axes.set_xlabel("epoch", fontsize=10)
         axes.set_ylabel(label, fontsize=10)
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-        axes.grid(axis="y", color=_FAINT, lw=0.8)
+        axes.grid(axis="y", color=FAINT, lw=0.8)
         axes.set_axisbelow(True)
         axes.tick_params(labelsize=9)
         for side in ("top", "right"):
             axes.spines[side].set_visible(False)
     named = zip(losses, _STYLES, strict=True)
-    keys = [Line2D([], [], color=_INK, ls=ls, label=name.replace("_", " ")) for name, ls in named]
-    keys.append(Line2D([], [], color=_INK, ls="none", marker="o", label="best epoch"))
+    keys = [Line2D([], [], color=INK, ls=ls, label=name.replace("_", " ")) for name, ls in named]
+    keys.append(Line2D([], [], color=INK, ls="none", marker="o", label="best epoch"))
     keys += [
         Line2D([], [], color=SERIES[fold % len(SERIES)], lw=2.5, label=f"fold {fold}")
         for fold in range(len(folds))
@@ -126,7 +125,7 @@ def _figure(
         columnspacing=1.2,
     )
     if title:
-        figure.suptitle(title, x=0.013, ha="left", fontsize=12, color=_INK, weight="bold")
+        figure.suptitle(title, x=0.013, ha="left", fontsize=12, color=INK, weight="bold")
     return figure
 
 

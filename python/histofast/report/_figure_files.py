@@ -11,14 +11,8 @@ from matplotlib.figure import Figure
 
 from histofast._files import replacing
 from histofast.report._bars import check_figure_path
+from histofast.report._style import RC
 
-_RC = {
-    "font.family": "DejaVu Sans",  # comes with matplotlib: the same figure everywhere
-    "hatch.linewidth": 0.5,
-    "pdf.fonttype": 42,
-    "svg.hashsalt": "histofast",
-    "text.parse_math": False,  # a $ in a file's name is a dollar
-}
 _UNDATED: dict[str, dict[str, None]] = {".pdf": {"CreationDate": None}, ".svg": {"Date": None}}
 
 
@@ -31,7 +25,7 @@ def save_figure(draw: Callable[[], Figure], path: Path) -> None:
     check_figure_path(path)
     suffix = path.suffix.lower()
     drawn = io.BytesIO()
-    with rc_context(_RC):
+    with rc_context(RC):
         draw().savefig(drawn, format=suffix[1:], dpi=200, metadata=_UNDATED.get(suffix))
     with replacing(path, overwrite=True) as pending:
         pending.write_bytes(drawn.getvalue())

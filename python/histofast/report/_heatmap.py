@@ -28,16 +28,19 @@ from histofast.report._findings import (
 from histofast.report._style import (
     COLORMAP,
     DIAGONAL,
+    FAINT,
+    INK,
     LONGEST,
     PERMUTED,
     RANDOM,
     bottom_of,
+    draw_legend,
     ink_on,
     shorten,
 )
 from histofast.similarity._comparison import Comparison
 
-_INK, _FAINT, _HATCH = "#222222", "#dddddd", "////"
+_HATCH = "////"
 _MOST_CELL, _LEAST_CELL = 0.5, 0.125
 _WRITTEN_CELL = 0.4  # cells of this size have their value written in them
 _MAP, _TOP, _EDGE, _BAR_GAP, _BAR = 7.5, 1.25, 0.25, 0.2, 0.18
@@ -104,9 +107,9 @@ def _figure(comparison: Comparison) -> Figure:
         _draw_lines(axes_at(lines_left, below, lines_width, height), comparison, pairs, font)
     said = f"{title_of(comparison)}: {comparison.measure}"
     x, y = _EDGE / figure.get_figwidth(), 1 - 0.28 / figure.get_figheight()
-    figure.text(x, y, said, fontsize=12, color=_INK, va="center", weight="bold")
+    figure.text(x, y, said, fontsize=12, color=INK, va="center", weight="bold")
     y = 1 - 0.52 / figure.get_figheight()
-    figure.text(x, y, basis_of(comparison), fontsize=9, color=_INK, va="center")
+    figure.text(x, y, basis_of(comparison), fontsize=9, color=INK, va="center")
     return figure
 
 
@@ -153,7 +156,7 @@ def _draw_map(
         label = word_for_blanks(comparison)
         keys.append(Patch(fc="#ffffff", ec="#777777", hatch=_HATCH, lw=0, label=label))
     if keys:
-        _legend(axes, keys)
+        draw_legend(axes, keys)
 
 
 def _draw_lines(axes: Any, comparison: Comparison, pairs: Sequence[Pair], font: float) -> None:
@@ -216,7 +219,7 @@ def _draw_lines(axes: Any, comparison: Comparison, pairs: Sequence[Pair], font: 
             ha="center",
             va="center",
             fontsize=min(font, 8),
-            color=_INK,
+            color=INK,
             bbox={"fc": "white", "ec": "none", "pad": 1.2},
             zorder=5,
         )
@@ -228,23 +231,8 @@ def _draw_lines(axes: Any, comparison: Comparison, pairs: Sequence[Pair], font: 
     axes.set_ylabel(comparison.measure, fontsize=10)
     axes.tick_params(axis="y", labelsize=9)
     axes.tick_params(axis="x", length=0)
-    axes.grid(axis="y", color=_FAINT, lw=0.8)
+    axes.grid(axis="y", color=FAINT, lw=0.8)
     axes.set_axisbelow(True)
     for side in ("top", "right"):
         axes.spines[side].set_visible(False)
-    _legend(axes, keys)
-
-
-def _legend(axes: Any, keys: Sequence[Any]) -> None:
-    """Put the legend above the axes, where it covers nothing."""
-    axes.legend(
-        handles=keys,
-        loc="lower left",
-        bbox_to_anchor=(0, 1),
-        ncols=2,
-        frameon=False,
-        fontsize=8.5,
-        borderaxespad=0.2,
-        handlelength=2.4,
-        columnspacing=1.2,
-    )
+    draw_legend(axes, keys)

@@ -16,13 +16,12 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from histofast.report._style import COLORMAP
+from histofast.report._style import COLORMAP, INK, RC
 
-_INK, _DPI = "#222222", 100
+_DPI = 100
 _EDGE_PX, _TOP_PX, _BELOW_PX = 24, 92, 64
 _GAP_PX, _BAR_PX, _LABELS_PX, _BAR_HEIGHT_PX = 24, 22, 110, 420
 _LEAST_WIDTH_PX = 560  # of the whole figure: a caption is not cut off
-_RC = {"font.family": "DejaVu Sans", "text.parse_math": False}
 
 
 def colors_of(shares: NDArray[np.floating[Any]]) -> NDArray[np.uint8]:
@@ -73,7 +72,7 @@ def plot_overlay(
     bar_height = min(_BAR_HEIGHT_PX, max(h, 120))
     height = _TOP_PX + max(h, bar_height) + _BELOW_PX
     width, height = (math.ceil(side * unit) / unit for side in (width, height))
-    with rc_context(_RC):
+    with rc_context(RC):
         figure = Figure(figsize=(width / _DPI, height / _DPI), dpi=dpi, facecolor="white")
 
         def axes_at(x: float, y: float, axes_width: float, axes_height: float) -> Any:
@@ -91,12 +90,12 @@ def plot_overlay(
             *(_EDGE_PX / width, 1 - 30 / height),
             title,
             fontsize=11,
-            color=_INK,
+            color=INK,
             va="center",
             weight="bold",
         )
         figure.text(
-            *(_EDGE_PX / width, 1 - 58 / height), caption, fontsize=9, color=_INK, va="center"
+            *(_EDGE_PX / width, 1 - 58 / height), caption, fontsize=9, color=INK, va="center"
         )
         bar = axes_at(_EDGE_PX + w + _GAP_PX, _TOP_PX, _BAR_PX, bar_height)
         colors = 255 * (1 - alpha) + alpha * colors_of(np.linspace(0, 1, 256))
@@ -114,7 +113,7 @@ def plot_overlay(
         ruler = axes_at(
             _EDGE_PX, _TOP_PX + max(h, bar_height) + 16, length_um / um_per_px / unit, 3
         )
-        ruler.set_facecolor(_INK)
+        ruler.set_facecolor(INK)
         ruler.set_xticks([])
         ruler.set_yticks([])
         for spine in ruler.spines.values():
@@ -124,7 +123,7 @@ def plot_overlay(
             *(_EDGE_PX / width, (_BELOW_PX - 38) / height),
             label,
             fontsize=9,
-            color=_INK,
+            color=INK,
             va="center",
         )
         canvas = FigureCanvasAgg(figure)

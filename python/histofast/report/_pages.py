@@ -34,6 +34,11 @@ def data_url(kind: str, text: str) -> str:
     return f"data:{kind};charset=utf-8;base64,{base64.b64encode(text.encode()).decode('ascii')}"
 
 
+def undash(key: str) -> str:
+    """Return a key as words."""
+    return key.replace("_", " ")
+
+
 def _compact(value: Any) -> Any:
     """Write positions without the noise of their last digits."""
     return f"{value:.2f}".rstrip("0").rstrip(".") if isinstance(value, float) else value

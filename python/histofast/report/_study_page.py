@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 
 from histofast import _core
 from histofast.report._findings import count, number, percent
-from histofast.report._pages import data_url, render
+from histofast.report._pages import data_url, render, undash
 from histofast.report._scales import log_ticks, range_of, spread, ticks
 from histofast.report._study import Study, StudyRow
 from histofast.report._study_words import (
@@ -64,7 +64,7 @@ def study_page(
         findings=describe_study(study),
         charts=_charts(study),
         rows=[_cells(study, row) for row in rows],
-        extras=[_undash(name) for name in study.extras],
+        extras=[undash(name) for name in study.extras],
         has={
             "depth": any(row.depth is not None for row in study.candidates),
             "versus": any(row.versus_best is not None for row in rows),
@@ -72,15 +72,11 @@ def study_page(
         confidence=percent(study.confidence),
         figures=[(text, _picture(text, data)) for text, data in (figures or {}).items()],
         links=[(text, _address(text, to)) for text, to in (links or {}).items()],
-        convention=[(_undash(key), value) for key, value in study.convention.items()],
+        convention=[(undash(key), value) for key, value in study.convention.items()],
         version=_core.version,
         json_url=data_url("application/json", study.to_json()),
         csv_url=data_url("text/csv", study.to_csv()),
     )
-
-
-def _undash(key: str) -> str:
-    return key.replace("_", " ")
 
 
 def _picture(caption: str, data: str) -> str:

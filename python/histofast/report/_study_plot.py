@@ -19,13 +19,23 @@ from histofast.report._findings import percent
 from histofast.report._scales import range_of, spread
 from histofast.report._study import Study, StudyRow
 from histofast.report._study_words import chosen_word, in_order, study_basis
-from histofast.report._style import DIAGONAL, LOG_FROM, PERMUTED, SERIES, SHAPES, shorten
+from histofast.report._style import (
+    DIAGONAL,
+    FAINT,
+    INK,
+    LOG_FROM,
+    PERMUTED,
+    SERIES,
+    SHAPES,
+    draw_legend,
+    shorten,
+)
 
-_INK, _FAINT = "#222222", "#dddddd"
 _LETTER, _LINE = 0.075, 0.17  # width and height of a letter of 8.5 points
 _NAME = 24  # letters of a name beside a chart
 _EDGE, _HEAD = 0.25, 0.7
 _MARKERS = dict(zip(SHAPES, ("o", "s", "^", "D"), strict=True))
+_HANDLE = 2.6  # length of a line in the legend, in letters
 _DASHES = ("--", "-.", (0, (3, 3)))
 
 
@@ -62,7 +72,7 @@ class _Sheet:
             (0.52, study_basis(study), 9, "normal"),
         ):
             x, y = _EDGE / width, 1 - down / height
-            self.figure.text(x, y, text, fontsize=size, color=_INK, va="center", weight=weight)
+            self.figure.text(x, y, text, fontsize=size, color=INK, va="center", weight=weight)
 
     def axes(self, left: float, top: float, width: float, height: float) -> Any:
         w, h = self._width, self._height
@@ -92,7 +102,7 @@ def _truncation(study: Study) -> Figure:
     values = sheet.axes(left, top, plot, 3.4)
     _draw_values_by_depth(values, study, valued)
     _draw_layers(values, study, cuts, plot)
-    _legend(values, keys, lift=1 + strip / 3.4)
+    draw_legend(values, keys, handle_length=_HANDLE, lift=1 + strip / 3.4)
     last = values
     if timed:
         last = sheet.axes(left, top + 3.65, plot, below)
@@ -140,7 +150,7 @@ def _frame_depth(axes: Any, label: str) -> None:
     axes.set_xlim(0, 1)
     axes.xaxis.set_major_formatter(FuncFormatter(lambda share, _: f"{100 * share:.0f} %"))
     axes.set_ylabel(label, fontsize=10)
-    axes.grid(axis="y", color=_FAINT, lw=0.8)
+    axes.grid(axis="y", color=FAINT, lw=0.8)
     for line in axes.lines:
         line.set_clip_on(False)
 
@@ -183,7 +193,7 @@ def _networks(study: Study) -> Figure:
     sheet = _Sheet(study, max(width, 6.5), top + height + 0.65)
     forest = sheet.axes(left, top, 3.6, height)
     _draw_forest(forest, study, rows, names)
-    _legend(forest, keys, lift=1, left=-(left - _EDGE) / 3.6)
+    draw_legend(forest, keys, handle_length=_HANDLE, left=-(left - _EDGE) / 3.6)
     if timed:
         _draw_value_by_speed(sheet.axes(second, top, 3.4, height), study, timed, height)
     return sheet.figure
@@ -198,7 +208,7 @@ def _draw_forest(axes: Any, study: Study, rows: Sequence[StudyRow], names: Seque
             axes.plot(row.value, place, marker, color=color, ms=5.5, zorder=4)
     _ring(axes, [(row.value, place) for place, row in enumerate(rows) if row.chosen])
     if study.baselines and study.candidates:
-        axes.axhline(len(study.candidates) - 0.5, color=_FAINT, lw=0.8)
+        axes.axhline(len(study.candidates) - 0.5, color=FAINT, lw=0.8)
     _draw_rules(axes.axvline, study, ())
     axes.set_yticks(range(len(rows)), names, fontsize=8.5)
     axes.set_ylim(len(rows) - 0.4, -0.6)
@@ -206,7 +216,7 @@ def _draw_forest(axes: Any, study: Study, rows: Sequence[StudyRow], names: Seque
         axes.set_xlim(*_bounds(study, rows))
     axes.tick_params(axis="y", length=0)
     axes.spines["left"].set_visible(False)
-    axes.grid(axis="x", color=_FAINT, lw=0.8)
+    axes.grid(axis="x", color=FAINT, lw=0.8)
     axes.set_xlabel(study.metric, fontsize=10)
 
 
@@ -226,7 +236,7 @@ def _draw_value_by_speed(axes: Any, study: Study, rows: Sequence[StudyRow], heig
     _scale_speeds(axes, "x", rows)
     axes.set_xlabel("patches per second", fontsize=10)
     axes.set_ylabel(study.metric, fontsize=10)
-    axes.grid(axis="y", color=_FAINT, lw=0.8)
+    axes.grid(axis="y", color=FAINT, lw=0.8)
     wanted = [(row.value - low) / (high - low) for row in rows]
     moved = spread(wanted, gap=_LINE / height, low=0, high=1)
     for row, share, y in zip(rows, wanted, moved, strict=True):
@@ -281,7 +291,7 @@ def _draw_rules(draw: Any, study: Study, baselines: Sequence[StudyRow]) -> None:
 
 def _ring(axes: Any, points: Sequence[tuple[Any, Any]]) -> None:
     for x, y in points:
-        axes.plot(x, y, "o", mfc="none", mec=_INK, mew=1.6, ms=12, zorder=5, clip_on=False)
+        axes.plot(x, y, "o", mfc="none", mec=INK, mew=1.6, ms=12, zorder=5, clip_on=False)
 
 
 def _leader(color: str, begin: tuple[float, float]) -> dict[str, Any]:
@@ -324,22 +334,7 @@ def _keys(study: Study) -> list[Any]:
     if study.chance is not None:
         key("chance", PERMUTED, ":", 0.9)
     if study.chosen is not None:
-        key(chosen_word(study), _INK, "none", marker="o", mfc="none", mew=1.6, ms=10)
+        key(chosen_word(study), INK, "none", marker="o", mfc="none", mew=1.6, ms=10)
     if any(row.has_interval for row in study.rows):
-        key(f"{percent(study.confidence)} interval", _INK, lw=1.3, alpha=0.55)
+        key(f"{percent(study.confidence)} interval", INK, lw=1.3, alpha=0.55)
     return keys
-
-
-def _legend(axes: Any, keys: Sequence[Any], *, lift: float, left: float = 0.0) -> None:
-    """Put the legend above the axes and what is written there."""
-    axes.legend(
-        handles=keys,
-        loc="lower left",
-        bbox_to_anchor=(left, lift),
-        ncols=2,
-        frameon=False,
-        fontsize=8.5,
-        borderaxespad=0.2,
-        handlelength=2.6,
-        columnspacing=1.2,
-    )

@@ -9,11 +9,9 @@ from __future__ import annotations
 
 import errno
 import os
-import secrets
 from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import suppress
 from fractions import Fraction
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -24,6 +22,7 @@ import tifffile
 from numpy.typing import NDArray
 
 from histofast._arrays import check
+from histofast._files import becoming
 from histofast.errors import SlideError
 
 Codec = Literal["jpeg", "jpeg2000", "webp", "deflate", "lzw", "none"]
@@ -107,12 +106,12 @@ def write_pyramid(
     compression, photometric = _TIFF_CODEC[codec]
     sizes = level_sizes(width, height, levels=levels, factor=factor)
     raw_bytes = sum(w * h * 3 for w, h in sizes)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.{secrets.token_hex(4)}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with (
+            becoming(path) as pending,
             ThreadPoolExecutor(workers, thread_name_prefix="histofast-write") as pool,
-            tifffile.TiffWriter(temporary, bigtiff=raw_bytes >= _CLASSIC_TIFF_BYTES) as tiff,
+            tifffile.TiffWriter(pending, bigtiff=raw_bytes >= _CLASSIC_TIFF_BYTES) as tiff,
         ):
             for level, (level_width, level_height) in enumerate(sizes):
                 columns, rows = -(-level_width // tile_px), -(-level_height // tile_px)
@@ -142,15 +141,11 @@ def write_pyramid(
                     tile=(tile_px, tile_px),
                     **options,
                 )
-        temporary.replace(path)
     except OSError as error:
         reason = os.strerror(error.errno) if error.errno else str(error)
         if error.errno == errno.ENOSPC:
             reason += ": free some space or choose another folder"
         raise SlideError(f"cannot write {path}: {reason}") from error
-    finally:
-        with suppress(OSError):  # its folder may not even be there
-            temporary.unlink()
 
 
 def write_averaged_pyramid(

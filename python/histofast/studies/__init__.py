@@ -10,8 +10,9 @@ except ModuleNotFoundError:
         name="torch",
     ) from None
 
-from histofast.studies._judge import StudyProgress
 from histofast.studies._networks import compare_networks
-from histofast.studies._truncation import StudyResult, truncation
+from histofast.studies._setting import StudyProgress
+from histofast.studies._study import StudyResult
+from histofast.studies._truncation import truncation
 
 __all__ = ["StudyProgress", "StudyResult", "compare_networks", "truncation"]

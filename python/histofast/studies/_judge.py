@@ -5,120 +5,62 @@ All candidates are trained on the same folds, and compared on the same resamples
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from histofast.errors import HistofastError
-from histofast.mil import (
-    Bags,
-    Metric,
-    TrainConfig,
-    differences,
-    folds,
-    mean_pooling,
-    metrics,
-    open_bags,
-    open_labels,
-    train,
-)
-from histofast.pipeline import extract, list_bags, list_jobs
+from histofast.mil import Bags, Metric, differences, mean_pooling, metrics, open_bags, train
 from histofast.report import Difference, StudyRow
+from histofast.studies._setting import Setting
 
-METRIC_OF = {"classification": "auroc", "regression": "spearman", "survival": "c_index"}
-TITLE_OF = {"auroc": "AUROC", "spearman": "Spearman's rho", "c_index": "C-index"}
-CHANCE_OF = {"auroc": 0.5, "spearman": 0.0, "c_index": 0.5}
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class StudyProgress:
-    """What a study is doing, in words, and how far it is: `done` of `total` such things."""
-
-    doing: str
-    done: int
-    total: int
-
-
-OnProgress = Callable[[StudyProgress], None]
+_NAN = float("nan")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Candidate:
-    """Features that models of bags are trained on.
+    """An encoder whose features models of bags are trained on.
 
     Attributes:
         row: what is known of it beforehand; value and interval are filled in.
-        features: folder of its feature files.
         encoder: its file, for its speed; None: not measured.
-        key: name of its folder among the runs.
+        key: name of its features, and of its folder among the runs.
+        commands: titles and commands of what to do with it if it is chosen.
     """
 
     row: StudyRow
-    features: Path
     encoder: Path | None
     key: str
+    commands: tuple[tuple[str, str], ...] = ()
 
 
-def check_labels(
-    slides: Any,
-    patches: str | Path | None,
+def known_row(
     *,
-    labels: str | Path,
-    task: str,
-    missing: str,
-    config: TrainConfig,
-) -> None:
-    """Find out before the work whether labels, slides and folds agree.
-
-    Raises:
-        ValueError, FileNotFoundError: as `open_bags` and `folds`, and what is wrong with the slides.
-    """
-    if (slides is None) == (patches is None):
-        raise ValueError("either slides or patches must be given")
-    if patches is not None:
-        jobs = list_bags(patches)
-    else:
-        jobs = list_jobs([slides] if isinstance(slides, str | Path) else list(slides))
-    options: dict[str, Any] = {"task": task, "missing": missing}
-    known = open_labels(labels, [job.name for job in jobs], **options)
-    folds(known, n=config.folds, seed=config.seed)
-
-
-def compute_features(
-    encoders: Sequence[str | Path],
-    *,
-    slides: Any,
-    patches: str | Path | None,
-    out: Path,
-    patch_px: int | None,
-    mpp: float | None,
-    min_tissue: float,
-) -> None:
-    """Run `extract`, in which no slide may fail.
-
-    Raises:
-        HistofastError: a slide failed; what `extract` raises.
-    """
-    found = extract(
-        slides,
-        patches=patches,
-        out=out,
-        encoder=list(encoders),
-        patch_px=patch_px,
-        mpp=mpp,
-        min_tissue=min_tissue,
-        allow_upsampling=patches is not None,
+    name: str,
+    network: str,
+    layer: str,
+    depth: float | None,
+    size_bytes: int,
+    notes: str = "",
+    baseline: bool = False,
+) -> StudyRow:
+    """Return a candidate's row before its features are there."""
+    return StudyRow(
+        name=name,
+        network=network,
+        layer=layer,
+        depth=depth,
+        d=1,
+        value=_NAN,
+        low=_NAN,
+        high=_NAN,
+        patches_per_s=None,
+        size_bytes=size_bytes,
+        notes=notes,
+        baseline=baseline,
     )
-    failed = [slide for slide in found.slides if slide.status == "failed"]
-    if failed:
-        raise HistofastError(
-            f"{len(failed)} of {len(found.slides)} slides failed, the first, {failed[0].name}: "
-            f"{failed[0].error}"
-        )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -151,90 +93,71 @@ class Verdict:
     tested: NDArray[np.int64]
 
 
-def judge(
-    candidates: Sequence[Candidate],
-    *,
-    labels: str | Path,
-    out: Path,
-    model: str,
-    task: str,
-    config: TrainConfig,
-    missing: str,
-    on_progress: OnProgress | None,
-) -> Verdict:
-    """Train and measure each candidate; runs that are finished in `out` are taken as they are.
+def judge(candidates: Sequence[Candidate], features: Sequence[Path], setting: Setting) -> Verdict:
+    """Train and measure each candidate; runs that are finished are taken as they are.
+
+    Args:
+        candidates: at least one.
+        features: folder of the feature files of each.
+        setting: the study's.
 
     Raises:
         ValueError, FeatureError, FileNotFoundError, ModelError: as `open_bags` and `train`;
             candidates of other bags.
     """
-    metric = METRIC_OF[task]
     judged: list[Judged] = []
     pooled: dict[str, Judged] = {}
     first: Bags | None = None
     tested = np.zeros(0, np.int64)
     n_folds = 0
-    for i, candidate in enumerate(candidates):
-        if on_progress is not None:
-            on_progress(
-                StudyProgress(
-                    doing=f"training on {candidate.row.name}", done=i, total=len(candidates)
-                )
-            )
-        options: dict[str, Any] = {"task": task, "missing": missing}
-        bags = open_bags(candidate.features, labels, **options)
+    for i, (candidate, folder) in enumerate(zip(candidates, features, strict=True)):
+        row = candidate.row
+        setting.tell(f"training on {row.name}", done=i, total=len(candidates))
+        bags = open_bags(folder, setting.labels, task=setting.task, missing=setting.missing)
         if first is None:
             first = bags
         elif bags.names != first.names:
             raise ValueError(
-                f"features of {candidate.row.name} must be of the same slides as those of "
+                f"features of {row.name} must be of the same slides as those of "
                 f"{candidates[0].row.name}, got {len(bags)} and {len(first)}"
             )
-        run = train(bags, out=out / candidate.key, model=model, config=config)
+        run = train(
+            bags,
+            out=setting.out / "runs" / candidate.key,
+            model=setting.model,
+            config=setting.config,
+        )
         n_folds = len(run.folds)
         predicted = run.predictions()
         tested = np.array([k for k, name in enumerate(bags.names) if name in predicted], np.int64)
         outputs = np.stack([predicted[bags.names[k]] for k in tested])
-        judged.append(_judged(candidate.row, bags, tested, outputs, metric, config, d=bags.d))
-        if task == "classification" and not candidate.row.baseline:
+        judged.append(_judged(row, bags.part(tested), outputs, setting))
+        if setting.task == "classification" and not row.baseline:
             values = mean_pooling(bags, run.folds)[tested]
-            row = replace(candidate.row, name=f"mean pooling, {candidate.row.name}", baseline=True)
-            pooled[candidate.row.name] = _judged(
-                row, bags, tested, values, metric, config, d=bags.d
-            )
+            of_means = replace(row, name=f"mean pooling, {row.name}", baseline=True)
+            pooled[row.name] = _judged(of_means, bags.part(tested), values, setting)
     assert first is not None
     return Verdict(
         bags=first,
         judged=tuple(judged),
         pooled=pooled,
-        metric=metric,
+        metric=setting.metric,
         folds=n_folds,
         tested=tested,
     )
 
 
-def _judged(
-    row: StudyRow,
-    bags: Bags,
-    tested: NDArray[np.int64],
-    outputs: NDArray[np.float64],
-    metric: str,
-    config: TrainConfig,
-    *,
-    d: int,
-) -> Judged:
-    chosen = bags.part(tested)
+def _judged(row: StudyRow, bags: Bags, outputs: NDArray[np.float64], setting: Setting) -> Judged:
     found = metrics(
         bags.task,
-        chosen.targets,
+        bags.targets,
         outputs,
-        groups=chosen.groups,
+        groups=bags.groups,
         classes=bags.classes,
-        seed=config.seed,
-    )[metric]
-    return Judged(
-        row=replace(row, value=found.value, low=found.low, high=found.high, d=d), outputs=outputs
-    )
+        seed=setting.config.seed,
+    )[setting.metric]
+    row = replace(row, value=found.value, low=found.low, high=found.high, d=bags.d)
+    return Judged(row=row, outputs=outputs)
 
 
 def against_best(verdict: Verdict, judged: Sequence[Judged], *, seed: int) -> tuple[StudyRow, ...]:
