@@ -11,7 +11,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from histofast import _core
+import gpu_arrays
+from histofast import _arrays, _core
 from histofast.cli import main
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -44,6 +45,10 @@ def why_no_gpu() -> str | None:
         return str(error)
 
 
+def has_emulated_gpu() -> bool:
+    return _core.cuda_is_compiled() and why_no_gpu() is None and gpu_arrays.is_emulated()
+
+
 def need_gpu() -> None:
     reason = why_no_gpu()
     if reason is None:
@@ -57,6 +62,18 @@ def need_gpu() -> None:
 def pytest_runtest_setup(item: pytest.Item) -> None:
     if item.get_closest_marker("gpu"):
         need_gpu()
+
+
+@pytest.fixture
+def gpu(monkeypatch):
+    """Where a test marked `gpu` puts its arrays: `put`, `get`, `empty`; checked for strays."""
+    if gpu_arrays.is_emulated():
+        device = gpu_arrays.EmulatedGpu()
+        monkeypatch.setitem(_arrays.LIBRARIES, "gpu_arrays", device.library())
+    else:
+        device = gpu_arrays.TorchGpu()
+    yield device
+    device.check_guards()
 
 
 # --- The command line --------------------------------------------------------------------------

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from concurrent.futures import ThreadPoolExecutor
 
+import numpy as np
 import pytest
 
 import conftest
@@ -58,7 +59,9 @@ def test_an_isa_is_one_of_the_enum(isa):
 
 
 def test_device_count_is_the_drivers():
-    if _core.cuda_is_compiled():
+    if conftest.has_emulated_gpu():
+        assert _core.cuda_device_count() == 1
+    elif _core.cuda_is_compiled():
         assert _core.cuda_device_count() == (encoders.driver_gpu_count() or 0)
     else:
         with pytest.raises(CudaError, match=r"no CUDA kernels: reinstall with nvcc on the path$"):
@@ -77,6 +80,38 @@ def test_name_of_a_device_that_is_not_there(device):
         _core.cuda_device_name(device)
     assert isinstance(caught.value, RuntimeError)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.gpu
+def test_copies_go_through_the_gpu_and_back():
+    there, back = _core.CudaBuffer(1000), _core.CudaBuffer(1000)
+    there.array[:] = np.arange(1000) % 251
+    back.array[:] = 0
+    memory, stream = _core.CudaBuffer(1000, device=0), _core.CudaStream(0)
+    _core.cuda_copy(memory.address, there.address, 1000, stream)
+    _core.cuda_copy(back.address, memory.address, 1000, stream)
+    stream.synchronize()
+    np.testing.assert_array_equal(back.array, there.array)
+    with pytest.raises(ValueError, match="must be pinned memory of the host, got memory of GPU 0"):
+        _ = memory.array
+
+
+@pytest.mark.gpu
+def test_events_hold_a_stream_and_tell_the_time():
+    first, second = _core.CudaStream(0), _core.CudaStream(0)
+    begin, end = _core.CudaEvent(0), _core.CudaEvent(0)
+    begin.record(first)
+    begin.hold(second)
+    end.record(second)
+    end.synchronize()
+    assert end.seconds_since(begin) >= 0
+
+
+@pytest.mark.parametrize("make", [_core.CudaStream, _core.CudaEvent])
+def test_nothing_is_made_on_a_gpu_that_is_not_there(make):
+    wanted = r"cuda\w+\(.*\): \w+" if _core.cuda_is_compiled() else "no CUDA kernels"
+    with pytest.raises(CudaError, match=wanted):
+        make(4096)
 
 
 @pytest.mark.gpu

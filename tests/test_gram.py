@@ -8,9 +8,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import reference
-from histofast import _core
+from histofast import _core, similarity
 from histofast.similarity import cka
-from histofast.similarity._gram import gram_products, packed_grams, unpack
+from histofast.similarity._gram import (
+    check_grams,
+    gram_products,
+    packed_grams,
+    start_grams,
+    unpack,
+)
 
 ISAS = [isa for isa in _core.Isa if isa.value <= _core.best_isa().value]
 
@@ -22,13 +28,13 @@ def isa(request):
     _core.set_isa(_core.best_isa())
 
 
-def assert_matches(packed, x, **options):
-    """Equal to the float64 definition within 1e-6 of the samples' squared norms."""
+def assert_matches(packed, x, *, tolerance=1e-6, **options):
+    """Equal to the float64 definition within a share of the samples' squared norms."""
     x = np.asarray(x).astype(np.float64)
     x = x - x.mean(axis=0)
     wanted = reference.packed_gram(x, **options)
     size = (x**2).sum(axis=1).max() if options.get("kernel", "linear") == "linear" else 1
-    np.testing.assert_allclose(packed, wanted, rtol=0, atol=1e-6 * size + 1e-300)
+    np.testing.assert_allclose(packed, wanted, rtol=0, atol=tolerance * size + 1e-300)
 
 
 def bfloat16_bits(x):
@@ -286,7 +292,7 @@ def test_bad_tensors_are_refused():
         packed_grams([torch.ones(4, 8).T])
 
 
-def test_a_tensor_on_a_gpu_is_refused():
+def test_a_strange_tensor_on_a_gpu_is_refused():
     class GpuTensor:
         shape, dtype = (8, 2), "torch.float32"
 
@@ -296,7 +302,7 @@ def test_a_tensor_on_a_gpu_is_refused():
         def __dlpack_device__(self):
             return 2, 0
 
-    with pytest.raises(ValueError, match=r"layers\[0\] must lie in the memory of the CPU: move"):
+    with pytest.raises(ValueError, match=r"layers\[0\] must lie in the memory of the CPU, or of a"):
         packed_grams([GpuTensor()])
 
 
@@ -332,3 +338,245 @@ def test_the_kernel_checks_what_it_is_given(rng):
         _core.packed_grams([x.astype(float)], out, *rest)
     with pytest.raises(TypeError, match=r"layers\[0\] must be a matrix in the memory of the CPU"):
         _core.packed_grams(["x"], out, *rest)
+
+
+# --- On a GPU ----------------------------------------------------------------------------------
+
+TYPES = ["float32", "float16", "bfloat16"]
+
+
+def gpu_tolerance(dtype, columns):
+    """Centred features of 16 bits are rounded to 11 digits, and errors of many cancel."""
+    return 1e-6 if dtype == "float32" else min(1e-3, 2e-3 / np.sqrt(columns))
+
+
+def on_gpu(gpu, x, dtype):
+    """Return the features on the GPU, and their exact values."""
+    if dtype == "bfloat16":
+        bits = bfloat16_bits(x)
+        return gpu.put(bits, dtype), bfloat16_values(bits)
+    x = x.astype(dtype)
+    return gpu.put(x), x
+
+
+# n and p around the sizes of tiles, steps and vectors; p of several blocks of columns and several
+# runs of them.
+@pytest.mark.gpu
+@pytest.mark.parametrize("estimator", ["debiased", "biased"])
+@pytest.mark.parametrize("dtype", TYPES)
+@pytest.mark.parametrize(("n", "p"), [(4, 1), (5, 33), (64, 64), (65, 8), (129, 20), (7, 4500)])
+def test_gpu_matches_definition(gpu, rng, n, p, dtype, estimator):
+    features, x = on_gpu(gpu, rng.normal(size=(n, p)) + 0.5, dtype)
+    packed, squares = packed_grams([features], estimator=estimator)
+    tolerance = gpu_tolerance(dtype, p)
+    assert_matches(gpu.get(packed)[0], x, tolerance=tolerance, estimator=estimator)
+    _, wanted = packed_grams([np.asarray(x, np.float32)], estimator=estimator)
+    assert squares[0] == pytest.approx(wanted[0], rel=2 * tolerance)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("estimator", ["debiased", "biased"])
+@pytest.mark.parametrize(("n", "p"), [(4, 3), (37, 50), (66, 5)])
+def test_gpu_rbf_matches_definition(gpu, rng, n, p, estimator):
+    features, x = on_gpu(gpu, rng.normal(size=(n, p)), "float32")
+    options = {"kernel": "rbf", "rbf_scale": 0.7, "estimator": estimator}
+    packed, squares = packed_grams([features], **options)
+    wanted = reference.packed_gram(x.astype(np.float64), "rbf", 0.7, estimator)
+    np.testing.assert_allclose(gpu.get(packed)[0], wanted, rtol=0, atol=2e-6)
+    assert squares[0] == pytest.approx(packed_grams([x], **options)[1][0], rel=1e-5)
+
+
+@pytest.mark.gpu
+def test_gpu_median_of_equal_distances(gpu, rng):
+    """Distances of few values: the two middle ones are equal, or neighbours in the order."""
+    for n in (4, 5, 6, 12):
+        for count in (2 + n % 2, 3, n):  # kinds of rows; of two kinds half of the pairs are equal
+            corners = np.eye(count, dtype=np.float32) * rng.integers(1, 9, count)
+            x = corners[np.arange(n) % count].astype(np.float32)
+            wanted, _ = packed_grams([x], kernel="rbf")
+            packed, _ = packed_grams([gpu.put(x)], kernel="rbf")
+            np.testing.assert_allclose(gpu.get(packed), wanted, rtol=0, atol=1e-6)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("dtype", TYPES)
+def test_gpu_strided_and_unaligned_rows(gpu, rng, dtype):
+    features, x = on_gpu(gpu, rng.normal(size=(18, 141)), dtype)
+    for rows, columns in (
+        (slice(None), slice(1, None)),
+        (slice(None, None, 3), slice(3, 140)),
+        (slice(1, None, 2), slice(5, 6)),
+    ):
+        packed, _ = packed_grams([features[rows, columns]])
+        part = x[rows, columns]
+        tolerance = gpu_tolerance(dtype, part.shape[1])
+        assert_matches(gpu.get(packed)[0], part, tolerance=tolerance)
+    whole, x = on_gpu(gpu, rng.normal(size=(18, 160)), dtype)  # aligned, but for the end
+    packed, _ = packed_grams([whole[:, 16:151]])
+    assert_matches(gpu.get(packed)[0], x[:, 16:151], tolerance=gpu_tolerance(dtype, 135))
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("kernel", ["linear", "rbf"])
+def test_gpu_layers_are_each_as_alone(gpu, rng, kernel):
+    shapes = [(1, "float32"), (300, "float16"), (64, "float32"), (9, "float32"), (3, "bfloat16")]
+    # Of a linear one more than are worked on at once.
+    shapes += [(2 + i % 3, "float32") for i in range(17 if kernel == "linear" else 2)]
+    layers = [on_gpu(gpu, rng.normal(size=(9, p)), dtype)[0] for p, dtype in shapes]
+    packed, squares = packed_grams(layers, kernel=kernel)
+    for i in (1, 2, 4, len(layers) - 1):
+        alone, square = packed_grams([layers[i]], kernel=kernel)
+        assert np.array_equal(gpu.get(packed)[i], gpu.get(alone)[0])
+        assert squares[i] == square[0]
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("dtype", TYPES)
+def test_gpu_offset_costs_nothing(gpu, rng, dtype):
+    features, x = on_gpu(gpu, 1000 + 8 * rng.integers(-9, 10, (33, 200)), dtype)
+    packed, _ = packed_grams([features])
+    assert_matches(gpu.get(packed)[0], x, tolerance=gpu_tolerance(dtype, 200))
+
+
+@pytest.mark.gpu
+def test_gpu_very_large_and_small_features(gpu, rng):
+    x = rng.normal(size=(21, 70))
+    for dtype, scale in [
+        *[("float32", scale) for scale in (1e-35, 1e-20, 1e20, 1e37)],
+        *[("bfloat16", scale) for scale in (1e-36, 1e-20, 1e20, 1e37)],
+        *[("float16", scale) for scale in (2**-20, 2**-10, 10_000)],
+    ]:
+        features, values = on_gpu(gpu, x * scale, dtype)
+        packed, _ = packed_grams([features])
+        assert_matches(gpu.get(packed)[0], values, tolerance=gpu_tolerance(dtype, 70))
+    with pytest.raises(ValueError, match=r"layers\[0\] must have a Gram of norm 1e-18 to 1e18 "):
+        packed_grams([gpu.put((x * 1e20).astype(np.float32))], dtype=np.float32)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("dtype", TYPES)
+@pytest.mark.parametrize("kernel", ["linear", "rbf"])
+def test_gpu_constant_features_are_zero(gpu, dtype, kernel):
+    features, _ = on_gpu(gpu, np.full((21, 100), 0.1), dtype)
+    packed, squares = packed_grams([features], kernel=kernel)
+    assert not gpu.get(packed).any()
+    assert squares[0] == 0
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("dtype", TYPES)
+def test_gpu_not_finite_is_refused(gpu, rng, bad, dtype):
+    x = rng.normal(size=(30, 130))
+    good, _ = on_gpu(gpu, x, dtype)
+    x[[3, 29, 3], [129, 0, 0]] = bad
+    spoilt, _ = on_gpu(gpu, x, dtype)
+    message = r"layers\[1\] must be finite, got NaN or infinity in 2 of 30 rows"
+    for kernel in ("linear", "rbf"):
+        with pytest.raises(ValueError, match=message):
+            packed_grams([good, spoilt], kernel=kernel)
+
+
+@pytest.mark.gpu
+def test_gpu_bad_values_are_refused(gpu, rng):
+    x = rng.normal(size=(8, 6)).astype(np.float32)
+    huge = np.full((8, 1), -3e38, np.float32)
+    huge[0] = 3e38
+    outlier = np.zeros((9, 3), np.float32)
+    outlier[0] = 1
+    cases = [
+        ([huge], {}, r"layers\[0\] must differ by less than 3.4e38 in a column: scale it down"),
+        ([outlier], {"kernel": "rbf"}, r"rows in half of the pairs of layers\[0\]: use kernel"),
+        ([x[:3]], {}, r"layers\[0\] must have at least 4 rows, got 3"),
+        ([x, x[:6]], {}, r"layers\[1\] must have the rows of layers\[0\], got 6 and 8"),
+    ]
+    for layers, options, message in cases:
+        with pytest.raises(ValueError, match=message):
+            packed_grams([gpu.put(layer) for layer in layers], **options)
+    with pytest.raises(ValueError, match=r"layers\[0\] must have contiguous rows, got columns 2 "):
+        packed_grams([gpu.put(x)[:, ::2]])
+    with pytest.raises(ValueError, match=r"one place, got layers\[0\] on GPU 0 .*on the CPU"):
+        packed_grams([gpu.put(x), x])
+    with pytest.raises(TypeError, match="must be float16, bfloat16 or float32, got float64"):
+        packed_grams([gpu.put(x.astype(float))])
+
+
+@pytest.mark.gpu
+def test_gpu_work_is_checked_later(gpu, rng):
+    x = rng.normal(size=(10, 30)).astype(np.float32)
+    spoilt = x.copy()
+    spoilt[2, 3] = np.inf
+    started = [start_grams([gpu.put(a)], dtype=np.float32) for a in (x, spoilt)]
+    for packed, squares, problems in started:
+        assert [a.__dlpack_device__()[0] for a in (packed, squares, problems)] == [2, 2, 2]
+    packed, squares, problems = started[0]
+    own = check_grams(squares, problems, n=10, dtype=np.float32, names=["conv"])
+    wanted, square = packed_grams([x])
+    np.testing.assert_allclose(gpu.get(packed), wanted, rtol=0, atol=1e-4)
+    assert own == pytest.approx(square, rel=1e-5)
+    with pytest.raises(ValueError, match="fc must be finite, got NaN or infinity in 1 of 10 rows"):
+        check_grams(*started[1][1:], n=10, dtype=np.float32, names=["fc"])
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("estimator", ["debiased", "biased"])
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_gpu_products_and_grams(gpu, rng, estimator, dtype, monkeypatch):
+    monkeypatch.setattr("histofast.similarity._gram._GPU_BLOCK", 100)
+    layers = [rng.normal(size=(20, p)).astype(np.float32) for p in (3, 30)]
+    options = {"estimator": estimator, "dtype": dtype}
+    packed, _ = packed_grams([gpu.put(layer) for layer in layers], **options)
+    here = gpu.get(packed)
+    products = gpu.get(gram_products(packed, packed))
+    assert products.dtype == np.float64
+    np.testing.assert_allclose(products, gram_products(here, here), rtol=1e-12)
+    gram = gpu.get(unpack(packed[1], estimator=estimator))
+    assert gram.dtype == dtype
+    np.testing.assert_allclose(gram, unpack(here[1], estimator=estimator), rtol=1e-6)
+    with pytest.raises(ValueError, match=r"one place, got packed_a on GPU 0 .*packed_b on the CPU"):
+        gram_products(packed, here)
+
+
+@pytest.mark.gpu
+def test_gpu_kernel_checks_what_it_is_given(gpu, rng):
+    features = gpu.put(rng.normal(size=(8, 6)).astype(np.float32))
+    squares, problems = gpu.empty((1,), "float64"), gpu.empty((1,), "uint8")
+    size = _core.packed_grams_scratch_bytes([features], True)
+    assert 0 < _core.packed_grams_scratch_bytes([features], False) < size
+    assert _core.packed_grams_scratch_bytes([], False) == 0
+
+    def compute(columns, bytes_, layers=(features,)):
+        out, scratch = gpu.empty((1, columns), "float64"), gpu.empty((bytes_,), "uint8")
+        _core.packed_grams(
+            [*layers], out, squares, problems, True, 1.0, True, scratch=scratch, stream=0
+        )
+
+    with pytest.raises(ValueError, match=r"out of shape \(1, 27\) does not fit 1 layers of 8 rows"):
+        compute(27, size)
+    with pytest.raises(ValueError, match=rf"scratch must have {size} bytes, got {size - 1}"):
+        compute(28, size - 1)
+    with pytest.raises(TypeError, match=r"layers\[0\] must be a matrix in the memory of a GPU"):
+        compute(28, size, [rng.normal(size=(8, 6)).astype(np.float32)])
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("options", [{}, {"kernel": "rbf"}, {"estimator": "biased"}])
+def test_cka_of_all_pairs_on_a_gpu(gpu, rng, options):
+    first = [rng.normal(size=(20, p)).astype(np.float32) for p in (3, 40)]
+    second = [first[1] + 1, rng.normal(size=(20, 7)).astype(np.float32)]
+    there = [gpu.put(x) for x in first], [gpu.put(x) for x in second]
+    wanted = similarity.cka_pairs(first, second, **options)
+    np.testing.assert_allclose(similarity.cka_pairs(*there, **options), wanted, atol=1e-5)
+    alone = similarity.cka_pairs(there[0], **options)
+    np.testing.assert_allclose(alone, similarity.cka_pairs(first, **options), atol=1e-5)
+
+
+@pytest.mark.gpu
+def test_cka_of_all_pairs_on_a_gpu_refuses_what_it_does_elsewhere(gpu, rng):
+    x, constant = rng.normal(size=(20, 3)).astype(np.float32), np.ones((20, 2), np.float32)
+    with pytest.raises(ValueError, match=r"features_a\[1\] must vary"):
+        similarity.cka_pairs([gpu.put(x), gpu.put(constant)])
+    found = similarity.cka_pairs([gpu.put(x), gpu.put(constant)], undefined="nan")
+    np.testing.assert_array_equal(np.isnan(found), [[False, True], [True, True]])
+    with pytest.raises(ValueError, match=r"arrays must be in one place, got features_a\[0\] on G"):
+        similarity.cka_pairs([gpu.put(x), x])

@@ -6,7 +6,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import reference
@@ -213,6 +213,140 @@ def test_cut_refuses(change, error, message):
         tiling.cut_patches(**arguments)
 
 
+# --- cutting on a GPU ---------------------------------------------------------------------------
+
+
+def both(gpu, image, boxes, patch_px, tile_h=24, tile_w=32, missing=(), size=None):
+    """Patches from the CPU and from the GPU; `missing` are tiles, (row, column)."""
+    pool, slot_of = tiled(image, tile_h, tile_w)
+    for tile in missing:
+        slot_of[tile] = -1
+    height, width = size or image.shape[:2]
+    boxes = np.asarray(boxes, np.float64).reshape(-1, 4)
+    shape = (len(boxes), patch_px, patch_px, 3)
+    arguments = {"width": width, "height": height, "fill": (201, 102, 3)}
+    on_cpu = tiling.cut_patches(pool, slot_of, boxes, out=np.zeros(shape, np.uint8), **arguments)
+    out = gpu.empty(shape, "uint8")
+    there = [gpu.put(array) for array in (pool, slot_of, boxes)]
+    assert tiling.cut_patches(*there, out=out, **arguments) is out
+    return on_cpu, gpu.get(out)
+
+
+# Widths of tiles: whole chunks of 16 bytes, whole words, neither, and less than a chunk.
+TILE_WIDTHS = [48, 20, 37, 3, 1]
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("tile_w", TILE_WIDTHS)
+@pytest.mark.parametrize("patch_px", [1, 16, 33, 38])
+def test_copies_on_a_gpu_are_those_of_the_cpu(gpu, rng, tile_w, patch_px):
+    image = rng.integers(0, 256, (61, 97, 3), dtype=np.uint8)
+    last_x, last_y = 97 - patch_px, 61 - patch_px
+    corners = [(0, 0), (last_x, last_y), *[(x, 2 * x % last_y) for x in range(1, 17)]]
+    boxes = [(x, y, patch_px, patch_px) for x, y in corners]
+    on_cpu, on_gpu = both(gpu, image, boxes, patch_px, 17, tile_w, [(1, 0), (2, -1)])
+    np.testing.assert_array_equal(on_gpu, on_cpu)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("tile_w", TILE_WIDTHS)
+@pytest.mark.parametrize("scale", [0.01, 0.37, 1.0, 257 / 256, 1.6, 2.0, 3.9, 7.25])
+def test_cuts_on_a_gpu_have_the_bits_of_the_cpu(gpu, rng, tile_w, scale):
+    image = rng.integers(0, 256, (90, 120, 3), dtype=np.uint8)
+    boxes = [
+        (x, y, 13 * scale, 13 * scale * stretch)
+        for x, y in [(0, 0), (7, 9), (3.5, 2.25), (-4.125, 11), (40.3, -7.7), (100, 80), (-90, 300)]
+        for stretch in (1, 1.3)
+    ]
+    on_cpu, on_gpu = both(gpu, image, boxes, 13, 17, tile_w, [(0, 0), (2, 1), (4, -1)])
+    np.testing.assert_array_equal(on_gpu, on_cpu)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize(("patch_px", "scale"), [(33, 2.0), (68, 1.985), (70, 1.03), (260, 2.0)])
+def test_several_pieces_of_a_patch_on_a_gpu(gpu, rng, patch_px, scale):
+    image = rng.integers(0, 256, (540, 560, 3), dtype=np.uint8)
+    boxes = [(16.0, 3.0, patch_px * scale, patch_px * scale)]
+    on_cpu, on_gpu = both(gpu, image, boxes, patch_px, 64, 48, [(1, 1)])
+    np.testing.assert_array_equal(on_gpu, on_cpu)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("tile_w", [48, 37])
+@pytest.mark.parametrize(("patch_px", "scale"), [(90, 31.99), (5, 32.0), (250, 11.05)])
+def test_reductions_up_to_32_on_a_gpu(gpu, rng, tile_w, patch_px, scale):
+    image = rng.integers(0, 256, (80, 3100, 3), dtype=np.uint8)
+    boxes = [(4.7, 3.3, patch_px * scale, 3.0 * patch_px / 30)]
+    on_cpu, on_gpu = both(gpu, image, boxes, patch_px, 40, tile_w)
+    np.testing.assert_array_equal(on_gpu, on_cpu)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("tile_w", [48, 37])
+@pytest.mark.parametrize(
+    ("patch_px", "scale"), [(3, 32.01), (2, 56.0), (2, 130.7), (1, 300.5), (5, 700.0)]
+)
+def test_wide_reductions_on_a_gpu(gpu, rng, tile_w, patch_px, scale):
+    image = rng.choice(np.array([0, 255], np.uint8), (310, 420, 3))
+    side = patch_px * scale
+    boxes = [(0, 0, side, side), (-33.3, 71.9, side, side), (390, -500.5, side, side / 100)]
+    on_cpu, on_gpu = both(gpu, image, boxes, patch_px, 41, tile_w, [(2, 2)])
+    np.testing.assert_array_equal(on_gpu, on_cpu)
+
+
+@pytest.mark.gpu
+@given(data=st.data())
+@settings(
+    max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+def test_any_cut_on_a_gpu_has_the_bits_of_the_cpu(gpu, data):
+    rng = np.random.default_rng(data.draw(st.integers(0, 1000)))
+    size = data.draw(st.tuples(st.integers(1, 60), st.integers(1, 80)))
+    patch_px = data.draw(st.integers(1, 12))
+    corner, side = st.floats(-100, 100), st.floats(0.01, 500) | st.just(float(patch_px))
+    boxes = data.draw(st.lists(st.tuples(corner, corner, side, side), max_size=3))
+    tile_h, tile_w = data.draw(st.integers(1, 70)), data.draw(st.integers(1, 50))
+    image = rng.integers(0, 256, (*size, 3), dtype=np.uint8)
+    on_cpu, on_gpu = both(gpu, image, boxes, patch_px, tile_h, tile_w)
+    np.testing.assert_array_equal(on_gpu, on_cpu)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("skip", [1, 2, 3])
+def test_arrays_at_odd_addresses_on_a_gpu(gpu, rng, skip):
+    """A pool and an out that begin in the middle of larger ones: no word is aligned."""
+    pool = rng.integers(0, 256, (4 + skip, 5, 21, 3), dtype=np.uint8)
+    slot_of = np.arange(4, dtype=np.int32).reshape(2, 2)
+    boxes = np.array([[0.0, 0, 9, 9], [3.5, 1, 9.2, 8], [1, 0, 27, 9]])
+    wanted = np.zeros((3, 9, 9, 3), np.uint8)
+    tiling.cut_patches(pool[skip:], slot_of, boxes, width=42, height=10, out=wanted)
+    out = gpu.empty((3 + skip, 9, 9, 3), "uint8")
+    there = gpu.put(pool)[skip:], gpu.put(slot_of), gpu.put(boxes)
+    tiling.cut_patches(*there, width=42, height=10, out=out[skip:])
+    np.testing.assert_array_equal(gpu.get(out)[skip:], wanted)
+    assert (gpu.get(out)[:skip] == 0xA5).all()
+
+
+@pytest.mark.gpu
+def test_unsound_boxes_on_a_gpu_show_the_fill(gpu):
+    bad = [0, -1.0, np.nan, np.inf, 1e30]
+    boxes = [(0, 0, b, 4) for b in bad] + [(0, 0, 4, b) for b in bad]
+    boxes += [(b, 0, 4, 4) for b in bad[2:]] + [(0, -b, 4, 4) for b in bad[2:]]
+    out = gpu.empty((len(boxes), 4, 4, 3), "uint8")
+    pool, slot_of = gpu.put(np.zeros((1, 8, 8, 3), np.uint8)), gpu.put(np.zeros((1, 1), np.int32))
+    there = gpu.put(np.array(boxes, np.float64))
+    tiling.cut_patches(pool, slot_of, there, width=8, height=8, out=out, fill=(7, 8, 9))
+    assert (gpu.get(out) == (7, 8, 9)).all()
+
+
+@pytest.mark.gpu
+def test_cut_refuses_arrays_in_two_places(gpu):
+    pool, slot_of = gpu.put(np.zeros((1, 8, 8, 3), np.uint8)), gpu.put(np.zeros((1, 1), np.int32))
+    out = np.zeros((1, 4, 4, 3), np.uint8)
+    with pytest.raises(ValueError, match=r"in one place, got pool on GPU 0 .*the CPU"):
+        tiling.cut_patches(pool, slot_of, np.array([[0.0, 0, 8, 8]]), width=8, height=8, out=out)
+
+
 # --- coverage ---------------------------------------------------------------------------------
 
 
@@ -311,7 +445,7 @@ def test_patches_stay_inside_and_show_what_they_claim(
     assert (boxes[:, :2] >= 0).all()
     assert (boxes[:, 0] + boxes[:, 2] <= width).all()
     assert (boxes[:, 1] + boxes[:, 3] <= height).all()
-    assert abs(plan.patch_l0 - patch_px * mpp / native) <= 0.5
+    assert abs(plan.patch_l0 - patch_px * mpp / native) <= 0.5 + 1e-6
     stride = (patch_px - overlap_px) * mpp / native
     inner = plan.coords_l0[plan.coords_l0[:, 1] == 0][:, 0]
     inner = inner[:-1] if edge == "shift" else inner

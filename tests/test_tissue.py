@@ -136,6 +136,179 @@ def test_spirals_and_checkers_match_definition():
             )
 
 
+# --- The GPU gives the bits of the CPU ----------------------------------------------------------
+
+
+def assert_gpu_is_cpu(gpu, image, *, offset=0, **options):
+    """Same mask, same threshold; `offset` rows are left out on the GPU, so that nothing is aligned.
+
+    The memory around arrays and what was in the scratch do not matter: `gpu` fills both.
+    """
+    options = {"threshold": -1, "exclude_foreign": True, **PIXELS, **options}
+    h, w = image.shape[:2]
+    want = np.empty((h, w), np.uint8)
+    want_threshold = _core.tissue_mask(image, want, **options)
+    rows = gpu.put(np.concatenate([np.full((offset, w, 3), 77, np.uint8), image]))[offset:]
+    out = gpu.empty((offset + h, w), "uint8")[offset:]
+    used = gpu.empty((1,), "int32")
+    scratch = gpu.empty((_core.tissue_mask_scratch_bytes(h, w, **options),), "uint8")
+    _core.tissue_mask(rows, out, **options, used=used, scratch=scratch, stream=0)
+    np.testing.assert_array_equal(gpu.get(out), want, err_msg=str(options))
+    assert int(gpu.get(used)[0]) == want_threshold
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("stain", ["he", "pale", "ihc", None])
+@pytest.mark.parametrize("seed", [0, 1])
+def test_gpu_gives_the_cpus_mask_of_pictures(gpu, stain, seed):
+    shape = (130, 193)
+    pens = ("blue", "green", "black", "red")[: 4 * seed]
+    picture = tissue_pictures.overview(
+        stain=stain, pens=pens, border=seed == 1, noise=2 + 10 * seed, shape=shape, seed=seed
+    )
+    some = {"exclude_foreign": False, "close_px": 1, "min_area_px": 40}
+    for image in crops(picture.image, shape):
+        for options in ({}, some, {"close_px": 6, "max_hole_px": 0, "min_area_px": 0}):
+            assert_gpu_is_cpu(gpu, image, **options)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize(
+    "shape",
+    [(0, 0), (0, 5), (5, 0), (1, 1), (1, 200), (200, 1), (2, 2), (3, 64), (5, 65), (33, 257)],
+)
+@pytest.mark.parametrize("exclude_foreign", [False, True])
+def test_gpu_gives_the_cpus_mask_of_every_size(gpu, rng, shape, exclude_foreign):
+    image = rng.integers(0, 256, (*shape, 3), dtype=np.uint8)
+    for close_px, threshold in ((0, -1), (0, 100), (2, 90), (32, 110)):
+        assert_gpu_is_cpu(
+            gpu,
+            image,
+            offset=1,
+            threshold=threshold,
+            exclude_foreign=exclude_foreign,
+            close_px=close_px,
+            max_hole_px=6,
+            min_area_px=5,
+        )
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("exclude_foreign", [False, True])
+@pytest.mark.parametrize("max_hole_px", [0, 12, 2**40])
+@pytest.mark.parametrize("min_area_px", [0, 20, 2**40])
+def test_gpu_gives_the_cpus_mask_of_noise(gpu, rng, exclude_foreign, max_hole_px, min_area_px):
+    """Objects, holes and contacts by corners of every kind, also across tiles (256 x 32 px)."""
+    image = rng.integers(0, 256, (70, 530, 3), dtype=np.uint8)
+    image[:, :40] = 20  # ink
+    for threshold in (80, 98, 115):
+        assert_gpu_is_cpu(
+            gpu,
+            image,
+            threshold=threshold,
+            exclude_foreign=exclude_foreign,
+            close_px=0,
+            max_hole_px=max_hole_px,
+            min_area_px=min_area_px,
+        )
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("scale", [0.2, 0.5, 1.1])
+def test_gpu_joins_what_winds_through_tiles(gpu, scale):
+    y, x = np.mgrid[:100, :560] - np.array([50.0, 280.0]).reshape(2, 1, 1)
+    spiral = np.sin(np.hypot(x, y) * scale - np.arctan2(y, x)) > 0
+    checkers = (np.mgrid[:100, :560] // 8).sum(axis=0) % 2 == 0
+    for pattern in (spiral, ~spiral, checkers, ~checkers):
+        image = np.full((100, 560, 3), 240, np.uint8)
+        image[pattern, 1] = 40
+        for threshold in (60, 140):
+            for limit in (60, 4000):
+                assert_gpu_is_cpu(
+                    gpu,
+                    image,
+                    threshold=threshold,
+                    close_px=0,
+                    max_hole_px=limit,
+                    min_area_px=limit,
+                )
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("falls", [False, True])
+def test_gpu_joins_holes_but_not_objects_by_corners(gpu, falls):
+    """Two squares that touch at a corner: within a word, between words, rows, and tiles."""
+    for x in (133, 160, 256):
+        for y in (20, 32, 64):
+            squares = np.zeros((100, 300), bool)
+            left, right = (y - 12, y) if falls else (y, y - 12)
+            squares[left : left + 12, x - 12 : x] = squares[right : right + 12, x : x + 12] = True
+            for pattern in (squares, ~squares):
+                image = np.full((100, 300, 3), 240, np.uint8)
+                image[pattern, 1] = 40
+                options = {"close_px": 0, "max_hole_px": 200, "min_area_px": 200}
+                assert_gpu_is_cpu(gpu, image, threshold=100, **options)
+
+
+@pytest.mark.gpu
+def test_gpu_knows_ink_by_the_same_limits(gpu):
+    colours = [(100, 92, 172), (100, 124, 116), (200, 56, 56), (79, 79, 56)]  # just foreign
+    steps = [(0, 0, 0)] + [tuple(step) for step in np.vstack([np.eye(3), -np.eye(3)]).astype(int)]
+    image = np.full((24 * len(colours), 24 * len(steps), 3), 255, np.uint8)
+    for i, colour in enumerate(colours):
+        for j, step in enumerate(steps):
+            block = image[24 * i + 4 : 24 * i + 20, 24 * j + 4 : 24 * j + 20]
+            block[:] = np.add(colour, step)
+    assert_gpu_is_cpu(gpu, image, threshold=4, close_px=0, max_hole_px=0, min_area_px=0)
+    assert_gpu_is_cpu(gpu, image)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("close_px", [0, 1, 8, 16, 17, 32])
+def test_gpu_closes_with_every_radius(gpu, rng, close_px):
+    """Wider and higher than the tiles of any radius (30 words by 64 rows)."""
+    y, x = np.mgrid[:150, :1100]
+    dots = ndimage.maximum_filter(rng.random(x.shape) < min(0.02, 2 * (2 * close_px + 1) ** -2), 3)
+    step = 2 * close_px + 3  # lines of 3 px, and gaps that just close
+    for pattern in (dots, x % step < 3, y % step < 3):
+        image = np.full((150, 1100, 3), 240, np.uint8)
+        image[pattern, 1] = 40
+        options = {"threshold": 70, "close_px": close_px, "max_hole_px": 0, "min_area_px": 0}
+        assert_gpu_is_cpu(gpu, image, **options)
+
+
+@pytest.mark.gpu
+def test_gpu_array_in_gpu_array_out(gpu):
+    image = tissue_pictures.overview(pens=("blue",), shape=(60, 91)).image
+    on_gpu = gpu.put(image)
+    mask = tissue_mask(on_gpu)
+    assert type(mask) is type(on_gpu)
+    np.testing.assert_array_equal(gpu.get(mask), tissue_mask(image))
+    out = gpu.empty((60, 91), "uint8")
+    assert tissue_mask(on_gpu, out=out, threshold=40) is out
+    np.testing.assert_array_equal(gpu.get(out), tissue_mask(image, threshold=40))
+
+
+@pytest.mark.gpu
+def test_gpu_array_and_another_place_are_refused(gpu):
+    image = tissue_pictures.overview(shape=(40, 50)).image
+    with pytest.raises(ValueError, match=r"arrays must be in one place, got image on GPU 0"):
+        tissue_mask(gpu.put(image), out=np.empty((40, 50), np.uint8))
+    options = {"threshold": -1, "exclude_foreign": True, **PIXELS}
+    rest = {"used": gpu.empty((1,), "int32"), "scratch": gpu.empty((9,), "uint8"), "stream": 0}
+    with pytest.raises(ValueError, match=r"scratch must have \d+ bytes, got 9"):
+        _core.tissue_mask(gpu.put(image), gpu.empty((40, 50), "uint8"), **options, **rest)
+
+
+@pytest.mark.gpu
+def test_find_tissue_works_where_the_overview_is(gpu):
+    image = tissue_pictures.overview(shape=(120, 160)).image
+    there, here = find_tissue(fake_slide(gpu.put(image))), find_tissue(fake_slide(image))
+    np.testing.assert_array_equal(there.mask, here.mask)
+    assert (there.threshold, there.identity) == (here.threshold, here.identity)
+    assert isinstance(there.threshold, int)
+
+
 # --- Laws -------------------------------------------------------------------------------------
 
 

@@ -5,14 +5,21 @@
 namespace histofast::bindings {
 namespace {
 
-using Pool =
-    nb::ndarray<const std::uint8_t, nb::shape<-1, -1, -1, 3>, nb::c_contig, nb::device::cpu>;
-using Slots = nb::ndarray<const std::int32_t, nb::shape<-1, -1>, nb::c_contig, nb::device::cpu>;
-using Boxes = nb::ndarray<const double, nb::shape<-1, 4>, nb::c_contig, nb::device::cpu>;
-using Patches = nb::ndarray<std::uint8_t, nb::shape<-1, -1, -1, 3>, nb::c_contig, nb::device::cpu>;
+template <class Device>
+using Pool = nb::ndarray<const std::uint8_t, nb::shape<-1, -1, -1, 3>, nb::c_contig, Device>;
+template <class Device>
+using Slots = nb::ndarray<const std::int32_t, nb::shape<-1, -1>, nb::c_contig, Device>;
+template <class Device>
+using Boxes = nb::ndarray<const double, nb::shape<-1, 4>, nb::c_contig, Device>;
+template <class Device>
+using Patches = nb::ndarray<std::uint8_t, nb::shape<-1, -1, -1, 3>, nb::c_contig, Device>;
+using Rgb = std::array<std::uint8_t, 3>;
 
-void cut_patches(const Pool& pool, const Slots& slot_of, const Boxes& boxes, std::size_t width,
-                 std::size_t height, std::array<std::uint8_t, 3> fill, const Patches& out) {
+// What a type cannot state: that the arrays agree.
+template <class Device>
+TileLevel checked_level(const Pool<Device>& pool, const Slots<Device>& slot_of,
+                        const Boxes<Device>& boxes, std::size_t width, std::size_t height, Rgb fill,
+                        const Patches<Device>& out) {
     require(out.shape(0) == boxes.shape(0) && out.shape(1) == out.shape(2),
             "cut_patches: out of shape " + shape_of(out) + " does not fit boxes of shape " +
                 shape_of(boxes));
@@ -21,21 +28,49 @@ void cut_patches(const Pool& pool, const Slots& slot_of, const Boxes& boxes, std
             "cut_patches: a level of " + std::to_string(width) + " x " + std::to_string(height) +
                 " px does not fit slot_of of shape " + shape_of(slot_of) + " and tiles of shape " +
                 shape_of(pool));
-    const TileLevel level{
-        pool.data(),      slot_of.data(), pool.shape(1), pool.shape(2), slot_of.shape(0),
-        slot_of.shape(1), height,         width,         fill};
+    return {pool.data(),      slot_of.data(), pool.shape(1), pool.shape(2), slot_of.shape(0),
+            slot_of.shape(1), height,         width,         fill};
+}
+
+template <class Device>
+const Box* data_of(const Boxes<Device>& boxes) {
     static_assert(sizeof(Box) == 4 * sizeof(double));
-    const auto* box = reinterpret_cast<const Box*>(boxes.data());
+    return reinterpret_cast<const Box*>(boxes.data());
+}
+
+using Cpu = nb::device::cpu;
+using Cuda = nb::device::cuda;
+
+void cut_cpu(const Pool<Cpu>& pool, const Slots<Cpu>& slot_of, const Boxes<Cpu>& boxes,
+             std::size_t width, std::size_t height, Rgb fill, const Patches<Cpu>& out) {
+    const TileLevel level = checked_level(pool, slot_of, boxes, width, height, fill, out);
     nb::gil_scoped_release nogil;
-    cpu::cut_patches(level, box, boxes.shape(0), out.shape(1), out.data());
+    cpu::cut_patches(level, data_of(boxes), boxes.shape(0), out.shape(1), out.data());
+}
+
+void cut_cuda(const Pool<Cuda>& pool, const Slots<Cuda>& slot_of, const Boxes<Cuda>& boxes,
+              std::size_t width, std::size_t height, Rgb fill, const Patches<Cuda>& out,
+              std::uintptr_t stream) {
+    const TileLevel level = checked_level(pool, slot_of, boxes, width, height, fill, out);
+    const int device = out.device_id();
+    require(
+        pool.device_id() == device && slot_of.device_id() == device && boxes.device_id() == device,
+        "cut_patches: the arrays are on different GPUs");
+    const cuda::Place place{device, reinterpret_cast<CUstream_st*>(stream)};
+    nb::gil_scoped_release nogil;
+    cuda::cut_patches(level, data_of(boxes), boxes.shape(0), out.shape(1), out.data(), place);
 }
 
 }  // namespace
 
 void bind_tiles(nb::module_& m) {
-    m.def("cut_patches", &cut_patches, "pool"_a.noconvert(), "slot_of"_a.noconvert(),
+    m.def("cut_patches", &cut_cpu, "pool"_a.noconvert(), "slot_of"_a.noconvert(),
           "boxes"_a.noconvert(), "width"_a, "height"_a, "fill"_a, "out"_a.noconvert(),
           "Write the resampled boxes of a tiled level into out.");
+    m.def("cut_patches", &cut_cuda, "pool"_a.noconvert(), "slot_of"_a.noconvert(),
+          "boxes"_a.noconvert(), "width"_a, "height"_a, "fill"_a, "out"_a.noconvert(),
+          nb::kw_only(), "stream"_a,
+          "As above, for arrays on one GPU; enqueued on the given CUDA stream.");
 }
 
 }  // namespace histofast::bindings

@@ -5,31 +5,84 @@
 namespace histofast::bindings {
 namespace {
 
-using Image = nb::ndarray<const std::uint8_t, nb::shape<-1, -1, 3>, nb::c_contig, nb::device::cpu>;
-using Mask = nb::ndarray<std::uint8_t, nb::ndim<2>, nb::c_contig, nb::device::cpu>;
+using Cpu = nb::device::cpu;
+using Cuda = nb::device::cuda;
+template <class Device>
+using Image = nb::ndarray<const std::uint8_t, nb::shape<-1, -1, 3>, nb::c_contig, Device>;
+template <class Device>
+using Mask = nb::ndarray<std::uint8_t, nb::ndim<2>, nb::c_contig, Device>;
 
-int tissue_mask(const Image& image, const Mask& out, int threshold, bool exclude_foreign,
-                std::size_t close_px, std::size_t max_hole_px, std::size_t min_area_px) {
+void check_options(std::size_t height, std::size_t width, const TissueOptions& options) {
+    require(width == 0 || height < (std::size_t{1} << 31) / width,
+            "image must have fewer than 2^31 pixels, got (" + std::to_string(height) + ", " +
+                std::to_string(width) + ", 3)");
+    require(options.close_px <= kMaxClosePx, "close_px must be at most " +
+                                                 std::to_string(kMaxClosePx) + ", got " +
+                                                 std::to_string(options.close_px));
+}
+
+template <class Device>
+void check(const Image<Device>& image, const Mask<Device>& out, const TissueOptions& options) {
     const std::size_t height = image.shape(0), width = image.shape(1);
     require(out.shape(0) == height && out.shape(1) == width,
             "out must have the height and width of image " + shape_of(image) + ", got " +
                 shape_of(out));
-    require(width == 0 || height < (std::size_t{1} << 31) / width,
-            "image must have fewer than 2^31 pixels, got " + shape_of(image));
-    require(close_px <= kMaxClosePx, "close_px must be at most " + std::to_string(kMaxClosePx) +
-                                         ", got " + std::to_string(close_px));
-    const nb::gil_scoped_release release;
-    return cpu::tissue_mask(image.data(), height, width,
-                            {threshold, exclude_foreign, close_px, max_hole_px, min_area_px},
-                            out.data());
+    check_options(height, width, options);
+}
+
+int tissue_mask_cpu(const Image<Cpu>& image, const Mask<Cpu>& out, int threshold,
+                    bool exclude_foreign, std::size_t close_px, std::size_t max_hole_px,
+                    std::size_t min_area_px) {
+    const TissueOptions options{threshold, exclude_foreign, close_px, max_hole_px, min_area_px};
+    check(image, out, options);
+    const nb::gil_scoped_release nogil;
+    return cpu::tissue_mask(image.data(), image.shape(0), image.shape(1), options, out.data());
+}
+
+std::size_t scratch_bytes(std::size_t height, std::size_t width, int threshold,
+                          bool exclude_foreign, std::size_t close_px, std::size_t max_hole_px,
+                          std::size_t min_area_px) {
+    const TissueOptions options{threshold, exclude_foreign, close_px, max_hole_px, min_area_px};
+    check_options(height, width, options);
+    return cuda::tissue_mask_scratch_bytes(height, width, options);
+}
+
+using Used = nb::ndarray<std::int32_t, nb::shape<1>, nb::c_contig, Cuda>;
+using ScratchBytes = nb::ndarray<std::uint8_t, nb::ndim<1>, nb::c_contig, Cuda>;
+
+void tissue_mask_cuda(const Image<Cuda>& image, const Mask<Cuda>& out, int threshold,
+                      bool exclude_foreign, std::size_t close_px, std::size_t max_hole_px,
+                      std::size_t min_area_px, const Used& used, const ScratchBytes& scratch,
+                      std::uintptr_t stream) {
+    const TissueOptions options{threshold, exclude_foreign, close_px, max_hole_px, min_area_px};
+    check(image, out, options);
+    const std::size_t height = image.shape(0), width = image.shape(1);
+    const int device = image.device_id();
+    require(
+        out.device_id() == device && used.device_id() == device && scratch.device_id() == device,
+        "tissue_mask: image, out, used and scratch must be on one GPU");
+    const std::size_t bytes = cuda::tissue_mask_scratch_bytes(height, width, options);
+    require(scratch.shape(0) >= bytes, "scratch must have " + std::to_string(bytes) +
+                                           " bytes, got " + std::to_string(scratch.shape(0)));
+    const cuda::Place place{device, reinterpret_cast<CUstream_st*>(stream)};
+    const nb::gil_scoped_release nogil;
+    cuda::tissue_mask(image.data(), height, width, options, out.data(), used.data(), scratch.data(),
+                      place);
 }
 
 }  // namespace
 
 void bind_tissue(nb::module_& m) {
-    m.def("tissue_mask", &tissue_mask, "image"_a.noconvert(), "out"_a.noconvert(), "threshold"_a,
-          "exclude_foreign"_a, "close_px"_a, "max_hole_px"_a, "min_area_px"_a,
+    m.def("tissue_mask", &tissue_mask_cpu, "image"_a.noconvert(), "out"_a.noconvert(),
+          "threshold"_a, "exclude_foreign"_a, "close_px"_a, "max_hole_px"_a, "min_area_px"_a,
           "Write the tissue mask of an overview into out; return the threshold used.");
+    m.def("tissue_mask", &tissue_mask_cuda, "image"_a.noconvert(), "out"_a.noconvert(),
+          "threshold"_a, "exclude_foreign"_a, "close_px"_a, "max_hole_px"_a, "min_area_px"_a,
+          nb::kw_only(), "used"_a.noconvert(), "scratch"_a.noconvert(), "stream"_a,
+          "Enqueue it on a GPU's stream; the threshold used goes to `used`.");
+    m.def("tissue_mask_scratch_bytes", &scratch_bytes, "height"_a, "width"_a, "threshold"_a,
+          "exclude_foreign"_a, "close_px"_a, "max_hole_px"_a, "min_area_px"_a,
+          "Bytes of scratch that tissue_mask needs on a GPU.");
 }
 
 }  // namespace histofast::bindings

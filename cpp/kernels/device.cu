@@ -28,4 +28,61 @@ std::string device_name(int device) {
     return text;
 }
 
+Stream::Stream(int device) : device_(device) {
+    const DeviceGuard guard(device);
+    HISTOFAST_CUDA_CHECK(cudaStreamCreateWithFlags(&stream_, cudaStreamNonBlocking));
+}
+
+// Destructors do not throw: what they could report was reported by the last wait.
+Stream::~Stream() { (void)cudaStreamDestroy(stream_); }
+
+void Stream::synchronize() const { HISTOFAST_CUDA_CHECK(cudaStreamSynchronize(stream_)); }
+
+Event::Event(int device) : device_(device) {
+    const DeviceGuard guard(device);
+    HISTOFAST_CUDA_CHECK(cudaEventCreateWithFlags(&event_, cudaEventDefault));
+}
+
+Event::~Event() { (void)cudaEventDestroy(event_); }
+
+void Event::record(const Stream& stream) {
+    const DeviceGuard guard(device_);
+    HISTOFAST_CUDA_CHECK(cudaEventRecord(event_, stream.place().stream));
+}
+
+void Event::hold(const Stream& stream) const {
+    const DeviceGuard guard(device_);
+    HISTOFAST_CUDA_CHECK(cudaStreamWaitEvent(stream.place().stream, event_, 0));
+}
+
+void Event::synchronize() const { HISTOFAST_CUDA_CHECK(cudaEventSynchronize(event_)); }
+
+double Event::seconds_since(const Event& begin) const {
+    float milliseconds = 0;
+    HISTOFAST_CUDA_CHECK(cudaEventElapsedTime(&milliseconds, begin.event_, event_));
+    return 1e-3 * static_cast<double>(milliseconds);
+}
+
+Buffer::Buffer(std::size_t bytes, int device) : bytes_(bytes), device_(device) {
+    if (device == kPinned) {
+        HISTOFAST_CUDA_CHECK(cudaHostAlloc(&data_, bytes, cudaHostAllocPortable));
+        return;
+    }
+    const DeviceGuard guard(device);
+    HISTOFAST_CUDA_CHECK(cudaMalloc(&data_, bytes));
+}
+
+Buffer::~Buffer() {
+    if (device_ == kPinned)
+        (void)cudaFreeHost(data_);
+    else
+        (void)cudaFree(data_);
+}
+
+void copy(void* to, const void* from, std::size_t bytes, Place place) {
+    if (bytes == 0) return;
+    const DeviceGuard guard(place.device);
+    HISTOFAST_CUDA_CHECK(cudaMemcpyAsync(to, from, bytes, cudaMemcpyDefault, place.stream));
+}
+
 }  // namespace histofast::cuda

@@ -12,10 +12,6 @@
 namespace histofast::cpu {
 namespace {
 
-constexpr double kLeastContrast = 6.0;  // class means closer than this are one class
-constexpr int kOneClassThreshold = 24;
-constexpr int kLeastThreshold = 8;
-
 const TissueKernels& kernels() {
     switch (current_isa()) {
 #ifdef HISTOFAST_X86_DISPATCH

@@ -8,19 +8,21 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from histofast import _core
-from histofast._arrays import check
+from histofast._arrays import check, one_place
 
 MPP_MIN, MPP_MAX = 0.05, 20.0
 LEVEL_TOLERANCE = 0.01
 BAND_ROWS = 256
 SLIVER = 1e-10  # of a box's side: rounding, no part of what the box shows
 WHITE = (255, 255, 255)
+
+Array = TypeVar("Array")  # NumPy's, or one of torch or CuPy on a GPU
 
 
 class LevelGeometry(Protocol):
@@ -291,19 +293,21 @@ def _touched(integral: NDArray[np.int64], boxes: NDArray[np.float64]) -> NDArray
 
 
 def cut_patches(
-    pool: NDArray[np.uint8],
-    slot_of: NDArray[np.int32],
-    boxes: NDArray[np.float64],
+    pool: Any,
+    slot_of: Any,
+    boxes: Any,
     *,
     width: int,
     height: int,
-    out: NDArray[np.uint8],
+    out: Array,
     fill: tuple[int, int, int] = WHITE,
-) -> NDArray[np.uint8]:
+) -> Array:
     """Resample boxes of a tiled level to square patches, by area averaging.
 
     Args:
-        pool: (slots, th, tw, 3) uint8 decoded tiles.
+        pool: (slots, th, tw, 3) uint8 decoded tiles. NumPy array, or one of torch or CuPy on a GPU;
+            so are the other arrays, all in one place. Tiles whose width is a multiple of 16 pixels
+            are read fastest on a GPU.
         slot_of: (rows, columns) int32 slot of each tile of the level; -1 for none, shown as `fill`.
         boxes: (n, 4) float64 (x, y, width, height) in pixels of the level. Past its edge the edge
             pixel continues.
@@ -318,18 +322,26 @@ def cut_patches(
 
     Raises:
         TypeError: wrong dtype.
-        ValueError: wrong shape, a strided array, a box that is not finite, or absurdly large, or
-            has no area.
+        ValueError: wrong shape, a strided array, arrays in different places, a box that is not
+            finite, or absurdly large, or has no area. On a GPU nobody looks at the boxes and slots
+            beforehand: such a box gives a patch of `fill`, and slots have to be right.
 
-    Determinism: bitwise, on every CPU and instruction set.
+    Determinism: bitwise, on every CPU, instruction set and GPU.
+    On a GPU the call is asynchronous on the current stream of the arrays' library.
     """
     slots, _, _ = check("pool", pool, "uint8", ("slots", "th", "tw", 3))
     check("slot_of", slot_of, "int32", ("rows", "columns"))
     (n,) = check("boxes", boxes, "float64", ("n", 4))
     check("out", out, "uint8", (n, "p", "p", 3))
+    patches: Any = out  # the stub knows NumPy's arrays only
+    library = one_place(pool=pool, slot_of=slot_of, boxes=boxes, out=out)
+    if library is not None:
+        stream = library.stream(out)
+        _core.cut_patches(pool, slot_of, boxes, width, height, fill, patches, stream=stream)
+        return out
     if n and not ((np.abs(boxes) < 2**31).all() and (boxes[:, 2:] > 0).all()):
         raise ValueError("boxes must be finite, below 2**31, with width and height above 0")
     if slot_of.size and int(slot_of.max()) >= slots:
         raise ValueError(f"slot_of must name slots below {slots}, got {int(slot_of.max())}")
-    _core.cut_patches(pool, slot_of, boxes, width, height, fill, out)
+    _core.cut_patches(pool, slot_of, boxes, width, height, fill, patches)
     return out

@@ -11,13 +11,13 @@ import hashlib
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from histofast import _core
-from histofast._arrays import check
+from histofast._arrays import check, empty, one_place, to_numpy
 
 REVISION = 1  # of the definition of the mask; part of every identity
 CLOSE_UM = 24.0
@@ -25,6 +25,7 @@ MAX_CLOSE_PX = 32
 ASPECT_TOLERANCE = 0.03
 
 Polygon = tuple[NDArray[np.float64], list[NDArray[np.float64]]]
+Array = TypeVar("Array")  # NumPy's, or one of torch or CuPy on a GPU
 
 
 class LevelSize(Protocol):
@@ -125,15 +126,15 @@ class Tissue:
 
 
 def tissue_mask(
-    image: NDArray[np.uint8],
+    image: Array,
     *,
     threshold: int | None = None,
     exclude_foreign: bool = True,
     close_px: int = 3,
     max_hole_px: int = 1562,
     min_area_px: int = 312,
-    out: NDArray[np.uint8] | None = None,
-) -> NDArray[np.uint8]:
+    out: Array | None = None,
+) -> Array:
     """Find tissue on an overview.
 
     The score of a pixel is its chroma, max(R, G, B) - min(R, G, B), smoothed by the 5 x 5 binomial.
@@ -141,7 +142,7 @@ def tissue_mask(
     removed. The defaults in pixels are those of `find_tissue` at 8 um per pixel.
 
     Args:
-        image: (h, w, 3) uint8 RGB.
+        image: (h, w, 3) uint8 RGB. NumPy array, or one of torch or CuPy on a GPU.
         threshold: 0..255. None takes Otsu's between strong stain and the rest, and, where this rest
             is two classes itself, Otsu's between faint stain and glass; at least 8. A picture of
             one class is all tissue or none.
@@ -150,16 +151,17 @@ def tissue_mask(
         close_px: radius of the square that closes gaps, 0..32.
         max_hole_px: holes of up to so many pixels are filled.
         min_area_px: objects of fewer pixels are removed.
-        out: (h, w) uint8 to write into; allocated when omitted.
+        out: (h, w) uint8 to write into; allocated beside `image` when omitted.
 
     Returns:
         `out`: (h, w) uint8, 1 is tissue.
 
     Raises:
         TypeError: wrong dtype.
-        ValueError: wrong shape, a strided array, or a parameter out of range.
+        ValueError: wrong shape, a strided array, arrays in two places, or a parameter out of range.
 
-    Determinism: bitwise, on every machine.
+    Determinism: bitwise, on every machine; CPU and GPU give the same mask.
+    On a GPU the call is asynchronous on the library's current stream.
     Reference: Otsu 1979 (threshold).
 
     Example:
@@ -170,7 +172,7 @@ def tissue_mask(
     """
     h, w = check("image", image, "uint8", ("h", "w", 3))
     if out is None:
-        out = np.empty((h, w), np.uint8)
+        out = empty((h, w), "uint8", like=image)
     check("out", out, "uint8", (h, w))
     _mask_into(
         image,
@@ -185,30 +187,41 @@ def tissue_mask(
 
 
 def _mask_into(
-    image: NDArray[np.uint8],
-    out: NDArray[np.uint8],
+    image: Any,
+    out: Any,
     *,
     threshold: int | None,
     exclude_foreign: bool,
     close_px: int,
     max_hole_px: int,
     min_area_px: int,
-) -> int:
-    """Write the mask into `out` and return the threshold used."""
+) -> Any:
+    """Write the mask into `out` and return the threshold used.
+
+    Returns:
+        (1,) int32 in the place of `image`. On a GPU both are results to come: nothing waits here.
+    """
     _check_threshold(threshold)
     if not 0 <= close_px <= MAX_CLOSE_PX:
         raise ValueError(f"close_px must be within 0..{MAX_CLOSE_PX}, got {close_px}")
     for name, value in (("max_hole_px", max_hole_px), ("min_area_px", min_area_px)):
         if value < 0:
             raise ValueError(f"{name} must be at least 0, got {value}")
-    used: int = _core.tissue_mask(
-        image,
-        out,
-        threshold=-1 if threshold is None else threshold,
-        exclude_foreign=exclude_foreign,
-        close_px=close_px,
-        max_hole_px=max_hole_px,
-        min_area_px=min_area_px,
+    options: dict[str, Any] = {
+        "threshold": -1 if threshold is None else threshold,
+        "exclude_foreign": exclude_foreign,
+        "close_px": close_px,
+        "max_hole_px": max_hole_px,
+        "min_area_px": min_area_px,
+    }
+    library = one_place(image=image, out=out)
+    if library is None:
+        return np.array([_core.tissue_mask(image, out, **options)], np.int32)
+    size = _core.tissue_mask_scratch_bytes(*out.shape, **options)
+    used = library.empty((1,), "int32", image)
+    scratch = library.empty((size,), "uint8", image)
+    _core.tissue_mask(
+        image, out, **options, used=used, scratch=scratch, stream=library.stream(image)
     )
     return used
 
@@ -228,7 +241,7 @@ def find_tissue(
 
     Args:
         slide: anything with `levels`, `mpp` and `overview(mpp=...)`; what of it could not be decoded
-            is told by `Slide.survey`.
+            is told by `Slide.survey`. An overview on a GPU is worked on there, and waited for.
         mpp: um per pixel of the overview that is looked at.
         threshold: 0..255, as in `tissue_mask`; None finds it.
         min_area_um2: smaller objects are removed. The default is about one patch of 256 px at
@@ -269,7 +282,7 @@ def find_tissue(
     image = slide.overview(mpp=mpp)
     h, w = check("slide.overview()", image, "uint8", ("h", "w", 3))
     pixel_um2 = (width_l0 / w) * (height_l0 / h) * slide.mpp**2
-    found = np.empty((h, w), np.uint8)
+    found = empty((h, w), "uint8", like=image)
     used = _mask_into(
         image,
         found,
@@ -285,7 +298,13 @@ def find_tissue(
         f"holes {max_hole_um2:g} um2, objects {min_area_um2:g} um2, "
         f"foreign {'out' if exclude_foreign else 'in'}"
     )
-    return _tissue(found, width_l0, height_l0, threshold=used, identity=identity)
+    return _tissue(
+        to_numpy(found),
+        width_l0,
+        height_l0,
+        threshold=int(to_numpy(used)[0]),
+        identity=identity,
+    )
 
 
 def tissue_from_mask(mask: NDArray[Any], *, width_l0: int, height_l0: int) -> Tissue:

@@ -17,6 +17,8 @@
 #include <cstddef>
 #include <cstdint>
 
+#include "histofast/cuda.h"
+
 namespace histofast {
 
 enum class FeatureType { float16, bfloat16, float32 };
@@ -58,4 +60,22 @@ void packed_grams(const FeatureMatrix* layers, std::size_t count, std::size_t n,
                   GramProblem* problems);
 
 }  // namespace cpu
+
+namespace cuda {
+
+std::size_t packed_grams_scratch_bytes(const FeatureMatrix* layers, std::size_t count,
+                                       std::size_t n, const GramOptions& options);
+
+// The same for features of one GPU: `layers` is memory of the host, all it points to is the
+// device's, as are out, squares, problems and scratch (of packed_grams_scratch_bytes, aligned to
+// 256). Products of float32 features are summed in float32 over up to 2048 columns. Centred
+// features of 16 bits are rounded to float16, scaled by a power of two, before they are multiplied:
+// an element of the Gram errs by up to 2^-10 of the root of its two diagonal elements' product, in
+// the mean by 2^-12 over the root of the columns. The same bits whatever the other layers.
+template <class Out>  // float or double
+void packed_grams(const FeatureMatrix* layers, std::size_t count, std::size_t n,
+                  const GramOptions& options, Out* out, double* squares, GramProblem* problems,
+                  void* scratch, Place place);
+
+}  // namespace cuda
 }  // namespace histofast

@@ -5,6 +5,8 @@
 #include <cstddef>
 #include <cstdint>
 
+#include "histofast/cuda.h"
+
 namespace histofast {
 
 // A level whose tiles lie, decoded, in slots of a pool; slot_of says which tile is where.
@@ -32,4 +34,13 @@ void cut_patches(const TileLevel& level, const Box* boxes, std::size_t count, st
                  std::uint8_t* out);
 
 }  // namespace cpu
+
+namespace cuda {
+
+// The same bits. All that is pointed to is memory of the device of `place`, the boxes too: nobody
+// looks at them before, and one without an area, not finite or beyond 2^31 gives a patch of `fill`.
+void cut_patches(const TileLevel& level, const Box* boxes, std::size_t count, std::size_t patch_px,
+                 std::uint8_t* out, Place place);
+
+}  // namespace cuda
 }  // namespace histofast

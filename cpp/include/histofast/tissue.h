@@ -13,6 +13,8 @@
 #include <cstddef>
 #include <cstdint>
 
+#include "histofast/cuda.h"
+
 namespace histofast {
 
 struct TissueOptions {
@@ -24,6 +26,9 @@ struct TissueOptions {
 };
 
 constexpr std::size_t kMaxClosePx = 32;  // so that no shift of a bit row exceeds one word
+constexpr double kLeastContrast = 6.0;   // class means closer than this are one class
+constexpr int kOneClassThreshold = 24;
+constexpr int kLeastThreshold = 8;
 
 namespace cpu {
 
@@ -33,4 +38,16 @@ int tissue_mask(const std::uint8_t* rgb, std::size_t height, std::size_t width,
                 const TissueOptions& options, std::uint8_t* mask);
 
 }  // namespace cpu
+
+namespace cuda {  // device pointers; enqueued at `place`, returns before completion
+
+// As above, with the same bits. The threshold used is written to threshold[0]; nothing waits for
+// it. scratch: aligned to 256 bytes; its contents matter neither before nor after.
+std::size_t tissue_mask_scratch_bytes(std::size_t height, std::size_t width,
+                                      const TissueOptions& options);
+void tissue_mask(const std::uint8_t* rgb, std::size_t height, std::size_t width,
+                 const TissueOptions& options, std::uint8_t* mask, std::int32_t* threshold,
+                 void* scratch, Place place);
+
+}  // namespace cuda
 }  // namespace histofast

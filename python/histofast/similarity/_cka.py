@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from histofast.similarity._gram import packed_grams
+from histofast._arrays import is_on_gpu, to_numpy
+from histofast.similarity._gram import gram_products, packed_grams
 from histofast.similarity._hsic import (
     MIN_SAMPLES,
     Estimator,
@@ -154,8 +155,8 @@ def pack(
 
 
 def cka_pairs(
-    features_a: Sequence[Features],
-    features_b: Sequence[Features] | None = None,
+    features_a: Sequence[Any],
+    features_b: Sequence[Any] | None = None,
     *,
     kernel: Kernel = "linear",
     estimator: Estimator = "debiased",
@@ -167,7 +168,9 @@ def cka_pairs(
     Every Gram is made once; all pairs are one matrix product.
 
     Args:
-        features_a: la matrices (n, p_i) of the same samples in the same order, n >= 4.
+        features_a: la matrices (n, p_i) of the same samples in the same order, n >= 4: NumPy's, or
+            float32, float16 or bfloat16 arrays of torch or CuPy, all on one GPU, where the Grams
+            and their products are then computed.
         features_b: lb matrices (n, q_j) of the same samples; those of `features_a` when omitted.
         kernel: as in `cka`.
         estimator: as in `cka`.
@@ -179,7 +182,9 @@ def cka_pairs(
 
     Raises:
         TypeError: not sequences of arrays of floating point numbers.
-        ValueError: as `cka`, naming the matrix; no matrices.
+        ValueError: as `cka`, naming the matrix; no matrices; arrays in different places.
+
+    Determinism: on the CPU bitwise; on a GPU last bits may depend on its matrix products.
 
     Example:
         >>> x = np.random.default_rng(0).normal(size=(50, 3))
@@ -195,6 +200,16 @@ def cka_pairs(
         _check_sequence("features_b", features_b)
         names += [f"features_b[{i}]" for i in range(len(features_b))]
         features += features_b
+    if any(is_on_gpu(array) for array in features):
+        return _pairs_on_gpu(
+            names,
+            features,
+            len(features_a),
+            undefined=undefined,
+            kernel=kernel,
+            estimator=estimator,
+            rbf_scale=rbf_scale,
+        )
     packed, raw = _packed_grams(
         names, features, kernel=kernel, estimator=estimator, rbf_scale=rbf_scale
     )
@@ -203,6 +218,33 @@ def cka_pairs(
     columns = rows if features_b is None else packed[len(features_a) :]
     similarities: NDArray[np.float64] = rows @ columns.T
     return similarities
+
+
+def _pairs_on_gpu(
+    names: Sequence[str],
+    features: Sequence[Any],
+    la: int,
+    *,
+    undefined: Literal["raise", "nan"],
+    kernel: Kernel,
+    estimator: Estimator,
+    rbf_scale: float,
+) -> NDArray[np.float64]:
+    """Return the similarities of the first `la` features with the others, or with themselves."""
+    packed, raw = packed_grams(
+        features, kernel=kernel, rbf_scale=rbf_scale, estimator=estimator, names=names
+    )
+    norms: NDArray[np.float64] = 2 * to_numpy((packed * packed).sum(1))
+    n = int(features[0].shape[0])
+    for i, name in enumerate(names):
+        if undefined == "raise":
+            check_norm(name, norms[i], raw=float(raw[i]), n=n)
+        if is_undefined(norms[i], raw=float(raw[i])):
+            norms[i] = np.nan
+    rows = slice(0, la)
+    columns = rows if la == len(features) else slice(la, len(features))
+    products: NDArray[np.float64] = to_numpy(gram_products(packed[rows], packed[columns]))
+    return products / np.sqrt(norms[rows, None] * norms[columns])
 
 
 def _terms(
