@@ -13,7 +13,7 @@ import onnx
 import pytest
 from onnx import TensorProto, helper
 
-from histofast import encoders
+from histofast import _core, encoders
 from histofast.encoders import _graph, _runtime
 from histofast.errors import ModelError
 
@@ -353,9 +353,9 @@ def test_same_graph_same_bytes():
 # --- Devices -------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("device", ["gpu", "cpu:1", "cuda:", "cuda:x", ""])
+@pytest.mark.parametrize("device", ["gpu", "cpu:1", "cuda:", "cuda:x", "", "tensorrt:"])
 def test_unknown_device(tiny, device):
-    with pytest.raises(ValueError, match="device must be auto, cpu, cuda or cuda:<index>, got"):
+    with pytest.raises(ValueError, match="device must be auto, cpu, cuda or tensorrt, or cuda:<"):
         encoders.load(tiny, device=device)
 
 
@@ -373,12 +373,46 @@ def test_cuda_that_cannot_work_says_why(tiny, monkeypatch):
         assert encoder.device_note == "CUDA is not used: there is no NVIDIA driver: get one"
 
 
+def test_tensorrt_that_cannot_work_says_why(tiny, monkeypatch):
+    monkeypatch.setattr(_runtime, "why_no_cuda", lambda: "there is no NVIDIA driver: get one")
+    listed = [_runtime.TENSORRT, _runtime.CUDA]
+    monkeypatch.setattr(_runtime.runtime(), "get_available_providers", lambda: listed)
+    with pytest.raises(ModelError, match="device tensorrt does not work: there is no NVIDIA"):
+        encoders.load(tiny, device="tensorrt:1")
+    listed.remove(_runtime.TENSORRT)
+    with pytest.raises(ModelError, match="is built without TensorRT: use --device cuda"):
+        encoders.load(tiny, device="tensorrt")
+
+
+def test_missing_tensorrt_is_named(monkeypatch):
+    monkeypatch.setattr(_runtime, "why_no_cuda", lambda: None)
+    if _runtime.TENSORRT not in _runtime.runtime().get_available_providers():
+        pytest.skip("needs an ONNX Runtime with TensorRT")
+    reason = _runtime.why_no_tensorrt()
+    assert reason is None or reason.startswith("TensorRT 10 is missing: pip install")
+
+
+def test_submitting_on_the_cpu_is_encoding(tiny, rng):
+    pixels = rng.integers(0, 256, (5, 4, 4, 3), np.uint8)
+    with encoders.load(tiny, device="cpu") as encoder:
+        (features,) = encoder.submit(pixels).result()
+        assert encoder.busy_s > 0
+        np.testing.assert_array_equal(features, encoder.encode(pixels))
+        encoder.submit(pixels).discard()
+
+
 def test_cuda_that_became_cpu_is_refused(tiny, monkeypatch):
     if _runtime.driver_gpu_count():
         pytest.skip("needs a machine without a GPU")
     monkeypatch.setattr(_runtime, "why_no_cuda", lambda: None)
+    monkeypatch.setattr(_runtime, "driver_gpu_count", lambda: 2)
+    monkeypatch.setattr(_core, "cuda_is_compiled", lambda: False)
     monkeypatch.setattr(_runtime, "make_session", fake_make_session)
-    with pytest.raises(ModelError, match="fell back to the CPU on GPU 1"):
+    with pytest.raises(
+        ModelError, match="device cuda does not work: there is no GPU 2: the driver"
+    ):
+        encoders.load(tiny, device="cuda:2")
+    with pytest.raises(ModelError, match="fell back to another provider on GPU 1"):
         encoders.load(tiny, device="cuda:1")
     with encoders.load(tiny, device="auto") as encoder:
         assert "fell back" in encoder.device_note
@@ -387,7 +421,7 @@ def test_cuda_that_became_cpu_is_refused(tiny, monkeypatch):
 _make_session = _runtime.make_session
 
 
-def fake_make_session(model, *, provider=_runtime.CPU, gpu=0):
+def fake_make_session(model, *, provider=_runtime.CPU, **_):
     return _make_session(model) if provider == _runtime.CPU else None
 
 

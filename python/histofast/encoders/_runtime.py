@@ -10,6 +10,7 @@ import contextlib
 import ctypes
 import importlib
 import io
+import os
 import sys
 import warnings
 from collections.abc import Iterator
@@ -20,6 +21,8 @@ from typing import Any
 from histofast.errors import ModelError
 
 CPU, CUDA = "CPUExecutionProvider", "CUDAExecutionProvider"
+TENSORRT = "TensorrtExecutionProvider"
+MEMORY = "cuda"  # ONNX Runtime's name of the memory that graphs on a GPU are bound to
 
 _FATAL, _ERROR = 4, 3  # ONNX Runtime's severities
 
@@ -61,16 +64,25 @@ def first_line(error: Exception) -> str:
     return (rest.split(" : ", 2)[-1] if code else line).strip()
 
 
-def make_session(model: str | bytes, *, provider: str = CPU, gpu: int = 0) -> Any | None:
+def make_session(
+    model: str | bytes,
+    *,
+    provider: str = CPU,
+    gpu: int = 0,
+    stream: int | None = None,
+    captures: bool = False,
+) -> Any | None:
     """Return a session of one intra-op thread on `provider`, or None if it became another one.
 
     Args:
         model: path or bytes of an ONNX file.
         provider: as ONNX Runtime names them.
-        gpu: index of the GPU, for CUDA.
+        gpu: index of the GPU, for CUDA and TensorRT.
+        stream: address of the CUDA stream to compute on; its own when None.
+        captures: capture CUDA graphs; what runs then says by `run_options` which.
 
     Raises:
-        Any of `runtime_errors()`: the model cannot be loaded.
+        Any of `runtime_errors()`: the model cannot be loaded, or not captured.
     """
     ort = runtime()
     options = ort.SessionOptions()
@@ -78,14 +90,53 @@ def make_session(model: str | bytes, *, provider: str = CPU, gpu: int = 0) -> An
     options.log_severity_level = _FATAL  # what goes wrong is raised, and said once
     if provider == CPU:
         return ort.InferenceSession(model, options, providers=[CPU])
-    wanted: Any = provider
-    if provider == CUDA:
-        preload_cuda()
-        # TF32 keeps 10 bits of each factor: features must not depend on the device that much.
-        wanted = (CUDA, {"device_id": str(gpu), "use_tf32": "0"})
+    preload_cuda()
+    wanted: list[Any] = [provider]
+    if provider in (CUDA, TENSORRT):
+        own = {"device_id": str(gpu)}
+        if stream is not None:
+            own["user_compute_stream"] = str(stream)
+        wanted = [(CUDA, {**own, **_cuda_options(captures=captures)})]
+        if provider == TENSORRT:
+            wanted.insert(0, (TENSORRT, {**own, **_tensorrt_options(captures=captures)}))
     with _silent():
-        session = ort.InferenceSession(model, options, providers=[wanted, CPU])
+        session = ort.InferenceSession(model, options, providers=[*wanted, CPU])
     return session if session.get_providers()[0] == provider else None
+
+
+def _cuda_options(*, captures: bool) -> dict[str, str]:
+    return {
+        # TF32 keeps 10 bits of each factor: features must not depend on the device that much.
+        "use_tf32": "0",
+        # An exhaustive search chooses by the clock: the last bits would differ from run to run.
+        "cudnn_conv_algo_search": "HEURISTIC",
+        "enable_cuda_graph": str(int(captures)),
+    }
+
+
+def _tensorrt_options(*, captures: bool) -> dict[str, str]:
+    base = os.environ.get("XDG_CACHE_HOME")
+    engines = (Path(base) if base else Path.home() / ".cache") / "histofast" / "tensorrt"
+    return {
+        "trt_fp16_enable": "0",  # a float16 graph is float16 anyway; others stay what they are
+        "trt_engine_cache_enable": "1",  # building one takes minutes
+        "trt_engine_cache_path": str(engines),
+        "trt_cuda_graph_enable": str(int(captures)),
+    }
+
+
+def run_options(*, graph: int | None, waits: bool) -> Any:
+    """Return what a run is told.
+
+    Args:
+        graph: number of the CUDA graph that it captures or replays; None: it does neither.
+        waits: return when the work is done; otherwise when it is enqueued, if ONNX Runtime can.
+    """
+    options = runtime().RunOptions()
+    options.add_run_config_entry("gpu_graph_id", str(-1 if graph is None else graph))
+    if not waits:
+        options.add_run_config_entry("disable_synchronize_execution_providers", "1")
+    return options
 
 
 @cache
@@ -145,6 +196,21 @@ def why_no_cuda() -> str | None:
                 f"{missing} is missing, which the CUDA provider of onnxruntime {ort.__version__} "
                 "needs: pip install 'onnxruntime-gpu[cuda,cudnn]'"
             )
+    return None
+
+
+def why_no_tensorrt() -> str | None:
+    """Return what keeps ONNX Runtime from using TensorRT, with the remedy, or None."""
+    ort = runtime()
+    if TENSORRT not in ort.get_available_providers():
+        return f"onnxruntime {ort.__version__} is built without TensorRT: use --device cuda"
+    reason = why_no_cuda()
+    if reason is not None:
+        return reason
+    try:
+        ctypes.CDLL("nvinfer_10.dll" if sys.platform == "win32" else "libnvinfer.so.10")
+    except OSError:
+        return "TensorRT 10 is missing: pip install tensorrt-cu13, or use --device cuda"
     return None
 
 

@@ -5,9 +5,11 @@ from __future__ import annotations
 import contextlib
 import os
 import re
+import time
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -19,6 +21,7 @@ from histofast import _core
 from histofast._arrays import check
 from histofast._cpus import available_cpus
 from histofast.encoders import _runtime
+from histofast.encoders._bound import SLOTS, BoundRunner, Place, Ticket, chunks
 from histofast.encoders._registry import find, registry
 from histofast.encoders._spec import (
     CUTS,
@@ -42,9 +45,9 @@ def load(
 
     Args:
         name_or_path: `densenet121-t2`, or the path of an ONNX file in the pixel-in form.
-        device: `cpu`; `cuda` (or `cuda:1`), refused unless it really runs there; `auto` takes CUDA
-            where it works. `Encoder.device_note` says why not where it does not, and what speaks
-            against running this encoder here.
+        device: `cpu`; `cuda` or `tensorrt` (or `cuda:1`), refused unless it really runs there;
+            `auto` takes CUDA where it works. `Encoder.device_note` says why not where it does not,
+            and what speaks against running this encoder here.
         threads: patches encoded at the same time on the CPU; None: the CPUs this process may use.
 
     Raises:
@@ -53,8 +56,15 @@ def load(
             `load_all`), a device that does not work, a registered file whose checksum differs.
         ValueError: `device` or `threads` out of range.
     """
-    session, specs, note = _loaded(name_or_path, device, threads, read=_one_spec)
-    return Encoder(session, specs[0], threads=threads or available_cpus(), device_note=note)
+    opened, specs, note = _loaded(name_or_path, device, threads, read=_one_spec)
+    return Encoder(
+        opened.session,
+        specs[0],
+        threads=threads or available_cpus(),
+        device_note=note,
+        place=opened.place,
+        device=opened.device,
+    )
 
 
 def load_all(
@@ -68,8 +78,15 @@ def load_all(
     Raises:
         What `load` raises, but for a file of cuts.
     """
-    session, specs, note = _loaded(name_or_path, device, threads, read=_all_specs)
-    return EncoderSet(session, specs, threads=threads or available_cpus(), device_note=note)
+    opened, specs, note = _loaded(name_or_path, device, threads, read=_all_specs)
+    return EncoderSet(
+        opened.session,
+        specs,
+        threads=threads or available_cpus(),
+        device_note=note,
+        place=opened.place,
+        device=opened.device,
+    )
 
 
 def _loaded(
@@ -78,18 +95,22 @@ def _loaded(
     threads: int | None,
     *,
     read: Callable[[Any, Path, str], tuple[EncoderSpec, ...]],
-) -> tuple[Any, tuple[EncoderSpec, ...], str]:
+) -> tuple[_Opened, tuple[EncoderSpec, ...], str]:
     """Return a session, what `read` says is in it, and what speaks against running it here."""
-    if not re.fullmatch(r"auto|cpu|cuda(:[0-9]+)?", device):
-        raise ValueError(f"device must be auto, cpu, cuda or cuda:<index>, got {device!r}")
+    if not re.fullmatch(r"auto|cpu|(cuda|tensorrt)(:[0-9]+)?", device):
+        raise ValueError(
+            "device must be auto, cpu, cuda or tensorrt, or cuda:<index> or tensorrt:<index>, "
+            f"got {device!r}"
+        )
     if threads is not None and threads < 1:
         raise ValueError(f"threads must be at least 1, got {threads}")
     kind, _, index = device.partition(":")
     path = find(name_or_path)
     sha256 = _checked_identity(path, name_or_path)
-    session, note = _open(path, kind=kind, gpu=int(index or 0))
-    specs = read(session, path, sha256)
-    on_cpu = session.get_providers()[0] == _runtime.CPU
+    opened = _open(path, kind=kind, gpu=int(index or 0))
+    note = opened.note
+    specs = read(opened.session, path, sha256)
+    on_cpu = opened.device == "cpu"
     precision = specs[0].precision
     if on_cpu and precision == "int8" and not _core.int8_is_exact():
         note = (
@@ -98,20 +119,53 @@ def _loaded(
         )
     elif on_cpu and precision == "float16":
         note = "float16 is for GPUs: on a CPU the float32 encoder is faster"
-    return session, specs, note
+    return opened, specs, note
+
+
+class Pending:
+    """A batch that was submitted: its features are there, or on their way from a GPU."""
+
+    def __init__(
+        self,
+        collect: Callable[[], tuple[NDArray[np.float32], ...]],
+        discard: Callable[[], None] = lambda: None,
+    ) -> None:
+        self._collect, self._discard = collect, discard
+
+    def result(self) -> tuple[NDArray[np.float32], ...]:
+        """Wait for one (n, d) float32 array per spec; to be asked once, in order of submission.
+
+        Raises:
+            ModelError: the encoder failed, or yielded NaN or infinity.
+        """
+        return self._collect()
+
+    def discard(self) -> None:
+        """Give the batch's memory back instead of asking for its result."""
+        self._discard()
 
 
 class _OpenFile:
     """A session of one file, its graph run for several outputs at once."""
 
     def __init__(
-        self, session: Any, specs: Sequence[EncoderSpec], *, threads: int, device_note: str
+        self,
+        session: Any,
+        specs: Sequence[EncoderSpec],
+        *,
+        threads: int,
+        device_note: str,
+        place: Place | None = None,
+        device: str = "cpu",
     ) -> None:
         self.specs = tuple(specs)
         self.threads = threads
         self.device_note = device_note
         self.provider: str = session.get_providers()[0]
+        self.device = device
         self._session = session
+        self._runner = BoundRunner(session, specs, place) if place is not None else None
+        self._cpu_busy_s = 0.0
         self.name = specs[0].name if len(specs) == 1 else specs[0].path.stem
         self._workers: ThreadPoolExecutor | None = None
         if self.provider == _runtime.CPU and threads > 1:
@@ -121,6 +175,44 @@ class _OpenFile:
     def preferred_batch(self) -> int:
         """How many patches to hand over at once: enough to keep all threads or the GPU busy."""
         return max(8, 4 * self.threads) if self.provider == _runtime.CPU else 128
+
+    @property
+    def in_flight(self) -> int:
+        """How many batches may be submitted before the result of the first is asked for."""
+        return 1 if self._runner is None else SLOTS
+
+    @property
+    def busy_s(self) -> float:
+        """Seconds that the CPU or the GPU has been encoding so far."""
+        return self._cpu_busy_s if self._runner is None else self._runner.busy_s
+
+    def submit(self, pixels: NDArray[np.uint8]) -> Pending:
+        """Start encoding one batch; on the CPU it is done on return.
+
+        Args:
+            pixels: (n, h, w, 3) uint8 RGB, C-contiguous; n may be 0. May be reused at once.
+
+        Raises:
+            TypeError: wrong dtype.
+            ValueError: wrong shape, strided, or the encoder is closed.
+            ModelError: the encoder takes another patch size; on the CPU also what `result` raises.
+        """
+        n, h, w = self._checked_sizes(pixels)
+        runner = self._runner
+        if runner is None or n == 0:
+            done = self._encode(pixels)
+            return Pending(lambda: done)
+        with self._told(n, h, w):
+            ticket = runner.submit(pixels)
+
+        def collect() -> tuple[NDArray[np.float32], ...]:
+            with self._told(n, h, w):
+                found = ticket.result()
+            for spec, features in zip(self.specs, found, strict=True):
+                _check_finite(spec, features)
+            return found
+
+        return Pending(collect, ticket.discard)
 
     def _encode(
         self, pixels: NDArray[np.uint8], outs: tuple[NDArray[np.float32], ...] | None = None
@@ -133,8 +225,10 @@ class _OpenFile:
             check("out", out, "float32", (n, spec.d))
         if n == 0:
             return outs
+        begin = time.perf_counter()
         with self._told(n, h, w):
             self._run(pixels, outs)
+        self._cpu_busy_s += time.perf_counter() - begin
         for spec, out in zip(self.specs, outs, strict=True):
             _check_finite(spec, out)
         return outs
@@ -148,7 +242,9 @@ class _OpenFile:
             for out, row in zip(outs, rows, strict=True):
                 out[i] = row[0]
 
-        if self.provider != _runtime.CPU:
+        if self._runner is not None:
+            self._run_bound(self._runner, pixels, outs)
+        elif self.provider != _runtime.CPU:
             for out, rows in zip(outs, session.run(names, {INPUT: pixels}), strict=True):
                 out[:] = rows
         elif self._workers is None:
@@ -159,11 +255,31 @@ class _OpenFile:
             for _ in self._workers.map(encode_one, range(len(pixels))):
                 pass
 
+    def _run_bound(
+        self,
+        runner: BoundRunner,
+        pixels: NDArray[np.uint8],
+        outs: Sequence[NDArray[np.float32]],
+    ) -> None:
+        open_now: deque[tuple[slice, Ticket]] = deque()
+        try:
+            for rows in chunks(len(pixels), self.preferred_batch):
+                if len(open_now) == SLOTS:
+                    _write(*open_now.popleft(), outs)
+                open_now.append((rows, runner.submit(pixels[rows])))
+            while open_now:
+                _write(*open_now.popleft(), outs)
+        finally:
+            for _, ticket in open_now:
+                ticket.discard()
+
     def _encode_together(self, pixels: NDArray[np.uint8]) -> list[NDArray[np.float32]]:
         n, h, w = self._checked_sizes(pixels)
         with self._told(n, h, w):
             found: list[NDArray[np.float32]] = self._session.run(
-                [spec.output for spec in self.specs], {INPUT: pixels}
+                [spec.output for spec in self.specs],
+                {INPUT: pixels},
+                _runtime.run_options(graph=None, waits=True),
             )
         return found
 
@@ -195,6 +311,8 @@ class _OpenFile:
         """End the threads and free the session; `encode` is refused from then on."""
         if self._workers is not None:
             self._workers.shutdown()
+        if self._runner is not None and self._session is not None:
+            self._runner.close()
         self._session = None
 
     def __enter__(self) -> Self:
@@ -207,6 +325,11 @@ class _OpenFile:
         traceback: TracebackType | None,
     ) -> None:
         self.close()
+
+
+def _write(rows: slice, ticket: Ticket, outs: Sequence[NDArray[np.float32]]) -> None:
+    for out, found in zip(outs, ticket.result(), strict=True):
+        out[rows] = found
 
 
 def _check_finite(spec: EncoderSpec, features: NDArray[np.float32]) -> None:
@@ -230,9 +353,18 @@ class Encoder(_OpenFile):
     """
 
     def __init__(
-        self, session: Any, spec: EncoderSpec, *, threads: int, device_note: str = ""
+        self,
+        session: Any,
+        spec: EncoderSpec,
+        *,
+        threads: int,
+        device_note: str = "",
+        place: Place | None = None,
+        device: str = "cpu",
     ) -> None:
-        super().__init__(session, [spec], threads=threads, device_note=device_note)
+        super().__init__(
+            session, [spec], threads=threads, device_note=device_note, place=place, device=device
+        )
         self.spec = spec
 
     def encode(
@@ -253,7 +385,8 @@ class Encoder(_OpenFile):
             ModelError: the encoder takes another patch size, fails, or yields NaN or infinity.
 
         Determinism: on the CPU bitwise, whatever the threads and whatever else is in the batch; on
-        a GPU for the same batch on the same device.
+        a GPU for the same batch on the same device. TensorRT chooses its algorithms by the clock
+        when it builds its engine: with another engine last bits may differ.
         """
         return self._encode(pixels, None if out is None else (out,))[0]
 
@@ -346,8 +479,7 @@ def _read(
 ) -> tuple[EncoderSpec, ...]:
     if not path.is_file():
         raise FileNotFoundError(f"no encoder file at {path}")
-    session, _ = _open(path, kind="cpu", gpu=0)
-    return read(session, path, sha256_of(path))
+    return read(_open(path, kind="cpu", gpu=0).session, path, sha256_of(path))
 
 
 def _checked_identity(path: Path, asked: str | os.PathLike[str]) -> str:
@@ -361,26 +493,39 @@ def _checked_identity(path: Path, asked: str | os.PathLike[str]) -> str:
     return sha256
 
 
-def _open(path: Path, *, kind: str, gpu: int) -> tuple[Any, str]:
-    """Return a session and the note that says why `auto` did not take CUDA."""
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Opened:
+    """A session, where it runs, and what there is to say of that."""
+
+    session: Any
+    device: str = "cpu"
+    place: Place | None = None
+    note: str = ""
+
+
+def _open(path: Path, *, kind: str, gpu: int) -> _Opened:
+    """Open a file; the note says why `auto` did not take CUDA."""
     if path.stat().st_size == 0:
         raise ModelError(f"{path} is empty: copy or export it again")
     note = ""
     try:
         if kind != "cpu":
-            reason = _runtime.why_no_cuda()
+            provider = _runtime.TENSORRT if kind == "tensorrt" else _runtime.CUDA
+            reason = _runtime.why_no_tensorrt() if kind == "tensorrt" else _runtime.why_no_cuda()
+            if reason is None and gpu >= (offered := _runtime.driver_gpu_count() or 0):
+                reason = f"there is no GPU {gpu}: the driver offers {offered}, counted from 0"
             if reason is None:
-                session = _runtime.make_session(str(path), provider=_runtime.CUDA, gpu=gpu)
-                if session is not None:
-                    return session, ""
+                opened = _open_on_gpu(path, provider, gpu)
+                if opened is not None:
+                    return opened
                 reason = (
-                    f"ONNX Runtime fell back to the CPU on GPU {gpu}: run `histofast doctor`, "
-                    "or use --device cpu"
+                    f"ONNX Runtime fell back to another provider on GPU {gpu}: run "
+                    "`histofast doctor`, or use --device cpu"
                 )
-            if kind == "cuda":
-                raise ModelError(f"device cuda does not work: {reason}")
+            if kind != "auto":
+                raise ModelError(f"device {kind} does not work: {reason}")
             note = f"CUDA is not used: {reason}"
-        return _runtime.make_session(str(path)), note
+        return _Opened(session=_runtime.make_session(str(path)), note=note)
     except _runtime.runtime_errors() as error:
         state = type(error).__name__
         if state == "InvalidProtobuf":
@@ -391,6 +536,28 @@ def _open(path: Path, *, kind: str, gpu: int) -> tuple[Any, str]:
             f"{path} cannot be loaded by onnxruntime {_runtime.runtime().__version__}: "
             f"{_runtime.first_line(error)}"
         ) from None
+
+
+def _open_on_gpu(path: Path, provider: str, gpu: int) -> _Opened | None:
+    """Open a file on a GPU, None if ONNX Runtime took another provider."""
+    kind = "cuda" if provider == _runtime.CUDA else "tensorrt"
+    device = f"{kind}:{gpu}"
+    if not _core.cuda_is_compiled():
+        session = _runtime.make_session(str(path), provider=provider, gpu=gpu)
+        note = (
+            "this build of histofast has no CUDA: no pinned memory and no CUDA graphs, slower; "
+            "reinstall with nvcc on the path"
+        )
+        return session and _Opened(session=session, device=device, note=note)
+    stream, note, captures = _core.CudaStream(gpu), "", True
+    where: dict[str, Any] = {"provider": provider, "gpu": gpu, "stream": stream.address}
+    try:
+        session = _runtime.make_session(str(path), captures=True, **where)
+    except _runtime.runtime_errors() as error:
+        captures, note = False, f"CUDA graphs are not used: {_runtime.first_line(error)}"
+        session = _runtime.make_session(str(path), **where)
+    place = Place(gpu=gpu, stream=stream, captures=captures)
+    return session and _Opened(session=session, device=device, place=place, note=note)
 
 
 _REMEDY = (
