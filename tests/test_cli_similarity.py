@@ -201,6 +201,10 @@ IMAGES = ("--images", "p.csv")
             (*ONNX, *IMAGES, "--classes", "2"),
             "--classes is for weights: frozen.onnx and tuned.onnx are whole networks",
         ),
+        (
+            (*ONNX, *IMAGES, "--device", "cpu"),
+            "--device is for weights: frozen.onnx and tuned.onnx are whole networks",
+        ),
         (("--a", "frozen.onnx", "--b", "none.onnx", *IMAGES), "no such file: none.onnx"),
         (
             (*ONNX, "--mode", "mean"),

@@ -9,6 +9,8 @@ import pytest
 
 import histofast
 from histofast import encoders, similarity
+from histofast.comparison import _compare
+from histofast.comparison._pairs import resampled, shuffled
 from histofast.errors import FeatureError, ModelError
 from histofast.features import FeatureWriter
 from histofast.pipeline import PatchSample
@@ -52,6 +54,68 @@ def test_batches_are_the_sums_of_their_products(pair, images):
     a, b = (captured(network, images[order], "flatten") for network in pair)
     wanted = similarity.cka_minibatch(a[1], b[2], batch_size=16)
     assert found.matrix[1, 2] == pytest.approx(wanted, abs=2e-5)
+
+
+@pytest.fixture(scope="module")
+def small():
+    """Two networks and images for an emulated GPU, which is slow."""
+    pair = [networks.create("resnet18", layer="layer1", seed=seed) for seed in (0, 1)]
+    return pair, encoders.stained_noise(32, 16)
+
+
+class OnGpu:
+    """A source whose activations lie on the GPU."""
+
+    def __init__(self, network, gpu):
+        self._recorder, self._gpu = networks.Recorder(network), gpu
+        self.names = self._recorder.names
+
+    def run(self, pixels, consume):
+        return self._recorder.run(pixels, lambda name, x: consume(name, self._gpu.put(x)))
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("options", [{}, {"mode": "pool"}, {"kernel": "rbf"}, {"mode": "spatial"}])
+@pytest.mark.parametrize("both", [True, False])
+def test_on_a_gpu_the_numbers_are_the_cpus(small, monkeypatch, gpu, options, both):
+    pair, images = small
+    given = {**QUICK, "batch_size": 16, "seed": 3, "random_null": True, **options}
+    wanted = histofast.compare(*pair, images, **given).comparison
+    source = _compare._source
+
+    def on_gpu(network, layers):
+        return OnGpu(network, gpu) if both or network is pair[0] else source(network, layers)
+
+    monkeypatch.setattr(_compare, "_source", on_gpu)
+    found = histofast.compare(*pair, images, **given).comparison
+    np.testing.assert_allclose(found.matrix, wanted.matrix, atol=2e-5)
+    for name in ("low", "high", "permuted", "random"):
+        if getattr(wanted, name) is not None:
+            np.testing.assert_allclose(getattr(found, name), getattr(wanted, name), atol=1e-4)
+
+
+@pytest.mark.gpu
+def test_on_a_gpu_a_layer_that_is_not_finite_is_named(small, monkeypatch, gpu):
+    pair, images = small
+
+    class Spoilt(OnGpu):
+        def run(self, pixels, consume):
+            def spoil(name, x):
+                x = np.array(x)
+                x[3] = np.nan if name == "layer1" else x[3]
+                consume(name, self._gpu.put(x))
+
+            return self._recorder.run(pixels, spoil)
+
+    monkeypatch.setattr(_compare, "_source", lambda network, layers: Spoilt(network, gpu))
+    with pytest.raises(ValueError, match="layer layer1 must be finite, got NaN or infinity in 1 o"):
+        histofast.compare(*pair, images, **QUICK)
+
+
+def test_without_resamples_and_shuffles(pair, images):
+    none = {"resamples": 0, "permutations": 0, "random_null": False}
+    found = histofast.compare(*pair, images, **none).comparison
+    assert (found.low, found.high, found.permuted) == (None, None, None)
 
 
 def test_a_network_is_like_itself_and_unlike_a_random_one(pair, images):
@@ -441,3 +505,21 @@ def test_feature_files_of_other_slides_or_grids(feature_folders, tmp_path, rng):
         histofast.compare_features([feature_folders[0], tmp_path / "empty"])
     with pytest.raises(ValueError, match="folders must be at least 2, got 1"):
         histofast.compare_features(feature_folders[:1])
+
+
+@pytest.mark.parametrize("put", [np.asarray, torch.from_numpy], ids=["numpy", "torch"])
+def test_resamples_and_shuffles_are_their_definitions(rng, put):
+    n = 7
+    x, y = (m + m.T for m in rng.normal(size=(2, n, n)))
+    group = np.array([0, 0, 1, 2, 2, 2, 3])
+    counts = rng.multinomial(4, np.full(4, 0.25), 5)
+    drawn = counts[:, group].astype(float)
+    same = (group[:, None] == group).astype(float)
+    orders = np.array([rng.permutation(n) for _ in range(3)])
+    weights = [np.where(same > 0, d[:, None], d[:, None] * d) for d in drawn]
+    for products, found in zip(
+        (x * y, x * x, y * y), resampled(put(x), put(y), put(drawn), put(same)), strict=True
+    ):
+        np.testing.assert_allclose(np.asarray(found), [(w * products).sum() for w in weights])
+    wanted = [(x * y[order][:, order]).sum() for order in orders]
+    np.testing.assert_allclose(np.asarray(shuffled(put(x), put(y), put(orders))), wanted)

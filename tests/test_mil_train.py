@@ -26,6 +26,7 @@ pytest.importorskip("sklearn")
 
 from torch.nn import functional
 
+from histofast import networks
 from histofast.mil import _reading, _train
 from histofast.mil._bags import open_bags
 from histofast.mil._folds import folds
@@ -584,7 +585,7 @@ class TestRefusals:
             train(*toy, out=tmp_path / "run", config=TrainConfig(device="cuda"))
         assert not (tmp_path / "run").exists()
         with pytest.raises(ValueError, match="device must be one of auto, cpu, cuda, got 'tpu'"):
-            _reading.pick_device("tpu")
+            networks.pick_device("tpu")
 
     def test_survival(self, tmp_path):
         toy = write_toy(tmp_path, task="survival")

@@ -98,6 +98,10 @@ def similarity(
     seed: Annotated[
         int | None, typer.Option("--seed", parser=o.whole_number, metavar="N", help="of the draw")
     ] = None,
+    device: Annotated[
+        str | None,
+        o.choice("--device", *o.DEVICES, help="where networks of weights run [auto]"),
+    ] = None,
     intersect: Annotated[
         bool,
         typer.Option("--intersect", help="of feature files that differ, take what all have"),
@@ -124,13 +128,13 @@ def similarity(
         mpp=mpp,
         seed=seed,
     )
-    asked = o.given(a=a, b=b, network=network, classes=classes, images=images)
+    asked = o.given(a=a, b=b, network=network, classes=classes, images=images, device=device)
     if features is None and folders:
         raise ValueError(f"{folders[0]} belongs to no option: folders go behind --features")
     if features is not None:
         _check_features(folders, [*asked, *given])
     else:
-        _check_networks(a, b, network, images, classes=classes, intersect=intersect)
+        _check_networks(a, b, network, images, classes=classes, device=device, intersect=intersect)
     target = o.out_folder(out, of="the report", overwrite=overwrite)
 
     from histofast import report  # before the minutes of comparing: it may lack its libraries
@@ -146,8 +150,8 @@ def similarity(
         label_a, label_b = _labels(a, b)
         chosen = given.pop("layers", None)
         result = compare(
-            _network(a, network, classes),
-            _network(b, network, classes),
+            _network(a, network, classes, device),
+            _network(b, network, classes, device),
             images,
             label_a=label_a,
             label_b=label_b,
@@ -177,6 +181,7 @@ def _check_networks(
     images: Sequence[Path] | None,
     *,
     classes: int | None,
+    device: str | None,
     intersect: bool,
 ) -> None:
     if a is None and b is None:
@@ -191,7 +196,7 @@ def _check_networks(
     weights = [path for path in (a, b) if not _is_onnx(path)]
     if weights and network is None:
         raise ValueError(f"--network must name the network that {weights[0]} holds weights of")
-    for name, value in (("network", network), ("classes", classes)):
+    for name, value in (("network", network), ("classes", classes), ("device", device)):
         if value is not None and not weights:
             raise ValueError(f"--{name} is for weights: {a.name} and {b.name} are whole networks")
     for path in (a, b):
@@ -203,14 +208,15 @@ def _is_onnx(path: Path) -> bool:
     return path.suffix.lower() == ".onnx"
 
 
-def _network(path: Path, network: str | None, classes: int | None) -> Any:
+def _network(path: Path, network: str | None, classes: int | None, device: str | None) -> Any:
     """Return what `compare` takes: the path of an ONNX file, or the network with its weights."""
     if _is_onnx(path):
         return path
     from histofast import networks
 
     assert network is not None
-    return networks.create(network, weights=path, classes=classes or 0)
+    place = networks.pick_device(device or "auto")
+    return networks.create(network, weights=path, classes=classes or 0).to(place)
 
 
 def _labels(a: Path, b: Path) -> tuple[str, str]:

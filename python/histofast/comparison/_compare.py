@@ -63,7 +63,8 @@ def compare(
 
     Args:
         a, b: networks of `histofast.networks.create`, torch modules of your own through
-            `histofast.networks.adopt`, or encoders by name or path.
+            `histofast.networks.adopt`, or encoders by name or path. Networks run where they are
+            (`.cuda()`), and their Grams are computed there; encoder files run on the CPU.
         images: (n, h, w, 3) uint8, a sample of patches, or slides or a CSV table of patch images to
             draw `n` from.
         layers_a, layers_b: names of layers; None: the blocks (of an encoder file: its cuts).
@@ -190,11 +191,13 @@ def _random_twin(network: Any, layers: Sequence[str] | None, *, seed: int) -> So
     from histofast.networks import AdoptedNetwork, create
 
     if isinstance(network, AdoptedNetwork):
-        copied = network.twin(seed=seed)
-        return None if copied is None else _source(copied, layers)
-    twin = create(network.architecture, layer=network.layer, seed=seed)
-    twin.mean, twin.std = network.mean, network.std
-    return _source(twin, layers)
+        twin = network.twin(seed=seed)
+        if twin is None:
+            return None
+    else:
+        twin = create(network.architecture, layer=network.layer, seed=seed)
+        twin.mean, twin.std = network.mean, network.std
+    return _source(twin.to(next(network.parameters()).device), layers)
 
 
 def _label(network: Any, otherwise: str) -> str:

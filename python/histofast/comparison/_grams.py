@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
+from histofast._arrays import beside, dtype_name, empty, is_on_gpu, to_numpy
+from histofast.comparison._pairs import resampled, shuffled
 from histofast.comparison._source import Array, Source
 from histofast.comparison._sums import CONSTANT, Sums
-from histofast.similarity._gram import gram_products, packed_grams, unpack
+from histofast.similarity._gram import check_grams, gram_products, start_grams, unpack
 from histofast.similarity._hsic import Kernel
 
 _KERNELS: dict[Kernel, tuple[str, str]] = {
@@ -49,46 +52,62 @@ class GramSums(Sums):
         if self.keep_outputs:
             self.outputs[0].append(out_a)
             self.outputs[1].append(out_b)
-        self._cross += gram_products(a, b)
-        self._square_a += [2 * float(x @ x) for x in a]
-        self._square_b += [2 * float(x @ x) for x in b]
+        if is_on_gpu(a) != is_on_gpu(b):
+            a, b = to_numpy(a), to_numpy(b)
+        self._cross += to_numpy(gram_products(a, b))
+        self._square_a += 2 * to_numpy((a * a).sum(1))
+        self._square_b += 2 * to_numpy((b * b).sum(1))
         self._own_a += own_a
         self._own_b += own_b
         if self.random is not None:
             r, _, _ = self._grams(self.random, pixels)
-            self._to_random += [2 * float(x @ y) for x, y in zip(a, r, strict=True)]
-            self._square_random += [2 * float(x @ x) for x in r]
-        same = self.group_of[rows][:, None] == self.group_of[rows]
+            if is_on_gpu(r) != is_on_gpu(a):
+                r, a = to_numpy(r), to_numpy(a)
+            self._to_random += 2 * to_numpy((a * r).sum(1))
+            self._square_random += 2 * to_numpy((r * r).sum(1))
+        self._add_pairs(a, b, rows)
+
+    def _add_pairs(self, a: Any, b: Any, rows: NDArray[np.int64]) -> None:
+        """Resample and shuffle the layers of the same name."""
+        same = (self.group_of[rows][:, None] == self.group_of[rows]).astype(np.float64)
         drawn = self._draws[:, self.group_of[rows]].astype(np.float64)  # (resamples, n_b)
-        shuffles = [self._rng.permutation(len(rows)) for _ in range(len(self._permuted))]
-        for k, (i, j) in enumerate(self.pairs):
+        orders = np.empty((len(self._permuted), len(rows)), np.int64)
+        for order in orders:
+            order[:] = self._rng.permutation(len(rows))
+        same, drawn, orders = (beside(array, a) for array in (same, drawn, orders))
+        found = []
+        for i, j in self.pairs:
             x, y = unpack(a[i]), unpack(b[j])
-            for s, product in enumerate((x * y, x * x, y * y)):
-                self._resampled[s, :, k] += ((drawn @ product) * drawn).sum(axis=1)
-                # Within one draw of a group its pairs count once.
-                within = (product * same).sum(axis=1)
-                self._resampled[s, :, k] += (drawn - drawn**2) @ within
-            for p, shuffle in enumerate(shuffles):
-                self._permuted[p, k] += np.vdot(x, y[np.ix_(shuffle, shuffle)])
+            found.append((resampled(x, y, drawn, same), shuffled(x, y, orders)))
+        # Read when all is enqueued: a GPU would else wait for every pair.
+        for k, (sums, null) in enumerate(found):
+            for s, values in enumerate(sums):
+                self._resampled[s, :, k] += to_numpy(values)
+            self._permuted[:, k] += to_numpy(null)
 
-    def _grams(
-        self, source: Source, pixels: NDArray[np.uint8]
-    ) -> tuple[Array, Array, NDArray[np.float32]]:
-        found: dict[str, tuple[Array, float]] = {}
+    def _grams(self, source: Source, pixels: NDArray[np.uint8]) -> tuple[Any, Array, Any]:
+        """Return the (l, m) packed Grams of a batch, where the network is, and their squares."""
+        found: dict[str, tuple[Any, Any, Any]] = {}
 
-        def reduce(name: str, values: NDArray[np.float32]) -> None:
+        def check(names: Sequence[str], squares: Any, problems: Any) -> Array:
+            shown = [f"layer {name}" for name in names]
+            return check_grams(squares, problems, n=len(pixels), names=shown)
+
+        def reduce(name: str, values: Any) -> None:
             if values.ndim == 4 and self.mode == "pool":
                 values = values.mean((2, 3))
-            packed, own = packed_grams(
-                [_rows(values)],
-                kernel=self.kernel,
-                names=[f"layer {name}"],
+            packed, squares, problems = start_grams(
+                [_rows(values)], kernel=self.kernel, names=[f"layer {name}"]
             )
-            found[name] = packed[0].astype(np.float64), float(own[0])
+            if not is_on_gpu(packed):
+                check([name], squares, problems)  # before the rest of the network is run
+            found[name] = packed, squares, problems
 
         out = source.run(pixels, reduce)
-        grams = np.stack([found[name][0] for name in source.names])
-        return grams, np.array([found[name][1] for name in source.names]), out
+        packed, squares, problems = (
+            _stacked([found[name][part] for name in source.names]) for part in range(3)
+        )
+        return packed, check(source.names, squares, problems), out
 
     def result(self, confidence: float, batch_size: int) -> dict[str, Any]:
         """Return what goes into a `Comparison`."""
@@ -133,11 +152,24 @@ class GramSums(Sums):
         return values
 
 
-def _rows(values: NDArray[np.float32]) -> NDArray[np.float32]:
+def _stacked(arrays: Sequence[Any]) -> Any:
+    """Return arrays (1, ...) of one place as one, its dtype float64 or of problems uint8."""
+    first = arrays[0]
+    out = empty((len(arrays), *first.shape[1:]), dtype_name(first), like=first)
+    for i, array in enumerate(arrays):
+        out[i : i + 1] = array
+    return out
+
+
+def _rows(values: Any) -> Any:
     """Return (n, p) activations, a row per image, where they lie.
 
     Similarities do not depend on the order of the columns: that of the memory needs no copy of maps
     that are stored channels last.
     """
-    axes = sorted(range(1, values.ndim), key=lambda axis: -values.strides[axis])
-    return np.ascontiguousarray(values.transpose(0, *axes).reshape(len(values), -1))
+    strides = values.stride() if hasattr(values, "stride") else values.strides
+    axes = sorted(range(1, values.ndim), key=lambda axis: -strides[axis])
+    if isinstance(values, np.ndarray):
+        return np.ascontiguousarray(values.transpose(0, *axes).reshape(len(values), -1))
+    reorder = values.permute if hasattr(values, "permute") else values.transpose
+    return reorder(0, *axes).reshape(values.shape[0], -1)

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from histofast._arrays import to_numpy
 from histofast.comparison._source import Measure, Source
 from histofast.similarity import Protocol, cca, published_protocol, pwcca, svcca
 
@@ -17,8 +18,9 @@ def by_pooled_features(
     def pooled(source: Source) -> list[NDArray[np.float32]]:
         found: dict[str, list[NDArray[np.float32]]] = {name: [] for name in source.names}
 
-        def keep(name: str, values: NDArray[np.float32]) -> None:
-            found[name].append(values.mean((2, 3)) if values.ndim == 4 else values.copy())
+        def keep(name: str, values: Any) -> None:
+            pooled = values.mean((2, 3)) if values.ndim == 4 else values
+            found[name].append(np.array(to_numpy(pooled)))
 
         for start in range(0, len(pixels), batch_size):
             source.run(np.ascontiguousarray(pixels[start : start + batch_size]), keep)
@@ -54,12 +56,12 @@ def by_protocol(
 
             def keep(
                 got: str,
-                values: NDArray[np.float32],
+                values: Any,
                 name: str = name,
                 found: list[NDArray[np.float32]] = found,
             ) -> None:
                 if got == name:
-                    found.append(values.copy())
+                    found.append(np.array(to_numpy(values)))
 
             needed = len(pixels)
             start = 0

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Literal, Protocol
+from typing import Any, Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,6 +19,9 @@ class Source(Protocol):
     names: tuple[str, ...]
 
     def run(
-        self, pixels: NDArray[np.uint8], consume: Callable[[str, NDArray[np.float32]], None]
+        self, pixels: NDArray[np.uint8], consume: Callable[[str, Any], None]
     ) -> NDArray[np.float32]:
-        """Run a batch, hand over each layer's activations, return what comes out at the end."""
+        """Run a batch, hand over each layer's activations, return what comes out at the end.
+
+        Activations are (n, ...) float32, NumPy's or a tensor on the network's GPU.
+        """

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from histofast._arrays import to_numpy
 from histofast.comparison._source import Array, Source
 from histofast.comparison._sums import CONSTANT, Sums
 
@@ -49,15 +50,16 @@ class SpatialSums(Sums):
     def _maps(self, source: Source, pixels: NDArray[np.uint8], side: int | None) -> list[_Layer]:
         found: dict[str, _Layer] = {}
 
-        def keep(name: str, values: NDArray[np.float32]) -> None:
+        def keep(name: str, values: Any) -> None:
             if values.ndim != 4:
                 raise ValueError(
                     f"layer {name} must give maps (n, c, h, w) for mode spatial, got "
-                    f"{values.shape}: leave it out"
+                    f"{tuple(values.shape)}: leave it out"
                 )
-            if not np.isfinite(values).all():
+            maps = np.array(to_numpy(values))  # the caller's array lives for this call only
+            if not np.isfinite(maps).all():
                 raise ValueError(f"layer {name} must be finite, got NaN or infinity")
-            found[name] = _Layer(values.copy())  # the caller's array lives for this call only
+            found[name] = _Layer(maps)
 
         out = source.run(pixels, keep)
         if side is not None and self.keep_outputs:

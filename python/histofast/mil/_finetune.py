@@ -31,11 +31,11 @@ from histofast.mil._bags import Bags, Paths, open_bags
 from histofast.mil._end_to_end import backward, chunk_of, encode
 from histofast.mil._epochs import EpochReport, best_of, has_ended, is_better, rank, write_log
 from histofast.mil._metrics import Metric, differences, metrics
-from histofast.mil._reading import forked_generators, pick_device, read_ahead
+from histofast.mil._reading import forked_generators, read_ahead
 from histofast.mil._run import Run, Unit, open_run
 from histofast.mil._topk import top_rows
 from histofast.mil._train import Goal, scores_of
-from histofast.networks import Network, PixelsIn, create, export, restore
+from histofast.networks import Network, PixelsIn, create, export, pick_device, restore
 from histofast.pipeline import PatchReader
 
 RECORD, NETWORK, ENCODER = "finetune.json", "network.safetensors", "encoder.onnx"

@@ -16,8 +16,9 @@ from histofast.errors import FeatureError
 from histofast.features import FeatureFile
 from histofast.mil._bags import Bags, Paths, Task, open_bags, open_features
 from histofast.mil._models import BagModel
-from histofast.mil._reading import bags_on, pick_device
+from histofast.mil._reading import bags_on
 from histofast.mil._run import PREDICTIONS, Run, Unit, load_model, open_run, values_of, write_csv
+from histofast.networks import pick_device
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)

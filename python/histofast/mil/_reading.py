@@ -21,20 +21,6 @@ T = TypeVar("T")
 _AHEAD = 2  # bags read ahead of the one in use, the one being read among them
 
 
-def pick_device(device: str) -> torch.device:
-    """Return the device that is asked for; "auto" is CUDA where there is some.
-
-    Raises:
-        ValueError: an unknown device; CUDA is asked for and torch finds none.
-    """
-    if device not in ("auto", "cpu", "cuda"):
-        raise ValueError(f"device must be one of auto, cpu, cuda, got {device!r}")
-    found = torch.cuda.is_available()
-    if device == "cuda" and not found:
-        raise ValueError("device must be auto or cpu where torch finds no GPU, got 'cuda'")
-    return torch.device("cuda" if found and device != "cpu" else "cpu")
-
-
 @contextlib.contextmanager
 def forked_generators(device: torch.device) -> Iterator[None]:
     """Let torch be seeded, and give its generators back to the caller as they were."""

@@ -34,9 +34,10 @@ from histofast.mil._folds import Fold, folds
 from histofast.mil._logs import Log, loggers
 from histofast.mil._metrics import metrics
 from histofast.mil._models import BagModel, BagOutput, create, names
-from histofast.mil._reading import bags_on, forked_generators, pick_device
+from histofast.mil._reading import bags_on, forked_generators
 from histofast.mil._run import Run, TrainConfig, Unit
 from histofast.mil._survival import cox_loss
+from histofast.networks import pick_device
 
 _FEW = 30  # validation bags; a metric of ranks takes few values on fewer
 _RISK_SET = 16

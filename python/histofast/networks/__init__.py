@@ -16,6 +16,7 @@ except ModuleNotFoundError:
 
 from histofast.networks._adopt import AdoptedNetwork, adopt
 from histofast.networks._create import create, layers
+from histofast.networks._device import pick_device
 from histofast.networks._export import PixelsIn, export, export_cuts, export_encoder
 from histofast.networks._known import names
 from histofast.networks._network import Architecture, Cut, LoadReport, Network, Stage
@@ -40,5 +41,6 @@ __all__ = [
     "export_encoder",
     "layers",
     "names",
+    "pick_device",
     "restore",
 ]

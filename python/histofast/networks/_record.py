@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -17,7 +18,7 @@ from histofast.networks._known import no_such
 from histofast.networks._network import Network
 from histofast.networks._timm import TimmNetwork
 
-Consume = Callable[[str, NDArray[np.float32]], None]
+Consume = Callable[[str, Any], None]
 
 
 class Recorder:
@@ -25,6 +26,7 @@ class Recorder:
 
     What consumes an activation does so within the layer's own call, before the network goes on: a
     later layer that works in place overwrites nothing that is still needed, and nothing is copied.
+    The network runs where it is; on a GPU without TF32, whose 10 bits would show in the numbers.
     """
 
     def __init__(self, network: Any, layers: Sequence[str] | None = None) -> None:
@@ -65,7 +67,8 @@ class Recorder:
 
         Args:
             pixels: (n, h, w, 3) uint8.
-            consume: must not keep the array it gets. Of a tuple it gets the first tensor.
+            consume: must not keep the array it gets: NumPy's, or of a network on a GPU a tensor
+                there. Of a tuple it gets the first tensor.
 
         Returns:
             (n, d) float32, what the network gives.
@@ -83,7 +86,8 @@ class Recorder:
                     how = "is used more than once" if name in seen else "gives no tensor"
                     raise ModelError(f"layer {name} of {self.network.architecture} {how}")
                 seen.add(name)
-                consume(name, value.detach().numpy())
+                value = value.detach()
+                consume(name, value if value.is_cuda else value.numpy())
 
             return hand_on
 
@@ -91,14 +95,23 @@ class Recorder:
         try:
             for name, module in self._modules.items():
                 handles.append(module.register_forward_hook(hook(name)))
-            with torch.inference_mode():
-                out: NDArray[np.float32] = (
-                    PixelsIn(self.network).eval()(torch.from_numpy(pixels)).numpy()
-                )
+            device = next(self.network.parameters()).device
+            with torch.inference_mode(), _without_tf32(device):
+                whole = PixelsIn(self.network).eval().to(device)
+                out: NDArray[np.float32] = whole(torch.from_numpy(pixels).to(device)).cpu().numpy()
         finally:
             for handle in handles:
                 handle.remove()
         return out
+
+
+def _without_tf32(device: torch.device) -> contextlib.AbstractContextManager[None]:
+    if device.type != "cuda":
+        return contextlib.nullcontext()
+    flags: contextlib.AbstractContextManager[None] = torch.backends.cudnn.flags(
+        enabled=True, benchmark=False, deterministic=True, allow_tf32=False
+    )
+    return flags
 
 
 def _stages(network: Network | TimmNetwork | AdoptedNetwork) -> dict[str, nn.Module]:
