@@ -126,7 +126,12 @@ def test_help_and_mistakes_load_nothing_heavy():
         ("extract x --mag 20x", "'--mag': must be a number, got '20x'"),
         ("extract x --patch-px 1.5", "must be a whole number, got '1.5'"),
         ("extract x --layout foo", "must be one of trident, clam, stamp, got 'foo'"),
-        ("extract x --device gpu", "must be one of auto, cpu, cuda, got 'gpu'"),
+        ("extract x --device gpu", "must be one of auto, cpu, cuda, tensorrt, .*, got 'gpu'"),
+        ("extract x --device cuda:x", "must be one of auto, cpu, .* such as cuda:1, got 'cuda:x'"),
+        ("extract x --gpus 0,b", "'--gpus': must be indices such as 0,1, got '0,b'"),
+        ("extract x --gpus -1", "gpus must not be negative, got -1"),
+        ("extract x --gpus 1,1", "gpus must be given once each, got 1, 1"),
+        ("extract x --gpus 0 --device cpu", "device must be auto, cuda or tensorrt with gpus, got"),
         ("extract x --edge crop", "must be one of drop, shift, got 'crop'"),
         ("extract x --mpp 0.5 --mag 20", "--mpp and --mag must not both be given"),
         ("tissue x --mpp 0.5 --mag 20", "--mpp and --mag must not both be given"),
@@ -191,10 +196,36 @@ def test_extract_in_a_log(extract, slides, tmp_path):
     assert re.fullmatch(r"3 slides: 3 done; \d+ patches in .* s \(.* patches/s\)", answer.err[3]), (
         answer.err[3]
     )
-    assert answer.err[4:] == [f"report: {tmp_path / 'f' / 'run.json'}"]
+    limit = r"limit: (encoding|decoding|writing) \(encoder busy \d+ % of the time\)"
+    assert re.fullmatch(limit, answer.err[4]), answer.err[4]
+    assert answer.err[5:] == [f"report: {tmp_path / 'f' / 'run.json'}"]
     assert set(feature_files(tmp_path)) == {"s0.h5", "s1.h5", "s2.h5"}
     again = extract(slides)  # says nothing on each slide that is there
-    assert again.err == ["3 slides: 3 already there", answer.err[4]]
+    assert again.err == ["3 slides: 3 already there", answer.err[5]]
+
+
+def test_the_limit_names_gpus():
+    from histofast.cli._progress import summarise
+    from histofast.pipeline import DeviceReport, RunReport
+
+    report = RunReport(limit="decoding", devices=[DeviceReport(device="cuda:1", busy=0.413)])
+    assert "limit: decoding (cuda:1 busy 41 % of the time)" in summarise(report, quiet=False)
+    report.devices.append(DeviceReport(device="cuda:3", busy=1.0))
+    assert summarise(report, quiet=False)[1:] == [
+        "limit: decoding (cuda:1 busy 41 %, cuda:3 busy 100 % of the time)"
+    ]
+    assert summarise(report, quiet=True) == []
+
+
+def test_gpus_that_are_not_there(extract, slides, tmp_path, monkeypatch):
+    from histofast.pipeline import _run
+
+    monkeypatch.setattr(_run, "why_no_cuda", lambda: None)
+    monkeypatch.setattr(_run, "driver_gpu_count", lambda: 2)
+    answer = extract(slides, "--gpus", "0,2")
+    what = "gpus must be within 0..1, the GPUs that the driver offers, got 2"
+    assert (answer.code, answer.err) == (2, [f"histofast: {what}"])
+    assert not (tmp_path / "f").exists()
 
 
 def test_extract_quietly(extract, slides):

@@ -455,6 +455,34 @@ class TestWholeOrAbsent:
             write(full_disk / "h5_files" / "b.h5", 10, layout=layout)
         assert files_in(full_disk) == ["a.h5", "rest"]
 
+    def test_disk_that_is_nearly_full(self, full_disk: Path) -> None:
+        path = full_disk / "h5_files" / "a.h5"
+        path.parent.mkdir()
+        # In a process of its own: HDF5 crashes where it writes to a full disk.
+        code = (
+            f"import sys; sys.path[:] = {sys.path!r}\n"
+            "import pathlib, test_features as t\n"
+            "from histofast.errors import FeatureError\n"
+            f"try: t.write(pathlib.Path({str(path)!r}), 400)\n"
+            "except FeatureError as error: print(error)\n"
+        )
+        said = []
+        for left_kb in (0, 4, 8, 12, 16, 32, 64):
+            free = os.statvfs(full_disk)
+            rest = full_disk / "rest"
+            rest.write_bytes(bytes(free.f_bavail * free.f_bsize - 1024 * left_kb))
+            done = subprocess.run(
+                [sys.executable, "-c", code], check=False, capture_output=True, text=True
+            )
+            assert (done.returncode, done.stderr) == (0, "")
+            said.append(done.stdout)
+            assert files_in(full_disk) == ["rest"] if done.stdout else ["a.h5", "rest"]
+            rest.unlink()
+            path.unlink(missing_ok=True)
+        assert all(not text or "no space left on" in text for text in said)
+        assert said[0]
+        assert not said[-1]
+
     def test_folder_that_cannot_be_made(self, tmp_path: Path) -> None:
         (tmp_path / "file").touch()
         with pytest.raises(

@@ -603,6 +603,145 @@ def test_fixed_patch_size(slides, tmp_path):
     assert run(slides / "s0.tif", tmp_path / "f", fixed).exit_code == 0
 
 
+# --- several batches under way --------------------------------------------------------------------
+
+
+class Deferred:
+    """An encoder that works as one on a GPU does: a result is there when it is asked for."""
+
+    def __init__(self, encoder, in_flight=3, fails_at=None, device="cuda:0"):
+        self.encoder, self.in_flight, self.fails_at = encoder, in_flight, fails_at
+        self.device, self.busy_s = device, 0.0
+        self.open, self.most, self.submitted, self.discarded = [], 0, 0, 0
+
+    def __getattr__(self, name):
+        return getattr(self.encoder, name)
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        assert not self.open, "all must be asked for or discarded"
+        self.encoder.close()
+
+    def submit(self, pixels):
+        assert len(self.open) < self.in_flight
+        pending = DeferredBatch(self, pixels.copy(), self.submitted == self.fails_at)
+        self.open.append(pending)
+        self.submitted += 1
+        self.most = max(self.most, len(self.open))
+        return pending
+
+
+class DeferredBatch:
+    def __init__(self, owner, pixels, fails):
+        self.owner, self.pixels, self.fails = owner, pixels, fails
+
+    def result(self):
+        assert self.owner.open.pop(0) is self, "in the order of submission, and once"
+        begin = time.perf_counter()
+        found = self.owner.encoder.encode(self.pixels)
+        self.owner.busy_s += time.perf_counter() - begin
+        if self.fails:
+            raise ModelError("the GPU is out of memory")
+        return found
+
+    def discard(self):
+        assert self.owner.open.pop(0) is self
+        self.owner.discarded += 1
+
+
+@pytest.fixture
+def deferred(monkeypatch):
+    """Have `extract` use deferred encoders, with the given options; gives those it loads."""
+    loaded, options, load = [], {}, _run.load_all
+
+    def load_deferred(name, **others):
+        loaded.append(Deferred(load(name, **others), **options))
+        return loaded[-1]
+
+    monkeypatch.setattr(_run, "load_all", load_deferred)
+    return loaded, options
+
+
+@pytest.mark.parametrize("in_flight", [1, 2, 3])
+def test_batches_under_way_change_no_bytes(slides, encoder, tmp_path, deferred, in_flight):
+    loaded, options = deferred
+    options["in_flight"] = in_flight
+    other = write_encoder(tmp_path / "other.onnx", name="other", d=5)
+    seen = []
+    report = run(slides, tmp_path / "f", [encoder, other], batch_size=4, on_progress=seen.append)
+    assert [s.status for s in report.slides] == ["done"] * 3
+    assert [one.most for one in loaded] == [in_flight] * 2
+    assert [one.discarded for one in loaded] == [0, 0]
+    assert seen[-1].patches_done == report.patches
+    counts = [p.slide_patches_done for p in seen if p.name == "s1" and not p.finished]
+    assert counts == sorted(counts)
+    assert counts[-1] == report.slides[1].patches
+    monkeypatched, _run.load_all = _run.load_all, histofast.encoders.load_all
+    run(slides, tmp_path / "g", [encoder, other], batch_size=4)
+    _run.load_all = monkeypatched
+    assert content(tmp_path / "f") == content(tmp_path / "g")
+
+
+@pytest.mark.parametrize("fails_at", [0, 1, 4, 10])
+def test_a_batch_under_way_that_fails_fails_its_slide_alone(
+    slides, encoder, tmp_path, deferred, fails_at
+):
+    (loaded, options), other = deferred, write_encoder(tmp_path / "o.onnx", name="other", d=5)
+    options["fails_at"] = fails_at
+    report = run(slides, tmp_path / "f", [encoder, other], batch_size=4)
+    assert [s.status for s in report.slides].count("failed") == 1
+    assert [s.error for s in report.of("failed")] == ["the GPU is out of memory"]
+    assert len(content(tmp_path / "f")) == 2
+    assert sum(len(list((tmp_path / "f").rglob(f"{s.name}.h5"))) for s in report.of("done")) == 4
+    assert no_leftovers(tmp_path)
+    assert {one.submitted > fails_at for one in loaded} == {True}
+
+
+def test_ctrl_c_with_batches_under_way(slides, encoder, tmp_path, deferred):
+    def interrupt(progress):
+        if progress.slides_done == 1 and progress.slide_patches_done:
+            raise KeyboardInterrupt
+
+    report = run(slides, tmp_path, encoder, on_progress=interrupt, batch_size=4)
+    assert [s.status for s in report.slides] == ["done", "interrupted", "interrupted"]
+    assert deferred[0][0].discarded == 2
+    assert list(content(tmp_path)) == ["s0.h5"]
+    assert no_leftovers(tmp_path)
+
+
+def test_what_limits_a_run_is_reported(slides, encoder, tmp_path, monkeypatch):
+    report = run(slides, tmp_path / "f", encoder)
+    (device,) = report.devices
+    assert (device.device, device.slides, device.patches) == ("cpu", 3, report.patches)
+    assert 0 < device.busy <= 1
+    saved = json.loads((tmp_path / "f" / "run.json").read_text())
+    assert (saved["limit"], saved["devices"][0]["busy"]) == (report.limit, device.busy)
+    assert {"wait", "encode", "write"} <= set(saved["slides"][0]["seconds"])
+
+    def slowed(kind, name):
+        method = getattr(kind, name)
+
+        def slow(self, *arguments, **options):
+            time.sleep(0.02)
+            return method(self, *arguments, **options)
+
+        return kind, name, slow
+
+    for limit, kind, name in (
+        ("writing", features.FeatureWriter, "append"),
+        ("encoding", histofast.encoders.EncoderSet, "submit"),
+        ("decoding", histofast.slides._tiff.TiffSlide, "read_tile"),
+    ):
+        with monkeypatch.context() as patched:
+            patched.setattr(*slowed(kind, name))
+            report = run(slides, tmp_path / limit, encoder, batch_size=8)
+        assert report.limit == limit
+    again = run(slides, tmp_path / "f", encoder)
+    assert (again.limit, again.devices[0].patches) == ("", 0)
+
+
 # --- jobs -----------------------------------------------------------------------------------------
 
 

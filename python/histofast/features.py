@@ -59,6 +59,7 @@ _SEAL_MARK = b"histofast-seal-1"
 _CHUNK_BYTES = 16 << 20
 _PT_AROUND_BYTES = 4096  # more than a .pt file holds besides the numbers
 _NO_SPACE = {errno.ENOSPC, errno.EDQUOT}
+_METADATA_BYTES = 16384  # of HDF5, beside the arrays and the identity; more than it takes
 # What h5py raises on files whose inner structure is damaged.
 _DAMAGED = (OSError, KeyError, RuntimeError, ValueError, TypeError, OverflowError, AttributeError)
 _TEMPORARY_NAME = re.compile(r"\..+\.(h5|pt)\.\d+\.[0-9a-f]{8}\.tmp")
@@ -201,8 +202,8 @@ class _Temporary:
         while True:
             name = f".{final.name}.{os.getpid()}.{secrets.token_hex(4)}.tmp"
             self.path = final.with_name(name)
+            self._is_ours = True  # before it is there: a signal may come right after its making
             self.raw = open(self.path, "x+b", buffering=0)  # noqa: PTH123, SIM115
-            self._is_ours = True
             # A sweeper may have come between creation and lock; it would have left no name.
             if _try_lock(self.raw.fileno()) and os.fstat(self.raw.fileno()).st_nlink > 0:
                 return
@@ -210,11 +211,21 @@ class _Temporary:
 
     def reserve(self) -> None:
         """Make the file system promise the space of the file as long as it is now."""
+        self._allocate(0, os.fstat(self.raw.fileno()).st_size)
+
+    def make_sure_of(self, more_bytes: int) -> None:
+        """Raise OSError if the disk has no room for so much more; HDF5 would crash when it writes."""
         size = os.fstat(self.raw.fileno()).st_size
-        if not hasattr(os, "posix_fallocate") or size == 0:
+        try:
+            self._allocate(size, more_bytes)
+        finally:
+            os.ftruncate(self.raw.fileno(), size)
+
+    def _allocate(self, start: int, length: int) -> None:
+        if not hasattr(os, "posix_fallocate") or length == 0:
             return
         try:
-            os.posix_fallocate(self.raw.fileno(), 0, size)
+            os.posix_fallocate(self.raw.fileno(), start, length)
         except OSError as error:
             if error.errno not in {errno.EOPNOTSUPP, errno.EINVAL}:  # reserving is optional
                 raise
@@ -246,7 +257,8 @@ class _Temporary:
 
     def discard(self) -> None:
         """Remove the file."""
-        self.raw.close()
+        if hasattr(self, "raw"):  # else it was interrupted before it was there
+            self.raw.close()
         self.path.unlink(missing_ok=True)
         self._is_ours = False
 
@@ -397,11 +409,11 @@ class FeatureWriter:
         self._rows = 0
         self._hasher: _FollowingHash | None = None
         self._temporary: _Temporary | None = None
-        # Metadata is a few kB; the allowance only serves the message.
-        self._needs_bytes = self.n * (d * self.dtype.itemsize + 24) + 16384
+        self._needs_bytes = self.n * (d * self.dtype.itemsize + 24) + _METADATA_BYTES
         try:
             with self._write_errors():
                 self._temporary = _Temporary(self.path)
+                self._temporary.make_sure_of(self.n * 24 + len(self._identity) + _METADATA_BYTES)
                 self._stored_coords, self._offset = self._create(coords)
                 self._temporary.reserve()
                 self._hasher = _FollowingHash(self._temporary.path, self._offset)
@@ -539,6 +551,8 @@ class FeatureWriter:
         with self._write_errors():
             temporary.sync()  # the features; what follows is small
             sha256 = hasher.hexdigest(self._stored_coords)
+            regions_bytes = unreadable.nbytes + unreadable_patches.nbytes
+            temporary.make_sure_of(regions_bytes + _METADATA_BYTES)
             with h5py.File(temporary.path, "r+", **_HDF5_OPTIONS) as file:
                 regions = file.create_dataset("unreadable", data=unreadable.astype("<i8"))
                 regions.attrs["count"] = len(unreadable)

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal, cast
+from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
 
 import typer
 
@@ -14,6 +15,25 @@ from histofast.cli._progress import show_progress, summarise
 
 if TYPE_CHECKING:
     from histofast.features import Layout
+
+
+def _device(text: str) -> str:
+    """Read a device; whether it works is found where it is used."""
+    if not re.fullmatch(r"auto|cpu|(cuda|tensorrt)(:[0-9]+)?", text):
+        raise typer.BadParameter(
+            f"must be one of auto, cpu, cuda, tensorrt, or such as cuda:1, got {text!r}"
+        )
+    return text
+
+
+def _gpus(text: str | list[int]) -> list[int]:
+    """Read indices of GPUs."""
+    if not isinstance(text, str):
+        return text
+    try:
+        return [int(part) for part in text.split(",")]
+    except ValueError:
+        raise typer.BadParameter(f"must be indices such as 0,1, got {text!r}") from None
 
 
 def extract(
@@ -83,18 +103,27 @@ def extract(
         str,
         typer.Option(
             "--device",
-            parser=o.one_of("auto", "cpu", "cuda"),
-            metavar="auto|cpu|cuda",
-            help="where the encoder runs",
+            parser=_device,
+            metavar="DEVICE",
+            help="where the encoder runs: auto, cpu, cuda, cuda:1, tensorrt, tensorrt:1",
         ),
     ] = "auto",
+    gpus: Annotated[
+        Any,
+        typer.Option(
+            "--gpus",
+            parser=_gpus,
+            metavar="0,1,...",
+            help="run on these GPUs, each in a process of its own; they share the slides",
+        ),
+    ] = None,
     threads: Annotated[
         int | None,
         typer.Option(
             "--threads",
             parser=o.whole_number,
             metavar="N",
-            help="threads that encode [the CPUs available]",
+            help="threads that encode, on all devices together [the CPUs available]",
         ),
     ] = None,
     workers: Annotated[
@@ -103,7 +132,7 @@ def extract(
             "--workers",
             parser=o.whole_number,
             metavar="N",
-            help="threads that decode [the CPUs available]",
+            help="threads that decode, for all devices together [the CPUs available]",
         ),
     ] = None,
     batch_size: Annotated[
@@ -160,7 +189,8 @@ def extract(
             overwrite=overwrite,
             recursive=recursive,
             shard=shard,
-            device=cast(Literal["auto", "cpu", "cuda"], device),
+            device=device,
+            gpus=gpus,
             threads=threads,
             workers=workers,
             batch_size=batch_size,

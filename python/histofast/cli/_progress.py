@@ -130,6 +130,8 @@ def summarise(report: RunReport, *, quiet: bool) -> list[str]:
     failed = report.of("failed")
     lines = [describe(slide) for slide in failed] if quiet else [_totals(report)]
     if not quiet:
+        if report.limit:
+            lines.append(f"limit: {report.limit} ({_busy(report)} of the time)")
         lines += [f"note: {one_line(note)}" for note in report.notes if _is_news(note)]
     if report.unsaved:
         lines.append(f"no report: {one_line(report.unsaved)}")
@@ -140,6 +142,14 @@ def summarise(report: RunReport, *, quiet: bool) -> list[str]:
     if report.path and not quiet:
         lines.append(f"report: {report.path}")
     return lines
+
+
+def _busy(report: RunReport) -> str:
+    """`encoder busy 96 %`, `cuda:0 busy 96 %, cuda:1 busy 94 %`."""
+    return ", ".join(
+        f"{'encoder' if each.device == 'cpu' else each.device} busy {100 * each.busy:.0f} %"
+        for each in report.devices
+    )
 
 
 def _is_news(note: str) -> bool:

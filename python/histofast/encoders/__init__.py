@@ -31,7 +31,15 @@ from histofast.encoders._registry import (
     registry,
 )
 from histofast.encoders._runtime import driver_gpu_count
-from histofast.encoders._session import Encoder, EncoderSet, load, load_all, read_spec, read_specs
+from histofast.encoders._session import (
+    Encoder,
+    EncoderSet,
+    Pending,
+    load,
+    load_all,
+    read_spec,
+    read_specs,
+)
 from histofast.encoders._spec import EncoderMetadata, EncoderSpec, sha256_of
 from histofast.encoders._stained import stained_noise
 
@@ -78,6 +86,7 @@ __all__ = [
     "Gemm",
     "GraphCut",
     "LayerSensitivity",
+    "Pending",
     "Precision",
     "Registry",
     "SourceEntry",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import time
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -13,15 +14,24 @@ import filelock
 
 from histofast._files import becoming
 from histofast.errors import FeatureError
+from histofast.pipeline._jobs import Job
 
 SAVE_S = 5.0  # the report of a long run is saved this often
 
 Status = Literal["done", "skipped", "failed", "planned", "interrupted"]
+Limit = Literal["encoding", "decoding", "writing", ""]
+
+# Where the time of the thread that encodes goes, as `SlideReport.seconds` has it.
+_LIMITS: dict[str, Limit] = {"encode": "encoding", "wait": "decoding", "write": "writing"}
 
 
 @dataclass(kw_only=True, slots=True)
 class SlideReport:
-    """What became of one slide; `seconds` by stage."""
+    """What became of one slide.
+
+    `seconds` by stage: "open", "tissue" and "plan" of preparing it, "supply" of decoding, "wait" of
+    the encoding thread for pixels, "encode" and "write" of the same thread, "total". Stages overlap.
+    """
 
     name: str
     path: str
@@ -34,6 +44,23 @@ class SlideReport:
     error: str = ""
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class DeviceReport:
+    """What a device did in a run.
+
+    Attributes:
+        device: "cpu", "cuda:0", ...
+        busy: share of the time between its first and its last batch in which it encoded, 0..1.
+        slides: that it encoded.
+        patches: of these.
+    """
+
+    device: str
+    busy: float = 0.0
+    slides: int = 0
+    patches: int = 0
+
+
 @dataclass(kw_only=True, slots=True)
 class RunReport:
     """What became of a run; saved as `run.json` in the output folder.
@@ -41,6 +68,9 @@ class RunReport:
     Attributes:
         slides: what became of each, in the order of their ends.
         seconds: the whole run took.
+        devices: what each device did.
+        limit: where most of the time of the encoding threads went: "encoding", "decoding" (waiting
+            for pixels) or "writing"; "" when nothing was encoded.
         interrupted: by Ctrl-C or a signal.
         error: what stopped the run before its last slide; empty when nothing did.
         unsaved: why this report is not on the disk; empty when it is.
@@ -51,6 +81,8 @@ class RunReport:
 
     slides: list[SlideReport] = field(default_factory=list)
     seconds: float = 0.0
+    devices: list[DeviceReport] = field(default_factory=list)
+    limit: Limit = ""
     interrupted: bool = False
     error: str = ""
     unsaved: str = ""
@@ -74,10 +106,30 @@ class RunReport:
             return 130
         return int(bool(self.of("failed") or self.error or self.unsaved))
 
+    def find_limit(self) -> None:
+        """Set `limit` from the seconds of the slides that were encoded."""
+        spent = {
+            limit: sum(slide.seconds.get(stage, 0.0) for slide in self.of("done"))
+            for stage, limit in _LIMITS.items()
+        }
+        self.limit = max(spent, key=lambda limit: spent[limit]) if self.patches else ""
+
+    def add_undone(self, jobs: Iterable[Job]) -> None:
+        """Enter the slides that nothing became of."""
+        known = {slide.name for slide in self.slides}
+        self.slides += [
+            SlideReport(name=job.name, path=str(job.path), status="interrupted")
+            for job in jobs
+            if job.name not in known
+        ]
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Progress:
-    """Where a run stands; given to `on_progress` after every batch and every slide."""
+    """Where a run stands; given to `on_progress` after every batch and every slide.
+
+    On several GPUs `name`, `slide_patches` and `slide_patches_done` are of the slides at work.
+    """
 
     slides_total: int
     slides_done: int

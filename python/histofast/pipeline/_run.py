@@ -1,8 +1,9 @@
 """Slides in, feature files out: the pipeline.
 
-A supply thread opens a slide, finds its tissue, plans its patches and streams their pixels into a
-bounded queue; the calling thread encodes and writes. The supply thread goes on to the next slide as
-soon as the last batch of this one is queued, so that decoding and encoding overlap across slides.
+One thread opens a slide, finds its tissue and plans its patches, one slide ahead of the supply
+thread, which streams the pixels into a bounded queue; the calling thread encodes and writes. The
+supply thread goes on to the next slide as soon as the last batch of this one is queued, so that
+decoding and encoding overlap across slides. On a GPU several batches are under way at a time.
 """
 
 from __future__ import annotations
@@ -11,23 +12,25 @@ import platform
 import queue
 import threading
 import time
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, closing, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal, Self, get_args
+from typing import Any, Literal, Protocol, Self, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
 from histofast import _core
 from histofast._cpus import available_cpus
-from histofast.encoders import EncoderSet, EncoderSpec, load_all
-from histofast.errors import NoSpaceError, SlideError, TileError
-from histofast.features import FeatureWriter, Layout, remove_stale_temporaries
+from histofast.encoders import EncoderSet, EncoderSpec, Pending, load_all
+from histofast.encoders._runtime import driver_gpu_count, why_no_cuda, why_no_tensorrt
+from histofast.errors import ModelError, NoSpaceError, SlideError, TileError
+from histofast.features import Layout, remove_stale_temporaries
 from histofast.patches import PatchBatch
+from histofast.pipeline import _gpus
 from histofast.pipeline._jobs import (
     Job,
     list_bags,
@@ -39,6 +42,7 @@ from histofast.pipeline._jobs import (
 )
 from histofast.pipeline._report import (
     Clock,
+    DeviceReport,
     Progress,
     ReportFile,
     RunReport,
@@ -50,6 +54,7 @@ from histofast.pipeline._slides import (
     Busy,
     Options,
     Prepared,
+    Request,
     TissueOptions,
     prepare,
 )
@@ -84,7 +89,8 @@ def extract(
     overwrite: bool = False,
     recursive: bool = False,
     shard: str | None = None,
-    device: Literal["auto", "cpu", "cuda"] = "auto",
+    device: str = "auto",
+    gpus: Sequence[int] | None = None,
     threads: int | None = None,
     workers: int | None = None,
     batch_size: int | None = None,
@@ -118,9 +124,13 @@ def extract(
         overwrite: replace feature files that were made by something else.
         recursive: look for slides in sub-folders too.
         shard: "i/n": only the slides whose name falls into part i of n (1-based), for job arrays.
-        device: "cuda" is an error where it does not work; "auto" takes it where it does.
-        threads: of the encoder; the CPUs available when None.
-        workers: threads that decode; the CPUs available when None.
+        device: where the encoder runs: "cpu"; "cuda" or "tensorrt", or one of several as "cuda:1",
+            an error where it does not work; "auto" takes CUDA where it works.
+        gpus: indices of the GPUs to run on. Several have a process each; every slide is encoded by
+            one of them, the next by whichever is free first. `device` may be "tensorrt".
+        threads: of the encoder; the CPUs available when None. Processes of several GPUs share them.
+        workers: threads that decode; the CPUs available when None. Processes of several GPUs share
+            them, at least one each.
         batch_size: patches per encoder call; away from the CPU it is part of what a file was made
             with, for there the last bits may depend on it.
         dry_run: only plan; the report says how many patches each slide has.
@@ -128,7 +138,8 @@ def extract(
 
     Returns:
         The report, which is also saved as `run.json` in `out`. A slide that fails does not stop the
-        others; see `RunReport.exit_code`.
+        others; see `RunReport.exit_code`. With several GPUs, a slide on which the encoder fails is
+        tried once more on another one, and those of a process that dies are given to the others.
 
     Raises:
         ValueError, TypeError: an argument out of range, two slides of one name, an empty list.
@@ -137,7 +148,7 @@ def extract(
         FeatureError: the output folder cannot be written, or the disk is full.
 
     Determinism: the same slide, encoder and options give the same bytes, whatever the threads,
-    workers, shards and interruptions.
+    workers, GPUs of one kind, shards and interruptions.
     """
     start = time.perf_counter()
     # NumPy's numbers would not go into the identity.
@@ -171,55 +182,136 @@ def extract(
         raise ValueError(
             f"mpp_override must be within {MPP_MIN}..{MPP_MAX:g} um per pixel, got {mpp_override:g}"
         )
+    devices = _devices(device, gpus)
 
     jobs = (
         list_bags(patches) if patches is not None else list_jobs(slides or (), recursive=recursive)
     )
     jobs = select_shard(with_masks(jobs, mask), shard)
+    request = Request(
+        out=out,
+        encoders=tuple(names),
+        mpp=mpp,
+        patch_px=patch_px,
+        overlap_px=overlap_px,
+        min_tissue=min_tissue,
+        edge=edge,
+        tissue=tissue or TissueOptions(),
+        mpp_override=mpp_override,
+        allow_upsampling=allow_upsampling,
+        half=half,
+        layout=layout,
+        strict=strict,
+        fail_fast=fail_fast,
+        overwrite=overwrite,
+        shard=shard,
+        of_bags=patches is not None,
+        device=devices[0],
+        threads=threads or available_cpus(),
+        workers=workers or available_cpus(),
+        batch_size=batch_size,
+    )
+    if dry_run:
+        return _estimate(request, jobs, len(devices), on_progress, start)
+    if len(devices) > 1:
+        return _gpus.share(
+            jobs, request, devices=devices, on_progress=on_progress, start=start, poll_s=POLL_S
+        )
     with ExitStack() as stack:
-        encoders = [
-            stack.enter_context(load_all(name, device=device, threads=threads)) for name in names
-        ]
-        options = Options(
-            out=out,
-            mpp=_agreed(encoders, "mpp") if mpp is None else mpp,
-            patch_px=patch_px or (0 if patches is not None else _agreed(encoders, "patch_px")),
-            overlap_px=overlap_px,
-            min_tissue=min_tissue,
-            edge=edge,
-            allow_upsampling=allow_upsampling,
-            tissue=tissue or TissueOptions(),
-            mpp_override=mpp_override,
-            dtype="float16" if half or layout == "stamp" else "float32",
-            layout=layout,
-            strict=strict,
-            overwrite=overwrite,
-            batch_size=batch_size or min(e.preferred_batch for e in encoders),
-            mag_known=patches is None or mpp is not None,
-        )
-        _check_options(options, encoders)
-        report = RunReport(
-            about=_about(options, encoders, len(jobs), shard),
-            notes=[f"{e.name}: {e.device_note}" for e in encoders if e.device_note],
-        )
-        pool = stack.enter_context(
-            ThreadPoolExecutor(workers or available_cpus(), thread_name_prefix="histofast-decode")
-        )
-        if dry_run:
-            _plan_only(jobs, encoders, options, pool, report, on_progress, start)
-            report.seconds = time.perf_counter() - start
-            return report
+        encoders, options, pool = _equip(request, stack)
+        report = _new_report(request, options, encoders, len(jobs))
         make_folder(out)
         remove_stale_temporaries(out)
         saver = stack.enter_context(closing(ReportFile(out, report, shard)))
-        supply = stack.enter_context(_Supply(jobs, encoders, options, pool))
-        run = _Run(jobs, options, supply, report, on_progress, start)
+        supply = stack.enter_context(_Supply(_Listed(jobs), encoders, options, pool))
+        run = _Run(encoders, options, supply, report, on_progress, start, slides=len(jobs))
         try:
-            run.run(fail_fast=fail_fast, save=saver.save)
+            run.run(fail_fast=fail_fast, ended=lambda slide, error: saver.save())
         finally:
+            if report.interrupted:  # maybe before a file had somebody to remove it
+                remove_stale_temporaries(out)
+            report.add_undone(jobs)
             report.seconds = time.perf_counter() - start
             saver.save(now=True)
     return report
+
+
+def _devices(device: str, gpus: Sequence[int] | None) -> list[str]:
+    """Return one device for each process of a run."""
+    if gpus is None:
+        return [device]
+    kind = "cuda" if device == "auto" else device
+    if kind not in ("cuda", "tensorrt"):
+        raise ValueError(f"device must be auto, cuda or tensorrt with gpus, got {device!r}")
+    indices = [whole_number("gpus", index) for index in gpus]
+    if not indices:
+        raise ValueError("gpus must name at least one GPU, got none")
+    if min(indices) < 0:
+        raise ValueError(f"gpus must not be negative, got {min(indices)}")
+    if len(set(indices)) < len(indices):
+        raise ValueError(f"gpus must be given once each, got {', '.join(map(str, indices))}")
+    problem = why_no_tensorrt() if kind == "tensorrt" else why_no_cuda()
+    if problem is not None:
+        raise ModelError(f"device {kind} does not work: {problem}")
+    offered = driver_gpu_count() or 0
+    if max(indices) >= offered:
+        raise ValueError(
+            f"gpus must be within 0..{offered - 1}, the GPUs that the driver offers, "
+            f"got {max(indices)}"
+        )
+    return [f"{kind}:{index}" for index in indices]
+
+
+def _equip(
+    request: Request, stack: ExitStack
+) -> tuple[list[EncoderSet], Options, ThreadPoolExecutor]:
+    """Load the encoders and start the threads that decode; `stack` closes them."""
+    encoders = [
+        stack.enter_context(load_all(name, device=request.device, threads=request.threads))
+        for name in request.encoders
+    ]
+    patch_px = request.patch_px
+    options = Options(
+        out=request.out,
+        mpp=_agreed(encoders, "mpp") if request.mpp is None else request.mpp,
+        patch_px=patch_px or (0 if request.of_bags else _agreed(encoders, "patch_px")),
+        overlap_px=request.overlap_px,
+        min_tissue=request.min_tissue,
+        edge=request.edge,
+        allow_upsampling=request.allow_upsampling,
+        tissue=request.tissue,
+        mpp_override=request.mpp_override,
+        dtype="float16" if request.half or request.layout == "stamp" else "float32",
+        layout=request.layout,
+        strict=request.strict,
+        overwrite=request.overwrite,
+        batch_size=request.batch_size or min(e.preferred_batch for e in encoders),
+        mag_known=not request.of_bags or request.mpp is not None,
+    )
+    _check_options(options, encoders)
+    pool = stack.enter_context(
+        ThreadPoolExecutor(request.workers, thread_name_prefix="histofast-decode")
+    )
+    return encoders, options, pool
+
+
+def serve() -> None:
+    """Encode the slides that another process deals out: what `_gpus` starts."""
+    link = _gpus.Link()
+    try:
+        with ExitStack() as stack:
+            request, jobs = link.receive()
+            encoders, options, pool = _equip(request, stack)
+            report = _new_report(request, options, encoders, len(jobs))
+            supply = stack.enter_context(_Supply(link, encoders, options, pool))
+            stack.callback(link.close)
+            link.begin(report, supply.interrupt)
+            run = _Run(encoders, options, supply, report, link.tell, time.perf_counter(), slides=0)
+            run.run(fail_fast=False, ended=lambda slide, error: link.ended(slide, error, report))
+        link.over(report)
+    except Exception as error:  # noqa: BLE001  # handed to the process that can raise it
+        link.fail(error)
+    link.exit()
 
 
 def _specs(encoders: Sequence[EncoderSet]) -> list[EncoderSpec]:
@@ -266,10 +358,10 @@ def _check_options(options: Options, encoders: Sequence[EncoderSet]) -> None:
             )
 
 
-def _about(
-    options: Options, encoders: Sequence[EncoderSet], jobs: int, shard: str | None
-) -> dict[str, Any]:
-    return {
+def _new_report(
+    request: Request, options: Options, encoders: Sequence[EncoderSet], jobs: int
+) -> RunReport:
+    about = {
         "histofast": _core.version,
         "python": platform.python_version(),
         "machine": platform.node(),
@@ -284,9 +376,11 @@ def _about(
             key: str(value) if isinstance(value, Path) else value
             for key, value in asdict(options).items()
         },
-        "shard": shard,
+        "shard": request.shard,
         "slides": jobs,
     }
+    notes = [f"{e.name}: {e.device_note}" for e in encoders if e.device_note]
+    return RunReport(about=about, notes=notes)
 
 
 # --- many slides --------------------------------------------------------------------------------
@@ -315,12 +409,53 @@ class _Stopped(Exception):
     """The encoding side wants no more."""
 
 
+class Jobs(Protocol):
+    """Where the supply thread gets its slides from."""
+
+    def take(self) -> Job | None:
+        """Return the next one, having waited for it; None when there are no more."""
+
+    def give_back(self, job: Job) -> None:
+        """Take back one that another process is at: to see it through, should that one die."""
+
+
+class _Listed:
+    """The slides of a list, in its order."""
+
+    def __init__(self, jobs: Sequence[Job]) -> None:
+        self._left, self._busy = deque(jobs), deque[Job]()
+
+    def take(self) -> Job | None:
+        if not self._left and self._busy:
+            time.sleep(POLL_S)
+            self._left, self._busy = self._busy, deque()
+        return self._left.popleft() if self._left else None
+
+    def give_back(self, job: Job) -> None:
+        self._busy.append(job)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Ready:
+    """A slide as it was prepared; closing the stack closes the slide."""
+
+    report: SlideReport
+    stack: ExitStack
+    prepared: Prepared | None = None  # None: its files are there, or it failed
+    error: BaseException | None = None
+
+    def close(self) -> None:
+        self.stack.close()
+        if self.prepared is not None:
+            self.prepared.close()
+
+
 class _Supply:
-    """The thread that turns jobs into batches of pixels."""
+    """The threads that turn jobs into batches of pixels: one prepares slides, one streams them."""
 
     def __init__(
         self,
-        jobs: Sequence[Job],
+        jobs: Jobs,
         encoders: Sequence[EncoderSet],
         options: Options,
         pool: ThreadPoolExecutor,
@@ -345,19 +480,27 @@ class _Supply:
             with suppress(queue.Empty):
                 event = self._queue.get(timeout=0.05)
                 if isinstance(event, _Begin):
-                    event.prepared.release()
+                    event.prepared.close()
         self._thread.join()
 
-    def events(self) -> Iterator[_Begin | _Pixels | _End]:
-        """Per slide: begin, pixels..., end; or only an end. In the order of supply."""
+    def interrupt(self) -> None:
+        """Have the thread that reads the events interrupted, from another thread."""
+        self._queue.put(KeyboardInterrupt())
+
+    def events(self) -> Iterator[tuple[_Begin | _Pixels | _End, float]]:
+        """Per slide: begin, pixels..., end; or only an end. In the order of supply.
+
+        With each comes for how many seconds it was waited for.
+        """
         while True:
+            begin = time.perf_counter()
             event = self._queue.get()
             self._free.put(None)
             if event is None:
                 return
             if isinstance(event, BaseException):
                 raise event
-            yield event
+            yield event, time.perf_counter() - begin
 
     def _put(self, event: _Begin | _Pixels | _End | BaseException | None) -> None:
         while not self._is_stopped:
@@ -370,66 +513,104 @@ class _Supply:
         raise _Stopped
 
     def _run(self) -> None:
-        try:
-            busy = [job for job in self._jobs if not self._supply(job)]
-            while busy:  # somebody else is at them: see them through, should he die
-                time.sleep(POLL_S)
-                if self._is_stopped:
-                    return
-                busy = [job for job in busy if not self._supply(job)]
-            self._put(None)
-        except _Stopped:
-            return
-        except BaseException as error:  # noqa: BLE001  # handed to the thread that can raise it
-            with suppress(_Stopped):
-                self._put(error)
+        with ThreadPoolExecutor(1, thread_name_prefix="histofast-prepare") as ahead:
+            upcoming = ahead.submit(self._prepare)
+            try:
+                while (slide := upcoming.result()) is not None:
+                    upcoming = ahead.submit(self._prepare)
+                    self._stream(slide)
+                self._put(None)
+            except _Stopped:
+                pass
+            except BaseException as error:  # noqa: BLE001  # handed to the thread that can raise it
+                with suppress(_Stopped):
+                    self._put(error)
+            finally:
+                _close_unused(upcoming)
 
-    def _supply(self, job: Job) -> bool:
-        """Supply one slide; False when another process holds it."""
-        report = SlideReport(name=job.name, path=str(job.path), status="failed")
-        try:
-            with ExitStack() as stack:
+    def _prepare(self) -> _Ready | None:
+        """Open and plan the next slide; None when there are no more."""
+        while not self._is_stopped and (job := self._jobs.take()) is not None:
+            report = SlideReport(name=job.name, path=str(job.path), status="failed")
+            stack = ExitStack()
+            try:
                 prepared = prepare(job, report, self._encoders, self._options, self._pool, stack)
-                if prepared is None:
-                    report.status = "skipped"
-                    self._put(_End(report))
-                    return True
-                report.status = "done"
-                try:
-                    self._put(_Begin(prepared))
-                except _Stopped:
-                    prepared.release()
-                    raise
-                last = time.perf_counter()
-                for batch in prepared.planned.stream():
-                    self._put(_Pixels(batch, time.perf_counter() - last))
-                    if prepared.is_cancelled:
-                        break
+            except Busy:
+                stack.close()
+                self._jobs.give_back(job)
+                continue
+            except SLIDE_FAILURES as error:
+                return _Ready(report=report, stack=stack, error=error)
+            except BaseException:
+                stack.close()
+                raise
+            report.status = "skipped" if prepared is None else "done"
+            return _Ready(report=report, stack=stack, prepared=prepared)
+        return None
+
+    def _stream(self, slide: _Ready) -> None:
+        """Supply one slide."""
+        report, prepared, error = slide.report, slide.prepared, slide.error
+        try:
+            with slide.stack:
+                if prepared is not None:
+                    try:
+                        self._put(_Begin(prepared))
+                    except _Stopped:
+                        prepared.close()
+                        raise
                     last = time.perf_counter()
-            self._put(_End(report))
-        except Busy:
-            return False
-        except SLIDE_FAILURES as error:
-            self._put(_End(report, error))
-        return True
+                    for batch in prepared.planned.stream():
+                        self._put(_Pixels(batch, time.perf_counter() - last))
+                        if prepared.is_cancelled:
+                            break
+                        last = time.perf_counter()
+        except SLIDE_FAILURES as failure:
+            error = failure
+        self._put(_End(report, error))
+
+
+def _close_unused(upcoming: Future[_Ready | None]) -> None:
+    """Close the slide that was prepared and is not wanted any more."""
+    if upcoming.cancel() or upcoming.exception() is not None:
+        return
+    slide = upcoming.result()
+    if slide is not None:
+        slide.close()
+
+
+@dataclass(frozen=True, slots=True)
+class _Submitted:
+    """A batch that the encoders are at: how many patches, and what each file gives for them."""
+
+    patches: int
+    pending: deque[tuple[EncoderSet, Pending]]
 
 
 class _Run:
-    """The encoding side: takes what the supply thread brings, encodes it and writes it."""
+    """The encoding side: takes what the supply thread brings, encodes it and writes it.
+
+    With `in_flight` batches open the oldest is waited for and written: none on the CPU, where a
+    batch is encoded when it is submitted; on a GPU the others keep it busy meanwhile.
+    """
 
     def __init__(
         self,
-        jobs: Sequence[Job],
+        encoders: Sequence[EncoderSet],
         options: Options,
         supply: _Supply,
         report: RunReport,
         on_progress: Callable[[Progress], None] | None,
         start: float,
+        *,
+        slides: int,
     ) -> None:
-        self._jobs, self._options, self._supply = jobs, options, supply
+        self._encoders, self._options, self._supply = encoders, options, supply
         self._report, self._on_progress, self._start = report, on_progress, start
+        self._slides = slides
+        self._in_flight = min(together.in_flight for together in encoders)
         self._current: Prepared | None = None
-        self._writers: list[FeatureWriter] = []
+        self._submitted: deque[_Submitted] = deque()
         self._error: BaseException | None = None
         self._is_full = False  # the disk: no other slide could be written either
         self._unreadable: list[NDArray[np.int64]] = []
@@ -437,62 +618,47 @@ class _Run:
         self._rows = 0
         self._patches = 0
         self._last_end = 0.0
+        # Between the first and the last batch:
+        self._first_s: float | None = None
+        self._last_s = self._busy_before_s = self._busy_s = 0.0
 
-    def run(self, *, fail_fast: bool, save: Callable[[], None]) -> None:
-        """Encode all slides. After each `save` is called."""
+    def run(
+        self, *, fail_fast: bool, ended: Callable[[SlideReport, BaseException | None], None]
+    ) -> None:
+        """Encode all slides. After each `ended` is called, with what made it fail."""
         try:
-            for event in self._supply.events():
+            for event, waited_s in self._supply.events():
                 if isinstance(event, _Begin):
+                    _count(event.prepared.report, "wait", waited_s)
                     self._begin(event.prepared)
                 elif isinstance(event, _Pixels):
-                    self._encode(event)
+                    self._encode(event, waited_s)
                 else:
-                    done = self._end(event)
-                    save()
+                    done, error = self._end(event)
+                    ended(done, error)
                     if done.status == "failed" and (fail_fast or self._is_full):
                         break
         except KeyboardInterrupt:
             self._report.interrupted = True
         finally:
             self._drop()
-            known = {slide.name for slide in self._report.slides}
-            self._report.slides += [
-                SlideReport(name=job.name, path=str(job.path), status="interrupted")
-                for job in self._jobs
-                if job.name not in known
-            ]
+            self._account()
 
     def _begin(self, prepared: Prepared) -> None:
         self._current, self._error = prepared, None
         self._unreadable, self._damaged, self._rows = [prepared.planned.unreadable_l0], [], 0
         try:
-            for output in prepared.outputs:
-                self._writers.append(
-                    FeatureWriter(
-                        output.path,
-                        coords=prepared.planned.coords_l0,
-                        d=output.spec.d,
-                        identity=output.identity,
-                        attributes={
-                            **prepared.planned.attributes,
-                            "encoder": output.spec.name,
-                        },
-                        tissue_fraction=prepared.planned.tissue_fraction,
-                        dtype=self._options.dtype,
-                        layout=self._options.layout,
-                    )
-                )
+            prepared.open_writers(self._options)
         except SLIDE_FAILURES as error:
             self._give_up(error)
 
-    def _encode(self, event: _Pixels) -> None:
+    def _encode(self, event: _Pixels, waited_s: float) -> None:
         prepared, batch = self._current, event.batch
         assert prepared is not None, "pixels come after the beginning of their slide"
         if self._error is not None:
             return
-        seconds = prepared.report.seconds
-        seconds["supply"] = seconds.get("supply", 0.0) + event.waited_s
-        clock = Clock(seconds)
+        _count(prepared.report, "supply", event.waited_s)
+        _count(prepared.report, "wait", waited_s)
         try:
             if len(batch.unreadable_l0):
                 if self._options.strict:
@@ -500,33 +666,59 @@ class _Run:
                 self._unreadable.append(batch.unreadable_l0)
             if len(batch.damaged):
                 self._damaged.append(batch.damaged)
-            # Of a file of cuts one run gives all of them; those that are there already are let go.
-            for together in dict.fromkeys(output.encoders for output in prepared.outputs):
-                features = dict(zip(together.specs, together.encode(batch.pixels), strict=True))
-                clock.lap("encode")
-                for output, writer in zip(prepared.outputs, self._writers, strict=True):
-                    if output.encoders is together:
-                        writer.append(features[output.spec])
-                clock.lap("write")
+            self._submit(prepared, batch.pixels)
+            while len(self._submitted) >= self._in_flight:
+                self._write_oldest(prepared)
         except SLIDE_FAILURES as error:
             self._give_up(error)
-            return
-        self._rows += len(batch.pixels)
-        self._patches += len(batch.pixels)
+
+    def _submit(self, prepared: Prepared, pixels: NDArray[np.uint8]) -> None:
+        clock = Clock(prepared.report.seconds)
+        if self._first_s is None:
+            self._first_s = time.perf_counter()
+            self._busy_before_s = self._sum_busy_s()
+        submitted = _Submitted(len(pixels), deque())
+        self._submitted.append(submitted)
+        # Of a file of cuts one run gives all of them; those that are there already are let go.
+        for together in dict.fromkeys(output.encoders for output in prepared.outputs):
+            submitted.pending.append((together, together.submit(pixels)))
+        clock.lap("encode")
+
+    def _write_oldest(self, prepared: Prepared) -> None:
+        """Wait for the features of the batch that was submitted first, and write them."""
+        clock = Clock(prepared.report.seconds)
+        oldest = self._submitted[0]
+        while oldest.pending:
+            together, pending = oldest.pending.popleft()
+            features = dict(zip(together.specs, pending.result(), strict=True))
+            clock.lap("encode")
+            for output, writer in zip(prepared.outputs, prepared.writers, strict=True):
+                if output.encoders is together:
+                    writer.append(features[output.spec])
+            clock.lap("write")
+        self._submitted.popleft()
+        self._last_s, self._busy_s = time.perf_counter(), self._sum_busy_s()
+        self._rows += oldest.patches
+        self._patches += oldest.patches
         self._tell()
 
-    def _end(self, event: _End) -> SlideReport:
+    def _sum_busy_s(self) -> float:
+        return sum(together.busy_s for together in self._encoders)
+
+    def _end(self, event: _End) -> tuple[SlideReport, BaseException | None]:
         report, prepared = event.report, self._current
         error = event.error or self._error
         if prepared is not None and prepared.report is report and error is None:
-            clock = Clock(report.seconds)
-            unreadable = _each_once(np.concatenate(self._unreadable))
-            damaged = np.concatenate([np.empty(0, np.int64), *self._damaged])
-            report.unreadable, report.damaged_patches = len(unreadable), len(damaged)
             try:
+                while self._submitted:
+                    self._write_oldest(prepared)
+                clock = Clock(report.seconds)
+                unreadable = _each_once(np.concatenate(self._unreadable))
+                damaged = np.concatenate([np.empty(0, np.int64), *self._damaged])
+                report.unreadable, report.damaged_patches = len(unreadable), len(damaged)
                 if len(damaged) and len(damaged) == report.patches:
                     raise SlideError(f"no patch of {report.path} could be read whole")
-                for writer in self._writers:
+                for writer in prepared.writers:
                     writer.finish(unreadable=unreadable, unreadable_patches=damaged)
                 clock.lap("write")
             except SLIDE_FAILURES as failure:
@@ -544,8 +736,25 @@ class _Run:
             self._last_end = now
         self._drop()
         self._report.slides.append(report)
+        self._account()
         self._tell(report)
-        return report
+        return report, error
+
+    def _account(self) -> None:
+        """Put into the report what the device has done so far."""
+        passed_s = self._last_s - self._first_s if self._first_s is not None else 0.0
+        busy_s = self._busy_s - self._busy_before_s
+        done = self._report.of("done")
+        self._report.devices = [
+            DeviceReport(
+                device=self._encoders[0].device,
+                # Two encoder files may have the GPU compute two batches at the same time.
+                busy=min(busy_s / passed_s, 1.0) if passed_s > 0 else 0.0,
+                slides=len(done),
+                patches=sum(slide.patches for slide in done),
+            )
+        ]
+        self._report.find_limit()
 
     def _give_up(self, error: BaseException) -> None:
         """Note why the current slide fails; the rest of it is not wanted."""
@@ -554,12 +763,12 @@ class _Run:
         self._current.is_cancelled = True
 
     def _drop(self) -> None:
-        """Close the current slide's writers, which removes what is not finished."""
-        for writer in self._writers:
-            writer.close()
-        self._writers = []
+        """Close the current slide, which removes what is not finished."""
+        while self._submitted:
+            for _, pending in self._submitted.popleft().pending:
+                pending.discard()
         if self._current is not None:
-            self._current.release()
+            self._current.close()
         self._current = self._error = None
 
     def _tell(self, finished: SlideReport | None = None) -> None:
@@ -568,7 +777,7 @@ class _Run:
         current = self._current
         self._on_progress(
             Progress(
-                slides_total=len(self._jobs),
+                slides_total=self._slides,
                 slides_done=len(self._report.slides),
                 patches_done=self._patches,
                 seconds=time.perf_counter() - self._start,
@@ -578,6 +787,10 @@ class _Run:
                 finished=finished,
             )
         )
+
+
+def _count(report: SlideReport, stage: str, seconds: float) -> None:
+    report.seconds[stage] = report.seconds.get(stage, 0.0) + seconds
 
 
 def _each_once(boxes: NDArray[np.int64]) -> NDArray[np.int64]:
@@ -591,52 +804,55 @@ def _one_line(error: BaseException) -> str:
     return text or type(error).__name__
 
 
-def _plan_only(
+def _estimate(
+    request: Request,
     jobs: Sequence[Job],
-    encoders: Sequence[EncoderSet],
-    options: Options,
-    pool: ThreadPoolExecutor,
-    report: RunReport,
+    devices: int,
     on_progress: Callable[[Progress], None] | None,
     start: float,
-) -> None:
+) -> RunReport:
     """Plan every slide, and say how long encoding would take from a short trial of the encoders."""
     patches_of: Counter[int] = Counter()  # by their side in pixels
-    for job in jobs:
-        entry = SlideReport(name=job.name, path=str(job.path), status="planned")
-        try:
-            with ExitStack() as stack:
-                prepared = prepare(job, entry, encoders, options, pool, stack, only_plan=True)
-                assert prepared is not None, "what is only planned is never skipped"
-                patches_of[prepared.planned.attributes["patch_size"]] += entry.patches
-        except SLIDE_FAILURES as error:
-            entry.status, entry.error = "failed", _one_line(error)
-        report.slides.append(entry)
-        if on_progress is not None:
-            on_progress(
-                Progress(
-                    slides_total=len(jobs),
-                    slides_done=len(report.slides),
-                    patches_done=0,
-                    seconds=time.perf_counter() - start,
-                    name=entry.name,
-                    slide_patches=entry.patches,
-                    slide_patches_done=0,
-                    finished=entry,
+    with ExitStack() as run:
+        encoders, options, pool = _equip(request, run)
+        report = _new_report(request, options, encoders, len(jobs))
+        for job in jobs:
+            entry = SlideReport(name=job.name, path=str(job.path), status="planned")
+            try:
+                with ExitStack() as stack:
+                    prepared = prepare(job, entry, encoders, options, pool, stack, only_plan=True)
+                    assert prepared is not None, "what is only planned is never skipped"
+                    patches_of[prepared.planned.attributes["patch_size"]] += entry.patches
+            except SLIDE_FAILURES as error:
+                entry.status, entry.error = "failed", _one_line(error)
+            report.slides.append(entry)
+            if on_progress is not None:
+                on_progress(
+                    Progress(
+                        slides_total=len(jobs),
+                        slides_done=len(report.slides),
+                        patches_done=0,
+                        seconds=time.perf_counter() - start,
+                        name=entry.name,
+                        slide_patches=entry.patches,
+                        slide_patches_done=0,
+                        finished=entry,
+                    )
                 )
-            )
-    # Bags may be of several sizes: the commonest stands for all.
-    side = patches_of.most_common(1)[0][0] if patches_of else _any_side(options, encoders)
-    pixels = np.full((min(options.batch_size, TRIAL_PATCHES), side, side, 3), 200, np.uint8)
-    rate_s = 0.0
-    for together in encoders:
-        together.encode(pixels)  # the first call allocates
-        begin = time.perf_counter()
-        together.encode(pixels)
-        rate_s += (time.perf_counter() - begin) / len(pixels)
+        # Bags may be of several sizes: the commonest stands for all.
+        side = patches_of.most_common(1)[0][0] if patches_of else _any_side(options, encoders)
+        pixels = np.full((min(options.batch_size, TRIAL_PATCHES), side, side, 3), 200, np.uint8)
+        rate_s = 0.0  # per patch; the first device stands for all
+        for together in encoders:
+            together.encode(pixels)  # the first call allocates
+            begin = time.perf_counter()
+            together.encode(pixels)
+            rate_s += (time.perf_counter() - begin) / len(pixels) / devices
     planned = sum(slide.patches for slide in report.of("planned"))
     report.about["estimated_patches_per_s"] = 1 / rate_s
     report.about["estimated_seconds"] = planned * rate_s
+    report.seconds = time.perf_counter() - start
+    return report
 
 
 def _any_side(options: Options, encoders: Sequence[EncoderSet]) -> int:

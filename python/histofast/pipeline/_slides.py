@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from histofast.encoders import EncoderSet, EncoderSpec
 from histofast.encoders._runtime import CPU
 from histofast.errors import FeatureError, HistofastError, ModelError, SlideError, TileError
-from histofast.features import Layout, SlideLock, feature_path, read_summary
+from histofast.features import FeatureWriter, Layout, SlideLock, feature_path, read_summary
 from histofast.patches import PatchBatch, bag_patch_px, stream_bag, stream_slide
 from histofast.pipeline._jobs import Job, real_number, whole_number
 from histofast.pipeline._report import Clock, SlideReport
@@ -59,8 +59,35 @@ class TissueOptions:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class Request:
+    """The arguments of `extract`, but for the slides: all that a process of a run needs."""
+
+    out: Path
+    encoders: tuple[str | Path, ...]
+    mpp: float | None
+    patch_px: int | None
+    overlap_px: int
+    min_tissue: float
+    edge: Literal["drop", "shift"]
+    tissue: TissueOptions
+    mpp_override: float | None
+    allow_upsampling: bool
+    half: bool
+    layout: Layout
+    strict: bool
+    fail_fast: bool
+    overwrite: bool
+    shard: str | None
+    of_bags: bool
+    device: str
+    threads: int
+    workers: int
+    batch_size: int | None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Options:
-    """The arguments of `extract` that every slide needs."""
+    """What every slide needs, once the encoders are known."""
 
     out: Path
     mpp: float
@@ -109,10 +136,31 @@ class Prepared:
     outputs: list[_Output]
     locks: list[SlideLock]
     started: float
+    writers: list[FeatureWriter] = field(default_factory=list)  # one for each output
     is_cancelled: bool = False
 
-    def release(self) -> None:
-        """Let other processes have the files."""
+    def open_writers(self, options: Options) -> None:
+        """Begin the files, whose space is taken now: not before the slide's turn has come."""
+        clock = Clock(self.report.seconds)
+        for output in self.outputs:
+            self.writers.append(
+                FeatureWriter(
+                    output.path,
+                    coords=self.planned.coords_l0,
+                    d=output.spec.d,
+                    identity=output.identity,
+                    attributes={**self.planned.attributes, "encoder": output.spec.name},
+                    tissue_fraction=self.planned.tissue_fraction,
+                    dtype=options.dtype,
+                    layout=options.layout,
+                )
+            )
+        clock.lap("write")
+
+    def close(self) -> None:
+        """Remove the files that are not finished, and let other processes make them."""
+        for writer in self.writers:
+            writer.close()
         _release(self.locks)
 
 
@@ -244,7 +292,7 @@ def prepare(
 ) -> Prepared | None:
     """Open and plan a slide; None when all its files are there. Fills in `report`.
 
-    What is opened is closed by `stack`; the locks are the caller's to release.
+    What is opened is closed by `stack`; what is prepared is the caller's to close.
     """
     started = time.perf_counter()
     clock = Clock(report.seconds)

@@ -1,0 +1,517 @@
+"""`extract` on several devices: processes that share the slides, here two CPUs for want of GPUs."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+import histofast
+from histofast import features
+from histofast.errors import ModelError
+from histofast.pipeline import DeviceReport, Job, Progress, RunReport, SlideReport, _gpus, _run
+from small_slides import write_slide
+from tiny_encoder import write_encoder
+
+# As a script would: at its top level, without `if __name__ == "__main__"`.
+SCRIPT = """
+import sys
+from histofast.pipeline import _run
+_run._devices = lambda device, gpus: ["cpu", "cpu"]
+from histofast.cli import main
+print("once")
+main()
+"""
+
+
+@pytest.fixture(scope="module")
+def encoder(tmp_path_factory):
+    return write_encoder(tmp_path_factory.mktemp("encoder") / "tiny.onnx")
+
+
+@pytest.fixture(scope="module")
+def slides(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("slides")
+    for i in range(5):
+        write_slide(folder / f"s{i}.tif", seed=i, size=(384 + 32 * i, 384))
+    return folder
+
+
+@pytest.fixture
+def two(monkeypatch):
+    """Have `extract` use `devices`, two processes on the CPU; `started` are those it starts."""
+    two, popen = SimpleNamespace(devices=["cpu", "cpu"], started=[]), subprocess.Popen
+
+    def start(*arguments, **options):
+        two.started.append(popen(*arguments, **options))
+        return two.started[-1]
+
+    monkeypatch.setattr(_run, "_devices", lambda *_: two.devices)
+    monkeypatch.setattr(_gpus.subprocess, "Popen", start)
+    yield two
+    assert all(process.returncode is not None for process in two.started)
+
+
+# Patches in plenty, so that a slide takes a while.
+DENSE = {"mpp": 1.0, "overlap_px": 28, "batch_size": 16}
+
+
+def run(slides, out, encoder, **options):
+    options = {"min_tissue": 0.1, "threads": 2, "workers": 2} | options
+    return histofast.extract(slides, out=out, encoder=encoder, **options)
+
+
+def content(folder):
+    return {p.name: p.read_bytes() for p in Path(folder).rglob("*.h5")}
+
+
+def no_leftovers(folder):
+    return not list(Path(folder).rglob("*.tmp"))
+
+
+# --- what comes out -------------------------------------------------------------------------------
+
+
+def test_the_same_bytes_as_one_process_and_every_slide_once(slides, encoder, tmp_path, two):
+    seen = []
+    report = run(slides, tmp_path / "f", encoder, on_progress=seen.append)
+    assert len(two.started) == 2
+    assert (report.exit_code, report.notes) == (0, [])
+    assert sorted(s.name for s in report.of("done")) == [f"s{i}" for i in range(5)]
+    assert sum(device.slides for device in report.devices) == 5
+    assert sum(device.patches for device in report.devices) == report.patches > 0
+    assert report.limit in {"encoding", "decoding", "writing"}
+    assert [path.name for path in (tmp_path / "f").glob("*.json")] == ["run.json"]
+    saved = json.loads((tmp_path / "f" / "run.json").read_text())
+    assert [device["device"] for device in saved["devices"]] == ["cpu", "cpu"]
+    assert saved["about"]["slides"] == len(saved["slides"]) == 5
+    assert saved["about"]["encoders"][0]["name"] == "tiny"
+    assert [p.finished.name for p in seen if p.finished] == [s.name for s in report.slides]
+    assert [p.slides_done for p in seen if p.finished] == [1, 2, 3, 4, 5]
+    assert {p.slides_total for p in seen} == {5}
+    assert seen[-1].patches_done == report.patches
+    assert any(p.slide_patches_done for p in seen)
+    assert all(p.slide_patches_done <= p.slide_patches for p in seen)
+    assert no_leftovers(tmp_path)
+    again = run(slides, tmp_path / "f", encoder)
+    assert len(again.of("skipped")) == len(again.slides) == 5
+    assert (again.limit, again.patches) == ("", 0)
+    two.devices = ["cpu"]
+    run(slides, tmp_path / "g", encoder)
+    assert len(two.started) == 4
+    assert content(tmp_path / "f") == content(tmp_path / "g")
+
+
+def test_bags(encoder, tmp_path, two):
+    from slide_files import picture
+
+    rows = ["file,bag"]
+    for i in range(6):
+        histofast.slides.write_png(tmp_path / f"{i}.png", picture(40, 40, seed=i))
+        rows.append(f"{i}.png,bag{i % 3}")
+    (tmp_path / "patches.csv").write_text("\n".join(rows))
+    report = run(None, tmp_path / "f", encoder, patches=tmp_path / "patches.csv")
+    assert {s.name: s.patches for s in report.of("done")} == {"bag0": 2, "bag1": 2, "bag2": 2}
+
+
+def test_bad_slides_do_not_stop_the_others(slides, encoder, tmp_path, two):
+    folder = tmp_path / "in"
+    shutil.copytree(slides, folder)
+    (folder / "bad.tif").write_text("no slide")
+    report = run(folder, tmp_path / "f", encoder)
+    assert (report.exit_code, len(report.of("done"))) == (1, 5)
+    assert [s.name for s in report.of("failed")] == ["bad"]
+    report = run(folder / "bad.tif", tmp_path / "g", encoder, fail_fast=True)
+    assert [s.status for s in report.slides] == ["failed"]
+
+
+def test_a_slide_that_another_run_is_making_is_left_to_it(slides, encoder, tmp_path, two):
+    two.devices = ["cpu"]
+    done = run(slides, tmp_path / "g", encoder)
+    two.devices = ["cpu", "cpu"]
+    made = Path(next(s.outputs[0] for s in done.slides if s.name == "s1"))
+    path = tmp_path / "f" / made.relative_to(tmp_path / "g")
+    other = features.SlideLock(path)
+    assert other.acquire()
+
+    def let_go(progress):
+        if progress.slides_done == 4 and progress.finished:
+            path.write_bytes(made.read_bytes())
+            other.release()
+
+    report = run(slides, tmp_path / "f", encoder, on_progress=let_go)
+    assert {s.name: s.status for s in report.slides} == {
+        "s1": "skipped",
+        **dict.fromkeys(("s0", "s2", "s3", "s4"), "done"),
+    }
+    assert content(tmp_path / "f") == content(tmp_path / "g")
+
+
+# --- what goes wrong ------------------------------------------------------------------------------
+
+
+def test_what_no_process_can_do_is_raised_as_ever(slides, encoder, tmp_path, two):
+    other = write_encoder(tmp_path / "other.onnx", name="other", patch_px=64)
+    with pytest.raises(ValueError, match="patch_px must be given when encoders differ in it"):
+        run(slides, tmp_path / "f", [encoder, other])
+    (tmp_path / "bad.onnx").write_bytes(b"no encoder")
+    with pytest.raises(ModelError, match=r"bad\.onnx"):
+        run(slides, tmp_path / "f", tmp_path / "bad.onnx")
+    with pytest.raises(FileNotFoundError, match="no encoder file at"):
+        run(slides, tmp_path / "f", tmp_path / "none.onnx")
+    assert not (tmp_path / "f").exists()
+
+
+def test_a_process_that_cannot_start(slides, encoder, tmp_path, two, monkeypatch):
+    monkeypatch.setattr(_gpus, "_CODE", "raise SystemExit(3) #{path}".format)
+    with pytest.raises(ModelError, match="the process of cpu ended with code 3 while it loaded"):
+        run(slides, tmp_path / "f", encoder)
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="needs SIGKILL")
+def test_the_slides_of_a_process_that_is_killed_go_to_another(slides, encoder, tmp_path, two):
+    def kill(progress):
+        if progress.slide_patches_done and two.started[0].poll() is None:
+            two.started[0].send_signal(signal.SIGKILL)
+            time.sleep(0.1)
+
+    report = run(slides, tmp_path / "f", encoder, on_progress=kill, **DENSE)
+    assert sorted(s.name for s in report.of("done")) == [f"s{i}" for i in range(5)]
+    assert report.exit_code == 0, report
+    (note,) = report.notes
+    assert note.startswith("cpu: its process was ended by SIGKILL")
+    assert no_leftovers(tmp_path)
+    two.devices = ["cpu"]
+    run(slides, tmp_path / "g", encoder, **DENSE)
+    assert content(tmp_path / "f") == content(tmp_path / "g")
+    assert features.verify_folder([tmp_path / "f"]).is_whole
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="needs SIGKILL")
+def test_when_all_processes_are_killed(slides, encoder, tmp_path, two):
+    def kill(progress):
+        if progress.slide_patches_done:
+            for process in two.started:
+                process.send_signal(signal.SIGKILL)
+
+    report = run(slides, tmp_path / "f", encoder, on_progress=kill, **DENSE)
+    assert report.exit_code == 1
+    assert report.error == "no process is left, the one of cpu was ended by SIGKILL"
+    assert "the process of cpu was ended by SIGKILL" in {s.error for s in report.of("failed")}
+    assert len(report.slides) == 5
+    assert no_leftovers(tmp_path)
+
+
+def test_ctrl_c_leaves_whole_files_only(slides, encoder, tmp_path, two):
+    def interrupt(progress):
+        if progress.slides_done == 1 and progress.slide_patches_done:
+            raise KeyboardInterrupt
+
+    report = run(slides, tmp_path / "f", encoder, on_progress=interrupt, **DENSE)
+    assert (report.exit_code, report.interrupted) == (130, True)
+    assert len(report.slides) == 5
+    assert report.of("interrupted")
+    assert json.loads((tmp_path / "f" / "run.json").read_text())["interrupted"]
+    assert {f"{s.name}.h5" for s in report.of("done")} == set(content(tmp_path / "f"))
+    assert no_leftovers(tmp_path)
+    assert features.verify_folder([tmp_path / "f"]).is_whole
+    two.devices = ["cpu"]
+    assert run(slides, tmp_path / "f", encoder, **DENSE).exit_code == 0
+
+
+def test_an_error_of_the_caller_ends_the_processes(slides, encoder, tmp_path, two):
+    def fails(progress):
+        raise LookupError("of the caller")
+
+    with pytest.raises(LookupError, match="of the caller"):
+        run(slides, tmp_path / "f", encoder, on_progress=fails, **DENSE)
+    assert no_leftovers(tmp_path)
+
+
+# --- from outside ---------------------------------------------------------------------------------
+
+
+def start(folder, slides, encoder, out, **options):
+    (folder / "elsewhere").mkdir()
+    (folder / "elsewhere" / "queue.py").write_text("raise SystemExit('the wrong module')")
+    script = folder / "script.py"
+    script.write_text(SCRIPT)
+    dense = ["--mpp", "1", "--overlap", "28", "--min-tissue", "0.1", "--batch-size", "16"]
+    return subprocess.Popen(
+        [sys.executable, script, "extract", slides, "-e", encoder, "--out", out, *dense],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        cwd=folder / "elsewhere",
+        start_new_session=True,
+        **options,
+    )
+
+
+def test_a_script_without_a_main_guard_runs_once(slides, encoder, tmp_path):
+    with start(tmp_path, slides, encoder, tmp_path / "f") as process:
+        out, err = process.communicate(timeout=120)
+    assert (process.returncode, out) == (0, "once\n"), err
+    assert len(content(tmp_path / "f")) == 5
+    assert "5 slides: 5 done" in err
+    assert "limit: " in err
+    assert err.count("encoder busy") == 2
+
+
+@pytest.mark.skipif(os.name != "posix", reason="needs signals")
+@pytest.mark.parametrize(("number", "to_all"), [(signal.SIGINT, True), (signal.SIGTERM, False)])
+def test_signals_leave_whole_files_only(slides, encoder, tmp_path, number, to_all):
+    out = tmp_path / "f"
+    with start(tmp_path, slides, encoder, out) as process:
+        assert process.stderr.readline().startswith("[1/5] ")
+        (os.killpg if to_all else os.kill)(process.pid, number)
+        rest = process.stderr.read()
+    assert process.returncode == 130, rest
+    assert "interrupted: the same command goes on from here" in rest
+    assert "Traceback" not in rest
+    assert 1 <= len(content(out)) < 5
+    assert no_leftovers(out)
+    assert features.verify_folder([out]).is_whole
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="needs SIGKILL")
+def test_processes_end_with_a_parent_that_is_killed(slides, encoder, tmp_path):
+    out = tmp_path / "f"
+    process = start(tmp_path, slides, encoder, out)
+    assert process.stderr.readline().startswith("[1/5] ")
+    process.kill()
+    process.wait()
+    rest = process.stderr.read()  # until its children have let go of it
+    process.stderr.close()
+    process.stdout.close()
+    assert "Traceback" not in rest
+    assert no_leftovers(out)
+    assert features.verify_folder([out]).is_whole
+
+
+# --- which slide goes where -----------------------------------------------------------------------
+
+
+class Table:
+    """Two processes that say what a test has them say; what they are dealt."""
+
+    def __init__(self, *sizes, fail_fast=False, folder):
+        self.jobs = []
+        for i, size in enumerate(sizes):
+            (folder / f"s{i}.tif").write_bytes(bytes(size))
+            self.jobs.append(Job(name=f"s{i}", path=folder / f"s{i}.tif"))
+        self.processes = [
+            _gpus._Process(
+                popen=SimpleNamespace(stdin=io.BytesIO()), report=DeviceReport(device=f"cuda:{i}")
+            )
+            for i in range(2)
+        ]
+        for process in self.processes:
+            process.popen.stdin.close = lambda: None
+        self.report, self.seen = RunReport(), []
+        request = SimpleNamespace(out=folder / "out", fail_fast=fail_fast)
+        saver = SimpleNamespace(save=lambda: None)
+        self.dealer = _gpus._Dealer(
+            self.jobs, request, self, self.report, self.seen.append, saver, 0.0, 0.0
+        )
+
+    @property
+    def alive(self):
+        return [process for process in self.processes if process.is_alive]
+
+    def says(self, number, message):
+        self.dealer._take(self.processes[number], message)
+        self.dealer._deal()
+
+    def asks(self, number):
+        self.says(number, _gpus._Asks())
+
+    def ends(self, number, slide, status="done", *, is_encoders=False, error=""):
+        report = SlideReport(name=slide, path="", status=status, error=error)
+        device = self.processes[number].report
+        self.says(number, _gpus._Ended(report, is_encoders, device))
+
+    def dealt(self, number):
+        return [int(line) for line in self.processes[number].popen.stdin.getvalue().split()]
+
+    def ended(self):
+        return {slide.name: slide.status for slide in self.report.slides}
+
+
+def test_big_slides_first_and_the_last_ones_to_who_is_idle(tmp_path):
+    table = Table(10, 40, 30, 20, folder=tmp_path)
+    table.asks(0)
+    table.asks(1)
+    assert (table.dealt(0), table.dealt(1)) == ([1], [2])
+    table.asks(0)  # ahead of its time, while there are enough for all
+    table.asks(1)  # the only one left is for who is ready first
+    assert (table.dealt(0), table.dealt(1)) == ([1, 3], [2])
+    table.ends(0, "s1")
+    table.asks(0)
+    assert table.dealt(0) == [1, 3]
+    table.ends(1, "s2")
+    assert table.dealt(1) == [2, 0]
+    table.ends(0, "s3")
+    assert table.dealt(0) == [1, 3]  # nothing is left, but the other may die
+    table.ends(1, "s0")
+    assert table.dealt(0) == [1, 3, -1]
+    table.asks(1)
+    assert table.dealt(1) == [2, 0, -1]
+    assert table.ended() == dict.fromkeys(("s0", "s1", "s2", "s3"), "done")
+
+
+def test_a_slide_that_one_encoder_fails_on_goes_to_the_other(tmp_path):
+    table = Table(2, 1, folder=tmp_path)
+    table.asks(0)
+    table.asks(1)
+    table.ends(0, "s0", "failed", is_encoders=True, error="no memory")
+    table.asks(0)
+    assert (table.dealt(0), table.ended()) == ([0], {})
+    table.ends(1, "s1")
+    table.asks(1)
+    assert table.dealt(1) == [1, 0]
+    table.ends(1, "s0")
+    assert table.ended() == {"s1": "done", "s0": "done"}
+    assert table.report.notes == [
+        "cuda:0: failed on s0, which cuda:1 encoded then: no memory",
+    ]
+    assert table.dealt(0) == [0, -1]
+
+
+def test_a_slide_that_both_fail_on_has_failed(tmp_path):
+    table = Table(1, folder=tmp_path)
+    table.asks(0)
+    table.asks(1)
+    table.ends(0, "s0", "failed", is_encoders=True)
+    assert table.dealt(1) == [0]
+    table.ends(1, "s0", "failed", is_encoders=True)
+    assert table.ended() == {"s0": "failed"}
+
+
+@pytest.mark.parametrize("options", [{"is_encoders": False}, {"is_encoders": True}])
+def test_a_slide_that_is_bad_itself_is_not_tried_again(tmp_path, options):
+    table = Table(1, folder=tmp_path, fail_fast=options["is_encoders"])
+    table.asks(0)
+    table.asks(1)
+    table.ends(0, "s0", "failed", **options)
+    assert table.ended() == {"s0": "failed"}
+
+
+def test_a_slide_is_not_given_a_third_process_to_end(tmp_path):
+    table = Table(3, 2, 1, folder=tmp_path)
+    table.asks(0)
+    table.asks(1)
+    table.says(0, _gpus._Gone(-9))
+    assert table.ended() == {}
+    table.asks(1)
+    assert table.dealt(1) == [1, 0]
+    table.says(1, _gpus._Gone(-9))
+    assert table.ended() == {"s0": "failed", "s1": "failed"}
+    assert table.report.error.startswith("no process is left")
+    assert len(table.report.notes) == 2
+
+
+def test_a_slide_refused_by_the_only_one_left_has_failed(tmp_path):
+    table = Table(1, 1, folder=tmp_path)
+    table.asks(0)
+    table.asks(1)
+    table.ends(0, "s0", "failed", is_encoders=True, error="no memory")
+    table.says(1, _gpus._Gone(1))
+    assert [(s.name, s.error) for s in table.report.slides] == [("s0", "no memory")]
+    table.asks(0)
+    assert table.dealt(0) == [0, 1]
+
+
+@pytest.mark.parametrize("full", [False, True])
+def test_what_ends_the_run(tmp_path, full):
+    table = Table(2, 1, 1, folder=tmp_path, fail_fast=not full)
+    table.asks(0)
+    table.asks(1)
+    table.ends(0, "s0", "failed")
+    if full:
+        device = table.processes[0].report
+        table.says(0, _gpus._Over("no space left", device))
+        assert table.report.error == "no space left"
+    table.asks(0)
+    table.says(1, _gpus._Gone(130))
+    assert (table.dealt(0), table.dealt(1)) == ([0], [1])
+    assert (table.ended(), table.report.notes) == ({"s0": "failed"}, [])
+
+
+def test_progress_is_of_all_at_work(tmp_path):
+    table = Table(2, 1, folder=tmp_path)
+    table.asks(0)
+    table.asks(1)
+
+    def told(name, done, of):
+        return Progress(
+            slides_total=0, slides_done=0, patches_done=done, seconds=0.0, name=name,
+            slide_patches=of, slide_patches_done=done,
+        )  # fmt: skip
+
+    table.says(0, told("s0", 10, 100))
+    table.says(1, told("s1", 5, 50))
+    last = table.seen[-1]
+    assert (last.name, last.slide_patches_done, last.slide_patches) == ("s0, s1", 15, 150)
+    assert (last.patches_done, last.slides_total) == (15, 2)
+    table.says(1, _gpus._Gone(1))
+    table.says(0, told("s0", 20, 100))
+    assert table.seen[-1].patches_done == 20  # not those that were lost
+
+
+# --- what is asked for ----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "message"),
+    [
+        ({"gpus": []}, ValueError, "gpus must name at least one GPU, got none"),
+        ({"gpus": [0, -1]}, ValueError, "gpus must not be negative, got -1"),
+        ({"gpus": [1, 0, 1]}, ValueError, "gpus must be given once each, got 1, 0, 1"),
+        ({"gpus": "01"}, TypeError, "gpus must be a whole number, got '0'"),
+        ({"gpus": [0], "device": "cpu"}, ValueError, "device must be auto, cuda or tensorrt with"),
+        ({"gpus": [0], "device": "cuda:1"}, ValueError, "device must be auto, cuda or tensorrt"),
+        ({"gpus": [0, 2]}, ValueError, r"gpus must be within 0..1, the GPUs that .*, got 2"),
+    ],
+)
+def test_wrong_gpus_are_refused_before_anything_starts(
+    slides, encoder, tmp_path, monkeypatch, options, error, message
+):
+    monkeypatch.setattr(_run, "why_no_cuda", lambda: None)
+    monkeypatch.setattr(_run, "driver_gpu_count", lambda: 2)
+    with pytest.raises(error, match=message):
+        run(slides, tmp_path / "f", encoder, **options)
+    assert not (tmp_path / "f").exists()
+
+
+def test_gpus_that_do_not_work(slides, encoder, tmp_path, monkeypatch):
+    monkeypatch.setattr(_run, "why_no_cuda", lambda: "there is no NVIDIA driver")
+    monkeypatch.setattr(_run, "why_no_tensorrt", lambda: "TensorRT 10 is missing")
+    with pytest.raises(ModelError, match="device cuda does not work: there is no NVIDIA driver"):
+        run(slides, tmp_path / "f", encoder, gpus=[0, 1])
+    with pytest.raises(ModelError, match="device tensorrt does not work: TensorRT 10 is missing"):
+        run(slides, tmp_path / "f", encoder, gpus=[0], device="tensorrt")
+
+
+def test_gpus_become_devices(monkeypatch):
+    monkeypatch.setattr(_run, "why_no_cuda", lambda: None)
+    monkeypatch.setattr(_run, "why_no_tensorrt", lambda: None)
+    monkeypatch.setattr(_run, "driver_gpu_count", lambda: 4)
+    assert _run._devices("auto", None) == ["auto"]
+    assert _run._devices("auto", [2]) == ["cuda:2"]
+    assert _run._devices("cuda", (3, 1)) == ["cuda:3", "cuda:1"]
+    assert _run._devices("tensorrt", [0, 1]) == ["tensorrt:0", "tensorrt:1"]
+
+
+def test_threads_are_shared_out():
+    assert _gpus._shares(16, 3) == [6, 5, 5]
+    assert _gpus._shares(1, 2) == [1, 1]
