@@ -21,13 +21,14 @@ def provider_problems() -> dict[str, str | None]:
 
 
 def _problem(provider: str, model: bytes) -> str | None:
-    if provider == _runtime.CUDA and (reason := _runtime.why_no_cuda()) is not None:
+    whys = {_runtime.CUDA: _runtime.why_no_cuda, _runtime.TENSORRT: _runtime.why_no_tensorrt}
+    if provider in whys and (reason := whys[provider]()) is not None:
         return reason
     pixels = np.arange(2 * 4 * 4 * 3, dtype=np.uint8).reshape(2, 4, 4, 3)
     try:
         session = _runtime.make_session(model, provider=provider)
         if session is None:
-            return "ONNX Runtime fell back to the CPU"
+            return "ONNX Runtime fell back to another provider"
         got = session.run([OUTPUT], {INPUT: pixels})[0]
     except _runtime.runtime_errors() as error:
         return _runtime.first_line(error)
