@@ -19,7 +19,15 @@ import pytest
 import histofast
 from histofast import features, pipeline
 from histofast.errors import FeatureError, ModelError
-from histofast.pipeline import TissueOptions, _report, _run, _slides, list_jobs, select_shard
+from histofast.pipeline import (
+    TissueOptions,
+    _report,
+    _run,
+    _slides,
+    _supply,
+    list_jobs,
+    select_shard,
+)
 from histofast.slides import read_image, write_array_pyramid
 from slide_files import overwrite, picture, tile_extent, write_tiff
 from small_slides import write_slide
@@ -898,7 +906,7 @@ def test_ctrl_c_leaves_whole_files_only(slides, encoder, tmp_path):
 
 
 def test_a_slide_that_another_run_is_making_is_left_to_it(slides, encoder, tmp_path, monkeypatch):
-    monkeypatch.setattr(_run, "POLL_S", 0.02)
+    monkeypatch.setattr(_supply, "POLL_S", 0.02)
     done = run(slides, tmp_path / "g", encoder)
     path = tmp_path / "f" / Path(done.slides[1].outputs[0]).relative_to(tmp_path / "g")
     other = features.SlideLock(path)

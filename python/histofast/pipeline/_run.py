@@ -1,36 +1,31 @@
-"""Slides in, feature files out: the pipeline.
+"""Slides in, feature files out: `extract`.
 
-One thread opens a slide, finds its tissue and plans its patches, one slide ahead of the supply
-thread, which streams the pixels into a bounded queue; the calling thread encodes and writes. The
-supply thread goes on to the next slide as soon as the last batch of this one is queued, so that
-decoding and encoding overlap across slides. On a GPU several batches are under way at a time.
+Two threads of `_supply` bring pixels, one slide after the other; the calling thread encodes and
+writes them (`_encoding`). On several GPUs there is a process for each (`_gpus`).
 """
 
 from __future__ import annotations
 
 import platform
-import queue
-import threading
 import time
-from collections import Counter, deque
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import ExitStack, closing, suppress
-from dataclasses import asdict, dataclass
+from collections import Counter
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, closing
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Literal, Protocol, Self, get_args
+from typing import Any, Literal, get_args
 
 import numpy as np
-from numpy.typing import NDArray
 
 from histofast import _core
 from histofast._cpus import available_cpus
-from histofast.encoders import EncoderSet, EncoderSpec, Pending, load_all
+from histofast.encoders import EncoderSet, EncoderSpec, load_all
 from histofast.encoders._runtime import driver_gpu_count, why_no_cuda, why_no_tensorrt
-from histofast.errors import ModelError, NoSpaceError, SlideError, TileError
+from histofast.errors import ModelError
 from histofast.features import Layout, remove_stale_temporaries
-from histofast.patches import PatchBatch
-from histofast.pipeline import _gpus
+from histofast.pipeline import _gpus, _supply
+from histofast.pipeline._encoding import Encoding
 from histofast.pipeline._jobs import (
     Job,
     list_bags,
@@ -41,30 +36,26 @@ from histofast.pipeline._jobs import (
     with_masks,
 )
 from histofast.pipeline._report import (
-    Clock,
-    DeviceReport,
     Progress,
     ReportFile,
     RunReport,
     SlideReport,
     make_folder,
+    one_line,
 )
 from histofast.pipeline._slides import (
     SLIDE_FAILURES,
-    Busy,
     Options,
-    Prepared,
     Request,
     TissueOptions,
     prepare,
 )
+from histofast.pipeline._supply import Listed, Supply
 from histofast.tiling import MPP_MAX, MPP_MIN
 
 DEFAULT_ENCODER = "densenet121-t2"
 DEFAULT_PATCH_PX = 256
-QUEUED_BATCHES = 4
 TRIAL_PATCHES = 64  # at most, for the estimate of a dry run
-POLL_S = 0.5  # how often a run asks whether another process has let go of a slide
 
 
 def extract(
@@ -215,7 +206,12 @@ def extract(
         return _estimate(request, jobs, len(devices), on_progress, start)
     if len(devices) > 1:
         return _gpus.share(
-            jobs, request, devices=devices, on_progress=on_progress, start=start, poll_s=POLL_S
+            jobs,
+            request,
+            devices=devices,
+            on_progress=on_progress,
+            start=start,
+            poll_s=_supply.POLL_S,
         )
     with ExitStack() as stack:
         encoders, options, pool = _equip(request, stack)
@@ -223,8 +219,8 @@ def extract(
         make_folder(out)
         remove_stale_temporaries(out)
         saver = stack.enter_context(closing(ReportFile(out, report, shard)))
-        supply = stack.enter_context(_Supply(_Listed(jobs), encoders, options, pool))
-        run = _Run(encoders, options, supply, report, on_progress, start, slides=len(jobs))
+        supply = stack.enter_context(Supply(Listed(jobs), encoders, options, pool))
+        run = Encoding(encoders, options, supply, report, on_progress, start, slides=len(jobs))
         try:
             run.run(fail_fast=fail_fast, ended=lambda slide, error: saver.save())
         finally:
@@ -303,10 +299,12 @@ def serve() -> None:
             request, jobs = link.receive()
             encoders, options, pool = _equip(request, stack)
             report = _new_report(request, options, encoders, len(jobs))
-            supply = stack.enter_context(_Supply(link, encoders, options, pool))
+            supply = stack.enter_context(Supply(link, encoders, options, pool))
             stack.callback(link.close)
             link.begin(report, supply.interrupt)
-            run = _Run(encoders, options, supply, report, link.tell, time.perf_counter(), slides=0)
+            run = Encoding(
+                encoders, options, supply, report, link.tell, time.perf_counter(), slides=0
+            )
             run.run(fail_fast=False, ended=lambda slide, error: link.ended(slide, error, report))
         link.over(report)
     except Exception as error:  # noqa: BLE001  # handed to the process that can raise it
@@ -383,427 +381,6 @@ def _new_report(
     return RunReport(about=about, notes=notes)
 
 
-# --- many slides --------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, slots=True)
-class _Begin:
-    prepared: Prepared
-
-
-@dataclass(frozen=True, slots=True)
-class _Pixels:
-    batch: PatchBatch
-    waited_s: float
-
-
-@dataclass(frozen=True, slots=True)
-class _End:
-    """The slide is over: whole, or with the error that ended it."""
-
-    report: SlideReport
-    error: BaseException | None = None
-
-
-class _Stopped(Exception):
-    """The encoding side wants no more."""
-
-
-class Jobs(Protocol):
-    """Where the supply thread gets its slides from."""
-
-    def take(self) -> Job | None:
-        """Return the next one, having waited for it; None when there are no more."""
-
-    def give_back(self, job: Job) -> None:
-        """Take back one that another process is at: to see it through, should that one die."""
-
-
-class _Listed:
-    """The slides of a list, in its order."""
-
-    def __init__(self, jobs: Sequence[Job]) -> None:
-        self._left, self._busy = deque(jobs), deque[Job]()
-
-    def take(self) -> Job | None:
-        if not self._left and self._busy:
-            time.sleep(POLL_S)
-            self._left, self._busy = self._busy, deque()
-        return self._left.popleft() if self._left else None
-
-    def give_back(self, job: Job) -> None:
-        self._busy.append(job)
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class _Ready:
-    """A slide as it was prepared; closing the stack closes the slide."""
-
-    report: SlideReport
-    stack: ExitStack
-    prepared: Prepared | None = None  # None: its files are there, or it failed
-    error: BaseException | None = None
-
-    def close(self) -> None:
-        self.stack.close()
-        if self.prepared is not None:
-            self.prepared.close()
-
-
-class _Supply:
-    """The threads that turn jobs into batches of pixels: one prepares slides, one streams them."""
-
-    def __init__(
-        self,
-        jobs: Jobs,
-        encoders: Sequence[EncoderSet],
-        options: Options,
-        pool: ThreadPoolExecutor,
-    ) -> None:
-        self._jobs, self._encoders, self._options, self._pool = jobs, encoders, options, pool
-        # A Ctrl-C in the encoding thread may hit it inside a queue.Queue or Event and leave their
-        # lock taken for ever; a SimpleQueue is safe. Its bound is one token per free place.
-        self._queue: queue.SimpleQueue[_Begin | _Pixels | _End | BaseException | None]
-        self._queue, self._free = queue.SimpleQueue(), queue.SimpleQueue[None]()
-        for _ in range(QUEUED_BATCHES):
-            self._free.put(None)
-        self._is_stopped = False
-        self._thread = threading.Thread(target=self._run, name="histofast-supply", daemon=True)
-
-    def __enter__(self) -> Self:
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._is_stopped = True
-        while self._thread.is_alive() or not self._queue.empty():
-            with suppress(queue.Empty):
-                event = self._queue.get(timeout=0.05)
-                if isinstance(event, _Begin):
-                    event.prepared.close()
-        self._thread.join()
-
-    def interrupt(self) -> None:
-        """Have the thread that reads the events interrupted, from another thread."""
-        self._queue.put(KeyboardInterrupt())
-
-    def events(self) -> Iterator[tuple[_Begin | _Pixels | _End, float]]:
-        """Per slide: begin, pixels..., end; or only an end. In the order of supply.
-
-        With each comes for how many seconds it was waited for.
-        """
-        while True:
-            begin = time.perf_counter()
-            event = self._queue.get()
-            self._free.put(None)
-            if event is None:
-                return
-            if isinstance(event, BaseException):
-                raise event
-            yield event, time.perf_counter() - begin
-
-    def _put(self, event: _Begin | _Pixels | _End | BaseException | None) -> None:
-        while not self._is_stopped:
-            try:
-                self._free.get(timeout=0.1)
-            except queue.Empty:
-                continue
-            self._queue.put(event)
-            return
-        raise _Stopped
-
-    def _run(self) -> None:
-        with ThreadPoolExecutor(1, thread_name_prefix="histofast-prepare") as ahead:
-            upcoming = ahead.submit(self._prepare)
-            try:
-                while (slide := upcoming.result()) is not None:
-                    upcoming = ahead.submit(self._prepare)
-                    self._stream(slide)
-                self._put(None)
-            except _Stopped:
-                pass
-            except BaseException as error:  # noqa: BLE001  # handed to the thread that can raise it
-                with suppress(_Stopped):
-                    self._put(error)
-            finally:
-                _close_unused(upcoming)
-
-    def _prepare(self) -> _Ready | None:
-        """Open and plan the next slide; None when there are no more."""
-        while not self._is_stopped and (job := self._jobs.take()) is not None:
-            report = SlideReport(name=job.name, path=str(job.path), status="failed")
-            stack = ExitStack()
-            try:
-                prepared = prepare(job, report, self._encoders, self._options, self._pool, stack)
-            except Busy:
-                stack.close()
-                self._jobs.give_back(job)
-                continue
-            except SLIDE_FAILURES as error:
-                return _Ready(report=report, stack=stack, error=error)
-            except BaseException:
-                stack.close()
-                raise
-            report.status = "skipped" if prepared is None else "done"
-            return _Ready(report=report, stack=stack, prepared=prepared)
-        return None
-
-    def _stream(self, slide: _Ready) -> None:
-        """Supply one slide."""
-        report, prepared, error = slide.report, slide.prepared, slide.error
-        try:
-            with slide.stack:
-                if prepared is not None:
-                    try:
-                        self._put(_Begin(prepared))
-                    except _Stopped:
-                        prepared.close()
-                        raise
-                    last = time.perf_counter()
-                    for batch in prepared.planned.stream():
-                        self._put(_Pixels(batch, time.perf_counter() - last))
-                        if prepared.is_cancelled:
-                            break
-                        last = time.perf_counter()
-        except SLIDE_FAILURES as failure:
-            error = failure
-        self._put(_End(report, error))
-
-
-def _close_unused(upcoming: Future[_Ready | None]) -> None:
-    """Close the slide that was prepared and is not wanted any more."""
-    if upcoming.cancel() or upcoming.exception() is not None:
-        return
-    slide = upcoming.result()
-    if slide is not None:
-        slide.close()
-
-
-@dataclass(frozen=True, slots=True)
-class _Submitted:
-    """A batch that the encoders are at: how many patches, and what each file gives for them."""
-
-    patches: int
-    pending: deque[tuple[EncoderSet, Pending]]
-
-
-class _Run:
-    """The encoding side: takes what the supply thread brings, encodes it and writes it.
-
-    With `in_flight` batches open the oldest is waited for and written: none on the CPU, where a
-    batch is encoded when it is submitted; on a GPU the others keep it busy meanwhile.
-    """
-
-    def __init__(
-        self,
-        encoders: Sequence[EncoderSet],
-        options: Options,
-        supply: _Supply,
-        report: RunReport,
-        on_progress: Callable[[Progress], None] | None,
-        start: float,
-        *,
-        slides: int,
-    ) -> None:
-        self._encoders, self._options, self._supply = encoders, options, supply
-        self._report, self._on_progress, self._start = report, on_progress, start
-        self._slides = slides
-        self._in_flight = min(together.in_flight for together in encoders)
-        self._current: Prepared | None = None
-        self._submitted: deque[_Submitted] = deque()
-        self._error: BaseException | None = None
-        self._is_full = False  # the disk: no other slide could be written either
-        self._unreadable: list[NDArray[np.int64]] = []
-        self._damaged: list[NDArray[np.int64]] = []
-        self._rows = 0
-        self._patches = 0
-        self._last_end = 0.0
-        # Between the first and the last batch:
-        self._first_s: float | None = None
-        self._last_s = self._busy_before_s = self._busy_s = 0.0
-
-    def run(
-        self, *, fail_fast: bool, ended: Callable[[SlideReport, BaseException | None], None]
-    ) -> None:
-        """Encode all slides. After each `ended` is called, with what made it fail."""
-        try:
-            for event, waited_s in self._supply.events():
-                if isinstance(event, _Begin):
-                    _count(event.prepared.report, "wait", waited_s)
-                    self._begin(event.prepared)
-                elif isinstance(event, _Pixels):
-                    self._encode(event, waited_s)
-                else:
-                    done, error = self._end(event)
-                    ended(done, error)
-                    if done.status == "failed" and (fail_fast or self._is_full):
-                        break
-        except KeyboardInterrupt:
-            self._report.interrupted = True
-        finally:
-            self._drop()
-            self._account()
-
-    def _begin(self, prepared: Prepared) -> None:
-        self._current, self._error = prepared, None
-        self._unreadable, self._damaged, self._rows = [prepared.planned.unreadable_l0], [], 0
-        try:
-            prepared.open_writers(self._options)
-        except SLIDE_FAILURES as error:
-            self._give_up(error)
-
-    def _encode(self, event: _Pixels, waited_s: float) -> None:
-        prepared, batch = self._current, event.batch
-        assert prepared is not None, "pixels come after the beginning of their slide"
-        if self._error is not None:
-            return
-        _count(prepared.report, "supply", event.waited_s)
-        _count(prepared.report, "wait", waited_s)
-        try:
-            if len(batch.unreadable_l0):
-                if self._options.strict:
-                    raise TileError(f"{batch.reason} (--strict)")
-                self._unreadable.append(batch.unreadable_l0)
-            if len(batch.damaged):
-                self._damaged.append(batch.damaged)
-            self._submit(prepared, batch.pixels)
-            while len(self._submitted) >= self._in_flight:
-                self._write_oldest(prepared)
-        except SLIDE_FAILURES as error:
-            self._give_up(error)
-
-    def _submit(self, prepared: Prepared, pixels: NDArray[np.uint8]) -> None:
-        clock = Clock(prepared.report.seconds)
-        if self._first_s is None:
-            self._first_s = time.perf_counter()
-            self._busy_before_s = self._sum_busy_s()
-        submitted = _Submitted(len(pixels), deque())
-        self._submitted.append(submitted)
-        # Of a file of cuts one run gives all of them; those that are there already are let go.
-        for together in dict.fromkeys(output.encoders for output in prepared.outputs):
-            submitted.pending.append((together, together.submit(pixels)))
-        clock.lap("encode")
-
-    def _write_oldest(self, prepared: Prepared) -> None:
-        """Wait for the features of the batch that was submitted first, and write them."""
-        clock = Clock(prepared.report.seconds)
-        oldest = self._submitted[0]
-        while oldest.pending:
-            together, pending = oldest.pending.popleft()
-            features = dict(zip(together.specs, pending.result(), strict=True))
-            clock.lap("encode")
-            for output, writer in zip(prepared.outputs, prepared.writers, strict=True):
-                if output.encoders is together:
-                    writer.append(features[output.spec])
-            clock.lap("write")
-        self._submitted.popleft()
-        self._last_s, self._busy_s = time.perf_counter(), self._sum_busy_s()
-        self._rows += oldest.patches
-        self._patches += oldest.patches
-        self._tell()
-
-    def _sum_busy_s(self) -> float:
-        return sum(together.busy_s for together in self._encoders)
-
-    def _end(self, event: _End) -> tuple[SlideReport, BaseException | None]:
-        report, prepared = event.report, self._current
-        error = event.error or self._error
-        if prepared is not None and prepared.report is report and error is None:
-            try:
-                while self._submitted:
-                    self._write_oldest(prepared)
-                clock = Clock(report.seconds)
-                unreadable = _each_once(np.concatenate(self._unreadable))
-                damaged = np.concatenate([np.empty(0, np.int64), *self._damaged])
-                report.unreadable, report.damaged_patches = len(unreadable), len(damaged)
-                if len(damaged) and len(damaged) == report.patches:
-                    raise SlideError(f"no patch of {report.path} could be read whole")
-                for writer in prepared.writers:
-                    writer.finish(unreadable=unreadable, unreadable_patches=damaged)
-                clock.lap("write")
-            except SLIDE_FAILURES as failure:
-                error = failure
-        if error is not None:
-            report.status = "failed"
-            report.error = _one_line(error)
-            if isinstance(error, NoSpaceError):
-                self._is_full = True
-                self._report.error = report.error
-        if prepared is not None:
-            # A slide that was ready early has only waited for the one before.
-            now = time.perf_counter()
-            report.seconds["total"] = now - max(prepared.started, self._last_end)
-            self._last_end = now
-        self._drop()
-        self._report.slides.append(report)
-        self._account()
-        self._tell(report)
-        return report, error
-
-    def _account(self) -> None:
-        """Put into the report what the device has done so far."""
-        passed_s = self._last_s - self._first_s if self._first_s is not None else 0.0
-        busy_s = self._busy_s - self._busy_before_s
-        done = self._report.of("done")
-        self._report.devices = [
-            DeviceReport(
-                device=self._encoders[0].device,
-                # Two encoder files may have the GPU compute two batches at the same time.
-                busy=min(busy_s / passed_s, 1.0) if passed_s > 0 else 0.0,
-                slides=len(done),
-                patches=sum(slide.patches for slide in done),
-            )
-        ]
-        self._report.find_limit()
-
-    def _give_up(self, error: BaseException) -> None:
-        """Note why the current slide fails; the rest of it is not wanted."""
-        assert self._current is not None
-        self._error = error
-        self._current.is_cancelled = True
-
-    def _drop(self) -> None:
-        """Close the current slide, which removes what is not finished."""
-        while self._submitted:
-            for _, pending in self._submitted.popleft().pending:
-                pending.discard()
-        if self._current is not None:
-            self._current.close()
-        self._current = self._error = None
-
-    def _tell(self, finished: SlideReport | None = None) -> None:
-        if self._on_progress is None:
-            return
-        current = self._current
-        self._on_progress(
-            Progress(
-                slides_total=self._slides,
-                slides_done=len(self._report.slides),
-                patches_done=self._patches,
-                seconds=time.perf_counter() - self._start,
-                name=finished.name if finished else current.report.name if current else "",
-                slide_patches=current.report.patches if current else 0,
-                slide_patches_done=self._rows if current else 0,
-                finished=finished,
-            )
-        )
-
-
-def _count(report: SlideReport, stage: str, seconds: float) -> None:
-    report.seconds[stage] = report.seconds.get(stage, 0.0) + seconds
-
-
-def _each_once(boxes: NDArray[np.int64]) -> NDArray[np.int64]:
-    """(k, 4) boxes without repetitions: a tile may be met for the overview and for patches."""
-    _, first = np.unique(boxes, axis=0, return_index=True)
-    return boxes[np.sort(first)]
-
-
-def _one_line(error: BaseException) -> str:
-    text = " ".join(str(error).split())
-    return text or type(error).__name__
-
-
 def _estimate(
     request: Request,
     jobs: Sequence[Job],
@@ -824,7 +401,7 @@ def _estimate(
                     assert prepared is not None, "what is only planned is never skipped"
                     patches_of[prepared.planned.attributes["patch_size"]] += entry.patches
             except SLIDE_FAILURES as error:
-                entry.status, entry.error = "failed", _one_line(error)
+                entry.status, entry.error = "failed", one_line(error)
             report.slides.append(entry)
             if on_progress is not None:
                 on_progress(
