@@ -207,48 +207,22 @@ T __ldcs(const T* address) {
 }
 
 // Fibers change only at barriers, so plain arithmetic is atomic.
-template <class T, class U>
-T atomicAdd(T* address, U value) {
-    const T old = *address;
-    *address = static_cast<T>(old + static_cast<T>(value));
-    return old;
-}
-template <class T, class U>
-T atomicSub(T* address, U value) {
-    const T old = *address;
-    *address = static_cast<T>(old - static_cast<T>(value));
-    return old;
-}
-template <class T, class U>
-T atomicMin(T* address, U value) {
-    const T old = *address;
-    *address = std::min(old, static_cast<T>(value));
-    return old;
-}
-template <class T, class U>
-T atomicMax(T* address, U value) {
-    const T old = *address;
-    *address = std::max(old, static_cast<T>(value));
-    return old;
-}
-template <class T, class U>
-T atomicOr(T* address, U value) {
-    const T old = *address;
-    *address = old | static_cast<T>(value);
-    return old;
-}
-template <class T, class U>
-T atomicAnd(T* address, U value) {
-    const T old = *address;
-    *address = old & static_cast<T>(value);
-    return old;
-}
-template <class T, class U>
-T atomicExch(T* address, U value) {
-    const T old = *address;
-    *address = static_cast<T>(value);
-    return old;
-}
+#define HISTOFAST_ATOMIC(name, updated)        \
+    template <class T, class U>                \
+    T name(T* address, U given) {              \
+        const T old = *address;                \
+        const T value = static_cast<T>(given); \
+        *address = static_cast<T>(updated);    \
+        return old;                            \
+    }
+HISTOFAST_ATOMIC(atomicAdd, old + value)
+HISTOFAST_ATOMIC(atomicSub, old - value)
+HISTOFAST_ATOMIC(atomicMin, std::min(old, value))
+HISTOFAST_ATOMIC(atomicMax, std::max(old, value))
+HISTOFAST_ATOMIC(atomicOr, old | value)
+HISTOFAST_ATOMIC(atomicAnd, old& value)
+HISTOFAST_ATOMIC(atomicExch, value)
+#undef HISTOFAST_ATOMIC
 template <class T, class U, class V>
 T atomicCAS(T* address, U compare, V value) {
     const T old = *address;
