@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -23,6 +24,7 @@ from safetensors.torch import save_file
 
 from histofast import networks, studies
 from histofast.report import Difference, StudyRow
+from histofast.studies import _truncation
 from histofast.studies._truncation import _blocks
 
 PX, BAGS = 32, 20
@@ -299,3 +301,13 @@ def test_the_loop_on_slides(tmp_path, capsys):
     assert [path.name for path in old] == [path.name for path in new]
     for one, other in zip(old, new, strict=True):
         np.testing.assert_array_equal(read_features(one).coords, read_features(other).coords)
+
+
+def test_commands_of_a_timm_network_name_its_files():
+    file = Path("study/encoders/timm-resnet10t-layer1.onnx")
+    commands = _truncation._commands("timm:resnet10t", "layer1", "w.pt", file, Path("study"))
+    encode, predict, export = (command for _, command in commands)
+    assert "study/encoders/timm-resnet10t-layer1.onnx" in encode
+    assert "study/runs/timm-resnet10t-layer1 " in predict
+    assert "export timm:resnet10t --layer layer1" in export
+    assert export.endswith(" --out timm-resnet10t-layer1.onnx")

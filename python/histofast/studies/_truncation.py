@@ -209,7 +209,7 @@ def _commands(
     run = shlex.quote(str(out / "runs" / file.stem))
     export_it = (
         f"histofast models export {network} --layer {layer} "
-        f"--weights {shlex.quote(str(weights))} --out {network}-{layer}.onnx"
+        f"--weights {shlex.quote(str(weights))} --out {file.name}"
     )
     return (
         ("Encode slides with the chosen cut", extract_command(file)),
