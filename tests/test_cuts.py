@@ -306,13 +306,13 @@ def test_only_missing_cuts_are_written_again(slides, joined, tmp_path, monkeypat
     times = {p: p.stat().st_mtime_ns for p in tmp_path.rglob("*.h5")}
     gone = tmp_path / "5x_32px_0px_overlap" / "features_net-layer1" / "s1.h5"
     gone.unlink()
-    encode, calls = encoders.EncoderSet.encode, []
+    submit, calls = encoders.EncoderSet.submit, []
 
     def counted(self, pixels):
         calls.append(len(pixels))
-        return encode(self, pixels)
+        return submit(self, pixels)
 
-    monkeypatch.setattr(encoders.EncoderSet, "encode", counted)
+    monkeypatch.setattr(encoders.EncoderSet, "submit", counted)
     report = run(slides, tmp_path, joined)
     assert {s.name: s.status for s in report.slides} == {
         "s0": "skipped", "s1": "done", "s2": "skipped",
