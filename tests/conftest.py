@@ -32,6 +32,16 @@ def data() -> Path:
     return folder
 
 
+@pytest.fixture
+def one_thread():
+    """One thread of torch: more cost more than they bring on small bags and pictures."""
+    torch = pytest.importorskip("torch")
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
 # --- GPU: tests marked `gpu` are skipped without one, or fail when HISTOFAST_REQUIRE_GPU=1 --------
 
 

@@ -218,10 +218,10 @@ def test_the_limit_names_gpus():
 
 
 def test_gpus_that_are_not_there(extract, slides, tmp_path, monkeypatch):
-    from histofast.pipeline import _run
+    from histofast.encoders import _runtime
 
-    monkeypatch.setattr(_run, "why_no_cuda", lambda: None)
-    monkeypatch.setattr(_run, "driver_gpu_count", lambda: 2)
+    monkeypatch.setattr(_runtime, "why_no_cuda", lambda: None)
+    monkeypatch.setattr(_runtime, "driver_gpu_count", lambda: 2)
     answer = extract(slides, "--gpus", "0,2")
     what = "gpus must be within 0..1, the GPUs that the driver offers, got 2"
     assert (answer.code, answer.err) == (2, [f"histofast: {what}"])

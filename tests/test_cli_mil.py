@@ -15,14 +15,7 @@ pytest.importorskip("sklearn")
 
 from histofast.mil._run import TrainConfig, open_run
 
-
-@pytest.fixture(autouse=True)
-def one_thread():
-    """Threads cost more than they bring on bags of ten patches, most of all on a busy machine."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture

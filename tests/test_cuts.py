@@ -16,7 +16,7 @@ from histofast.encoders import _join, _spec
 from histofast.encoders._graph import set_metadata
 from histofast.errors import ModelError
 from slide_files import overwrite, tile_extent
-from small_slides import write_slide
+from small_slides import content, run, write_slide
 from tiny_encoder import write_encoder
 
 CUTS = ["conv1", "relu", "layer1", "layer2.relu"]
@@ -53,15 +53,6 @@ def slides(tmp_path_factory):
 @pytest.fixture
 def pixels(rng):
     return rng.integers(0, 256, (9, SIDE, SIDE, 3), dtype=np.uint8)
-
-
-def run(slides, out, encoder, **options):
-    options = {"min_tissue": 0.1, "threads": 2, "workers": 2} | options
-    return histofast.extract(slides, out=out, encoder=encoder, **options)
-
-
-def content(folder):
-    return {str(p.relative_to(folder)): p.read_bytes() for p in sorted(Path(folder).rglob("*.h5"))}
 
 
 def changed(path, out, **props):
@@ -343,8 +334,7 @@ def test_files_of_another_making_are_in_the_way(slides, whole, joined, tmp_path)
     assert slide.status == "done"
     after = content(tmp_path / "f")
     assert {name for name in before if after[name] != before[name]} == {
-        str(Path("5x_32px_0px_overlap") / f"features_net-{cut}" / "s0.h5")
-        for cut in ("conv1", "relu")
+        f"5x_32px_0px_overlap/features_net-{cut}/s0.h5" for cut in ("conv1", "relu")
     }
 
 

@@ -17,9 +17,10 @@ import pytest
 
 import histofast
 from histofast import features
+from histofast.encoders import _runtime
 from histofast.errors import ModelError
 from histofast.pipeline import DeviceReport, Job, Progress, RunReport, SlideReport, _gpus, _run
-from small_slides import write_slide
+from small_slides import content, no_leftovers, run, write_slide
 from tiny_encoder import write_encoder
 
 # As a script would: at its top level, without `if __name__ == "__main__"`.
@@ -63,19 +64,6 @@ def two(monkeypatch):
 
 # Patches in plenty, so that a slide takes a while.
 DENSE = {"mpp": 1.0, "overlap_px": 28, "batch_size": 16}
-
-
-def run(slides, out, encoder, **options):
-    options = {"min_tissue": 0.1, "threads": 2, "workers": 2} | options
-    return histofast.extract(slides, out=out, encoder=encoder, **options)
-
-
-def content(folder):
-    return {p.name: p.read_bytes() for p in Path(folder).rglob("*.h5")}
-
-
-def no_leftovers(folder):
-    return not list(Path(folder).rglob("*.tmp"))
 
 
 # --- what comes out -------------------------------------------------------------------------------
@@ -221,7 +209,8 @@ def test_ctrl_c_leaves_whole_files_only(slides, encoder, tmp_path, two):
     assert len(report.slides) == 5
     assert report.of("interrupted")
     assert json.loads((tmp_path / "f" / "run.json").read_text())["interrupted"]
-    assert {f"{s.name}.h5" for s in report.of("done")} == set(content(tmp_path / "f"))
+    written = {Path(name).stem for name in content(tmp_path / "f")}
+    assert {s.name for s in report.of("done")} == written
     assert no_leftovers(tmp_path)
     assert features.verify_folder([tmp_path / "f"]).is_whole
     two.devices = ["cpu"]
@@ -486,16 +475,16 @@ def test_progress_is_of_all_at_work(tmp_path):
 def test_wrong_gpus_are_refused_before_anything_starts(
     slides, encoder, tmp_path, monkeypatch, options, error, message
 ):
-    monkeypatch.setattr(_run, "why_no_cuda", lambda: None)
-    monkeypatch.setattr(_run, "driver_gpu_count", lambda: 2)
+    monkeypatch.setattr(_runtime, "why_no_cuda", lambda: None)
+    monkeypatch.setattr(_runtime, "driver_gpu_count", lambda: 2)
     with pytest.raises(error, match=message):
         run(slides, tmp_path / "f", encoder, **options)
     assert not (tmp_path / "f").exists()
 
 
 def test_gpus_that_do_not_work(slides, encoder, tmp_path, monkeypatch):
-    monkeypatch.setattr(_run, "why_no_cuda", lambda: "there is no NVIDIA driver")
-    monkeypatch.setattr(_run, "why_no_tensorrt", lambda: "TensorRT 10 is missing")
+    monkeypatch.setattr(_runtime, "why_no_cuda", lambda: "there is no NVIDIA driver")
+    monkeypatch.setattr(_runtime, "why_no_tensorrt", lambda: "TensorRT 10 is missing")
     with pytest.raises(ModelError, match="device cuda does not work: there is no NVIDIA driver"):
         run(slides, tmp_path / "f", encoder, gpus=[0, 1])
     with pytest.raises(ModelError, match="device tensorrt does not work: TensorRT 10 is missing"):
@@ -503,9 +492,9 @@ def test_gpus_that_do_not_work(slides, encoder, tmp_path, monkeypatch):
 
 
 def test_gpus_become_devices(monkeypatch):
-    monkeypatch.setattr(_run, "why_no_cuda", lambda: None)
-    monkeypatch.setattr(_run, "why_no_tensorrt", lambda: None)
-    monkeypatch.setattr(_run, "driver_gpu_count", lambda: 4)
+    monkeypatch.setattr(_runtime, "why_no_cuda", lambda: None)
+    monkeypatch.setattr(_runtime, "why_no_tensorrt", lambda: None)
+    monkeypatch.setattr(_runtime, "driver_gpu_count", lambda: 4)
     assert _run._devices("auto", None) == ["auto"]
     assert _run._devices("auto", [2]) == ["cuda:2"]
     assert _run._devices("cuda", (3, 1)) == ["cuda:3", "cuda:1"]

@@ -21,17 +21,10 @@ from safetensors.torch import save_file
 
 from histofast import mil, networks
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 QUICK = mil.FineTuneConfig(top_k=3, epochs=2, lr=1e-3, patience=2)
 PX, BAGS, PATCHES = 32, 20, 5
-
-
-@pytest.fixture(autouse=True)
-def one_thread():
-    """Threads cost more than they bring on pictures of this size."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="module")

@@ -23,17 +23,10 @@ from histofast.mil._predict import attention_of, predict
 from histofast.mil._run import TrainConfig, open_run
 from histofast.mil._train import evaluate, train
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 CPU = torch.device("cpu")
 SHORT = TrainConfig(folds=2, epochs=2, lr=1e-2)
-
-
-@pytest.fixture(autouse=True)
-def one_thread():
-    """Threads cost more than they bring on bags of ten patches, most of all on a busy machine."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="module")

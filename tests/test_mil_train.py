@@ -36,19 +36,12 @@ from histofast.mil._run import TrainConfig, open_run
 from histofast.mil._survival import cox_loss
 from histofast.mil._train import evaluate, train
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 SHORT = TrainConfig(folds=2, epochs=3, lr=3e-3)
 # All that is random in training at once: order, dropout, drawn patches.
 RANDOM = TrainConfig(folds=2, epochs=5, lr=3e-3, patience=3, max_patches=5, metric="auroc", seed=7)
 CPU = torch.device("cpu")
-
-
-@pytest.fixture(autouse=True)
-def one_thread():
-    """Threads cost more than they bring on bags of ten patches, most of all on a busy machine."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="module")

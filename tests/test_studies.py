@@ -27,17 +27,10 @@ from histofast.report import Difference, StudyRow
 from histofast.studies import _truncation
 from histofast.studies._truncation import _blocks
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 PX, BAGS = 32, 20
 QUICK = ["--folds", "2", "--epochs", "3", "--quiet"]
-
-
-@pytest.fixture(autouse=True)
-def one_thread():
-    """Threads cost more than they bring on pictures of this size."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="module")

@@ -2,7 +2,6 @@
 // tile here, as float32; which elements a lane of a GPU holds is not defined there either.
 #pragma once
 
-#include "cuda_bf16.h"
 #include "cuda_fp16.h"
 
 namespace nvcuda::wmma {
@@ -23,7 +22,6 @@ struct fragment {
 
 inline float as_float(float value) { return value; }
 inline float as_float(__half value) { return __half2float(value); }
-inline float as_float(__nv_bfloat16 value) { return __bfloat162float(value); }
 
 template <class Use, class T, class Layout>
 void load_matrix_sync(fragment<Use, 16, 16, 16, T, Layout>& a, const T* from, unsigned stride) {

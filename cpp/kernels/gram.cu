@@ -1,4 +1,3 @@
-#include <cuda_bf16.h>
 #include <cuda_fp16.h>
 #include <mma.h>
 
@@ -268,6 +267,24 @@ __device__ Task task_of(const Group& group, const Layer& layer) {
 // Rows beyond the last are that one again: nobody reads what comes of them.
 __device__ size_t clamped(size_t row, size_t n) { return row < n ? row : n - 1; }
 
+// Goes through the columns of a task: while one buffer in shared memory is multiplied, the columns
+// for the other are on their way into registers.
+template <unsigned kStep, class Load, class Store, class Multiply>
+__device__ __forceinline__ void in_turns(const Task& task, bool idle, const Load& load,
+                                         const Store& store, const Multiply& multiply) {
+    load(task.begin);
+    store(0);
+    __syncthreads();
+    unsigned buffer = 0;
+    for (size_t column = task.begin; column < task.end; column += kStep, buffer ^= 1) {
+        const bool more = column + kStep < task.end;
+        if (more) load(column + kStep);
+        if (!idle) multiply(buffer);
+        if (more) store(buffer ^ 1);
+        __syncthreads();
+    }
+}
+
 // Float32, without tensor cores, whose TF32 would cost 13 bits. Of a tile of 128 x 128 each thread
 // sums 8 x 8 in registers, so that 4 reads of shared memory feed 64 multiplications.
 template <unsigned kTile>
@@ -327,17 +344,7 @@ __global__ void __launch_bounds__(2 * kTile, kTile == 128 ? 2 : 4)
         }
     };
 
-    load(task.begin);
-    store(0);
-    __syncthreads();
-    unsigned buffer = 0;
-    for (size_t column = task.begin; column < task.end; column += kStep, buffer ^= 1) {
-        const bool more = column + kStep < task.end;
-        if (more) load(column + kStep);
-        if (!idle) multiply(buffer);
-        if (more) store(buffer ^ 1);
-        __syncthreads();
-    }
+    in_turns<kStep>(task, idle, load, store, multiply);
     for (unsigned i = 0; i < kRows; ++i) {
         float* to = task.sums + (at_row + i / 4 * 32 + i % 4) * kTile + at_column;
         for (unsigned j = 0; j < kColumns; j += 4) {
@@ -430,17 +437,7 @@ __global__ void __launch_bounds__(128, kTile == 128 ? 2 : 4)
         }
     };
 
-    load(task.begin);
-    store(0);
-    __syncthreads();
-    unsigned buffer = 0;
-    for (size_t column = task.begin; column < task.end; column += kStep, buffer ^= 1) {
-        const bool more = column + kStep < task.end;
-        if (more) load(column + kStep);
-        if (!idle) multiply(buffer);
-        if (more) store(buffer ^ 1);
-        __syncthreads();
-    }
+    in_turns<kStep>(task, idle, load, store, multiply);
     for (unsigned i = 0; i < kParts; ++i)
         for (unsigned j = 0; j < kParts; ++j)
             wmma::store_matrix_sync(task.sums + (at_row + 16 * i) * kTile + at_column + 16 * j,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
@@ -19,7 +18,9 @@ if TYPE_CHECKING:
 
 def _device(text: str) -> str:
     """Read a device; whether it works is found where it is used."""
-    if not re.fullmatch(r"auto|cpu|(cuda|tensorrt)(:[0-9]+)?", text):
+    from histofast.encoders import is_device
+
+    if not is_device(text):
         raise typer.BadParameter(
             f"must be one of auto, cpu, cuda, tensorrt, or such as cuda:1, got {text!r}"
         )

@@ -15,7 +15,7 @@ import contextlib
 import itertools
 import queue
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Any
@@ -212,9 +212,3 @@ class BoundRunner:
             )
         finally:
             self._free.put(slot)
-
-
-def chunks(n: int, size: int) -> Iterator[slice]:
-    """Cut `n` rows into slices of `size`, the last one shorter."""
-    for start in range(0, n, size):
-        yield slice(start, min(start + size, n))

@@ -21,8 +21,8 @@ def provider_problems() -> dict[str, str | None]:
 
 
 def _problem(provider: str, model: bytes) -> str | None:
-    whys = {_runtime.CUDA: _runtime.why_no_cuda, _runtime.TENSORRT: _runtime.why_no_tensorrt}
-    if provider in whys and (reason := whys[provider]()) is not None:
+    reason = _runtime.why_not(provider)
+    if reason is not None:
         return reason
     pixels = np.arange(2 * 4 * 4 * 3, dtype=np.uint8).reshape(2, 4, 4, 3)
     try:

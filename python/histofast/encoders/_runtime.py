@@ -11,6 +11,7 @@ import ctypes
 import importlib
 import io
 import os
+import re
 import sys
 import warnings
 from collections.abc import Iterator
@@ -162,6 +163,18 @@ def driver_gpu_count() -> int | None:
     if driver.cuInit(0) != 0 or driver.cuDeviceGetCount(ctypes.byref(count)) != 0:
         return 0
     return count.value
+
+
+def is_device(text: str) -> bool:
+    """Say whether this names a device that an encoder may be asked to run on."""
+    return re.fullmatch(r"auto|cpu|(cuda|tensorrt)(:[0-9]+)?", text) is not None
+
+
+def why_not(provider: str) -> str | None:
+    """Return what is seen to keep ONNX Runtime from using a provider, with the remedy, or None."""
+    if provider == TENSORRT:
+        return why_no_tensorrt()
+    return why_no_cuda() if provider == CUDA else None
 
 
 def why_no_cuda() -> str | None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import re
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
@@ -21,7 +20,7 @@ from histofast import _core
 from histofast._arrays import check
 from histofast._cpus import available_cpus
 from histofast.encoders import _runtime
-from histofast.encoders._bound import SLOTS, BoundRunner, Place, Ticket, chunks
+from histofast.encoders._bound import SLOTS, BoundRunner, Place, Ticket
 from histofast.encoders._registry import find, registry
 from histofast.encoders._spec import (
     CUTS,
@@ -97,7 +96,7 @@ def _loaded(
     read: Callable[[Any, Path, str], tuple[EncoderSpec, ...]],
 ) -> tuple[_Opened, tuple[EncoderSpec, ...], str]:
     """Return a session, what `read` says is in it, and what speaks against running it here."""
-    if not re.fullmatch(r"auto|cpu|(cuda|tensorrt)(:[0-9]+)?", device):
+    if not _runtime.is_device(device):
         raise ValueError(
             "device must be auto, cpu, cuda or tensorrt, or cuda:<index> or tensorrt:<index>, "
             f"got {device!r}"
@@ -165,7 +164,7 @@ class _OpenFile:
         self.device = device
         self._session = session
         self._runner = BoundRunner(session, specs, place) if place is not None else None
-        self._cpu_busy_s = 0.0
+        self._busy_s = 0.0
         self.name = specs[0].name if len(specs) == 1 else specs[0].path.stem
         self._workers: ThreadPoolExecutor | None = None
         if self.provider == _runtime.CPU and threads > 1:
@@ -184,7 +183,7 @@ class _OpenFile:
     @property
     def busy_s(self) -> float:
         """Seconds that the CPU or the GPU has been encoding so far."""
-        return self._cpu_busy_s if self._runner is None else self._runner.busy_s
+        return self._busy_s if self._runner is None else self._runner.busy_s
 
     def submit(self, pixels: NDArray[np.uint8]) -> Pending:
         """Start encoding one batch; on the CPU it is done on return.
@@ -228,7 +227,7 @@ class _OpenFile:
         begin = time.perf_counter()
         with self._told(n, h, w):
             self._run(pixels, outs)
-        self._cpu_busy_s += time.perf_counter() - begin
+        self._busy_s += time.perf_counter() - begin
         for spec, out in zip(self.specs, outs, strict=True):
             _check_finite(spec, out)
         return outs
@@ -263,7 +262,8 @@ class _OpenFile:
     ) -> None:
         open_now: deque[tuple[slice, Ticket]] = deque()
         try:
-            for rows in chunks(len(pixels), self.preferred_batch):
+            for start in range(0, len(pixels), self.preferred_batch):
+                rows = slice(start, start + self.preferred_batch)
                 if len(open_now) == SLOTS:
                     _write(*open_now.popleft(), outs)
                 open_now.append((rows, runner.submit(pixels[rows])))
@@ -511,7 +511,7 @@ def _open(path: Path, *, kind: str, gpu: int) -> _Opened:
     try:
         if kind != "cpu":
             provider = _runtime.TENSORRT if kind == "tensorrt" else _runtime.CUDA
-            reason = _runtime.why_no_tensorrt() if kind == "tensorrt" else _runtime.why_no_cuda()
+            reason = _runtime.why_not(provider)
             if reason is None and gpu >= (offered := _runtime.driver_gpu_count() or 0):
                 reason = f"there is no GPU {gpu}: the driver offers {offered}, counted from 0"
             if reason is None:

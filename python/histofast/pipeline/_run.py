@@ -20,8 +20,7 @@ import numpy as np
 
 from histofast import _core
 from histofast._cpus import available_cpus
-from histofast.encoders import EncoderSet, EncoderSpec, load_all
-from histofast.encoders._runtime import driver_gpu_count, why_no_cuda, why_no_tensorrt
+from histofast.encoders import EncoderSet, EncoderSpec, _runtime, load_all
 from histofast.errors import ModelError
 from histofast.features import Layout, remove_stale_temporaries
 from histofast.pipeline import _gpus, _supply
@@ -246,10 +245,11 @@ def _devices(device: str, gpus: Sequence[int] | None) -> list[str]:
         raise ValueError(f"gpus must not be negative, got {min(indices)}")
     if len(set(indices)) < len(indices):
         raise ValueError(f"gpus must be given once each, got {', '.join(map(str, indices))}")
-    problem = why_no_tensorrt() if kind == "tensorrt" else why_no_cuda()
+    provider = _runtime.TENSORRT if kind == "tensorrt" else _runtime.CUDA
+    problem = _runtime.why_not(provider)
     if problem is not None:
         raise ModelError(f"device {kind} does not work: {problem}")
-    offered = driver_gpu_count() or 0
+    offered = _runtime.driver_gpu_count() or 0
     if max(indices) >= offered:
         raise ValueError(
             f"gpus must be within 0..{offered - 1}, the GPUs that the driver offers, "
