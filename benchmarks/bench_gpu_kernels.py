@@ -119,15 +119,16 @@ def test_gram(dtype, table):
 
 
 @pytest.mark.parametrize(
-    ("what", "scale", "offset_px"),
+    ("what", "scale", "offset_px", "dtype"),
     [
-        ("copied", 1.0, 0),
-        ("copied, off the tiles", 1.0, TILE // 3),
-        ("2 to 1", 2.0, 0),
-        ("1.6 to 1", 1.6, 0),
+        ("copied", 1.0, 0, torch.uint8),
+        ("copied, off the tiles", 1.0, TILE // 3, torch.uint8),
+        ("2 to 1", 2.0, 0, torch.uint8),
+        ("1.6 to 1", 1.6, 0, torch.uint8),
+        ("2 to 1, as float32", 2.0, 0, torch.float32),
     ],
 )
-def test_cut_patches(what, scale, offset_px, table):
+def test_cut_patches(what, scale, offset_px, dtype, table):
     rows, columns = TILES
     height, width = rows * TILE, columns * TILE
     pool = torch.randint(0, 256, (rows * columns, TILE, TILE, 3), dtype=torch.uint8, device=DEVICE)
@@ -137,7 +138,7 @@ def test_cut_patches(what, scale, offset_px, table):
     xs, ys = (np.arange(offset_px, size - side + 1e-6, side) for size in (width, height))
     boxes = np.stack([np.tile(xs, len(ys)), np.repeat(ys, len(xs))], axis=1)
     boxes = np.concatenate([boxes, np.full_like(boxes, side)], axis=1)
-    out = torch.zeros((len(boxes), PATCH_PX, PATCH_PX, 3), dtype=torch.uint8, device=DEVICE)
+    out = torch.zeros((len(boxes), PATCH_PX, PATCH_PX, 3), dtype=dtype, device=DEVICE)
     given = [kernel_array(torch.from_numpy(a).to(DEVICE)) for a in (slot_of, boxes)]
     tiles, target = kernel_array(pool), kernel_array(out)
 
@@ -146,10 +147,10 @@ def test_cut_patches(what, scale, offset_px, table):
 
     ours()
     few = np.linspace(0, len(boxes) - 1, CHECKED).astype(int)
-    wanted = np.empty((len(few), PATCH_PX, PATCH_PX, 3), np.uint8)
+    wanted = np.empty((len(few), PATCH_PX, PATCH_PX, 3), fetched(target).dtype)
     cut_patches(pool.cpu().numpy(), slot_of, boxes[few], width=width, height=height, out=wanted)
     np.testing.assert_array_equal(fetched(target)[few], wanted)
-    moved = 3.0 * len(boxes) * (side**2 + PATCH_PX**2)
+    moved = 3.0 * len(boxes) * (side**2 + dtype.itemsize * PATCH_PX**2)
     name = "device-to-device copy of as many bytes"
     race(
         table,

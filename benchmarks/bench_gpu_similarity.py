@@ -113,6 +113,6 @@ def test_two_networks_beyond_their_forward_passes(table):
             ours=f"{100 * share:.1f} %",
             rival="10 % of them",
             theirs=f"{seconds['forward']:.2f} s",
-            ratio=0.1 / max(share, 1e-9),
+            ratio=0.1 / max(share, 1e-3),  # less is noise
             goal=None if options else 1.0,
         )

@@ -43,10 +43,10 @@ def tiled(image, tile_h, tile_w):
     return np.ascontiguousarray(tiles[order]), slot_of
 
 
-def cut(image, boxes, patch_px, tile_h=32, tile_w=40):
+def cut(image, boxes, patch_px, tile_h=32, tile_w=40, dtype=np.uint8):
     pool, slot_of = tiled(image, tile_h, tile_w)
     boxes = np.asarray(boxes, np.float64)
-    out = np.zeros((len(boxes), patch_px, patch_px, 3), np.uint8)
+    out = np.zeros((len(boxes), patch_px, patch_px, 3), dtype)
     return tiling.cut_patches(
         pool, slot_of, boxes, width=image.shape[1], height=image.shape[0], out=out
     )
@@ -68,7 +68,21 @@ def test_cut_matches_definition(seed, size, patch_px, scale, corner):
     box = (corner[0], corner[1], patch_px * scale, patch_px * scale)
     got = cut(image, [box], patch_px)[0].astype(np.float64)
     # Half for rounding, the rest for 14-bit weights and 7-bit rows.
-    assert np.abs(got - reference.cut_patch(image, box, patch_px)).max() <= 0.55
+    mean = reference.cut_patch(image, box, patch_px)
+    assert np.abs(got - mean).max() <= 0.55
+    floats = cut(image, [box], patch_px, dtype=np.float32)[0]
+    assert np.abs(floats - mean).max() <= 0.05
+    assert np.abs(floats - got).max() <= 0.5 + 1e-5  # the same sums
+
+
+@pytest.mark.parametrize("scale", [1.0, 2.0, 256.0])
+def test_floats_are_exact_where_weights_are(rng, isa, scale):
+    image = rng.integers(0, 256, (600, 620, 3), dtype=np.uint8)
+    box = (7.0, 9.0, 2 * scale, 2 * scale)
+    got = cut(image, [box], 2, dtype=np.float32)[0]
+    wanted = image[9:, 7:][: int(2 * scale), : int(2 * scale)].astype(np.float64)
+    wanted = wanted.reshape(2, int(scale), 2, int(scale), 3).mean((1, 3))
+    np.testing.assert_array_equal(got, wanted.astype(np.float32))
 
 
 @pytest.mark.parametrize("scale", [1.0, 2.0, 257 / 256, 1.6032, 3.9, 4.0, 0.5])
@@ -109,7 +123,8 @@ def test_two_to_one_is_the_rounded_mean_of_four(rng, isa, x, y, tile_w):
 @settings(max_examples=40, deadline=None)
 def test_constant_stays_constant(value, scale, x):
     image = np.full((64, 64, 3), value, np.uint8)
-    assert (cut(image, [(x, 3, 20 * scale, 20 * scale)], 20) == value).all()
+    for dtype in (np.uint8, np.float32):
+        assert (cut(image, [(x, 3, 20 * scale, 20 * scale)], 20, dtype=dtype) == value).all()
 
 
 def hostile(scale, count, bright):
@@ -130,8 +145,9 @@ def test_large_reductions_stay_within_one(isa, scale, bright):
     count = max(2, int(200 / scale))
     image = hostile(scale, count, bright)
     box = (0.0, 0.0, scale * count, scale * count)
-    got = cut(image, [box], count, tile_h=256, tile_w=256)[0]
-    assert np.abs(got - reference.cut_patch(image, box, count)).max() <= 1
+    mean = reference.cut_patch(image, box, count)
+    assert np.abs(cut(image, [box], count, 256, 256)[0] - mean).max() <= 1
+    assert np.abs(cut(image, [box], count, 256, 256, np.float32)[0] - mean).max() <= 0.5
     first = np.zeros_like(image)  # one bright line per cell: what the rest of the weights went to
     first[:: int(scale)] = first[:, :: int(scale)] = 255
     for picture in (first, 255 - first):
@@ -197,6 +213,11 @@ def test_cut_of_nothing_is_nothing():
         ({"boxes": np.array([[0.0, 0, 0, 1]])}, ValueError, "boxes must be finite"),
         ({"boxes": np.array([[1e30, 0, 1, 1]])}, ValueError, r"below 2\*\*31"),
         ({"out": np.zeros((2, 4, 4, 3), np.uint8)}, ValueError, "out must be"),
+        (
+            {"out": np.zeros((1, 4, 4, 3))},
+            TypeError,
+            r"out must be C-contiguous uint8 or float32 of shape \(1, p, p, 3\), got float64",
+        ),
         ({"width": 9}, ValueError, "does not fit slot_of"),
     ],
 )
@@ -217,7 +238,7 @@ def test_cut_refuses(change, error, message):
 
 
 def both(gpu, image, boxes, patch_px, tile_h=24, tile_w=32, missing=(), size=None):
-    """Patches from the CPU and from the GPU; `missing` are tiles, (row, column)."""
+    """Patches from the CPU and from the GPU, bytes and floats; `missing`: tiles, (row, column)."""
     pool, slot_of = tiled(image, tile_h, tile_w)
     for tile in missing:
         slot_of[tile] = -1
@@ -225,11 +246,20 @@ def both(gpu, image, boxes, patch_px, tile_h=24, tile_w=32, missing=(), size=Non
     boxes = np.asarray(boxes, np.float64).reshape(-1, 4)
     shape = (len(boxes), patch_px, patch_px, 3)
     arguments = {"width": width, "height": height, "fill": (201, 102, 3)}
-    on_cpu = tiling.cut_patches(pool, slot_of, boxes, out=np.zeros(shape, np.uint8), **arguments)
-    out = gpu.empty(shape, "uint8")
     there = [gpu.put(array) for array in (pool, slot_of, boxes)]
-    assert tiling.cut_patches(*there, out=out, **arguments) is out
-    return on_cpu, gpu.get(out)
+    on_cpu, on_gpu = [], []
+    for dtype in ("uint8", "float32"):
+        wanted = np.zeros(shape, dtype)
+        on_cpu += [tiling.cut_patches(pool, slot_of, boxes, out=wanted, **arguments)]
+        out = gpu.empty(shape, dtype)
+        assert tiling.cut_patches(*there, out=out, **arguments) is out
+        on_gpu += [gpu.get(out)]
+    return on_cpu, on_gpu
+
+
+def assert_equal(on_gpu, on_cpu):
+    for ours, wanted in zip(on_gpu, on_cpu, strict=True):
+        np.testing.assert_array_equal(ours, wanted)
 
 
 # Widths of tiles: whole chunks of 16 bytes, whole words, neither, and less than a chunk.
@@ -245,7 +275,7 @@ def test_copies_on_a_gpu_are_those_of_the_cpu(gpu, rng, tile_w, patch_px):
     corners = [(0, 0), (last_x, last_y), *[(x, 2 * x % last_y) for x in range(1, 17)]]
     boxes = [(x, y, patch_px, patch_px) for x, y in corners]
     on_cpu, on_gpu = both(gpu, image, boxes, patch_px, 17, tile_w, [(1, 0), (2, -1)])
-    np.testing.assert_array_equal(on_gpu, on_cpu)
+    assert_equal(on_gpu, on_cpu)
 
 
 @pytest.mark.gpu
@@ -259,7 +289,7 @@ def test_cuts_on_a_gpu_have_the_bits_of_the_cpu(gpu, rng, tile_w, scale):
         for stretch in (1, 1.3)
     ]
     on_cpu, on_gpu = both(gpu, image, boxes, 13, 17, tile_w, [(0, 0), (2, 1), (4, -1)])
-    np.testing.assert_array_equal(on_gpu, on_cpu)
+    assert_equal(on_gpu, on_cpu)
 
 
 @pytest.mark.gpu
@@ -268,7 +298,7 @@ def test_several_pieces_of_a_patch_on_a_gpu(gpu, rng, patch_px, scale):
     image = rng.integers(0, 256, (540, 560, 3), dtype=np.uint8)
     boxes = [(16.0, 3.0, patch_px * scale, patch_px * scale)]
     on_cpu, on_gpu = both(gpu, image, boxes, patch_px, 64, 48, [(1, 1)])
-    np.testing.assert_array_equal(on_gpu, on_cpu)
+    assert_equal(on_gpu, on_cpu)
 
 
 @pytest.mark.gpu
@@ -278,7 +308,7 @@ def test_reductions_up_to_32_on_a_gpu(gpu, rng, tile_w, patch_px, scale):
     image = rng.integers(0, 256, (80, 3100, 3), dtype=np.uint8)
     boxes = [(4.7, 3.3, patch_px * scale, 3.0 * patch_px / 30)]
     on_cpu, on_gpu = both(gpu, image, boxes, patch_px, 40, tile_w)
-    np.testing.assert_array_equal(on_gpu, on_cpu)
+    assert_equal(on_gpu, on_cpu)
 
 
 @pytest.mark.gpu
@@ -291,7 +321,7 @@ def test_wide_reductions_on_a_gpu(gpu, rng, tile_w, patch_px, scale):
     side = patch_px * scale
     boxes = [(0, 0, side, side), (-33.3, 71.9, side, side), (390, -500.5, side, side / 100)]
     on_cpu, on_gpu = both(gpu, image, boxes, patch_px, 41, tile_w, [(2, 2)])
-    np.testing.assert_array_equal(on_gpu, on_cpu)
+    assert_equal(on_gpu, on_cpu)
 
 
 @pytest.mark.gpu
@@ -308,31 +338,33 @@ def test_any_cut_on_a_gpu_has_the_bits_of_the_cpu(gpu, data):
     tile_h, tile_w = data.draw(st.integers(1, 70)), data.draw(st.integers(1, 50))
     image = rng.integers(0, 256, (*size, 3), dtype=np.uint8)
     on_cpu, on_gpu = both(gpu, image, boxes, patch_px, tile_h, tile_w)
-    np.testing.assert_array_equal(on_gpu, on_cpu)
+    assert_equal(on_gpu, on_cpu)
 
 
 @pytest.mark.gpu
 @pytest.mark.parametrize("skip", [1, 2, 3])
-def test_arrays_at_odd_addresses_on_a_gpu(gpu, rng, skip):
+@pytest.mark.parametrize("dtype", ["uint8", "float32"])
+def test_arrays_at_odd_addresses_on_a_gpu(gpu, rng, dtype, skip):
     """A pool and an out that begin in the middle of larger ones: no word is aligned."""
     pool = rng.integers(0, 256, (4 + skip, 5, 21, 3), dtype=np.uint8)
     slot_of = np.arange(4, dtype=np.int32).reshape(2, 2)
     boxes = np.array([[0.0, 0, 9, 9], [3.5, 1, 9.2, 8], [1, 0, 27, 9]])
-    wanted = np.zeros((3, 9, 9, 3), np.uint8)
+    wanted = np.zeros((3, 9, 9, 3), dtype)
     tiling.cut_patches(pool[skip:], slot_of, boxes, width=42, height=10, out=wanted)
-    out = gpu.empty((3 + skip, 9, 9, 3), "uint8")
+    out = gpu.empty((3 + skip, 9, 9, 3), dtype)
     there = gpu.put(pool)[skip:], gpu.put(slot_of), gpu.put(boxes)
     tiling.cut_patches(*there, width=42, height=10, out=out[skip:])
     np.testing.assert_array_equal(gpu.get(out)[skip:], wanted)
-    assert (gpu.get(out)[:skip] == 0xA5).all()
+    assert (gpu.get(out)[:skip].view(np.uint8) == 0xA5).all()
 
 
 @pytest.mark.gpu
-def test_unsound_boxes_on_a_gpu_show_the_fill(gpu):
+@pytest.mark.parametrize("dtype", ["uint8", "float32"])
+def test_unsound_boxes_on_a_gpu_show_the_fill(gpu, dtype):
     bad = [0, -1.0, np.nan, np.inf, 1e30]
     boxes = [(0, 0, b, 4) for b in bad] + [(0, 0, 4, b) for b in bad]
     boxes += [(b, 0, 4, 4) for b in bad[2:]] + [(0, -b, 4, 4) for b in bad[2:]]
-    out = gpu.empty((len(boxes), 4, 4, 3), "uint8")
+    out = gpu.empty((len(boxes), 4, 4, 3), dtype)
     pool, slot_of = gpu.put(np.zeros((1, 8, 8, 3), np.uint8)), gpu.put(np.zeros((1, 1), np.int32))
     there = gpu.put(np.array(boxes, np.float64))
     tiling.cut_patches(pool, slot_of, there, width=8, height=8, out=out, fill=(7, 8, 9))

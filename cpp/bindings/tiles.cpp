@@ -11,15 +11,15 @@ template <class Device>
 using Slots = nb::ndarray<const std::int32_t, nb::shape<-1, -1>, nb::c_contig, Device>;
 template <class Device>
 using Boxes = nb::ndarray<const double, nb::shape<-1, 4>, nb::c_contig, Device>;
-template <class Device>
-using Patches = nb::ndarray<std::uint8_t, nb::shape<-1, -1, -1, 3>, nb::c_contig, Device>;
+template <class Out, class Device>
+using Patches = nb::ndarray<Out, nb::shape<-1, -1, -1, 3>, nb::c_contig, Device>;
 using Rgb = std::array<std::uint8_t, 3>;
 
 // What a type cannot state: that the arrays agree.
-template <class Device>
+template <class Out, class Device>
 TileLevel checked_level(const Pool<Device>& pool, const Slots<Device>& slot_of,
                         const Boxes<Device>& boxes, std::size_t width, std::size_t height, Rgb fill,
-                        const Patches<Device>& out) {
+                        const Patches<Out, Device>& out) {
     require(out.shape(0) == boxes.shape(0) && out.shape(1) == out.shape(2),
             "cut_patches: out of shape " + shape_of(out) + " does not fit boxes of shape " +
                 shape_of(boxes));
@@ -41,15 +41,17 @@ const Box* data_of(const Boxes<Device>& boxes) {
 using Cpu = nb::device::cpu;
 using Cuda = nb::device::cuda;
 
+template <class Out>
 void cut_cpu(const Pool<Cpu>& pool, const Slots<Cpu>& slot_of, const Boxes<Cpu>& boxes,
-             std::size_t width, std::size_t height, Rgb fill, const Patches<Cpu>& out) {
+             std::size_t width, std::size_t height, Rgb fill, const Patches<Out, Cpu>& out) {
     const TileLevel level = checked_level(pool, slot_of, boxes, width, height, fill, out);
     nb::gil_scoped_release nogil;
     cpu::cut_patches(level, data_of(boxes), boxes.shape(0), out.shape(1), out.data());
 }
 
+template <class Out>
 void cut_cuda(const Pool<Cuda>& pool, const Slots<Cuda>& slot_of, const Boxes<Cuda>& boxes,
-              std::size_t width, std::size_t height, Rgb fill, const Patches<Cuda>& out,
+              std::size_t width, std::size_t height, Rgb fill, const Patches<Out, Cuda>& out,
               std::uintptr_t stream) {
     const TileLevel level = checked_level(pool, slot_of, boxes, width, height, fill, out);
     const int device = out.device_id();
@@ -61,16 +63,22 @@ void cut_cuda(const Pool<Cuda>& pool, const Slots<Cuda>& slot_of, const Boxes<Cu
     cuda::cut_patches(level, data_of(boxes), boxes.shape(0), out.shape(1), out.data(), place);
 }
 
-}  // namespace
-
-void bind_tiles(nb::module_& m) {
-    m.def("cut_patches", &cut_cpu, "pool"_a.noconvert(), "slot_of"_a.noconvert(),
+template <class Out>
+void bind_cut_patches(nb::module_& m) {
+    m.def("cut_patches", &cut_cpu<Out>, "pool"_a.noconvert(), "slot_of"_a.noconvert(),
           "boxes"_a.noconvert(), "width"_a, "height"_a, "fill"_a, "out"_a.noconvert(),
           "Write the resampled boxes of a tiled level into out.");
-    m.def("cut_patches", &cut_cuda, "pool"_a.noconvert(), "slot_of"_a.noconvert(),
+    m.def("cut_patches", &cut_cuda<Out>, "pool"_a.noconvert(), "slot_of"_a.noconvert(),
           "boxes"_a.noconvert(), "width"_a, "height"_a, "fill"_a, "out"_a.noconvert(),
           nb::kw_only(), "stream"_a,
           "As above, for arrays on one GPU; enqueued on the given CUDA stream.");
+}
+
+}  // namespace
+
+void bind_tiles(nb::module_& m) {
+    bind_cut_patches<std::uint8_t>(m);
+    bind_cut_patches<float>(m);
 }
 
 }  // namespace histofast::bindings

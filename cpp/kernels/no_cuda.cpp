@@ -33,9 +33,13 @@ Buffer::~Buffer() = default;
 
 void copy(void*, const void*, std::size_t, Place) { not_compiled(); }
 
-void cut_patches(const TileLevel&, const Box*, std::size_t, std::size_t, std::uint8_t*, Place) {
+template <class Out>
+void cut_patches(const TileLevel&, const Box*, std::size_t, std::size_t, Out*, Place) {
     not_compiled();
 }
+template void cut_patches(const TileLevel&, const Box*, std::size_t, std::size_t, std::uint8_t*,
+                          Place);
+template void cut_patches(const TileLevel&, const Box*, std::size_t, std::size_t, float*, Place);
 
 std::size_t packed_grams_scratch_bytes(const FeatureMatrix*, std::size_t, std::size_t,
                                        const GramOptions&) {

@@ -2,7 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
-#include <cstring>
+#include <type_traits>
 #include <vector>
 
 #include "histofast/cpu_features.h"
@@ -17,8 +17,15 @@ constexpr double kFarthest = 32;
 // Wide weights sum to 1 << 30; after the vertical pass 16 fractional bits are left.
 constexpr int kWideBits = 30, kWideRowShift = kWideBits - 16, kWideShift = kWideBits + 16;
 constexpr std::int64_t kWideOne = std::int64_t{1} << kWideBits;
-constexpr std::int64_t kWideRowRound = std::int64_t{1} << (kWideRowShift - 1);
-constexpr std::int64_t kWideRound = std::int64_t{1} << (kWideShift - 1);
+
+// A number with `bits` fractional bits, none negative: rounded to an integer, or as a float.
+template <class Out>
+Out without_fraction(std::int64_t fixed, int bits) {
+    if constexpr (std::is_floating_point_v<Out>)
+        return static_cast<Out>(fixed) / static_cast<Out>(std::int64_t{1} << bits);
+    else
+        return static_cast<Out>((fixed + (std::int64_t{1} << (bits - 1))) >> bits);
+}
 
 const TileLoops& loops() {
 #ifdef HISTOFAST_X86_DISPATCH
@@ -169,12 +176,13 @@ private:
     std::vector<std::uint8_t> blank_;
 };
 
+template <class Out>
 void copy_patch(const RowReader& reader, std::size_t x0, std::size_t y0, std::size_t patch_px,
-                std::uint8_t* out) {
+                Out* out) {
     for (std::size_t x = x0; x < x0 + patch_px;) {
         const std::size_t run = reader.run(x, x0 + patch_px);
         for (std::size_t i = 0; i < patch_px; ++i)
-            std::memcpy(out + 3 * (i * patch_px + (x - x0)), reader.at(x, y0 + i), 3 * run);
+            std::copy_n(reader.at(x, y0 + i), 3 * run, out + 3 * (i * patch_px + (x - x0)));
         x += run;
     }
 }
@@ -213,8 +221,9 @@ void halve_patch(const RowReader& reader, const TileLoops& inner, std::size_t x0
 }
 
 // Reductions beyond kFarthest: plain integer arithmetic, the same on every instruction set.
+template <class Out>
 void reduce_patch(const RowReader& reader, const Box& box, const TileLevel& level,
-                  std::size_t patch_px, std::uint8_t* out) {
+                  std::size_t patch_px, Out* out) {
     const WideAxis horizontal(box.x, box.width, patch_px, level.width);
     const WideAxis vertical(box.y, box.height, patch_px, level.height);
     const auto x_begin = static_cast<std::size_t>(horizontal.first.front());
@@ -234,19 +243,38 @@ void reduce_patch(const RowReader& reader, const Box& box, const TileLevel& leve
                 x += run;
             }
         }
-        for (std::int64_t& sum : sums) sum = (sum + kWideRowRound) >> kWideRowShift;
+        for (std::int64_t& sum : sums) sum = without_fraction<std::int64_t>(sum, kWideRowShift);
         for (std::size_t j = 0; j < patch_px; ++j) {
             const std::int64_t* pixel =
                 &sums[3 * (static_cast<std::size_t>(horizontal.first[j]) - x_begin)];
-            std::int64_t sum[3] = {kWideRound, kWideRound, kWideRound};
+            std::int64_t sum[3] = {};
             for (std::size_t t = 0; t < horizontal.taps; ++t)
                 for (std::size_t c = 0; c < 3; ++c)
                     sum[c] += std::int64_t{horizontal.weights[j * horizontal.taps + t]} *
                               pixel[3 * t + c];
             for (std::size_t c = 0; c < 3; ++c)
-                out[3 * (i * patch_px + j) + c] = static_cast<std::uint8_t>(sum[c] >> kWideShift);
+                out[3 * (i * patch_px + j) + c] = without_fraction<Out>(sum[c], kWideShift);
         }
     }
+}
+
+void blend_columns(const TileLoops& inner, const std::vector<std::int16_t>& acc,
+                   const Axis& horizontal, std::uint8_t* out, std::size_t count) {
+    inner.blend_columns(acc.data(), horizontal.first.data(), horizontal.weights.data(),
+                        horizontal.taps, out, count);
+}
+
+// Floats, which no slide becomes on a CPU: plain.
+void blend_columns(const TileLoops&, const std::vector<std::int16_t>& acc, const Axis& horizontal,
+                   float* out, std::size_t count) {
+    for (std::size_t i = 0; i < count; ++i)
+        for (std::size_t c = 0; c < 3; ++c) {
+            const std::int16_t* from = &acc[3 * static_cast<std::size_t>(horizontal.first[i]) + c];
+            std::int32_t sum = 0;
+            for (std::size_t t = 0; t < horizontal.taps; ++t)
+                sum += horizontal.weights[i * horizontal.taps + t] * from[3 * t];
+            out[3 * i + c] = without_fraction<float>(sum, kWeightBits + kRowBits);
+        }
 }
 
 // A copied axis as a blended one, for patches where only the other axis needs blending.
@@ -264,8 +292,9 @@ void make_explicit(Axis& axis, std::size_t count) {
 
 }  // namespace
 
+template <class Out>
 void cut_patches(const TileLevel& level, const Box* boxes, std::size_t count, std::size_t patch_px,
-                 std::uint8_t* out) {
+                 Out* out) {
     if (count == 0 || patch_px == 0) return;
     const TileLoops& inner = loops();
     const RowReader reader(level);
@@ -274,10 +303,12 @@ void cut_patches(const TileLevel& level, const Box* boxes, std::size_t count, st
     std::vector<const std::uint8_t*> rows;
     for (std::size_t n = 0; n < count; ++n, out += 3 * patch_px * patch_px) {
         const Box& box = boxes[n];
-        if (is_halving(box, patch_px, level)) {
-            halve_patch(reader, inner, static_cast<std::size_t>(box.x),
-                        static_cast<std::size_t>(box.y), patch_px, out);
-            continue;
+        if constexpr (std::is_same_v<Out, std::uint8_t>) {
+            if (is_halving(box, patch_px, level)) {
+                halve_patch(reader, inner, static_cast<std::size_t>(box.x),
+                            static_cast<std::size_t>(box.y), patch_px, out);
+                continue;
+            }
         }
         if (std::max(box.width, box.height) > kFarthest * static_cast<double>(patch_px)) {
             reduce_patch(reader, box, level, patch_px, out);
@@ -311,10 +342,12 @@ void cut_patches(const TileLevel& level, const Box* boxes, std::size_t count, st
                                  acc.data() + 3 * (x - x_begin), 3 * run);
                 x += run;
             }
-            inner.blend_columns(acc.data(), horizontal.first.data(), horizontal.weights.data(),
-                                horizontal.taps, out + 3 * i * patch_px, patch_px);
+            blend_columns(inner, acc, horizontal, out + 3 * i * patch_px, patch_px);
         }
     }
 }
+
+template void cut_patches(const TileLevel&, const Box*, std::size_t, std::size_t, std::uint8_t*);
+template void cut_patches(const TileLevel&, const Box*, std::size_t, std::size_t, float*);
 
 }  // namespace histofast::cpu

@@ -1,6 +1,7 @@
 // One launch serves boxes of all kinds, which the host need not know. Bound by bytes: tiles are
 // read 16 bytes at a thread and blended vertically as they come, once, into what the columns share.
 #include <algorithm>
+#include <type_traits>
 
 #include "cuda_utils.cuh"
 #include "histofast/tiles.h"
@@ -22,9 +23,9 @@ constexpr double kFarthest = 32;
 constexpr int kWeightBits = 14;
 // Weights are scaled so that whole bytes of sums are kept: 1 and 2 between the passes, then 3.
 constexpr unsigned kRowScale = 2, kRowRound = 1u << 7;
-constexpr unsigned kColumnScale = 8, kColumnRound = 1u << 23;
+constexpr unsigned kColumnScale = 8, kColumnShift = 24;
 static_assert(kRowScale << kWeightBits == 1u << (8 + 7));
-static_assert(uint64_t{kColumnScale} << (kWeightBits + 7) == 1u << 24);
+static_assert(uint64_t{kColumnScale} << (kWeightBits + 7) == 1u << kColumnShift);
 constexpr unsigned kRowsAtOnce = 4;     // of a thread
 constexpr unsigned kTaps = 34;          // a cell of 32 pixels touches up to 33, or 34 by rounding
 constexpr unsigned kChunks = 800;       // 16 bytes each, of one or several rows: 25 KB once blended
@@ -35,10 +36,21 @@ constexpr unsigned kWeights = 5120;     // above kColumnPixels / s * (s + 3) and
 constexpr int kWideBits = 30, kWideRowShift = kWideBits - 16, kWideShift = kWideBits + 16;
 constexpr int64_t kWideOne = int64_t{1} << kWideBits;
 constexpr uint64_t kWideRowRound = uint64_t{1} << (kWideRowShift - 1);
-constexpr uint64_t kWideRound = uint64_t{1} << (kWideShift - 1);
 constexpr unsigned kWideChunks = 63;  // a word at a thread, and whole pixels
 constexpr unsigned kWidePixels = kWideChunks * 16 / 3;
 static_assert(4 * kWideChunks <= kThreads && kWideChunks % 3 == 0);
+
+// Bytes are rounded by what their sums begin with, floats keep the `bits` of the fraction.
+template <class Out, class Sum, unsigned bits>
+constexpr Sum kRound = std::is_floating_point_v<Out> ? 0 : Sum{1} << (bits - 1);
+
+template <class Out, unsigned bits, class Sum>
+__device__ Out without_fraction(Sum sum) {
+    if constexpr (std::is_floating_point_v<Out>)
+        return static_cast<Out>(sum) * (Out{1} / static_cast<Out>(Sum{1} << bits));
+    else
+        return static_cast<Out>(sum >> bits);
+}
 
 // Quotients below 2^31 by a number that the host knows, without a division.
 struct Divisor {
@@ -254,7 +266,8 @@ struct Piece {
     unsigned patch, row, rows, column, columns;
     unsigned patch_px;
 
-    __device__ uint8_t* in(uint8_t* out, unsigned i, unsigned j) const {
+    template <class Out>
+    __device__ Out* in(Out* out, unsigned i, unsigned j) const {
         const uint64_t first = uint64_t{patch} * patch_px + row + i;
         return out + 3 * (first * patch_px + column + j);
     }
@@ -456,22 +469,66 @@ __device__ void blend_vertically(const Source& source, BlendSpace& space, unsign
     }
 }
 
-// Four pixels of three bytes each are three words: the one of corner 0, 1 or 2 out of this pixel
-// and the next.
-__device__ uint32_t word_of(unsigned corner) {
-    return corner == 0 ? 0x4210 : corner == 1 ? 0x5421 : 0x6542;
-}
+// One pixel in a register or three. Four pixels of neighbouring threads are three words: that of
+// corner 0, 1 or 2 out of this pixel and the next.
+template <class Out>
+struct Pixel;
+
+template <>
+struct Pixel<uint8_t> {
+    using Word = uint32_t;
+    uint32_t rgb;
+
+    __device__ static Pixel of(const unsigned (&sum)[3]) {
+        static_assert(kColumnShift == 24);
+        return {__byte_perm(__byte_perm(sum[0], sum[1], 0x0073), sum[2], 0x0710)};
+    }
+    __device__ uint8_t operator[](unsigned c) const { return static_cast<uint8_t>(rgb >> (8 * c)); }
+    __device__ Pixel next() const { return {__shfl_down_sync(0xffffffffu, rgb, 1)}; }
+    __device__ Word word(const Pixel& next, unsigned corner) const {
+        const uint32_t selector = corner == 0 ? 0x4210 : corner == 1 ? 0x5421 : 0x6542;
+        return __byte_perm(rgb, next.rgb, selector);
+    }
+};
+
+template <>
+struct Pixel<float> {
+    using Word = float4;
+    float r, g, b;
+
+    __device__ static Pixel of(const unsigned (&sum)[3]) {
+        return {without_fraction<float, kColumnShift>(sum[0]),
+                without_fraction<float, kColumnShift>(sum[1]),
+                without_fraction<float, kColumnShift>(sum[2])};
+    }
+    __device__ float operator[](unsigned c) const { return c == 0 ? r : c == 1 ? g : b; }
+    __device__ Pixel next() const {
+        return {__shfl_down_sync(0xffffffffu, r, 1), __shfl_down_sync(0xffffffffu, g, 1),
+                __shfl_down_sync(0xffffffffu, b, 1)};
+    }
+    __device__ Word word(const Pixel& next, unsigned corner) const {
+        return make_float4((*this)[corner],
+                           corner == 0   ? g
+                           : corner == 1 ? b
+                                         : next.r,
+                           corner == 0   ? b
+                           : corner == 1 ? next.r
+                                         : next.g,
+                           next[corner]);
+    }
+};
 
 // Column j of kAtOnce rows, which share the loading of weights. `sums` is where row 0 begins.
-template <unsigned kAtOnce>
+template <unsigned kAtOnce, class Out>
 __device__ void blend_pixels(const BlendSpace& space, const uint16_t* sums, unsigned j,
-                             uint32_t (&pixels)[kAtOnce]) {
+                             Pixel<Out> (&pixels)[kAtOnce]) {
     const unsigned taps = space.taps[j], lanes = space.band.lanes, stride = 16 * space.band.chunks;
     const uint16_t* weights = space.weights + j;
     sums += space.first[j];
     unsigned sum[kAtOnce][3];
 #pragma unroll
-    for (unsigned n = 0; n < 3 * kAtOnce; ++n) sum[n / 3][n % 3] = kColumnRound;
+    for (unsigned n = 0; n < 3 * kAtOnce; ++n)
+        sum[n / 3][n % 3] = kRound<Out, unsigned, kColumnShift>;
 #pragma unroll 2
     for (unsigned t = 0; t < taps; ++t, weights += lanes, sums += 3) {
         const unsigned weight = *weights * kColumnScale;
@@ -481,42 +538,40 @@ __device__ void blend_pixels(const BlendSpace& space, const uint16_t* sums, unsi
             for (unsigned c = 0; c < 3; ++c) sum[n][c] += weight * sums[n * stride + c];
     }
 #pragma unroll
-    for (unsigned n = 0; n < kAtOnce; ++n)
-        pixels[n] = __byte_perm(__byte_perm(sum[n][0], sum[n][1], 0x0073), sum[n][2], 0x0710);
+    for (unsigned n = 0; n < kAtOnce; ++n) pixels[n] = Pixel<Out>::of(sum[n]);
 }
 
 // The same rows to the patch, kAtOnce at a time.
-template <unsigned kAtOnce>
-__device__ void blend_horizontally(const BlendSpace& space, unsigned row, uint8_t* patches) {
+template <unsigned kAtOnce, class Out>
+__device__ void blend_horizontally(const BlendSpace& space, unsigned row, Out* patches) {
+    using Word = typename Pixel<Out>::Word;
     const Piece& piece = space.band.piece;
     const unsigned rows = space.band.rows(row), columns = piece.columns;
-    const unsigned lanes = space.band.lanes, row_bytes = 3 * piece.patch_px;
+    const unsigned lanes = space.band.lanes, row_values = 3 * piece.patch_px;
     const unsigned groups = kThreads / lanes, group = threadIdx.x / lanes;
     const unsigned j = threadIdx.x - group * lanes, corner = j % 4;
     const bool is_mine = group < groups && j < columns;
     const bool in_words =
-        row_bytes % 4 == 0 && reinterpret_cast<std::uintptr_t>(patches) % sizeof(uint32_t) == 0;
-    const uint32_t selector = word_of(corner);
+        row_values % 4 == 0 && reinterpret_cast<std::uintptr_t>(patches) % sizeof(Word) == 0;
     for (unsigned r = 0; r < rows; r += kAtOnce * groups) {
         const unsigned i = r + kAtOnce * group;
         const unsigned count = is_mine && i < rows ? min(kAtOnce, rows - i) : 0;
-        uint32_t pixels[kAtOnce] = {};
+        Pixel<Out> pixels[kAtOnce] = {};
         // Rows beyond the last one are old sums; nobody stores what comes of them.
         if (count > 0)
             blend_pixels(space,
                          reinterpret_cast<const uint16_t*>(space.sums) + 16 * space.band.chunks * i,
                          j, pixels);
-        uint8_t* out = piece.in(patches, row + i, j);
+        Out* out = piece.in(patches, row + i, j);
 #pragma unroll
-        for (unsigned n = 0; n < kAtOnce; ++n, out += row_bytes) {
-            const uint32_t next = __shfl_down_sync(0xffffffffu, pixels[n], 1);
+        for (unsigned n = 0; n < kAtOnce; ++n, out += row_values) {
+            const Pixel<Out> next = pixels[n].next();
             if (n >= count) continue;
             if (!in_words) {
 #pragma unroll
-                for (unsigned c = 0; c < 3; ++c)
-                    out[c] = static_cast<uint8_t>(pixels[n] >> (8 * c));
+                for (unsigned c = 0; c < 3; ++c) out[c] = pixels[n][c];
             } else if (corner < 3) {
-                *reinterpret_cast<uint32_t*>(out + corner) = __byte_perm(pixels[n], next, selector);
+                *reinterpret_cast<Word*>(out + corner) = pixels[n].word(next, corner);
             }
         }
     }
@@ -560,9 +615,9 @@ __device__ void set_band(const Piece& piece, const Axis& horizontal, BlendSpace&
     }
 }
 
-template <class Reader>
+template <class Reader, class Out>
 __device__ void blend_piece(const Source& source, const Piece& piece, const Box& box,
-                            BlendSpace& space, uint8_t* patches) {
+                            BlendSpace& space, Out* patches) {
     set_row_weights(piece, Axis(box.y, box.height, piece.patch_px, source.height), space);
     // One band; several only for reductions above 16.
     const double scale = max(box.width / piece.patch_px, 1.0);
@@ -672,9 +727,9 @@ __device__ void reduce_horizontally(const Piece& piece, ReduceSpace& space, unsi
     for (unsigned c = 0; c < 3; ++c) space.column_sums[c][threadIdx.x] += sum[c];
 }
 
-template <class Reader>
+template <class Reader, class Out>
 __device__ void reduce_piece(const Source& source, const Piece& whole, const Box& box,
-                             ReduceSpace& space, uint8_t* patches) {
+                             ReduceSpace& space, Out* patches) {
     const Piece& piece = space.piece;
     if (threadIdx.x == 0) {
         space.piece = whole;
@@ -698,7 +753,7 @@ __device__ void reduce_piece(const Source& source, const Piece& whole, const Box
         __syncthreads();
         space.column_shares[threadIdx.x] = 0;
 #pragma unroll
-        for (auto& sums : space.column_sums) sums[threadIdx.x] = kWideRound;
+        for (auto& sums : space.column_sums) sums[threadIdx.x] = kRound<Out, uint64_t, kWideShift>;
         // Every thread goes along its own column, and the source comes by in spans.
         for (uint32_t x0 = x_begin; x0 < x_end; x0 += kWidePixels) {
             const uint32_t k = x0 / 16 * 3;
@@ -711,7 +766,7 @@ __device__ void reduce_piece(const Source& source, const Piece& whole, const Box
 #pragma unroll
             for (unsigned c = 0; c < 3; ++c)
                 piece.in(patches, i, j)[c] =
-                    static_cast<uint8_t>(space.column_sums[c][threadIdx.x] >> kWideShift);
+                    without_fraction<Out, kWideShift>(space.column_sums[c][threadIdx.x]);
     }
 }
 
@@ -733,9 +788,9 @@ struct Grid {
 };
 
 // At four blocks a multiprocessor, 64 registers a thread, enough loads are under way.
-template <class Reader>
+template <class Reader, class Out>
 __global__ __launch_bounds__(kThreads, 4) void cut(Source source, Grid grid, const Box* boxes,
-                                                   uint8_t* out) {
+                                                   Out* out) {
     __shared__ Space space;
     const unsigned band = blockIdx.x / grid.column_bands, n = band / grid.row_bands;
     Piece piece{};
@@ -753,19 +808,24 @@ __global__ __launch_bounds__(kThreads, 4) void cut(Source source, Grid grid, con
                 static_cast<uint8_t>(source.blank(i).x);
     } else if (fmax(box.width, box.height) > kFarthest * piece.patch_px) {
         reduce_piece<Reader>(source, piece, box, space.reduce, out);
-    } else if (is_copy(box.x, box.width, piece.patch_px, source.width) &&
-               is_copy(box.y, box.height, piece.patch_px, source.height)) {
-        copy_piece<Reader>(source, piece, static_cast<uint32_t>(box.x),
-                           static_cast<uint32_t>(box.y), out);
     } else {
+        if constexpr (std::is_same_v<Out, uint8_t>) {  // blending gives the same numbers
+            if (is_copy(box.x, box.width, piece.patch_px, source.width) &&
+                is_copy(box.y, box.height, piece.patch_px, source.height)) {
+                copy_piece<Reader>(source, piece, static_cast<uint32_t>(box.x),
+                                   static_cast<uint32_t>(box.y), out);
+                return;
+            }
+        }
         blend_piece<Reader>(source, piece, box, space.blend, out);
     }
 }
 
 }  // namespace
 
+template <class Out>
 void cut_patches(const TileLevel& level, const Box* boxes, std::size_t count, std::size_t patch_px,
-                 std::uint8_t* out, Place place) {
+                 Out* out, Place place) {
     if (count == 0 || patch_px == 0) return;
     const auto tile_height = static_cast<uint32_t>(level.tile_height);
     const auto tile_width = static_cast<uint32_t>(level.tile_width);
@@ -795,9 +855,13 @@ void cut_patches(const TileLevel& level, const Box* boxes, std::size_t count, st
     const DeviceGuard guard(place.device);
     for (std::size_t n = 0; n < count; n += at_once) {
         const dim3 blocks(static_cast<unsigned>(std::min(at_once, count - n) * pieces));
-        launch(is_aligned ? cut<AlignedReader> : cut<AnyReader>, blocks, dim3(kThreads), place,
-               source, grid, boxes + n, out + 3 * n * patch_px * patch_px);
+        launch(is_aligned ? cut<AlignedReader, Out> : cut<AnyReader, Out>, blocks, dim3(kThreads),
+               place, source, grid, boxes + n, out + 3 * n * patch_px * patch_px);
     }
 }
+
+template void cut_patches(const TileLevel&, const Box*, std::size_t, std::size_t, std::uint8_t*,
+                          Place);
+template void cut_patches(const TileLevel&, const Box*, std::size_t, std::size_t, float*, Place);
 
 }  // namespace histofast::cuda

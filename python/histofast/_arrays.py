@@ -94,14 +94,19 @@ LIBRARIES = {
 
 
 def check(
-    name: str, array: Any, dtype: str, shape: Sequence[str | int], *, contiguous: bool = True
+    name: str,
+    array: Any,
+    dtype: str | tuple[str, ...],
+    shape: Sequence[str | int],
+    *,
+    contiguous: bool = True,
 ) -> tuple[int, ...]:
     """Return the sizes of the named axes of `array`, or refuse it.
 
     Args:
         name: what the caller calls the array, for the message.
         array: the array, NumPy's or one on a GPU.
-        dtype: NumPy name of the type it must have.
+        dtype: NumPy name of the type it must have, or of those it may have.
         shape: an int is an exact size, a letter a free one; the same letter twice must agree.
         contiguous: require C order.
 
@@ -116,15 +121,14 @@ def check(
         >>> check("tiles", np.zeros((2, 4, 4, 3), np.uint8), "uint8", ("n", "p", "p", 3))
         (2, 4)
     """
-    order = "C-contiguous " if contiguous else ""
-    wanted = (
-        f"{order}{dtype} of shape ({', '.join(map(str, shape))}{',' if len(shape) == 1 else ''})"
-    )
+    dtypes = (dtype,) if isinstance(dtype, str) else dtype
+    axes = f"({', '.join(map(str, shape))}{',' if len(shape) == 1 else ''})"
+    wanted = f"{'C-contiguous ' if contiguous else ''}{' or '.join(dtypes)} of shape {axes}"
     if not isinstance(array, np.ndarray) and not is_on_gpu(array):
         raise TypeError(f"{name} must be {wanted}, got {type(array).__name__}")
     got_dtype, got_shape = dtype_name(array), tuple(array.shape)
     got = f"{got_dtype} of shape {got_shape}"
-    if got_dtype != dtype:
+    if got_dtype not in dtypes:
         raise TypeError(f"{name} must be {wanted}, got {got}")
     sizes: dict[str, int] = {}
     fits = len(got_shape) == len(shape)

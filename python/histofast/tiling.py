@@ -313,12 +313,14 @@ def cut_patches(
             pixel continues.
         width: of the level in pixels; the rest of the last tiles is padding.
         height: likewise.
-        out: (n, p, p, 3) uint8 to write into.
+        out: (n, p, p, 3) uint8 or float32 to write into. Floats are from 0 to 255, what the bytes are
+            before they are rounded; on a CPU they are slow.
         fill: RGB of tiles that are not there.
 
     Returns:
         `out`: the mean of each of the p x p cells of each box; where a cell is smaller than a
-        pixel, linear interpolation. Within 1 of tests/reference.py's real-valued `cut_patch`.
+        pixel, linear interpolation. Bytes are within 1 of tests/reference.py's real-valued
+        `cut_patch`, floats within 0.5, and within 0.05 of it for cells below 5 pixels.
 
     Raises:
         TypeError: wrong dtype.
@@ -332,7 +334,7 @@ def cut_patches(
     slots, _, _ = check("pool", pool, "uint8", ("slots", "th", "tw", 3))
     check("slot_of", slot_of, "int32", ("rows", "columns"))
     (n,) = check("boxes", boxes, "float64", ("n", 4))
-    check("out", out, "uint8", (n, "p", "p", 3))
+    check("out", out, ("uint8", "float32"), (n, "p", "p", 3))
     patches: Any = out  # the stub knows NumPy's arrays only
     library = one_place(pool=pool, slot_of=slot_of, boxes=boxes, out=out)
     if library is not None:
