@@ -454,6 +454,28 @@ def test_gpu_very_large_and_small_features(gpu, rng):
 
 
 @pytest.mark.gpu
+@pytest.mark.parametrize(
+    "kinds",
+    [
+        (-65504, 65504),  # differences from the mean, and of two values, are beyond float16
+        (-65504, -65504, 65504, 65472),
+        (60000, 60032, 0.1),
+        (1024, 1025),  # neighbours: the mean is between them
+        (2048, 2047, 2050),  # likewise, of two spacings
+        (2**-24, 2**-23, 0),  # the smallest there are
+        (300, 300 + 2**-2),
+    ],
+)
+def test_gpu_all_of_float16_is_centred(gpu, rng, kinds):
+    x = rng.choice(np.array(kinds, np.float16), (33, 140))
+    x[:, 7:11] = kinds[0]  # of no weight, however large
+    packed, squares = packed_grams([gpu.put(x)])
+    assert_matches(gpu.get(packed)[0], x, tolerance=gpu_tolerance("float16", 140))
+    wanted = packed_grams([x])[1][0]
+    assert squares[0] == pytest.approx(wanted, rel=1e-3)
+
+
+@pytest.mark.gpu
 @pytest.mark.parametrize("dtype", TYPES)
 @pytest.mark.parametrize("kernel", ["linear", "rbf"])
 def test_gpu_constant_features_are_zero(gpu, dtype, kernel):

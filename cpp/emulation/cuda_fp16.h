@@ -42,3 +42,11 @@ struct alignas(4) __half2 {
 inline __half2 __floats2half2_rn(float x, float y) {
     return {__float2half_rn(x), __float2half_rn(y)};
 }
+inline float __low2float(__half2 pair) { return __half2float(pair.x); }
+inline float __high2float(__half2 pair) { return __half2float(pair.y); }
+inline __half2 __hfma2(__half2 a, __half2 b, __half2 c) {
+    const auto fma = [](__half x, __half y, __half z) {
+        return static_cast<float>(double{__half2float(x)} * __half2float(y) + __half2float(z));
+    };
+    return __floats2half2_rn(fma(a.x, b.x, c.x), fma(a.y, b.y, c.y));
+}

@@ -38,10 +38,16 @@ constexpr unsigned kSplitThreads = 8;  // threads that share the partial sums of
 constexpr unsigned kDigitBits = 9, kDigits = 7, kBins = 1u << kDigitBits;
 constexpr size_t kSelectPerThread = 16, kMostSelectBlocks = 512;
 
-constexpr int kLargestExponent = 40;  // as on the CPU: no product of 512 overflows or vanishes
-constexpr int kHalfExponent = 14;     // the largest float16 value gets it
+constexpr int kLargestExponent = 40;   // as on the CPU: no product of 512 overflows or vanishes
+constexpr int kHalfExponent = 13;      // the largest float16 value gets it, or the next one
+constexpr int kLargestHalfScale = 15;  // its exponent: the largest power of two of float16
 
 using Bits = unsigned long long;
+
+// Of two columns, as Centring takes them: negative, the low part scaled.
+struct HalfMeans {
+    unsigned high, low;  // two of 16 bits
+};
 
 struct State {      // of one layer; begins as zeros
     unsigned peak;  // bits of the largest magnitude of a centred value
@@ -59,6 +65,7 @@ struct Layer {
     size_t columns, vector_columns;  // before the latter, 16 bytes can be read at once
     size_t first, run, runs;         // columns of this round, divided among blocks
     float2* means;                   // (columns, padded with zeros), high and low part
+    HalfMeans* half_means;           // the same of pairs of columns, for float16
     float* partials;                 // (runs, tiles, tile, tile)
     double *gram, *norms, *row_sums, *row_squares;
     State* state;
@@ -73,6 +80,16 @@ struct Group {
     double rbf_scale;
     bool rbf, debiased;
 };
+static_assert(sizeof(Group) < 4000);
+
+__host__ __device__ constexpr size_t round_up(size_t value, size_t multiple) {
+    return ceil_div(value, multiple) * multiple;
+}
+
+// Columns for which there are means.
+__host__ __device__ constexpr size_t padded(size_t columns) {
+    return round_up(columns, kMeansMultiple);
+}
 
 __device__ Bits bits_of(double value) { return static_cast<Bits>(__double_as_longlong(value)); }
 __device__ double from_bits(Bits bits) {
@@ -131,18 +148,15 @@ struct GatherPairs {
     }
 };
 
-template <FeatureType kType>
-__device__ float2 unpack(unsigned pair) {
-    return make_float2(to_float<kType>(static_cast<std::uint16_t>(pair)),
-                       to_float<kType>(static_cast<std::uint16_t>(pair >> 16)));
-}
-
 // Power of two by which centred values are multiplied: their squares must fit into float32, or they
 // themselves into float16.
 template <FeatureType kType>
 __device__ int scale_exponent(unsigned peak) {
     const int exponent = static_cast<int>(peak >> 23) - 127;
     int scale = kHalfExponent - exponent;
+    // Differences of float16 that might be beyond it are made a quarter of.
+    if (kType == FeatureType::float16)
+        scale = scale < 0 ? -2 : scale > kLargestHalfScale ? kLargestHalfScale : scale;
     if (kType == FeatureType::float32)
         scale = exponent >= -kLargestExponent && exponent <= kLargestExponent ? 0 : -exponent;
     return scale < -126 ? -126 : scale > 126 ? 126 : scale;
@@ -265,7 +279,9 @@ __device__ Task task_of(const Group& group, const Layer& layer) {
 }
 
 // Rows beyond the last are that one again: nobody reads what comes of them.
-__device__ size_t clamped(size_t row, size_t n) { return row < n ? row : n - 1; }
+__device__ unsigned clamped(unsigned row, size_t n) {
+    return min(row, static_cast<unsigned>(n - 1));
+}
 
 // Goes through the columns of a task: while one buffer in shared memory is multiplied, the columns
 // for the other are on their way into registers.
@@ -299,10 +315,8 @@ __global__ void __launch_bounds__(2 * kTile, kTile == 128 ? 2 : 4)
     const bool diagonal = task.tile_row == task.tile_column;
 
     const unsigned row = threadIdx.x / 2, part = threadIdx.x % 2 * 4;
-    const float* row_a =
-        row_of<float>(layer, clamped(size_t{task.tile_row} * kTile + row, group.n));
-    const float* row_b =
-        row_of<float>(layer, clamped(size_t{task.tile_column} * kTile + row, group.n));
+    const float* row_a = row_of<float>(layer, clamped(task.tile_row * kTile + row, group.n));
+    const float* row_b = row_of<float>(layer, clamped(task.tile_column * kTile + row, group.n));
     const float scale = power_of_two(scale_exponent<FeatureType::float32>(layer.state->peak));
     Vector<float, 4> next_a, next_b;
     Vector<float2, 2> means[2];
@@ -355,17 +369,93 @@ __global__ void __launch_bounds__(2 * kTile, kTile == 128 ? 2 : 4)
     }
 }
 
+// Centres adjacent values of 16 bits and makes float16 of them, times a power of two. bfloat16 too:
+// the centred values need more than its 8 bits, and of float16's range the power of two leaves 28
+// binary digits below the largest value.
+template <FeatureType>
+class Centring {
+public:
+    using Means = Vector<float2, 2>;  // of two columns
+
+    __device__ explicit Centring(int exponent) : scale_(power_of_two(exponent)) {}
+
+    __device__ static const Means* means(const Layer& layer) {
+        return reinterpret_cast<const Means*>(layer.means);
+    }
+    __device__ __half2 operator()(unsigned pair, const Means& means) const {
+        const float2 even = means.at[0], odd = means.at[1];
+        return __floats2half2_rn(
+            (__uint_as_float(pair << 16) - even.x) * scale_ - even.y * scale_,
+            (__uint_as_float(pair & 0xffff0000u) - odd.x) * scale_ - odd.y * scale_);
+    }
+
+private:
+    float scale_;
+};
+
+// float16 stays what it is, two values at a time: each tile that a value is in centres it again,
+// and by way of float32 that would take more instructions than the tensor cores leave time for. The
+// first step is exact where a value is near its mean, so two lose nothing of a large offset.
+template <>
+class Centring<FeatureType::float16> {
+public:
+    using Means = HalfMeans;
+
+    __device__ explicit Centring(int exponent)
+        : first_(power_of_two(exponent < 0 ? exponent : 0)),
+          second_(power_of_two(exponent < 0 ? 0 : exponent)),
+          first_pair_(__floats2half2_rn(first_, first_)),
+          second_pair_(__floats2half2_rn(second_, second_)) {}
+
+    __device__ static const Means* means(const Layer& layer) { return layer.half_means; }
+    __device__ Means split(const Vector<float2, 2>& means) const {
+        const float even = -first_ * means.at[0].x, odd = -first_ * means.at[1].x;
+        const __half2 high = __floats2half2_rn(even, odd);
+        return {bits(high), bits(__floats2half2_rn((even - __low2float(high)) * second_,
+                                                   (odd - __high2float(high)) * second_))};
+    }
+    __device__ __half2 operator()(unsigned pair, const Means& means) const {
+        return __hfma2(__hfma2(halves(pair), first_pair_, halves(means.high)), second_pair_,
+                       halves(means.low));
+    }
+
+private:
+    __device__ static __half2 halves(unsigned bits) {
+        __half2 pair;
+        memcpy(&pair, &bits, sizeof pair);
+        return pair;
+    }
+    __device__ static unsigned bits(__half2 pair) {
+        unsigned bits;
+        memcpy(&bits, &pair, sizeof bits);
+        return bits;
+    }
+
+    float first_, second_;
+    __half2 first_pair_, second_pair_;
+};
+
+// A thread per pair of columns.
+__global__ void __launch_bounds__(kThreads) split_means(const __grid_constant__ Group group) {
+    const Layer& layer = group.layers[blockIdx.y];
+    const size_t pair = size_t{blockIdx.x} * kThreads + threadIdx.x;
+    if (2 * pair >= padded(layer.columns)) return;
+    const Centring<FeatureType::float16> centring(
+        scale_exponent<FeatureType::float16>(layer.state->peak));
+    layer.half_means[pair] =
+        centring.split(reinterpret_cast<const Vector<float2, 2>*>(layer.means)[pair]);
+}
+
 // Of each 32nd row from `first` on.
 template <unsigned kLoads, class Read>
 __device__ void load_rows(Vector<unsigned, 4> (&pairs)[kLoads], const Layer& layer, size_t n,
-                          size_t first, size_t column, Read read) {
+                          unsigned first, size_t column, Read read) {
     const size_t count = column < layer.columns ? layer.columns - column : 0;
     for (unsigned i = 0; i < kLoads; ++i)
         pairs[i] = read(row_of<std::uint16_t>(layer, clamped(first + 32 * i, n)) + column, count);
 }
 
-// 16 bits, on tensor cores. bfloat16 becomes float16 too: the centred values need more than its 8
-// bits, and of float16's range the power of two leaves 29 binary digits below the largest value.
+// 16 bits, on tensor cores.
 template <FeatureType kType, unsigned kTile>
 __global__ void __launch_bounds__(128, kTile == 128 ? 2 : 4)
     multiply_halves(const __grid_constant__ Group group) {
@@ -378,12 +468,12 @@ __global__ void __launch_bounds__(128, kTile == 128 ? 2 : 4)
     const bool diagonal = task.tile_row == task.tile_column;
 
     const unsigned row = threadIdx.x / 4, part = threadIdx.x % 4 * 8;
-    const size_t first_a = size_t{task.tile_row} * kTile + row;
-    const size_t first_b = size_t{task.tile_column} * kTile + row;
-    const float scale = power_of_two(scale_exponent<kType>(layer.state->peak));
+    const unsigned first_a = task.tile_row * kTile + row;
+    const unsigned first_b = task.tile_column * kTile + row;
+    const Centring<kType> centring(scale_exponent<kType>(layer.state->peak));
     using Pairs = Vector<unsigned, 4>;
     Pairs next_a[kLoads], next_b[kLoads];
-    Vector<float2, 2> means[4];
+    Vector<typename Centring<kType>::Means, 4> means;
     const auto load = [&](size_t column) {
         // Asked once for all, or each load would have its own branch.
         if (column + part + 8 <= layer.vector_columns) {
@@ -393,18 +483,13 @@ __global__ void __launch_bounds__(128, kTile == 128 ? 2 : 4)
             load_rows(next_a, layer, group.n, first_a, column + part, GatherPairs{});
             if (!diagonal) load_rows(next_b, layer, group.n, first_b, column + part, GatherPairs{});
         }
-        const auto* from = reinterpret_cast<const Vector<float2, 2>*>(layer.means + column + part);
-        for (unsigned i = 0; i < 4; ++i) means[i] = from[i];
+        means = *reinterpret_cast<const decltype(means)*>(Centring<kType>::means(layer) +
+                                                          (column + part) / 2);
     };
     const auto store = [&](unsigned buffer) {
         const auto centre = [&](const Pairs& pairs, __half* to) {
             Vector<__half2, 4> centred;
-            for (unsigned i = 0; i < 4; ++i) {
-                const float2 pair = unpack<kType>(pairs.at[i]);
-                const float2 even = means[i].at[0], odd = means[i].at[1];
-                centred.at[i] = __floats2half2_rn((pair.x - even.x) * scale - even.y * scale,
-                                                  (pair.y - odd.x) * scale - odd.y * scale);
-            }
+            for (unsigned i = 0; i < 4; ++i) centred.at[i] = centring(pairs.at[i], means.at[i]);
             *reinterpret_cast<Vector<__half2, 4>*>(to + part) = centred;
         };
         for (unsigned i = 0; i < kLoads; ++i)
@@ -661,8 +746,6 @@ __global__ void __launch_bounds__(kThreads)
 
 bool is_half(FeatureType type) { return type != FeatureType::float32; }
 
-size_t round_up(size_t value, size_t multiple) { return ceil_div(value, multiple) * multiple; }
-
 // Columns of one block: the number of runs that the card is done with first.
 size_t choose_run(size_t columns, size_t tiles, size_t resident, FeatureType type) {
     const size_t least = ceil_div(columns, is_half(type) ? kLongestHalfRun : kLongestRun);
@@ -730,7 +813,9 @@ Plan plan_group(const FeatureMatrix* layers, size_t first, size_t count, size_t 
     Scratch scratch(memory);
     for (size_t l = 0; l < group.count; ++l) {
         Layer& layer = group.layers[l];
-        layer.means = scratch.take<float2>(round_up(layer.columns, kMeansMultiple));
+        layer.means = scratch.take<float2>(padded(layer.columns));
+        const bool splits = plan.type == FeatureType::float16;
+        layer.half_means = scratch.take<HalfMeans>(splits ? padded(layer.columns) / 2 : 0);
         layer.partials = scratch.take<float>(layer.runs * tiles * tile_size);
         layer.gram = scratch.take<double>(n * n);
         layer.norms = scratch.take<double>(n);
@@ -764,6 +849,10 @@ void enqueue_linear(Plan& plan, Place place) {
     launch(column_means<kType>,
            dim3(static_cast<unsigned>(ceil_div(columns, kMeansMultiple)), count),
            dim3(32, kMeanRows), place, group);
+    if constexpr (kType == FeatureType::float16)
+        launch(split_means,
+               dim3(static_cast<unsigned>(ceil_div(padded(columns), size_t{2 * kThreads})), count),
+               kThreads, place, group);
     const bool small = group.tile == 64;
     for (size_t first = 0; first < columns; first += plan.round) {
         // Only a layer that is alone takes more than one round.

@@ -70,8 +70,9 @@ std::size_t packed_grams_scratch_bytes(const FeatureMatrix* layers, std::size_t 
 // device's, as are out, squares, problems and scratch (of packed_grams_scratch_bytes, aligned to
 // 256). Products of float32 features are summed in float32 over up to 2048 columns. Centred
 // features of 16 bits are rounded to float16, scaled by a power of two, before they are multiplied:
-// an element of the Gram errs by up to 2^-10 of the root of its two diagonal elements' product, in
-// the mean by 2^-12 over the root of the columns. The same bits whatever the other layers.
+// an element of the Gram errs by up to 2^-9 (bfloat16: 2^-10) of the root of its two diagonal
+// elements' product, in the mean by about 2^-12 over the root of the columns. The same bits
+// whatever the other layers.
 template <class Out>  // float or double
 void packed_grams(const FeatureMatrix* layers, std::size_t count, std::size_t n,
                   const GramOptions& options, Out* out, double* squares, GramProblem* problems,
