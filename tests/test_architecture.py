@@ -23,6 +23,7 @@ LEVELS = {
     "errors": 1,
     "_arrays": 1,
     "_cpus": 1,
+    "_devices": 1,
     "_files": 1,
     "tissue": 2,
     "tiling": 2,

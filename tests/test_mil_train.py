@@ -527,7 +527,10 @@ class TestRefusals:
             ({"seed": -1}, "seed must be at least 0, got -1"),
             ({"lr": 0.0}, "lr must be above 0, got 0.0"),
             ({"lr": float("inf")}, "lr must be above 0, got inf"),
-            ({"device": "tpu"}, "device must be one of auto, cpu, cuda, got 'tpu'"),
+            (
+                {"device": "tpu"},
+                "device must be one of auto, cpu, cuda, or such as cuda:1, got 'tpu'",
+            ),
             ({"amp": "on"}, "amp must be one of auto, off, got 'on'"),
         ],
     )
@@ -577,8 +580,20 @@ class TestRefusals:
         with pytest.raises(ValueError, match="device must be auto or cpu where torch finds no GPU"):
             train(*toy, out=tmp_path / "run", config=TrainConfig(device="cuda"))
         assert not (tmp_path / "run").exists()
-        with pytest.raises(ValueError, match="device must be one of auto, cpu, cuda, got 'tpu'"):
-            networks.pick_device("tpu")
+
+    def test_devices(self, monkeypatch):
+        monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+        monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+        for asked, wanted in {"auto": "cuda", "cuda": "cuda", "cuda:1": "cuda:1"}.items():
+            assert networks.pick_device(asked) == torch.device(wanted)
+        assert networks.pick_device("cpu") == CPU
+        with pytest.raises(
+            ValueError, match=r"one of cuda:0 to cuda:1, .* torch finds, got 'cuda:2"
+        ):
+            networks.pick_device("cuda:2")
+        for wrong in ("tpu", "tensorrt", "cuda:", "cpu:0"):
+            with pytest.raises(ValueError, match=f"device must be one of auto, .*, got '{wrong}'"):
+                networks.pick_device(wrong)
 
     def test_survival(self, tmp_path):
         toy = write_toy(tmp_path, task="survival")

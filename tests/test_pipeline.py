@@ -578,7 +578,7 @@ def test_output_folder_that_cannot_be_one(slides, encoder, tmp_path):
         ({"shard": "x"}, ValueError, "shard must be i/n"),
         ({"layout": "nobody"}, ValueError, "layout must be one of trident, clam, stamp"),
         ({"edge": "crop"}, ValueError, "edge must be one of drop, shift"),
-        ({"device": "tpu"}, ValueError, "device must be auto, cpu"),
+        ({"device": "tpu"}, ValueError, "device must be one of auto, cpu"),
         ({"patches": "p.csv"}, ValueError, "slides or patches must be given, and not both"),
         ({"mask": "none.png"}, FileNotFoundError, "no such mask"),
     ],

@@ -9,22 +9,12 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
 
 import typer
 
+from histofast._devices import ONNX_RUNTIME
 from histofast.cli import _options as o
 from histofast.cli._progress import show_progress, summarise
 
 if TYPE_CHECKING:
     from histofast.features import Layout
-
-
-def _device(text: str) -> str:
-    """Read a device; whether it works is found where it is used."""
-    from histofast.encoders import is_device
-
-    if not is_device(text):
-        raise typer.BadParameter(
-            f"must be one of auto, cpu, cuda, tensorrt, or such as cuda:1, got {text!r}"
-        )
-    return text
 
 
 def _gpus(text: str | list[int]) -> list[int]:
@@ -100,15 +90,7 @@ def extract(
         str | None,
         typer.Option("--shard", metavar="I/N", help="part i of n of the slides, for job arrays"),
     ] = None,
-    device: Annotated[
-        str,
-        typer.Option(
-            "--device",
-            parser=_device,
-            metavar="DEVICE",
-            help="where the encoder runs: auto, cpu, cuda, cuda:1, tensorrt, tensorrt:1",
-        ),
-    ] = "auto",
+    device: Annotated[str, o.device(ONNX_RUNTIME, help="where the encoder runs")] = "auto",
     gpus: Annotated[
         Any,
         typer.Option(

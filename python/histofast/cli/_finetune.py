@@ -7,10 +7,11 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal, cast
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from histofast._devices import TORCH
 from histofast.cli import _options as o
 
 if TYPE_CHECKING:
@@ -97,7 +98,7 @@ def finetune(
         ),
     ] = None,
     seed: o.Seed = None,
-    device: Annotated[str, o.choice("--device", *o.DEVICES, help="[auto]")] = "auto",
+    device: Annotated[str, o.device(TORCH, help="where to tune")] = "auto",
     similarity: Annotated[
         bool,
         typer.Option(
@@ -132,7 +133,7 @@ def finetune(
 
     from histofast import mil
 
-    config = mil.FineTuneConfig(device=cast(Literal["auto", "cpu", "cuda"], device), **options)
+    config = mil.FineTuneConfig(device=device, **options)
     found = mil.finetune(
         run,
         out=out,

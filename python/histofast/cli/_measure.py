@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
+from histofast._devices import ONNX_RUNTIME
 from histofast.cli import _options as o
 from histofast.cli._progress import count
 
@@ -139,9 +140,7 @@ def bench(
     slides: Calibrate = None,
     patches: Patches = None,
     patch_px: o.PatchPx = None,
-    device: Annotated[
-        str, typer.Option("--device", metavar="cpu|cuda|auto", help="where to run")
-    ] = "cpu",
+    device: Annotated[str, o.device(ONNX_RUNTIME, help="where the encoders run")] = "cpu",
     threads: Annotated[
         int | None,
         typer.Option(

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
 
 import typer
 
+from histofast._devices import TORCH
 from histofast.cli import _options as o
 from histofast.cli._progress import count
 
@@ -26,7 +27,7 @@ Features = Annotated[
     list[Path],
     typer.Argument(metavar="FEATURES...", help="folder of feature files, or files and folders"),
 ]
-Device = Annotated[str, o.choice("--device", *o.DEVICES, help="where the models run")]
+Device = Annotated[str, o.device(TORCH, help="where the models run")]
 
 
 def train(
@@ -165,7 +166,7 @@ def train(
 
     config = TrainConfig(
         balance=balance,
-        device=cast(Literal["auto", "cpu", "cuda"], device),
+        device=device,
         amp="auto" if amp else "off",
         model_options=_model_options(model_option or ()),
         **options,

@@ -8,6 +8,8 @@ from typing import Annotated, Any
 
 import typer
 
+from histofast._devices import check_device
+
 
 def number(text: str | float) -> float:
     """Read a number; typer's own messages leave out what came."""
@@ -41,7 +43,22 @@ def choice(flag: str, *names: str, help: str) -> Any:
     return typer.Option(flag, parser=one_of(*names), metavar="|".join(names), help=help)
 
 
-DEVICES = ("auto", "cpu", "cuda")
+def device(gpus: tuple[str, ...], *, help: str) -> Any:
+    """Make an option for the device to run on, for `Annotated`."""
+
+    def read(text: str) -> str:
+        try:
+            check_device(text, gpus)
+        except ValueError as error:
+            raise typer.BadParameter(str(error).removeprefix("device ")) from None
+        return text
+
+    names = ", ".join(f"{gpu}, {gpu}:1" for gpu in gpus)
+    return typer.Option(
+        "--device", parser=read, metavar="DEVICE", help=f"{help}: auto, cpu, {names}"
+    )
+
+
 TASKS = ("classification", "regression", "survival")
 MISSING = ("error", "skip")
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from histofast._devices import TORCH
 from histofast.cli import _options as o
 
 if TYPE_CHECKING:
@@ -99,8 +100,7 @@ def similarity(
         int | None, typer.Option("--seed", parser=o.whole_number, metavar="N", help="of the draw")
     ] = None,
     device: Annotated[
-        str | None,
-        o.choice("--device", *o.DEVICES, help="where networks of weights run [auto]"),
+        str | None, o.device(TORCH, help="where networks of weights run (else auto)")
     ] = None,
     intersect: Annotated[
         bool,

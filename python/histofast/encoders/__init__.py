@@ -30,7 +30,7 @@ from histofast.encoders._registry import (
     read_registry,
     registry,
 )
-from histofast.encoders._runtime import driver_gpu_count, is_device
+from histofast.encoders._runtime import driver_gpu_count
 from histofast.encoders._session import (
     Encoder,
     EncoderSet,
@@ -97,7 +97,6 @@ __all__ = [
     "driver_gpu_count",
     "find",
     "flops",
-    "is_device",
     "join_cuts",
     "load",
     "load_all",

@@ -11,7 +11,6 @@ import ctypes
 import importlib
 import io
 import os
-import re
 import sys
 import warnings
 from collections.abc import Iterator
@@ -163,11 +162,6 @@ def driver_gpu_count() -> int | None:
     if driver.cuInit(0) != 0 or driver.cuDeviceGetCount(ctypes.byref(count)) != 0:
         return 0
     return count.value
-
-
-def is_device(text: str) -> bool:
-    """Say whether this names a device that an encoder may be asked to run on."""
-    return re.fullmatch(r"auto|cpu|(cuda|tensorrt)(:[0-9]+)?", text) is not None
 
 
 def why_not(provider: str) -> str | None:

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from histofast import _core
 from histofast._arrays import check
 from histofast._cpus import available_cpus
+from histofast._devices import ONNX_RUNTIME, check_device
 from histofast.encoders import _runtime
 from histofast.encoders._bound import SLOTS, BoundRunner, Place, Ticket
 from histofast.encoders._registry import find, registry
@@ -96,11 +97,7 @@ def _loaded(
     read: Callable[[Any, Path, str], tuple[EncoderSpec, ...]],
 ) -> tuple[_Opened, tuple[EncoderSpec, ...], str]:
     """Return a session, what `read` says is in it, and what speaks against running it here."""
-    if not _runtime.is_device(device):
-        raise ValueError(
-            "device must be auto, cpu, cuda or tensorrt, or cuda:<index> or tensorrt:<index>, "
-            f"got {device!r}"
-        )
+    check_device(device, ONNX_RUNTIME)
     if threads is not None and threads < 1:
         raise ValueError(f"threads must be at least 1, got {threads}")
     kind, _, index = device.partition(":")

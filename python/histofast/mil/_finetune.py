@@ -15,13 +15,14 @@ from collections.abc import Callable, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from histofast._devices import TORCH, check_device
 from histofast.encoders import find, read_spec
 from histofast.errors import FeatureError, ModelError
 from histofast.features import FeatureFile, read_features
@@ -61,7 +62,7 @@ class FineTuneConfig:
         memory_gb: for what autograd keeps; more patches than fit take a second forward pass, > 0.
         folds: which of the run's to tune; None: all.
         seed: of the order of slides, >= 0.
-        device: "auto" is CUDA where there is some.
+        device: "auto" is CUDA where there is some; cpu, cuda or such as cuda:1.
         most_hours: refuse work that would take longer, judged by the first step; None: no limit.
 
     Raises:
@@ -79,7 +80,7 @@ class FineTuneConfig:
     memory_gb: float = 8.0
     folds: tuple[int, ...] | None = None
     seed: int = 0
-    device: Literal["auto", "cpu", "cuda"] = "auto"
+    device: str = "auto"
     most_hours: float | None = 24.0
 
     def __post_init__(self) -> None:
@@ -87,6 +88,7 @@ class FineTuneConfig:
         least = {"top_k": 1, "epochs": 1, "patience": 1}
         least |= dict.fromkeys(("weight_decay", "patch_loss", "reselect", "seed"), 0)
         r.refuse_out_of_range(self, least, above_0=("lr", "memory_gb"))
+        check_device(self.device, TORCH)
         if not self.unfreeze:
             raise ValueError("unfreeze must name stages, or all, got nothing")
 

@@ -71,7 +71,7 @@ def predict(
             slide's patches to <out without suffix>-attention/<slide>.csv.
         other_encoder: take features of another file than the run's encoder, such as the same network
             alone instead of among other cuts; a note says so.
-        device: "auto" is CUDA where there is some.
+        device: "auto" is CUDA where there is some; cpu, cuda or such as cuda:1.
         overwrite: replace files that exist.
         on_progress: called with slides done and slides in all.
 

@@ -25,6 +25,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import nn
 
+from histofast._devices import TORCH, check_device
 from histofast._files import replacing
 from histofast.errors import ModelError
 from histofast.mil._bags import Task
@@ -81,7 +82,7 @@ class TrainConfig:
             fold validates on fewer than 30 bags or the metric is undefined there, else "auroc" (two
             classes), "balanced_accuracy", "mae" or "c_index". Equal values are told apart by the loss.
         seed: of folds, weights, order, dropout and drawn patches, >= 0.
-        device: "auto" is CUDA where there is some.
+        device: "auto" is CUDA where there is some; cpu, cuda or such as cuda:1.
         amp: "auto" computes training steps in bfloat16 on CUDA; evaluation is float32.
         model_options: of the model, as numbers and text.
 
@@ -101,7 +102,7 @@ class TrainConfig:
     patch_loss: float = 0.0
     metric: str | None = None
     seed: int = 0
-    device: Literal["auto", "cpu", "cuda"] = "auto"
+    device: str = "auto"
     amp: Literal["auto", "off"] = "auto"
     model_options: Mapping[str, Any] = field(default_factory=dict)
 
@@ -110,11 +111,9 @@ class TrainConfig:
         least = {"folds": 2, "epochs": 1, "patience": 1, "accumulate": 1, "max_patches": 1}
         least |= dict.fromkeys(("auxiliary", "patch_loss", "weight_decay", "seed"), 0)
         refuse_out_of_range(self, least, above_0=("lr",))
-        for name, known in (("device", ("auto", "cpu", "cuda")), ("amp", ("auto", "off"))):
-            if getattr(self, name) not in known:
-                raise ValueError(
-                    f"{name} must be one of {', '.join(known)}, got {getattr(self, name)!r}"
-                )
+        check_device(self.device, TORCH)
+        if self.amp not in ("auto", "off"):
+            raise ValueError(f"amp must be one of auto, off, got {self.amp!r}")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
