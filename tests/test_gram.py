@@ -364,7 +364,10 @@ def on_gpu(gpu, x, dtype):
 @pytest.mark.gpu
 @pytest.mark.parametrize("estimator", ["debiased", "biased"])
 @pytest.mark.parametrize("dtype", TYPES)
-@pytest.mark.parametrize(("n", "p"), [(4, 1), (5, 33), (64, 64), (65, 8), (129, 20), (7, 4500)])
+@pytest.mark.parametrize(
+    ("n", "p"),
+    [(4, 1), (5, 33), (64, 64), (65, 8), (129, 20), pytest.param(7, 4500, marks=pytest.mark.slow)],
+)
 def test_gpu_matches_definition(gpu, rng, n, p, dtype, estimator):
     features, x = on_gpu(gpu, rng.normal(size=(n, p)) + 0.5, dtype)
     packed, squares = packed_grams([features], estimator=estimator)

@@ -3,8 +3,9 @@
 // the include path only in a build with HISTOFAST_CUDA=EMULATE.
 //
 // What it finds beyond wrong results: barriers that not all threads reach (deadlock, said and
-// aborted), and missing barriers, because blocks run their threads in alternating orders. What it
-// cannot find: races within one statement, wrong alignment, anything about speed.
+// aborted), and missing barriers, by luck because blocks run their threads in alternating orders,
+// and surely where ThreadSanitizer looks on (tests/races.sh). What it cannot find: races between
+// blocks, wrong alignment, anything about speed.
 #pragma once
 
 #include <algorithm>
@@ -22,7 +23,11 @@ using cudaStream_t = CUstream_st*;
 using cudaEvent_t = CUevent_st*;
 
 #define __global__
+#ifdef HISTOFAST_RACES  // GCC does not show ThreadSanitizer the stores of what a call returns
+#define __device__ __attribute__((always_inline))
+#else
 #define __device__
+#endif
 #define __host__
 #define __constant__ static const
 #define __forceinline__ inline
@@ -206,14 +211,28 @@ T __ldcs(const T* address) {
     return *address;
 }
 
-// Fibers change only at barriers, so plain arithmetic is atomic.
-#define HISTOFAST_ATOMIC(name, updated)        \
-    template <class T, class U>                \
-    T name(T* address, U given) {              \
-        const T old = *address;                \
-        const T value = static_cast<T>(given); \
-        *address = static_cast<T>(updated);    \
-        return old;                            \
+// Fibers change only at barriers, so nothing comes between; ThreadSanitizer is told that these are
+// atomic.
+namespace histofast::emulation {
+template <class T>
+T load(const T* address) {
+    T value;
+    __atomic_load(address, &value, __ATOMIC_RELAXED);
+    return value;
+}
+template <class T>
+void store(T* address, T value) {
+    __atomic_store(address, &value, __ATOMIC_RELAXED);
+}
+}  // namespace histofast::emulation
+
+#define HISTOFAST_ATOMIC(name, updated)                                  \
+    template <class T, class U>                                          \
+    T name(T* address, U given) {                                        \
+        const T old = ::histofast::emulation::load(address);             \
+        const T value = static_cast<T>(given);                           \
+        ::histofast::emulation::store(address, static_cast<T>(updated)); \
+        return old;                                                      \
     }
 HISTOFAST_ATOMIC(atomicAdd, old + value)
 HISTOFAST_ATOMIC(atomicSub, old - value)
@@ -225,9 +244,17 @@ HISTOFAST_ATOMIC(atomicExch, value)
 #undef HISTOFAST_ATOMIC
 template <class T, class U, class V>
 T atomicCAS(T* address, U compare, V value) {
-    const T old = *address;
-    if (old == static_cast<T>(compare)) *address = static_cast<T>(value);
+    const T old = ::histofast::emulation::load(address);
+    if (old == static_cast<T>(compare))
+        ::histofast::emulation::store(address, static_cast<T>(value));
     return old;
+}
+
+#define __NV_ATOMIC_RELAXED __ATOMIC_RELAXED
+#define __NV_THREAD_SCOPE_DEVICE 0
+template <class T>
+T __nv_atomic_load_n(const T* address, int, int) {
+    return ::histofast::emulation::load(address);
 }
 
 // --- Host ---------------------------------------------------------------------------------------

@@ -5,6 +5,10 @@
 #include <memory>
 #include <vector>
 
+#ifdef HISTOFAST_RACES
+#include <sanitizer/tsan_interface.h>
+#endif
+
 #include "cuda_runtime.h"
 
 struct CUstream_st {
@@ -23,8 +27,25 @@ namespace {
 constexpr std::size_t kStackBytes = 128 << 10;
 constexpr unsigned kWarp = 32;
 
+// What ThreadSanitizer is told of order, in a build for it (HISTOFAST_RACES): switching fibers
+// orders nothing; barriers do, and blocks and kernels come one after the other.
+#ifdef HISTOFAST_RACES
+void* this_context() { return __tsan_get_current_fiber(); }
+void* new_context() { return __tsan_create_fiber(0); }
+void switch_to(void* context) { __tsan_switch_to_fiber(context, __tsan_switch_to_fiber_no_sync); }
+void all_before(void* place) { __tsan_release(place); }
+void all_after(void* place) { __tsan_acquire(place); }
+#else
+void* this_context() { return nullptr; }
+void* new_context() { return nullptr; }
+void switch_to(void*) {}
+void all_before(void*) {}
+void all_after(void*) {}
+#endif
+
 struct Fiber {
     ucontext_t context;
+    void* order = nullptr;
     std::unique_ptr<char[]> stack;
     uint3 index;
     bool is_done;
@@ -34,12 +55,16 @@ struct Warp {
     std::uint64_t values[kWarp];
     unsigned arrived = 0;
     std::size_t round = 0;
+    char order[2];  // of even and odd rounds
 };
 
 struct Block {
     std::vector<Fiber> fibers;
     std::vector<Warp> warps;
     ucontext_t scheduler;
+    void* scheduler_order = nullptr;
+    char order[2], order_of_blocks[2];
+    unsigned number = 0;  // of the block
     std::size_t current = 0, alive = 0, arrived = 0, round = 0;
     std::size_t progress = 0;  // anything that another thread may wait for
     int sums[3], results[3];
@@ -48,7 +73,10 @@ struct Block {
 
 thread_local Block block;
 
-void yield() { swapcontext(&block.fibers[block.current].context, &block.scheduler); }
+void yield() {
+    switch_to(block.scheduler_order);
+    swapcontext(&block.fibers[block.current].context, &block.scheduler);
+}
 
 void release_barrier() {
     std::copy(block.sums, block.sums + 3, block.results);
@@ -59,7 +87,9 @@ void release_barrier() {
 }
 
 void enter() {
+    all_after(&block.order_of_blocks[block.number % 2]);
     (*block.kernel)();
+    all_before(&block.order_of_blocks[(block.number + 1) % 2]);
     block.fibers[block.current].is_done = true;
     ++block.progress;
     // On the device, threads that have ended do not keep a barrier closed either.
@@ -74,6 +104,7 @@ void prepare(Fiber& fiber) {
     fiber.context.uc_stack.ss_size = kStackBytes;
     fiber.context.uc_link = nullptr;
     fiber.is_done = false;
+    if (fiber.order == nullptr) fiber.order = new_context();
     makecontext(&fiber.context, enter, 0);
 }
 
@@ -97,6 +128,7 @@ void run_block(bool backwards) {
             Fiber& fiber = block.fibers[block.current];
             if (fiber.is_done) continue;
             threadIdx = fiber.index;
+            switch_to(fiber.order);
             swapcontext(&block.scheduler, &fiber.context);
         }
         if (block.progress == before) {
@@ -119,10 +151,12 @@ int block_reduce(int value, int kind) {
     block.sums[1] &= value;
     block.sums[2] |= value;
     const std::size_t round = block.round;
+    all_before(&block.order[round % 2]);
     if (++block.arrived == block.alive)
         release_barrier();
     else
         while (block.round == round) yield();
+    all_after(&block.order[round % 2]);
     threadIdx = block.fibers[block.current].index;
     return block.results[kind];
 }
@@ -139,6 +173,7 @@ void warp_exchange(unsigned mask, std::uint64_t mine, std::uint64_t (&all)[32]) 
         if (exists && !block.fibers[at].is_done) present |= 1u << i;
     }
     const std::size_t round = warp.round;
+    all_before(&warp.order[round / 2 % 2]);
     warp.values[lane()] = mine;
     warp.arrived |= 1u << lane();
     ++block.progress;
@@ -149,6 +184,7 @@ void warp_exchange(unsigned mask, std::uint64_t mine, std::uint64_t (&all)[32]) 
         warp.arrived = 0;
         ++block.progress;
     }
+    all_after(&warp.order[round / 2 % 2]);
     std::memcpy(all, warp.values, sizeof warp.values);
     const std::size_t reading = warp.round;
     warp.arrived |= 1u << lane();
@@ -165,6 +201,8 @@ void run_grid(dim3 grid, dim3 threads, const std::function<void()>& kernel) {
     gridDim = grid;
     blockDim = threads;
     block.kernel = &kernel;
+    block.scheduler_order = this_context();
+    all_before(&block.order_of_blocks[block.number % 2]);
     bool backwards = false;
     for (unsigned z = 0; z < grid.z; ++z)
         for (unsigned y = 0; y < grid.y; ++y)
@@ -172,7 +210,9 @@ void run_grid(dim3 grid, dim3 threads, const std::function<void()>& kernel) {
                 blockIdx = {x, y, z};
                 run_block(backwards);
                 backwards = !backwards;
+                ++block.number;
             }
+    all_after(&block.order_of_blocks[block.number % 2]);
 }
 
 }  // namespace histofast::emulation

@@ -55,7 +55,7 @@ void mma_sync(fragment<accumulator, 16, 16, 16, float>& d,
 template <class T>
 void store_matrix_sync(T* to, const fragment<accumulator, 16, 16, 16, T>& c, unsigned stride,
                        layout_t layout) {
-    for (unsigned i = 0; i < 16; ++i)
+    for (unsigned i = 0; i < 16 && ::histofast::emulation::lane() == 0; ++i)
         for (unsigned j = 0; j < 16; ++j)
             to[layout == mem_row_major ? i * stride + j : j * stride + i] = c.x[16 * i + j];
     __syncwarp();

@@ -698,7 +698,6 @@ __device__ void reduce_vertically(const Source& source, ReduceSpace& space, unsi
 #pragma unroll
             for (unsigned i = 0; i < 4; ++i) sum[i] += weight * (word >> (8 * i) & 0xff);
         }
-        __syncthreads();
     }
 #pragma unroll
     for (unsigned i = 0; i < 4; ++i)
@@ -759,8 +758,8 @@ __device__ void reduce_piece(const Source& source, const Piece& whole, const Box
             const uint32_t k = x0 / 16 * 3;
             reduce_vertically<Reader>(source, space, row_taps, k, min(kWideChunks, k_end - k));
             __syncthreads();
+            // Who is done first waits within reduce_vertically before it overwrites anything.
             reduce_horizontally(piece, space, j, source.width - taps, taps, x0);
-            __syncthreads();
         }
         if (threadIdx.x < piece.columns)
 #pragma unroll

@@ -422,32 +422,48 @@ __device__ u32 node_of(Shape shape, u32 y, u32 word, u32 start) {
     return y * ceil_div(shape.width, 2u) + kLabelsOfWord * word + start / 2;
 }
 
-// Other threads change links while this one reads them, and it shortens the paths it walks. Either
-// is safe: a node that hangs below another never becomes a root again, and links only go down.
-__device__ u32 find(u32* parent, u32 node) {
-    volatile u32* const link = parent;
-    u32 above = link[node];
+// The links of a forest, which all threads read and lower at the same time: by atomics alone. Any
+// order is safe: a node that hangs below another never becomes a root again.
+struct Links {
+    u32* parent;
+
+    __device__ u32 operator[](u32 node) const {
+        return __nv_atomic_load_n(parent + node, __NV_ATOMIC_RELAXED, __NV_THREAD_SCOPE_DEVICE);
+    }
+    __device__ u32 lower(u32 node, u32 to) const { return atomicMin(parent + node, to); }
+};
+
+// In shared memory, where compute-sanitizer takes a load beside other threads' atomics for a race.
+struct SharedLinks : Links {
+    __device__ u32 operator[](u32 node) const { return atomicOr(parent + node, 0u); }
+};
+
+// Shortens the path that it walks.
+template <class Forest>
+__device__ u32 find(Forest links, u32 node) {
+    u32 above = links[node];
     while (above != node) {
-        const u32 next = link[above];
+        const u32 next = links[above];
         if (next == above) break;
-        link[node] = next;
+        links.lower(node, next);
         node = above;
         above = next;
     }
     return above;
 }
 
-__device__ void unite(u32* parent, u32 a, u32 b) {
+template <class Forest>
+__device__ void unite(Forest links, u32 a, u32 b) {
     while (true) {
-        a = find(parent, a);
-        b = find(parent, b);
+        a = find(links, a);
+        b = find(links, b);
         if (a == b) return;
         if (a < b) {
             const u32 swap = a;
             a = b;
             b = swap;
         }
-        const u32 before = atomicMin(&parent[a], b);
+        const u32 before = links.lower(a, b);
         if (before == a) return;
         a = before;  // no root any more: what it hung below still waits to be joined
     }
@@ -462,16 +478,16 @@ struct Contacts {
 
 // Joins runs of `here` with those left of and above it. node(up, back, start) is the node of the
 // run that starts at a bit of the word `up` rows above and `back` words to the left.
-template <class Node>
-__device__ void join(const Contacts& c, u32* parent, Node node) {
+template <class Forest, class Node>
+__device__ void join(const Contacts& c, Forest links, Node node) {
     if (c.join_left && (c.here & 1) && c.left >> 31)
-        unite(parent, node(0, 0, 0), node(0, 1, run_start(c.left, 31)));
+        unite(links, node(0, 0, 0), node(0, 1, run_start(c.left, 31)));
     // Where both rows go on to the left, their runs are joined already.
     const u32 both = c.here & c.above;
     u32 begins = both & ~(both << 1 | (c.left & c.above_left) >> 31) & c.join_above;
     for (; begins != 0; begins &= begins - 1) {
         const auto bit = static_cast<u32>(__ffs(static_cast<int>(begins)) - 1);
-        unite(parent, node(0, 0, run_start(c.here, bit)), node(1, 0, run_start(c.above, bit)));
+        unite(links, node(0, 0, run_start(c.here, bit)), node(1, 0, run_start(c.above, bit)));
     }
     // Both rows flip at one place, in opposite senses.
     const u32 before = c.here << 1 | c.left >> 31, above_before = c.above << 1 | c.above_left >> 31;
@@ -485,7 +501,7 @@ __device__ void join(const Contacts& c, u32* parent, Node node) {
         const u32 back = bit == 0 ? 1 : 0;
         const u32 word = rises ? (bit == 0 ? c.left : c.here) : (bit == 0 ? c.above_left : c.above);
         const u32 left = run_start(word, bit == 0 ? 31 : bit - 1);
-        unite(parent, node(up, 0, right), node(1 - up, back, left));
+        unite(links, node(up, 0, right), node(1 - up, back, left));
     }
 }
 
@@ -524,18 +540,19 @@ __global__ void __launch_bounds__(kTileThreads)
                             has_left,
                             kFull,
                             pass.holes && has_above ? kFull : 0};
-    join(contacts, labels, [&](u32 up, u32 back, u32 start) {
+    const SharedLinks links{{labels}};
+    join(contacts, links, [&](u32 up, u32 back, u32 start) {
         return label_of(thread - up * kTileWords - back, start);
     });
     __syncthreads();
     each_run(here, [&](u32 start, u32) {
         const u32 label = label_of(thread, start);
-        labels[label] = find(labels, label);
+        links.lower(label, find(links, label));
     });
     __syncthreads();
     const u32 last_bit = (shape.width - 1) % kWordBits;
     each_run(here, [&](u32 start, u32 run) {
-        u32* const root = &labels[labels[label_of(thread, start)] & kLabelMask];
+        u32* const root = &labels[links[label_of(thread, start)] & kLabelMask];
         atomicAdd(root, static_cast<u32>(__popc(run)) << kAreaShift);
         const bool is_open = y == 0 || y + 1 == shape.height || (word == 0 && start == 0) ||
                              (word + 1 == shape.words && run >> last_bit);
@@ -577,7 +594,7 @@ __global__ void __launch_bounds__(kFlatThreads)
                             at_left && !is_joined,
                             at_top ? kFull : 0,
                             pass.holes ? corners : 0};
-    join(contacts, parent,
+    join(contacts, Links{parent},
          [&](u32 up, u32 back, u32 start) { return node_of(shape, y - up, word - back, start); });
 }
 
@@ -589,9 +606,10 @@ __global__ void __launch_bounds__(kFlatThreads)
     const u32 y = static_cast<u32>(index) / shape.words;
     const u32 word = static_cast<u32>(index) % shape.words;
     each_run(runs_of(bits, shape, pass, y, word), [&](u32 start, u32) {
-        const u32 node = node_of(shape, y, word, start), root = find(parent, node);
+        const Links links{parent};
+        const u32 node = node_of(shape, y, word, start), root = find(links, node);
         if (root == node) return;
-        parent[node] = root;
+        links.lower(node, root);
         const u32 own = area[node];
         if (own == 0) return;
         atomicAdd(&area[root], own & ~kOpen);
