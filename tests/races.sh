@@ -33,8 +33,9 @@ if [ $rc -ne $found ] || ! grep -q 'data race.*in reverse' "$scratch/reports.txt
     exit 1
 fi
 
-pip wheel --no-deps --no-build-isolation -w "$scratch" -Ccmake.define.HISTOFAST_CUDA=EMULATE \
-    -Ccmake.define.HISTOFAST_RACES=ON -Cinstall.strip=false .
+# A build folder of its own: options stay in the one that others use.
+pip wheel --no-deps --no-build-isolation -w "$scratch" -Cbuild-dir="$scratch/build" \
+    -Ccmake.define.HISTOFAST_CUDA=EMULATE -Ccmake.define.HISTOFAST_RACES=ON -Cinstall.strip=false .
 python -m zipfile -e "$scratch"/histofast-*.whl "$scratch/site"
 site=$(python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')
 # -S: an editable installation would be found first. Reports must not be caught by pytest, which
