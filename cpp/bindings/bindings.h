@@ -9,6 +9,8 @@
 #include <stdexcept>
 #include <string>
 
+#include "histofast/cuda.h"
+
 namespace histofast::bindings {
 
 namespace nb = nanobind;
@@ -25,6 +27,20 @@ std::string shape_of(const Array& array) {
     for (std::size_t i = 0; i < array.ndim(); ++i)
         text += (i ? ", " : "") + std::to_string(array.shape(i));
     return text + (array.ndim() == 1 ? ",)" : ")");
+}
+
+using Cpu = nb::device::cpu;
+using Cuda = nb::device::cuda;
+
+inline cuda::Place place_of(int device, std::uintptr_t stream) {
+    return {device, reinterpret_cast<CUstream_st*>(stream)};
+}
+
+using Scratch = nb::ndarray<std::uint8_t, nb::ndim<1>, nb::c_contig, Cuda>;
+
+inline void check_scratch(const Scratch& scratch, std::size_t bytes) {
+    require(scratch.shape(0) >= bytes, "scratch must have " + std::to_string(bytes) +
+                                           " bytes, got " + std::to_string(scratch.shape(0)));
 }
 
 void bind_device(nb::module_& m);

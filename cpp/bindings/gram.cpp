@@ -7,8 +7,6 @@
 namespace histofast::bindings {
 namespace {
 
-using Cpu = nb::device::cpu;
-using Cuda = nb::device::cuda;
 using LayerList = nb::typed<nb::list, nb::object>;  // of several types, which no stub could name
 template <class T, class Device>
 using Row = nb::ndarray<T, nb::ndim<1>, nb::c_contig, Device>;
@@ -94,8 +92,8 @@ std::size_t scratch_bytes(const LayerList& list, bool rbf) {
 template <class Out>
 void packed_grams_cuda(const LayerList& list, const Rows<Out, Cuda>& out,
                        const Row<double, Cuda>& squares, const Row<std::uint8_t, Cuda>& problems,
-                       bool rbf, double rbf_scale, bool debiased,
-                       const Row<std::uint8_t, Cuda>& scratch, std::uintptr_t stream) {
+                       bool rbf, double rbf_scale, bool debiased, const Scratch& scratch,
+                       std::uintptr_t stream) {
     const Layers<Cuda> layers(list);
     check_results(layers, out, squares, problems, debiased);
     bool one_gpu = squares.device_id() == out.device_id() &&
@@ -105,11 +103,9 @@ void packed_grams_cuda(const LayerList& list, const Rows<Out, Cuda>& out,
     require(one_gpu, "packed_grams: all arrays must be on one GPU");
     const GramOptions options{rbf, rbf_scale, debiased};
     const std::size_t count = layers.matrices.size();
-    const std::size_t bytes =
-        cuda::packed_grams_scratch_bytes(layers.matrices.data(), count, layers.n, options);
-    require(scratch.shape(0) >= bytes, "scratch must have " + std::to_string(bytes) +
-                                           " bytes, got " + std::to_string(scratch.shape(0)));
-    const cuda::Place place{out.device_id(), reinterpret_cast<CUstream_st*>(stream)};
+    check_scratch(scratch, cuda::packed_grams_scratch_bytes(layers.matrices.data(), count, layers.n,
+                                                            options));
+    const cuda::Place place = place_of(out.device_id(), stream);
     const nb::gil_scoped_release nogil;
     cuda::packed_grams(layers.matrices.data(), count, layers.n, options, out.data(), squares.data(),
                        reinterpret_cast<GramProblem*>(problems.data()), scratch.data(), place);

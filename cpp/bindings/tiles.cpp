@@ -38,9 +38,6 @@ const Box* data_of(const Boxes<Device>& boxes) {
     return reinterpret_cast<const Box*>(boxes.data());
 }
 
-using Cpu = nb::device::cpu;
-using Cuda = nb::device::cuda;
-
 template <class Out>
 void cut_cpu(const Pool<Cpu>& pool, const Slots<Cpu>& slot_of, const Boxes<Cpu>& boxes,
              std::size_t width, std::size_t height, Rgb fill, const Patches<Out, Cpu>& out) {
@@ -58,7 +55,7 @@ void cut_cuda(const Pool<Cuda>& pool, const Slots<Cuda>& slot_of, const Boxes<Cu
     require(
         pool.device_id() == device && slot_of.device_id() == device && boxes.device_id() == device,
         "cut_patches: the arrays are on different GPUs");
-    const cuda::Place place{device, reinterpret_cast<CUstream_st*>(stream)};
+    const cuda::Place place = place_of(device, stream);
     nb::gil_scoped_release nogil;
     cuda::cut_patches(level, data_of(boxes), boxes.shape(0), out.shape(1), out.data(), place);
 }

@@ -5,8 +5,6 @@
 namespace histofast::bindings {
 namespace {
 
-using Cpu = nb::device::cpu;
-using Cuda = nb::device::cuda;
 template <class Device>
 using Image = nb::ndarray<const std::uint8_t, nb::shape<-1, -1, 3>, nb::c_contig, Device>;
 template <class Device>
@@ -48,11 +46,10 @@ std::size_t scratch_bytes(std::size_t height, std::size_t width, int threshold,
 }
 
 using Used = nb::ndarray<std::int32_t, nb::shape<1>, nb::c_contig, Cuda>;
-using ScratchBytes = nb::ndarray<std::uint8_t, nb::ndim<1>, nb::c_contig, Cuda>;
 
 void tissue_mask_cuda(const Image<Cuda>& image, const Mask<Cuda>& out, int threshold,
                       bool exclude_foreign, std::size_t close_px, std::size_t max_hole_px,
-                      std::size_t min_area_px, const Used& used, const ScratchBytes& scratch,
+                      std::size_t min_area_px, const Used& used, const Scratch& scratch,
                       std::uintptr_t stream) {
     const TissueOptions options{threshold, exclude_foreign, close_px, max_hole_px, min_area_px};
     check(image, out, options);
@@ -61,10 +58,8 @@ void tissue_mask_cuda(const Image<Cuda>& image, const Mask<Cuda>& out, int thres
     require(
         out.device_id() == device && used.device_id() == device && scratch.device_id() == device,
         "tissue_mask: image, out, used and scratch must be on one GPU");
-    const std::size_t bytes = cuda::tissue_mask_scratch_bytes(height, width, options);
-    require(scratch.shape(0) >= bytes, "scratch must have " + std::to_string(bytes) +
-                                           " bytes, got " + std::to_string(scratch.shape(0)));
-    const cuda::Place place{device, reinterpret_cast<CUstream_st*>(stream)};
+    check_scratch(scratch, cuda::tissue_mask_scratch_bytes(height, width, options));
+    const cuda::Place place = place_of(device, stream);
     const nb::gil_scoped_release nogil;
     cuda::tissue_mask(image.data(), height, width, options, out.data(), used.data(), scratch.data(),
                       place);

@@ -22,6 +22,7 @@ from histofast.errors import ModelError
 
 CPU, CUDA = "CPUExecutionProvider", "CUDAExecutionProvider"
 TENSORRT = "TensorrtExecutionProvider"
+PROVIDERS = {"cpu": CPU, "cuda": CUDA, "tensorrt": TENSORRT}  # by kind of device
 MEMORY = "cuda"  # ONNX Runtime's name of the memory that graphs on a GPU are bound to
 
 _FATAL, _ERROR = 4, 3  # ONNX Runtime's severities

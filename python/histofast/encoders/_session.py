@@ -8,7 +8,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -56,15 +56,8 @@ def load(
             `load_all`), a device that does not work, a registered file whose checksum differs.
         ValueError: `device` or `threads` out of range.
     """
-    opened, specs, note = _loaded(name_or_path, device, threads, read=_one_spec)
-    return Encoder(
-        opened.session,
-        specs[0],
-        threads=threads or available_cpus(),
-        device_note=note,
-        place=opened.place,
-        device=opened.device,
-    )
+    opened, specs = _loaded(name_or_path, device, threads, read=_one_spec)
+    return Encoder(opened, specs[0], threads=threads or available_cpus())
 
 
 def load_all(
@@ -78,15 +71,8 @@ def load_all(
     Raises:
         What `load` raises, but for a file of cuts.
     """
-    opened, specs, note = _loaded(name_or_path, device, threads, read=_all_specs)
-    return EncoderSet(
-        opened.session,
-        specs,
-        threads=threads or available_cpus(),
-        device_note=note,
-        place=opened.place,
-        device=opened.device,
-    )
+    opened, specs = _loaded(name_or_path, device, threads, read=_all_specs)
+    return EncoderSet(opened, specs, threads=threads or available_cpus())
 
 
 def _loaded(
@@ -95,8 +81,8 @@ def _loaded(
     threads: int | None,
     *,
     read: Callable[[Any, Path, str], tuple[EncoderSpec, ...]],
-) -> tuple[_Opened, tuple[EncoderSpec, ...], str]:
-    """Return a session, what `read` says is in it, and what speaks against running it here."""
+) -> tuple[_Opened, tuple[EncoderSpec, ...]]:
+    """Open a session; its note also says what speaks against running what `read` finds in it."""
     check_device(device, ONNX_RUNTIME)
     if threads is not None and threads < 1:
         raise ValueError(f"threads must be at least 1, got {threads}")
@@ -115,7 +101,7 @@ def _loaded(
         )
     elif on_cpu and precision == "float16":
         note = "float16 is for GPUs: on a CPU the float32 encoder is faster"
-    return opened, specs, note
+    return replace(opened, note=note), specs
 
 
 class Pending:
@@ -144,21 +130,13 @@ class Pending:
 class _OpenFile:
     """A session of one file, its graph run for several outputs at once."""
 
-    def __init__(
-        self,
-        session: Any,
-        specs: Sequence[EncoderSpec],
-        *,
-        threads: int,
-        device_note: str,
-        place: Place | None = None,
-        device: str = "cpu",
-    ) -> None:
+    def __init__(self, opened: _Opened, specs: Sequence[EncoderSpec], *, threads: int) -> None:
+        session, place = opened.session, opened.place
         self.specs = tuple(specs)
         self.threads = threads
-        self.device_note = device_note
+        self.device_note = opened.note
         self.provider: str = session.get_providers()[0]
-        self.device = device
+        self.device = opened.device
         self._session = session
         self._runner = BoundRunner(session, specs, place) if place is not None else None
         self._busy_s = 0.0
@@ -349,19 +327,8 @@ class Encoder(_OpenFile):
     and the bytes of a row depend on its pixels only.
     """
 
-    def __init__(
-        self,
-        session: Any,
-        spec: EncoderSpec,
-        *,
-        threads: int,
-        device_note: str = "",
-        place: Place | None = None,
-        device: str = "cpu",
-    ) -> None:
-        super().__init__(
-            session, [spec], threads=threads, device_note=device_note, place=place, device=device
-        )
+    def __init__(self, opened: _Opened, spec: EncoderSpec, *, threads: int) -> None:
+        super().__init__(opened, [spec], threads=threads)
         self.spec = spec
 
     def encode(
@@ -407,7 +374,7 @@ class Encoder(_OpenFile):
                 f"a variant of {self.spec.name} cannot be loaded by onnxruntime "
                 f"{_runtime.runtime().__version__}: {_runtime.first_line(error)}"
             ) from None
-        return Encoder(session, self.spec, threads=self.threads)
+        return Encoder(_Opened(session=session), self.spec, threads=self.threads)
 
     def __repr__(self) -> str:
         return (
@@ -507,12 +474,12 @@ def _open(path: Path, *, kind: str, gpu: int) -> _Opened:
     note = ""
     try:
         if kind != "cpu":
-            provider = _runtime.TENSORRT if kind == "tensorrt" else _runtime.CUDA
-            reason = _runtime.why_not(provider)
+            wanted = "cuda" if kind == "auto" else kind
+            reason = _runtime.why_not(_runtime.PROVIDERS[wanted])
             if reason is None and gpu >= (offered := _runtime.driver_gpu_count() or 0):
                 reason = f"there is no GPU {gpu}: the driver offers {offered}, counted from 0"
             if reason is None:
-                opened = _open_on_gpu(path, provider, gpu)
+                opened = _open_on_gpu(path, wanted, gpu)
                 if opened is not None:
                     return opened
                 reason = (
@@ -535,10 +502,9 @@ def _open(path: Path, *, kind: str, gpu: int) -> _Opened:
         ) from None
 
 
-def _open_on_gpu(path: Path, provider: str, gpu: int) -> _Opened | None:
+def _open_on_gpu(path: Path, kind: str, gpu: int) -> _Opened | None:
     """Open a file on a GPU, None if ONNX Runtime took another provider."""
-    kind = "cuda" if provider == _runtime.CUDA else "tensorrt"
-    device = f"{kind}:{gpu}"
+    provider, device = _runtime.PROVIDERS[kind], f"{kind}:{gpu}"
     if not _core.cuda_is_compiled():
         session = _runtime.make_session(str(path), provider=provider, gpu=gpu)
         note = (

@@ -20,6 +20,7 @@ import numpy as np
 
 from histofast import _core
 from histofast._cpus import available_cpus
+from histofast._devices import ONNX_RUNTIME
 from histofast.encoders import EncoderSet, EncoderSpec, _runtime, load_all
 from histofast.errors import ModelError
 from histofast.features import Layout, remove_stale_temporaries
@@ -236,7 +237,7 @@ def _devices(device: str, gpus: Sequence[int] | None) -> list[str]:
     if gpus is None:
         return [device]
     kind = "cuda" if device == "auto" else device
-    if kind not in ("cuda", "tensorrt"):
+    if kind not in ONNX_RUNTIME:
         raise ValueError(f"device must be auto, cuda or tensorrt with gpus, got {device!r}")
     indices = [whole_number("gpus", index) for index in gpus]
     if not indices:
@@ -245,8 +246,7 @@ def _devices(device: str, gpus: Sequence[int] | None) -> list[str]:
         raise ValueError(f"gpus must not be negative, got {min(indices)}")
     if len(set(indices)) < len(indices):
         raise ValueError(f"gpus must be given once each, got {', '.join(map(str, indices))}")
-    provider = _runtime.TENSORRT if kind == "tensorrt" else _runtime.CUDA
-    problem = _runtime.why_not(provider)
+    problem = _runtime.why_not(_runtime.PROVIDERS[kind])
     if problem is not None:
         raise ModelError(f"device {kind} does not work: {problem}")
     offered = _runtime.driver_gpu_count() or 0

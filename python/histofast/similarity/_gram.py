@@ -88,7 +88,8 @@ def packed_grams(
         other instruction sets, and GPUs, may differ in the last bits. Elements of a Gram err by
         about 1e-7 of the samples' squared norms, a CKA by less, whatever the offset of the
         features. On a GPU centred features of 16 bits are rounded to 11 digits before they are
-        multiplied: up to 1e-3 of the squared norms, in the mean 3e-4 over the root of p.
+        multiplied: up to 2e-3 of the squared norms (bfloat16: 1e-3), in the mean 3e-4 over the root
+        of p.
 
     Reference: Szekely and Rizzo, 2014, Partial distance correlation, for U-centring.
 
