@@ -13,7 +13,7 @@ from contextlib import ExitStack
 
 import pytest
 
-from histofast import encoders
+from histofast import encoders, graphs
 
 pytest.importorskip("torch")
 
@@ -31,7 +31,7 @@ def test_all_cuts_in_one_run(name, table, benchmark, tmp_path):
     for cut in cuts:
         shorter = networks.create(name, layer=cut.name)
         networks.export(shorter, tmp_path / f"{cut.name}.onnx", patch_px=PX)
-    pixels = encoders.stained_noise(PATCHES, PX)
+    pixels = graphs.stained_noise(PATCHES, PX)
     possible = sum(cut.flops_share for cut in cuts)
     with ExitStack() as stack:
         together = stack.enter_context(encoders.load_all(tmp_path / "all.onnx", device="cpu"))

@@ -18,10 +18,10 @@ import numpy as np
 import onnx
 import pytest
 
-from histofast import encoders, networks
-from histofast._cpus import available_cpus
-from histofast.encoders import _runtime
-from histofast.pipeline import sample_patches
+from histofast import encoders, graphs, networks
+from histofast._machine import available_cpus
+from histofast.encoders import runtime
+from histofast.patches import sample_patches
 
 torch = pytest.importorskip("torch")
 
@@ -39,7 +39,7 @@ def patches():
     """Real patches where there are some: 64 to calibrate, 64 to measure."""
     slide = DATA / "slides" / "CMU-1-Small-Region.svs"
     if not slide.exists():
-        return encoders.stained_noise(128, PX)
+        return graphs.stained_noise(128, PX)
     return sample_patches(slide, n=128, patch_px=PX, mpp=0.5).pixels
 
 
@@ -66,7 +66,7 @@ def exported(request, tmp_path_factory):
 def test_against_torch_and_int8(exported, patches, table, benchmark, tmp_path):
     network, path = exported
     small = tmp_path / "int8.onnx"
-    spec = encoders.quantize(
+    spec = graphs.quantize(
         path, out=small, precision="int8", calibration=patches[:64], held_out=patches[64:]
     )
     print(f"\n{path.stem}: int8 agreement {spec.agreement}")
@@ -126,13 +126,13 @@ def test_share_of_the_machines_product_and_cut_per_operation(name, table, benchm
         network = networks.create(name, layer=layer)
         files[layer] = tmp_path / f"{network.layer}.onnx"
         networks.export(network, files[layer], patch_px=PX)
-    pixels = encoders.stained_noise(PATCHES, PX)
-    flops = {layer: encoders.total_flops(file, patch_px=PX) for layer, file in files.items()}
+    pixels = graphs.stained_noise(PATCHES, PX)
+    flops = {layer: graphs.total_flops(file, patch_px=PX) for layer, file in files.items()}
     rng = np.random.default_rng(0)
     side = 4096
     a, b = (rng.standard_normal((side, side), np.float32) for _ in range(2))
     torch.set_num_threads(CPUS)
-    gemm = encoders.Gemm(threads=CPUS)
+    gemm = graphs.Gemm(threads=CPUS)
     products = {
         f"float32 product {side} x {side}, NumPy": lambda: a @ b,
         f"float32 product {side} x {side}, torch": lambda: (
@@ -186,8 +186,8 @@ def test_what_pixels_in_costs(name, table, benchmark, tmp_path):
     networks.export(networks.create(name), path, patch_px=PX)
     model = onnx.shape_inference.infer_shapes(onnx.load(path))
     bare = onnx.utils.Extractor(model).extract_model(["pixels.standardised"], ["features"])
-    session = _runtime.make_session(bare.SerializeToString())
-    pixels = encoders.stained_noise(PATCHES, PX)
+    session = runtime.make_session(bare.SerializeToString())
+    pixels = graphs.stained_noise(PATCHES, PX)
     planes = pixels.transpose(0, 3, 1, 2).astype(np.float32) / 255
 
     with encoders.load(path, device="cpu") as encoder, ThreadPoolExecutor(CPUS) as pool:

@@ -16,8 +16,8 @@ import onnxruntime
 import pytest
 
 import histofast
-from histofast._cpus import available_cpus
-from histofast.synthetic import make_slide
+from histofast._machine import available_cpus
+from histofast.patches import make_slide
 
 CPUS = available_cpus()
 BATCHES = (8, 32)

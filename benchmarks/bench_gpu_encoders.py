@@ -26,8 +26,8 @@ from gpu_race import (
     synchronize,
 )
 
-from histofast import encoders, networks
-from histofast.encoders import _runtime
+from histofast import encoders, graphs, networks
+from histofast.encoders import runtime
 
 pytestmark = MARKS
 
@@ -48,8 +48,8 @@ def file(network, tmp_path_factory):
     folder = tmp_path_factory.mktemp("encoders")
     networks.export(network, folder / "float32.onnx", patch_px=PX)
     path = folder / "float16.onnx"
-    held_out = encoders.stained_noise(32, PX)
-    spec = encoders.quantize(
+    held_out = graphs.stained_noise(32, PX)
+    spec = graphs.quantize(
         folder / "float32.onnx", out=path, precision="float16", held_out=held_out
     )
     print(f"\n{NAME}, float16: {spec.agreement}")
@@ -58,7 +58,7 @@ def file(network, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def pixels():
-    few = encoders.stained_noise(64, PX)
+    few = graphs.stained_noise(64, PX)
     return np.ascontiguousarray(np.tile(few, (-(-PATCHES // len(few)), 1, 1, 1))[:PATCHES])
 
 
@@ -133,8 +133,8 @@ def compiled(network, pixels, batch, *, frozen):
 
 def bound(path, pixels, batch):
     """Bare ONNX Runtime: its session on memory of torch, graph captured."""
-    provider = _runtime.CPU if TINY else _runtime.CUDA
-    session = _runtime.make_session(str(path), provider=provider, captures=not TINY)
+    provider = runtime.CPU if TINY else runtime.CUDA
+    session = runtime.make_session(str(path), provider=provider, captures=not TINY)
     assert session is not None, "ONNX Runtime fell back to the CPU"
     static = torch.from_numpy(pixels[:batch].copy()).to(DEVICE)
     d = session.get_outputs()[0].shape[1]
@@ -143,7 +143,7 @@ def bound(path, pixels, batch):
     shape = tuple(static.shape)
     binding.bind_input("pixels", DEVICE, 0, np.uint8, shape, static.data_ptr())
     binding.bind_output("features", DEVICE, 0, np.float32, tuple(out.shape), out.data_ptr())
-    options = _runtime.run_options(graph=None if TINY else 1, waits=True)
+    options = runtime.run_options(graph=None if TINY else 1, waits=True)
 
     def run(rows):
         static.copy_(rows)

@@ -33,10 +33,9 @@ from gpu_race import (
 from PIL import Image
 
 import histofast
-from histofast import encoders, networks
-from histofast._cpus import available_cpus
-from histofast.patches import iter_patches
-from histofast.synthetic import make_slide
+from histofast import encoders, graphs, networks
+from histofast._machine import available_cpus
+from histofast.patches import iter_patches, make_slide
 
 pytestmark = MARKS
 
@@ -78,9 +77,9 @@ def network():
 def file(network, tmp_path_factory):
     folder = tmp_path_factory.mktemp("encoders")
     networks.export(network, folder / "float32.onnx", patch_px=PX)
-    held_out = encoders.stained_noise(32, PX)
+    held_out = graphs.stained_noise(32, PX)
     path = folder / "float16.onnx"
-    encoders.quantize(folder / "float32.onnx", out=path, precision="float16", held_out=held_out)
+    graphs.quantize(folder / "float32.onnx", out=path, precision="float16", held_out=held_out)
     return path
 
 

@@ -28,7 +28,7 @@ from gpu_race import (
 )
 
 import tissue_pictures
-from histofast.similarity import _gram
+from histofast.similarity import grams
 from histofast.tiling import cut_patches
 from histofast.tissue import tissue_mask
 
@@ -60,7 +60,7 @@ def test_gram(dtype, table):
     array = kernel_array(x)
 
     def enqueue():
-        return _gram.start_grams([array], dtype=np.float32)
+        return grams.start_grams([array], dtype=np.float32)
 
     def of_centred():
         centred_before = x - x.mean(0)
@@ -110,7 +110,7 @@ def test_gram(dtype, table):
         )
     # What a caller of the public function waits for: checks, launches, problems looked at.
     whole = medians(
-        {"ours": to_the_end(lambda: _gram.packed_grams([array], dtype=np.float32))}, rounds=ROUNDS
+        {"ours": to_the_end(lambda: grams.packed_grams([array], dtype=np.float32))}, rounds=ROUNDS
     )
     print(f"  packed_grams with its wait: {whole['ours'] * 1e3:.3f} ms")
 

@@ -27,10 +27,10 @@ from gpu_race import (
     to_the_end,
 )
 
-from histofast import compare, encoders, networks
+from histofast import compare, graphs, networks
 from histofast._arrays import to_numpy
 from histofast.networks import Recorder
-from histofast.similarity._gram import gram_products, packed_grams
+from histofast.similarity import gram_products, packed_grams
 
 pytestmark = MARKS
 
@@ -84,7 +84,7 @@ def test_all_pairs(what, sizes, table):
 
 def test_two_networks_beyond_their_forward_passes(table):
     """All blocks of two networks, intervals and null: what is not their forward passes."""
-    few = encoders.stained_noise(min(IMAGES, 256), PX)
+    few = graphs.stained_noise(min(IMAGES, 256), PX)
     pixels = np.tile(few, (IMAGES // len(few), 1, 1, 1))
     made = [networks.create(NAME, seed=seed).to(DEVICE) for seed in (0, 1)]
     recorders = [Recorder(network) for network in made]

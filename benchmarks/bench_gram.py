@@ -14,8 +14,8 @@ import numpy as np
 import pytest
 import torch
 
-from histofast._cpus import available_cpus
-from histofast.similarity._gram import gram_products, packed_grams
+from histofast._machine import available_cpus
+from histofast.similarity import gram_products, packed_grams
 
 N, P = 512, 50_176  # a batch of images and a map of 16 channels of 56 x 56
 SAMPLES = 256

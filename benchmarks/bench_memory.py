@@ -12,7 +12,7 @@ import json
 import subprocess
 import sys
 
-from histofast.synthetic import make_slide
+from histofast.patches import make_slide
 
 SIDES = (4_096, 20_480, 60_160)
 SCRIPT = """

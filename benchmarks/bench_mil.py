@@ -19,9 +19,8 @@ from torch.nn import functional
 
 from histofast import networks
 from histofast.features import FeatureWriter
-from histofast.mil import TrainConfig, create, open_bags
-from histofast.mil import _train as module
-from histofast.mil._end_to_end import backward
+from histofast.mil import TrainConfig, backward, create, open_bags
+from histofast.mil import training as module
 
 BAGS = int(os.environ.get("HISTOFAST_BENCH_BAGS", "500"))
 N, D = 5000, 512

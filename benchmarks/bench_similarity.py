@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 
 from histofast import similarity
-from histofast._cpus import available_cpus
+from histofast._machine import available_cpus
 
 CPUS = available_cpus()
 LAYERS, N, P = 60, 256, 2048

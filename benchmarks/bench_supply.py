@@ -18,10 +18,9 @@ import openslide
 import pytest
 import tifffile
 
-from histofast._cpus import available_cpus
+from histofast._machine import available_cpus
 from histofast.patches import iter_patches
-from histofast.slides import open_slide
-from histofast.slides._stream import Schedule
+from histofast.slides import Schedule, open_slide
 from histofast.tiling import plan_patches
 from histofast.tissue import find_tissue
 

@@ -182,7 +182,7 @@ def merge(stem: Path, runs: Iterable[Path]) -> Path:
 def machine() -> dict[str, str]:
     """What the figures depend on."""
     from histofast import _core
-    from histofast._cpus import available_cpus
+    from histofast._machine import available_cpus
 
     cpu = platform.processor()
     for line in Path("/proc/cpuinfo").read_text().splitlines():

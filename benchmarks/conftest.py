@@ -39,7 +39,7 @@ def cache():
 @pytest.fixture(scope="session")
 def big_slide(cache):
     """The benchmark slide: 20,480 px square, 4 levels, JPEG 256 px tiles, about 40 % tissue."""
-    from histofast.synthetic import make_slide
+    from histofast.patches import make_slide
 
     path = cache / "big-20480-seed0.tif"
     if not path.exists():

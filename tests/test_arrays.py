@@ -9,7 +9,7 @@ import pytest
 
 import conftest
 from histofast import _arrays
-from histofast.similarity._gram import packed_grams
+from histofast.similarity import packed_grams
 
 
 @pytest.mark.parametrize(

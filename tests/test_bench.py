@@ -6,9 +6,9 @@ import json
 
 import pytest
 
-from histofast import encoders
-from histofast.bench import bench
+from histofast import graphs
 from histofast.errors import ModelError
+from histofast.graphs import bench
 from small_slides import write_slide
 from tiny_encoder import write_encoder
 
@@ -26,7 +26,7 @@ def files(tmp_path_factory):
 
 @pytest.fixture(autouse=True)
 def short_rounds(monkeypatch):
-    monkeypatch.setattr("histofast.bench._ROUND_S", 0.01)
+    monkeypatch.setattr("histofast.graphs.speed._ROUND_S", 0.01)
 
 
 def test_report(files, tmp_path):
@@ -69,6 +69,6 @@ def test_bad_arguments(files):
 
 
 def test_gemm_counts_every_thread():
-    one, two = encoders.Gemm(threads=1), encoders.Gemm(threads=2)
+    one, two = graphs.Gemm(threads=1), graphs.Gemm(threads=2)
     assert two.flops == 2 * one.flops == 4 * 1024**3
     assert one.run() > 0

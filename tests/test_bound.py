@@ -11,12 +11,12 @@ import pytest
 
 import conftest
 from histofast import encoders
-from histofast.encoders import _bound, _runtime
+from histofast.encoders import bound, runtime
 from histofast.errors import ModelError
 from tiny_encoder import write_encoder
 
 pytestmark = pytest.mark.gpu
-make_session = _runtime.make_session
+make_session = runtime.make_session
 
 
 class CudaSession:
@@ -28,13 +28,13 @@ class CudaSession:
         self._session = make_session(model)
         self._captures, self._bindings = captures, {}
         if captures and not self.captures_allowed:
-            raise _runtime.runtime_errors()[0]("[ONNXRuntimeError] : 1 : FAIL : nodes on the CPU")
+            raise runtime.runtime_errors()[0]("[ONNXRuntimeError] : 1 : FAIL : nodes on the CPU")
 
     def __getattr__(self, name):
         return getattr(self._session, name)
 
     def get_providers(self):
-        return [_runtime.CUDA, _runtime.CPU]
+        return [runtime.CUDA, runtime.CPU]
 
     def run_with_iobinding(self, binding, options):
         graph = int(options.get_run_config_entry("gpu_graph_id"))
@@ -47,17 +47,17 @@ class CudaSession:
 @pytest.fixture
 def on_gpu(monkeypatch):
     if not conftest.has_emulated_gpu():
-        if _runtime.why_no_cuda() is not None:
+        if runtime.why_no_cuda() is not None:
             pytest.skip("needs a GPU that ONNX Runtime can use")
         return
-    monkeypatch.setattr(_runtime, "why_no_cuda", lambda: None)
-    monkeypatch.setattr(_runtime, "driver_gpu_count", lambda: 1)
-    monkeypatch.setattr(_runtime, "MEMORY", "cpu")
+    monkeypatch.setattr(runtime, "why_no_cuda", lambda: None)
+    monkeypatch.setattr(runtime, "driver_gpu_count", lambda: 1)
+    monkeypatch.setattr(runtime, "MEMORY", "cpu")
 
-    def make(model, *, provider=_runtime.CPU, captures=False, **_):
-        return make_session(model) if provider == _runtime.CPU else CudaSession(model, captures)
+    def make(model, *, provider=runtime.CPU, captures=False, **_):
+        return make_session(model) if provider == runtime.CPU else CudaSession(model, captures)
 
-    monkeypatch.setattr(_runtime, "make_session", make)
+    monkeypatch.setattr(runtime, "make_session", make)
 
 
 @pytest.fixture
@@ -72,7 +72,7 @@ def pair(tmp_path, on_gpu):
 
 def test_where_it_runs(pair):
     there, here = pair
-    assert (there.device, there.provider, there.in_flight) == ("cuda:0", _runtime.CUDA, 3)
+    assert (there.device, there.provider, there.in_flight) == ("cuda:0", runtime.CUDA, 3)
     assert (here.device, here.in_flight, there.device_note) == ("cpu", 1, "")
 
 
@@ -145,7 +145,7 @@ def test_nan_is_told_where_it_is_asked_for(tmp_path, on_gpu):
 def test_failing_graph_is_one_line_and_the_next_batch_goes_on(pair, rng, monkeypatch):
     there, here = pair
     pixels = rng.integers(0, 256, (300, 16, 16, 3), np.uint8)
-    fail = _runtime.runtime_errors()[0]
+    fail = runtime.runtime_errors()[0]
 
     def run(*_):
         raise fail("[ONNXRuntimeError] : 1 : FAIL : out of memory\nat line 7")
@@ -188,7 +188,7 @@ def test_closed_encoder_is_refused(pair, rng):
 
 
 def test_sizes_depend_on_the_batch_alone():
-    sizes = [_bound.filled_up(n) for n in range(1, 1000)]
+    sizes = [bound.filled_up(n) for n in range(1, 1000)]
     assert sizes == sorted(sizes)
     assert all(n <= size <= max(8, 1.5 * n) for n, size in enumerate(sizes, 1))
     assert len(set(sizes)) <= 16

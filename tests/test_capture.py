@@ -5,14 +5,13 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from histofast.encoders import _graph
-from histofast.encoders._capture import capture
 from histofast.errors import ModelError
+from histofast.graphs import building, capture
 
 
 @pytest.fixture(scope="module")
 def model():
-    return _graph.to_bytes(_graph.tiny_encoder())
+    return building.to_bytes(building.tiny_encoder())
 
 
 @pytest.fixture

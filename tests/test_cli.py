@@ -205,7 +205,7 @@ def test_extract_in_a_log(extract, slides, tmp_path):
 
 
 def test_the_limit_names_gpus():
-    from histofast.cli._progress import summarise
+    from histofast.cli.progress import summarise
     from histofast.pipeline import DeviceReport, RunReport
 
     report = RunReport(limit="decoding", devices=[DeviceReport(device="cuda:1", busy=0.413)])
@@ -218,10 +218,10 @@ def test_the_limit_names_gpus():
 
 
 def test_gpus_that_are_not_there(extract, slides, tmp_path, monkeypatch):
-    from histofast.encoders import _runtime
+    from histofast.encoders import runtime
 
-    monkeypatch.setattr(_runtime, "why_no_cuda", lambda: None)
-    monkeypatch.setattr(_runtime, "driver_gpu_count", lambda: 2)
+    monkeypatch.setattr(runtime, "why_no_cuda", lambda: None)
+    monkeypatch.setattr(runtime, "driver_gpu_count", lambda: 2)
     answer = extract(slides, "--gpus", "0,2")
     what = "gpus must be within 0..1, the GPUs that the driver offers, got 2"
     assert (answer.code, answer.err) == (2, [f"histofast: {what}"])
@@ -908,18 +908,18 @@ def test_a_library_that_is_broken_is_no_interruption(cli, monkeypatch, slides, t
 
 
 def test_notes_on_encoders_are_told_once_at_the_end(extract, slides, tmp_path, monkeypatch):
-    from histofast.encoders import _runtime
-    from histofast.pipeline import _run
+    from histofast.encoders import runtime
+    from histofast.pipeline import extraction
 
-    load, gpus = _run.load_all, [None]
+    load, gpus = extraction.load_all, [None]
 
     def noted(*arguments, **options):
         loaded = load(*arguments, **options)
         loaded.device_note = notes[0]
         return loaded
 
-    monkeypatch.setattr(_run, "load_all", noted)
-    monkeypatch.setattr(_runtime, "driver_gpu_count", lambda: gpus[0])
+    monkeypatch.setattr(extraction, "load_all", noted)
+    monkeypatch.setattr(runtime, "driver_gpu_count", lambda: gpus[0])
     notes = ["float16 is for GPUs: on a CPU the float32 encoder is faster"]
     answer = extract(slides)
     assert answer.code == 0

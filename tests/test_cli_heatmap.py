@@ -189,7 +189,7 @@ def run(monkeypatch):
     asked = SimpleNamespace(
         names=("other", "s"), folds=(fold(0), fold(1)), paths=(), encoder={}, called=[]
     )
-    opens, predicts = ModuleType("histofast.mil._run"), ModuleType("histofast.mil._predict")
+    opens, predicts = ModuleType("histofast.mil.runs"), ModuleType("histofast.mil.prediction")
 
     def attention_of(run, features, *, folds):
         asked.called.append(folds)
@@ -197,8 +197,8 @@ def run(monkeypatch):
 
     opens.open_run = lambda path: asked
     predicts.attention_of = attention_of
-    monkeypatch.setitem(sys.modules, "histofast.mil._run", opens)
-    monkeypatch.setitem(sys.modules, "histofast.mil._predict", predicts)
+    monkeypatch.setitem(sys.modules, "histofast.mil.runs", opens)
+    monkeypatch.setitem(sys.modules, "histofast.mil.prediction", predicts)
     return asked
 
 

@@ -13,7 +13,7 @@ from toy_bags import D, write_features, write_toy
 torch = pytest.importorskip("torch")
 pytest.importorskip("sklearn")
 
-from histofast.mil._run import TrainConfig, open_run
+from histofast.mil import TrainConfig, open_run
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -129,7 +129,7 @@ def test_what_is_left_out_is_told(cli, toy):
 
 
 def test_interrupted_goes_on(cli, toy, monkeypatch):
-    from histofast.cli import _mil
+    from histofast.cli import mil
 
     def stop(progress):
         if (progress.fold, progress.epoch) == (1, 1):
@@ -137,7 +137,7 @@ def test_interrupted_goes_on(cli, toy, monkeypatch):
         return ""
 
     with monkeypatch.context() as patch:
-        patch.setattr(_mil, "_say", stop)
+        patch.setattr(mil, "_say", stop)
         answer = cli(*TRAIN, *SHORT)
     assert (answer.code, answer.err[-1], answer.out) == (130, "histofast: interrupted", "")
     answer = cli(*TRAIN, *SHORT)

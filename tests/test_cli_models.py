@@ -96,7 +96,7 @@ def test_quantize_needs_enough_patches(cli, slides, tmp_path):
 
 
 def test_bench(cli, table, tmp_path, monkeypatch):
-    monkeypatch.setattr("histofast.bench._ROUND_S", 0.01)
+    monkeypatch.setattr("histofast.graphs.speed._ROUND_S", 0.01)
     answer = cli("models", "bench", "densenet121-t2", "--patches", table, "--rounds", 1)
     assert (answer.code, answer.err) == (0, [])
     head, names, row = answer.out.splitlines()
@@ -109,7 +109,7 @@ def test_bench(cli, table, tmp_path, monkeypatch):
 
 def test_bench_plots(cli, tmp_path, monkeypatch):
     pytest.importorskip("matplotlib")
-    monkeypatch.setattr("histofast.bench._ROUND_S", 0.01)
+    monkeypatch.setattr("histofast.graphs.speed._ROUND_S", 0.01)
     plot = tmp_path / "speeds.png"
     arguments = ("--rounds", 1, "--patch-px", 64, "--plot", plot, "--json")
     answer = cli("models", "bench", "densenet121-t2", *arguments)

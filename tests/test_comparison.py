@@ -8,12 +8,11 @@ import numpy as np
 import pytest
 
 import histofast
-from histofast import encoders, similarity
-from histofast.comparison import _compare
-from histofast.comparison._pairs import resampled, shuffled
+from histofast import graphs, similarity
+from histofast.comparison import comparing, resampled, shuffled
 from histofast.errors import FeatureError, ModelError
 from histofast.features import FeatureWriter
-from histofast.pipeline import PatchSample
+from histofast.patches import PatchSample
 
 torch = pytest.importorskip("torch")
 
@@ -24,7 +23,7 @@ QUICK = {"resamples": 200, "permutations": 19, "random_null": False}
 
 @pytest.fixture(scope="module")
 def images():
-    return encoders.stained_noise(48, 64)
+    return graphs.stained_noise(48, 64)
 
 
 @pytest.fixture(scope="module")
@@ -60,7 +59,7 @@ def test_batches_are_the_sums_of_their_products(pair, images):
 def small():
     """Two networks and images for an emulated GPU, which is slow."""
     pair = [networks.create("resnet18", layer="layer1", seed=seed) for seed in (0, 1)]
-    return pair, encoders.stained_noise(32, 16)
+    return pair, graphs.stained_noise(32, 16)
 
 
 class OnGpu:
@@ -81,12 +80,12 @@ def test_on_a_gpu_the_numbers_are_the_cpus(small, monkeypatch, gpu, options, bot
     pair, images = small
     given = {**QUICK, "batch_size": 16, "seed": 3, "random_null": True, **options}
     wanted = histofast.compare(*pair, images, **given).comparison
-    source = _compare._source
+    source = comparing._source
 
     def on_gpu(network, layers):
         return OnGpu(network, gpu) if both or network is pair[0] else source(network, layers)
 
-    monkeypatch.setattr(_compare, "_source", on_gpu)
+    monkeypatch.setattr(comparing, "_source", on_gpu)
     found = histofast.compare(*pair, images, **given).comparison
     np.testing.assert_allclose(found.matrix, wanted.matrix, atol=2e-5)
     for name in ("low", "high", "permuted", "random"):
@@ -107,7 +106,7 @@ def test_on_a_gpu_a_layer_that_is_not_finite_is_named(small, monkeypatch, gpu):
 
             return self._recorder.run(pixels, spoil)
 
-    monkeypatch.setattr(_compare, "_source", lambda network, layers: Spoilt(network, gpu))
+    monkeypatch.setattr(comparing, "_source", lambda network, layers: Spoilt(network, gpu))
     with pytest.raises(ValueError, match="layer layer1 must be finite, got NaN or infinity in 1 o"):
         histofast.compare(*pair, images, **QUICK)
 
@@ -173,7 +172,7 @@ def test_layers_that_do_not_vary_are_undefined(pair):
 
 def test_predictions_of_two_heads(images):
     a, b = (networks.create("cbr-tiny", classes=3, seed=seed) for seed in (0, 1))
-    pixels = encoders.stained_noise(32, 160)
+    pixels = graphs.stained_noise(32, 160)
     labels = np.arange(32) % 3
     found = histofast.compare(a, b, pixels, labels=labels, **QUICK).comparison.predictions
     assert 0 <= found["Jensen-Shannon divergence (bits)"] <= 1
@@ -183,7 +182,7 @@ def test_predictions_of_two_heads(images):
 @pytest.mark.parametrize("measure", ["cca", "svcca", "pwcca"])
 def test_measures_of_pooled_features(measure):
     network = networks.create("resnet18", layer="layer1")
-    pixels = encoders.stained_noise(140, 32)
+    pixels = graphs.stained_noise(140, 32)
     found = histofast.compare(
         network,
         network,
@@ -237,7 +236,7 @@ def test_spatial_is_the_cka_of_places(pair, images):
 
 
 def test_maps_are_averaged_by_area():
-    from histofast.comparison._spatial import average_to
+    from histofast.comparison import average_to
 
     maps = np.arange(12, dtype=np.float32).reshape(1, 1, 3, 4)
     np.testing.assert_allclose(average_to(maps, (3, 2))[0, 0, 0], [0.5, 2.5])
@@ -326,7 +325,7 @@ def test_bad_modules(change, error, message):
 
 def test_labels_of_a_table_are_taken():
     a, b = (networks.create("cbr-tiny", classes=2, seed=seed) for seed in (0, 1))
-    pixels = encoders.stained_noise(32, 160)
+    pixels = graphs.stained_noise(32, 160)
     names = tuple(f"s{i}" for i in range(32))
     sample = PatchSample(pixels=pixels, sources=names, labels=("0", "1") * 16)
     found = histofast.compare(a, b, sample, **QUICK).comparison.predictions

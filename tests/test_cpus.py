@@ -6,7 +6,7 @@ import os
 
 import pytest
 
-from histofast import _cpus
+from histofast import _machine
 
 
 def write(root, path, text):
@@ -52,11 +52,11 @@ def write(root, path, text):
 def test_quota(tmp_path, files, quota):
     for path, text in files.items():
         write(tmp_path, path, text)
-    assert _cpus._cgroup_quota_cpus(tmp_path) == quota
+    assert _machine._cgroup_quota_cpus(tmp_path) == quota
 
 
 def test_a_quota_of_one_and_a_half_is_two_and_never_more_than_the_affinity(monkeypatch):
     monkeypatch.setattr(os, "sched_getaffinity", lambda _pid: {0, 1, 2}, raising=False)
     for quota, expected in [(1.5, 2), (0.3, 1), (8.0, 3), (None, 3)]:
-        monkeypatch.setattr(_cpus, "_cgroup_quota_cpus", lambda _root, quota=quota: quota)
-        assert _cpus.available_cpus() == expected
+        monkeypatch.setattr(_machine, "_cgroup_quota_cpus", lambda _root, quota=quota: quota)
+        assert _machine.available_cpus() == expected

@@ -11,10 +11,10 @@ import pytest
 
 import foreign_models
 import histofast
-from histofast import encoders, features
-from histofast.encoders import _join, _spec
-from histofast.encoders._graph import set_metadata
+from histofast import encoders, features, graphs
+from histofast.encoders import spec as spec_module
 from histofast.errors import ModelError
+from histofast.graphs import joining, set_metadata
 from slide_files import overwrite, tile_extent
 from small_slides import content, run, write_slide
 from tiny_encoder import write_encoder
@@ -29,7 +29,7 @@ def whole(tmp_path_factory):
     folder = tmp_path_factory.mktemp("net")
     net = foreign_models.residual(folder / "net.onnx")
     out = folder / "whole.onnx"
-    encoders.wrap(
+    graphs.wrap(
         net, out=out, mean=foreign_models.MEAN, std=foreign_models.STD, patch_px=SIDE, mpp=2.0
     )
     return out
@@ -38,7 +38,7 @@ def whole(tmp_path_factory):
 @pytest.fixture(scope="module")
 def joined(whole):
     out = whole.with_name("net.cuts.onnx")
-    encoders.join_cuts(whole, at=CUTS, out=out, name="net")
+    graphs.join_cuts(whole, at=CUTS, out=out, name="net")
     return out
 
 
@@ -105,7 +105,7 @@ def test_each_cut_is_what_its_own_file_gives(whole, joined, pixels, tmp_path):
         found = together.encode(pixels)
         assert repr(together).startswith("EncoderSet(net-conv1, net-relu, net-layer1, net-layer2")
     for cut, got in zip(CUTS, found, strict=True):
-        encoders.truncate(whole, at=cut, out=tmp_path / "one.onnx", overwrite=True)
+        graphs.truncate(whole, at=cut, out=tmp_path / "one.onnx", overwrite=True)
         with encoders.load(tmp_path / "one.onnx") as alone:
             np.testing.assert_allclose(got, alone.encode(pixels), rtol=1e-4, atol=1e-6)
 
@@ -194,17 +194,17 @@ def test_cuts_that_are_not_the_outputs_are_refused(joined, tmp_path):
 
 
 def test_all_cuts_of_a_graph(whole, tmp_path):
-    specs = encoders.join_cuts(whole, out=tmp_path / "all.onnx")
+    specs = graphs.join_cuts(whole, out=tmp_path / "all.onnx")
     assert [s.layer for s in specs] == ["conv1", "relu", "fc"]  # no dot; the pooling is left out
-    again = encoders.join_cuts(whole, out=tmp_path / "again.onnx", name="all")
+    again = graphs.join_cuts(whole, out=tmp_path / "again.onnx", name="all")
     assert [s.sha256 for s in again] == [s.sha256 for s in specs]
-    specs = encoders.join_cuts(whole, at=["layer2", "conv1"], out=tmp_path / "two.onnx")
+    specs = graphs.join_cuts(whole, at=["layer2", "conv1"], out=tmp_path / "two.onnx")
     assert [s.name for s in specs] == ["two-conv1", "two-layer2"]  # in the order of the graph
 
 
 def test_names_of_cuts_can_be_folders():
-    assert _spec.cut_name("net", "layer1.0.relu") == "net-layer1.0.relu"
-    assert _spec.cut_name("net", "/layer1/layer1.0/Relu_output 0") == (
+    assert spec_module.cut_name("net", "layer1.0.relu") == "net-layer1.0.relu"
+    assert spec_module.cut_name("net", "/layer1/layer1.0/Relu_output 0") == (
         "net-layer1-layer1.0-Relu_output-0"
     )
 
@@ -212,39 +212,39 @@ def test_names_of_cuts_can_be_folders():
 def test_join_cuts_refuses(whole, tmp_path):
     out = tmp_path / "x.onnx"
     with pytest.raises(ModelError, match=r"cut of .*whole\.onnx must be one of conv1, .*got 'l1'"):
-        encoders.join_cuts(whole, at=["l1"], out=out)
+        graphs.join_cuts(whole, at=["l1"], out=out)
     with pytest.raises(ValueError, match="at must name at least one cut, got none"):
-        encoders.join_cuts(whole, at=[], out=out)
+        graphs.join_cuts(whole, at=[], out=out)
     with pytest.raises(ValueError, match=r"out must end in \.onnx"):
-        encoders.join_cuts(whole, out=tmp_path / "x.bin")
+        graphs.join_cuts(whole, out=tmp_path / "x.bin")
     with pytest.raises(ValueError, match="pool must be one of auto, nchw"):
-        encoders.join_cuts(whole, out=out, pool="best")
+        graphs.join_cuts(whole, out=out, pool="best")
     with pytest.raises(
         ModelError, match=r"is int8, whose inner tensors are not the layers' values"
     ):
-        encoders.join_cuts("densenet121-t2-int8", out=out)
+        graphs.join_cuts("densenet121-t2-int8", out=out)
     out.write_bytes(b"")
     with pytest.raises(FileExistsError, match=r"x\.onnx exists"):
-        encoders.join_cuts(whole, out=out)
+        graphs.join_cuts(whole, out=out)
     assert out.read_bytes() == b""
 
 
 def test_cuts_whose_encoders_would_have_one_name(whole, tmp_path, monkeypatch):
-    monkeypatch.setattr(_join, "cut_name", lambda name, cut: name)
+    monkeypatch.setattr(joining, "cut_name", lambda name, cut: name)
     with pytest.raises(ValueError, match="cuts must have different names, got x, x"):
-        encoders.join_cuts(whole, at=["conv1", "relu"], out=tmp_path / "x.onnx")
+        graphs.join_cuts(whole, at=["conv1", "relu"], out=tmp_path / "x.onnx")
     assert list(tmp_path.iterdir()) == []
 
 
 def test_a_join_that_differs_is_not_written(whole, tmp_path, monkeypatch):
-    add = _join.add_features
+    add = joining.add_features
 
     def mixed_up(model, tensor, values, pool, *, output):
         add(model, "/relu/Relu_output_0", values, pool, output=output)
 
-    monkeypatch.setattr(_join, "add_features", mixed_up)
+    monkeypatch.setattr(joining, "add_features", mixed_up)
     with pytest.raises(ModelError, match=r"is not written: its features differ from 'conv1' of .*"):
-        encoders.join_cuts(whole, at=["conv1", "relu"], out=tmp_path / "x.onnx")
+        graphs.join_cuts(whole, at=["conv1", "relu"], out=tmp_path / "x.onnx")
     assert list(tmp_path.iterdir()) == []
 
 
@@ -266,7 +266,7 @@ def test_extract_writes_a_folder_per_cut(slides, whole, joined, tmp_path):
             "layer": cut,
         }
         one = tmp_path / f"{cut}.onnx"
-        encoders.truncate(whole, at=cut, out=one)
+        graphs.truncate(whole, at=cut, out=one)
         (alone,) = run(slides / "s0.tif", tmp_path / "g", one).slides
         wanted = histofast.read_features(alone.outputs[0])
         assert "layer" not in wanted.identity["encoder"]
@@ -320,14 +320,14 @@ def test_files_of_another_making_are_in_the_way(slides, whole, joined, tmp_path)
     run(slides / "s0.tif", tmp_path / "f", joined)
     before = content(tmp_path / "f")
     other = tmp_path / "other.onnx"
-    encoders.join_cuts(whole, at=["relu", "conv1"], out=other, name="net")
+    graphs.join_cuts(whole, at=["relu", "conv1"], out=other, name="net")
     (slide,) = run(slides / "s0.tif", tmp_path / "f", other).slides
     assert slide.status == "failed"
     assert "was made by something else (encoder.sha256: " in slide.error
     assert content(tmp_path / "f") == before
     # One cut by itself under the name that it has in the file of cuts is something else too.
     alone = tmp_path / "alone.onnx"
-    encoders.truncate(whole, at="relu", out=alone, name="net-relu")
+    graphs.truncate(whole, at="relu", out=alone, name="net-relu")
     (slide,) = run(slides / "s0.tif", tmp_path / "f", alone).slides
     assert 'encoder.layer: "relu", not null' in slide.error
     (slide,) = run(slides / "s0.tif", tmp_path / "f", other, overwrite=True).slides
@@ -353,7 +353,7 @@ def test_strict_looks_at_every_cut(joined, tmp_path):
 
 def test_a_cut_and_an_encoder_of_one_name_are_refused(slides, whole, joined, tmp_path):
     alone = tmp_path / "alone.onnx"
-    encoders.truncate(whole, at="relu", out=alone, name="net-relu")
+    graphs.truncate(whole, at="relu", out=alone, name="net-relu")
     with pytest.raises(
         ValueError, match="encoders must have different names, got net-conv1, net-relu"
     ):
@@ -374,7 +374,7 @@ def test_verify_knows_every_cut(cli, slides, joined, whole, tmp_path):
     run(slides / "s0.tif", tmp_path / "f", joined)
     assert cli("verify", tmp_path / "f", "--encoder", joined).code == 0
     other = tmp_path / "other.onnx"
-    encoders.join_cuts(whole, at=["relu"], out=other, name="net")
+    graphs.join_cuts(whole, at=["relu"], out=other, name="net")
     answer = cli("verify", tmp_path / "f", "--encoder", other)
     assert answer.code == 1
     assert "made by another file of encoder net-relu" in answer.out
@@ -446,7 +446,7 @@ def test_some_cuts_hold_nothing_of_what_lies_beyond(resnet, tmp_path):
 def test_export_cuts_refuses(resnet, tmp_path, monkeypatch):
     torch = pytest.importorskip("torch")
     from histofast import networks
-    from histofast.networks import _export
+    from histofast.networks import exporting
 
     out = tmp_path / "x.onnx"
     with pytest.raises(ModelError, match=r"layer of resnet18 must be one of conv1, .*'layr1': did"):
@@ -466,8 +466,8 @@ def test_export_cuts_refuses(resnet, tmp_path, monkeypatch):
         networks.export_cuts(resnet, tmp_path / "none" / "x.onnx", patch_px=32)
     with pytest.raises(ValueError, match="network must be in evaluation mode"):
         networks.export_cuts(networks.create("resnet18", layer="conv1").train(), out)
-    fold = _export._affine
-    monkeypatch.setattr(_export, "_affine", lambda norm: (fold(norm)[0] * 1.1, fold(norm)[1]))
+    fold = exporting._affine
+    monkeypatch.setattr(exporting, "_affine", lambda norm: (fold(norm)[0] * 1.1, fold(norm)[1]))
     with pytest.raises(ModelError, match=r"differ by .*: bn1 is the first cut to do so"):
         networks.export_cuts(resnet, out, patch_px=32)
     assert list(tmp_path.iterdir()) == []

@@ -13,9 +13,10 @@ import onnx
 import pytest
 from onnx import TensorProto, helper
 
-from histofast import _core, encoders
-from histofast.encoders import _graph, _runtime
+from histofast import _core, encoders, graphs
+from histofast.encoders import runtime
 from histofast.errors import ModelError
+from histofast.graphs import building
 
 
 @pytest.fixture(scope="module")
@@ -27,7 +28,7 @@ def default() -> encoders.Encoder:
 @pytest.fixture
 def tiny(tmp_path) -> Path:
     path = tmp_path / "tiny.onnx"
-    path.write_bytes(_graph.to_bytes(_graph.tiny_encoder()))
+    path.write_bytes(building.to_bytes(building.tiny_encoder()))
     return path
 
 
@@ -38,7 +39,7 @@ def save(path: Path, model: onnx.ModelProto) -> Path:
 
 def foreign(path: Path, *, inputs=None, outputs=None, props=None, nodes=None) -> Path:
     """Write a graph of mean colours whose contract the caller spoils."""
-    graph = _graph.tiny_encoder()
+    graph = building.tiny_encoder()
     if nodes is not None:
         del graph.graph.node[:]
         graph.graph.node.extend(nodes)
@@ -47,7 +48,7 @@ def foreign(path: Path, *, inputs=None, outputs=None, props=None, nodes=None) ->
             del field[:]
             field.extend(values)
     if props is not None:
-        _graph.set_metadata(graph, props)
+        building.set_metadata(graph, props)
     return save(path, graph)
 
 
@@ -140,7 +141,7 @@ def test_other_pixels_are_refused(tiny, pixels, error, message):
 
 
 def test_nan_names_its_rows(tmp_path):
-    graph = _graph.PixelGraph(mean=(0, 0, 0), std=(1, 1, 1))
+    graph = building.PixelGraph(mean=(0, 0, 0), std=(1, 1, 1))
     x = graph.add("GlobalAveragePool", [graph.standardised], name="pooled")
     x = graph.add("Div", [x, x], name="one")  # 0 / 0 for a black patch
     x = graph.add("Flatten", [x], name="flat", axis=1)
@@ -183,7 +184,7 @@ def test_fixed_size_is_held_to(tmp_path):
 
 
 def test_failure_inside_the_graph_is_one_line(tmp_path):
-    graph = _graph.PixelGraph(mean=(0, 0, 0), std=(1, 1, 1))
+    graph = building.PixelGraph(mean=(0, 0, 0), std=(1, 1, 1))
     hundred = graph.constant(np.array([-1, 3, 10, 10]), name="shape")
     x = graph.add("Reshape", [graph.standardised, hundred], name="odd")
     x = graph.add("GlobalAveragePool", [x], name="pooled")
@@ -228,13 +229,13 @@ def test_registered_name_whose_file_is_missing_or_changed(tmp_path, monkeypatch)
     source = encoders.models_folder()
     toml = tmp_path / "registry.toml"
     shutil.copy(source / "registry.toml", toml)
-    monkeypatch.setattr("histofast.encoders._registry.models_folder", lambda: tmp_path)
+    monkeypatch.setattr("histofast.encoders.catalogue.models_folder", lambda: tmp_path)
     encoders.registry.cache_clear()
     try:
         with pytest.raises(ModelError, match=r"densenet121-t2 is not installed, .* is missing"):
             encoders.load(encoders.DEFAULT, device="cpu")
         changed = tmp_path / "densenet121-t2.onnx"
-        changed.write_bytes(_graph.to_bytes(_graph.tiny_encoder()))
+        changed.write_bytes(building.to_bytes(building.tiny_encoder()))
         with pytest.raises(ModelError, match="is not the registered encoder densenet121-t2"):
             encoders.load(encoders.DEFAULT, device="cpu")
         encoders.load(changed, device="cpu").close()  # by its path it is just a file
@@ -261,7 +262,7 @@ def test_text_is_no_encoder(tmp_path):
 
 
 def test_opset_too_new(tmp_path):
-    model = _graph.tiny_encoder()
+    model = building.tiny_encoder()
     model.opset_import[0].version = 999
     with pytest.raises(ModelError, match=r"cannot be loaded by onnxruntime \d.*[Oo]pset"):
         encoders.load(save(tmp_path / "new.onnx", model), device="cpu")
@@ -347,7 +348,7 @@ def test_metadata_survives_writing():
 
 
 def test_same_graph_same_bytes():
-    assert _graph.to_bytes(_graph.tiny_encoder()) == _graph.to_bytes(_graph.tiny_encoder())
+    assert building.to_bytes(building.tiny_encoder()) == building.to_bytes(building.tiny_encoder())
 
 
 # --- Devices -------------------------------------------------------------------------------------
@@ -365,7 +366,7 @@ def test_no_threads(tiny):
 
 
 def test_cuda_that_cannot_work_says_why(tiny, monkeypatch):
-    monkeypatch.setattr(_runtime, "why_no_cuda", lambda: "there is no NVIDIA driver: get one")
+    monkeypatch.setattr(runtime, "why_no_cuda", lambda: "there is no NVIDIA driver: get one")
     with pytest.raises(ModelError, match="device cuda does not work: there is no NVIDIA driver"):
         encoders.load(tiny, device="cuda")
     with encoders.load(tiny, device="auto") as encoder:
@@ -374,21 +375,21 @@ def test_cuda_that_cannot_work_says_why(tiny, monkeypatch):
 
 
 def test_tensorrt_that_cannot_work_says_why(tiny, monkeypatch):
-    monkeypatch.setattr(_runtime, "why_no_cuda", lambda: "there is no NVIDIA driver: get one")
-    listed = [_runtime.TENSORRT, _runtime.CUDA]
-    monkeypatch.setattr(_runtime.runtime(), "get_available_providers", lambda: listed)
+    monkeypatch.setattr(runtime, "why_no_cuda", lambda: "there is no NVIDIA driver: get one")
+    listed = [runtime.TENSORRT, runtime.CUDA]
+    monkeypatch.setattr(runtime.runtime(), "get_available_providers", lambda: listed)
     with pytest.raises(ModelError, match="device tensorrt does not work: there is no NVIDIA"):
         encoders.load(tiny, device="tensorrt:1")
-    listed.remove(_runtime.TENSORRT)
+    listed.remove(runtime.TENSORRT)
     with pytest.raises(ModelError, match="is built without TensorRT: use --device cuda"):
         encoders.load(tiny, device="tensorrt")
 
 
 def test_missing_tensorrt_is_named(monkeypatch):
-    monkeypatch.setattr(_runtime, "why_no_cuda", lambda: None)
-    if _runtime.TENSORRT not in _runtime.runtime().get_available_providers():
+    monkeypatch.setattr(runtime, "why_no_cuda", lambda: None)
+    if runtime.TENSORRT not in runtime.runtime().get_available_providers():
         pytest.skip("needs an ONNX Runtime with TensorRT")
-    reason = _runtime.why_no_tensorrt()
+    reason = runtime.why_no_tensorrt()
     assert reason is None or reason.startswith("TensorRT 10 is missing: pip install")
 
 
@@ -402,12 +403,12 @@ def test_submitting_on_the_cpu_is_encoding(tiny, rng):
 
 
 def test_cuda_that_became_cpu_is_refused(tiny, monkeypatch):
-    if _runtime.driver_gpu_count():
+    if runtime.driver_gpu_count():
         pytest.skip("needs a machine without a GPU")
-    monkeypatch.setattr(_runtime, "why_no_cuda", lambda: None)
-    monkeypatch.setattr(_runtime, "driver_gpu_count", lambda: 2)
+    monkeypatch.setattr(runtime, "why_no_cuda", lambda: None)
+    monkeypatch.setattr(runtime, "driver_gpu_count", lambda: 2)
     monkeypatch.setattr(_core, "cuda_is_compiled", lambda: False)
-    monkeypatch.setattr(_runtime, "make_session", fake_make_session)
+    monkeypatch.setattr(runtime, "make_session", fake_make_session)
     with pytest.raises(
         ModelError, match="device cuda does not work: there is no GPU 2: the driver"
     ):
@@ -418,41 +419,41 @@ def test_cuda_that_became_cpu_is_refused(tiny, monkeypatch):
         assert "fell back" in encoder.device_note
 
 
-_make_session = _runtime.make_session
+_make_session = runtime.make_session
 
 
-def fake_make_session(model, *, provider=_runtime.CPU, **_):
-    return _make_session(model) if provider == _runtime.CPU else None
+def fake_make_session(model, *, provider=runtime.CPU, **_):
+    return _make_session(model) if provider == runtime.CPU else None
 
 
 @pytest.mark.parametrize(
     ("available", "gpus", "message"),
     [
         ([], 1, "is built without CUDA: pip uninstall"),
-        ([_runtime.CUDA], None, "there is no NVIDIA driver"),
-        ([_runtime.CUDA], 0, "offers no GPU"),
+        ([runtime.CUDA], None, "there is no NVIDIA driver"),
+        ([runtime.CUDA], 0, "offers no GPU"),
     ],
 )
 def test_why_no_cuda(monkeypatch, available, gpus, message):
-    monkeypatch.setattr(_runtime.runtime(), "get_available_providers", lambda: available)
-    monkeypatch.setattr(_runtime, "driver_gpu_count", lambda: gpus)
-    assert message in _runtime.why_no_cuda()
+    monkeypatch.setattr(runtime.runtime(), "get_available_providers", lambda: available)
+    monkeypatch.setattr(runtime, "driver_gpu_count", lambda: gpus)
+    assert message in runtime.why_no_cuda()
 
 
 def test_missing_cuda_library_is_named(monkeypatch):
-    if _runtime.driver_gpu_count() or _runtime.CUDA not in (
-        _runtime.runtime().get_available_providers()
+    if runtime.driver_gpu_count() or runtime.CUDA not in (
+        runtime.runtime().get_available_providers()
     ):
         pytest.skip("needs onnxruntime-gpu on a machine without CUDA")
-    monkeypatch.setattr(_runtime, "driver_gpu_count", lambda: 1)
-    reason = _runtime.why_no_cuda()
+    monkeypatch.setattr(runtime, "driver_gpu_count", lambda: 1)
+    reason = runtime.why_no_cuda()
     assert reason is not None
     assert re.search(r"^lib\S+\.so\S* is missing, which the CUDA provider .* needs: pip", reason)
 
 
 @pytest.mark.gpu
 def test_cuda_agrees_with_the_cpu(default, rng):
-    if _runtime.why_no_cuda() is not None:
+    if runtime.why_no_cuda() is not None:
         pytest.skip("needs a GPU that ONNX Runtime can use")
     pixels = rng.integers(0, 256, (9, 128, 128, 3), dtype=np.uint8)
     with encoders.load(encoders.DEFAULT, device="cuda") as encoder:
@@ -460,14 +461,14 @@ def test_cuda_agrees_with_the_cpu(default, rng):
 
 
 def test_every_listed_provider_works_or_says_why_not():
-    problems = encoders.provider_problems()
+    problems = graphs.provider_problems()
     assert problems["CPUExecutionProvider"] is None
     assert all(problem is None or problem for problem in problems.values())
 
 
 def test_workers_raise_what_they_meet(tiny, monkeypatch):
     with encoders.load(tiny, device="cpu", threads=2) as encoder:
-        fail = _runtime.runtime_errors()[0]
+        fail = runtime.runtime_errors()[0]
 
         class Session:
             def run(self, *_):

@@ -116,7 +116,7 @@ def test_overlay_is_the_mixture_of_colours_and_grey():
 
 def test_colours_grow_lighter_with_the_value():
     pytest.importorskip("matplotlib")
-    from histofast.report._overlay import colors_of
+    from histofast.report import colors_of
 
     luma = colors_of(np.linspace(0, 1, 64)) @ [0.2126, 0.7152, 0.0722]
     assert all(a < b for a, b in pairwise(luma))
@@ -126,7 +126,7 @@ def test_colours_grow_lighter_with_the_value():
 @pytest.mark.parametrize("size", [(1, 1), (3, 40), (96, 160), (999, 611), (611, 1237)])
 def test_the_figure_keeps_every_pixel(size):
     pytest.importorskip("matplotlib")
-    from histofast.report._overlay import plot_overlay
+    from histofast.report import plot_overlay
 
     picture = np.random.default_rng(0).integers(0, 256, (*size, 3), np.uint8)
     figure = plot_overlay(
@@ -254,12 +254,12 @@ def test_save_keeps_what_is_there_unless_told(tmp_path):
 
 def test_save_writes_all_or_nothing(tmp_path, monkeypatch):
     pytest.importorskip("matplotlib")
-    from histofast.explain import _map
+    from histofast.explain import maps
 
     def fail(*arguments, **options):
         raise SlideError("cannot write: no space")
 
-    monkeypatch.setattr(_map, "write_array_pyramid", fail)
+    monkeypatch.setattr(maps, "write_array_pyramid", fail)
     with pytest.raises(SlideError, match="no space"):
         made([1, 2, 3]).save(tmp_path / "maps")
     assert list(tmp_path.iterdir()) == []

@@ -14,8 +14,7 @@ torch = pytest.importorskip("torch")
 onnx = pytest.importorskip("onnx")
 
 from histofast import networks
-from histofast.encoders import _graph
-from histofast.encoders._capture import capture
+from histofast.graphs import building, capture
 from lively import lively
 
 # The smallest patches, or a bit more.
@@ -151,12 +150,12 @@ def test_a_network_that_does_not_run(tmp_path):
     ],
 )
 def test_a_wrong_layer_is_named(tmp_path, monkeypatch, constant, message):
-    right = _graph.PixelGraph.constant
+    right = building.PixelGraph.constant
 
     def wrong(self, array, *, name):
         return right(self, array + 0.1 if name == constant else array, name=name)
 
-    monkeypatch.setattr(_graph.PixelGraph, "constant", wrong)
+    monkeypatch.setattr(building.PixelGraph, "constant", wrong)
     network = networks.create("resnet18", layer="layer3", classes=2)
     with pytest.raises(ModelError, match=message):
         networks.export(network, tmp_path / "a.onnx", patch_px=32)

@@ -17,9 +17,10 @@ import pytest
 
 import histofast
 from histofast import features
-from histofast.encoders import _runtime
+from histofast.encoders import runtime
 from histofast.errors import ModelError
-from histofast.pipeline import DeviceReport, Job, Progress, RunReport, SlideReport, _gpus, _run
+from histofast.patches import Job
+from histofast.pipeline import DeviceReport, Progress, RunReport, SlideReport, extraction, gpus
 from small_slides import content, no_leftovers, run, write_slide
 from tiny_encoder import write_encoder
 
@@ -27,7 +28,7 @@ from tiny_encoder import write_encoder
 SCRIPT = """
 import sys
 from histofast.pipeline import _run
-_run._devices = lambda device, gpus: ["cpu", "cpu"]
+extraction._devices = lambda device, gpus: ["cpu", "cpu"]
 from histofast.cli import main
 print("once")
 main()
@@ -56,8 +57,8 @@ def two(monkeypatch):
         two.started.append(popen(*arguments, **options))
         return two.started[-1]
 
-    monkeypatch.setattr(_run, "_devices", lambda *_: two.devices)
-    monkeypatch.setattr(_gpus.subprocess, "Popen", start)
+    monkeypatch.setattr(extraction, "_devices", lambda *_: two.devices)
+    monkeypatch.setattr(gpus.subprocess, "Popen", start)
     yield two
     assert all(process.returncode is not None for process in two.started)
 
@@ -160,7 +161,7 @@ def test_what_no_process_can_do_is_raised_as_ever(slides, encoder, tmp_path, two
 
 
 def test_a_process_that_cannot_start(slides, encoder, tmp_path, two, monkeypatch):
-    monkeypatch.setattr(_gpus, "_CODE", "raise SystemExit(3) #{path}".format)
+    monkeypatch.setattr(gpus, "_CODE", "raise SystemExit(3) #{path}".format)
     with pytest.raises(ModelError, match="the process of cpu ended with code 3 while it loaded"):
         run(slides, tmp_path / "f", encoder)
 
@@ -299,7 +300,7 @@ class Table:
             (folder / f"s{i}.tif").write_bytes(bytes(size))
             self.jobs.append(Job(name=f"s{i}", path=folder / f"s{i}.tif"))
         self.processes = [
-            _gpus._Process(
+            gpus._Process(
                 popen=SimpleNamespace(stdin=io.BytesIO()), report=DeviceReport(device=f"cuda:{i}")
             )
             for i in range(2)
@@ -309,7 +310,7 @@ class Table:
         self.report, self.seen = RunReport(), []
         request = SimpleNamespace(out=folder / "out", fail_fast=fail_fast)
         saver = SimpleNamespace(save=lambda: None)
-        self.dealer = _gpus._Dealer(
+        self.dealer = gpus._Dealer(
             self.jobs, request, self, self.report, self.seen.append, saver, 0.0, 0.0
         )
 
@@ -322,12 +323,12 @@ class Table:
         self.dealer._deal()
 
     def asks(self, number):
-        self.says(number, _gpus._Asks())
+        self.says(number, gpus._Asks())
 
     def ends(self, number, slide, status="done", *, is_encoders=False, error=""):
         report = SlideReport(name=slide, path="", status=status, error=error)
         device = self.processes[number].report
-        self.says(number, _gpus._Ended(report, is_encoders, device))
+        self.says(number, gpus._Ended(report, is_encoders, device))
 
     def dealt(self, number):
         return [int(line) for line in self.processes[number].popen.stdin.getvalue().split()]
@@ -399,11 +400,11 @@ def test_a_slide_is_not_given_a_third_process_to_end(tmp_path):
     table = Table(3, 2, 1, folder=tmp_path)
     table.asks(0)
     table.asks(1)
-    table.says(0, _gpus._Gone(-9))
+    table.says(0, gpus._Gone(-9))
     assert table.ended() == {}
     table.asks(1)
     assert table.dealt(1) == [1, 0]
-    table.says(1, _gpus._Gone(-9))
+    table.says(1, gpus._Gone(-9))
     assert table.ended() == {"s0": "failed", "s1": "failed"}
     assert table.report.error.startswith("no process is left")
     assert len(table.report.notes) == 2
@@ -414,7 +415,7 @@ def test_a_slide_refused_by_the_only_one_left_has_failed(tmp_path):
     table.asks(0)
     table.asks(1)
     table.ends(0, "s0", "failed", is_encoders=True, error="no memory")
-    table.says(1, _gpus._Gone(1))
+    table.says(1, gpus._Gone(1))
     assert [(s.name, s.error) for s in table.report.slides] == [("s0", "no memory")]
     table.asks(0)
     assert table.dealt(0) == [0, 1]
@@ -428,10 +429,10 @@ def test_what_ends_the_run(tmp_path, full):
     table.ends(0, "s0", "failed")
     if full:
         device = table.processes[0].report
-        table.says(0, _gpus._Over("no space left", device))
+        table.says(0, gpus._Over("no space left", device))
         assert table.report.error == "no space left"
     table.asks(0)
-    table.says(1, _gpus._Gone(130))
+    table.says(1, gpus._Gone(130))
     assert (table.dealt(0), table.dealt(1)) == ([0], [1])
     assert (table.ended(), table.report.notes) == ({"s0": "failed"}, [])
 
@@ -452,7 +453,7 @@ def test_progress_is_of_all_at_work(tmp_path):
     last = table.seen[-1]
     assert (last.name, last.slide_patches_done, last.slide_patches) == ("s0, s1", 15, 150)
     assert (last.patches_done, last.slides_total) == (15, 2)
-    table.says(1, _gpus._Gone(1))
+    table.says(1, gpus._Gone(1))
     table.says(0, told("s0", 20, 100))
     assert table.seen[-1].patches_done == 20  # not those that were lost
 
@@ -475,16 +476,16 @@ def test_progress_is_of_all_at_work(tmp_path):
 def test_wrong_gpus_are_refused_before_anything_starts(
     slides, encoder, tmp_path, monkeypatch, options, error, message
 ):
-    monkeypatch.setattr(_runtime, "why_no_cuda", lambda: None)
-    monkeypatch.setattr(_runtime, "driver_gpu_count", lambda: 2)
+    monkeypatch.setattr(runtime, "why_no_cuda", lambda: None)
+    monkeypatch.setattr(runtime, "driver_gpu_count", lambda: 2)
     with pytest.raises(error, match=message):
         run(slides, tmp_path / "f", encoder, **options)
     assert not (tmp_path / "f").exists()
 
 
 def test_gpus_that_do_not_work(slides, encoder, tmp_path, monkeypatch):
-    monkeypatch.setattr(_runtime, "why_no_cuda", lambda: "there is no NVIDIA driver")
-    monkeypatch.setattr(_runtime, "why_no_tensorrt", lambda: "TensorRT 10 is missing")
+    monkeypatch.setattr(runtime, "why_no_cuda", lambda: "there is no NVIDIA driver")
+    monkeypatch.setattr(runtime, "why_no_tensorrt", lambda: "TensorRT 10 is missing")
     with pytest.raises(ModelError, match="device cuda does not work: there is no NVIDIA driver"):
         run(slides, tmp_path / "f", encoder, gpus=[0, 1])
     with pytest.raises(ModelError, match="device tensorrt does not work: TensorRT 10 is missing"):
@@ -492,15 +493,15 @@ def test_gpus_that_do_not_work(slides, encoder, tmp_path, monkeypatch):
 
 
 def test_gpus_become_devices(monkeypatch):
-    monkeypatch.setattr(_runtime, "why_no_cuda", lambda: None)
-    monkeypatch.setattr(_runtime, "why_no_tensorrt", lambda: None)
-    monkeypatch.setattr(_runtime, "driver_gpu_count", lambda: 4)
-    assert _run._devices("auto", None) == ["auto"]
-    assert _run._devices("auto", [2]) == ["cuda:2"]
-    assert _run._devices("cuda", (3, 1)) == ["cuda:3", "cuda:1"]
-    assert _run._devices("tensorrt", [0, 1]) == ["tensorrt:0", "tensorrt:1"]
+    monkeypatch.setattr(runtime, "why_no_cuda", lambda: None)
+    monkeypatch.setattr(runtime, "why_no_tensorrt", lambda: None)
+    monkeypatch.setattr(runtime, "driver_gpu_count", lambda: 4)
+    assert extraction._devices("auto", None) == ["auto"]
+    assert extraction._devices("auto", [2]) == ["cuda:2"]
+    assert extraction._devices("cuda", (3, 1)) == ["cuda:3", "cuda:1"]
+    assert extraction._devices("tensorrt", [0, 1]) == ["tensorrt:0", "tensorrt:1"]
 
 
 def test_threads_are_shared_out():
-    assert _gpus._shares(16, 3) == [6, 5, 5]
-    assert _gpus._shares(1, 2) == [1, 1]
+    assert gpus._shares(16, 3) == [6, 5, 5]
+    assert gpus._shares(1, 2) == [1, 1]

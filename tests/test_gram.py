@@ -9,14 +9,7 @@ from hypothesis import strategies as st
 
 import reference
 from histofast import _core, similarity
-from histofast.similarity import cka
-from histofast.similarity._gram import (
-    check_grams,
-    gram_products,
-    packed_grams,
-    start_grams,
-    unpack,
-)
+from histofast.similarity import check_grams, cka, gram_products, packed_grams, start_grams, unpack
 
 ISAS = [isa for isa in _core.Isa if isa.value <= _core.best_isa().value]
 
@@ -547,7 +540,7 @@ def test_gpu_work_is_checked_later(gpu, rng):
 @pytest.mark.parametrize("estimator", ["debiased", "biased"])
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 def test_gpu_products_and_grams(gpu, rng, estimator, dtype, monkeypatch):
-    monkeypatch.setattr("histofast.similarity._gram._GPU_BLOCK", 100)
+    monkeypatch.setattr("histofast.similarity.grams._GPU_BLOCK", 100)
     layers = [rng.normal(size=(20, p)).astype(np.float32) for p in (3, 30)]
     options = {"estimator": estimator, "dtype": dtype}
     packed, _ = packed_grams([gpu.put(layer) for layer in layers], **options)

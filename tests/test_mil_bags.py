@@ -10,7 +10,7 @@ import pytest
 
 from histofast.errors import FeatureError
 from histofast.features import FeatureWriter
-from histofast.mil._bags import open_bags
+from histofast.mil import open_bags
 
 UNI = {"name": "uni", "sha256": "ab" * 32, "input_px": 224}
 

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 import histofast
-from histofast import encoders
+from histofast import encoders, graphs
 from histofast.errors import FeatureError, ModelError
 from histofast.slides import write_png
 
@@ -101,7 +101,7 @@ def test_what_comes_out(stage, tuned):
         assert (encoder.spec.name, encoder.spec.d) == ("resnet18-layer1-tuned", 64)
         assert encoder.spec.patch_px == PX
         own = networks.create("resnet18", weights=found.weights, layer="layer1")
-        pixels = encoders.stained_noise(8, PX)
+        pixels = graphs.stained_noise(8, PX)
         with torch.inference_mode():
             wanted = networks.PixelsIn(own)(torch.from_numpy(pixels)).numpy()
         np.testing.assert_allclose(encoder.encode(pixels), wanted, rtol=1e-3, atol=1e-4)
@@ -140,17 +140,17 @@ def test_only_named_stages_train(stage, tmp_path):
 
 def test_test_slides_choose_nothing(stage, tmp_path, monkeypatch):
     """Patches are ranked, trained on and validated with slides that the fold does not test."""
-    from histofast.mil import _finetune
+    from histofast.mil import finetuning
 
     run = mil.open_run(stage / "run")
     seen = []
-    plain = _finetune._Job._pixels
+    plain = finetuning._Job._pixels
 
     def pixels(self, row, patches):
         seen.append((row, len(patches)))
         return plain(self, row, patches)
 
-    monkeypatch.setattr(_finetune._Job, "_pixels", pixels)
+    monkeypatch.setattr(finetuning._Job, "_pixels", pixels)
     tune(stage, tmp_path / "t", dataclasses.replace(QUICK, folds=(1,)))
     test = set(run.folds[1].test.tolist())
     looked_at = [(row, n) for row, n in seen if row in test]
@@ -208,16 +208,16 @@ def test_generators_of_the_caller_are_left_as_they_were(stage, tmp_path):
 
 
 def test_each_file_is_opened_once(stage, tmp_path, monkeypatch):
-    from histofast.mil import _finetune
+    from histofast.mil import finetuning
 
     opened = []
-    plain = _finetune.read_features
+    plain = finetuning.read_features
 
     def read_features(path, **options):
         opened.append(path.name)
         return plain(path, **options)
 
-    monkeypatch.setattr(_finetune, "read_features", read_features)
+    monkeypatch.setattr(finetuning, "read_features", read_features)
     tune(stage, tmp_path / "t", dataclasses.replace(QUICK, folds=(0,)))
     assert sorted(opened) == [f"b{i:02}.h5" for i in range(BAGS)]
 

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from histofast.mil._bags import Bags
-from histofast.mil._folds import folds
+from histofast.learning import folds
+from histofast.mil import Bags
 
 
 def make(targets, *, patients=None, splits=None, task="classification", names=None):

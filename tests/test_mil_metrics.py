@@ -10,8 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from histofast.mil import _metrics as module
-from histofast.mil._metrics import Metric, differences, metrics
+from histofast.learning import Metric, differences, metrics
+from histofast.learning import scores as module
 
 SEEDS = st.integers(0, 999)
 
@@ -373,7 +373,7 @@ def breslow(risk, times, event):
 
 @pytest.mark.parametrize("b", [1, 2, 17])
 def test_cox_loss_is_its_definition(torch, b):
-    from histofast.mil._survival import cox_loss
+    from histofast.mil import cox_loss
 
     for seed in range(20):
         targets, risk = survived(seed, b)
@@ -382,7 +382,7 @@ def test_cox_loss_is_its_definition(torch, b):
 
 
 def test_cox_loss_by_hand(torch):
-    from histofast.mil._survival import cox_loss
+    from histofast.mil import cox_loss
 
     risk = torch.tensor([0.0, 0.0, 0.0], requires_grad=True)
     loss = cox_loss(risk, torch.tensor([1.0, 2.0, 3.0]), torch.tensor([True, False, True]))
@@ -393,7 +393,7 @@ def test_cox_loss_by_hand(torch):
 
 def test_cox_loss_is_finite(torch):
     """Risks far apart, and no events: nothing to learn, and no NaN."""
-    from histofast.mil._survival import cox_loss
+    from histofast.mil import cox_loss
 
     times, event = torch.arange(1, 5.0), torch.ones(4)
     far = torch.tensor([-1e4, 1e4, 0.0, 300.0], requires_grad=True)
@@ -410,7 +410,7 @@ def test_cox_loss_is_finite(torch):
 
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
 def test_cox_loss_of_half_precision(torch, dtype):
-    from histofast.mil._survival import cox_loss
+    from histofast.mil import cox_loss
 
     risk = torch.tensor([1.0, -2.0, 0.5], dtype=getattr(torch, dtype))
     times, event = torch.tensor([1.0, 2.0, 3.0]), torch.ones(3)
@@ -420,7 +420,7 @@ def test_cox_loss_of_half_precision(torch, dtype):
 
 
 def test_cox_loss_refuses_other_shapes(torch):
-    from histofast.mil._survival import cox_loss
+    from histofast.mil import cox_loss
 
     risk = torch.zeros(3, 1)
     with pytest.raises(

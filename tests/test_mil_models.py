@@ -15,10 +15,14 @@ torch = pytest.importorskip("torch")
 
 from torch.nn.functional import cross_entropy
 
-from histofast.mil import _models
-from histofast.mil._clam import smooth_svm_loss
-from histofast.mil._models import create
-from histofast.mil._transmil import PositionEncoding, nystrom_attention, pseudo_inverse
+from histofast.mil import (
+    PositionEncoding,
+    create,
+    models,
+    nystrom_attention,
+    pseudo_inverse,
+    smooth_svm_loss,
+)
 
 D = 12
 SMALL = {
@@ -219,7 +223,7 @@ def test_nystrom_attention_of_few_tokens_is_exact(tokens, seed):
 @pytest.mark.parametrize("tokens", [6, 17, 20, 41])
 def test_nystrom_attention_is_its_definition(tokens, monkeypatch):
     q, k, v = qkv(tokens)
-    monkeypatch.setattr("histofast.mil._transmil.pseudo_inverse", torch.linalg.pinv)
+    monkeypatch.setattr("histofast.mil.transmil.pseudo_inverse", torch.linalg.pinv)
     found = nystrom_attention(q, k, v, landmarks=5)
     for head in range(2):
         parts = (q[head].numpy(), k[head].numpy(), v[head].numpy())
@@ -373,7 +377,7 @@ def test_every_patch_twice_changes_nothing(name):
 @pytest.mark.parametrize("name", sorted(SMALL))
 @pytest.mark.parametrize("outputs", [1, 2, 4])
 def test_gradients_reach_all_parameters(name, outputs):
-    if outputs < _models.MODELS[name].least_outputs:
+    if outputs < models.MODELS[name].least_outputs:
         pytest.skip("needs classes")
     options = {"patch_head": True} if name == "attention" else {}
     model = small(name, outputs=outputs, **options).train()
@@ -432,7 +436,7 @@ def test_dropout_is_off_in_evaluation_and_on_in_training(name):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", _models.names())
+@pytest.mark.parametrize("name", models.names())
 def test_a_bag_of_twenty_thousand_is_finite(name):
     rng = np.random.default_rng(0)
     bag = torch.from_numpy(rng.standard_normal((20_000, 64), dtype=np.float32)) * 5
@@ -449,9 +453,9 @@ def test_a_bag_of_twenty_thousand_is_finite(name):
 
 
 def test_names_are_those_that_create_knows():
-    assert set(_models.names()) == set(SMALL)
-    assert _models.names()[0] == "attention"
-    for name in _models.names():
+    assert set(models.names()) == set(SMALL)
+    assert models.names()[0] == "attention"
+    for name in models.names():
         model = create(name, d=D, outputs=2)
         assert (model.name, model.d, model.outputs) == (name, D, 2)
 

@@ -18,10 +18,7 @@ from toy_bags import UNI, D, write_features, write_toy
 torch = pytest.importorskip("torch")
 pytest.importorskip("sklearn")
 
-from histofast.mil._bags import open_bags
-from histofast.mil._predict import attention_of, predict
-from histofast.mil._run import TrainConfig, open_run
-from histofast.mil._train import evaluate, train
+from histofast.mil import TrainConfig, attention_of, evaluate, open_bags, open_run, predict, train
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from histofast.mil._topk import top_rows
+from histofast.mil import top_rows
 
 SCORES = st.lists(st.integers(-3, 3), min_size=1, max_size=30)
 
@@ -45,24 +45,24 @@ def test_bad_scores(scores, k, message):
 @pytest.fixture(scope="module")
 def parts():
     torch = pytest.importorskip("torch")
-    from histofast import encoders, networks
-    from histofast.mil import _models
+    from histofast import graphs, networks
+    from histofast.mil import models
 
     network = networks.PixelsIn(networks.create("resnet18", layer="layer1", seed=0)).eval()
-    head = _models.create("attention", d=64, outputs=2, seed=0)
-    pixels = torch.from_numpy(encoders.stained_noise(10, 32))
+    head = models.create("attention", d=64, outputs=2, seed=0)
+    pixels = torch.from_numpy(graphs.stained_noise(10, 32))
     return network, head, pixels
 
 
 def gradients(network, head, pixels, chunk):
     import torch
 
-    from histofast.mil import _end_to_end
+    from histofast.mil import end_to_end
 
     target = torch.tensor(1)
     for module in (network, head):
         module.zero_grad()
-    value, out = _end_to_end.backward(
+    value, out = end_to_end.backward(
         network,
         head,
         pixels,
@@ -102,12 +102,12 @@ def test_frozen_stages_get_no_gradient(parts):
 
 
 def test_memory_is_what_autograd_keeps(parts):
-    from histofast.mil import _end_to_end
+    from histofast.mil import end_to_end
 
     network, _, pixels = parts
-    one, two = (_end_to_end.saved_bytes(network, pixels[:n]) for n in (1, 2))
+    one, two = (end_to_end.saved_bytes(network, pixels[:n]) for n in (1, 2))
     assert 1.9 < two / one < 2.1
     # Input of the first convolution to output of the last: at least the maps of conv1, 64 x 16 x 16.
     assert one > 4 * 64 * 16 * 16
-    assert _end_to_end.chunk_of(network, pixels[:1], memory_gb=one * 5.5 / 1e9) == 5
-    assert _end_to_end.chunk_of(network, pixels[:1], memory_gb=0) == 1
+    assert end_to_end.chunk_of(network, pixels[:1], memory_gb=one * 5.5 / 1e9) == 5
+    assert end_to_end.chunk_of(network, pixels[:1], memory_gb=0) == 1

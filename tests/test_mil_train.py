@@ -27,14 +27,18 @@ pytest.importorskip("sklearn")
 from torch.nn import functional
 
 from histofast import networks
-from histofast.mil import _reading, _train
-from histofast.mil._bags import open_bags
-from histofast.mil._folds import folds
-from histofast.mil._metrics import metrics
-from histofast.mil._models import create
-from histofast.mil._run import TrainConfig, open_run
-from histofast.mil._survival import cox_loss
-from histofast.mil._train import evaluate, train
+from histofast.learning import folds, metrics
+from histofast.mil import (
+    TrainConfig,
+    cox_loss,
+    create,
+    evaluate,
+    open_bags,
+    open_run,
+    reading,
+    train,
+    training,
+)
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -74,7 +78,7 @@ def watch(monkeypatch, look):
         model.register_forward_pre_hook(lambda module, args: look(module, *args))
         return model
 
-    monkeypatch.setattr(_train, "create", made)
+    monkeypatch.setattr(training, "create", made)
 
 
 class TestLearning:
@@ -328,7 +332,7 @@ class TestResume:
         assert numbers_of(tmp_path / "run") == undisturbed
 
     def test_stopped_within_an_epoch(self, toy, tmp_path, undisturbed, monkeypatch):
-        monkeypatch.setattr(_train, "_REFRESH_S", 0.0)
+        monkeypatch.setattr(training, "_REFRESH_S", 0.0)
 
         def stop(progress):
             if progress.epoch == 2 and progress.bags_done == 4:
@@ -344,7 +348,7 @@ class TestResume:
         code = (
             "import sys, time, torch\n"
             "torch.set_num_threads(1)\n"
-            "from histofast.mil._train import TrainConfig, train\n"
+            "from histofast.mil.training import TrainConfig, train\n"
             "def wait(p):\n"
             "    if p.finished and p.epoch == 2:\n"
             "        print('there', flush=True)\n"
@@ -671,16 +675,16 @@ class TestReadingAhead:
             started.append(row)
             return row
 
-        for row in _reading.read_ahead(read, range(20)):
+        for row in reading.read_ahead(read, range(20)):
             used.append(row)
             time.sleep(0.002)
             assert len(started) - len(used) <= 2
         assert used == started == list(range(20))
-        assert list(_reading.read_ahead(read, [])) == []
+        assert list(reading.read_ahead(read, [])) == []
 
     def test_reads_while_one_is_in_use(self):
         reading = threading.Event()
-        found = _reading.read_ahead(lambda row: reading.set() if row == 1 else None, range(3))
+        found = reading.read_ahead(lambda row: reading.set() if row == 1 else None, range(3))
         next(found)
         assert reading.wait(5)
         found.close()
@@ -691,13 +695,13 @@ class TestReadingAhead:
                 raise FeatureError("broken")
             return row
 
-        found = _reading.read_ahead(read, range(5))
+        found = reading.read_ahead(read, range(5))
         assert [next(found), next(found)] == [0, 1]
         with pytest.raises(FeatureError, match="broken"):
             next(found)
 
     def test_ends_with_its_user(self):
-        found = _reading.read_ahead(lambda row: row, range(5))
+        found = reading.read_ahead(lambda row: row, range(5))
         next(found)
         found.close()
         assert not [t for t in threading.enumerate() if t.name.startswith("bags")]

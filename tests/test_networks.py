@@ -17,7 +17,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from histofast import networks
-from histofast.networks import _export
+from histofast.networks import exporting
 from lively import lively
 
 CUTS = [cut.name for cut in networks.layers("densenet121")]
@@ -600,7 +600,7 @@ def small():
 
 
 def test_differing_results_are_refused(tmp_path, small, monkeypatch):
-    monkeypatch.setattr(_export, "MAX_RELATIVE_ERROR", 0.0)
+    monkeypatch.setattr(exporting, "MAX_RELATIVE_ERROR", 0.0)
     with pytest.raises(ModelError, match=r"is not written: ONNX Runtime and torch differ by .*e-0"):
         networks.export(small, tmp_path / "a.onnx", patch_px=64)
     assert list(tmp_path.iterdir()) == []
@@ -673,6 +673,6 @@ def test_provenance_and_licence_are_told(tmp_path, small, weights):
         small, tmp_path / "a.onnx", patch_px=32, provenance="from a friend", licence="CC0"
     )
     assert (told.provenance, told.licence) == ("from a friend", "CC0")
-    assert told.exporter == _export.EXPORTER
+    assert told.exporter == exporting.EXPORTER
     untold = networks.export(small, tmp_path / "b.onnx", patch_px=32)
     assert (untold.provenance, untold.licence) == ("random weights", "random weights")

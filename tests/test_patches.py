@@ -12,15 +12,8 @@ from hypothesis import strategies as st
 import reference
 from fake_slides import FakeSlide, noise
 from histofast.errors import SlideError, TileError
-from histofast.patches import (
-    bag_patch_px,
-    iter_patches,
-    read_patch_table,
-    stream_bag,
-    stream_slide,
-)
-from histofast.slides import write_png
-from histofast.slides._stream import LOOKAHEAD, Schedule
+from histofast.patches import bag_patch_px, iter_patches, read_patch_table, stream_bag, stream_slide
+from histofast.slides import LOOKAHEAD, Schedule, write_png
 from histofast.tiling import plan_patches
 
 

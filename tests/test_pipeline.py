@@ -19,15 +19,8 @@ import pytest
 import histofast
 from histofast import features, pipeline
 from histofast.errors import FeatureError, ModelError
-from histofast.pipeline import (
-    TissueOptions,
-    _report,
-    _run,
-    _slides,
-    _supply,
-    list_jobs,
-    select_shard,
-)
+from histofast.patches import TissueOptions, list_jobs, select_shard
+from histofast.pipeline import extraction, preparing, reports, supply
 from histofast.slides import read_image, write_array_pyramid
 from slide_files import overwrite, picture, tile_extent, write_tiff
 from small_slides import content, no_leftovers, run, write_slide
@@ -97,7 +90,7 @@ def test_bytes_do_not_depend_on_threads_batches_or_company(slides, encoder, tmp_
 def test_several_encoders_share_one_pass(slides, encoder, tmp_path, monkeypatch):
     other = write_encoder(tmp_path / "other.onnx", name="other", d=5)
     decoded = []
-    from histofast.slides._tiff import TiffSlide
+    from histofast.slides import TiffSlide
 
     read_tile = TiffSlide.read_tile
 
@@ -318,14 +311,14 @@ def test_batch_size_counts_where_bytes_may_depend_on_it(
     slides, encoder, tmp_path, monkeypatch, provider, counts
 ):
     """With an encoder that says it is on a GPU."""
-    load = _run.load_all
+    load = extraction.load_all
 
     def pretend(*arguments, **options):
         loaded = load(*arguments, **options)
         loaded.provider = f"{provider}ExecutionProvider"
         return loaded
 
-    monkeypatch.setattr(_run, "load_all", pretend)
+    monkeypatch.setattr(extraction, "load_all", pretend)
     run(slides / "s0.tif", tmp_path, encoder, batch_size=8)
     assert run(slides / "s0.tif", tmp_path, encoder, batch_size=8).of("skipped")
     report = run(slides / "s0.tif", tmp_path, encoder, batch_size=16)
@@ -335,14 +328,14 @@ def test_batch_size_counts_where_bytes_may_depend_on_it(
 
 
 def test_notes_on_encoders_are_reported(slides, encoder, tmp_path, monkeypatch):
-    load = _run.load_all
+    load = extraction.load_all
 
     def noted(name, **options):
         loaded = load(name, **options)
         loaded.device_note = "" if loaded.name == "quiet" else "better elsewhere"
         return loaded
 
-    monkeypatch.setattr(_run, "load_all", noted)
+    monkeypatch.setattr(extraction, "load_all", noted)
     quiet = write_encoder(tmp_path / "quiet.onnx", name="quiet")
     report = run(slides / "s0.tif", tmp_path / "f", [encoder, quiet])
     assert report.notes == ["tiny: better elsewhere"]
@@ -492,7 +485,7 @@ def test_strict_looks_at_what_is_there(encoder, tmp_path):
 
 
 def test_a_report_that_cannot_be_written(slides, encoder, tmp_path, monkeypatch):
-    monkeypatch.setattr(_report, "SAVE_S", 0.0)
+    monkeypatch.setattr(reports, "SAVE_S", 0.0)
     folder = tmp_path / "in"
     shutil.copytree(slides, folder)
     (folder / "a_empty.svs").write_bytes(b"")
@@ -650,13 +643,13 @@ class DeferredBatch:
 @pytest.fixture
 def deferred(monkeypatch):
     """Have `extract` use deferred encoders, with the given options; gives those it loads."""
-    loaded, options, load = [], {}, _run.load_all
+    loaded, options, load = [], {}, extraction.load_all
 
     def load_deferred(name, **others):
         loaded.append(Deferred(load(name, **others), **options))
         return loaded[-1]
 
-    monkeypatch.setattr(_run, "load_all", load_deferred)
+    monkeypatch.setattr(extraction, "load_all", load_deferred)
     return loaded, options
 
 
@@ -674,9 +667,9 @@ def test_batches_under_way_change_no_bytes(slides, encoder, tmp_path, deferred, 
     counts = [p.slide_patches_done for p in seen if p.name == "s1" and not p.finished]
     assert counts == sorted(counts)
     assert counts[-1] == report.slides[1].patches
-    monkeypatched, _run.load_all = _run.load_all, histofast.encoders.load_all
+    monkeypatched, extraction.load_all = extraction.load_all, histofast.encoders.load_all
     run(slides, tmp_path / "g", [encoder, other], batch_size=4)
-    _run.load_all = monkeypatched
+    extraction.load_all = monkeypatched
     assert content(tmp_path / "f") == content(tmp_path / "g")
 
 
@@ -728,7 +721,7 @@ def test_what_limits_a_run_is_reported(slides, encoder, tmp_path, monkeypatch):
     for limit, kind, name in (
         ("writing", features.FeatureWriter, "append"),
         ("encoding", histofast.encoders.EncoderSet, "submit"),
-        ("decoding", histofast.slides._tiff.TiffSlide, "read_tile"),
+        ("decoding", histofast.slides.tiff.TiffSlide, "read_tile"),
     ):
         with monkeypatch.context() as patched:
             patched.setattr(*slowed(kind, name))
@@ -894,7 +887,7 @@ def test_ctrl_c_leaves_whole_files_only(slides, encoder, tmp_path):
 
 
 def test_a_slide_that_another_run_is_making_is_left_to_it(slides, encoder, tmp_path, monkeypatch):
-    monkeypatch.setattr(_supply, "POLL_S", 0.02)
+    monkeypatch.setattr(supply, "POLL_S", 0.02)
     done = run(slides, tmp_path / "g", encoder)
     path = tmp_path / "f" / Path(done.slides[1].outputs[0]).relative_to(tmp_path / "g")
     other = features.SlideLock(path)
@@ -918,7 +911,7 @@ def test_errors_after_the_lock_give_it_back(slides, encoder, tmp_path, monkeypat
     def fails(*_, **__):
         raise ValueError("planning failed")
 
-    monkeypatch.setattr(_slides, "plan_patches", fails)
+    monkeypatch.setattr(preparing, "plan_patches", fails)
     report = run(slides / "s0.tif", tmp_path, encoder)
     assert (report.slides[0].status, report.slides[0].error) == ("failed", "planning failed")
     with features.SlideLock(Path(report.slides[0].outputs[0])) as held:

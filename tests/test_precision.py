@@ -14,11 +14,10 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 from onnx.reference import ReferenceEvaluator
 
-from histofast import encoders
-from histofast.encoders import _graph, _int8, _runtime
-from histofast.encoders._capture import capture
-from histofast.encoders._stained import stained_noise
+from histofast import encoders, graphs
+from histofast.encoders import runtime
 from histofast.errors import ModelError
+from histofast.graphs import building, capture, int8, stained_noise
 from tiny_encoder import write_encoder
 
 DEFAULT = encoders.find("densenet121-t2")
@@ -35,7 +34,7 @@ def patches():
 def residual(tmp_path_factory):
     """An encoder with every operation that is quantised: addition, pools, concatenation, products."""
     rng = np.random.default_rng(3)
-    graph = _graph.PixelGraph(mean=(0.7, 0.5, 0.6), std=(0.2, 0.25, 0.2))
+    graph = building.PixelGraph(mean=(0.7, 0.5, 0.6), std=(0.2, 0.25, 0.2))
 
     def conv(x, inputs, outputs, *, name, stride=1, bias=True):
         weight = rng.normal(size=(outputs, inputs, 3, 3)) / np.sqrt(9 * inputs)
@@ -78,17 +77,17 @@ def residual(tmp_path_factory):
         exporter="tests",
     )
     path = tmp_path_factory.mktemp("residual") / "residual.onnx"
-    path.write_bytes(_graph.to_bytes(graph.finish(x, metadata=metadata)))
+    path.write_bytes(building.to_bytes(graph.finish(x, metadata=metadata)))
     return path
 
 
 def run(model, pixels):
-    return _runtime.make_session(model.SerializeToString()).run(None, {"pixels": pixels})[0]
+    return runtime.make_session(model.SerializeToString()).run(None, {"pixels": pixels})[0]
 
 
 def optimised_ops(path, tmp_path):
     """Return the operations that ONNX Runtime really runs, by name of the node's output."""
-    ort = _runtime.runtime()
+    ort = runtime.runtime()
     options = ort.SessionOptions()
     options.log_severity_level = 4
     options.optimized_model_filepath = str(tmp_path / "optimised.onnx")
@@ -103,7 +102,7 @@ def optimised_ops(path, tmp_path):
 def test_the_rewriting_before_the_rounding_changes_nothing(which, residual, patches):
     path = residual if which == "residual" else DEFAULT
     model = onnx.load(path)
-    writer = _int8.Int8Writer(model, patches[0])
+    writer = int8.Int8Writer(model, patches[0])
     rewritten = writer.write(only=[])
     wanted, got = run(model, patches[1][:4]), run(rewritten, patches[1][:4])
     assert not any(node.op_type == "QuantizeLinear" for node in rewritten.graph.node)
@@ -113,7 +112,7 @@ def test_the_rewriting_before_the_rounding_changes_nothing(which, residual, patc
 def test_padding_of_the_first_convolution_is_where_the_mean_colour_is(residual, rng):
     """A picture of the mean colour is zero everywhere, border included."""
     model = onnx.load(residual)
-    writer = _int8.Int8Writer(model, rng.integers(0, 256, (4, 64, 64, 3), dtype=np.uint8))
+    writer = int8.Int8Writer(model, rng.integers(0, 256, (4, 64, 64, 3), dtype=np.uint8))
     rewritten = writer.write(only=[])
     black = np.zeros((1, 9, 9, 3), np.uint8)  # the border matters most in a small dark picture
     np.testing.assert_allclose(run(rewritten, black), run(model, black), rtol=1e-4, atol=1e-4)
@@ -123,7 +122,7 @@ def test_padding_of_the_first_convolution_is_where_the_mean_colour_is(residual, 
 def test_int8_agrees_with_the_definition_of_its_operations(which, residual, patches):
     """ONNX's own reference implementation, plain NumPy, computes the same graph."""
     path = residual if which == "residual" else DEFAULT
-    model = _int8.Int8Writer(onnx.load(path), patches[0]).write()
+    model = int8.Int8Writer(onnx.load(path), patches[0]).write()
     onnx.checker.check_model(model, full_check=True)
     model = onnx.version_converter.convert_version(model, 21)  # the reference begins there
     pixels = np.ascontiguousarray(patches[1][:1, :32, :32])
@@ -136,7 +135,7 @@ def test_int8_agrees_with_the_definition_of_its_operations(which, residual, patc
 def test_int8_file(tmp_path, patches):
     calibration, held_out = patches
     out = tmp_path / "t2-int8.onnx"
-    spec = encoders.quantize(
+    spec = graphs.quantize(
         "densenet121-t2",
         out=out,
         precision="int8",
@@ -153,7 +152,7 @@ def test_int8_file(tmp_path, patches):
     said = json.loads(spec.agreement)
     assert said["n"] == len(held_out)
     with encoders.load(DEFAULT, device="cpu") as a, encoders.load(out, device="cpu") as b:
-        found = encoders.agreement(a.encode(held_out), b.encode(held_out))
+        found = graphs.agreement(a.encode(held_out), b.encode(held_out))
     assert said["median_cosine"] == pytest.approx(found.median_cosine, abs=1e-5)
     assert found.cka > 0.99
     ops = optimised_ops(out, tmp_path)
@@ -165,8 +164,8 @@ def test_int8_file(tmp_path, patches):
 def test_same_arguments_give_the_same_bytes(tmp_path, residual):
     """In another process too, whose sets have another order."""
     code = (
-        "import sys; from histofast import encoders; p = encoders.stained_noise(64, 64); "
-        "encoders.quantize(sys.argv[1], out=sys.argv[2], precision='int8', name='same', "
+        "import sys; from histofast import encoders; p = graphs.stained_noise(64, 64); "
+        "graphs.quantize(sys.argv[1], out=sys.argv[2], precision='int8', name='same', "
         "calibration=p[:32].copy(), held_out=p[32:].copy())"
     )
     made = []
@@ -183,7 +182,7 @@ def test_same_arguments_give_the_same_bytes(tmp_path, residual):
 def test_kept_layers_stay_in_float32(tmp_path, patches):
     """ONNX Runtime would round the weights of a float32 layer between rounded tensors itself."""
     out = tmp_path / "kept.onnx"
-    encoders.quantize(
+    graphs.quantize(
         "densenet121-t2",
         out=out,
         precision="int8",
@@ -198,20 +197,20 @@ def test_kept_layers_stay_in_float32(tmp_path, patches):
 
 def test_a_layers_name_stands_for_the_layer_or_for_nothing(patches):
     """Stretched tensors are not what the float32 file has under the same name."""
-    original, small = onnx.load(DEFAULT), _int8.Int8Writer(onnx.load(DEFAULT), patches[0]).write()
+    original, small = onnx.load(DEFAULT), int8.Int8Writer(onnx.load(DEFAULT), patches[0]).write()
     names = [{o for node in model.graph.node for o in node.output} for model in (original, small)]
     shared = sorted((names[0] & names[1]) - {"features"})
     assert "transition1" not in shared  # read by a concatenation of the next block
     assert "denseblock1.denselayer1.conv1" in shared
     some = [name for name in shared if "denselayer3" in name]
-    a, b = (capture(_graph.to_bytes(model), some, patches[1][:2]) for model in (original, small))
+    a, b = (capture(building.to_bytes(model), some, patches[1][:2]) for model in (original, small))
     for name in some:
         assert np.linalg.norm(a[name] - b[name]) < 0.1 * np.linalg.norm(a[name]), name
 
 
 def test_sensitivity_names_each_layer_once(residual, patches):
     steps = []
-    found = encoders.sensitivity(
+    found = graphs.sensitivity(
         residual,
         calibration=patches[0],
         held_out=patches[1],
@@ -232,7 +231,7 @@ def test_a_damaged_layer_is_the_most_sensitive(residual, patches, tmp_path):
     weight.CopyFrom(numpy_helper.from_array(values, weight.name))
     path = tmp_path / "spiky.onnx"
     onnx.save(model, path)
-    found = encoders.sensitivity(path, calibration=patches[0], held_out=patches[1])
+    found = graphs.sensitivity(path, calibration=patches[0], held_out=patches[1])
     assert found[0].layer == "branch"
 
 
@@ -241,7 +240,7 @@ def test_a_damaged_layer_is_the_most_sensitive(residual, patches, tmp_path):
 
 def test_float16_file(tmp_path, patches):
     out = tmp_path / "half.onnx"
-    spec = encoders.quantize("densenet121-t2", out=out, precision="float16", held_out=patches[1])
+    spec = graphs.quantize("densenet121-t2", out=out, precision="float16", held_out=patches[1])
     assert (spec.name, spec.precision) == ("densenet121-t2-float16", "float16")
     assert json.loads(spec.agreement)["median_cosine"] > 0.9999
     model = onnx.load(out)
@@ -256,7 +255,7 @@ def test_float16_file(tmp_path, patches):
 
 def test_a_cpu_without_vnni_is_told(tmp_path, patches, residual, monkeypatch):
     out = tmp_path / "q.onnx"
-    encoders.quantize(
+    graphs.quantize(
         residual, out=out, precision="int8", calibration=patches[0], held_out=patches[1]
     )
     for exact in (True, False):
@@ -270,16 +269,16 @@ def test_a_cpu_without_vnni_is_told(tmp_path, patches, residual, monkeypatch):
 
 def test_agreement_is_what_it_says(rng):
     a = rng.normal(size=(100, 5)).astype(np.float32)
-    same = encoders.agreement(a, 3 * a)
+    same = graphs.agreement(a, 3 * a)
     assert (same.n, same.median_cosine) == (100, pytest.approx(1))
     assert (same.p1_cosine, same.cka) == (pytest.approx(1), pytest.approx(1))
     b = a.copy()
     b[:3] *= -1  # three of a hundred point the other way
-    off = encoders.agreement(a, b)
+    off = graphs.agreement(a, b)
     assert off.median_cosine == pytest.approx(1)
     assert off.p1_cosine == pytest.approx(-1)
     assert off.cka < 0.99
-    assert encoders.agreement(a, np.roll(a, 1, axis=0)).cka < 0.1
+    assert graphs.agreement(a, np.roll(a, 1, axis=0)).cka < 0.1
 
 
 @pytest.mark.parametrize(
@@ -291,7 +290,7 @@ def test_agreement_is_what_it_says(rng):
     ],
 )
 def test_shortfalls_are_named(change, text):
-    good = encoders.Agreement(n=64, median_cosine=0.99, p1_cosine=0.97, cka=0.99)
+    good = graphs.Agreement(n=64, median_cosine=0.99, p1_cosine=0.97, cka=0.99)
     assert good.shortfalls() == []
     assert replace(good, **change).shortfalls() == [text]
 
@@ -300,7 +299,7 @@ def test_a_failed_gate_writes_nothing(tmp_path, patches):
     """Scales from black pictures cut off whatever tissue makes."""
     out = tmp_path / "bad.onnx"
     with pytest.raises(ModelError, match=r"bad\.onnx is not written: its features differ.*cosine"):
-        encoders.quantize(
+        graphs.quantize(
             "densenet121-t2",
             out=out,
             precision="int8",
@@ -313,7 +312,7 @@ def test_a_failed_gate_writes_nothing(tmp_path, patches):
 def test_features_that_do_not_vary_are_refused(tmp_path, residual):
     black = np.zeros((32, 64, 64, 3), np.uint8)
     with pytest.raises(ModelError, match=r"residual cannot be compared on these patches: .*vary"):
-        encoders.quantize(
+        graphs.quantize(
             residual, out=tmp_path / "q.onnx", precision="int8", calibration=black, held_out=black
         )
 
@@ -360,7 +359,7 @@ def test_bad_arguments(tmp_path, residual, patches, change, error, message):
     arguments["out"] = tmp_path / arguments["out"]
     encoder = arguments.pop("encoder")
     with pytest.raises(error, match=message):
-        encoders.quantize(encoder, **arguments)
+        graphs.quantize(encoder, **arguments)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -369,18 +368,18 @@ def test_an_existing_file_is_kept_unless_told(tmp_path, residual, patches):
     out.write_bytes(b"mine")
     arguments = {"precision": "float16", "held_out": patches[1]}
     with pytest.raises(FileExistsError, match="choose another name, or ask to overwrite it"):
-        encoders.quantize(residual, out=out, **arguments)
+        graphs.quantize(residual, out=out, **arguments)
     assert out.read_bytes() == b"mine"
-    encoders.quantize(residual, out=out, overwrite=True, **arguments)
+    graphs.quantize(residual, out=out, overwrite=True, **arguments)
     with pytest.raises(ModelError, match="of precision float16: start from the float32 encoder"):
-        encoders.quantize(out, out=tmp_path / "r.onnx", **arguments)
+        graphs.quantize(out, out=tmp_path / "r.onnx", **arguments)
 
 
 def test_nothing_to_quantise(tmp_path, patches):
     path = tmp_path / "mean.onnx"
-    path.write_bytes(_graph.to_bytes(_graph.tiny_encoder()))
+    path.write_bytes(building.to_bytes(building.tiny_encoder()))
     with pytest.raises(ModelError, match="no convolution or product with constant weights"):
-        encoders.quantize(
+        graphs.quantize(
             path,
             out=tmp_path / "q.onnx",
             precision="int8",
@@ -395,7 +394,7 @@ def test_an_encoder_without_convolutions_is_quantised_too(tmp_path, patches):
     model = onnx.load(path)
     next(p for p in model.metadata_props if p.key == "histofast.precision").value = "float32"
     onnx.save(model, path)
-    spec = encoders.quantize(
+    spec = graphs.quantize(
         path,
         out=tmp_path / "q.onnx",
         precision="int8",
@@ -428,7 +427,7 @@ def test_constants_shared_by_layers_are_not_changed_for_both(tmp_path, patches):
         ],
     )
     shared = helper.make_model(graph, opset_imports=model.opset_import, ir_version=8)
-    rewritten = _int8.Int8Writer(shared, patches[0]).write(only=[])
+    rewritten = int8.Int8Writer(shared, patches[0]).write(only=[])
     np.testing.assert_allclose(
         run(rewritten, patches[1][:2]), run(shared, patches[1][:2]), rtol=1e-5
     )

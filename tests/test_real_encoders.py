@@ -7,8 +7,8 @@ import json
 import numpy as np
 import pytest
 
-from histofast import encoders
-from histofast.pipeline import sample_patches
+from histofast import encoders, graphs
+from histofast.patches import sample_patches
 
 torch = pytest.importorskip("torch")
 
@@ -52,7 +52,7 @@ def test_onnx_gives_what_torch_gives(exported, halves, features):
 
 @pytest.mark.parametrize("precision", ["float16", "int8"])
 def test_lower_precision_passes_the_gate(exported, halves, features, precision, tmp_path):
-    spec = encoders.quantize(
+    spec = graphs.quantize(
         exported.path,
         out=tmp_path / "small.onnx",
         precision=precision,
@@ -60,7 +60,7 @@ def test_lower_precision_passes_the_gate(exported, halves, features, precision, 
         held_out=halves[1],
     )
     with encoders.load(spec.path, device="cpu") as encoder:
-        found = encoders.agreement(features, encoder.encode(halves[1]))  # torch's, not ONNX's
+        found = graphs.agreement(features, encoder.encode(halves[1]))  # torch's, not ONNX's
     assert found.shortfalls() == []
     assert json.loads(spec.agreement)["cka"] == pytest.approx(found.cka, abs=1e-4)
     if precision == "float16":
@@ -68,7 +68,7 @@ def test_lower_precision_passes_the_gate(exported, halves, features, precision, 
 
 
 def test_cutting_the_file_is_cutting_the_network(exported, network, halves, data, tmp_path):
-    cut = encoders.truncate(exported.path, at="denseblock2", out=tmp_path / "cut.onnx")
+    cut = graphs.truncate(exported.path, at="denseblock2", out=tmp_path / "cut.onnx")
     with encoders.load(cut.path, device="cpu") as a, encoders.load("densenet121-t2") as b:
         np.testing.assert_allclose(
             a.encode(halves[1][:8]), b.encode(halves[1][:8]), rtol=1e-4, atol=1e-5

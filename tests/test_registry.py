@@ -9,7 +9,7 @@ from dataclasses import replace
 import pytest
 
 from conftest import ROOT
-from histofast import encoders
+from histofast import encoders, graphs
 from histofast.errors import ModelError
 
 REGISTRY = encoders.registry()
@@ -194,7 +194,7 @@ def test_every_encoder_has_its_terms_its_making_and_its_cost(name):
     assert entry.made is not None
     assert entry.made.startswith("histofast models ")
     of = entry if entry.parent is None else REGISTRY.encoders[entry.parent]
-    operations = encoders.total_flops(str(of.path), patch_px=entry.patch_px)
+    operations = graphs.total_flops(str(of.path), patch_px=entry.patch_px)
     assert entry.gflop == pytest.approx(operations / 1e9, rel=1e-2)
 
 

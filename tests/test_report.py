@@ -357,7 +357,7 @@ def test_figures_of_one_comparison_are_the_same_bytes(name, head, tmp_path):
 
 
 def test_figure_has_names_and_marks_the_undefined():
-    from histofast.report._heatmap import _figure
+    from histofast.report.heatmaps import _figure
 
     figure = _figure(ODD)
     heat, _, lines = figure.axes
@@ -375,7 +375,7 @@ def test_figure_has_names_and_marks_the_undefined():
 
 
 def test_names_are_readable_at_60_by_60():
-    from histofast.report._heatmap import _figure
+    from histofast.report.heatmaps import _figure
 
     comparison = diagonal(
         np.linspace(1, 0.3, 60), names=[f"denseblock3.denselayer{i}" for i in range(60)]
@@ -394,7 +394,7 @@ def test_names_are_readable_at_60_by_60():
 
 
 def test_long_names_lose_their_middle(tmp_path):
-    from histofast.report._heatmap import _figure
+    from histofast.report.heatmaps import _figure
 
     name = "backbone.stages.3.blocks.11.attention.projection"
     label = _figure(diagonal([0.9], names=[name])).axes[0].get_yticklabels()[0].get_text()

@@ -21,8 +21,7 @@ from page_reader import PageReader, decoded
 pytest.importorskip("matplotlib")
 report = pytest.importorskip("histofast.report")
 
-from histofast.report import Difference, Study, StudyRow
-from histofast.report._scales import log_ticks, range_of, spread, ticks
+from histofast.report import Difference, Study, StudyRow, log_ticks, range_of, spread, ticks
 
 NAN = float("nan")
 
@@ -469,7 +468,7 @@ def test_figures_of_one_study_are_the_same_bytes(study, name, head, tmp_path):
 
 
 def test_figure_draws_the_rows():
-    from histofast.report._study_plot import _figure
+    from histofast.report.study_plots import _figure
 
     values, speeds = _figure(CUTS).axes
     lines = [
@@ -492,7 +491,7 @@ def test_figure_draws_the_rows():
 
 @pytest.mark.parametrize("study", [CUTS, NETWORKS, ALL["many"]], ids=["cuts", "networks", "many"])
 def test_nothing_in_a_figure_is_cut_off(study):
-    from histofast.report._study_plot import _figure
+    from histofast.report.study_plots import _figure
 
     figure = _figure(study)
     figure.canvas.draw()
@@ -543,7 +542,7 @@ def log(epochs=4, shift=0.0):
 
 
 def test_curves(tmp_path):
-    from histofast.report._curves import _column, _figure
+    from histofast.report.curves import _column, _figure
 
     logs = [log(), log(7, 0.1), log(1)]
     for name in ("c.png", "c.pdf", "c.svg"):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from histofast import encoders
+from histofast import encoders, graphs
 from histofast.errors import ModelError
 
 torch = pytest.importorskip("torch")
@@ -45,7 +45,7 @@ def test_restored_network_gives_what_the_file_gives(name, layer, tmp_path):
     assert (again.architecture, again.layer) == (network.architecture, network.layer)
     np.testing.assert_allclose(again.mean, network.mean, rtol=1e-6)
     np.testing.assert_allclose(again.std, network.std, rtol=1e-6)
-    pixels = encoders.stained_noise(4, px)
+    pixels = graphs.stained_noise(4, px)
     wanted = outputs(network, pixels)
     error = np.linalg.norm(outputs(again, pixels) - wanted) / np.linalg.norm(wanted)
     assert error < 1e-5
@@ -53,7 +53,7 @@ def test_restored_network_gives_what_the_file_gives(name, layer, tmp_path):
 
 def test_the_default_encoder_can_be_restored():
     network = networks.restore("densenet121-t2")
-    pixels = encoders.stained_noise(4, 96)
+    pixels = graphs.stained_noise(4, 96)
     with encoders.load("densenet121-t2", device="cpu") as encoder:
         wanted = encoder.encode(pixels)
     error = np.linalg.norm(outputs(network, pixels) - wanted) / np.linalg.norm(wanted)

@@ -11,9 +11,8 @@ import pytest
 import histofast
 from histofast import encoders, features
 from histofast.errors import FeatureError
-from histofast.patches import PatchBag
-from histofast.pipeline import PatchReader
-from histofast.slides import _tiff, write_png
+from histofast.patches import PatchBag, PatchReader
+from histofast.slides import tiff, write_png
 from slide_files import picture
 from small_slides import write_slide
 from tiny_encoder import write_encoder
@@ -89,9 +88,9 @@ def test_a_bag_is_hashed_once(table, encoder, tmp_path, monkeypatch):
 def test_a_slide_is_hashed_once(slides, encoder, tmp_path, monkeypatch):
     histofast.extract(slides, out=tmp_path, encoder=encoder, mpp=2.0, patch_px=32, min_tissue=0.1)
     hashed = []
-    identity = _tiff.file_identity
+    identity = tiff.file_identity
     monkeypatch.setattr(
-        _tiff, "file_identity", lambda path: hashed.append(path.stem) or identity(path)
+        tiff, "file_identity", lambda path: hashed.append(path.stem) or identity(path)
     )
     with PatchReader(slides) as reader:
         first, second = files_of(tmp_path)

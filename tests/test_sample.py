@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from histofast.errors import SlideError
-from histofast.pipeline import PatchSample, sample_patches
+from histofast.patches import PatchSample, sample_patches
 from histofast.slides import read_image, write_png
 from slide_files import picture
 from small_slides import write_slide

@@ -29,15 +29,15 @@ import slide_files as files
 from histofast.errors import SlideError, TileError
 from histofast.slides import (
     SLIDE_SUFFIXES,
+    OpenSlideSlide,
+    find_damage,
     find_slides,
     open_slide,
+    pyramid_downsample,
     read_image,
     read_mask,
     write_png,
 )
-from histofast.slides._jpeg import find_damage
-from histofast.slides._metadata import pyramid_downsample
-from histofast.slides._openslide import OpenSlideSlide
 
 H, W = 300, 420
 LOSSLESS: dict[str, dict[str, Any]] = {
@@ -737,7 +737,7 @@ class FakeOpenSlide:
 
 @pytest.fixture
 def fake_openslide(monkeypatch, tmp_path):
-    monkeypatch.setattr("histofast.slides._openslide.openslide.OpenSlide", FakeOpenSlide)
+    monkeypatch.setattr("histofast.slides.openslide.openslide.OpenSlide", FakeOpenSlide)
     monkeypatch.setattr(FakeOpenSlide, "opened", 0)
     monkeypatch.setattr(FakeOpenSlide, "broken_at", None)
     path = write(tmp_path / "a.mrxs", b"index")
@@ -809,7 +809,7 @@ def test_openslide_counts_the_other_files(fake_openslide, name):
 
 
 def test_openslide_refuses_missing_mpp_and_closes(fake_openslide, monkeypatch):
-    monkeypatch.setattr("histofast.slides._openslide._mpp", lambda properties: None)
+    monkeypatch.setattr("histofast.slides.openslide._mpp", lambda properties: None)
     with pytest.raises(SlideError, match="does not say its mpp"):
         OpenSlideSlide(fake_openslide)
 

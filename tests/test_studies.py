@@ -24,8 +24,8 @@ from safetensors.torch import save_file
 
 from histofast import networks, studies
 from histofast.report import Difference, StudyRow
-from histofast.studies import _truncation
-from histofast.studies._truncation import _blocks
+from histofast.studies import cuts
+from histofast.studies.cuts import _blocks
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -195,8 +195,8 @@ def row(name, value, *, speed=None, depth=0.5, versus=None):
 
 
 def test_the_cheapest_of_those_level_with_the_best_is_chosen(monkeypatch):
-    from histofast.mil import Metric
-    from histofast.studies import _judge
+    from histofast.learning import Metric
+    from histofast.studies import judging
 
     class Bags:
         task, targets, groups, classes = "classification", None, None, ()
@@ -211,16 +211,16 @@ def test_the_cheapest_of_those_level_with_the_best_is_chosen(monkeypatch):
         high = 0.02 if name == "level" else -0.0625
         return {"auroc": Metric(value=low[name], low=low[name] - 0.125, high=high)}
 
-    monkeypatch.setattr(_judge, "differences", differences)
-    verdict = _judge.Verdict(
+    monkeypatch.setattr(judging, "differences", differences)
+    verdict = judging.Verdict(
         bags=Bags(), judged=(), pooled={}, metric="auroc", folds=2, tested=np.arange(3)
     )
     judged = [
-        _judge.Judged(row=row("worse", 0.6, speed=900), outputs="worse"),
-        _judge.Judged(row=row("level", 0.8, speed=300), outputs="level"),
-        _judge.Judged(row=row("best", 0.85, speed=100), outputs="best"),
+        judging.Judged(row=row("worse", 0.6, speed=900), outputs="worse"),
+        judging.Judged(row=row("level", 0.8, speed=300), outputs="level"),
+        judging.Judged(row=row("best", 0.85, speed=100), outputs="best"),
     ]
-    rows = _judge.against_best(verdict, judged, seed=0)
+    rows = judging.against_best(verdict, judged, seed=0)
     assert [r.chosen for r in rows] == [False, True, False]
     assert rows[2].versus_best is None
     assert rows[0].versus_best == Difference(difference=-0.25, low=-0.375, high=-0.0625)
@@ -298,7 +298,7 @@ def test_the_loop_on_slides(tmp_path, capsys):
 
 def test_commands_of_a_timm_network_name_its_files():
     file = Path("study/encoders/timm-resnet10t-layer1.onnx")
-    commands = _truncation._commands("timm:resnet10t", "layer1", "w.pt", file, Path("study"))
+    commands = cuts._commands("timm:resnet10t", "layer1", "w.pt", file, Path("study"))
     encode, predict, export = (command for _, command in commands)
     assert "study/encoders/timm-resnet10t-layer1.onnx" in encode
     assert "study/runs/timm-resnet10t-layer1 " in predict

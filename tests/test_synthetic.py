@@ -11,15 +11,15 @@ import pytest
 import tifffile
 
 from histofast.errors import SlideError
-from histofast.slides import open_slide
-from histofast.slides._write import (
+from histofast.patches import make_demo_slides, make_labelled_slides, make_slide
+from histofast.slides import (
     encode_tile,
     level_sizes,
+    open_slide,
     write_array_pyramid,
     write_averaged_pyramid,
     write_pyramid,
 )
-from histofast.synthetic import make_demo_slides, make_labelled_slides, make_slide
 
 
 def picture(height: int, width: int) -> np.ndarray:

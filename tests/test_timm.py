@@ -8,9 +8,9 @@ import sys
 import numpy as np
 import pytest
 
-from histofast import encoders
-from histofast.encoders import _graph, _int8
+from histofast import encoders, graphs
 from histofast.errors import ModelError
+from histofast.graphs import building, int8
 
 torch = pytest.importorskip("torch")
 pytest.importorskip("onnxscript")
@@ -118,11 +118,11 @@ def test_bad_arguments(weights, tmp_path):
 
 def test_vision_transformers_are_quantised_in_their_products(tmp_path):
     """Random weights tell patches apart too little for the gate; the graph is the same."""
-    patches = encoders.stained_noise(8, 160)
+    patches = graphs.stained_noise(8, 160)
     out = networks.export(networks.create(VIT), tmp_path / "vit.onnx").path
-    writer = _int8.Int8Writer(_graph.read_model(out), patches)
+    writer = int8.Int8Writer(building.read_model(out), patches)
     assert len(writer.layers) > 6 * 4  # four products in each block
-    data = _graph.to_bytes(writer.write())
+    data = building.to_bytes(writer.write())
     assert len(data) < 0.5 * out.stat().st_size
     with encoders.load(out, device="cpu") as whole, whole.sibling(data) as small:
         a, b = whole.encode(patches), small.encode(patches)

@@ -8,10 +8,9 @@ import onnxruntime as ort
 import pytest
 
 import foreign_models
-from histofast import encoders
-from histofast.encoders import _truncate
-from histofast.encoders._capture import capture
+from histofast import encoders, graphs
 from histofast.errors import ModelError
+from histofast.graphs import capture, cutting
 
 LAYERS = ["conv1", "relu", "layer1.0.Add", "layer1.0.relu", "layer2.conv1", "layer2.relu"]
 
@@ -25,7 +24,7 @@ def net(tmp_path_factory):
 @pytest.fixture(scope="module")
 def wrapped(net):
     out = net.with_name("wrapped.onnx")
-    encoders.wrap(net, out=out, mean=foreign_models.MEAN, std=foreign_models.STD, licence="MIT")
+    graphs.wrap(net, out=out, mean=foreign_models.MEAN, std=foreign_models.STD, licence="MIT")
     return out
 
 
@@ -45,7 +44,7 @@ def exports(tmp_path_factory):
 
 
 def names(path):
-    return {name for cut in encoders.cuts(path) for name in (cut.name, *cut.aliases)}
+    return {name for cut in graphs.cuts(path) for name in (cut.name, *cut.aliases)}
 
 
 # --- flops ---------------------------------------------------------------------------------------
@@ -54,22 +53,22 @@ def names(path):
 def test_flops_by_hand(net):
     # 16 x 16 after the stem, 8 x 8 after layer2; kernels of 3 x 3.
     by_hand = [256 * 4 * 27, 256 * 4 * 36, 64 * 6 * 36, 6 * 5]
-    counted = encoders.flops(net, patch_px=32)
+    counted = graphs.flops(net, patch_px=32)
     assert list(counted.values()) == [2 * n for n in by_hand]
     assert next(iter(counted)) == "/conv1/Conv_output_0"
-    assert encoders.flops(onnx.load(net), patch_px=32) == counted
-    assert encoders.total_flops(net, patch_px=32) == 2 * sum(by_hand)
+    assert graphs.flops(onnx.load(net), patch_px=32) == counted
+    assert graphs.total_flops(net, patch_px=32) == 2 * sum(by_hand)
 
 
 def test_flops_are_those_of_one_patch(tmp_path, net):
     fixed = foreign_models.residual(tmp_path / "fixed.onnx", batch=4, sides=(32, 32))
-    assert encoders.flops(fixed, patch_px=32) == encoders.flops(net, patch_px=32)
+    assert graphs.flops(fixed, patch_px=32) == graphs.flops(net, patch_px=32)
 
 
 def test_flops_of_the_default_encoder():
     path = encoders.find(encoders.DEFAULT)
-    assert encoders.total_flops(path, patch_px=256) == pytest.approx(4.96e9, rel=1e-3)
-    assert encoders.total_flops(path, patch_px=512) == 4 * encoders.total_flops(path, patch_px=256)
+    assert graphs.total_flops(path, patch_px=256) == pytest.approx(4.96e9, rel=1e-3)
+    assert graphs.total_flops(path, patch_px=512) == 4 * graphs.total_flops(path, patch_px=256)
 
 
 def test_flops_of_quantised_products(tmp_path):
@@ -89,7 +88,7 @@ def test_flops_of_quantised_products(tmp_path):
     s.add("/e/Conv", [s.add("/x/DequantizeLinear", [x, *one]), float_weight])
     path = s.save(tmp_path / "q.onnx", [1, 3, 6, 6], {"/e/Conv_output_0": [1, 4, 4, 4]})
     conv, product = 2 * 16 * 4 * 27, 2 * 16 * 5 * 4
-    counted = encoders.flops(path, patch_px=6)
+    counted = graphs.flops(path, patch_px=6)
     assert list(counted.values()) == [conv, conv, product, product, conv]
 
 
@@ -111,22 +110,22 @@ def test_flops_of_what_cannot_be_known(tmp_path, kinds, message):
     y = s.add(f"/{operation}", ["x", target])
     path = s.save(tmp_path / "u.onnx", ["n", 3, 8, 8], {y: ["n", "d"]})
     with pytest.raises(ModelError, match=message) as told:
-        encoders.flops(path, patch_px=8)
+        graphs.flops(path, patch_px=8)
     assert "\n" not in str(told.value)
 
 
 def test_flops_refuses(net, tmp_path):
     with pytest.raises(ModelError, match=r"is fixed to patches of 32 px, got 64 px"):
-        encoders.flops(net, patch_px=64)
+        graphs.flops(net, patch_px=64)
     with pytest.raises(FileNotFoundError, match="no ONNX file at"):
-        encoders.flops(tmp_path / "none.onnx", patch_px=64)
+        graphs.flops(tmp_path / "none.onnx", patch_px=64)
 
 
 # --- cuts ----------------------------------------------------------------------------------------
 
 
 def test_cuts_are_where_one_tensor_carries_all(net):
-    cuts = encoders.cuts(net)
+    cuts = graphs.cuts(net)
     assert [cut.name for cut in cuts] == [*LAYERS, "avgpool", "fc"]
     # The residual's convolution is none: what goes around it would be lost.
     assert "layer1.0.conv1" not in names(net)
@@ -138,19 +137,19 @@ def test_cuts_are_where_one_tensor_carries_all(net):
     shares = [cut.flops_share for cut in cuts]
     assert shares == sorted(shares)
     assert shares[-1] == 1
-    counted = [*encoders.flops(net, patch_px=32).values()]
+    counted = [*graphs.flops(net, patch_px=32).values()]
     assert shares[0] == pytest.approx(counted[0] / sum(counted))
 
 
 def test_cuts_of_the_default_encoder():
-    cuts = {cut.name: cut for cut in encoders.cuts(encoders.DEFAULT)}
+    cuts = {cut.name: cut for cut in graphs.cuts(encoders.DEFAULT)}
     widths = {"conv0": 64, "pool0": 64, "denseblock1": 256, "transition1": 128, "denseblock2": 512}
     assert {name: cuts[name].d for name in widths} == widths
     assert cuts["denseblock1"].tensor == "denseblock1"
     assert cuts["denseblock1"].shape == (1, 256, 64, 64)
     assert 0.5 < cuts["denseblock1"].flops_share < cuts["denseblock2"].flops_share == 1
     assert not [name for name in cuts if name.startswith("pixels") or name == "features"]
-    assert encoders.cuts(encoders.DEFAULT, patch_px=64)[0].shape == (1, 64, 32, 32)
+    assert graphs.cuts(encoders.DEFAULT, patch_px=64)[0].shape == (1, 64, 32, 32)
 
 
 @pytest.mark.parametrize("dynamo", [False, True])
@@ -165,9 +164,9 @@ def test_cuts_are_named_for_modules(exports, dynamo):
 def test_cuts_refuses(tmp_path):
     (tmp_path / "page.onnx").write_text("<!doctype html>")
     with pytest.raises(ModelError, match=r"page.onnx is not an ONNX file, or is truncated"):
-        encoders.cuts(tmp_path / "page.onnx")
+        graphs.cuts(tmp_path / "page.onnx")
     with pytest.raises(FileNotFoundError, match="no encoder file at"):
-        encoders.cuts(tmp_path / "none.onnx")
+        graphs.cuts(tmp_path / "none.onnx")
 
 
 # --- split ---------------------------------------------------------------------------------------
@@ -192,9 +191,9 @@ def assert_composes(path, x):
         level: run(whole, x, level=level)
         for level in (levels.ORT_DISABLE_ALL, levels.ORT_ENABLE_ALL)
     }
-    cuts = encoders.cuts(path, patch_px=max(x.shape[1:]))
+    cuts = graphs.cuts(path, patch_px=max(x.shape[1:]))
     for cut in cuts:
-        head, tail = encoders.split(whole, cut.name)
+        head, tail = graphs.split(whole, cut.name)
         for level, outputs in wanted.items():
             (middle,) = run(head, x, level=level)
             assert middle.shape == (len(x), *cut.shape[1:])
@@ -223,7 +222,7 @@ def test_exports_of_torch_compose_bit_for_bit(exports, rng, name, dynamo):
 
 
 def test_split_by_path_has_the_weights_each_part_needs(net):
-    head, tail = encoders.split(net, "layer1")
+    head, tail = graphs.split(net, "layer1")
     assert {t.name for t in head.graph.initializer} == {
         f"{module}.{kind}" for module in ("conv1", "layer1/layer1.0/conv1") for kind in "wb"
     }
@@ -238,28 +237,28 @@ def test_nodes_in_any_order(net, tmp_path):
     model.graph.node.extend(nodes[::-1])
     path = tmp_path / "mixed.onnx"
     path.write_bytes(model.SerializeToString())
-    assert encoders.cuts(path) == encoders.cuts(net)
-    mixed, ordered = encoders.split(model, "layer1"), encoders.split(net, "layer1")
+    assert graphs.cuts(path) == graphs.cuts(net)
+    mixed, ordered = graphs.split(model, "layer1"), graphs.split(net, "layer1")
     for part, wanted in zip(mixed, ordered, strict=True):
         assert [node.name for node in part.graph.node] == [node.name for node in wanted.graph.node]
     model.graph.node[-1].input[0] = "fc_output"
     model.graph.node[0].output[0] = "fc_output"
     path.write_bytes(model.SerializeToString())
     with pytest.raises(ModelError, match=r"nodes that read from each other in a circle: export"):
-        encoders.cuts(path)
+        graphs.cuts(path)
 
 
 def test_split_refuses(net):
     with pytest.raises(ModelError, match=r"'layer1.0.conv1' does not carry everything on, other"):
-        encoders.split(net, "layer1.0.conv1")
+        graphs.split(net, "layer1.0.conv1")
     with pytest.raises(ModelError, match=r"has no tensor 'layr1': did you mean layer1"):
-        encoders.split(net, "layr1")
+        graphs.split(net, "layr1")
     with pytest.raises(
         ModelError, match=r"has no tensor 'qqq': list them with `histofast models truncate --list`"
     ):
-        encoders.split(onnx.load(net), "qqq")
+        graphs.split(onnx.load(net), "qqq")
     with pytest.raises(FileNotFoundError):
-        encoders.split(net.with_name("none.onnx"), "layer1")
+        graphs.split(net.with_name("none.onnx"), "layer1")
 
 
 # --- truncate ------------------------------------------------------------------------------------
@@ -269,7 +268,7 @@ def test_split_refuses(net):
 def test_truncated_encoder_is_its_tensor_pooled(tmp_path, rng, at):
     path = encoders.find(encoders.DEFAULT)
     out = tmp_path / "cut.onnx"
-    spec = encoders.truncate(encoders.DEFAULT, at=at, out=out)
+    spec = graphs.truncate(encoders.DEFAULT, at=at, out=out)
     whole = encoders.read_spec(path)
     pixels = rng.integers(0, 256, (3, 96, 80, 3), dtype=np.uint8)
     wanted = capture(path, [at], pixels)[at].astype(np.float64).mean(axis=(2, 3))
@@ -286,17 +285,17 @@ def test_truncated_encoder_is_its_tensor_pooled(tmp_path, rng, at):
 
 def test_truncation_drops_what_is_no_longer_needed(tmp_path):
     out = tmp_path / "short.onnx"
-    spec = encoders.truncate(encoders.DEFAULT, at="denseblock1", out=out, name="short")
+    spec = graphs.truncate(encoders.DEFAULT, at="denseblock1", out=out, name="short")
     assert not [t.name for t in onnx.load(out).graph.initializer if "denseblock2" in t.name]
     assert spec.size_bytes < 0.5 * encoders.registry().encoders[encoders.DEFAULT].size_bytes
     again = tmp_path / "again.onnx"
-    encoders.truncate(encoders.DEFAULT, at="denseblock1", out=again, name="short")
+    graphs.truncate(encoders.DEFAULT, at="denseblock1", out=again, name="short")
     assert again.read_bytes() == out.read_bytes()
 
 
 @pytest.mark.parametrize("at", ["features", "pooled.flat", "pooled"])
 def test_truncation_at_the_end_is_the_identity(tmp_path, rng, at):
-    encoders.truncate(encoders.DEFAULT, at=at, out=tmp_path / "same.onnx")
+    graphs.truncate(encoders.DEFAULT, at=at, out=tmp_path / "same.onnx")
     pixels = rng.integers(0, 256, (2, 64, 64, 3), dtype=np.uint8)
     with (
         encoders.load(encoders.DEFAULT, device="cpu") as whole,
@@ -306,10 +305,10 @@ def test_truncation_at_the_end_is_the_identity(tmp_path, rng, at):
 
 
 def test_truncation_of_a_cut_encoder(wrapped, tmp_path, rng):
-    encoders.truncate(wrapped, at="layer2", out=tmp_path / "a.onnx")
-    spec = encoders.truncate(tmp_path / "a.onnx", at="layer1", out=tmp_path / "b.onnx")
+    graphs.truncate(wrapped, at="layer2", out=tmp_path / "a.onnx")
+    spec = graphs.truncate(tmp_path / "a.onnx", at="layer1", out=tmp_path / "b.onnx")
     assert (spec.height_px, spec.licence, spec.d) == (32, "MIT", 4)
-    encoders.truncate(wrapped, at="layer1.0", out=tmp_path / "c.onnx")
+    graphs.truncate(wrapped, at="layer1.0", out=tmp_path / "c.onnx")
     pixels = rng.integers(0, 256, (2, 32, 32, 3), dtype=np.uint8)
     with encoders.load(tmp_path / "b.onnx") as b, encoders.load(tmp_path / "c.onnx") as c:
         assert b.encode(pixels).tobytes() == c.encode(pixels).tobytes()
@@ -317,16 +316,16 @@ def test_truncation_of_a_cut_encoder(wrapped, tmp_path, rng):
 
 def test_truncation_in_half_precision(tmp_path):
     path = foreign_models.residual(tmp_path / "net.onnx", half=True, sides=(32, 32))
-    encoders.wrap(path, out=tmp_path / "a.onnx", mean=foreign_models.MEAN, std=foreign_models.STD)
-    spec = encoders.truncate(tmp_path / "a.onnx", at="layer1", out=tmp_path / "b.onnx")
+    graphs.wrap(path, out=tmp_path / "a.onnx", mean=foreign_models.MEAN, std=foreign_models.STD)
+    spec = graphs.truncate(tmp_path / "a.onnx", at="layer1", out=tmp_path / "b.onnx")
     assert (spec.precision, spec.d) == ("float16", 4)
-    types = {cut.name: cut.d for cut in encoders.cuts(tmp_path / "b.onnx")}
+    types = {cut.name: cut.d for cut in graphs.cuts(tmp_path / "b.onnx")}
     assert types["pooled"] == 4
 
 
 def test_inner_tensors_of_branches_may_be_features(wrapped, tmp_path):
     tensor = "/layer1/layer1.0/conv1/Conv_output_0"
-    assert encoders.truncate(wrapped, at=tensor, out=tmp_path / "a.onnx").d == 4
+    assert graphs.truncate(wrapped, at=tensor, out=tmp_path / "a.onnx").d == 4
 
 
 def refuse(wrapped, tmp_path, error, match, **arguments):
@@ -334,7 +333,7 @@ def refuse(wrapped, tmp_path, error, match, **arguments):
     path = arguments.pop("path", wrapped)
     before = sorted(p.name for p in tmp_path.iterdir())
     with pytest.raises(error, match=match) as told:
-        encoders.truncate(path, **arguments)
+        graphs.truncate(path, **arguments)
     assert "\n" not in str(told.value)
     assert sorted(p.name for p in tmp_path.iterdir()) == before
 
@@ -360,7 +359,7 @@ def test_truncate_refuses(wrapped, net, tmp_path, monkeypatch):
     refused(ValueError, "out must end in .onnx, got", out=tmp_path / "a.pt")
     refused(FileNotFoundError, "no encoder file at", path=tmp_path / "none.onnx")
     refused(FileNotFoundError, "no folder", out=tmp_path / "none" / "a.onnx")
-    monkeypatch.setattr(_truncate, "max_relative_error", lambda precision: -1.0)
+    monkeypatch.setattr(cutting, "max_relative_error", lambda precision: -1.0)
     refused(ModelError, r"is not written: its features differ from 'layer1' of .* by .*e-0")
     (tmp_path / "a.onnx").write_bytes(b"mine")
     refused(FileExistsError, "exists: choose another name")

@@ -18,7 +18,7 @@ safetensors = pytest.importorskip("safetensors.torch")
 from torch import nn
 
 from histofast import networks
-from histofast.networks._weights import read_weights
+from histofast.networks import read_weights
 from lively import lively
 
 

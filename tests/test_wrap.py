@@ -11,16 +11,16 @@ import pytest
 
 import foreign_models
 from foreign_models import MEAN, STD
-from histofast import encoders
-from histofast.encoders import _onnx_file, _wrap
+from histofast import encoders, graphs
 from histofast.errors import ModelError
+from histofast.graphs import onnx_file, wrapping
 
 CHANNELS = {"mean": MEAN, "std": STD}
 
 
 @pytest.fixture
 def patches():
-    return encoders.stained_noise(9, 32)
+    return graphs.stained_noise(9, 32)
 
 
 def session_of(path, outputs=None):
@@ -88,21 +88,21 @@ def assert_equal(path, out, patches, *, tolerance=1e-5, **how):
 )
 def test_wrapped_file_is_the_original(tmp_path, patches, form):
     path = foreign_models.residual(tmp_path / "net.onnx", **form)
-    spec = encoders.wrap(path, out=tmp_path / "out.onnx", patch_px=32, **CHANNELS)
+    spec = graphs.wrap(path, out=tmp_path / "out.onnx", patch_px=32, **CHANNELS)
     assert_equal(path, tmp_path / "out.onnx", patches)
     fixed = 32 if 32 in form.get("sides", ()) else None
     assert (spec.height_px, spec.width_px, spec.patch_px) == (fixed, fixed, 32)
     assert spec.d == (5 if form.get("end", "fc") == "fc" else 6)
     assert onnx.load(tmp_path / "out.onnx").opset_import[0].version == form.get("opset", 17)
     if fixed is None:
-        larger = encoders.stained_noise(2, 80)
+        larger = graphs.stained_noise(2, 80)
         assert_equal(path, tmp_path / "out.onnx", larger)
 
 
 @pytest.mark.parametrize("form", [{}, {"batch": 1}, {"end": "layer2"}], ids=str)
 def test_half_precision(tmp_path, patches, form):
     path = foreign_models.residual(tmp_path / "net.onnx", half=True, **form)
-    spec = encoders.wrap(path, out=tmp_path / "out.onnx", size_px=32, **CHANNELS)
+    spec = graphs.wrap(path, out=tmp_path / "out.onnx", size_px=32, **CHANNELS)
     assert spec.precision == "float16"
     assert (spec.height_px, spec.patch_px) == (32, 32)
     assert_equal(path, tmp_path / "out.onnx", patches, tolerance=1e-3)
@@ -112,7 +112,7 @@ def test_pixels_are_standardised_as_everywhere(tmp_path, patches):
     s = foreign_models.Sketch()
     y = s.add("/Identity", ["x"])
     path = s.save(tmp_path / "a.onnx", ["n", 3, "h", "w"], {y: ["n", 3, "h", "w"]})
-    encoders.wrap(path, out=tmp_path / "b.onnx", patch_px=32, **CHANNELS)
+    graphs.wrap(path, out=tmp_path / "b.onnx", patch_px=32, **CHANNELS)
     with encoders.load(tmp_path / "b.onnx", device="cpu") as encoder:
         got = encoder.encode(patches)
     wanted = (patches.mean(axis=(1, 2), dtype=np.float64) / 255 - MEAN) / STD
@@ -127,7 +127,7 @@ def test_pixels_are_standardised_as_everywhere(tmp_path, patches):
 @pytest.mark.parametrize("opset", [17, 18])
 def test_tokens_of_a_fixed_batch(tmp_path, patches, batch, pool, opset):
     path = foreign_models.tokens(tmp_path / "vit.onnx", batch=batch, opset=opset)
-    spec = encoders.wrap(path, out=tmp_path / "out.onnx", pool=pool, **CHANNELS)
+    spec = graphs.wrap(path, out=tmp_path / "out.onnx", pool=pool, **CHANNELS)
     assert_equal(path, tmp_path / "out.onnx", patches, pool=pool)
     assert (spec.d, spec.layer, spec.height_px) == (6, "blocks.0", 32)
 
@@ -137,8 +137,8 @@ def test_channels_last_inside(tmp_path, patches):
     x = s.add("/last/Transpose", [s.conv("conv", "x", 3, 5, stride=2)], perm=[0, 2, 3, 1])
     path = s.save(tmp_path / "a.onnx", ["n", 3, 32, 32], {x: ["n", 16, 16, 5]})
     with pytest.raises(ModelError, match=r"\(n, 16, 16, 5\): say which axis .* pool nchw or nhwc"):
-        encoders.wrap(path, out=tmp_path / "b.onnx", **CHANNELS)
-    assert encoders.wrap(path, out=tmp_path / "b.onnx", pool="nhwc", **CHANNELS).d == 5
+        graphs.wrap(path, out=tmp_path / "b.onnx", **CHANNELS)
+    assert graphs.wrap(path, out=tmp_path / "b.onnx", pool="nhwc", **CHANNELS).d == 5
     with encoders.load(tmp_path / "b.onnx", device="cpu") as encoder:
         got = encoder.encode(patches)
     np.testing.assert_allclose(
@@ -159,7 +159,7 @@ def test_output_chooses_and_cuts(tmp_path, patches, output, d):
     path = foreign_models.residual(tmp_path / "net.onnx", end="both", sides=(32, 32), batch=1)
     tensors = {"layer2": "/layer2/relu/Relu_output_0"}
     tensors |= {"layer1.0": "/layer1/layer1.0/relu/Relu_output_0"}
-    spec = encoders.wrap(path, out=tmp_path / "out.onnx", output=output, **CHANNELS)
+    spec = graphs.wrap(path, out=tmp_path / "out.onnx", output=output, **CHANNELS)
     assert (spec.d, spec.layer) == (d, output)
     assert_equal(path, tmp_path / "out.onnx", patches, output=tensors.get(output, output))
     if d == 4:
@@ -171,7 +171,7 @@ def test_the_only_output_of_two_axes_is_chosen(tmp_path):
     path = foreign_models.residual(
         tmp_path / "net.onnx", extra=("/layer2/relu/Relu_output_0",), sides=(32, 32)
     )
-    assert encoders.wrap(path, out=tmp_path / "out.onnx", **CHANNELS).layer == "fc"
+    assert graphs.wrap(path, out=tmp_path / "out.onnx", **CHANNELS).layer == "fc"
 
 
 def test_names_that_the_form_needs_make_way(tmp_path, patches):
@@ -183,7 +183,7 @@ def test_names_that_the_form_needs_make_way(tmp_path, patches):
         "/avgpool/GlobalAveragePool_output_0": "pooled",
         "conv1.w": "pixels.standardised",
     }
-    _onnx_file.rename(model.graph, names)
+    onnx_file.rename(model.graph, names)
     model.graph.input[0].name = "pixels"
     model.graph.node[1].name = "pixels.float"
     model.graph.node[2].name = "features"
@@ -191,7 +191,7 @@ def test_names_that_the_form_needs_make_way(tmp_path, patches):
     onnx.save(model, path)
     for output in (None, "features", "pixels.mean", "pooled"):
         out = tmp_path / "out.onnx"
-        encoders.wrap(path, out=out, output=output, overwrite=True, **CHANNELS)
+        graphs.wrap(path, out=out, output=output, overwrite=True, **CHANNELS)
         assert_equal(path, out, patches, output=output)
 
 
@@ -210,11 +210,11 @@ def test_weights_in_other_files_are_taken_in(tmp_path, patches, files):
     )
     data = sorted(p for p in folder.iterdir() if p != path)
     assert (len(data) == 1) == files
-    spec = encoders.wrap(path, out=tmp_path / "out.onnx", **CHANNELS)
+    spec = graphs.wrap(path, out=tmp_path / "out.onnx", **CHANNELS)
     together = path.read_bytes() + b"".join(p.read_bytes() for p in data)
     assert spec.made_from == spec.weights_sha256 == hashlib.sha256(together).hexdigest()
     assert_equal(path, tmp_path / "out.onnx", patches)
-    assert [cut.d for cut in encoders.cuts(path)][-1] == 5
+    assert [cut.d for cut in graphs.cuts(path)][-1] == 5
     for p in folder.iterdir():
         p.unlink()
     with encoders.load(tmp_path / "out.onnx", device="cpu") as encoder:
@@ -223,12 +223,12 @@ def test_weights_in_other_files_are_taken_in(tmp_path, patches, files):
 
 def test_metadata_is_complete(tmp_path):
     path = foreign_models.residual(tmp_path / "my net.onnx", sides=(32, 32))
-    plain = encoders.wrap(path, out=tmp_path / "plain.onnx", **CHANNELS)
+    plain = graphs.wrap(path, out=tmp_path / "plain.onnx", **CHANNELS)
     assert (plain.name, plain.network, plain.layer) == ("plain", "my-net", "fc")
     assert (plain.provenance, plain.licence, plain.mpp) == ("my net.onnx", "not stated", 0.5)
-    assert plain.exporter == f"elsewhere, {_wrap.EXPORTER}"
+    assert plain.exporter == f"elsewhere, {wrapping.EXPORTER}"
     assert plain.weights_sha256 == plain.made_from == encoders.sha256_of(path)
-    told = encoders.wrap(
+    told = graphs.wrap(
         path,
         out=tmp_path / "told.onnx",
         name="n",
@@ -250,7 +250,7 @@ def test_same_file_same_bytes_and_no_traces_of_the_exporters_machine(tmp_path):
     model.graph.node[0].doc_string = "/home/someone/train.py"
     onnx.save(model, path)
     for name in ("a", "b"):
-        encoders.wrap(path, out=tmp_path / f"{name}.onnx", name="same", **CHANNELS)
+        graphs.wrap(path, out=tmp_path / f"{name}.onnx", name="same", **CHANNELS)
     written = (tmp_path / "a.onnx").read_bytes()
     assert written == (tmp_path / "b.onnx").read_bytes()
     assert b"someone" not in written
@@ -264,7 +264,7 @@ def test_initialisers_listed_as_inputs_are_no_inputs(tmp_path, patches):
             onnx.helper.make_tensor_value_info(t.name, t.data_type, list(t.dims))
         )
     onnx.save(model, path)
-    encoders.wrap(path, out=tmp_path / "out.onnx", patch_px=32, **CHANNELS)
+    graphs.wrap(path, out=tmp_path / "out.onnx", patch_px=32, **CHANNELS)
     assert_equal(foreign_models.residual(path), tmp_path / "out.onnx", patches)
 
 
@@ -278,11 +278,11 @@ def test_exports_of_torch(tmp_path, name, dynamo, batch):
     path = tmp_path / "net.onnx"
     foreign_models.torch_export(network, path, side_px=side_px, dynamo=dynamo, batch=batch)
     pool = "cls" if name == "transformer" else "auto"
-    spec = encoders.wrap(path, out=tmp_path / "out.onnx", pool=pool, **CHANNELS)
-    assert_equal(path, tmp_path / "out.onnx", encoders.stained_noise(7, side_px), pool=pool)
+    spec = graphs.wrap(path, out=tmp_path / "out.onnx", pool=pool, **CHANNELS)
+    assert_equal(path, tmp_path / "out.onnx", graphs.stained_noise(7, side_px), pool=pool)
     assert spec.layer == ("norm" if name == "transformer" else "fc")
     part, d = ("blocks.0", 16) if name == "transformer" else ("layer1", 8)
-    cut = encoders.truncate(
+    cut = graphs.truncate(
         tmp_path / "out.onnx",
         at=part,
         out=tmp_path / "cut.onnx",
@@ -298,7 +298,7 @@ def refuse(path, error, match, *, out="out.onnx", **arguments):
     folder = path.parent
     before = sorted(p.name for p in folder.iterdir())
     with pytest.raises(error, match=match) as told:
-        encoders.wrap(path, out=folder / out, **CHANNELS | arguments)
+        graphs.wrap(path, out=folder / out, **CHANNELS | arguments)
     assert "\n" not in str(told.value)
     assert "onnxruntime_src" not in str(told.value)
     assert sorted(p.name for p in folder.iterdir()) == before
@@ -405,7 +405,7 @@ def test_what_is_no_onnx_file(tmp_path, content):
 
 def test_encoders_are_wrapped_already(tmp_path, net):
     out = tmp_path / "out.onnx"
-    encoders.wrap(net, out=out, **CHANNELS)
+    graphs.wrap(net, out=out, **CHANNELS)
     refuse(out, ModelError, "is an encoder already: use it as it is, or cut it", out="again.onnx")
     model = onnx.load(out)
     del model.metadata_props[:]
@@ -446,7 +446,7 @@ def test_weights_outside_the_folder(tmp_path):
 
 
 def test_weights_that_fit_no_file(tmp_path, net, monkeypatch):
-    monkeypatch.setattr(_onnx_file, "MAX_BYTES", 1000)
+    monkeypatch.setattr(onnx_file, "MAX_BYTES", 1000)
     refuse(net, ModelError, r"has 0.0 GB with its weights, one ONNX file holds at most")
 
 
@@ -494,7 +494,7 @@ def test_sizes_that_do_not_go_in(tmp_path):
         r"says that it takes any size, but not 64 px \(.*\): fix it with size_px 32",
         patch_px=32,
     )
-    assert encoders.wrap(path, out=tmp_path / "b.onnx", size_px=32, **CHANNELS).height_px == 32
+    assert graphs.wrap(path, out=tmp_path / "b.onnx", size_px=32, **CHANNELS).height_px == 32
 
 
 def test_a_graph_that_fails(tmp_path):
@@ -505,7 +505,7 @@ def test_a_graph_that_fails(tmp_path):
 
 
 def test_differing_results(net, monkeypatch):
-    monkeypatch.setattr(_wrap, "max_relative_error", lambda precision: -1.0)
+    monkeypatch.setattr(wrapping, "max_relative_error", lambda precision: -1.0)
     refuse(
         net,
         ModelError,

@@ -17,8 +17,8 @@ if TYPE_CHECKING:
     from histofast.encoders import load as load_encoder
     from histofast.features import FeatureFile, feature_path, read_features, verify
     from histofast.networks import export
-    from histofast.patches import iter_patches, read_patch_table
-    from histofast.pipeline import RunReport, TissueOptions, extract
+    from histofast.patches import TissueOptions, iter_patches, read_patch_table
+    from histofast.pipeline import RunReport, extract
     from histofast.slides import Slide, open_slide
     from histofast.tiling import PatchPlan, plan_patches
     from histofast.tissue import Tissue, find_tissue
@@ -32,7 +32,7 @@ _PUBLIC = {
     "SimilarityResult": ("comparison", "SimilarityResult"),
     "Slide": ("slides", "Slide"),
     "Tissue": ("tissue", "Tissue"),
-    "TissueOptions": ("pipeline", "TissueOptions"),
+    "TissueOptions": ("patches", "TissueOptions"),
     "compare": ("comparison", "compare"),
     "compare_features": ("comparison", "compare_features"),
     "export": ("networks", "export"),

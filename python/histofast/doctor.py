@@ -17,8 +17,8 @@ from typing import Any, Literal
 import numpy as np
 
 import histofast
-from histofast import _core, encoders
-from histofast._cpus import available_cpus
+from histofast import _core, encoders, graphs
+from histofast._machine import available_cpus
 from histofast.errors import CudaError, HistofastError
 
 Status = Literal["ok", "warn", "fail"]
@@ -141,7 +141,7 @@ def _onnx_runtime_installs() -> Iterator[Finding]:
 
 def _providers() -> Iterator[Finding]:
     try:
-        problems = encoders.provider_problems()
+        problems = graphs.provider_problems()
     except HistofastError as error:
         yield Finding(
             topic="providers", status="fail", text=str(error), remedy="install onnxruntime again"

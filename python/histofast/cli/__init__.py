@@ -16,18 +16,18 @@ from typing import NoReturn
 import typer
 
 from histofast.cli import (
-    _demo,
-    _extract,
-    _finetune,
-    _heatmap,
-    _mil,
-    _models,
-    _similarity,
-    _study,
-    _tissue,
-    _tools,
+    demo,
+    extract,
+    finetune,
+    heatmap,
+    mil,
+    models,
+    similarity,
+    study,
+    tissue,
+    tools,
 )
-from histofast.cli._options import one_line
+from histofast.cli.options import one_line
 
 app = typer.Typer(
     name="histofast",
@@ -37,30 +37,30 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
 )
-app.command(name="extract", short_help="Encode slides into feature files.")(_extract.extract)
+app.command(name="extract", short_help="Encode slides into feature files.")(extract.extract)
 app.command(name="verify", short_help="Check that feature files are whole and finite.")(
-    _tools.verify
+    tools.verify
 )
 app.command(name="tissue", short_help="Show the tissue found and where patches would lie.")(
-    _tissue.tissue
+    tissue.tissue
 )
 app.command(name="similarity", short_help="Compare networks layer by layer, or encoders.")(
-    _similarity.similarity
+    similarity.similarity
 )
-app.command(name="train", short_help="Train models of slides on feature files.")(_mil.train)
-app.command(name="predict", short_help="Predict slides with trained models.")(_mil.predict)
+app.command(name="train", short_help="Train models of slides on feature files.")(mil.train)
+app.command(name="predict", short_help="Predict slides with trained models.")(mil.predict)
 app.command(name="finetune", short_help="Train an encoder on the patches that matter.")(
-    _finetune.finetune
+    finetune.finetune
 )
-app.command(name="heatmap", short_help="Show on a slide what a model looks at.")(_heatmap.heatmap)
+app.command(name="heatmap", short_help="Show on a slide what a model looks at.")(heatmap.heatmap)
 app.command(name="demo", short_help="Make three small slides, encode them, show the result.")(
-    _demo.demo
+    demo.demo
 )
 app.command(name="doctor", short_help="Show what works on this machine, and mend the rest.")(
-    _tools.doctor
+    tools.doctor
 )
-app.add_typer(_study.app, name="study", short_help="Answer a question about networks.")
-app.add_typer(_models.app, name="models", short_help="List and export encoders.")
+app.add_typer(study.app, name="study", short_help="Answer a question about networks.")
+app.add_typer(models.app, name="models", short_help="List and export encoders.")
 
 # What a wrong command line raises: click's, which newer versions of typer carry inside.
 _UsageError: type[Exception] = typer.BadParameter.__bases__[0]

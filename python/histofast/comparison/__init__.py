@@ -10,8 +10,19 @@ by how often their groups are drawn; pairs across two draws of one group are lef
 are no independent evidence. The centring of each batch is kept, a first-order approximation.
 """
 
-from histofast.comparison._compare import compare
-from histofast.comparison._feature_files import compare_features
-from histofast.comparison._result import SimilarityResult
+from __future__ import annotations
 
-__all__ = ["SimilarityResult", "compare", "compare_features"]
+from histofast.comparison.comparing import compare
+from histofast.comparison.feature_files import compare_features
+from histofast.comparison.resampling import resampled, shuffled
+from histofast.comparison.result import SimilarityResult
+from histofast.comparison.spatial import average_to
+
+__all__ = [
+    "SimilarityResult",
+    "average_to",
+    "compare",
+    "compare_features",
+    "resampled",
+    "shuffled",
+]

@@ -1,7 +1,9 @@
 """What a model looked at: values of patches in, maps on the slide and their agreement with labels."""
 
-from histofast.explain._map import AttentionMap, PatchValues, Scale, attention_map, read_values
-from histofast.explain._score import Score, score
+from __future__ import annotations
+
+from histofast.explain.maps import AttentionMap, PatchValues, Scale, attention_map, read_values
+from histofast.explain.scoring import Score, score
 
 __all__ = [
     "AttentionMap",

@@ -13,48 +13,49 @@ except ModuleNotFoundError:
         name="torch",
     ) from None
 
-from histofast.mil._bags import Bags, open_bags, open_labels
-from histofast.mil._baseline import mean_pooling
-from histofast.mil._epochs import EpochReport
-from histofast.mil._finetune import FineTuneConfig, FineTuned, FineTuneProgress, finetune
-from histofast.mil._folds import Fold, folds
-from histofast.mil._metrics import Metric, differences, metrics
-from histofast.mil._models import BagModel, BagOutput, create, names
-from histofast.mil._predict import Predictions, attend, attention_of, predict
-from histofast.mil._run import Run, TrainConfig, open_run
-from histofast.mil._survival import cox_loss
-from histofast.mil._topk import top_rows
-from histofast.mil._train import TrainProgress, evaluate, train
+from histofast.mil.bag_model import BagModel, BagOutput
+from histofast.mil.bags import Bags, Missing, open_bags, open_labels
+from histofast.mil.baseline import mean_pooling
+from histofast.mil.clam import smooth_svm_loss
+from histofast.mil.end_to_end import backward
+from histofast.mil.finetuning import FineTuneConfig, FineTuned, FineTuneProgress, finetune
+from histofast.mil.models import create, names
+from histofast.mil.prediction import Predictions, attend, attention_of, predict
+from histofast.mil.runs import Run, TrainConfig, open_run
+from histofast.mil.survival import cox_loss
+from histofast.mil.topk import top_rows
+from histofast.mil.training import TrainProgress, evaluate, train
+from histofast.mil.transmil import PositionEncoding, nystrom_attention, pseudo_inverse
 
 __all__ = [
     "BagModel",
     "BagOutput",
     "Bags",
-    "EpochReport",
     "FineTuneConfig",
     "FineTuneProgress",
     "FineTuned",
-    "Fold",
-    "Metric",
+    "Missing",
+    "PositionEncoding",
     "Predictions",
     "Run",
     "TrainConfig",
     "TrainProgress",
     "attend",
     "attention_of",
+    "backward",
     "cox_loss",
     "create",
-    "differences",
     "evaluate",
     "finetune",
-    "folds",
     "mean_pooling",
-    "metrics",
     "names",
+    "nystrom_attention",
     "open_bags",
     "open_labels",
     "open_run",
     "predict",
+    "pseudo_inverse",
+    "smooth_svm_loss",
     "top_rows",
     "train",
 ]

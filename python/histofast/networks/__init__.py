@@ -14,15 +14,16 @@ except ModuleNotFoundError:
         name="torch",
     ) from None
 
-from histofast.networks._adopt import AdoptedNetwork, adopt
-from histofast.networks._create import create, layers
-from histofast.networks._device import pick_device
-from histofast.networks._export import PixelsIn, export, export_cuts, export_encoder
-from histofast.networks._known import names
-from histofast.networks._network import Architecture, Cut, LoadReport, Network, Stage
-from histofast.networks._record import Recorder
-from histofast.networks._restore import restore
-from histofast.networks._timm import TimmNetwork
+from histofast.networks.adopted import AdoptedNetwork, adopt
+from histofast.networks.creation import create, layers
+from histofast.networks.device import pick_device
+from histofast.networks.exporting import PixelsIn, export, export_cuts, export_encoder
+from histofast.networks.known import names
+from histofast.networks.network import Architecture, Cut, LoadReport, Network, Stage
+from histofast.networks.recorder import Recorder
+from histofast.networks.restored import restore
+from histofast.networks.timm import TimmNetwork
+from histofast.networks.weights import read_weights
 
 __all__ = [
     "AdoptedNetwork",
@@ -42,5 +43,6 @@ __all__ = [
     "layers",
     "names",
     "pick_device",
+    "read_weights",
     "restore",
 ]

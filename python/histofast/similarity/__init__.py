@@ -1,19 +1,22 @@
 """How alike two representations are: arrays in, numbers out."""
 
-from histofast.similarity._cca import CcaResult, PwccaResult, SvccaResult, cca, pwcca, svcca
-from histofast.similarity._cka import cka, cka_minibatch, cka_pairs, pack
-from histofast.similarity._comparison import Comparison
-from histofast.similarity._hsic import hsic1
-from histofast.similarity._moments import CkaAccumulator
-from histofast.similarity._predictions import (
+from __future__ import annotations
+
+from histofast.similarity.alignment import cka, cka_minibatch, cka_pairs, pack
+from histofast.similarity.correlation import CcaResult, PwccaResult, SvccaResult, cca, pwcca, svcca
+from histofast.similarity.found import Comparison
+from histofast.similarity.grams import check_grams, gram_products, packed_grams, start_grams, unpack
+from histofast.similarity.hsic import Kernel, hsic1
+from histofast.similarity.moments import CkaAccumulator
+from histofast.similarity.predictions import (
     PredictionAgreement,
     error_consistency,
     js_divergence,
     prediction_agreement,
     top1_disagreement,
 )
-from histofast.similarity._protocol import Protocol, ProtocolResult, published_protocol
-from histofast.similarity._uncertainty import (
+from histofast.similarity.protocol import Protocol, ProtocolResult, published_protocol
+from histofast.similarity.uncertainty import (
     Interval,
     PermutationNull,
     block_bootstrap,
@@ -26,6 +29,7 @@ __all__ = [
     "CkaAccumulator",
     "Comparison",
     "Interval",
+    "Kernel",
     "PermutationNull",
     "PredictionAgreement",
     "Protocol",
@@ -34,18 +38,23 @@ __all__ = [
     "SvccaResult",
     "block_bootstrap",
     "cca",
+    "check_grams",
     "cka",
     "cka_interval",
     "cka_minibatch",
     "cka_pairs",
     "error_consistency",
+    "gram_products",
     "hsic1",
     "js_divergence",
     "pack",
+    "packed_grams",
     "permutation_null",
     "prediction_agreement",
     "published_protocol",
     "pwcca",
+    "start_grams",
     "svcca",
     "top1_disagreement",
+    "unpack",
 ]

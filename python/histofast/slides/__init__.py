@@ -1,19 +1,43 @@
 """Slides and images: paths in, tiles and pictures out. The door to tifffile, imagecodecs, OpenSlide."""
 
-from histofast.slides._image import read_image, read_mask, write_png
-from histofast.slides._open import SLIDE_SUFFIXES, find_slides, open_slide
-from histofast.slides._slide import Level, Slide, Survey
-from histofast.slides._write import write_array_pyramid, write_averaged_pyramid, write_pyramid
+from __future__ import annotations
+
+from histofast.slides.images import read_image, read_mask, write_png
+from histofast.slides.jpeg import find_damage
+from histofast.slides.metadata import pyramid_downsample
+from histofast.slides.opening import SLIDE_SUFFIXES, find_slides, open_slide
+from histofast.slides.openslide import OpenSlideSlide
+from histofast.slides.slide import Level, Slide, Survey
+from histofast.slides.stream import LOOKAHEAD, Schedule, stream_boxes
+from histofast.slides.tiff import TiffSlide
+from histofast.slides.write import (
+    average_blocks,
+    encode_tile,
+    level_sizes,
+    write_array_pyramid,
+    write_averaged_pyramid,
+    write_pyramid,
+)
 
 __all__ = [
+    "LOOKAHEAD",
     "SLIDE_SUFFIXES",
     "Level",
+    "OpenSlideSlide",
+    "Schedule",
     "Slide",
     "Survey",
+    "TiffSlide",
+    "average_blocks",
+    "encode_tile",
+    "find_damage",
     "find_slides",
+    "level_sizes",
     "open_slide",
+    "pyramid_downsample",
     "read_image",
     "read_mask",
+    "stream_boxes",
     "write_array_pyramid",
     "write_averaged_pyramid",
     "write_png",

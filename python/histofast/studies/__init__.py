@@ -10,9 +10,14 @@ except ModuleNotFoundError:
         name="torch",
     ) from None
 
-from histofast.studies._networks import compare_networks
-from histofast.studies._setting import StudyProgress
-from histofast.studies._study import StudyResult
-from histofast.studies._truncation import truncation
+from histofast.studies.cuts import truncation
+from histofast.studies.networks import compare_networks
+from histofast.studies.running import StudyResult
+from histofast.studies.setting import StudyProgress
 
-__all__ = ["StudyProgress", "StudyResult", "compare_networks", "truncation"]
+__all__ = [
+    "StudyProgress",
+    "StudyResult",
+    "compare_networks",
+    "truncation",
+]

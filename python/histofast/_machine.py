@@ -1,0 +1,92 @@
+"""What this machine offers: the CPUs this process may really use, names of devices."""
+
+from __future__ import annotations
+
+import math
+import os
+import re
+from collections.abc import Iterator
+from pathlib import Path, PurePosixPath
+
+TORCH = ("cuda",)
+ONNX_RUNTIME = ("cuda", "tensorrt")
+
+
+def available_cpus() -> int:
+    """Return the number of CPUs this process may use, at least 1.
+
+    The smaller of the scheduler's affinity mask and the CPU quota of the process's control groups
+    (versions 1 and 2, every ancestor counts). A quota of 1.5 CPUs counts as 2: two throttled
+    threads do more work than one.
+    """
+    # macOS and Windows have neither this call nor control groups.
+    cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    quota = _cgroup_quota_cpus(Path("/"))
+    return max(1, min(cpus, math.ceil(quota)) if quota is not None else cpus)
+
+
+def _cgroup_quota_cpus(root: Path) -> float | None:
+    """Return the tightest CPU quota above this process, in CPUs, or None where there is none."""
+    groups = _read(root / "proc/self/cgroup")
+    if groups is None:
+        return None
+    quotas: list[float] = []
+    for line in groups.splitlines():
+        _, controllers, path = line.split(":", 2)
+        if controllers == "":
+            files = [
+                folder / "cpu.max"
+                for mount in ("sys/fs/cgroup", "sys/fs/cgroup/unified")
+                for folder in _ancestors(root / mount, path)
+            ]
+            quotas += [q for q in map(_quota_v2, files) if q is not None]
+        elif "cpu" in controllers.split(","):
+            folders = [
+                folder
+                for mount in ("sys/fs/cgroup/cpu", "sys/fs/cgroup/cpu,cpuacct")
+                for folder in _ancestors(root / mount, path)
+            ]
+            quotas += [q for q in map(_quota_v1, folders) if q is not None]
+    return min(quotas, default=None)
+
+
+def _ancestors(mount: Path, path: str) -> Iterator[Path]:
+    # Inside a container the path may be the host's and not exist here: the mount's root still does.
+    parts = PurePosixPath(path).parts[1:]
+    for n in range(len(parts) + 1):
+        yield mount.joinpath(*parts[:n])
+
+
+def _quota_v2(file: Path) -> float | None:
+    text = _read(file)
+    if text is None:
+        return None
+    quota_us, period_us = text.split()
+    return None if quota_us == "max" else int(quota_us) / int(period_us)
+
+
+def _quota_v1(folder: Path) -> float | None:
+    quota_us, period_us = _read(folder / "cpu.cfs_quota_us"), _read(folder / "cpu.cfs_period_us")
+    if quota_us is None or period_us is None or int(quota_us) <= 0:
+        return None
+    return int(quota_us) / int(period_us)
+
+
+def _read(file: Path) -> str | None:
+    try:
+        return file.read_text(encoding="ascii").strip()
+    except OSError:
+        return None
+
+
+def check_device(device: str, gpus: tuple[str, ...]) -> None:
+    """Refuse a device that is not auto, cpu, or one of `gpus`, with the index of a GPU or without.
+
+    Whether it is there is found where it is used.
+
+    Raises:
+        ValueError: another device.
+    """
+    if not re.fullmatch(rf"auto|cpu|({'|'.join(gpus)})(:[0-9]+)?", device):
+        known = ", ".join(("auto", "cpu", *gpus))
+        raise ValueError(f"device must be one of {known}, or such as cuda:1, got {device!r}")

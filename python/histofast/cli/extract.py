@@ -1,0 +1,189 @@
+"""`histofast extract`."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
+
+import typer
+
+from histofast._machine import ONNX_RUNTIME
+from histofast.cli import options as o
+from histofast.cli.progress import show_progress, summarise
+
+if TYPE_CHECKING:
+    from histofast.features import Layout
+
+
+def _gpus(text: str | list[int]) -> list[int]:
+    """Read indices of GPUs."""
+    if not isinstance(text, str):
+        return text
+    try:
+        return [int(part) for part in text.split(",")]
+    except ValueError:
+        raise typer.BadParameter(f"must be indices such as 0,1, got {text!r}") from None
+
+
+def extract(
+    slides: Annotated[
+        list[Path] | None,
+        typer.Argument(help="slides, folders, globs, or a CSV list (wsi[, mpp, mask])"),
+    ] = None,
+    out: Annotated[
+        Path, typer.Option("--out", "-o", metavar="FOLDER", help="output folder")
+    ] = Path("features"),
+    encoder: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--encoder",
+            "-e",
+            metavar="NAME|FILE",
+            help="a name of `histofast models list`, or an ONNX file; several share one pass",
+        ),
+    ] = None,
+    patches: Annotated[
+        Path | None,
+        typer.Option(
+            "--patches",
+            metavar="CSV",
+            help="patch images instead of slides: file, bag[, label, x, y, split]",
+        ),
+    ] = None,
+    wsi_dir: Annotated[
+        Path | None,
+        typer.Option("--wsi-dir", "--wsi_dir", metavar="FOLDER", help="folder of slides"),
+    ] = None,
+    mpp: o.Mpp = None,
+    mag: o.Mag = None,
+    patch_px: o.PatchPx = None,
+    overlap: o.Overlap = 0,
+    min_tissue: o.MinTissue = 0.25,
+    edge: o.Edge = "drop",
+    threshold: o.Threshold = None,
+    mask: o.Mask = None,
+    mpp_override: o.MppOverride = None,
+    allow_upsampling: o.AllowUpsampling = False,
+    half: Annotated[bool, typer.Option("--half", help="store features as float16")] = False,
+    layout: Annotated[
+        str,
+        typer.Option(
+            "--layout",
+            parser=o.one_of("trident", "clam", "stamp"),
+            metavar="trident|clam|stamp",
+            help="whose feature files to write",
+        ),
+    ] = "trident",
+    strict: Annotated[
+        bool, typer.Option("--strict", help="a slide with an unreadable region fails")
+    ] = False,
+    fail_fast: Annotated[
+        bool, typer.Option("--fail-fast", help="stop at the first slide that fails")
+    ] = False,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="replace feature files that something else made")
+    ] = False,
+    recursive: o.Recursive = False,
+    shard: Annotated[
+        str | None,
+        typer.Option("--shard", metavar="I/N", help="part i of n of the slides, for job arrays"),
+    ] = None,
+    device: Annotated[str, o.device(ONNX_RUNTIME, help="where the encoder runs")] = "auto",
+    gpus: Annotated[
+        Any,
+        typer.Option(
+            "--gpus",
+            parser=_gpus,
+            metavar="0,1,...",
+            help="run on these GPUs, each in a process of its own; they share the slides",
+        ),
+    ] = None,
+    threads: Annotated[
+        int | None,
+        typer.Option(
+            "--threads",
+            parser=o.whole_number,
+            metavar="N",
+            help="threads that encode, on all devices together [the CPUs available]",
+        ),
+    ] = None,
+    workers: Annotated[
+        int | None,
+        typer.Option(
+            "--workers",
+            parser=o.whole_number,
+            metavar="N",
+            help="threads that decode, for all devices together [the CPUs available]",
+        ),
+    ] = None,
+    batch_size: Annotated[
+        int | None,
+        typer.Option(
+            "--batch-size",
+            "--batch_size",
+            parser=o.whole_number,
+            metavar="N",
+            help="patches per encoder call",
+        ),
+    ] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="only count patches and estimate the time")
+    ] = False,
+    as_json: o.AsJson = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="say only what failed")] = False,
+) -> None:
+    """Encode slides into feature files.
+
+    \b
+      histofast extract slides/ --out features/
+      histofast extract slides.csv -o features/ --mag 20 --patch-px 224
+
+    Patches are of the side and scale that the encoder was made for, unless said otherwise. Files
+    come to OUT/<mag>x_<patch>px_<overlap>px_overlap/features_<encoder>/<slide>.h5. A run that was
+    interrupted goes on where it was when started again.
+    """
+    from histofast.patches import TissueOptions
+    from histofast.pipeline import DEFAULT_ENCODER
+    from histofast.pipeline import extract as run
+
+    given = [*(slides or []), *([wsi_dir] if wsi_dir else [])]
+    if not given and patches is None:
+        raise ValueError("nothing to encode: name slides, a folder, a CSV list or --patches")
+    with show_progress(quiet=quiet) as on_progress:
+        report = run(
+            given or None,
+            out=out,
+            encoder=encoder or DEFAULT_ENCODER,
+            patches=patches,
+            mpp=o.mpp_of(mpp, mag),
+            patch_px=patch_px,
+            overlap_px=overlap,
+            min_tissue=min_tissue,
+            edge=cast(Literal["drop", "shift"], edge),
+            tissue=TissueOptions(threshold=threshold),
+            mask=mask,
+            mpp_override=mpp_override,
+            allow_upsampling=allow_upsampling,
+            half=half,
+            layout=cast("Layout", layout),
+            strict=strict,
+            fail_fast=fail_fast,
+            overwrite=overwrite,
+            recursive=recursive,
+            shard=shard,
+            device=device,
+            gpus=gpus,
+            threads=threads,
+            workers=workers,
+            batch_size=batch_size,
+            dry_run=dry_run,
+            on_progress=on_progress,
+        )
+    if as_json:
+        typer.echo(json.dumps(asdict(report), indent=1))
+    if not as_json or quiet:
+        for line in summarise(report, quiet=quiet):
+            typer.echo(line, err=True)
+    raise typer.Exit(report.exit_code)

@@ -1,0 +1,228 @@
+"""`histofast finetune`."""
+
+from __future__ import annotations
+
+import math
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from histofast._machine import TORCH
+from histofast.cli import options as o
+
+if TYPE_CHECKING:
+    from histofast.mil import FineTuned, FineTuneProgress
+
+_SAY_S = 10.0  # between lines about the work left
+_COMPARED = 512  # patches of the similarity report
+
+
+def finetune(
+    run: o.Run,
+    out: Annotated[
+        Path, typer.Option("--out", "-o", metavar="FOLDER", help="of the tuned encoder")
+    ],
+    encoder: Annotated[
+        str | None,
+        typer.Option("--encoder", metavar="NAME|FILE", help="of the run [found by its name]"),
+    ] = None,
+    weights: Annotated[
+        Path | None,
+        typer.Option("--weights", metavar="FILE", help="instead, what it was exported from"),
+    ] = None,
+    slides: Annotated[
+        list[Path] | None,
+        typer.Option("--slides", metavar="PATH", help="that the features are of; repeatable"),
+    ] = None,
+    patches: Annotated[
+        Path | None,
+        typer.Option("--patches", metavar="CSV", help="patch images that the features are of"),
+    ] = None,
+    features: Annotated[
+        Path | None,
+        typer.Option("--features", metavar="FOLDER", help="of the run [where they were]"),
+    ] = None,
+    network: Annotated[
+        str | None,
+        typer.Option("--network", metavar="NAME", help="of the weights"),
+    ] = None,
+    layer: Annotated[
+        str | None,
+        typer.Option("--layer", metavar="NAME", help="where the weights' network is cut"),
+    ] = None,
+    top_k: Annotated[
+        int | None,
+        typer.Option("--top-k", parser=o.whole_number, metavar="K", help="patches a slide [64]"),
+    ] = None,
+    unfreeze: Annotated[
+        str | None,
+        typer.Option("--unfreeze", metavar="A,B|all", help="stages that train [all]"),
+    ] = None,
+    epochs: o.Epochs = None,
+    patience: Annotated[
+        int | None,
+        typer.Option(
+            "--patience", parser=o.whole_number, metavar="N", help="epochs without gain [5]"
+        ),
+    ] = None,
+    lr: Annotated[
+        float | None, typer.Option("--lr", parser=o.number, metavar="RATE", help="[1e-5]")
+    ] = None,
+    patch_loss: Annotated[
+        float | None,
+        typer.Option(
+            "--patch-loss", parser=o.number, metavar="W", help="weight of the loss of patches [0]"
+        ),
+    ] = None,
+    reselect: Annotated[
+        int | None,
+        typer.Option(
+            "--reselect", parser=o.whole_number, metavar="N", help="choose anew every N epochs [0]"
+        ),
+    ] = None,
+    folds: Annotated[
+        str | None, typer.Option("--folds", metavar="0,1,...", help="of the run, to tune [all]")
+    ] = None,
+    memory_gb: Annotated[
+        float | None,
+        typer.Option("--memory-gb", parser=o.number, metavar="GB", help="for activations [8]"),
+    ] = None,
+    most_hours: Annotated[
+        float | None,
+        typer.Option(
+            "--most-hours", parser=o.number, metavar="H", help="refuse work beyond that [24]"
+        ),
+    ] = None,
+    seed: o.Seed = None,
+    device: Annotated[str, o.device(TORCH, help="where to tune")] = "auto",
+    similarity: Annotated[
+        bool,
+        typer.Option(
+            "--similarity/--no-similarity", help="also compare frozen and tuned layer by layer"
+        ),
+    ] = True,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="replace what was tuned with other options")
+    ] = False,
+    quiet: o.Quiet = False,
+    as_json: o.AsJson = False,
+) -> None:
+    """Train an encoder on the patches that a run attends to most; write the new encoder.
+
+    histofast finetune runs/abmil --slides slides/ --out tuned/
+    """
+    options = o.given(
+        top_k=top_k,
+        epochs=epochs,
+        patience=patience,
+        lr=lr,
+        patch_loss=patch_loss,
+        reselect=reselect,
+        memory_gb=memory_gb,
+        most_hours=most_hours,
+        seed=seed,
+        unfreeze=None if unfreeze is None else tuple(o.split(unfreeze)),
+        folds=None if folds is None else tuple(o.whole_number(f) for f in o.split(folds)),
+    )
+    if weights is not None and not weights.is_file():
+        raise FileNotFoundError(f"no such file: {weights} (--weights)")
+
+    from histofast import mil
+
+    config = mil.FineTuneConfig(device=device, **options)
+    found = mil.finetune(
+        run,
+        out=out,
+        encoder=encoder,
+        weights=weights,
+        slides=slides,
+        patches=patches,
+        features=features,
+        network=network,
+        layer=layer,
+        config=config,
+        overwrite=overwrite,
+        on_progress=None if quiet else _reporter(),
+    )
+    report = None
+    if similarity:
+        report = _compare(found, slides, patches)
+    if as_json:
+        typer.echo((found.path / "metrics.json").read_text(encoding="utf-8"), nl=False)
+        return
+    for line in _table(found):
+        typer.echo(line)
+    for note in found.notes:
+        typer.echo(f"note: {note}")
+    typer.echo(f"encoder: {found.encoder}")
+    if report is not None:
+        typer.echo(f"frozen and tuned, layer by layer: {report}")
+
+
+def _reporter() -> Callable[[FineTuneProgress], None]:
+    """Say every epoch, and now and then how much is left."""
+    said = 0.0
+
+    def tell(progress: FineTuneProgress) -> None:
+        nonlocal said
+        where = f"fold {progress.fold + 1} of {progress.folds}"
+        if progress.finished is not None:
+            found = progress.finished
+            loss = "frozen" if not progress.epoch else f"loss {found.loss:.4f}"
+            star = " *" if found.is_best else ""
+            typer.echo(
+                f"{where}, epoch {progress.epoch}: {loss}, validation {progress.metric} "
+                f"{found.score(progress.metric):.4f}{star}",
+                err=True,
+            )
+        elif time.monotonic() - said > _SAY_S and not math.isnan(progress.remaining_s):
+            said = time.monotonic()
+            typer.echo(
+                f"{where}, epoch {progress.epoch}: {progress.slides_done} of "
+                f"{progress.slides_total} slides, at most {_duration(progress.remaining_s)} left",
+                err=True,
+            )
+        sys.stderr.flush()
+
+    return tell
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    if seconds < 5400:
+        return f"{seconds / 60:.0f} min"
+    return f"{seconds / 3600:.1f} h"
+
+
+def _compare(found: FineTuned, slides: list[Path] | None, patches: Path | None) -> Path:
+    """Compare the encoder before and after, on patches of these slides."""
+    from histofast.comparison import compare
+    from histofast.encoders import read_spec
+    from histofast.patches import sample_patches
+
+    spec = read_spec(found.encoder)
+    sample = sample_patches(
+        slides, patches=patches, n=_COMPARED, patch_px=spec.patch_px, mpp=spec.mpp
+    )
+    result = compare(
+        found.frozen_network, found.tuned_network, sample, label_a="frozen", label_b="tuned"
+    )
+    result.save(found.path / "similarity")
+    return found.path / "similarity" / "index.html"
+
+
+def _table(found: FineTuned) -> list[str]:
+    width = max(map(len, found.frozen))
+    lines = [f"{'':{width}}   frozen    tuned    gain, 95 % interval"]
+    for name, before in found.frozen.items():
+        after, gain = found.tuned[name], found.gain[name]
+        lines.append(
+            f"{name:{width}}  {before.value:7.3f}  {after.value:7.3f}  {gain.value:+7.3f}, "
+            f"{gain.low:+.3f} to {gain.high:+.3f}"
+        )
+    return lines

@@ -1,0 +1,228 @@
+"""`histofast models quantize` and `histofast models bench`."""
+
+from __future__ import annotations
+
+import json
+import sys
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, cast
+
+import typer
+
+from histofast._machine import ONNX_RUNTIME
+from histofast.cli import options as o
+from histofast.cli.progress import count
+
+if TYPE_CHECKING:
+    from histofast.graphs import BenchReport, LayerSensitivity, Precision
+
+_SHOWN = 20  # layers of a sensitivity table
+
+Calibrate = Annotated[
+    list[Path] | None,
+    typer.Option(
+        "--calibrate",
+        "--slides",
+        metavar="PATH",
+        help="slide, folder of slides or of patch images, or CSV list; repeatable",
+    ),
+]
+Patches = Annotated[
+    Path | None,
+    typer.Option("--patches", metavar="CSV", help="patch images instead: file, bag[, ...]"),
+]
+
+
+def quantize(
+    encoder: Annotated[str, typer.Argument(help="float32 encoder: a name or an ONNX file")],
+    out: Annotated[
+        Path | None, typer.Option("--out", "-o", metavar="FILE", help="ONNX file to write")
+    ] = None,
+    precision: Annotated[
+        str,
+        typer.Option(
+            "--precision",
+            parser=o.one_of("int8", "fp16", "float16"),
+            metavar="int8|fp16",
+            help="integers for CPUs with VNNI, half precision for GPUs",
+        ),
+    ] = "int8",
+    calibrate: Calibrate = None,
+    patches: Patches = None,
+    n: Annotated[
+        int,
+        typer.Option(
+            "--n",
+            parser=o.whole_number,
+            metavar="N",
+            help="patches to draw: half choose the scales, half measure the agreement",
+        ),
+    ] = 256,
+    keep: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--keep", metavar="LAYER", help="layer or group left in float32; repeatable (int8)"
+        ),
+    ] = None,
+    sensitivity: Annotated[
+        bool,
+        typer.Option("--sensitivity", help="say what each layer alone costs, and write nothing"),
+    ] = False,
+    mpp_override: o.MppOverride = None,
+    name: Annotated[
+        str | None, typer.Option("--name", help="of the encoder [its own and the precision]")
+    ] = None,
+    seed: Annotated[
+        int, typer.Option("--seed", parser=o.whole_number, metavar="N", help="of the draw")
+    ] = 0,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="replace OUT")] = False,
+    as_json: o.AsJson = False,
+) -> None:
+    """Write an encoder at lower precision, if its features agree with float32's on real patches."""
+    from histofast.graphs import calibration as rooms
+
+    if calibrate is None and patches is None:
+        raise ValueError("--calibrate must name slides (or --patches a table): nothing is guessed")
+    drawn: dict[str, Any] = {
+        "slides": calibrate,
+        "patches": patches,
+        "mpp_override": mpp_override,
+        "seed": seed,
+    }
+    if sensitivity:
+        found = rooms.sensitivity(encoder, n=min(n, 64), progress=_progress, **drawn)
+        _show_sensitivity(found, as_json=as_json)
+        return
+    if out is None:
+        raise ValueError("--out must name the file to write")
+    wanted = cast("Precision", "float16" if precision == "fp16" else precision)
+    spec = rooms.quantize(
+        encoder,
+        out=out,
+        precision=wanted,
+        n=n,
+        keep=keep or (),
+        name=name,
+        overwrite=overwrite,
+        **drawn,
+    )
+    said = json.loads(spec.agreement or "{}")
+    if as_json:
+        typer.echo(json.dumps({"path": str(out), "name": spec.name, "agreement": said}))
+        return
+    typer.echo(
+        f"{out}: {spec.name}, {spec.d} features, {spec.size_bytes / 1e6:.1f} MB; on "
+        f"{said['n']} held-out patches median cosine {said['median_cosine']:.4f}, 1st percentile "
+        f"{said['p1_cosine']:.4f}, debiased CKA {said['cka']:.4f} to float32"
+    )
+
+
+def _progress(done: int, total: int) -> None:
+    if sys.stderr.isatty():
+        typer.echo(f"\rlayer {done} of {total}", nl=done == total, err=True)
+
+
+def _show_sensitivity(found: tuple[LayerSensitivity, ...], *, as_json: bool) -> None:
+    if as_json:
+        typer.echo(json.dumps([asdict(entry) for entry in found], indent=1))
+        return
+    typer.echo("1 - median cosine to float32 with this layer alone in int8:")
+    for entry in found[:_SHOWN]:
+        typer.echo(f"{entry.loss:10.2e}  {entry.layer}")
+    if len(found) > _SHOWN:
+        typer.echo(f"{count(len(found) - _SHOWN, 'layer')} more, all below (--json has them)")
+
+
+def bench(
+    encoders: Annotated[list[str], typer.Argument(help="encoders: names or ONNX files")],
+    slides: Calibrate = None,
+    patches: Patches = None,
+    patch_px: o.PatchPx = None,
+    device: Annotated[str, o.device(ONNX_RUNTIME, help="where the encoders run")] = "cpu",
+    threads: Annotated[
+        int | None,
+        typer.Option(
+            "--threads",
+            parser=o.whole_number,
+            metavar="N",
+            help="patches at a time on the CPU [all usable CPUs]",
+        ),
+    ] = None,
+    rounds: Annotated[
+        int,
+        typer.Option("--rounds", parser=o.whole_number, metavar="N", help="of timing, in turns"),
+    ] = 7,
+    plot: Annotated[
+        Path | None,
+        typer.Option("--plot", metavar="FILE", help="draw it: PNG, PDF or SVG (needs .[train])"),
+    ] = None,
+    as_json: o.AsJson = False,
+) -> None:
+    """Time encoders in turns on the same patches, and compare their features with the first's."""
+    from histofast.graphs import bench as measure
+
+    if plot is not None:
+        from histofast.report import check_figure_path
+
+        check_figure_path(plot)  # before the minutes of measuring
+    report = measure(
+        encoders,
+        slides=slides,
+        patches=patches,
+        patch_px=patch_px,
+        device=device,
+        threads=threads,
+        rounds=rounds,
+    )
+    if plot is not None:
+        from histofast.report import plot_speeds
+
+        plot_speeds(
+            [entry.name for entry in report.encoders],
+            [entry.patches_per_s for entry in report.encoders],
+            [
+                f"{100 * entry.gemm_share:.0f} % of GEMM, CKA {entry.cka:.3f}"
+                for entry in report.encoders
+            ],
+            title=_conditions(report),
+            path=plot,
+        )
+    if as_json:
+        typer.echo(report.to_json())
+    else:
+        _show_times(report)
+
+
+def _conditions(report: BenchReport) -> str:
+    where = report.encoders[0].provider.removesuffix("ExecutionProvider")
+    return (
+        f"{where}, {count(report.threads, 'thread')}, {report.patches} patches of "
+        f"{report.patch_px} px, float32 GEMM {report.gemm_gflops:.0f} GFLOP/s"
+    )
+
+
+def _show_times(report: BenchReport) -> None:
+    typer.echo(_conditions(report))
+    header = ("encoder", "precision", "d", "MB", "GFLOP", "patches/s", "of GEMM", "cosine", "CKA")
+    rows = [header] + [
+        (
+            entry.name,
+            entry.precision,
+            str(entry.d),
+            f"{entry.size_bytes / 1e6:.1f}",
+            f"{entry.gflop:.2f}",
+            f"{entry.patches_per_s:.1f}",
+            f"{entry.gemm_share:.2f}",
+            "" if entry.median_cosine is None else f"{entry.median_cosine:.4f}",
+            f"{entry.cka:.4f}",
+        )
+        for entry in report.encoders
+    ]
+    widths = [max(len(row[i]) for row in rows) for i in range(len(header))]
+    for row in rows:
+        cells = [
+            cell.ljust(width) if i < 2 else cell.rjust(width)
+            for i, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ]
+        typer.echo("  ".join(cells).rstrip())

@@ -1,0 +1,382 @@
+"""`histofast train` and `histofast predict`."""
+
+from __future__ import annotations
+
+import csv
+import json
+import math
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
+
+import typer
+
+from histofast._machine import TORCH
+from histofast.cli import options as o
+from histofast.cli.progress import count
+
+if TYPE_CHECKING:
+    from rich.progress import Progress as Bars
+
+    from histofast.learning import Task
+    from histofast.mil import Run, TrainProgress
+
+Features = Annotated[
+    list[Path],
+    typer.Argument(metavar="FEATURES...", help="folder of feature files, or files and folders"),
+]
+Device = Annotated[str, o.device(TORCH, help="where the models run")]
+
+
+def train(
+    features: Features,
+    labels: o.Labels,
+    out: Annotated[Path, typer.Option("--out", "-o", metavar="FOLDER", help="of the run")],
+    model: Annotated[
+        str,
+        typer.Option(
+            "--model",
+            metavar="NAME",
+            help="attention, gated, mean, max, clam, transmil or dsmil",
+        ),
+    ] = "attention",
+    task: Annotated[
+        str,
+        o.choice(
+            "--task",
+            *o.TASKS,
+            help="what the labels are; survival needs columns time and event",
+        ),
+    ] = "classification",
+    label_column: Annotated[
+        str, typer.Option("--label-column", metavar="NAME", help="of the labels")
+    ] = "label",
+    missing: Annotated[
+        str,
+        o.choice(
+            "--missing", *o.MISSING, help="labels without features and features without labels"
+        ),
+    ] = "error",
+    folds: Annotated[
+        int | None,
+        typer.Option("--folds", parser=o.whole_number, metavar="N", help="by patient [5]"),
+    ] = None,
+    epochs: o.Epochs = None,
+    lr: Annotated[
+        float | None,
+        typer.Option("--lr", parser=o.number, metavar="RATE", help="learning rate [0.001]"),
+    ] = None,
+    weight_decay: Annotated[
+        float | None, typer.Option("--weight-decay", parser=o.number, metavar="W", help="[0]")
+    ] = None,
+    patience: Annotated[
+        int | None,
+        typer.Option(
+            "--patience",
+            parser=o.whole_number,
+            metavar="N",
+            help="epochs without a better validation metric that end a fold [8]",
+        ),
+    ] = None,
+    metric: Annotated[
+        str | None,
+        typer.Option(
+            "--metric",
+            metavar="NAME",
+            help="of validation slides, chooses the epoch: loss, auroc, accuracy, ... [by the task "
+            "and the number of slides]",
+        ),
+    ] = None,
+    accumulate: Annotated[
+        int | None,
+        typer.Option(
+            "--accumulate", parser=o.whole_number, metavar="N", help="slides per step [1]"
+        ),
+    ] = None,
+    max_patches: Annotated[
+        int | None,
+        typer.Option(
+            "--max-patches",
+            parser=o.whole_number,
+            metavar="N",
+            help="most patches of a slide in training, drawn every epoch [all]",
+        ),
+    ] = None,
+    patch_loss: Annotated[
+        float | None,
+        typer.Option(
+            "--patch-loss",
+            parser=o.number,
+            metavar="WEIGHT",
+            help="of the loss of every patch against its slide's label [0]",
+        ),
+    ] = None,
+    model_option: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--model-option", metavar="NAME=VALUE", help="of the model, dropout=0.25; repeatable"
+        ),
+    ] = None,
+    balance: Annotated[
+        bool, typer.Option("--balance/--no-balance", help="let all classes count the same")
+    ] = True,
+    seed: o.Seed = None,
+    device: Device = "auto",
+    amp: Annotated[bool, typer.Option("--amp/--no-amp", help="train in bfloat16 on a GPU")] = True,
+    tensorboard: Annotated[
+        bool, typer.Option("--tensorboard", help="log to OUT/tensorboard too")
+    ] = False,
+    mlflow: Annotated[
+        bool, typer.Option("--mlflow", help="log to MLflow too, to OUT/mlflow.db")
+    ] = False,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="replace a run of other arguments")
+    ] = False,
+    quiet: o.Quiet = False,
+    as_json: o.AsJson = False,
+) -> None:
+    """Train a model that tells slides apart by the features of their patches.
+
+    \b
+      histofast train features/ --labels labels.csv --out runs/abmil
+
+    Cross-validated: every slide is predicted by a model that has not seen its patient. Writes the
+    models, predictions.csv, metrics.json and a log of each fold. A run that was interrupted goes on
+    where it was when started again.
+    """
+    options = o.given(
+        folds=folds,
+        epochs=epochs,
+        lr=lr,
+        weight_decay=weight_decay,
+        patience=patience,
+        metric=metric,
+        accumulate=accumulate,
+        max_patches=max_patches,
+        patch_loss=patch_loss,
+        seed=seed,
+    )
+    if not labels.is_file():
+        raise FileNotFoundError(f"no such file: {labels} (--labels)")
+
+    from histofast.mil import TrainConfig, open_bags
+    from histofast.mil import train as run_training
+
+    config = TrainConfig(
+        balance=balance,
+        device=device,
+        amp="auto" if amp else "off",
+        model_options=_model_options(model_option or ()),
+        **options,
+    )
+    bags = open_bags(
+        features,
+        labels,
+        task=cast("Task", task),
+        missing=cast(Literal["error", "skip"], missing),
+        label_column=label_column,
+    )
+    _note(bags.notes, quiet=quiet)
+    with _epochs(quiet=quiet) as on_progress:
+        run = run_training(
+            bags,
+            out=out,
+            model=model,
+            config=config,
+            overwrite=overwrite,
+            tensorboard=tensorboard,
+            mlflow=mlflow,
+            on_progress=on_progress,
+        )
+    _draw_curves(run)
+    found = run.metrics()
+    if as_json:
+        typer.echo(json.dumps(found, indent=1))
+        return
+    typer.echo(
+        f"{run.model}, {count(len(run.folds), 'fold')}: {count(found['bags'], 'slide')} of "
+        f"{count(found['patients'], 'patient')}, each predicted by a model that has not seen it"
+    )
+    for line in _table(found):
+        typer.echo(line)
+    typer.echo(f"predictions: {run.path / 'predictions.csv'}, curves: {run.path / 'curves.png'}")
+
+
+def predict(
+    run: o.Run,
+    features: Features,
+    out: Annotated[
+        Path, typer.Option("--out", "-o", metavar="CSV", help="slide, prediction, p_<class>")
+    ],
+    attention: Annotated[
+        bool,
+        typer.Option(
+            "--attention", help="also x, y, attention of each slide's patches, beside the table"
+        ),
+    ] = False,
+    other_encoder: Annotated[
+        bool,
+        typer.Option("--other-encoder", help="take features of another file of the same network"),
+    ] = False,
+    device: Device = "auto",
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="replace files that exist")
+    ] = False,
+    quiet: o.Quiet = False,
+    as_json: o.AsJson = False,
+) -> None:
+    """Predict slides: the mean of the models of a run's folds."""
+    from histofast.mil import predict as run_prediction
+
+    with _slides(quiet=quiet) as on_progress:
+        found = run_prediction(
+            run,
+            features,
+            out=out,
+            attention=attention,
+            other_encoder=other_encoder,
+            device=device,
+            overwrite=overwrite,
+            on_progress=on_progress,
+        )
+    _note(found.notes, quiet=quiet)
+    if as_json:
+        header, *rows = found.rows()
+        typer.echo(json.dumps([dict(zip(header, row, strict=True)) for row in rows], indent=1))
+        return
+    typer.echo(f"{count(len(found.names), 'slide')}: {out}")
+
+
+def _draw_curves(run: Run) -> None:
+    """Draw what each fold's log.csv holds."""
+    from histofast.learning import LOWER_IS_BETTER
+    from histofast.report import plot_curves
+
+    logs = []
+    for fold in range(len(run.folds)):
+        with (run.path / f"fold-{fold}" / "log.csv").open(newline="", encoding="utf-8") as file:
+            logs.append(list(csv.DictReader(file)))
+    plot_curves(
+        logs,
+        run.path / "curves.png",
+        metric=f"validation_{run.metric}",
+        losses=("loss", "validation_loss"),
+        higher_is_better=run.metric not in LOWER_IS_BETTER,
+        title=f"{run.model}, {count(len(run.folds), 'fold')}",
+    )
+
+
+def _model_options(texts: Sequence[str]) -> dict[str, Any]:
+    """Read NAME=VALUE: numbers, true and false as such, the rest as text."""
+    options: dict[str, Any] = {}
+    for text in texts:
+        name, equals, value = text.partition("=")
+        if not (equals and name and value):
+            raise ValueError(f"--model-option must be NAME=VALUE, got {text!r}")
+        try:
+            options[name] = json.loads(value)
+        except ValueError:
+            options[name] = value
+    return options
+
+
+def _note(notes: Sequence[str], *, quiet: bool) -> None:
+    for note in () if quiet else notes:
+        typer.echo(f"note: {o.one_line(note)}", err=True)
+
+
+def _table(found: Mapping[str, Any]) -> Iterator[str]:
+    """The metrics over all folds, their intervals, and the range of the folds' own."""
+    width = max(map(len, found["out_of_fold"]))
+    yield f"{'':{width}}    value    95 % interval        folds"
+    for name, metric in found["out_of_fold"].items():
+        of_folds = [fold[name] for fold in found["folds"] if fold[name] is not None]
+        line = f"{name:{width}}  {_number(metric['value']):>7}"
+        line += f"  {_range(metric['low'], metric['high']):>15}"
+        yield f"{line}  {_range(min(of_folds), max(of_folds)):>15}" if of_folds else line
+
+
+def _range(low: float | None, high: float | None) -> str:
+    if low is None or high is None:
+        return "undefined"
+    return f"{_number(low).strip()} to {_number(high).strip()}"
+
+
+def _number(value: float | None) -> str:
+    if value is None:
+        return "undefined"
+    return f"{value:7.3f}" if abs(value) < 100 else f"{value:7.4g}"
+
+
+def _say(progress: TrainProgress) -> str:
+    """One line on an epoch that has ended."""
+    found = progress.finished
+    assert found is not None
+    text = (
+        f"fold {progress.fold + 1}/{progress.folds}, epoch {progress.epoch}/{progress.epochs}: "
+        f"loss {found.loss:.3f}, validation loss {found.validation_loss:.3f}"
+    )
+    known = ("auroc", "r2", "c_index") if progress.metric == "loss" else (progress.metric,)
+    for name in known:
+        value = found.metrics.get(name, math.nan)
+        if not math.isnan(value):
+            text += f", {name} {value:.3f}"
+    return f"{text}, {found.seconds:.1f} s{' (best)' * found.is_best}"
+
+
+@contextmanager
+def _epochs(*, quiet: bool) -> Iterator[Callable[[TrainProgress], None] | None]:
+    """Yield what `train(on_progress=...)` wants: a line per epoch, on a terminal a bar as well."""
+    if quiet or sys.stderr is None:
+        yield None
+        return
+    if not sys.stderr.isatty():
+
+        def plain(progress: TrainProgress) -> None:
+            if progress.finished is not None:
+                typer.echo(_say(progress), err=True)
+
+        yield plain
+        return
+    with _bars() as bars:
+        task = bars.add_task("slides", total=None)
+
+        def update(progress: TrainProgress) -> None:
+            if progress.finished is not None:
+                bars.console.print(_say(progress), markup=False, highlight=False, soft_wrap=True)
+            bars.update(
+                task,
+                description=f"fold {progress.fold + 1}, epoch {progress.epoch}",
+                completed=progress.bags_done,
+                total=progress.bags_total,
+            )
+
+        yield update
+
+
+@contextmanager
+def _slides(*, quiet: bool) -> Iterator[Callable[[int, int], None] | None]:
+    """Yield what `predict(on_progress=...)` wants: a bar on a terminal, else nothing."""
+    if quiet or sys.stderr is None or not sys.stderr.isatty():
+        yield None
+        return
+    with _bars() as bars:
+        task = bars.add_task("slides", total=None)
+        yield lambda done, total: bars.update(task, completed=done, total=total)
+
+
+@contextmanager
+def _bars() -> Iterator[Bars]:
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+
+    with Progress(
+        TextColumn("{task.description}", markup=False),
+        BarColumn(bar_width=30),
+        MofNCompleteColumn(),
+        console=Console(stderr=True, emoji=False),
+        transient=True,
+    ) as bars:
+        yield bars

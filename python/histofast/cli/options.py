@@ -1,0 +1,193 @@
+"""Options that several commands share, and how their values are read."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from histofast._machine import check_device
+
+
+def number(text: str | float) -> float:
+    """Read a number; typer's own messages leave out what came."""
+    try:
+        return float(text)
+    except ValueError:
+        raise typer.BadParameter(f"must be a number, got {text!r}") from None
+
+
+def whole_number(text: str | int) -> int:
+    """Read a whole number."""
+    try:
+        return int(text)
+    except ValueError:
+        raise typer.BadParameter(f"must be a whole number, got {text!r}") from None
+
+
+def one_of(*names: str) -> Callable[[str], str]:
+    """Make a reader of one of `names`."""
+
+    def read(text: str) -> str:
+        if text not in names:
+            raise typer.BadParameter(f"must be one of {', '.join(names)}, got {text!r}")
+        return text
+
+    return read
+
+
+def choice(flag: str, *names: str, help: str) -> Any:
+    """Make an option that takes one of `names`, for `Annotated`."""
+    return typer.Option(flag, parser=one_of(*names), metavar="|".join(names), help=help)
+
+
+def device(gpus: tuple[str, ...], *, help: str) -> Any:
+    """Make an option for the device to run on, for `Annotated`."""
+
+    def read(text: str) -> str:
+        try:
+            check_device(text, gpus)
+        except ValueError as error:
+            raise typer.BadParameter(str(error).removeprefix("device ")) from None
+        return text
+
+    names = ", ".join(f"{gpu}, {gpu}:1" for gpu in gpus)
+    return typer.Option(
+        "--device", parser=read, metavar="DEVICE", help=f"{help}: auto, cpu, {names}"
+    )
+
+
+TASKS = ("classification", "regression", "survival")
+MISSING = ("error", "skip")
+
+Mpp = Annotated[
+    float | None,
+    typer.Option("--mpp", parser=number, metavar="UM", help="scale of the patches, um per pixel"),
+]
+Mag = Annotated[
+    float | None,
+    typer.Option(
+        "--mag", parser=number, metavar="X", help="magnification instead: 20 means --mpp 0.5"
+    ),
+]
+PatchPx = Annotated[
+    int | None,
+    typer.Option(
+        "--patch-px",
+        "--patch-size",
+        "--patch_size",
+        parser=whole_number,
+        metavar="PX",
+        help="side of a patch",
+    ),
+]
+Overlap = Annotated[
+    int,
+    typer.Option(
+        "--overlap",
+        parser=whole_number,
+        metavar="PX",
+        help="overlap of neighbours, in patch pixels",
+    ),
+]
+MinTissue = Annotated[
+    float,
+    typer.Option(
+        "--min-tissue", parser=number, metavar="SHARE", help="least tissue in a patch, 0..1"
+    ),
+]
+Edge = Annotated[
+    str,
+    choice(
+        "--edge",
+        "drop",
+        "shift",
+        help="patches across the slide's edge: leave out, or move inwards",
+    ),
+]
+MppOverride = Annotated[
+    float | None,
+    typer.Option(
+        "--mpp-override",
+        parser=number,
+        metavar="UM",
+        help="level-0 um per pixel, instead of what the slides say",
+    ),
+]
+Mask = Annotated[
+    Path | None,
+    typer.Option(
+        "--mask",
+        metavar="PATH",
+        help="PNG or GeoJSON instead of finding tissue; for several slides a folder of them",
+    ),
+]
+Threshold = Annotated[
+    int | None,
+    typer.Option(
+        "--threshold",
+        parser=whole_number,
+        metavar="N",
+        help="tissue threshold 0..255, instead of Otsu's",
+    ),
+]
+AllowUpsampling = Annotated[
+    bool, typer.Option("--allow-upsampling", help="take slides that are coarser than the patches")
+]
+Recursive = Annotated[
+    bool, typer.Option("--recursive", "-r", help="look for slides in sub-folders too")
+]
+Run = Annotated[Path, typer.Argument(metavar="RUN", help="folder of `histofast train`")]
+Labels = Annotated[
+    Path, typer.Option("--labels", metavar="CSV", help="slide, label[, patient, split]")
+]
+Epochs = Annotated[
+    int | None, typer.Option("--epochs", parser=whole_number, metavar="N", help="at most [20]")
+]
+Seed = Annotated[int | None, typer.Option("--seed", parser=whole_number, metavar="N", help="[0]")]
+IntoFolder = Annotated[
+    bool, typer.Option("--overwrite", help="write into OUT though it is not empty")
+]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="show no progress")]
+AsJson = Annotated[bool, typer.Option("--json", help="print the report as JSON")]
+
+
+def one_line(text: object) -> str:
+    """Keep a name, message or error from the outside world to one line of a log."""
+    if isinstance(text, OSError) and text.strerror:  # without its [Errno 13]
+        text = f"{text.filename}: {text.strerror}" if text.filename else text.strerror
+    return " ".join(str(text).split())
+
+
+def split(text: str) -> list[str]:
+    """Read A,B,..."""
+    return [part.strip() for part in text.split(",") if part.strip()]
+
+
+def given(**options: Any) -> dict[str, Any]:
+    """Keep the options that were given: the API knows the defaults of the others."""
+    return {name: value for name, value in options.items() if value is not None}
+
+
+def out_folder(out: Path | None, *, of: str, overwrite: bool) -> Path:
+    """Return --out, a folder that may be written into; `of` says what it is for."""
+    if out is None:
+        raise ValueError(f"--out must name the folder of {of}")
+    if out.exists() and not out.is_dir():
+        raise ValueError(f"--out must be a folder, {out} is a file")
+    if not overwrite and out.is_dir() and any(out.iterdir()):
+        raise ValueError(f"--out {out} is not empty: choose another folder, or give --overwrite")
+    return out
+
+
+def mpp_of(mpp: float | None, mag: float | None) -> float | None:
+    """Resolve --mpp and --mag to um per pixel."""
+    if mpp is not None and mag is not None:
+        raise ValueError("--mpp and --mag must not both be given")
+    if mag is None:
+        return mpp
+    if not 0.5 <= mag <= 200:
+        raise ValueError(f"--mag must be within 0.5..200, got {mag:g}: 20 means 0.5 um per pixel")
+    return 10 / mag

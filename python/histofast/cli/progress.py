@@ -1,0 +1,197 @@
+"""Progress of a run: bars on a terminal, one plain line per slide in a log."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+import typer
+
+from histofast.cli.options import one_line
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from histofast.pipeline import Progress, RunReport, SlideReport
+
+
+@contextmanager
+def show_progress(*, quiet: bool) -> Iterator[Callable[[Progress], None] | None]:
+    """Yield what `extract(on_progress=...)` wants."""
+    if quiet or sys.stderr is None:  # None: started with the stream closed
+        yield None
+    elif sys.stderr.isatty():
+        with _bars() as update:
+            yield update
+    else:
+        yield _plain
+
+
+def _plain(progress: Progress) -> None:
+    # A run that goes on after days says nothing on the thousands that are there.
+    if progress.finished is not None and progress.finished.status != "skipped":
+        typer.echo(
+            f"[{progress.slides_done}/{progress.slides_total}] {describe(progress.finished)}",
+            err=True,
+        )
+
+
+@contextmanager
+def _bars() -> Iterator[Callable[[Progress], None]]:
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn
+    from rich.progress import Progress as Bars
+
+    # Names of slides are text, whatever brackets and colons are in them.
+    bars = Bars(
+        TextColumn("{task.description}", markup=False),
+        BarColumn(bar_width=30),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[note]}", markup=False),
+        console=Console(stderr=True, emoji=False),
+        transient=True,
+    )
+    with bars:
+        slides = bars.add_task("slides", total=None, note="")
+        patches = bars.add_task("patches", total=None, note="")
+
+        def update(progress: Progress) -> None:
+            if progress.finished is not None and progress.finished.status != "skipped":
+                bars.console.print(
+                    describe(progress.finished), markup=False, highlight=False, soft_wrap=True
+                )
+            bars.update(
+                slides,
+                total=progress.slides_total,
+                completed=progress.slides_done,
+                note=_duration(progress.seconds) + _time_left(progress),
+            )
+            if progress.slide_patches:  # between two slides the bar of the last one stays
+                bars.update(
+                    patches,
+                    description=_clip(one_line(progress.name)),
+                    total=progress.slide_patches,
+                    completed=progress.slide_patches_done,
+                    note=f"{progress.patches_done / max(progress.seconds, 1e-9):.1f} patches/s",
+                )
+
+        yield update
+
+
+def _time_left(progress: Progress) -> str:
+    """From the slides so far: how many patches the others have is not known yet."""
+    part = progress.slide_patches_done / progress.slide_patches if progress.slide_patches else 0.0
+    done = progress.slides_done + part
+    if done == 0 or done < 0.02 * progress.slides_total or done >= progress.slides_total:
+        return ""
+    left_s = progress.seconds / done * (progress.slides_total - done)
+    return f", about {_duration(left_s)} left"
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 10:
+        return f"{seconds:.1f} s"
+    if seconds < 100:
+        return f"{seconds:.0f} s"
+    if seconds < 6000:
+        return f"{seconds / 60:.0f} min"
+    return f"{seconds / 3600:.1f} h"
+
+
+def _clip(text: str, width: int = 28) -> str:
+    return text if len(text) <= width else text[: width - 3] + "..."
+
+
+def describe(slide: SlideReport) -> str:
+    """One line on what became of a slide."""
+    name = one_line(slide.name)
+    if slide.status == "failed":
+        return f"{name}: failed: {one_line(slide.error)}"
+    if slide.status == "skipped":
+        return f"{name}: already there"
+    if slide.status == "interrupted":
+        return f"{name}: not done"
+    if slide.patches == 0:
+        return f"{name}: no patches, for there is no tissue, or less than --min-tissue"
+    text = f"{name}: {count(slide.patches, 'patch')}"
+    if slide.status == "done":
+        text += f" in {slide.seconds.get('total', 0.0):.1f} s"
+    if slide.unreadable:
+        text += f", {count(slide.unreadable, 'unreadable region')}"
+    if slide.damaged_patches:
+        text += f" in {count(slide.damaged_patches, 'patch')}"
+    return text
+
+
+def summarise(report: RunReport, *, quiet: bool) -> list[str]:
+    """The last lines of a run; `quiet`: only what failed, which nothing has shown before."""
+    failed = report.of("failed")
+    lines = [describe(slide) for slide in failed] if quiet else [_totals(report)]
+    if not quiet:
+        if report.limit:
+            lines.append(f"limit: {report.limit} ({_busy(report)} of the time)")
+        lines += [f"note: {one_line(note)}" for note in report.notes if _is_news(note)]
+    if report.unsaved:
+        lines.append(f"no report: {one_line(report.unsaved)}")
+    if report.error:
+        lines.append(f"stopped: {one_line(report.error)}")
+    if report.interrupted:
+        lines.append("interrupted: the same command goes on from here")
+    if report.path and not quiet:
+        lines.append(f"report: {report.path}")
+    return lines
+
+
+def _busy(report: RunReport) -> str:
+    """`encoder busy 96 %`, `cuda:0 busy 96 %, cuda:1 busy 94 %`."""
+    return ", ".join(
+        f"{'encoder' if each.device == 'cpu' else each.device} busy {100 * each.busy:.0f} %"
+        for each in report.devices
+    )
+
+
+def _is_news(note: str) -> bool:
+    """Whether to tell it: nobody without a GPU wants to read that none is used."""
+    if "CUDA is not used" not in note:
+        return True
+    from histofast.encoders import driver_gpu_count
+
+    return bool(driver_gpu_count())
+
+
+def _totals(report: RunReport) -> str:
+    planned = report.of("planned")
+    if report.about.get("estimated_patches_per_s"):
+        patches = sum(slide.patches for slide in planned)
+        text = (
+            f"{count(len(planned), 'slide')}, {count(patches, 'patch')}: about "
+            f"{_duration(report.about['estimated_seconds'])} at "
+            f"{report.about['estimated_patches_per_s']:.1f} patches/s (nothing was written)"
+        )
+        failed = report.of("failed")
+        return f"{text}; {len(failed)} would fail" if failed else text
+    counts = [
+        f"{len(found)} {word}"
+        for word, found in (
+            ("done", report.of("done")),
+            ("already there", report.of("skipped")),
+            ("failed", report.of("failed")),
+            ("not done", report.of("interrupted")),
+        )
+        if found
+    ]
+    text = f"{count(len(report.slides), 'slide')}{': ' * bool(counts)}{', '.join(counts)}"
+    if report.patches:
+        rate = report.patches / max(report.seconds, 1e-9)
+        text += (
+            f"; {count(report.patches, 'patch')} in {_duration(report.seconds)} "
+            f"({rate:.1f} patches/s)"
+        )
+    return text
+
+
+def count(n: int, what: str) -> str:
+    """`1 patch`, `2 patches`, `3 slides`."""
+    return f"{n} {what}" + ("" if n == 1 else "es" if what.endswith("ch") else "s")

@@ -1,0 +1,226 @@
+"""`histofast similarity`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from histofast._machine import TORCH
+from histofast.cli import options as o
+
+if TYPE_CHECKING:
+    from histofast.comparison import SimilarityResult
+
+_NETWORKS = "--a FILE --b FILE --images PATH"
+
+
+def similarity(
+    more_features: Annotated[
+        list[Path] | None, typer.Argument(hidden=True, metavar="FOLDER", show_default=False)
+    ] = None,
+    a: Annotated[
+        Path | None,
+        typer.Option("--a", metavar="FILE", help="weights of one network, or an ONNX file"),
+    ] = None,
+    b: Annotated[Path | None, typer.Option("--b", metavar="FILE", help="of the other")] = None,
+    network: Annotated[
+        str | None,
+        typer.Option("--network", metavar="NAME", help="that the weights are of, e.g. densenet121"),
+    ] = None,
+    classes: Annotated[
+        int | None,
+        typer.Option(
+            "--classes",
+            parser=o.whole_number,
+            metavar="N",
+            help="of the head in the weights, to compare predictions too (with the labels in the "
+            "CSV list)",
+        ),
+    ] = None,
+    images: Annotated[
+        list[Path] | None,
+        typer.Option(
+            "--images",
+            metavar="PATH",
+            help="CSV list of patch images, or slides or a folder of them; repeatable",
+        ),
+    ] = None,
+    features: Annotated[
+        list[Path] | None,
+        typer.Option(
+            "--features",
+            metavar="FOLDER...",
+            help="feature files of two or more encoders instead, a folder each",
+        ),
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", "-o", metavar="FOLDER", help="of the report")
+    ] = None,
+    layers: Annotated[
+        list[str] | None,
+        typer.Option("--layers", metavar="A,B,...", help="layers to compare [all blocks]"),
+    ] = None,
+    mode: Annotated[
+        str | None,
+        o.choice(
+            "--mode",
+            *("flatten", "spatial", "pool"),
+            help="compare whole maps, their channels over all places, or their means [flatten]",
+        ),
+    ] = None,
+    kernel: Annotated[
+        str | None, o.choice("--kernel", "linear", "rbf", help="of cka [linear]")
+    ] = None,
+    measure: Annotated[
+        str | None,
+        o.choice(
+            "--measure",
+            *("cka", "cca", "svcca", "pwcca"),
+            help="of similarity; all but cka need --mode pool [cka]",
+        ),
+    ] = None,
+    preset: Annotated[
+        str | None,
+        o.choice(
+            "--preset",
+            "published",
+            help="repeat published tables: 10,000 places, 64 channels, 5 repeats",
+        ),
+    ] = None,
+    n: Annotated[
+        int | None,
+        typer.Option("--n", parser=o.whole_number, metavar="N", help="images to draw [512]"),
+    ] = None,
+    patch_px: o.PatchPx = None,
+    mpp: o.Mpp = None,
+    seed: Annotated[
+        int | None, typer.Option("--seed", parser=o.whole_number, metavar="N", help="of the draw")
+    ] = None,
+    device: Annotated[
+        str | None, o.device(TORCH, help="where networks of weights run (else auto)")
+    ] = None,
+    intersect: Annotated[
+        bool,
+        typer.Option("--intersect", help="of feature files that differ, take what all have"),
+    ] = False,
+    overwrite: o.IntoFolder = False,
+    as_json: o.AsJson = False,
+) -> None:
+    """Compare two networks layer by layer, or encoders by their feature files; write a report.
+
+    histofast similarity --a ONE --b OTHER --network NAME --images PATH --out FOLDER
+
+    histofast similarity --features FOLDER FOLDER ... --out FOLDER
+    """
+    # Only --features takes several values after it: the rest of them arrive as arguments.
+    folders = [*(features or ()), *(more_features or ())]
+    given = o.given(
+        layers=None if layers is None else [name for text in layers for name in o.split(text)],
+        mode=mode,
+        kernel=kernel,
+        measure=measure,
+        preset=preset,
+        n=n,
+        patch_px=patch_px,
+        mpp=mpp,
+        seed=seed,
+    )
+    asked = o.given(a=a, b=b, network=network, classes=classes, images=images, device=device)
+    if features is None and folders:
+        raise ValueError(f"{folders[0]} belongs to no option: folders go behind --features")
+    if features is not None:
+        _check_features(folders, [*asked, *given])
+    else:
+        _check_networks(a, b, network, images, classes=classes, device=device, intersect=intersect)
+    target = o.out_folder(out, of="the report", overwrite=overwrite)
+
+    from histofast import report  # before the minutes of comparing: it may lack its libraries
+    from histofast.comparison import compare, compare_features
+
+    result: SimilarityResult
+    if features is not None:
+        result = compare_features(folders, intersect=intersect)
+    else:
+        assert a is not None
+        assert b is not None
+        assert images is not None
+        label_a, label_b = _labels(a, b)
+        chosen = given.pop("layers", None)
+        result = compare(
+            _network(a, network, classes, device),
+            _network(b, network, classes, device),
+            images,
+            label_a=label_a,
+            label_b=label_b,
+            **({} if chosen is None else {"layers_a": chosen, "layers_b": chosen}),
+            **given,
+        )
+    result.save(target)
+    if as_json:
+        typer.echo(result.comparison.to_json(), nl=False)
+        return
+    typer.echo(report.comparison_text(result.comparison))
+    typer.echo(f"report: {target / 'index.html'}")
+
+
+def _check_features(folders: Sequence[Path], others: Sequence[str]) -> None:
+    if others:
+        name = others[0].replace("_", "-")
+        raise ValueError(f"--{name} must not be given with --features: that compares what is there")
+    if len(folders) < 2:
+        raise ValueError(f"--features must name at least 2 folders, got {len(folders)}")
+
+
+def _check_networks(
+    a: Path | None,
+    b: Path | None,
+    network: str | None,
+    images: Sequence[Path] | None,
+    *,
+    classes: int | None,
+    device: str | None,
+    intersect: bool,
+) -> None:
+    if a is None and b is None:
+        raise ValueError(f"{_NETWORKS} must be given, or --features with two or more folders")
+    if a is None or b is None:
+        missing = "--a" if a is None else "--b"
+        raise ValueError(f"{missing} must be given too: two networks are compared")
+    if not images:
+        raise ValueError("--images must name a list of patches, or slides: nothing is guessed")
+    if intersect:
+        raise ValueError("--intersect is for --features: both networks see the same images")
+    weights = [path for path in (a, b) if not _is_onnx(path)]
+    if weights and network is None:
+        raise ValueError(f"--network must name the network that {weights[0]} holds weights of")
+    for name, value in (("network", network), ("classes", classes), ("device", device)):
+        if value is not None and not weights:
+            raise ValueError(f"--{name} is for weights: {a.name} and {b.name} are whole networks")
+    for path in (a, b):
+        if not path.is_file():
+            raise FileNotFoundError(f"no such file: {path}")
+
+
+def _is_onnx(path: Path) -> bool:
+    return path.suffix.lower() == ".onnx"
+
+
+def _network(path: Path, network: str | None, classes: int | None, device: str | None) -> Any:
+    """Return what `compare` takes: the path of an ONNX file, or the network with its weights."""
+    if _is_onnx(path):
+        return path
+    from histofast import networks
+
+    assert network is not None
+    place = networks.pick_device(device or "auto")
+    return networks.create(network, weights=path, classes=classes or 0).to(place)
+
+
+def _labels(a: Path, b: Path) -> tuple[str, str]:
+    """Name two files: by their stems, or by more of their paths where these are equal."""
+    if a.stem != b.stem:
+        return a.stem, b.stem
+    return str(a), str(b)

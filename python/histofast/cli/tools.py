@@ -1,0 +1,68 @@
+"""`histofast verify` and `histofast doctor`."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from histofast.cli import options as o
+from histofast.cli.progress import count
+
+
+def verify(
+    paths: Annotated[list[Path], typer.Argument(help="feature files, or folders of them")],
+    encoder: Annotated[
+        list[Path] | None,
+        typer.Option(
+            "--encoder",
+            "-e",
+            metavar="FILE",
+            help="ONNX file that the feature files under its name must be made by",
+        ),
+    ] = None,
+    as_json: o.AsJson = False,
+) -> None:
+    """Check that every feature file is whole, finite, and made by what it says."""
+    from histofast.features import verify_folder
+
+    expected = {}
+    if encoder:
+        from histofast.encoders import read_specs
+
+        expected = {spec.name: spec.sha256 for path in encoder for spec in read_specs(path)}
+    report = verify_folder(paths, encoders_sha256=expected)
+    if report.files == 0:
+        raise FileNotFoundError(f"no feature file (.h5) in {', '.join(map(str, paths))}")
+    if as_json:
+        problems = {str(path): list(found) for path, found in report.problems.items()}
+        typer.echo(
+            json.dumps({"files": report.files, "patches": report.patches, "problems": problems})
+        )
+    else:
+        for path, found in report.problems.items():
+            for problem in found:
+                typer.echo(problem if problem.startswith(str(path)) else f"{path}: {problem}")
+        typer.echo(
+            f"{count(report.files, 'feature file')}, {len(report.problems)} broken; "
+            f"{count(report.patches, 'patch')} in whole ones"
+        )
+    raise typer.Exit(1 if report.problems else 0)
+
+
+def doctor(as_json: o.AsJson = False) -> None:
+    """Show versions, CPU features and what really works here, and what to do about the rest."""
+    from histofast.doctor import examine
+
+    findings = examine()
+    if as_json:
+        typer.echo(json.dumps([asdict(finding) for finding in findings], indent=1))
+    else:
+        for finding in findings:
+            typer.echo(f"{finding.status:4}  {finding.topic}: {finding.text}")
+            if finding.remedy:
+                typer.echo(f"      -> {finding.remedy}")
+    raise typer.Exit(1 if any(finding.status == "fail" for finding in findings) else 0)

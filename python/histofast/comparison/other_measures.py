@@ -1,0 +1,91 @@
+"""Measures beside CKA: canonical correlations of pooled features, and the published protocol."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from histofast._arrays import to_numpy
+from histofast.comparison.source import Measure, Source
+from histofast.similarity import Protocol, cca, published_protocol, pwcca, svcca
+
+
+def by_pooled_features(
+    a: Source, b: Source, pixels: NDArray[np.uint8], measure: Measure, batch_size: int
+) -> dict[str, Any]:
+    def pooled(source: Source) -> list[NDArray[np.float32]]:
+        found: dict[str, list[NDArray[np.float32]]] = {name: [] for name in source.names}
+
+        def keep(name: str, values: Any) -> None:
+            pooled = values.mean((2, 3)) if values.ndim == 4 else values
+            found[name].append(np.array(to_numpy(pooled)))
+
+        for start in range(0, len(pixels), batch_size):
+            source.run(np.ascontiguousarray(pixels[start : start + batch_size]), keep)
+        return [np.concatenate(found[name]) for name in source.names]
+
+    def value(x: NDArray[np.float32], y: NDArray[np.float32]) -> float:
+        if measure == "cca":
+            return cca(x, y).mean_rho
+        return svcca(x, y).value if measure == "svcca" else pwcca(x, y).x_to_y
+
+    layers_a, layers_b = pooled(a), pooled(b)
+    named = {
+        "cca": "mean CCA",
+        "svcca": "SVCCA (99 % of the squared singular values)",
+        "pwcca": "PWCCA, a to b",
+    }
+    return {
+        "matrix": np.array([[value(x, y) for y in layers_b] for x in layers_a]),
+        "measure": named[measure],
+        "convention": {"mode": "pool: the mean of the map over the picture is one row"},
+    }
+
+
+def by_protocol(
+    a: Source, b: Source, pixels: NDArray[np.uint8], pairs: NDArray[np.int64], *, seed: int
+) -> dict[str, Any]:
+    """Apply the published protocol to layers of the same name, one after the other."""
+    matrix = np.full((len(a.names), len(b.names)), np.nan)
+    for i, j in pairs:
+        maps = []
+        for source, name in ((a, a.names[i]), (b, b.names[j])):
+            found: list[NDArray[np.float32]] = []
+
+            def keep(
+                got: str,
+                values: Any,
+                name: str = name,
+                found: list[NDArray[np.float32]] = found,
+            ) -> None:
+                if got == name:
+                    found.append(np.array(to_numpy(values)))
+
+            needed = len(pixels)
+            start = 0
+            while start < needed:
+                source.run(np.ascontiguousarray(pixels[start : start + 8]), keep)
+                start += 8
+                if found[0].ndim != 4:
+                    raise ValueError(
+                        f"layer {name} must give maps (n, c, h, w), got {found[0].shape}"
+                    )
+                h, w = found[0].shape[2:]
+                needed = max(1, round(Protocol().n_rows / (h * w)))
+                if needed > len(pixels):
+                    raise ValueError(
+                        f"images must be at least {needed} for layer {name} with its {h} x {w} "
+                        f"places, got {len(pixels)}: take more (n, --n)"
+                    )
+            maps.append(np.concatenate(found))
+        matrix[i, j] = published_protocol(maps[0], maps[1], seed=seed).value
+    return {
+        "matrix": matrix,
+        "measure": "mean CCA by the published protocol",
+        "convention": {
+            "protocol": "10,000 places of shuffled images, 64 channels, 5 repeats (Raghu 2019, "
+            "Juodelyte 2023); layers of the same name only",
+        },
+    }

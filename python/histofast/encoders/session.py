@@ -1,0 +1,613 @@
+"""An encoder file opened: pixels in, features out."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import time
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from histofast import _core
+from histofast._arrays import check
+from histofast._machine import ONNX_RUNTIME, available_cpus, check_device
+from histofast.encoders import runtime
+from histofast.encoders.bound import SLOTS, BoundRunner, Place, Ticket
+from histofast.encoders.catalogue import find, registry
+from histofast.encoders.spec import (
+    CUTS,
+    INPUT,
+    OUTPUT,
+    EncoderMetadata,
+    EncoderSpec,
+    cuts_from_props,
+    refuse_cuts,
+    sha256_of,
+)
+from histofast.errors import ModelError
+
+_WANTED = f"the pixel-in form ('{INPUT}' uint8 (n, h, w, 3))"
+
+
+def load(
+    name_or_path: str | os.PathLike[str], *, device: str = "auto", threads: int | None = None
+) -> Encoder:
+    """Open an encoder by its name in the registry or by the path of its file.
+
+    Args:
+        name_or_path: `densenet121-t2`, or the path of an ONNX file in the pixel-in form.
+        device: `cpu`; `cuda` or `tensorrt` (or `cuda:1`), refused unless it really runs there;
+            `auto` takes CUDA where it works. `Encoder.device_note` says why not where it does not,
+            and what speaks against running this encoder here.
+        threads: patches encoded at the same time on the CPU; None: the CPUs this process may use.
+
+    Raises:
+        FileNotFoundError: no file at the path.
+        ModelError: unknown name, a file that is no encoder in the pixel-in form or one of cuts (see
+            `load_all`), a device that does not work, a registered file whose checksum differs.
+        ValueError: `device` or `threads` out of range.
+    """
+    opened, specs = _loaded(name_or_path, device, threads, read=_one_spec)
+    return Encoder(opened, specs[0], threads=threads or available_cpus())
+
+
+def load_all(
+    name_or_path: str | os.PathLike[str], *, device: str = "auto", threads: int | None = None
+) -> EncoderSet:
+    """Open all encoders of a file: those of a file of cuts, or the one that any other file is.
+
+    Args:
+        name_or_path, device, threads: see `load`.
+
+    Raises:
+        What `load` raises, but for a file of cuts.
+    """
+    opened, specs = _loaded(name_or_path, device, threads, read=_all_specs)
+    return EncoderSet(opened, specs, threads=threads or available_cpus())
+
+
+def _loaded(
+    name_or_path: str | os.PathLike[str],
+    device: str,
+    threads: int | None,
+    *,
+    read: Callable[[Any, Path, str], tuple[EncoderSpec, ...]],
+) -> tuple[_Opened, tuple[EncoderSpec, ...]]:
+    """Open a session; its note also says what speaks against running what `read` finds in it."""
+    check_device(device, ONNX_RUNTIME)
+    if threads is not None and threads < 1:
+        raise ValueError(f"threads must be at least 1, got {threads}")
+    kind, _, index = device.partition(":")
+    path = find(name_or_path)
+    sha256 = _checked_identity(path, name_or_path)
+    opened = _open(path, kind=kind, gpu=int(index or 0))
+    note = opened.note
+    specs = read(opened.session, path, sha256)
+    on_cpu = opened.device == "cpu"
+    precision = specs[0].precision
+    if on_cpu and precision == "int8" and not _core.int8_is_exact():
+        note = (
+            "this CPU has no VNNI: sums of 8-bit products may saturate, features may differ from "
+            "those that were measured; use the float32 encoder"
+        )
+    elif on_cpu and precision == "float16":
+        note = "float16 is for GPUs: on a CPU the float32 encoder is faster"
+    return replace(opened, note=note), specs
+
+
+class Pending:
+    """A batch that was submitted: its features are there, or on their way from a GPU."""
+
+    def __init__(
+        self,
+        collect: Callable[[], tuple[NDArray[np.float32], ...]],
+        discard: Callable[[], None] = lambda: None,
+    ) -> None:
+        self._collect, self._discard = collect, discard
+
+    def result(self) -> tuple[NDArray[np.float32], ...]:
+        """Wait for one (n, d) float32 array per spec; to be asked once, in order of submission.
+
+        Raises:
+            ModelError: the encoder failed, or yielded NaN or infinity.
+        """
+        return self._collect()
+
+    def discard(self) -> None:
+        """Give the batch's memory back instead of asking for its result."""
+        self._discard()
+
+
+class _OpenFile:
+    """A session of one file, its graph run for several outputs at once."""
+
+    def __init__(self, opened: _Opened, specs: Sequence[EncoderSpec], *, threads: int) -> None:
+        session, place = opened.session, opened.place
+        self.specs = tuple(specs)
+        self.threads = threads
+        self.device_note = opened.note
+        self.provider: str = session.get_providers()[0]
+        self.device = opened.device
+        self._session = session
+        self._runner = BoundRunner(session, specs, place) if place is not None else None
+        self._busy_s = 0.0
+        self.name = specs[0].name if len(specs) == 1 else specs[0].path.stem
+        self._workers: ThreadPoolExecutor | None = None
+        if self.provider == runtime.CPU and threads > 1:
+            self._workers = ThreadPoolExecutor(threads, thread_name_prefix="histofast-encode")
+
+    @property
+    def preferred_batch(self) -> int:
+        """How many patches to hand over at once: enough to keep all threads or the GPU busy."""
+        return max(8, 4 * self.threads) if self.provider == runtime.CPU else 128
+
+    @property
+    def in_flight(self) -> int:
+        """How many batches may be submitted before the result of the first is asked for."""
+        return 1 if self._runner is None else SLOTS
+
+    @property
+    def busy_s(self) -> float:
+        """Seconds that the CPU or the GPU has been encoding so far."""
+        return self._busy_s if self._runner is None else self._runner.busy_s
+
+    def submit(self, pixels: NDArray[np.uint8]) -> Pending:
+        """Start encoding one batch; on the CPU it is done on return.
+
+        Args:
+            pixels: (n, h, w, 3) uint8 RGB, C-contiguous; n may be 0. May be reused at once.
+
+        Raises:
+            TypeError: wrong dtype.
+            ValueError: wrong shape, strided, or the encoder is closed.
+            ModelError: the encoder takes another patch size; on the CPU also what `result` raises.
+        """
+        n, h, w = self._checked_sizes(pixels)
+        runner = self._runner
+        if runner is None or n == 0:
+            done = self._encode(pixels)
+            return Pending(lambda: done)
+        with self._told(n, h, w):
+            ticket = runner.submit(pixels)
+
+        def collect() -> tuple[NDArray[np.float32], ...]:
+            with self._told(n, h, w):
+                found = ticket.result()
+            for spec, features in zip(self.specs, found, strict=True):
+                _check_finite(spec, features)
+            return found
+
+        return Pending(collect, ticket.discard)
+
+    def _encode(
+        self, pixels: NDArray[np.uint8], outs: tuple[NDArray[np.float32], ...] | None = None
+    ) -> tuple[NDArray[np.float32], ...]:
+        """Return one (n, d) array per spec, checked; these are `outs` where they are given."""
+        n, h, w = self._checked_sizes(pixels)
+        if outs is None:
+            outs = tuple(np.empty((n, spec.d), np.float32) for spec in self.specs)
+        for spec, out in zip(self.specs, outs, strict=True):
+            check("out", out, "float32", (n, spec.d))
+        if n == 0:
+            return outs
+        begin = time.perf_counter()
+        with self._told(n, h, w):
+            self._run(pixels, outs)
+        self._busy_s += time.perf_counter() - begin
+        for spec, out in zip(self.specs, outs, strict=True):
+            _check_finite(spec, out)
+        return outs
+
+    def _run(self, pixels: NDArray[np.uint8], outs: Sequence[NDArray[np.float32]]) -> None:
+        session = self._session
+        names = [spec.output for spec in self.specs]
+
+        def encode_one(i: int) -> None:
+            rows = session.run(names, {INPUT: pixels[i : i + 1]})
+            for out, row in zip(outs, rows, strict=True):
+                out[i] = row[0]
+
+        if self._runner is not None:
+            self._run_bound(self._runner, pixels, outs)
+        elif self.provider != runtime.CPU:
+            for out, rows in zip(outs, session.run(names, {INPUT: pixels}), strict=True):
+                out[:] = rows
+        elif self._workers is None:
+            for i in range(len(pixels)):
+                encode_one(i)
+        else:
+            # Reading the results raises what a worker raised.
+            for _ in self._workers.map(encode_one, range(len(pixels))):
+                pass
+
+    def _run_bound(
+        self,
+        runner: BoundRunner,
+        pixels: NDArray[np.uint8],
+        outs: Sequence[NDArray[np.float32]],
+    ) -> None:
+        open_now: deque[tuple[slice, Ticket]] = deque()
+        try:
+            for start in range(0, len(pixels), self.preferred_batch):
+                rows = slice(start, start + self.preferred_batch)
+                if len(open_now) == SLOTS:
+                    _write(*open_now.popleft(), outs)
+                open_now.append((rows, runner.submit(pixels[rows])))
+            while open_now:
+                _write(*open_now.popleft(), outs)
+        finally:
+            for _, ticket in open_now:
+                ticket.discard()
+
+    def _encode_together(self, pixels: NDArray[np.uint8]) -> list[NDArray[np.float32]]:
+        n, h, w = self._checked_sizes(pixels)
+        with self._told(n, h, w):
+            found: list[NDArray[np.float32]] = self._session.run(
+                [spec.output for spec in self.specs],
+                {INPUT: pixels},
+                runtime.run_options(graph=None, waits=True),
+            )
+        return found
+
+    def _checked_sizes(self, pixels: NDArray[np.uint8]) -> tuple[int, int, int]:
+        if self._session is None:
+            raise ValueError("encoder is closed: load it again")
+        n, h, w = check("pixels", pixels, "uint8", ("n", "h", "w", 3))
+        spec = self.specs[0]  # of one file all take the same
+        fixed = (spec.height_px or h, spec.width_px or w)
+        if (h, w) != fixed:
+            raise ModelError(
+                f"encoder {self.name} takes patches of {fixed[0]} x {fixed[1]} px, "
+                f"got {h} x {w} px: ask for --patch-px {fixed[0]}"
+            )
+        return n, h, w
+
+    @contextlib.contextmanager
+    def _told(self, n: int, h: int, w: int) -> Iterator[None]:
+        """Turn what ONNX Runtime raises into one line that says what was being encoded."""
+        try:
+            yield
+        except runtime.runtime_errors() as error:
+            raise ModelError(
+                f"encoder {self.name} failed on {n} patches of {h} x {w} px: "
+                f"{runtime.first_line(error)}"
+            ) from None
+
+    def close(self) -> None:
+        """End the threads and free the session; `encode` is refused from then on."""
+        if self._workers is not None:
+            self._workers.shutdown()
+        if self._runner is not None and self._session is not None:
+            self._runner.close()
+        self._session = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+
+def _write(rows: slice, ticket: Ticket, outs: Sequence[NDArray[np.float32]]) -> None:
+    for out, found in zip(outs, ticket.result(), strict=True):
+        out[rows] = found
+
+
+def _check_finite(spec: EncoderSpec, features: NDArray[np.float32]) -> None:
+    finite = np.isfinite(features).all(axis=1)
+    if finite.all():
+        return
+    rows = np.flatnonzero(~finite)
+    shown = ", ".join(map(str, rows[:8])) + (", ..." if len(rows) > 8 else "")
+    raise ModelError(
+        f"encoder {spec.name} gave NaN or infinity for {len(rows)} of {len(features)} patches "
+        f"(rows {shown}): use it at higher precision, or another encoder"
+    )
+
+
+class Encoder(_OpenFile):
+    """A session of one encoder. Made by `load`; close it or use it in a `with` statement.
+
+    On the CPU each patch is encoded alone, by one thread, and `threads` patches at a time: no time
+    is lost on threads waiting for each other within a layer, the activations stay in the caches,
+    and the bytes of a row depend on its pixels only.
+    """
+
+    def __init__(self, opened: _Opened, spec: EncoderSpec, *, threads: int) -> None:
+        super().__init__(opened, [spec], threads=threads)
+        self.spec = spec
+
+    def encode(
+        self, pixels: NDArray[np.uint8], out: NDArray[np.float32] | None = None
+    ) -> NDArray[np.float32]:
+        """Encode patches.
+
+        Args:
+            pixels: (n, h, w, 3) uint8 RGB, C-contiguous; n may be 0.
+            out: (n, d) float32 to write into; allocated when omitted.
+
+        Returns:
+            `out`: (n, d) float32, row i from patch i.
+
+        Raises:
+            TypeError: wrong dtype.
+            ValueError: wrong shape, strided, or the encoder is closed.
+            ModelError: the encoder takes another patch size, fails, or yields NaN or infinity.
+
+        Determinism: on the CPU bitwise, whatever the threads and whatever else is in the batch; on
+        a GPU for the same batch on the same device. TensorRT chooses its algorithms by the clock
+        when it builds its engine: with another engine last bits may differ.
+        """
+        return self._encode(pixels, None if out is None else (out,))[0]
+
+    def encode_together(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """Encode patches in one call of the graph, unchecked: for comparing graphs, n >= 1.
+
+        Determinism: last bits may depend on the batch.
+        """
+        return self._encode_together(pixels)[0]
+
+    def sibling(self, model: bytes) -> Encoder:
+        """Return an encoder on the CPU that computes another graph of the same inputs and outputs.
+
+        Raises:
+            ModelError: ONNX Runtime cannot load it.
+        """
+        try:
+            session = runtime.make_session(model)
+        except runtime.runtime_errors() as error:
+            raise ModelError(
+                f"a variant of {self.spec.name} cannot be loaded by onnxruntime "
+                f"{runtime.runtime().__version__}: {runtime.first_line(error)}"
+            ) from None
+        return Encoder(_Opened(session=session), self.spec, threads=self.threads)
+
+    def __repr__(self) -> str:
+        return (
+            f"Encoder({self.spec.name}, d={self.spec.d}, {self.provider}, threads={self.threads})"
+        )
+
+
+class EncoderSet(_OpenFile):
+    """A session of all encoders of one file: cuts of a network, computed in one run.
+
+    Made by `load_all`; close it or use it in a `with` statement. Patches are run as by `Encoder`.
+    """
+
+    def encode(self, pixels: NDArray[np.uint8]) -> tuple[NDArray[np.float32], ...]:
+        """Encode patches.
+
+        Args:
+            pixels: (n, h, w, 3) uint8 RGB, C-contiguous; n may be 0.
+
+        Returns:
+            Per entry of `specs` (n, d) float32, row i from patch i.
+
+        Raises:
+            TypeError: wrong dtype.
+            ValueError: wrong shape, strided, or the set is closed.
+            ModelError: the file takes another patch size, fails, or yields NaN or infinity.
+
+        Determinism: as `Encoder.encode`.
+        """
+        return self._encode(pixels)
+
+    def encode_together(self, pixels: NDArray[np.uint8]) -> tuple[NDArray[np.float32], ...]:
+        """Encode patches in one call of the graph, unchecked: for comparing graphs, n >= 1.
+
+        Determinism: last bits may depend on the batch.
+        """
+        return tuple(self._encode_together(pixels))
+
+    def __repr__(self) -> str:
+        names = ", ".join(spec.name for spec in self.specs)
+        return f"EncoderSet({names}, {self.provider}, threads={self.threads})"
+
+
+def read_spec(path: Path) -> EncoderSpec:
+    """Return what an encoder file says of itself, having checked that it is in the pixel-in form.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ModelError: it is no encoder in the pixel-in form, or a file of cuts.
+    """
+    return _read(path, _one_spec)[0]
+
+
+def read_specs(path: Path) -> tuple[EncoderSpec, ...]:
+    """Return what each encoder of a file says of itself: of a file of cuts all, else the one.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ModelError: it is not in the pixel-in form.
+    """
+    return _read(path, _all_specs)
+
+
+def _read(
+    path: Path, read: Callable[[Any, Path, str], tuple[EncoderSpec, ...]]
+) -> tuple[EncoderSpec, ...]:
+    if not path.is_file():
+        raise FileNotFoundError(f"no encoder file at {path}")
+    return read(_open(path, kind="cpu", gpu=0).session, path, sha256_of(path))
+
+
+def _checked_identity(path: Path, asked: str | os.PathLike[str]) -> str:
+    sha256 = sha256_of(path)
+    entry = registry().encoders.get(asked) if isinstance(asked, str) else None
+    if entry is not None and entry.path == path and entry.sha256 != sha256:
+        raise ModelError(
+            f"{path} is not the registered encoder {entry.name} (sha256 {sha256[:12]}..., wanted "
+            f"{entry.sha256[:12]}...): install histofast again, or load the file by its path"
+        )
+    return sha256
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Opened:
+    """A session, where it runs, and what there is to say of that."""
+
+    session: Any
+    device: str = "cpu"
+    place: Place | None = None
+    note: str = ""
+
+
+def _open(path: Path, *, kind: str, gpu: int) -> _Opened:
+    """Open a file; the note says why `auto` did not take CUDA."""
+    if path.stat().st_size == 0:
+        raise ModelError(f"{path} is empty: copy or export it again")
+    note = ""
+    try:
+        if kind != "cpu":
+            wanted = "cuda" if kind == "auto" else kind
+            reason = runtime.why_not(runtime.PROVIDERS[wanted])
+            if reason is None and gpu >= (offered := runtime.driver_gpu_count() or 0):
+                reason = f"there is no GPU {gpu}: the driver offers {offered}, counted from 0"
+            if reason is None:
+                opened = _open_on_gpu(path, wanted, gpu)
+                if opened is not None:
+                    return opened
+                reason = (
+                    f"ONNX Runtime fell back to another provider on GPU {gpu}: run "
+                    "`histofast doctor`, or use --device cpu"
+                )
+            if kind != "auto":
+                raise ModelError(f"device {kind} does not work: {reason}")
+            note = f"CUDA is not used: {reason}"
+        return _Opened(session=runtime.make_session(str(path)), note=note)
+    except runtime.runtime_errors() as error:
+        state = type(error).__name__
+        if state == "InvalidProtobuf":
+            raise ModelError(
+                f"{path} is not an ONNX file, or is truncated: copy or export it again"
+            ) from None
+        raise ModelError(
+            f"{path} cannot be loaded by onnxruntime {runtime.runtime().__version__}: "
+            f"{runtime.first_line(error)}"
+        ) from None
+
+
+def _open_on_gpu(path: Path, kind: str, gpu: int) -> _Opened | None:
+    """Open a file on a GPU, None if ONNX Runtime took another provider."""
+    provider, device = runtime.PROVIDERS[kind], f"{kind}:{gpu}"
+    if not _core.cuda_is_compiled():
+        session = runtime.make_session(str(path), provider=provider, gpu=gpu)
+        note = (
+            "this build of histofast has no CUDA: no pinned memory and no CUDA graphs, slower; "
+            "reinstall with nvcc on the path"
+        )
+        return session and _Opened(session=session, device=device, note=note)
+    stream, note, captures = _core.CudaStream(gpu), "", True
+    where: dict[str, Any] = {"provider": provider, "gpu": gpu, "stream": stream.address}
+    try:
+        session = runtime.make_session(str(path), captures=True, **where)
+    except runtime.runtime_errors() as error:
+        captures, note = False, f"CUDA graphs are not used: {runtime.first_line(error)}"
+        session = runtime.make_session(str(path), **where)
+    place = Place(gpu=gpu, stream=stream, captures=captures)
+    return session and _Opened(session=session, device=device, place=place, note=note)
+
+
+_REMEDY = (
+    "wrap it with `histofast models add`, or export it from its network with "
+    "`histofast models export`"
+)
+
+
+def _one_spec(session: Any, path: Path, sha256: str) -> tuple[EncoderSpec, ...]:
+    """Return the spec of the one encoder that a file is."""
+    height_px, width_px = _checked_input(session, path)
+    outputs = session.get_outputs()
+    props = session.get_modelmeta().custom_metadata_map
+    refuse_cuts(props, where=str(path))
+    if len(outputs) != 1:
+        names = ", ".join(repr(o.name) for o in outputs)
+        raise ModelError(
+            f"{path} has {len(outputs)} outputs ({names}), wanted the one '{OUTPUT}': {_REMEDY}"
+        )
+    if outputs[0].name != OUTPUT or not _is_features(outputs[0]):
+        raise ModelError(
+            f"{path} has output {_shown(outputs[0])}, not '{OUTPUT}' float32 (n, d): {_REMEDY}"
+        )
+    metadata = EncoderMetadata.from_props(props, where=str(path))
+    width = outputs[0].shape[1]
+    if metadata.d != width:
+        raise ModelError(
+            f"{path} says d = {metadata.d} but its output has {width} features: export it again"
+        )
+    spec = EncoderSpec(
+        **asdict(metadata),
+        path=path,
+        sha256=sha256,
+        size_bytes=path.stat().st_size,
+        height_px=height_px,
+        width_px=width_px,
+    )
+    return (spec,)
+
+
+def _all_specs(session: Any, path: Path, sha256: str) -> tuple[EncoderSpec, ...]:
+    """Return the specs of all encoders of a file."""
+    props = session.get_modelmeta().custom_metadata_map
+    if CUTS not in props:
+        return _one_spec(session, path, sha256)
+    height_px, width_px = _checked_input(session, path)
+    encoders = cuts_from_props(props, where=str(path))
+    outputs = session.get_outputs()
+    widths = {o.name: o.shape[1] for o in outputs if _is_features(o)}
+    if len(outputs) != len(encoders) or widths != {o: e.d for o, e in encoders.items()}:
+        names = ", ".join(map(_shown, outputs))
+        wanted = ", ".join(f"'{o}' float32 (n, {e.d})" for o, e in encoders.items())
+        raise ModelError(f"{path} has outputs {names}, but says {wanted}: export it again")
+    return tuple(
+        EncoderSpec(
+            **asdict(metadata),
+            path=path,
+            sha256=sha256,
+            size_bytes=path.stat().st_size,
+            height_px=height_px,
+            width_px=width_px,
+            output=output,
+            is_cut=True,
+        )
+        for output, metadata in encoders.items()
+    )
+
+
+def _checked_input(session: Any, path: Path) -> tuple[int | None, int | None]:
+    """Return the height and the width that a file is fixed to, having checked its input."""
+    inputs = session.get_inputs()
+    if len(inputs) != 1:
+        names = ", ".join(repr(i.name) for i in inputs) or "none"
+        raise ModelError(f"{path} has {len(inputs)} inputs ({names}), not {_WANTED}: {_REMEDY}")
+    n, h, w, c = inputs[0].shape if len(inputs[0].shape) == 4 else (0, 0, 0, 0)
+    if inputs[0].name != INPUT or inputs[0].type != "tensor(uint8)" or c != 3:
+        raise ModelError(f"{path} has input {_shown(inputs[0])}, not {_WANTED}: {_REMEDY}")
+    if isinstance(n, int):
+        raise ModelError(f"{path} has a fixed batch of {n}, input {_shown(inputs[0])}: {_REMEDY}")
+    return h if isinstance(h, int) else None, w if isinstance(w, int) else None
+
+
+def _is_features(output: Any) -> bool:
+    shape = output.shape
+    return output.type == "tensor(float)" and len(shape) == 2 and isinstance(shape[1], int)
+
+
+def _shown(value: Any) -> str:
+    kind = value.type.removeprefix("tensor(").removesuffix(")")
+    kind = {"float": "float32", "double": "float64"}.get(kind, kind)
+    return f"'{value.name}' {kind} ({', '.join(str(s or '?') for s in value.shape)})"

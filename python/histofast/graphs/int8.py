@@ -1,0 +1,587 @@
+"""Eight-bit encoders: float32 graphs rewritten so that whole chains of layers run on integers.
+
+Activations are uint8 with one scale per tensor, weights int8 with one scale per output channel,
+biases int32, written as QuantizeLinear / DequantizeLinear pairs, which ONNX Runtime turns into
+integer kernels. Three rewritings, exact in real arithmetic, come first:
+
+- Pixels are bytes already. The first convolution reads them as they are, with a fourth channel of
+  ones in which mean and border are accounted for, so that nothing is standardised or rounded.
+- A BatchNorm that no convolution can take in, and an average pooling within the network, become
+  convolutions of one channel each: these have integer kernels, BatchNorm and averages have not.
+- Where channels of very different ranges share a scale (the concatenations of DenseNet, all of
+  whose readers work channel by channel), each channel is stretched to the full range of a byte
+  where it is made, and shrunk where it is read: rounding then costs every channel the same.
+
+Reference: Jacob et al., 2018, Quantization and Training of Neural Networks for Efficient
+Integer-Arithmetic-Only Inference; stretching channels after Nagel et al., 2019, Data-Free
+Quantization Through Weight Equalization and Bias Correction.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+from onnx import helper
+
+from histofast.encoders import INPUT, runtime
+from histofast.graphs.editable import Editable, attribute
+
+_WEIGHTED = ("Conv", "Gemm", "MatMul")  # with constant weights: where the time goes
+_INTEGER = ("Conv", "Add", "Concat", "MaxPool")  # what ONNX Runtime keeps in uint8 throughout
+_CLIPPING = ("Relu", "Clip")  # part of the rounding that follows, where nothing else reads between
+_SAME_SCALE = ("Concat", "MaxPool")  # then they only copy bytes
+_LEVELS = 255
+_FILLED = "pixels.filled"  # the pixels with their fourth channel
+_TINY = 1e-12
+# Values beyond the range are cut off, which costs more than coarser steps: with DenseNet121
+# calibrated on blurred patches and used on sharp ones, a quarter halved the loss, and cost nothing
+# where both were alike.
+_HEADROOM = 1.25
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Range:
+    """What a tensor holds over the calibration patches, per channel: (c,) float64 each."""
+
+    low: NDArray[np.float64]
+    high: NDArray[np.float64]
+    mean: NDArray[np.float64]
+
+
+class Int8Writer:
+    """Quantises one model; calibrated once, written as often as wanted."""
+
+    def __init__(self, model: onnx.ModelProto, patches: NDArray[np.uint8]) -> None:
+        """Rewrite and calibrate.
+
+        Args:
+            model: float32, in the pixel-in form.
+            patches: (n, h, w, 3) uint8 to measure the ranges of activations on.
+        """
+        self._graph = Editable(model)
+        _fold_batch_norms(self._graph)
+        _average_pools_to_convolutions(self._graph)
+        self._bytes = _bytes_into_convolutions(self._graph)
+        self._floats = _float_tensors(self._graph)
+        self._ranges = self._calibrate(patches)
+        self._scales: dict[str, tuple[float, int]] = {}
+        self._choose_scales()
+
+    @property
+    def layers(self) -> tuple[str, ...]:
+        """Names of the nodes that can run on integers and take time, in order."""
+        weighted = (node.name for node in self._graph.nodes if self._is_weighted(node))
+        return tuple(name for name in weighted if name != _FILLED)
+
+    def write(self, *, only: Iterable[str] | None = None, keep: Sequence[str] = ()) -> Any:
+        """Return the quantised model.
+
+        Args:
+            only: names of the layers to quantise; None: all, and what joins them.
+            keep: names of layers or of groups of them (`layer4`, `layer4.1`) to leave in float32.
+        """
+        graph = Editable(self._graph.to_model())
+        chosen = None if only is None else set(only)
+        quantised = [
+            node
+            for node in graph.nodes
+            if (node.name in chosen if chosen is not None else self._is_integer(node))
+            and not any(belongs_to(node.name, group) for group in keep)
+        ]
+        names = {node.name for node in quantised}
+        # A dict and not a set: its order is that of the graph, and so are the bytes of the file.
+        rounded = dict.fromkeys(t for node in quantised for t in self._rounded_around(node))
+        for tensor in self._bytes[:1]:
+            rounded.pop(tensor, None)  # dequantised where it is made
+        for node in list(graph.nodes):
+            if node.name in names and self._is_weighted(node):
+                self._round_weights(graph, node)
+            elif self._is_weighted(node) and node.input[0] in {*rounded, *self._bytes}:
+                _shield(graph, node)
+        producers = graph.producers()
+        for tensor in rounded:
+            _round_tensor(graph, producers[tensor], tensor, *self._scales[tensor])
+        return graph.to_model()
+
+    # --- what is quantised ---------------------------------------------------------------------
+
+    def _is_weighted(self, node: onnx.NodeProto) -> bool:
+        constants = self._graph.constants
+        return (
+            node.op_type in _WEIGHTED
+            and node.input[1] in constants
+            and node.input[0] not in constants
+            and constants[node.input[1]].dtype == np.float32
+        )
+
+    def _is_integer(self, node: onnx.NodeProto) -> bool:
+        if node.op_type in _WEIGHTED:
+            return self._is_weighted(node)
+        # An addition of a constant gains nothing; arithmetic of shapes is in integers already.
+        return node.op_type in _INTEGER and self._floats.issuperset((*node.input, node.output[0]))
+
+    def _rounded_around(self, node: onnx.NodeProto) -> list[str]:
+        """Return the tensors that must be in bytes for a node to run on integers."""
+        tensors = self._graph.activations(node)
+        if node.op_type in _INTEGER:  # the others may hand on what they sum up in float32
+            tensors.append(self._clipped(node.output[0]))
+        return tensors
+
+    def _clipped(self, tensor: str) -> str:
+        """Return the tensor behind a ReLU that alone reads this one, else the tensor itself."""
+        readers = self._consumers[tensor]
+        if len(readers) == 1 and readers[0].op_type in _CLIPPING:
+            return str(readers[0].output[0])
+        return tensor
+
+    # --- ranges and scales ---------------------------------------------------------------------
+
+    def _calibrate(self, patches: NDArray[np.uint8]) -> dict[str, Range]:
+        graph = self._graph
+        self._consumers = graph.consumers()
+        tensors = sorted(
+            {t for n in graph.nodes if self._is_integer(n) for t in self._rounded_around(n)}
+        )
+        if not tensors:
+            return {}
+        outputs = [helper.make_tensor_value_info(t, onnx.TensorProto.FLOAT, None) for t in tensors]
+        session: Any = runtime.make_session(graph.to_model(outputs=outputs).SerializeToString())
+        collected: dict[str, list[NDArray[np.float64]]] = defaultdict(list)
+        for i in range(len(patches)):  # one by one: all inner tensors of a batch are gigabytes
+            for tensor, value in zip(
+                tensors, session.run(tensors, {INPUT: patches[i : i + 1]}), strict=True
+            ):
+                # (1, c, h, w) per channel; tokens (1, t, d) and rows (1, d) per feature
+                axes = (0, 2, 3) if value.ndim == 4 else tuple(range(value.ndim - 1))
+                collected[tensor].append(
+                    np.stack([value.min(axes), value.max(axes), value.mean(axes)]).astype("f8")
+                )
+        ranges = {}
+        producers = graph.producers()
+        for tensor, values in collected.items():
+            low, high, mean = np.stack(values).transpose(1, 0, 2)  # (n, c) each
+            ranges[tensor] = Range(low=low.min(0), high=high.max(0), mean=mean.mean(0))
+            if tensor not in self._bytes:
+                ranges[tensor] = _with_headroom(
+                    ranges[tensor], most=_clipped_to(graph, producers[tensor])
+                )
+        return ranges
+
+    def _choose_scales(self) -> None:
+        for group in self._groups_of_one_scale():
+            if self._can_stretch(group):
+                self._stretch(group)
+                names = self._rename_stretched(group)
+                self._scales.update(dict.fromkeys(names, (1 / _LEVELS, 0)))
+                continue
+            # Zero must be a level: convolutions pad with it.
+            low = min(0.0, *(float(self._ranges[t].low.min()) for t in group))
+            high = max(0.0, *(float(self._ranges[t].high.max()) for t in group))
+            scale = max(high - low, _TINY) / _LEVELS
+            self._scales.update(dict.fromkeys(group, (scale, round(-low / scale))))
+        self._scales.update(dict.fromkeys(self._bytes, (1.0, 0)))
+
+    def _groups_of_one_scale(self) -> list[list[str]]:
+        """Return the tensors in groups joined by nodes that only copy bytes."""
+        group_of = {tensor: [tensor] for tensor in self._ranges}
+        for node in self._graph.nodes:
+            if node.op_type in _SAME_SCALE and self._is_integer(node):
+                for tensor in node.input:
+                    ours, theirs = group_of[node.output[0]], group_of[tensor]
+                    if ours is not theirs:
+                        ours += theirs
+                        group_of.update(dict.fromkeys(theirs, ours))
+        return list({id(group): group for group in group_of.values()}.values())
+
+    # --- one range for all channels ------------------------------------------------------------
+
+    def _can_stretch(self, group: Sequence[str]) -> bool:
+        """Whether all makers are convolutions and all readers work channel by channel."""
+        producers = self._graph.producers()
+        joined = [producers[t] for t in group]
+        if not any(node.op_type == "Concat" for node in joined):
+            return False
+        if any(attribute(node, "axis", 1) != 1 for node in joined if node.op_type == "Concat"):
+            return False
+        for node in joined:
+            made_by = producers.get(node.input[0]) if node.op_type == "Relu" else node
+            if node.op_type not in _SAME_SCALE and (
+                made_by is None or made_by.op_type != "Conv" or not self._is_weighted(made_by)
+            ):
+                return False
+        return all(
+            reader.op_type in (*_SAME_SCALE, "GlobalAveragePool")
+            or _is_channelwise(self._graph, reader)
+            for tensor in group
+            for reader in self._consumers[tensor]
+        )
+
+    def _stretch(self, group: Sequence[str]) -> None:
+        """Map every channel's range to 0..1 where it is made, and back where it is read."""
+        graph = self._graph
+        producers = graph.producers()
+        mapped: dict[str, tuple[NDArray[np.float64], NDArray[np.float64]]] = {}
+        for node in list(graph.nodes):
+            if not node.output or node.output[0] not in group:
+                continue
+            tensor = node.output[0]
+            if node.op_type == "Concat":
+                low, width = (np.concatenate([mapped[i][k] for i in node.input]) for k in (0, 1))
+            elif node.op_type == "MaxPool":
+                low, width = mapped[node.input[0]]
+            else:
+                conv = producers[node.input[0]] if node.op_type == "Relu" else node
+                found = self._ranges[tensor]
+                # Zero stays zero behind a ReLU.
+                low = np.zeros_like(found.low) if node.op_type == "Relu" else found.low
+                width = np.maximum(found.high - low, _TINY)
+                weight, bias = _weights(graph, conv)
+                per_row = width.reshape(-1, *[1] * (weight.ndim - 1))
+                _set_weights(graph, conv, weight / per_row, (bias - low) / width)
+            mapped[tensor] = low, width
+        for tensor in group:
+            low, width = mapped[tensor]
+            for reader in self._consumers[tensor]:
+                if reader.op_type == "GlobalAveragePool":
+                    shape = (1, -1, 1, 1)
+                    output, inner = reader.output[0], graph.unused(f"{reader.output[0]}.stretched")
+                    width_of = graph.constant(
+                        width.astype("f4").reshape(shape), name=f"{output}.width"
+                    )
+                    low_of = graph.constant(low.astype("f4").reshape(shape), name=f"{output}.low")
+                    shrunk = graph.unused(f"{output}.shrunk")
+                    reader.output[0] = inner
+                    graph.insert_after(
+                        reader,
+                        [
+                            helper.make_node("Mul", [inner, width_of], [shrunk], name=shrunk),
+                            helper.make_node("Add", [shrunk, low_of], [output], name=low_of),
+                        ],
+                    )
+                elif reader.op_type not in _SAME_SCALE:
+                    weight, bias = _weights(graph, reader)
+                    _set_weights(
+                        graph,
+                        reader,
+                        weight * width[:, None, None, None],
+                        bias + weight[:, 0, 0, 0] * low,
+                    )
+            found = self._ranges[tensor]
+            self._ranges[tensor] = Range(
+                low=(found.low - low) / width,
+                high=(found.high - low) / width,
+                mean=(found.mean - low) / width,
+            )
+
+    def _rename_stretched(self, group: Sequence[str]) -> list[str]:
+        """Give stretched tensors other names: whoever looks for a layer must not find these."""
+        graph, producers = self._graph, self._graph.producers()
+        before_relu = [producers[t].input[0] for t in group if producers[t].op_type == "Relu"]
+        new = {t: graph.unused(f"{t}.stretched") for t in (*before_relu, *group)}
+        for node in graph.nodes:
+            for names in (node.input, node.output):
+                names[:] = [new.get(name, name) for name in names]
+        self._ranges = {new.get(t, t): found for t, found in self._ranges.items()}
+        self._floats = {new.get(t, t) for t in self._floats}
+        self._consumers = graph.consumers()
+        return [new[t] for t in group]
+
+    # --- writing -------------------------------------------------------------------------------
+
+    def _round_weights(self, graph: Editable, node: onnx.NodeProto) -> None:
+        weight, bias = _weights(graph, node)
+        has_bias = node.op_type != "MatMul"
+        # Output channels: rows of a convolution, columns of a product.
+        axis = 0 if node.op_type == "Conv" or attribute(node, "transB", 0) else weight.ndim - 1
+        others = tuple(i for i in range(weight.ndim) if i != axis)
+        per_channel = [-1 if i == axis else 1 for i in range(weight.ndim)]
+        scale_in, _ = self._scales[node.input[0]]
+        scale = np.maximum(np.abs(weight).max(axis=others) / 127, _TINY)
+        # A bias must fit an int32 at the scale of the sums.
+        scale = np.maximum(scale, np.abs(bias) / (scale_in * 2.0**30)).astype(np.float32)
+        steps = np.clip(np.rint(weight / scale.astype("f8").reshape(per_channel)), -127, 127)
+        for entry in [a for a in node.attribute if a.name in ("alpha", "beta")]:
+            node.attribute.remove(entry)  # in the weights already
+        name = node.input[1]
+        node.input[1] = _dequantised(graph, node, name, steps.astype(np.int8), scale, axis)
+        if has_bias:
+            rounded = steps * scale.astype("f8").reshape(per_channel)
+            bias = bias + self._mean_error(node, weight - rounded, axis)
+            scale_sum = np.float32(scale_in) * scale
+            steps = np.clip(np.rint(bias / scale_sum.astype("f8")), -(2**31) + 1, 2**31 - 1)
+            bias_name = node.input[2] if len(node.input) > 2 else f"{node.name}.bias"
+            del node.input[2:]
+            node.input.append(
+                _dequantised(graph, node, bias_name, steps.astype(np.int32), scale_sum, 0)
+            )
+
+    def _mean_error(
+        self, node: onnx.NodeProto, error: NDArray[np.float64], axis: int
+    ) -> NDArray[np.float64]:
+        """Return what rounding the weights takes from each output on average."""
+        mean = self._ranges[node.input[0]].mean  # (channels,)
+        if node.op_type != "Conv":
+            product: NDArray[np.float64] = (error if axis == 0 else error.T) @ mean
+            return product
+        per_input = error.sum(axis=tuple(range(2, error.ndim)))  # (out, in / groups)
+        group = attribute(node, "group", 1)
+        means = mean.reshape(group, -1).repeat(len(error) // group, axis=0)
+        summed: NDArray[np.float64] = (per_input * means).sum(axis=1)
+        return summed
+
+
+def _with_headroom(found: Range, *, most: float) -> Range:
+    """Widen a range by what other slides may reach, but not below a ReLU's zero or above `most`."""
+    low = found.mean + (found.low - found.mean) * _HEADROOM
+    high = found.mean + (found.high - found.mean) * _HEADROOM
+    return Range(
+        low=np.where(found.low >= 0, np.maximum(low, 0), low),
+        high=np.minimum(high, most),
+        mean=found.mean,
+    )
+
+
+def _clipped_to(graph: Editable, node: onnx.NodeProto) -> float:
+    """Return the upper bound of what a node gives, if it is a clipping to a constant."""
+    if node.op_type != "Clip" or len(node.input) < 3 or node.input[2] not in graph.constants:
+        return np.inf
+    return float(graph.constants[node.input[2]])
+
+
+def belongs_to(layer: str, group: str) -> bool:
+    """Whether a layer is `group` or inside it: `layer4.1` holds `layer4.1.conv2`."""
+    return layer == group or layer.startswith((f"{group}.", f"{group}/"))
+
+
+def _fold_batch_norms(graph: Editable) -> None:
+    """Take BatchNorms into the convolution before them, or make them convolutions themselves."""
+    producers, consumers = graph.producers(), graph.consumers()
+    for node in list(graph.nodes):
+        if node.op_type != "BatchNormalization":
+            continue
+        scale, shift, mean, var = (graph.constants[i].astype("f8") for i in node.input[1:5])
+        factor = scale / np.sqrt(var + attribute(node, "epsilon", 1e-5))
+        offset = shift - mean * factor
+        before = producers.get(node.input[0])
+        if (
+            before is not None
+            and before.op_type == "Conv"
+            and before.input[1] in graph.constants
+            and len(consumers[node.input[0]]) == 1
+            and node.input[0] not in graph.outputs
+        ):
+            weight, bias = _weights(graph, before)
+            rows = factor.reshape(-1, *[1] * (weight.ndim - 1))
+            _set_weights(graph, before, weight * rows, bias * factor + offset)
+            before.output[0] = node.output[0]
+            producers[node.output[0]] = before
+            graph.replace(node, [])
+        else:
+            channels = len(factor)
+            weight_of = graph.constant(
+                factor.astype("f4").reshape(channels, 1, 1, 1), name=f"{node.output[0]}.weight"
+            )
+            bias_of = graph.constant(offset.astype("f4"), name=f"{node.output[0]}.bias")
+            conv = helper.make_node(
+                "Conv",
+                [node.input[0], weight_of, bias_of],
+                list(node.output[:1]),
+                name=node.name,
+                group=channels,
+                kernel_shape=[1, 1],
+            )
+            producers[node.output[0]] = conv
+            graph.replace(node, [conv])
+
+
+def _average_pools_to_convolutions(graph: Editable) -> None:
+    types = _inferred(graph)
+    for node in list(graph.nodes):
+        if node.op_type != "AveragePool" or attribute(node, "ceil_mode", 0):
+            continue
+        pads = attribute(node, "pads", [0])
+        if any(pads) and not attribute(node, "count_include_pad", 0):
+            continue  # the border is averaged over fewer pixels
+        sizes = list(types[node.input[0]].shape.dim) if node.input[0] in types else []
+        channels = sizes[1].dim_value if len(sizes) == 4 else 0
+        kernel = attribute(node, "kernel_shape", [])
+        if not channels or len(kernel) != 2:
+            continue
+        weight = np.full((channels, 1, *kernel), 1 / np.prod(kernel), np.float32)
+        weight_of = graph.constant(weight, name=f"{node.output[0]}.weight")
+        bias_of = graph.constant(np.zeros(channels, "f4"), name=f"{node.output[0]}.bias")
+        conv = helper.make_node(
+            "Conv",
+            [node.input[0], weight_of, bias_of],
+            list(node.output),
+            name=node.name,
+            group=channels,
+            kernel_shape=kernel,
+            strides=attribute(node, "strides", [1, 1]),
+            pads=attribute(node, "pads", [0, 0, 0, 0]),
+        )
+        graph.replace(node, [conv])
+
+
+def _bytes_into_convolutions(graph: Editable) -> tuple[str, ...]:
+    """Let the first convolutions read the pixels themselves; return the tensor they read, if so.
+
+    x = (p / 255 - mean) / std is linear in the bytes p and in a channel that is 255 within the
+    picture; both are 0 in a convolution's padding, as x is. The channel is added by a convolution
+    of one pixel, exactly: ONNX Runtime's Pad takes longer for it.
+
+    Returns:
+        The tensors that are bytes as they are: the pixels, and those with the fourth channel.
+    """
+    chain = [graph.consumers().get(INPUT, [])]
+    constants: list[NDArray[np.float64]] = []
+    for op in ("Transpose", "Cast", "Sub", "Mul"):
+        nodes = chain[-1]
+        if len(nodes) != 1 or nodes[0].op_type != op:
+            return ()
+        if len(nodes[0].input) == 2:
+            constants.append(graph.constants[nodes[0].input[1]].astype("f8").reshape(-1))
+        chain.append(graph.consumers()[nodes[0].output[0]])
+    readers = chain[-1]
+    if not readers or any(
+        r.op_type != "Conv" or r.input[1] not in graph.constants or attribute(r, "group", 1) != 1
+        for r in readers
+    ):
+        return ()
+    offset, scale = constants  # in units of bytes
+    planes = graph.unused("pixels.bytes")
+    values = graph.unused("pixels.bytes.values")
+    filled = graph.unused(_FILLED)
+    unit = graph.constant(np.array(1, np.float32), name="pixels.bytes.scale")
+    zero = graph.constant(np.array(0, np.uint8), name="pixels.bytes.zero")
+    same = graph.constant(np.eye(4, 3, dtype="f4")[:, :, None, None], name=f"{_FILLED}.weight")
+    full = graph.constant(np.array([0, 0, 0, _LEVELS], np.float32), name=f"{_FILLED}.bias")
+    graph.nodes[:0] = [
+        helper.make_node("Transpose", [INPUT], [planes], name=planes, perm=[0, 3, 1, 2]),
+        helper.make_node("DequantizeLinear", [planes, unit, zero], [values], name=values),
+        helper.make_node("Conv", [values, same, full], [filled], name=filled, kernel_shape=[1, 1]),
+    ]
+    for conv in readers:
+        weight, bias = _weights(graph, conv)
+        of_bytes = weight * scale[:, None, None]
+        of_ones = -(of_bytes * (offset / _LEVELS)[:, None, None]).sum(axis=1, keepdims=True)
+        _set_weights(graph, conv, np.concatenate([of_bytes, of_ones], axis=1), bias)
+        conv.input[0] = filled
+    return values, filled
+
+
+def _inferred(graph: Editable) -> dict[str, Any]:
+    """Return the tensor types that can be inferred, by name; constants are not among them."""
+    inferred = onnx.shape_inference.infer_shapes(graph.to_model()).graph
+    return {
+        value.name: value.type.tensor_type
+        for value in (*inferred.value_info, *inferred.input, *inferred.output)
+    }
+
+
+def _float_tensors(graph: Editable) -> set[str]:
+    found = _inferred(graph)
+    return {name for name, kind in found.items() if kind.elem_type == onnx.TensorProto.FLOAT}
+
+
+def _is_channelwise(graph: Editable, node: onnx.NodeProto) -> bool:
+    """Whether a node multiplies and shifts each channel by itself, without padding."""
+    if node.op_type != "Conv" or node.input[1] not in graph.constants:
+        return False
+    shape = graph.constants[node.input[1]].shape
+    return bool(shape[1:] == (1, 1, 1) and attribute(node, "group", 1) == shape[0])
+
+
+def _weights(
+    graph: Editable, node: onnx.NodeProto
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Return weight and bias of a node as they act, zeros where it has no bias."""
+    weight = graph.constants[node.input[1]].astype("f8")
+    if node.op_type == "Gemm":
+        weight = weight * attribute(node, "alpha", 1.0)
+    by_row = node.op_type == "Conv" or attribute(node, "transB", 0)
+    rows = len(weight) if by_row else weight.shape[-1]
+    if len(node.input) < 3:
+        return weight, np.zeros(rows)
+    bias = graph.constants[node.input[2]].astype("f8") * attribute(node, "beta", 1.0)
+    return weight, np.broadcast_to(bias.reshape(-1), rows)
+
+
+def _set_weights(
+    graph: Editable,
+    conv: onnx.NodeProto,
+    weight: NDArray[np.float64],
+    bias: NDArray[np.float64],
+) -> None:
+    # New constants: another node may share the old ones.
+    conv.input[1] = graph.constant(weight.astype(np.float32), name=conv.input[1])
+    bias_name = conv.input[2] if len(conv.input) > 2 else f"{conv.name}.bias"
+    del conv.input[2:]
+    conv.input.append(graph.constant(bias.astype(np.float32), name=bias_name))
+
+
+def _round_tensor(
+    graph: Editable, producer: onnx.NodeProto, tensor: str, scale: float, zero: int
+) -> None:
+    """Put a rounding to bytes behind a tensor; all readers read the rounded one."""
+    scale_of = graph.constant(np.array(scale, np.float32), name=f"{tensor}.scale")
+    zero_of = graph.constant(np.array(zero, np.uint8), name=f"{tensor}.zero")
+    steps, values = graph.unused(f"{tensor}.bytes"), graph.unused(f"{tensor}.rounded")
+    for node in graph.nodes:
+        for i, name in enumerate(node.input):
+            if name == tensor:
+                node.input[i] = values
+    graph.insert_after(
+        producer,
+        [
+            helper.make_node("QuantizeLinear", [tensor, scale_of, zero_of], [steps], name=steps),
+            helper.make_node("DequantizeLinear", [steps, scale_of, zero_of], [values], name=values),
+        ],
+    )
+
+
+def _shield(graph: Editable, node: onnx.NodeProto) -> None:
+    """Keep ONNX Runtime from rounding the weights of a float32 layer between rounded tensors.
+
+    It does so, with one scale for all channels, where nothing but a ReLU or a pooling stands before
+    the next rounding; a leaky ReLU of slope 0 or 1 is a ReLU or nothing, and is not looked through.
+    """
+    output = node.output[0]
+    readers = graph.consumers()[output]
+    if len(readers) == 1 and readers[0].op_type == "Relu":
+        readers[0].op_type = "LeakyRelu"
+        readers[0].attribute.append(helper.make_attribute("alpha", 0.0))
+        return
+    inner = graph.unused(f"{output}.float")
+    node.output[0] = inner
+    graph.insert_after(
+        node, [helper.make_node("LeakyRelu", [inner], [output], name=inner, alpha=1.0)]
+    )
+
+
+def _dequantised(
+    graph: Editable,
+    node: onnx.NodeProto,
+    name: str,
+    steps: NDArray[Any],
+    scale: NDArray[np.float32],
+    axis: int,
+) -> str:
+    """Put constants of integers in front of a node, to be read as floats; return their name."""
+    values = graph.unused(f"{name}.rounded")
+    inputs = [
+        graph.constant(steps, name=f"{name}.steps"),
+        graph.constant(scale, name=f"{name}.scale"),
+        graph.constant(np.zeros_like(scale, dtype=steps.dtype), name=f"{name}.zero"),
+    ]
+    at = next(i for i, other in enumerate(graph.nodes) if other is node)
+    graph.nodes.insert(
+        at, helper.make_node("DequantizeLinear", inputs, [values], name=values, axis=axis)
+    )
+    return values

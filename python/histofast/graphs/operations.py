@@ -1,0 +1,184 @@
+"""How much an ONNX graph computes: shapes of its tensors, and multiply-adds of its nodes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from math import prod
+from pathlib import Path
+
+import numpy as np
+import onnx
+from onnx import helper
+
+from histofast.errors import ModelError
+from histofast.graphs.onnx_file import (
+    ImageInput,
+    OnnxFile,
+    image_input,
+    read_onnx,
+    run,
+    session_of,
+    type_of,
+    untyped,
+    unused,
+    with_outputs,
+)
+
+_LARGE = 1024  # values; shape arithmetic never uses constants of more
+
+# Element type and shape by the name of a tensor.
+Shapes = dict[str, tuple[int, tuple[int | None, ...]]]
+# What ONNX Runtime calls types that matter; others are never cut at.
+_ELEM_TYPES = {
+    "tensor(float)": onnx.TensorProto.FLOAT,
+    "tensor(float16)": onnx.TensorProto.FLOAT16,
+}
+
+
+def flops(model: onnx.ModelProto | str | Path, *, patch_px: int) -> dict[str, int]:
+    """Count the floating-point operations of one patch: twice the multiply-adds.
+
+    Counted are convolutions and matrix products, quantised ones too; not counted are transposed
+    convolutions, sums, norms, activations and pooling.
+
+    Args:
+        model: an ONNX graph that takes images, or the path of its file.
+        patch_px: side of the patch.
+
+    Returns:
+        Operations by the first output of each counted node, in order.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ModelError: not a graph of images, another patch size than it is fixed to, shapes that
+            contradict each other.
+    """
+    if isinstance(model, onnx.ModelProto):
+        where = model.graph.name or "the graph"
+    else:
+        where = str(model)
+        model = read_onnx(Path(model)).model
+    image = image_input(model, where=where)
+    shapes = shapes_of(model, image, patch_px=patch_px, where=where)
+    return node_flops(model, shapes, batch=image.batch or 1)
+
+
+def total_flops(model: onnx.ModelProto | str | Path, *, patch_px: int) -> int:
+    """Return the sum of `flops`, for which see there."""
+    return sum(flops(model, patch_px=patch_px).values())
+
+
+def meant_px(file: OnnxFile, image: ImageInput, *, patch_px: int | None) -> int:
+    """Return the patch size to look at a graph with: asked for, fixed, meant, or 224."""
+    props = {p.key: p.value for p in file.model.metadata_props}
+    return patch_px or image.height_px or int(props.get("histofast.patch_px", 224))
+
+
+def shapes_of(model: onnx.ModelProto, image: ImageInput, *, patch_px: int, where: str) -> Shapes:
+    """Return element type and shape of every tensor, for one patch or the batch that is fixed.
+
+    Raises:
+        ModelError: another patch size than the graph is fixed to, or shapes that contradict.
+    """
+    for fixed_px in (image.height_px, image.width_px):
+        if fixed_px not in (None, patch_px):
+            raise ModelError(f"{where} is fixed to patches of {fixed_px} px, got {patch_px} px")
+    light = onnx.ModelProto(ir_version=max(4, model.ir_version), opset_import=model.opset_import)
+    light.graph.name = "shapes"
+    light.graph.node.extend(model.graph.node)
+    shape = image.shape(batch=image.batch or 1, patch_px=patch_px)
+    light.graph.input.append(helper.make_tensor_value_info(image.name, image.elem_type, shape))
+    for tensor in model.graph.initializer:
+        if prod(tensor.dims) > _LARGE:  # inference copies what it is given
+            value = helper.make_tensor_value_info(tensor.name, tensor.data_type, tensor.dims)
+            light.graph.input.append(value)
+        else:
+            light.graph.initializer.append(tensor)
+    light.graph.output.extend(onnx.ValueInfoProto(name=v.name) for v in model.graph.output)
+    try:
+        inferred = onnx.shape_inference.infer_shapes(light, data_prop=True).graph
+    except (onnx.shape_inference.InferenceError, ValueError) as error:
+        raise ModelError(f"{where}: no shapes: {str(error).splitlines()[0]}") from None
+    known = {}
+    for value in (*inferred.input, *inferred.value_info, *inferred.output):
+        elem_type, sizes = type_of(value)
+        if sizes is not None:
+            known[value.name] = (elem_type, sizes)
+    known |= {t.name: (t.data_type, tuple(t.dims)) for t in inferred.initializer}
+    made = dict.fromkeys(name for node in model.graph.node for name in node.output if name)
+    unknown = [name for name in made if name not in known or None in known[name][1]]
+    return known | (_measured(model, unknown, image, shape, where=where) if unknown else {})
+
+
+def _measured(
+    model: onnx.ModelProto,
+    names: list[str],
+    image: ImageInput,
+    shape: tuple[int, ...],
+    *,
+    where: str,
+) -> Shapes:
+    """Run the graph to see the shapes that inference does not find: it cannot do all arithmetic."""
+    probed = with_outputs(model, names)
+    probes = []
+    for name in names:
+        probes.append(unused(probed.graph, f"{name}.shape"))
+        probed.graph.node.append(helper.make_node("Shape", [name], probes[-1:]))
+        probed.graph.output.append(untyped(probes[-1]))
+    session = session_of(probed, where=where)
+    types = {output.name: output.type for output in session.get_outputs()}
+    feed = {image.name: np.zeros(shape, image.dtype)}
+    sizes = run(session, probes, feed, where=f"{where}: no shapes")
+    return {
+        name: (_ELEM_TYPES.get(types[name], 0), tuple(map(int, size)))
+        for name, size in zip(names, sizes, strict=True)
+    }
+
+
+def node_flops(model: onnx.ModelProto, shapes: Shapes, *, batch: int) -> dict[str, int]:
+    """Return the operations of one patch, by the first output of each counted node."""
+    counted = {}
+    for node in model.graph.node:
+        count = _COUNTS.get(node.op_type)
+        if count is not None:
+            counted[node.output[0]] = 2 * count(node, shapes) // batch
+    return counted
+
+
+def _sizes(name: str, shapes: Shapes) -> tuple[int, ...]:
+    sizes = tuple(size for size in shapes[name][1] if size is not None)
+    assert len(sizes) == len(shapes[name][1]), f"{name} has no shape"
+    return sizes
+
+
+_Count = Callable[[onnx.NodeProto, Shapes], int]
+
+
+def _convolution(weight: int) -> _Count:
+    def count(node: onnx.NodeProto, shapes: Shapes) -> int:
+        kernel = _sizes(node.input[weight], shapes)  # (out, in / groups, kh, kw)
+        return prod(_sizes(node.output[0], shapes)) * prod(kernel[1:])
+
+    return count
+
+
+def _product(node: onnx.NodeProto, shapes: Shapes) -> int:
+    out = _sizes(node.output[0], shapes)
+    return prod(out) * _sizes(node.input[0], shapes)[-1]
+
+
+def _gemm(node: onnx.NodeProto, shapes: Shapes) -> int:
+    transposed = any(a.name == "transA" and a.i for a in node.attribute)
+    inner = _sizes(node.input[0], shapes)[0 if transposed else 1]
+    return prod(_sizes(node.output[0], shapes)) * inner
+
+
+_COUNTS: dict[str, _Count] = {
+    "Conv": _convolution(1),
+    "ConvInteger": _convolution(1),
+    "QLinearConv": _convolution(3),
+    "Gemm": _gemm,
+    "MatMul": _product,
+    "MatMulInteger": _product,
+    "QLinearMatMul": _product,
+}

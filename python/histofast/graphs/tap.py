@@ -1,0 +1,76 @@
+"""The inner tensors of an encoder file, batch after batch."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+
+from histofast.encoders import INPUT, find, read_spec, runtime
+from histofast.errors import ModelError
+from histofast.graphs.building import read_model
+from histofast.graphs.cutting import cuts
+
+
+class Tap:
+    """An encoder file with the tensors of some cuts as further outputs, run on the CPU."""
+
+    def __init__(
+        self, encoder: str | os.PathLike[str], layers: Sequence[str] | None = None
+    ) -> None:
+        """Find the cuts.
+
+        Args:
+            encoder: name or path of an encoder.
+            layers: names of `cuts`, or their aliases; None: all that lie in no module of another
+                (no dot in the name), or all where there are none such.
+
+        Raises:
+            FileNotFoundError, ModelError: no such encoder, no such layer.
+        """
+        path = find(encoder)
+        self.spec = read_spec(path)
+        known = cuts(path)
+        tensors = {name: cut.tensor for cut in known for name in (*cut.aliases, cut.name)}
+        if layers is None:
+            outer = [cut.name for cut in known if "." not in cut.name]
+            layers = outer or [cut.name for cut in known]
+        for name in layers:
+            if name not in tensors:
+                listed = ", ".join(cut.name for cut in known)
+                raise ModelError(f"layer of {path} must be one of {listed}, got {name!r}")
+        self.names = tuple(dict.fromkeys(layers))
+        self._tensors = [tensors[name] for name in self.names]
+        model = read_model(path)
+        own = [value.name for value in model.graph.output]
+        model.graph.output.extend(
+            onnx.ValueInfoProto(name=name)
+            for name in dict.fromkeys(self._tensors)
+            if name not in own
+        )
+        self._session: Any = runtime.make_session(model.SerializeToString())
+
+    def run(
+        self, pixels: NDArray[np.uint8], consume: Callable[[str, NDArray[np.float32]], None]
+    ) -> NDArray[np.float32]:
+        """Run (n, h, w, 3) uint8 pixels; `consume` gets each layer's name and (n, ...) values.
+
+        Raises:
+            ModelError: the graph fails.
+        """
+        wanted = list(dict.fromkeys(self._tensors))
+        try:
+            features, *values = self._session.run(["features", *wanted], {INPUT: pixels})
+        except runtime.runtime_errors() as error:
+            raise ModelError(
+                f"encoder {self.spec.name} failed: {runtime.first_line(error)}"
+            ) from None
+        found = dict(zip(wanted, values, strict=True))
+        for name, tensor in zip(self.names, self._tensors, strict=True):
+            consume(name, found[tensor])
+        out: NDArray[np.float32] = features
+        return out

@@ -1,0 +1,58 @@
+"""What every training shares: folds, metrics with intervals, epochs, logs, the folder of a run."""
+
+from __future__ import annotations
+
+from histofast.learning.epochs import EpochReport, best_of, has_ended, is_better, rank, write_log
+from histofast.learning.logs import Log, loggers
+from histofast.learning.record import (
+    METRICS,
+    PREDICTIONS,
+    RUN,
+    fold_folder,
+    or_none,
+    plain,
+    read_record,
+    refuse_out_of_range,
+    write_bytes,
+    write_csv,
+    write_json,
+)
+from histofast.learning.scores import (
+    LOWER_IS_BETTER,
+    METRICS_OF,
+    Metric,
+    Task,
+    differences,
+    metrics,
+)
+from histofast.learning.splits import Fold, folds
+
+__all__ = [
+    "LOWER_IS_BETTER",
+    "METRICS",
+    "METRICS_OF",
+    "PREDICTIONS",
+    "RUN",
+    "EpochReport",
+    "Fold",
+    "Log",
+    "Metric",
+    "Task",
+    "best_of",
+    "differences",
+    "fold_folder",
+    "folds",
+    "has_ended",
+    "is_better",
+    "loggers",
+    "metrics",
+    "or_none",
+    "plain",
+    "rank",
+    "read_record",
+    "refuse_out_of_range",
+    "write_bytes",
+    "write_csv",
+    "write_json",
+    "write_log",
+]

@@ -1,0 +1,410 @@
+"""Targets and predictions in, metrics with intervals out.
+
+Intervals are percentiles of a bootstrap that draws groups (patients), not slides. A resample is a
+weight per bag, how often its group was drawn, and every metric here is one of weighted bags: all
+resamples are computed at once, and the value itself is the one of equal weights.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, Literal, get_args
+
+import numpy as np
+from numpy.typing import NDArray
+
+Task = Literal["classification", "regression", "survival"]
+
+METRICS_OF: Mapping[str, tuple[str, ...]] = {
+    "classification": ("auroc", "auprc", "accuracy", "balanced_accuracy", "ece", "brier"),
+    "regression": ("mae", "r2", "pearson", "spearman"),
+    "survival": ("c_index",),
+}
+LOWER_IS_BETTER = frozenset({"loss", "ece", "brier", "mae"})
+
+
+Array = NDArray[np.float64]
+Statistic = Callable[[Array], Array]  # (r, b) weights of r resamples -> (r,) values
+
+_BINS = 10  # of the calibration error
+_PANEL = 2_000_000  # weights that are held at a time
+_ROUNDING = 1e-9  # of the scale: what varies less is constant
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Metric:
+    """A metric and its interval; NaN where it is undefined, as AUROC of one class."""
+
+    value: float
+    low: float
+    high: float
+
+
+def metrics(
+    task: Task,
+    targets: NDArray[Any],
+    outputs: NDArray[np.floating[Any]],
+    *,
+    groups: Sequence[Any] | NDArray[Any],
+    classes: Sequence[str] = (),
+    resamples: int = 1000,
+    confidence: float = 0.95,
+    seed: int = 0,
+) -> dict[str, Metric]:
+    """Measure predictions of bags, with bootstrap intervals over groups.
+
+    | task | metrics |
+    |---|---|
+    | classification | `auroc` and `auprc` (average precision) of class 1, or the mean over classes of one against the rest; `accuracy`; `balanced_accuracy`, the mean recall; `ece`, the gap between confidence and accuracy of the predicted class over 10 bins of equal mass; `brier`, of class 1, or summed over more than two classes |
+    | regression | `mae`, `r2`, `pearson`, `spearman` |
+    | survival | `c_index` (Harrell): among pairs of which one is known to have lived longer, the share in which the other had the higher risk, equal risks counted half |
+
+    Args:
+        task: "classification", "regression" or "survival".
+        targets: (b,) integer classes, (b,) values, or (b, 2) time and event.
+        outputs: (b, c) probabilities, (b,) values, or (b,) risks, the higher the sooner.
+        groups: (b,) patient of each bag.
+        classes: (c) their names, if known.
+        resamples: draws of the bootstrap; 0: no intervals.
+        confidence: share of the draws between the bounds.
+        seed: of the draws.
+
+    Returns:
+        By name. Draws in which a metric is undefined (one class only) are left out of its interval;
+        bounds are NaN when the value is, when there is one group, and when no draw defines it.
+
+    Raises:
+        TypeError: arrays of another kind.
+        ValueError: no bags, other shapes or lengths, NaN or infinity, rows that are no
+            probabilities, classes that have none, options out of range.
+
+    Determinism: by the seed.
+
+    Reference: Harrell et al., 1982, Evaluating the yield of medical tests; Nguyen, O'Connor, 2015,
+    for bins of equal mass.
+
+    Example:
+        >>> found = metrics("regression", np.arange(4.0), np.arange(4.0) + 1, groups=range(4))
+        >>> found["mae"]
+        Metric(value=1.0, low=1.0, high=1.0)
+    """
+    _check_options(task, resamples, confidence)
+    return _measured(
+        _STATISTICS[task](targets, outputs, classes),
+        len(targets),
+        groups,
+        resamples=resamples,
+        confidence=confidence,
+        seed=seed,
+    )
+
+
+def differences(
+    task: Task,
+    targets: NDArray[Any],
+    outputs: NDArray[np.floating[Any]],
+    others: NDArray[np.floating[Any]],
+    *,
+    groups: Sequence[Any] | NDArray[Any],
+    classes: Sequence[str] = (),
+    resamples: int = 1000,
+    confidence: float = 0.95,
+    seed: int = 0,
+) -> dict[str, Metric]:
+    """Measure how much better `outputs` are than `others` on the same bags.
+
+    Both are measured on the same draws of patients, so that what is common to them (a hard patient)
+    cancels: an interval without 0 says that they differ.
+
+    Args, Raises: as `metrics`; `others` as `outputs`.
+
+    Returns:
+        By name, the metric of `outputs` less that of `others`.
+    """
+    _check_options(task, resamples, confidence)
+    first = _STATISTICS[task](targets, outputs, classes)
+    second = _STATISTICS[task](targets, others, classes)
+
+    def less(one: Statistic, other: Statistic) -> Statistic:
+        return lambda weights: one(weights) - other(weights)
+
+    return _measured(
+        {name: less(first[name], second[name]) for name in first},
+        len(targets),
+        groups,
+        resamples=resamples,
+        confidence=confidence,
+        seed=seed,
+    )
+
+
+def _check_options(task: str, resamples: int, confidence: float) -> None:
+    if task not in get_args(Task):
+        raise ValueError(f"task must be one of {', '.join(get_args(Task))}, got {task!r}")
+    if resamples < 0:
+        raise ValueError(f"resamples must be at least 0, got {resamples}")
+    if not 0 < confidence < 1:
+        raise ValueError(f"confidence must be in 0..1, got {confidence}")
+
+
+def _measured(
+    statistics: Mapping[str, Statistic],
+    b: int,
+    groups: Sequence[Any] | NDArray[Any],
+    *,
+    resamples: int,
+    confidence: float,
+    seed: int,
+) -> dict[str, Metric]:
+    if len(groups) != b:
+        raise ValueError(f"groups must be {b}, one per bag, got {len(groups)}")
+    _, group_of = np.unique(np.asarray(groups).astype(str), return_inverse=True)
+    count = int(group_of.max()) + 1
+    rng = np.random.default_rng(seed)
+    values = {name: statistic(np.ones((1, b)))[0] for name, statistic in statistics.items()}
+    draws: dict[str, list[Array]] = {name: [] for name in statistics}
+    rows = max(1, _PANEL // b)
+    for start in range(0, resamples if count > 1 else 0, rows):
+        size = min(rows, resamples - start)
+        drawn = rng.multinomial(count, np.full(count, 1 / count), size=size)
+        weights = drawn[:, group_of].astype(np.float64)  # (r, b)
+        for name, statistic in statistics.items():
+            draws[name].append(statistic(weights))
+    return {name: _metric(float(value), draws[name], confidence) for name, value in values.items()}
+
+
+def _metric(value: float, draws: Sequence[Array], confidence: float) -> Metric:
+    found = np.concatenate([*draws, np.zeros(0)])
+    found = found[np.isfinite(found)]
+    if np.isnan(value) or not found.size:
+        return Metric(value=value, low=np.nan, high=np.nan)
+    tail = (1 - confidence) / 2
+    low, high = np.quantile(found, [tail, 1 - tail])
+    return Metric(value=value, low=float(low), high=float(high))
+
+
+def _divide(a: Array, b: Array) -> Array:
+    """a / b, NaN where b is 0."""
+    found = np.full(a.shape, np.nan)
+    np.divide(a, b, out=found, where=b > 0)
+    return found
+
+
+# --- Classification ----------------------------------------------------------------------------
+
+
+def _of_classification(
+    targets: NDArray[Any], outputs: NDArray[np.floating[Any]], classes: Sequence[str]
+) -> Mapping[str, Statistic]:
+    probabilities = _checked("outputs", outputs, 2)
+    c = probabilities.shape[1]
+    if c < 2 or (classes and len(classes) != c):
+        wanted = f"a column for each of {', '.join(classes)}" if classes else "at least 2 columns"
+        raise ValueError(f"outputs must have {wanted}, got {c}")
+    if not isinstance(targets, np.ndarray) or not np.issubdtype(targets.dtype, np.integer):
+        raise TypeError(f"targets must be an array of integer classes, got {_kind(targets)}")
+    _check_length(targets, (len(probabilities),))
+    if targets.min() < 0 or targets.max() >= c:
+        wrong = targets.min() if targets.min() < 0 else targets.max()
+        raise ValueError(f"targets must be classes 0..{c - 1}, got {wrong}")
+    sums = probabilities.sum(axis=1)
+    worst = sums[np.abs(sums - 1).argmax()]
+    if probabilities.min() < 0 or abs(worst - 1) > 0.01:
+        got = (
+            f"{probabilities.min():.6g}"
+            if probabilities.min() < 0
+            else f"a row that sums to {worst:.6g}"
+        )
+        raise ValueError(f"outputs must be probabilities, got {got}: apply softmax")
+    truth = targets[:, None] == np.arange(c)  # (b, c)
+    positives = [1] if c == 2 else list(range(c))
+    right = (probabilities.argmax(axis=1) == targets).astype(np.float64)
+    errors = (probabilities - truth) ** 2
+    curves = [_Curve(probabilities[:, k], truth[:, k]) for k in positives]
+    return {
+        "auroc": lambda w: np.mean([curve.auroc(w) for curve in curves], axis=0),
+        "auprc": lambda w: np.mean([curve.average_precision(w) for curve in curves], axis=0),
+        "accuracy": partial(_mean, right),
+        "balanced_accuracy": lambda w: np.mean(
+            [_divide(w @ (right * member), w @ member) for member in truth.T.astype(np.float64)],
+            axis=0,
+        ),
+        "ece": partial(_calibration_error, _Ties(probabilities.max(axis=1)), right),
+        "brier": partial(_mean, errors[:, 1] if c == 2 else errors.sum(axis=1)),
+    }
+
+
+def _mean(values: Array, weights: Array) -> Array:
+    return _divide(weights @ values, weights.sum(axis=1))
+
+
+class _Ties:
+    """The order of some values, with equal ones taken together."""
+
+    def __init__(self, values: Array) -> None:
+        self.values = values
+        self.order = np.argsort(values, kind="stable")
+        ordered = values[self.order]
+        fresh = np.append(True, ordered[1:] != ordered[:-1])
+        self._starts = np.flatnonzero(fresh)
+        self._group = np.cumsum(fresh) - 1  # (b,) of each value, in order
+
+    def sums(self, weights: Array) -> Array:
+        """(r, t) weight at each of the t different values, ascending."""
+        found: Array = np.add.reduceat(weights[:, self.order], self._starts, axis=1)
+        return found
+
+    def spread(self, of_ties: Array) -> Array:
+        """(r, b) what belongs to the value of each bag, in the order of the bags."""
+        found = np.empty((len(of_ties), len(self.order)))
+        found[:, self.order] = of_ties[:, self._group]
+        return found
+
+    def ranks(self, weights: Array) -> Array:
+        """(r, b) mean ranks, from 0.5, if each bag were there as often as it weighs."""
+        sums = self.sums(weights)
+        return self.spread(sums.cumsum(axis=1) - sums / 2)
+
+
+class _Curve:
+    """Scores of one class against the rest."""
+
+    def __init__(self, scores: Array, is_positive: NDArray[np.bool_]) -> None:
+        self._ties = _Ties(scores)
+        self._is_positive = is_positive
+
+    def auroc(self, weights: Array) -> Array:
+        """P(score of a positive > of a negative) + half of P(equal)."""
+        positive = self._ties.sums(weights * self._is_positive)
+        negative = self._ties.sums(weights * ~self._is_positive)
+        below = negative.cumsum(axis=1) - negative / 2
+        return _divide((positive * below).sum(axis=1), positive.sum(axis=1) * negative.sum(axis=1))
+
+    def average_precision(self, weights: Array) -> Array:
+        """Sum of precision at each threshold times the recall that it adds."""
+        positive = self._ties.sums(weights * self._is_positive)[:, ::-1]
+        drawn = self._ties.sums(weights)[:, ::-1]
+        precision = positive.cumsum(axis=1) / np.maximum(drawn.cumsum(axis=1), 1)
+        found = _divide((positive * precision).sum(axis=1), positive.sum(axis=1))
+        # As for AUROC, there is nothing to tell apart without negatives.
+        found[positive.sum(axis=1) == drawn.sum(axis=1)] = np.nan
+        return found
+
+
+def _calibration_error(confidence: _Ties, right: Array, weights: Array) -> Array:
+    total = weights.sum(axis=1)
+    # The middle of equal confidences decides: they never part, whatever the order of the bags.
+    bins = (_BINS * confidence.ranks(weights) / total[:, None]).astype(np.int64)
+    bins = np.minimum(bins, _BINS - 1) + _BINS * np.arange(len(weights))[:, None]
+    gaps = np.bincount(
+        bins.ravel(), (weights * (right - confidence.values)).ravel(), _BINS * len(weights)
+    )
+    return _divide(np.abs(gaps.reshape(-1, _BINS)).sum(axis=1), total)
+
+
+# --- Regression --------------------------------------------------------------------------------
+
+
+def _of_regression(
+    targets: NDArray[Any], outputs: NDArray[np.floating[Any]], classes: Sequence[str]
+) -> Mapping[str, Statistic]:
+    predicted = _checked("outputs", outputs, 1)
+    values = _checked("targets", targets, 1)
+    _check_length(values, predicted.shape)
+    true_ties, predicted_ties = _Ties(values), _Ties(predicted)
+
+    def r2(weights: Array) -> Array:
+        mean = _mean(values, weights)
+        spread = _mean_of_rows((values - mean[:, None]) ** 2, weights)
+        return 1 - _divide(_mean((values - predicted) ** 2, weights), _or_zero(spread, values))
+
+    return {
+        "mae": partial(_mean, np.abs(values - predicted)),
+        "r2": r2,
+        "pearson": partial(_correlation, values[None], predicted[None]),
+        "spearman": lambda w: _correlation(true_ties.ranks(w), predicted_ties.ranks(w), w),
+    }
+
+
+def _mean_of_rows(values: Array, weights: Array) -> Array:
+    return _divide((weights * values).sum(axis=1), weights.sum(axis=1))
+
+
+def _or_zero(variance: Array, values: Array) -> Array:
+    """The variances, 0 where they are rounding errors."""
+    scale = max(float(np.abs(values).max()), np.finfo(np.float64).tiny)
+    return np.where(variance > (_ROUNDING * scale) ** 2, variance, 0.0)
+
+
+def _correlation(x: Array, y: Array, weights: Array) -> Array:
+    dx, dy = (v - _mean_of_rows(v, weights)[:, None] for v in (x, y))
+    xx = _or_zero(_mean_of_rows(dx * dx, weights), x)
+    yy = _or_zero(_mean_of_rows(dy * dy, weights), y)
+    return _divide(_mean_of_rows(dx * dy, weights), np.sqrt(xx) * np.sqrt(yy))
+
+
+# --- Survival ----------------------------------------------------------------------------------
+
+
+def _of_survival(
+    targets: NDArray[Any], outputs: NDArray[np.floating[Any]], classes: Sequence[str]
+) -> Mapping[str, Statistic]:
+    risk = _checked("outputs", outputs, 1)
+    known = _checked("targets", targets, 2)
+    _check_length(known, (len(risk), 2))
+    time, event = known.T
+    if not np.isin(event, (0, 1)).all():
+        raise ValueError(
+            f"targets must have events 0 or 1 in column 1, got {event[~np.isin(event, (0, 1))][0]:g}"
+        )
+    return {"c_index": partial(_c_index, risk, time, event > 0)}
+
+
+def _c_index(risk: Array, time: Array, event: NDArray[np.bool_], weights: Array) -> Array:
+    concordant, comparable = np.zeros(len(weights)), np.zeros(len(weights))
+    first = np.flatnonzero(event)
+    step = max(1, _PANEL // len(time))
+    for start in range(0, len(first), step):
+        i = first[start : start + step]
+        # Observation that ended when the other's event happened went on longer.
+        outlived = (time > time[i, None]) | ((time == time[i, None]) & ~event)
+        order = np.sign(risk[i, None] - risk)
+        own = weights[:, i]
+        pairs = weights @ outlived.T.astype(np.float64)
+        comparable += (own * pairs).sum(axis=1)
+        concordant += (own * (pairs + weights @ (outlived * order).T)).sum(axis=1) / 2
+    return _divide(concordant, comparable)
+
+
+# --- What comes in -----------------------------------------------------------------------------
+
+_STATISTICS: Mapping[str, Callable[..., Mapping[str, Statistic]]] = {
+    "classification": _of_classification,
+    "regression": _of_regression,
+    "survival": _of_survival,
+}
+
+
+def _kind(array: Any) -> str:
+    return array.dtype.name if isinstance(array, np.ndarray) else type(array).__name__
+
+
+def _checked(name: str, array: Any, ndim: int) -> Array:
+    """Return a finite array of this rank in float64."""
+    second = "2" if name == "targets" else "c"
+    wanted = f"floating point of shape {'(b,)' if ndim == 1 else f'(b, {second})'}"
+    if not isinstance(array, np.ndarray) or not np.issubdtype(array.dtype, np.floating):
+        raise TypeError(f"{name} must be {wanted}, got {_kind(array)}")
+    if array.ndim != ndim or not len(array):
+        raise ValueError(f"{name} must be {wanted} with b >= 1, got {array.shape}")
+    if not np.isfinite(array).all():
+        bad = int((~np.isfinite(array).reshape(len(array), -1).all(axis=1)).sum())
+        raise ValueError(f"{name} must be finite, got NaN or infinity for {bad} of {len(array)}")
+    return array.astype(np.float64)
+
+
+def _check_length(targets: NDArray[Any], shape: tuple[int, ...]) -> None:
+    if targets.shape != shape:
+        raise ValueError(f"targets must be of shape {shape} for these outputs, got {targets.shape}")

@@ -1,0 +1,265 @@
+"""A run and feature files in, predictions of slides and attention of patches out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from histofast.errors import FeatureError
+from histofast.features import FeatureFile
+from histofast.learning import PREDICTIONS, Task, write_csv
+from histofast.mil.bag_model import BagModel
+from histofast.mil.bags import Bags, Paths, open_bags, open_features
+from histofast.mil.reading import bags_on
+from histofast.mil.runs import Run, Unit, load_model, open_run, values_of
+from histofast.networks import pick_device
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class Predictions:
+    """What the models of a run say of slides, on average.
+
+    Attributes:
+        names: (b) of the slides.
+        task: of the run.
+        classes: (c) of the run; () for other tasks.
+        values: (b, c) float64 probabilities, or (b,) values, or (b,) log risks relative to the
+            training bags.
+        notes: what to know before trusting them, one line each.
+    """
+
+    names: tuple[str, ...]
+    task: Task
+    classes: tuple[str, ...]
+    values: NDArray[np.float64]
+    notes: tuple[str, ...] = ()
+
+    def rows(self) -> Iterator[list[Any]]:
+        """Yield the lines of the table, the header first."""
+        yield ["slide", "prediction", *(f"p_{name}" for name in self.classes)]
+        for name, value in zip(self.names, self.values, strict=True):
+            if self.classes:
+                yield [name, self.classes[int(value.argmax())], *map(float, value)]
+            else:
+                yield [name, float(value)]
+
+
+def predict(
+    run: Run | str | Path,
+    features: Paths,
+    *,
+    out: str | Path | None = None,
+    attention: bool = False,
+    other_encoder: bool = False,
+    device: str = "auto",
+    overwrite: bool = False,
+    on_progress: Callable[[int, int], None] | None = None,
+) -> Predictions:
+    """Predict slides as the mean of the models of a run's folds.
+
+    Args:
+        run: a run whose folds are trained, or its folder.
+        features: a folder of feature files, or files and folders; made by the run's encoder.
+        out: CSV table to write: slide, prediction, p_<class>.
+        attention: also write x, y (level-0 px) and attention, the mean over the models, of each
+            slide's patches to <out without suffix>-attention/<slide>.csv.
+        other_encoder: take features of another file than the run's encoder, such as the same network
+            alone instead of among other cuts; a note says so.
+        device: "auto" is CUDA where there is some; cpu, cuda or such as cuda:1.
+        overwrite: replace files that exist.
+        on_progress: called with slides done and slides in all.
+
+    Raises:
+        ValueError: attention without `out` or of a model that has none; an unknown device.
+        FeatureError: features of another width or encoder, that are broken or hold NaN, or without
+            coordinates where attention is asked for.
+        ModelError: a run that is not trained, or whose files are broken.
+        FileNotFoundError: no such run or features, or no folder to write in.
+        FileExistsError: a file to write exists.
+        OSError: the disk is full; what is there stays whole.
+
+    Determinism: bitwise on one CPU with one number of threads.
+
+    Example:
+        predict("runs/abmil", "features", out="predictions.csv").values
+    """
+    if not isinstance(run, Run):
+        run = open_run(run)
+    where = None if out is None else Path(out)
+    if attention and where is None:
+        raise ValueError("out must name a table when attention is asked for: it goes beside it")
+    chosen = pick_device(device)
+    models, units = run.models(device=str(chosen)), run.units()
+    bags = open_bags(features, None, task=run.task)
+    notes = [*_check_encoder(run, bags, allowed=other_encoder), *_seen(run, bags)]
+    folder = None
+    if where is not None:
+        folder = where.with_name(f"{where.stem}-attention") if attention else None
+        _check_targets(where, folder, bags, overwrite=overwrite)
+    values = []
+    with torch.inference_mode(), bags_on(chosen, bags, range(len(bags))) as found:
+        for i, bag in enumerate(found):
+            value, attended = _look(run, models, units, bag, attend=attention)
+            values.append(value)
+            if folder is not None:
+                assert attended is not None
+                _write_attention(folder / f"{bags.names[i]}.csv", bags.paths[i], attended)
+            if on_progress is not None:
+                on_progress(i + 1, len(bags))
+    predictions = Predictions(
+        names=bags.names,
+        task=run.task,
+        classes=run.classes,
+        values=np.stack(values),
+        notes=tuple(notes),
+    )
+    if where is not None:
+        write_csv(where, predictions.rows())
+    return predictions
+
+
+def attention_of(
+    run: Run, features: NDArray[np.floating[Any]], *, folds: Sequence[int] | None = None
+) -> NDArray[np.float64]:
+    """Return the attention of a slide's patches (n,), the mean over models; it sums to 1.
+
+    Args:
+        run: whose folds are trained.
+        features: (n, d) float32 or float16, n >= 1.
+        folds: whose models to take; None: all.
+
+    Raises:
+        ValueError: features of another shape, or NaN; a model without attention; no fold.
+        IndexError: no such fold.
+        ModelError: a fold is not trained, or its file is broken.
+    """
+    chosen = range(len(run.folds)) if folds is None else folds
+    if not len(chosen):
+        raise ValueError("folds must name at least one fold, got none")
+    wrong = [i for i in chosen if not 0 <= i < len(run.folds)]
+    if wrong:
+        raise IndexError(f"fold must be within 0..{len(run.folds) - 1}, got {wrong[0]}")
+    if features.ndim != 2 or len(features) < 1 or features.shape[1] != run.d:
+        raise ValueError(
+            f"features must be of shape (n, {run.d}) with n >= 1 as the run's, got {features.shape}"
+        )
+    if not np.isfinite(features).all():
+        raise ValueError("features must be finite, got NaN or infinity")
+    bag = torch.from_numpy(np.array(features, np.float32, order="C"))
+    return attend([load_model(run, i)[0] for i in chosen], bag)
+
+
+def attend(models: Sequence[BagModel], bag: Tensor) -> NDArray[np.float64]:
+    """Return the attention of a bag's patches (n,), the mean over models; it sums to 1.
+
+    Args:
+        models: of one run, in evaluation mode.
+        bag: (n, d) float32 on their device.
+
+    Raises:
+        ValueError: a model without attention.
+    """
+    with torch.inference_mode():
+        return _mean_attention([model(bag).attention for model in models], models[0].name)
+
+
+def _mean_attention(found: Sequence[Tensor | None], name: str) -> NDArray[np.float64]:
+    shares = [tensor.double().cpu().numpy() for tensor in found if tensor is not None]
+    if len(shares) < len(found):
+        raise ValueError(f"model must attend to patches, got {name}, which has no attention")
+    mean: NDArray[np.float64] = np.mean(shares, axis=0)
+    return mean
+
+
+def _look(
+    run: Run, models: Sequence[BagModel], units: Sequence[Unit], bag: Tensor, *, attend: bool
+) -> tuple[NDArray[np.float64], NDArray[np.float64] | None]:
+    """Return a slide's value, (c,) or (), and the attention of its patches if asked for."""
+    outputs = [model(bag) for model in models]
+    values = [
+        values_of(run.task, output.output.float().cpu().numpy()[None], unit)[0]
+        for output, unit in zip(outputs, units, strict=True)
+    ]
+    attended = None
+    if attend:
+        attended = _mean_attention([output.attention for output in outputs], run.model)
+    return np.mean(values, axis=0), attended
+
+
+def _check_encoder(run: Run, bags: Bags, *, allowed: bool = False) -> list[str]:
+    """Refuse features that the run's models were not trained on; return what cannot be told."""
+    if bags.d != run.d:
+        raise FeatureError(
+            f"features must be {run.d} per patch as the run's, got {bags.d}: extract them with "
+            f"{_name_of(run.encoder)}"
+        )
+    if not run.encoder or not bags.encoder:
+        which = "the run" if not run.encoder else "the features"
+        return [f"encoder of {which} not known: not compared"]
+    key = "sha256" if {"sha256"} <= run.encoder.keys() & bags.encoder.keys() else "name"
+    if run.encoder.get(key) != bags.encoder.get(key):
+        if allowed:
+            return [
+                f"features are of {_name_of(bags.encoder)}, the run's of {_name_of(run.encoder)}"
+            ]
+        raise FeatureError(
+            f"features must be of the run's encoder, {_name_of(run.encoder)}, got "
+            f"{_name_of(bags.encoder)}: extract them with the run's, or, if it is the same network, "
+            "say so with other_encoder (--other-encoder)"
+        )
+    return []
+
+
+def _name_of(encoder: Any) -> str:
+    if not encoder:
+        return "the run's encoder"
+    text = str(encoder.get("name"))
+    return f"{text} (sha256 {str(encoder['sha256'])[:12]})" if "sha256" in encoder else text
+
+
+def _seen(run: Run, bags: Bags) -> list[str]:
+    seen = len(set(run.names) & set(bags.names))
+    if not seen:
+        return []
+    fair = run.path / PREDICTIONS
+    return [
+        f"{seen} of {len(bags)} slides took part in the training: fair predictions are in {fair}"
+    ]
+
+
+def _check_targets(where: Path, folder: Path | None, bags: Bags, *, overwrite: bool) -> None:
+    """Find out before the work what could not be written after it."""
+    if not where.parent.is_dir():
+        raise FileNotFoundError(f"no folder {where.parent} to write {where.name} in")
+    targets = [where]
+    if folder is not None:
+        targets += [folder / f"{name}.csv" for name in bags.names]
+    for path in targets:
+        if path.exists() and not overwrite:
+            raise FileExistsError(f"{path} exists: choose another name, or ask to overwrite it")
+    if folder is not None:
+        lacking = [path for path in bags.paths if not _has_places(open_features(path))]
+        if lacking:
+            raise FeatureError(
+                f"coordinates must be in the feature files for attention, got none in {lacking[0]}"
+            )
+        folder.mkdir(exist_ok=True)
+
+
+def _has_places(file: FeatureFile) -> bool:
+    """Whether coordinates are those of a slide, not row numbers of ready-made patches."""
+    return file.coords is not None and bool(file.attributes.get("coords_known", True))
+
+
+def _write_attention(path: Path, features: Path, attention: NDArray[np.float64]) -> None:
+    coords = open_features(features).coords
+    assert coords is not None
+    rows = [(int(x), int(y), float(a)) for (x, y), a in zip(coords, attention, strict=True)]
+    write_csv(path, [("x", "y", "attention"), *rows])

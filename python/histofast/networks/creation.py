@@ -1,0 +1,160 @@
+"""Networks by name: built up to a cut, with weights or without."""
+
+from __future__ import annotations
+
+import math
+import os
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from histofast.encoders import SourceEntry, registry, sha256_of
+from histofast.errors import ModelError
+from histofast.networks.known import ARCHITECTURES, cuts_of, no_such, whole
+from histofast.networks.network import Architecture, Cut, Network, Stage
+from histofast.networks.timm import PREFIX, TimmNetwork, create_timm, timm_layers
+from histofast.networks.weights import load_weights, read_weights
+
+
+def create(
+    name: str,
+    *,
+    weights: str | os.PathLike[str] | None = None,
+    layer: str | None = None,
+    classes: int = 0,
+    bn_eps: float | None = None,
+    seed: int = 0,
+    partial: bool = False,
+) -> Network | TimmNetwork:
+    """Build a network up to a cut, in evaluation mode, with nothing of what lies beyond.
+
+    Random convolutions are He normal, whatever the network, and drawn in the order of the stages:
+    a cut network has the random weights that the whole one begins with.
+
+    Args:
+        name: one of `names()`, or `timm:` and the name of a model that timm has; or that of weights
+            in the registry's `sources`, which stands for their network with the layer, the eps and
+            the standardising that they want, and then `weights` is the file fetched from there.
+        weights: a safetensors file or a torch file of plain tensors, maybe within a checkpoint and
+            under a prefix; None: random, from `seed`. `Network.loaded` tells what was taken. For a
+            model of timm also "hub": what timm downloads for it.
+        layer: the last stage, one of `layers(name)`; None: the last of all, or the source's.
+        classes: of a linear head after the pooling, whose weights are those of the file if the
+            network is whole and the file has them in this size, else random; 0: no head.
+        bn_eps: eps of the BatchNorms, which weights files do not hold. None: the source's, or that
+            of the registry if it knows the file by its SHA-256, else the network's usual one.
+        seed: of the random weights.
+        partial: tensors that the file lacks stay random, those it has too many are left out.
+
+    Raises:
+        FileNotFoundError: no weights file.
+        ModelError: no such network or layer (close names are offered); weights that do not fit.
+        ValueError: `classes` or `bn_eps` out of range; no weights for a source (it says where to
+            get them).
+
+    Example:
+        >>> create("densenet121", layer="denseblock1").d
+        256
+    """
+    if name.startswith(PREFIX):
+        if bn_eps is not None:
+            raise ValueError("bn_eps must be left to timm for its models")
+        return create_timm(
+            name, weights=weights, layer=layer, classes=classes, seed=seed, partial=partial
+        )
+    architecture, source = _resolved(name)
+    cuts = whole(architecture.name).stage_names
+    if layer is None:
+        layer = cuts[-1] if source is None or source.layer is None else source.layer
+    if layer not in cuts:
+        raise ModelError(no_such("layer", layer, cuts, of=f" of {name}"))
+    if classes < 0:
+        raise ValueError(f"classes must be at least 0, got {classes}")
+    if bn_eps is not None and not 0 < bn_eps < 1:
+        raise ValueError(f"bn_eps must be in 0..1, got {bn_eps}")
+    if source is not None and weights is None:
+        raise ValueError(f"weights must be given for {name}: get {source.where}")
+    known = None
+    if weights is not None:
+        path = Path(weights)
+        state = read_weights(path)
+        sha256 = sha256_of(path)
+        known = registry().weights_of(sha256)
+        if known is not None and (source is not None or known.network != architecture.name):
+            raise ModelError(f"{path} holds weights of {known.network}, not of {name}")
+    told = source or known
+    if bn_eps is None:
+        stated = None if told is None else told.bn_eps
+        bn_eps = architecture.bn_eps if stated is None else stated
+    with torch.device("meta"):
+        stages: list[Stage] = []
+        for stage in architecture.stages(bn_eps):
+            stages.append(stage)
+            if stage.name == layer:
+                break
+        network = Network(architecture, stages, classes=classes)
+    network.to_empty(device="cpu")
+    _fill_at_random(network, fan=architecture.fan, seed=seed)
+    if weights is not None:
+        network.loaded = load_weights(
+            network,
+            state,
+            whole=whole(architecture.name),
+            sha256=sha256,
+            partial=partial,
+            where=str(weights),
+        )
+    if told is not None:
+        network.mean, network.std = told.mean, told.std
+    network.source = None if source is None else source.name
+    network.eval()
+    return network
+
+
+def layers(name: str) -> tuple[Cut, ...]:
+    """Return where a network can be cut, from pixels to the end; it is named as for `create`.
+
+    The last cut of a model of timm is the whole, as timm pools it; the shares of its multiply-adds
+    leave out the products of attention.
+
+    Raises:
+        ModelError: no such network.
+
+    Example:
+        >>> layers("densenet121")[-1]
+        Cut(name='relu5', d=1024, flops_share=1.0)
+    """
+    return timm_layers(name) if name.startswith(PREFIX) else cuts_of(_resolved(name)[0].name)
+
+
+def _resolved(name: str) -> tuple[Architecture, SourceEntry | None]:
+    """Return the architecture that a name stands for, and the source if it is one of weights."""
+    sources = registry().sources
+    if name in ARCHITECTURES:
+        return ARCHITECTURES[name], None
+    if name not in sources:
+        raise ModelError(no_such("network", name, [*ARCHITECTURES, *sources], of=""))
+    network = sources[name].network
+    if network not in ARCHITECTURES:
+        raise ModelError(no_such("network", network, ARCHITECTURES, of=f" of source {name}"))
+    return ARCHITECTURES[network], sources[name]
+
+
+def _fill_at_random(network: Network, *, fan: str, seed: int) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    for module in network.modules():
+        if isinstance(module, nn.Conv2d):
+            nn.init.kaiming_normal_(
+                module.weight, mode=fan, nonlinearity="relu", generator=generator
+            )
+        elif isinstance(module, nn.Linear):
+            bound = 1 / math.sqrt(module.in_features)
+            nn.init.uniform_(module.weight, -bound, bound, generator=generator)
+        elif isinstance(module, nn.BatchNorm2d):
+            module.reset_parameters()
+        else:
+            assert not list(module.parameters(recurse=False)), f"{module} stays unfilled"
+            continue
+        if isinstance(module, nn.Conv2d | nn.Linear) and module.bias is not None:
+            nn.init.zeros_(module.bias)

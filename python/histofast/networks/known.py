@@ -1,0 +1,74 @@
+"""All architectures by name, and what can be said of them without building one in memory."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+from functools import cache
+
+import torch
+from torch import nn
+
+from histofast.errors import ModelError
+from histofast.networks import cbr, densenet, inception, resnet, squeezenet
+from histofast.networks.network import Architecture, Cut, Network
+
+ARCHITECTURES: dict[str, Architecture] = {
+    architecture.name: architecture
+    for family in (densenet, resnet, cbr, squeezenet, inception)
+    for architecture in family.ARCHITECTURES
+}
+
+
+def names() -> tuple[str, ...]:
+    """Return the names of all networks."""
+    return tuple(ARCHITECTURES)
+
+
+def architecture_of(name: str) -> Architecture:
+    """Return an architecture by its name.
+
+    Raises:
+        ModelError: no such network (close names are offered).
+    """
+    if name not in ARCHITECTURES:
+        raise ModelError(no_such("network", name, ARCHITECTURES, of=""))
+    return ARCHITECTURES[name]
+
+
+@cache
+def cuts_of(name: str) -> tuple[Cut, ...]:
+    """Return where a network of our own can be cut; see `layers`."""
+    network = whole(name)
+    x = torch.empty(1, 3, network.input_px, network.input_px, device="meta")
+    done, cuts = 0, []
+
+    def count(conv: nn.Conv2d, _: object, out: torch.Tensor) -> None:
+        nonlocal done
+        done += out.numel() * conv.weight[0].numel()
+
+    hooks = [m.register_forward_hook(count) for m in network.modules() if isinstance(m, nn.Conv2d)]
+    for stage in network.stage_names:
+        x = network.stage(stage)(x)
+        cuts.append((stage, x.shape[1], done))
+    for hook in hooks:
+        hook.remove()
+    return tuple(Cut(name=stage, d=d, flops_share=flops / done) for stage, d, flops in cuts)
+
+
+@cache
+def whole(name: str) -> Network:
+    """Return a whole network without a head and without memory: shapes only."""
+    architecture = architecture_of(name)
+    with torch.device("meta"):
+        network = Network(architecture, list(architecture.stages(architecture.bn_eps)))
+    network.eval()
+    return network
+
+
+def no_such(what: str, got: str, known: Iterable[str], *, of: str) -> str:
+    """Return a message that names the known ones and offers those that are close."""
+    known = list(known)
+    close = difflib.get_close_matches(got, known, n=3)
+    hint = f": did you mean {' or '.join(close)}?" if close else ""
+    return f"{what}{of} must be one of {', '.join(known)}, got {got!r}{hint}"

@@ -1,0 +1,273 @@
+"""Networks of timm, under the names `timm:...`: built, cut at timm's own feature stages, exported.
+
+timm knows how each of its models wants its pixels; the rest is as with the networks of our own.
+timm is imported only for such names.
+"""
+
+# mypy: allow-subclassing-any
+from __future__ import annotations
+
+import contextlib
+import difflib
+import hashlib
+import io
+import os
+import tempfile
+import warnings
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from histofast.encoders import sha256_of
+from histofast.errors import ModelError
+from histofast.networks.known import no_such
+from histofast.networks.network import Cut, LoadReport
+from histofast.networks.weights import load_weights, read_weights
+
+PREFIX = "timm:"
+HUB = "hub"  # instead of a weights file: download what timm names
+_WHOLE = "features"  # the name of what timm itself calls the features of a model
+
+
+class TimmNetwork(nn.Module):
+    """A model of timm up to a cut, with what an export needs to know of it.
+
+    Input (n, 3, `input_px`, `input_px`) float32, standardised with `mean` and `std`; output (n, d)
+    float32: what timm pools at the end of a whole model (its logits if it has a head), the mean
+    over the picture at a cut.
+    """
+
+    prefix = "model."  # before timm's own keys in the state dict
+    head = ""
+    stage_keys: tuple[str, ...] = ()
+
+    def __init__(self, architecture: str, model: nn.Module, *, layer: str, classes: int) -> None:
+        super().__init__()
+        config: dict[str, Any] = model.pretrained_cfg
+        self.model = model
+        self.architecture = architecture
+        self.layer = layer
+        self.classes = classes
+        self.mean: tuple[float, float, float] = tuple(config["mean"])
+        self.std: tuple[float, float, float] = tuple(config["std"])
+        self.input_px: int = config["input_size"][-1]
+        self.loaded: LoadReport | None = None
+        self.origin = self.licence = "random weights"
+        self._at = None if layer == _WHOLE else _stage_names(model).index(layer)
+        if self._at is None:
+            self.d = classes or int(model.head_hidden_size)
+        else:
+            self.d = int(_feature_info(model)[self._at]["num_chs"])
+            model.prune_intermediate_layers([self._at], prune_norm=True, prune_head=True)
+
+    @property
+    def weights_sha256(self) -> str | None:
+        """The SHA-256 of the weights, or None for random ones."""
+        return None if self.loaded is None else self.loaded.sha256
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        if self._at is None:
+            features: torch.Tensor = self.model(x)
+            return features
+        (maps,) = self.model.forward_intermediates(
+            x, indices=[self._at], norm=False, intermediates_only=True, output_fmt="NCHW"
+        )
+        pooled: torch.Tensor = maps.mean((2, 3))
+        return pooled
+
+
+def timm_layers(name: str) -> tuple[Cut, ...]:
+    """Return where a model of timm can be cut; the last cut is the whole, as timm pools it.
+
+    `flops_share` counts convolutions and linear layers, not the products of attention.
+
+    Raises:
+        ModelError: timm has no such model.
+    """
+    return _layers(name)
+
+
+@cache
+def _layers(name: str) -> tuple[Cut, ...]:
+    whole = _shapes_only(name)
+    model, config = whole.model, whole.model.pretrained_cfg
+    stages = _stage_names(model)
+    done = 0
+    reached: dict[str, int] = {}
+
+    def count(module: Any, _: object, out: torch.Tensor) -> None:
+        nonlocal done
+        done += out.numel() * module.weight[0].numel()
+
+    def note(stage: str) -> Any:
+        return lambda *_: reached.update({stage: done})
+
+    hooks = [
+        m.register_forward_hook(count)
+        for m in model.modules()
+        if isinstance(m, nn.Conv2d | nn.Linear)
+    ]
+    hooks += [model.get_submodule(stage).register_forward_hook(note(stage)) for stage in stages]
+    model(torch.empty(1, *config["input_size"], device="meta"))
+    for hook in hooks:
+        hook.remove()
+    cuts = [
+        Cut(name=stage, d=int(entry["num_chs"]), flops_share=reached[stage] / done)
+        for stage, entry in zip(stages, _feature_info(model), strict=True)
+    ]
+    return (*cuts, Cut(name=_WHOLE, d=whole.d, flops_share=1.0))
+
+
+def create_timm(
+    name: str,
+    *,
+    weights: str | os.PathLike[str] | None,
+    layer: str | None,
+    classes: int,
+    seed: int,
+    partial: bool,
+) -> TimmNetwork:
+    """Build a model of timm up to a cut; see `create`, whose arguments these are.
+
+    Raises:
+        FileNotFoundError, ModelError, ValueError: as `create`; also when `timm` is not installed or
+            the hub cannot be reached.
+    """
+    whole = _shapes_only(name, classes)
+    stages = (*_stage_names(whole.model), _WHOLE)
+    layer = _WHOLE if layer is None else layer
+    if layer not in stages:
+        raise ModelError(no_such("layer", layer, stages, of=f" of {name}"))
+    if classes and layer != _WHOLE:
+        raise ValueError(f"classes must be 0 for a cut of {name}, got {classes}")
+    from_hub = weights is not None and os.fspath(weights) == HUB
+    state = None if weights is None or from_hub else read_weights(Path(weights))
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model = _model(name, classes, pretrained=from_hub)
+    network = TimmNetwork(name, model, layer=layer, classes=classes)
+    if from_hub:
+        network.loaded = _hub_report(network)
+        config = model.pretrained_cfg
+        source = config.get("hf_hub_id") or config.get("url") or "its hub"
+        network.origin = f"timm {_timm().__version__}: {source}"
+        network.licence = config.get("license") or "not stated"
+    elif state is not None:
+        assert weights is not None
+        network.loaded = load_weights(
+            network,
+            state,
+            whole=whole,
+            sha256=sha256_of(Path(weights)),
+            partial=partial,
+            where=str(weights),
+        )
+        network.origin = network.licence = "not stated"
+    network.eval()
+    return network
+
+
+@contextlib.contextmanager
+def bare_onnx(network: TimmNetwork, *, patch_px: int) -> Iterator[Path]:
+    """Yield the path of an ONNX file of the network alone, float32 (n, 3, p, p) to (n, d).
+
+    Raises:
+        ModelError: torch cannot export it; onnxscript, which it needs for that, is not installed.
+    """
+    with tempfile.TemporaryDirectory(prefix="histofast-") as folder:
+        path = Path(folder) / "network.onnx"
+        example = torch.zeros(2, 3, patch_px, patch_px)
+        try:
+            with (
+                warnings.catch_warnings(),
+                contextlib.redirect_stdout(io.StringIO()),
+                torch.inference_mode(),
+            ):
+                warnings.simplefilter("ignore")
+                torch.onnx.export(
+                    network,
+                    (example,),
+                    path,
+                    input_names=["x"],
+                    output_names=["features"],
+                    dynamic_shapes=({0: "n"},),
+                    external_data=False,
+                    dynamo=True,
+                    verbose=False,
+                )
+        except ModuleNotFoundError as error:
+            raise ModelError(
+                f"{network.architecture} cannot be exported without {error.name}: "
+                "pip install 'histofast[timm]'"
+            ) from None
+        except (RuntimeError, AssertionError, ValueError, TypeError) as error:
+            lines = [line for line in str(error).splitlines() if line.strip()]
+            raise ModelError(
+                f"{network.architecture} cannot be exported at {patch_px} px (it is made for "
+                f"{network.input_px} px): {lines[0] if lines else type(error).__name__}"
+            ) from None
+        yield path
+
+
+def _timm() -> Any:
+    try:
+        import timm
+    except (ImportError, RuntimeError) as error:  # torchvision raises both beside another torch
+        raise ModelError(
+            f"timm cannot be imported ({error}): pip install 'histofast[timm]', with a torchvision "
+            "that fits torch"
+        ) from None
+    return timm
+
+
+def _model(name: str, classes: int, *, pretrained: bool = False) -> nn.Module:
+    timm = _timm()
+    of_timm = name.removeprefix(PREFIX)
+    on_hub = of_timm.startswith(("hf-hub:", "hf_hub:", "local-dir:"))
+    if not on_hub and not timm.is_model(of_timm):
+        close = difflib.get_close_matches(of_timm, timm.list_models(), n=3)
+        hint = f": did you mean {' or '.join(close)}?" if close else ""
+        raise ModelError(f"timm {timm.__version__} has no model {of_timm!r}{hint}")
+    try:
+        model: nn.Module = timm.create_model(of_timm, pretrained=pretrained, num_classes=classes)
+    except (OSError, RuntimeError, ValueError) as error:
+        line = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise ModelError(f"timm cannot make {of_timm}: {line}") from None
+    return model.eval()
+
+
+@cache
+def _shapes_only(name: str, classes: int = 0) -> TimmNetwork:
+    with torch.device("meta"):
+        model = _model(name, classes)
+    return TimmNetwork(name, model, layer=_WHOLE, classes=classes)
+
+
+def _feature_info(model: nn.Module) -> list[dict[str, Any]]:
+    # Models that can be cut say so by both; a few have neither.
+    if not hasattr(model, "forward_intermediates") or not hasattr(model, "feature_info"):
+        return []
+    return list(model.feature_info)
+
+
+def _stage_names(model: nn.Module) -> list[str]:
+    return [str(entry["module"]) for entry in _feature_info(model)]
+
+
+def _hub_report(network: TimmNetwork) -> LoadReport:
+    digest = hashlib.sha256()
+    for key, value in sorted(network.state_dict().items()):
+        digest.update(key.encode())
+        digest.update(value.contiguous().numpy().tobytes())
+    return LoadReport(
+        sha256=digest.hexdigest(),
+        prefix="",
+        head="loaded" if network.classes else "none",
+        dropped=(),
+        missing=(),
+        unexpected=(),
+    )

@@ -1,0 +1,59 @@
+"""Patches in order: from slides and plans, from tables of ready-made patch images, or a sample of either."""
+
+from __future__ import annotations
+
+from histofast.patches.rows import PatchReader
+from histofast.patches.sample import PatchSample, sample_patches
+from histofast.patches.sources import (
+    Job,
+    list_bags,
+    list_jobs,
+    real_number,
+    select_shard,
+    whole_number,
+    with_masks,
+)
+from histofast.patches.stream import (
+    BAG_COLUMNS,
+    FILE_COLUMNS,
+    PatchBag,
+    PatchBatch,
+    bag_patch_px,
+    iter_patches,
+    read_patch_table,
+    read_table,
+    stream_bag,
+    stream_slide,
+)
+from histofast.patches.survey import SLIDE_FAILURES, MaskFile, TissueOptions, survey_tissue
+from histofast.patches.synthetic import make_demo_slides, make_labelled_slides, make_slide
+
+__all__ = [
+    "BAG_COLUMNS",
+    "FILE_COLUMNS",
+    "SLIDE_FAILURES",
+    "Job",
+    "MaskFile",
+    "PatchBag",
+    "PatchBatch",
+    "PatchReader",
+    "PatchSample",
+    "TissueOptions",
+    "bag_patch_px",
+    "iter_patches",
+    "list_bags",
+    "list_jobs",
+    "make_demo_slides",
+    "make_labelled_slides",
+    "make_slide",
+    "read_patch_table",
+    "read_table",
+    "real_number",
+    "sample_patches",
+    "select_shard",
+    "stream_bag",
+    "stream_slide",
+    "survey_tissue",
+    "whole_number",
+    "with_masks",
+]

@@ -1,0 +1,149 @@
+"""The pixels of chosen rows of feature files, from the slides or patch images they were made of."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from pathlib import Path
+from typing import Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from histofast._machine import available_cpus
+from histofast.errors import FeatureError
+from histofast.features import FeatureFile
+from histofast.patches.sources import Job, list_bags, list_jobs
+from histofast.patches.stream import PatchBag, iter_patches, stream_bag
+from histofast.slides import Slide, open_slide
+from histofast.tiling import PatchPlan
+
+
+class PatchReader:
+    """Reads the pixels behind rows of feature files that `extract` has written.
+
+    A context manager: it holds threads that decode.
+    """
+
+    def __init__(
+        self,
+        slides: str | Path | Sequence[str | Path] | None = None,
+        *,
+        patches: str | Path | None = None,
+        recursive: bool = False,
+    ) -> None:
+        """List what there is.
+
+        Args:
+            slides: as `extract` was given them.
+            patches: instead, the table of patch images that it was given.
+            recursive: look for slides in sub-folders too.
+
+        Raises:
+            FileNotFoundError: something that is not there.
+            ValueError: neither or both of `slides` and `patches`; bad lists.
+        """
+        if (slides is None) == (patches is None):
+            raise ValueError("either slides or patches must be given")
+        if patches is not None:
+            jobs = list_bags(patches)
+        else:
+            assert slides is not None
+            given = [slides] if isinstance(slides, str | Path) else list(slides)
+            jobs = list_jobs(given, recursive=recursive)
+        self._jobs = {job.name: job for job in jobs}
+        self._identities: dict[str, str] = {}  # by name, of those that a file was made of
+        self._pool = ThreadPoolExecutor(available_cpus(), thread_name_prefix="histofast-decode")
+
+    @property
+    def names(self) -> frozenset[str]:
+        """Of the slides or bags."""
+        return frozenset(self._jobs)
+
+    def read(self, file: FeatureFile, rows: NDArray[np.int64]) -> NDArray[np.uint8]:
+        """Return (k, p, p, 3) uint8: what the encoder saw for these rows.
+
+        Raises:
+            FeatureError: no slide or bag of the file's name, another one than it was made of, or a
+                file that `extract` has not written.
+            SlideError, TileError: pixels that cannot be read.
+        """
+        if file.identity is None:
+            raise FeatureError(
+                f"{file.path} must be of histofast extract, to find its patches again, got a file "
+                "of other software"
+            )
+        name = str(file.attributes.get("name", file.path.stem))
+        job = self._jobs.get(name)
+        if job is None:
+            raise FeatureError(f"{file.path} was made of {name}, which is not among the slides")
+        read = self._of_slide if job.bag is None else self._of_bag
+        return read(job, file, rows)
+
+    def _of_slide(self, job: Job, file: FeatureFile, rows: NDArray[np.int64]) -> NDArray[np.uint8]:
+        assert file.identity is not None
+        assert file.coords is not None
+        made_of = file.identity
+        with open_slide(job.path, mpp=made_of.get("level0_mpp")) as slide:
+            self._check_same(job, slide, file, made_of.get("slide"))
+            level = int(file.attributes["level"])
+            coords_l0 = file.coords[rows]
+            plan = PatchPlan(
+                coords_l0=coords_l0,
+                tissue_fraction=np.ones(len(rows), np.float32),
+                patch_px=int(file.attributes["patch_size"]),
+                patch_l0=int(file.attributes["patch_size_level0"]),
+                overlap_px=int(file.attributes["overlap"]),
+                mpp=float(file.attributes["mpp"]),
+                level=level,
+                level_downsample=slide.levels[level].downsample,
+                grid=(0, 0),
+                identity={},
+            )
+            return np.concatenate(
+                [pixels for pixels, _ in iter_patches(slide, plan, workers=self._pool)]
+            )
+
+    def _of_bag(self, job: Job, file: FeatureFile, rows: NDArray[np.int64]) -> NDArray[np.uint8]:
+        assert file.identity is not None
+        bag = job.bag
+        assert bag is not None
+        self._check_same(job, bag, file, file.identity.get("patches"))
+        chosen = replace(
+            bag,
+            files=tuple(bag.files[i] for i in rows),
+            labels=("",) * len(rows),
+            coords_l0=None,
+        )
+        batches = stream_bag(
+            chosen,
+            patch_px=int(file.attributes["patch_size"]),
+            allow_upsampling=True,
+            workers=self._pool,
+        )
+        return np.concatenate([batch.pixels for batch in batches])
+
+    def _check_same(
+        self, job: Job, found: Slide | PatchBag, file: FeatureFile, wanted: object
+    ) -> None:
+        """Refuse another slide or bag than the file was made of."""
+        # An identity is a hash of pixels, for a bag of all of them: once per name is enough.
+        if wanted is not None and self._identities.get(job.name) == wanted:
+            return
+        identity = found.identity
+        if identity != wanted:
+            raise FeatureError(
+                f"{file.path} was made of another file than {job.path}: extract it again"
+            )
+        self._identities[job.name] = identity
+
+    def close(self) -> None:
+        """Let the threads go."""
+        self._pool.shutdown()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()

@@ -1,0 +1,182 @@
+"""A few patches of many slides: what encoders are calibrated, compared and timed on."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from histofast._machine import available_cpus
+from histofast.patches.sources import Job, list_bags, list_jobs
+from histofast.patches.stream import PatchBag, iter_patches, stream_bag
+from histofast.patches.survey import TissueOptions, find_tissue_with
+from histofast.slides import open_slide
+from histofast.tiling import plan_patches
+
+IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg")
+_MAX_SLIDES = 64  # to open for one sample
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PatchSample:
+    """Patches drawn at random, and where each comes from.
+
+    `pixels` is (n, p, p, 3) uint8, `sources` has n names of slides or bags, `labels` the n labels
+    that a table of patches gives them ("" where it gives none).
+    """
+
+    pixels: NDArray[np.uint8]
+    sources: tuple[str, ...]
+    labels: tuple[str, ...] = ()
+
+    def __len__(self) -> int:
+        return len(self.sources)
+
+    def split(self, n: int, *, seed: int = 0) -> tuple[PatchSample, PatchSample]:
+        """Return a part of about n patches and the rest.
+
+        From eight sources on the two share none: patches of one slide resemble each other.
+        """
+        rng = np.random.default_rng(seed)
+        names = sorted(set(self.sources))
+        if len(names) < 8:
+            order = rng.permutation(len(self))
+            return self._part(order[:n]), self._part(order[n:])
+        taken: set[str] = set()
+        count = 0
+        for name in rng.permutation(names):
+            if count >= n:
+                break
+            taken.add(str(name))
+            count += self.sources.count(str(name))
+        ours = np.array([source in taken for source in self.sources])
+        return self._part(np.flatnonzero(ours)), self._part(np.flatnonzero(~ours))
+
+    def _part(self, rows: NDArray[np.int64]) -> PatchSample:
+        rows = np.sort(rows)
+        return PatchSample(
+            pixels=np.ascontiguousarray(self.pixels[rows]),
+            sources=tuple(self.sources[i] for i in rows),
+            labels=tuple(self.labels[i] for i in rows) if self.labels else (),
+        )
+
+
+def sample_patches(
+    slides: str | Path | Sequence[str | Path] | None = None,
+    *,
+    patches: str | Path | None = None,
+    n: int,
+    patch_px: int,
+    mpp: float,
+    mpp_override: float | None = None,
+    seed: int = 0,
+) -> PatchSample:
+    """Draw patches with tissue at random, evenly from at most 64 slides or from all bags.
+
+    From a slide that has too few for its share they are drawn with half their side in common.
+
+    Args:
+        slides: slides, folders or CSV lists, as `extract` takes them. A folder of nothing but PNG
+            and JPEG files is taken for ready-made patches.
+        patches: instead, a CSV table of patch images; they are resized to `patch_px`.
+        n: patches wanted; fewer come back where there are no more.
+        patch_px: side of the patches.
+        mpp: um per pixel, of patches from slides.
+        mpp_override: level-0 um per pixel of the slides.
+        seed: of everything random.
+
+    Raises:
+        FileNotFoundError: something that is not there.
+        SlideError, TileError: a slide or patch that cannot be read.
+        ValueError: neither or both of `slides` and `patches`; bad lists; no patch at all.
+
+    Determinism: bitwise.
+    """
+    if (slides is None) == (patches is None):
+        raise ValueError("either slides or patches must be given")
+    rng = np.random.default_rng(seed)
+    jobs = _jobs(slides, patches)
+    most = n if jobs[0].bag is not None else _MAX_SLIDES  # opening a bag costs nothing
+    jobs = [jobs[i] for i in sorted(rng.permutation(len(jobs))[:most])]
+    found: list[tuple[NDArray[np.uint8], str, str]] = []
+    with ThreadPoolExecutor(available_cpus(), thread_name_prefix="histofast-decode") as pool:
+        for i, job in enumerate(jobs):
+            share = -(-(n - len(found)) // (len(jobs) - i))  # what others lack comes from the rest
+            if job.bag is not None:
+                labelled = _of_bag(job.bag, share, patch_px, rng, pool)
+            else:
+                drawn = _of_slide(job, share, patch_px, mpp, mpp_override, rng, pool)
+                labelled = [(patch, "") for patch in drawn]
+            found += [(patch, job.name, label) for patch, label in labelled]
+    if not found:
+        raise ValueError(f"no patch with tissue in {len(jobs)} slides")
+    return PatchSample(
+        pixels=np.stack([patch for patch, _, _ in found]),
+        sources=tuple(name for _, name, _ in found),
+        labels=tuple(label for _, _, label in found),
+    )
+
+
+def _jobs(
+    slides: str | Path | Sequence[str | Path] | None, patches: str | Path | None
+) -> list[Job]:
+    if patches is not None:
+        return list_bags(patches)
+    assert slides is not None
+    given = [slides] if isinstance(slides, str | Path) else list(slides)
+    if len(given) == 1 and (folder := Path(given[0])).is_dir():
+        files = sorted(file for file in folder.iterdir() if file.is_file())
+        if files and all(file.suffix.lower() in IMAGE_SUFFIXES for file in files):
+            return [
+                Job(
+                    name=file.name,
+                    path=file,
+                    bag=PatchBag(
+                        name=file.name, files=(file,), coords_l0=None, labels=("",), split=""
+                    ),
+                )
+                for file in files
+            ]
+    return list_jobs(given)
+
+
+def _of_bag(
+    bag: PatchBag, n: int, patch_px: int, rng: np.random.Generator, pool: ThreadPoolExecutor
+) -> list[tuple[NDArray[np.uint8], str]]:
+    rows = np.sort(rng.permutation(len(bag))[:n])
+    if not len(rows):
+        return []
+    some = replace(
+        bag, files=tuple(bag.files[i] for i in rows), labels=("",) * len(rows), coords_l0=None
+    )
+    batches = stream_bag(some, patch_px=patch_px, allow_upsampling=True, workers=pool)
+    pixels = [patch for batch in batches for patch in batch.pixels]
+    return list(zip(pixels, (bag.labels[i] for i in rows), strict=True))
+
+
+def _of_slide(
+    job: Job,
+    n: int,
+    patch_px: int,
+    mpp: float,
+    mpp_override: float | None,
+    rng: np.random.Generator,
+    pool: ThreadPoolExecutor,
+) -> list[NDArray[np.uint8]]:
+    with open_slide(job.path, mpp=job.mpp or mpp_override) as slide:
+        tissue = find_tissue_with(slide, TissueOptions(), None, pool)
+        for overlap_px in (0, patch_px // 2):
+            plan = plan_patches(
+                slide, tissue, mpp=mpp, patch_px=patch_px, overlap_px=overlap_px, min_tissue=0.5
+            )
+            if len(plan) >= n:
+                break
+        rows = np.sort(rng.permutation(len(plan))[:n])
+        some = replace(
+            plan, coords_l0=plan.coords_l0[rows], tissue_fraction=plan.tissue_fraction[rows]
+        )
+        return [patch for pixels, _ in iter_patches(slide, some, workers=pool) for patch in pixels]

@@ -1,0 +1,181 @@
+"""What to encode: paths, folders, globs, CSV lists and tables of patch images, as jobs."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from numbers import Integral, Real
+from pathlib import Path
+from typing import Any, TypeVar
+
+from histofast.patches.stream import PatchBag, find_column, read_patch_table, read_table
+from histofast.slides import find_slides
+from histofast.tiling import MPP_MAX, MPP_MIN
+
+SLIDE_COLUMNS = ("wsi", "path", "image_path", "slide", "file")
+MPP_COLUMNS = ("mpp", "spacing_at_level_0")
+MASK_COLUMNS = ("mask", "mask_path")
+
+WholeOrNone = TypeVar("WholeOrNone", int, int | None)
+RealOrNone = TypeVar("RealOrNone", float, float | None)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Job:
+    """One slide, or one bag of ready-made patches, to encode."""
+
+    name: str
+    path: Path
+    mpp: float | None = None
+    mask: Path | None = None
+    bag: PatchBag | None = None
+
+
+def whole_number(name: str, value: WholeOrNone) -> WholeOrNone:
+    """Take a number of any integer type (NumPy's too) as Python's own.
+
+    Raises:
+        TypeError: it is no whole number.
+    """
+    given: Any = value
+    if given is None:
+        return value
+    if isinstance(given, bool) or not isinstance(given, Integral):
+        raise TypeError(f"{name} must be a whole number, got {given!r}")
+    return int(given)
+
+
+def real_number(name: str, value: RealOrNone) -> RealOrNone:
+    """Take a number of any real type (NumPy's too) as Python's own.
+
+    Raises:
+        TypeError: it is no number.
+    """
+    given: Any = value
+    if given is None:
+        return value
+    if isinstance(given, bool) or not isinstance(given, Real):
+        raise TypeError(f"{name} must be a number, got {given!r}")
+    return float(given)
+
+
+def list_jobs(slides: str | Path | Sequence[str | Path], *, recursive: bool = False) -> list[Job]:
+    """Turn paths, folders, globs and CSV lists into slides to encode, each name once.
+
+    Raises:
+        FileNotFoundError: a path that is not there.
+        ValueError: a list without the right columns, a slide twice, two slides of one name.
+    """
+    given = [slides] if isinstance(slides, str | Path) else list(slides)
+    jobs: list[Job] = []
+    files: list[str | Path] = []
+    for item in given:
+        if str(item).lower().endswith(".csv"):
+            jobs += _jobs_of_table(Path(item))
+        else:
+            files.append(item)
+    if files:
+        jobs += [
+            Job(name=_stem(path), path=path) for path in find_slides(files, recursive=recursive)
+        ]
+    if not jobs:
+        raise ValueError("slides must name at least one slide, got none")
+    for job in jobs:
+        try:
+            job.name.encode()
+        except UnicodeEncodeError:
+            raise ValueError(
+                f"slides must have names in UTF-8, got {str(job.path)!a}: rename it"
+            ) from None
+    seen: dict[str, Job] = {}
+    for job in jobs:
+        other = seen.setdefault(job.name, job)
+        if other is not job:
+            if other.path.resolve() == job.path.resolve():
+                raise ValueError(f"slides must be given once each, got {job.path} twice")
+            raise ValueError(
+                f"slides must have different names, both {other.path} and {job.path} are "
+                f"'{job.name}': rename one, or encode them into different output folders"
+            )
+    return jobs
+
+
+def _stem(path: Path) -> str:
+    return path.name if path.is_dir() else path.stem
+
+
+def _jobs_of_table(path: Path) -> list[Job]:
+    rows, header = read_table(path)
+    wsi = find_column(path, header, SLIDE_COLUMNS)
+    mpp = next((name for name in MPP_COLUMNS if name in header), None)
+    mask = next((name for name in MASK_COLUMNS if name in header), None)
+    jobs = []
+    for line, row in enumerate(rows, start=2):
+        if not row[wsi]:
+            raise ValueError(f"{path}, line {line}: {wsi} is empty")
+        slide = Path(row[wsi])
+        slide = slide if slide.is_absolute() else path.parent / slide
+        value = None
+        if mpp and row[mpp]:
+            try:
+                value = float(row[mpp])
+            except ValueError:
+                raise ValueError(
+                    f"{path}, line {line}: {mpp} must be a number, got {row[mpp]!r}"
+                ) from None
+            if not MPP_MIN <= value <= MPP_MAX:
+                raise ValueError(
+                    f"{path}, line {line}: {mpp} must be within {MPP_MIN}..{MPP_MAX:g} um per "
+                    f"pixel, got {value:g}"
+                )
+        jobs.append(
+            Job(
+                name=_stem(slide),
+                path=slide,
+                mpp=value,
+                mask=path.parent / row[mask] if mask and row[mask] else None,
+            )
+        )
+    return jobs
+
+
+def list_bags(table: str | Path) -> list[Job]:
+    """Turn a CSV of patch images into bags to encode."""
+    table = Path(table)
+    return [Job(name=bag.name, path=table, bag=bag) for bag in read_patch_table(table)]
+
+
+def select_shard(jobs: list[Job], shard: str | None) -> list[Job]:
+    """Keep part i of n, "i/n"; which part a slide is in depends on its name alone."""
+    if shard is None:
+        return jobs
+    index, _, count = shard.partition("/")
+    if not (index.isdecimal() and count.isdecimal() and 1 <= int(index) <= int(count)):
+        raise ValueError(f"shard must be i/n with 1 <= i <= n, got {shard!r}")
+
+    def part(name: str) -> int:
+        return int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "big") % int(count)
+
+    return [job for job in jobs if part(job.name) == int(index) - 1]
+
+
+def with_masks(jobs: list[Job], mask: str | Path | None) -> list[Job]:
+    if mask is None:
+        return jobs
+    mask = Path(mask)
+    if not mask.exists():
+        raise FileNotFoundError(f"no such mask: {mask}")
+    if not mask.is_dir():
+        if len(jobs) != 1:
+            raise ValueError(
+                f"mask must be a folder of masks named after the slides when there are "
+                f"{len(jobs)} slides, got {mask}"
+            )
+        return [replace(jobs[0], mask=mask)]
+    found = []
+    for job in jobs:
+        candidates = [mask / f"{job.name}{suffix}" for suffix in (".png", ".geojson", ".json")]
+        file = next((path for path in candidates if path.is_file()), candidates[0])
+        found.append(replace(job, mask=job.mask or file))
+    return found

@@ -1,0 +1,138 @@
+"""Tissue of a slide as a run finds it: options, ready-made masks, and what could not be looked at."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from histofast.errors import HistofastError, SlideError
+from histofast.patches.sources import real_number, whole_number
+from histofast.slides import Level, Slide, read_mask
+from histofast.tissue import REVISION as TISSUE_REVISION
+from histofast.tissue import Tissue, find_tissue
+
+# What can be wrong with one slide without anything being wrong with the run.
+SLIDE_FAILURES = (HistofastError, OSError, ValueError, MemoryError, RuntimeError)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TissueOptions:
+    """How tissue is found: the arguments of `find_tissue`, which explains them."""
+
+    mpp: float = 8.0
+    threshold: int | None = None
+    min_area_um2: float = 20_000.0
+    max_hole_um2: float = 100_000.0
+    exclude_foreign: bool = True
+
+    def __post_init__(self) -> None:
+        for name in ("mpp", "min_area_um2", "max_hole_um2"):
+            object.__setattr__(self, name, real_number(name, getattr(self, name)))
+        object.__setattr__(self, "threshold", whole_number("threshold", self.threshold))
+        if self.threshold is not None and not 0 <= self.threshold <= 255:
+            raise ValueError(f"threshold must be within 0..255, got {self.threshold}")
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """What makes the mask of a given slide."""
+        values = asdict(self)
+        return {"revision": TISSUE_REVISION, "overview_mpp": values.pop("mpp"), **values}
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class FoundTissue:
+    """The tissue of a slide, and what of the slide could not be looked at.
+
+    `unreadable_l0` is (k, 4) int64 boxes (x, y, width, height), `reason` why the first of them is.
+    """
+
+    tissue: Tissue
+    unreadable_l0: NDArray[np.int64]
+    reason: str
+
+
+class _Surveyed:
+    """A slide whose overview is decoded by threads that are there already; keeps what it lacked."""
+
+    def __init__(self, slide: Slide, pool: ThreadPoolExecutor) -> None:
+        self.slide, self.pool = slide, pool
+        self.unreadable_l0, self.reason = np.empty((0, 4), np.int64), ""
+
+    @property
+    def levels(self) -> tuple[Level, ...]:
+        return self.slide.levels
+
+    @property
+    def mpp(self) -> float:
+        return self.slide.mpp
+
+    def overview(self, *, mpp: float = 8.0) -> NDArray[np.uint8]:
+        survey = self.slide.survey(mpp=mpp, workers=self.pool)
+        self.unreadable_l0, self.reason = survey.unreadable_l0, survey.reason
+        return survey.picture
+
+
+def find_tissue_with(
+    slide: Slide, options: TissueOptions, mask: MaskFile | None, pool: ThreadPoolExecutor
+) -> Tissue:
+    """`find_tissue` as the pipeline calls it; a ready mask overrules the options."""
+    return survey_tissue(slide, options, mask, pool).tissue
+
+
+def survey_tissue(
+    slide: Slide, options: TissueOptions, mask: MaskFile | None, pool: ThreadPoolExecutor
+) -> FoundTissue:
+    """`find_tissue_with`, and what could not be looked at."""
+    surveyed = _Surveyed(slide, pool)
+    tissue = find_tissue(
+        surveyed,
+        mpp=options.mpp,
+        threshold=None if mask else options.threshold,
+        min_area_um2=options.min_area_um2,
+        max_hole_um2=options.max_hole_um2,
+        exclude_foreign=options.exclude_foreign,
+        mask=mask.read() if mask else None,
+        origin_l0=slide.origin_l0,
+    )
+    return FoundTissue(tissue=tissue, unreadable_l0=surveyed.unreadable_l0, reason=surveyed.reason)
+
+
+class MaskFile:
+    """A ready-made mask on disk."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        try:
+            self._content = path.read_bytes()
+        except OSError as error:
+            raise SlideError(f"cannot read mask {path}: {error.strerror}") from error
+        self._is_geojson = path.suffix.lower() in {".json", ".geojson"}
+        self._digest = "mask:" + hashlib.sha256(self._content).hexdigest()
+
+    def identity(self, options: TissueOptions) -> str | dict[str, Any]:
+        """What makes the mask; polygons are drawn at the scale that the options ask for."""
+        if not self._is_geojson:
+            return self._digest
+        return {
+            "mask": self._digest,
+            "overview_mpp": options.mpp,
+            "revision": TISSUE_REVISION,
+        }
+
+    def read(self) -> NDArray[np.uint8] | dict[str, Any]:
+        if not self._is_geojson:
+            return read_mask(self._path)
+        try:
+            value = json.loads(self._content)
+        except ValueError as error:
+            raise SlideError(f"{self._path} must be GeoJSON: {error}") from error
+        if not isinstance(value, dict):
+            raise SlideError(f"{self._path} must be a GeoJSON object, got a {type(value).__name__}")
+        return value

@@ -1,0 +1,111 @@
+"""Look before encoding: tissue mask, contours and patch grid of slides, as files."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, Literal
+
+from histofast._machine import available_cpus
+from histofast.patches import (
+    SLIDE_FAILURES,
+    Job,
+    MaskFile,
+    TissueOptions,
+    list_jobs,
+    survey_tissue,
+    with_masks,
+)
+from histofast.pipeline.reports import make_folder
+from histofast.slides import open_slide, write_png
+from histofast.tiling import plan_patches
+from histofast.tissue import preview
+
+PREVIEW_MAX_PX = 1600
+
+
+def check_slides(
+    slides: str | Path | Sequence[str | Path],
+    *,
+    out: str | Path,
+    mpp: float = 0.5,
+    patch_px: int = 256,
+    overlap_px: int = 0,
+    min_tissue: float = 0.25,
+    edge: Literal["drop", "shift"] = "drop",
+    tissue: TissueOptions | None = None,
+    mask: str | Path | None = None,
+    mpp_override: float | None = None,
+    allow_upsampling: bool = False,
+    recursive: bool = False,
+) -> Iterator[tuple[Job, dict[str, Any] | Exception]]:
+    """Write mask, contours and a preview of every slide.
+
+    Per slide: `<slide>_mask.png` (0 and 255, whole slide), `<slide>.geojson` (contours with holes
+    in level-0 pixels, for QuPath) and `<slide>_preview.png` (tissue outline and patch grid).
+
+    Args:
+        slides: as in `extract`.
+        out: output folder.
+        mpp: of the patches; so `patch_px`, `overlap_px`, `min_tissue`, `edge`: as in `extract`.
+        tissue: how tissue is found.
+        mask: ready masks, as in `extract`.
+        mpp_override: level-0 um per pixel of all slides.
+        allow_upsampling: take slides that are coarser than `mpp`.
+        recursive: look in sub-folders too.
+
+    Yields:
+        Per slide its job, and either what was found and where it was written, or the error.
+
+    Raises:
+        ValueError, FileNotFoundError, FeatureError: as `extract`, before the first slide.
+    """
+    jobs = with_masks(list_jobs(slides, recursive=recursive), mask)
+    out = Path(out)
+    make_folder(out)
+    options = tissue or TissueOptions()
+    with ThreadPoolExecutor(available_cpus()) as pool:
+        for job in jobs:
+            try:
+                with open_slide(job.path, mpp=job.mpp or mpp_override) as slide:
+                    given = MaskFile(job.mask) if job.mask else None
+                    survey = survey_tissue(slide, options, given, pool)
+                    found = survey.tissue
+                    plan = plan_patches(
+                        slide,
+                        found,
+                        mpp=mpp,
+                        patch_px=patch_px,
+                        overlap_px=overlap_px,
+                        min_tissue=min_tissue,
+                        edge=edge,
+                        allow_upsampling=allow_upsampling,
+                    )
+                    base = slide.levels[0]
+                    side_um = max(base.width, base.height) * slide.mpp
+                    picture = slide.overview(
+                        mpp=max(side_um / PREVIEW_MAX_PX, slide.mpp), workers=pool
+                    )
+                files = {
+                    "mask": out / f"{job.name}_mask.png",
+                    "geojson": out / f"{job.name}.geojson",
+                    "preview": out / f"{job.name}_preview.png",
+                }
+                write_png(files["mask"], found.mask * 255)
+                files["geojson"].write_text(json.dumps(found.geojson(origin_l0=slide.origin_l0)))
+                write_png(files["preview"], preview(picture, found, plan.boxes_l0))
+                yield (
+                    job,
+                    {
+                        "tissue_mm2": found.area_mm2(slide.mpp),
+                        "tissue_fraction": found.fraction,
+                        "threshold": found.threshold,
+                        "patches": len(plan),
+                        "unreadable": len(survey.unreadable_l0),
+                        **{kind: str(path) for kind, path in files.items()},
+                    },
+                )
+            except SLIDE_FAILURES as error:
+                yield job, error

@@ -1,0 +1,215 @@
+"""What became of a run and of each slide, told while it goes on and saved as `run.json`."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import filelock
+
+from histofast._files import becoming
+from histofast.errors import FeatureError
+from histofast.patches import Job
+
+SAVE_S = 5.0  # the report of a long run is saved this often
+
+Status = Literal["done", "skipped", "failed", "planned", "interrupted"]
+Limit = Literal["encoding", "decoding", "writing", ""]
+
+# Where the time of the thread that encodes goes, as `SlideReport.seconds` has it.
+_LIMITS: dict[str, Limit] = {"encode": "encoding", "wait": "decoding", "write": "writing"}
+
+
+@dataclass(kw_only=True, slots=True)
+class SlideReport:
+    """What became of one slide.
+
+    `seconds` by stage: "open", "tissue" and "plan" of preparing it, "supply" of decoding, "wait" of
+    the encoding thread for pixels, "encode" and "write" of the same thread, "total". Stages overlap.
+    """
+
+    name: str
+    path: str
+    status: Status
+    patches: int = 0
+    unreadable: int = 0
+    damaged_patches: int = 0
+    seconds: dict[str, float] = field(default_factory=dict)
+    outputs: list[str] = field(default_factory=list)
+    error: str = ""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class DeviceReport:
+    """What a device did in a run.
+
+    Attributes:
+        device: "cpu", "cuda:0", ...
+        busy: share of the time between its first and its last batch in which it encoded, 0..1.
+        slides: that it encoded.
+        patches: of these.
+    """
+
+    device: str
+    busy: float = 0.0
+    slides: int = 0
+    patches: int = 0
+
+
+@dataclass(kw_only=True, slots=True)
+class RunReport:
+    """What became of a run; saved as `run.json` in the output folder.
+
+    Attributes:
+        slides: what became of each, in the order of their ends.
+        seconds: the whole run took.
+        devices: what each device did.
+        limit: where most of the time of the encoding threads went: "encoding", "decoding" (waiting
+            for pixels) or "writing"; "" when nothing was encoded.
+        interrupted: by Ctrl-C or a signal.
+        error: what stopped the run before its last slide; empty when nothing did.
+        unsaved: why this report is not on the disk; empty when it is.
+        notes: what speaks against an encoder on this machine, "<encoder>: <note>".
+        about: versions, machine, encoders, options.
+        path: where the report is saved; empty when it is not.
+    """
+
+    slides: list[SlideReport] = field(default_factory=list)
+    seconds: float = 0.0
+    devices: list[DeviceReport] = field(default_factory=list)
+    limit: Limit = ""
+    interrupted: bool = False
+    error: str = ""
+    unsaved: str = ""
+    notes: list[str] = field(default_factory=list)
+    about: dict[str, Any] = field(default_factory=dict)
+    path: str = ""
+
+    def of(self, status: Status) -> list[SlideReport]:
+        """The slides that ended so."""
+        return [slide for slide in self.slides if slide.status == status]
+
+    @property
+    def patches(self) -> int:
+        """Patches encoded by this run."""
+        return sum(slide.patches for slide in self.of("done"))
+
+    @property
+    def exit_code(self) -> int:
+        """0 all done, 1 a slide or the run or its report failed, 130 interrupted."""
+        if self.interrupted:
+            return 130
+        return int(bool(self.of("failed") or self.error or self.unsaved))
+
+    def find_limit(self) -> None:
+        """Set `limit` from the seconds of the slides that were encoded."""
+        spent = {
+            limit: sum(slide.seconds.get(stage, 0.0) for slide in self.of("done"))
+            for stage, limit in _LIMITS.items()
+        }
+        self.limit = max(spent, key=lambda limit: spent[limit]) if self.patches else ""
+
+    def add_undone(self, jobs: Iterable[Job]) -> None:
+        """Enter the slides that nothing became of."""
+        known = {slide.name for slide in self.slides}
+        self.slides += [
+            SlideReport(name=job.name, path=str(job.path), status="interrupted")
+            for job in jobs
+            if job.name not in known
+        ]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Progress:
+    """Where a run stands; given to `on_progress` after every batch and every slide.
+
+    On several GPUs `name`, `slide_patches` and `slide_patches_done` are of the slides at work.
+    """
+
+    slides_total: int
+    slides_done: int
+    patches_done: int
+    seconds: float
+    name: str
+    slide_patches: int
+    slide_patches_done: int
+    finished: SlideReport | None = None
+
+
+class Clock:
+    """Seconds by stage."""
+
+    def __init__(self, seconds: dict[str, float]) -> None:
+        self._seconds = seconds
+        self._last = time.perf_counter()
+
+    def lap(self, stage: str) -> None:
+        """Count the time since the last lap to `stage`."""
+        now = time.perf_counter()
+        self._seconds[stage] = self._seconds.get(stage, 0.0) + now - self._last
+        self._last = now
+
+
+def make_folder(out: Path) -> None:
+    """Make the output folder where it is missing.
+
+    Raises:
+        FeatureError: it cannot be one.
+    """
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except (FileExistsError, NotADirectoryError) as error:
+        raise FeatureError(f"cannot write to {out}: there is a file in the way") from error
+    except OSError as error:
+        raise FeatureError(f"cannot write to {out}: {error.strerror}") from error
+
+
+class ReportFile:
+    """`run.json`: saved now and then while the run goes on, and at its end.
+
+    A second process in the same folder writes `run-<pid>.json` instead.
+    """
+
+    def __init__(self, out: Path, report: RunReport, shard: str | None) -> None:
+        name = "run.json" if shard is None else f"run-{shard.replace('/', 'of')}.json"
+        self._report, self._saved = report, time.monotonic()
+        folder = out / ".locks"
+        try:
+            folder.mkdir(exist_ok=True)
+            self._lock = filelock.FileLock(folder / f"{name}.lock")
+            try:
+                self._lock.acquire(timeout=0)
+            except filelock.Timeout:
+                name = f"run-{os.getpid()}.json"
+        except OSError as error:
+            raise FeatureError(f"cannot write to {out}: {error.strerror}") from error
+        self.path = out / name
+        report.path = str(self.path)
+
+    def save(self, *, now: bool = False) -> None:
+        """Write the report if the last time was long ago, or `now`."""
+        if not now and time.monotonic() - self._saved < SAVE_S:
+            return
+        self._saved = time.monotonic()
+        self._report.path, self._report.unsaved = str(self.path), ""
+        try:
+            with becoming(self.path) as pending:
+                pending.write_text(json.dumps(asdict(self._report), indent=1) + "\n")
+        except OSError as error:
+            self._report.path = ""
+            self._report.unsaved = f"cannot write {self.path}: {error.strerror}"
+
+    def close(self) -> None:
+        """Let another run have the name."""
+        self._lock.release()
+
+
+def one_line(error: BaseException) -> str:
+    """Return what an error says, without line ends, or its type where it says nothing."""
+    text = " ".join(str(error).split())
+    return text or type(error).__name__

@@ -1,0 +1,292 @@
+"""Images in and out as uint8 arrays, and the plain image as a slide of one level.
+
+Any grey, RGB or RGBA picture becomes RGB: grey is replicated, transparency is composited on white,
+16-bit samples keep their upper 8 bits (whatever the range in use: 12-bit data in 16-bit samples
+comes out dark).
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import imagecodecs
+import numpy as np
+import tifffile
+from numpy.typing import NDArray
+
+from histofast._arrays import check
+from histofast.errors import SlideError, TileError
+from histofast.slides.jpeg import find_damage
+from histofast.slides.metadata import file_identity, one_line
+from histofast.slides.slide import Level, Slide
+
+MAX_IMAGE_PX = 300_000_000  # decoded whole into memory: 0.9 GB
+_TILE_PX = 512
+
+TIFF_MAGIC = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
+PNG_MAGIC = b"\x89PNG\r\n\x1a\n"
+JPEG_MAGIC = b"\xff\xd8\xff"
+
+Alpha = Literal["none", "ignored", "straight", "premultiplied"]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PixelKind:
+    """How the samples of a picture read: what `to_rgb` needs besides the array."""
+
+    inverted: bool = False  # 0 is white
+    alpha: Alpha = "none"
+
+
+def to_rgb(samples: NDArray[Any], kind: PixelKind, out: NDArray[np.uint8]) -> None:
+    """Write decoded samples as RGB.
+
+    Args:
+        samples: (h, w, s) bool, uint8 or uint16; s is 1 or 3, plus one where there is alpha.
+        kind: what the samples mean.
+        out: (h, w, 3) uint8, overwritten.
+
+    Raises:
+        ValueError: another type or number of samples.
+    """
+    colours = samples.shape[2] - (kind.alpha != "none")
+    if colours not in (1, 3) or samples.dtype not in (np.bool_, np.uint8, np.uint16):
+        raise ValueError(
+            f"samples must be 1 or 3 (plus alpha) of bool, uint8 or uint16, got"
+            f" {samples.shape[2]} of {samples.dtype.name} with alpha {kind.alpha}"
+        )
+    if samples.dtype == np.uint16:
+        samples = (samples >> 8).astype(np.uint8)
+    elif samples.dtype == np.bool_:
+        samples = samples.astype(np.uint8) * np.uint8(255)
+    colour = samples[..., :colours]
+    if kind.inverted:
+        colour = 255 - colour
+    if kind.alpha in ("straight", "premultiplied"):
+        alpha = samples[..., colours:].astype(np.uint16)
+        if kind.alpha == "straight":
+            colour = (colour * alpha + 255 * (255 - alpha) + 127) // 255
+        else:
+            colour = np.minimum(colour + (255 - alpha), 255)
+    out[...] = colour
+
+
+def tiff_pixel_kind(page: tifffile.TiffPage) -> PixelKind:
+    """Say how the samples of a TIFF page read.
+
+    Raises:
+        SlideError: they are nothing that can be shown as RGB; the message names what came, without
+            the file's name.
+    """
+    photometric = int(page.photometric)
+    bits = page.bitspersample
+    name = getattr(page.photometric, "name", str(photometric))
+    wanted = "pixels must be grey or RGB, 8 or 16 bit"
+    if photometric not in (0, 1, 2, 6):
+        raise SlideError(f"{wanted}, got {name}")
+    if page.sampleformat not in (1, None) or bits not in (1, 8, 16):
+        raise SlideError(f"{wanted}, got {bits}-bit {page.dtype or 'samples'} ({name})")
+    samples = page.samplesperpixel
+    colours = 1 if photometric < 2 else 3
+    if samples not in (colours, colours + 1):
+        raise SlideError(f"{wanted}, got {samples} samples per pixel ({name})")
+    alpha: Alpha = "none"
+    if samples == colours + 1:
+        extra = tuple(page.extrasamples)
+        alpha = {(1,): "premultiplied", (2,): "straight"}.get(extra, "ignored")  # type: ignore[assignment]
+    # JPEG 2000 and WebP hold the colours themselves; elsewhere YCbCr would have to be undone here.
+    if photometric == 6 and int(page.compression) not in (6, 7, 33003, 33005, 34712, 50001):
+        raise SlideError(f"{wanted}, got YCbCr compressed with {compression_name(page)}")
+    return PixelKind(inverted=photometric == 0, alpha=alpha)
+
+
+def compression_name(page: tifffile.TiffPage) -> str:
+    """Name the compression of a TIFF page."""
+    return str(getattr(page.compression, "name", page.compression))
+
+
+def read_image(path: str | Path) -> NDArray[np.uint8]:
+    """Decode a PNG, JPEG or TIFF file (its first page) into memory.
+
+    Args:
+        path: the file; its content decides the format, not its suffix.
+
+    Returns:
+        (h, w, 3) uint8 RGB; see the module for grey, 16-bit and transparent pictures.
+
+    Raises:
+        FileNotFoundError: no such file.
+        SlideError: not such an image, broken, of a kind of pixel that is not grey or RGB, or of
+            more than 300 million pixels.
+    """
+    samples, kind = _read_samples(Path(path))
+    if samples.dtype == np.uint8 and samples.shape[2] == 3 and kind == PixelKind():
+        return samples
+    image = np.empty((*samples.shape[:2], 3), np.uint8)
+    to_rgb(samples, kind, image)
+    return image
+
+
+def read_mask(path: str | Path) -> NDArray[np.uint8]:
+    """Decode a mask: a pixel belongs to it when any of its samples, alpha apart, is not zero.
+
+    Returns:
+        (h, w) uint8, 0 or 1. Transparent pixels are 0.
+
+    Raises:
+        FileNotFoundError: no such file.
+        SlideError: as `read_image`.
+    """
+    samples, kind = _read_samples(Path(path))
+    colours = samples.shape[2] - (kind.alpha != "none")
+    mask: NDArray[np.bool_] = np.any(samples[..., :colours], axis=2)
+    if kind.alpha in ("straight", "premultiplied"):
+        mask &= samples[..., colours] != 0
+    return mask.astype(np.uint8)
+
+
+def write_png(path: str | Path, image: NDArray[np.uint8]) -> None:
+    """Write a PNG file.
+
+    Args:
+        path: the file, overwritten.
+        image: (h, w) grey or (h, w, 3) RGB, uint8.
+
+    Raises:
+        TypeError: another dtype.
+        ValueError: another shape, or strided.
+        OSError: the file cannot be written.
+    """
+    grey = getattr(image, "ndim", 3) == 2
+    check("image", image, "uint8", ("h", "w") if grey else ("h", "w", 3))
+    Path(path).write_bytes(imagecodecs.png_encode(image, level=6))
+
+
+def _read_samples(path: Path) -> tuple[NDArray[Any], PixelKind]:
+    """Decode a file to (h, w, s) and what the samples mean."""
+    if not path.exists():
+        raise FileNotFoundError(f"no such image: {path}")
+    try:
+        with path.open("rb") as file:
+            head = file.read(32)
+        if head[:4] in TIFF_MAGIC:
+            return _decode_tiff(path)
+        if not head.startswith((PNG_MAGIC, JPEG_MAGIC)):
+            raise SlideError(
+                f"{path} must be a PNG, JPEG or TIFF image, it starts with {head[:8]!r}"
+            )
+        data = path.read_bytes()
+    except OSError as error:
+        raise SlideError(f"{path} cannot be read: {error.strerror or error}") from error
+    png = head.startswith(PNG_MAGIC)
+    width, height = struct.unpack(">II", head[16:24].ljust(8, b"\0")) if png else _jpeg_size(data)
+    _refuse_huge(path, width, height)
+    try:
+        samples = _decode_png(data) if png else _decode_jpeg(data)
+    except Exception as error:
+        raise SlideError(f"{path} cannot be decoded: {one_line(error)}") from error
+    if not png and samples.shape[2] == 4:
+        raise SlideError(f"{path}: pixels must be grey or RGB, 8 or 16 bit, got CMYK")
+    damage = None if png else find_damage(data, b"", samples, _decode_jpeg)
+    if damage is not None:
+        raise SlideError(f"{path} is corrupt: {damage}")
+    transparent = samples.shape[2] in (2, 4)
+    return samples, PixelKind(alpha="straight" if transparent else "none")
+
+
+def _decode_png(data: bytes) -> NDArray[Any]:
+    samples: NDArray[Any] = imagecodecs.png_decode(data)
+    return samples[..., np.newaxis] if samples.ndim == 2 else samples
+
+
+def _decode_jpeg(data: bytes) -> NDArray[Any]:
+    samples: NDArray[Any] = imagecodecs.jpeg_decode(data)
+    return samples[..., np.newaxis] if samples.ndim == 2 else samples
+
+
+def _decode_tiff(path: Path) -> tuple[NDArray[Any], PixelKind]:
+    try:
+        with tifffile.TiffFile(path) as tiff:
+            page = tiff.pages.first
+            kind = tiff_pixel_kind(page)
+            _refuse_huge(path, page.imagewidth, page.imagelength)
+            if page.imagedepth > 1:
+                raise SlideError(f"pixels must lie in a plane, got a depth of {page.imagedepth}")
+            samples = page.asarray(squeeze=False)[:, 0]  # (planes, h, w, contiguous samples)
+    except SlideError as error:
+        raise SlideError(f"{path}: {error}") from None
+    except Exception as error:
+        raise SlideError(f"{path} cannot be decoded: {one_line(error)}") from error
+    samples = np.moveaxis(samples[..., 0], 0, -1) if samples.shape[0] > 1 else samples[0]
+    return np.ascontiguousarray(samples), kind
+
+
+def _refuse_huge(path: Path, width: int, height: int) -> None:
+    if width * height > MAX_IMAGE_PX:
+        raise SlideError(
+            f"an image without tiles must have at most {MAX_IMAGE_PX // 10**6} million pixels,"
+            f" {path} has {width} x {height}: convert it to a tiled pyramidal TIFF"
+        )
+
+
+def _jpeg_size(data: bytes) -> tuple[int, int]:
+    """(width, height) from the frame header; (0, 0) where there is none, for the decoder to say."""
+    at = 2
+    while at + 9 <= len(data) and data[at] == 0xFF:
+        marker, length = data[at + 1], int.from_bytes(data[at + 2 : at + 4], "big")
+        if 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC):
+            height, width = struct.unpack(">HH", data[at + 5 : at + 9])
+            return width, height
+        at += 1 if marker == 0xFF else 2 + length
+    return 0, 0
+
+
+class ImageSlide(Slide):
+    """A plain image, decoded into memory, as a slide of one level."""
+
+    def __init__(
+        self, path: Path, image: NDArray[np.uint8], *, mpp: float, properties: Mapping[str, str]
+    ) -> None:
+        """Present `image`, (h, w, 3) uint8, which `path` holds."""
+        self.path = path
+        self.name = path.stem
+        self.mpp = mpp
+        self.properties = {"door": "image", **properties}
+        self._image: NDArray[np.uint8] | None = image
+        height, width = image.shape[:2]
+        self.levels = (
+            Level(
+                width=width,
+                height=height,
+                downsample=1.0,
+                tile_width=min(_TILE_PX, width),
+                tile_height=min(_TILE_PX, height),
+            ),
+        )
+        self._identity = ""
+
+    @property
+    def identity(self) -> str:
+        if not self._identity:
+            self._identity = file_identity(self.path)
+        return self._identity
+
+    def read_tile(self, level: int, column: int, row: int, out: NDArray[np.uint8]) -> None:
+        if self._image is None:
+            raise ValueError(f"{self.path} is closed")
+        info = self.levels[0]
+        check("out", out, "uint8", (info.tile_height, info.tile_width, 3))
+        if level != 0 or not (0 <= column < info.columns and 0 <= row < info.rows):
+            raise TileError(
+                f"{self.path} has no tile (column {column}, row {row}) of level {level}"
+            )
+        x, y = column * info.tile_width, row * info.tile_height
+        part = self._image[y : y + info.tile_height, x : x + info.tile_width]
+        out[: part.shape[0], : part.shape[1]] = part
+
+    def close(self) -> None:
+        self._image = None

@@ -1,0 +1,156 @@
+"""Which door a file goes through, and which files a folder holds."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Literal
+
+from histofast.errors import SlideError
+from histofast.slides.images import JPEG_MAGIC, PNG_MAGIC, TIFF_MAGIC, ImageSlide, read_image
+from histofast.slides.metadata import dicom_series, resolve_mpp
+from histofast.slides.slide import Slide
+from histofast.slides.tiff import TiffLayout, TiffSlide, read_layout
+
+Door = Literal["tifffile", "openslide", "image"]
+
+SLIDE_SUFFIXES = frozenset(
+    {".svs", ".tif", ".tiff", ".btf", ".tf8", ".qptiff", ".ndpi", ".mrxs", ".scn", ".bif"}
+    | {".vms", ".vmu", ".svslide", ".dcm", ".png", ".jpg", ".jpeg"}
+)
+"""What a folder scan takes for a slide: lower-case suffixes."""
+
+
+def open_slide(path: str | Path, *, mpp: float | None = None, door: Door | None = None) -> Slide:
+    """Open a whole-slide image, or any image as a slide of one level.
+
+    Tiled TIFF of every vendor (SVS, OME-TIFF, generic) is decoded tile by tile with imagecodecs; PNG,
+    JPEG and TIFF without tiles are decoded whole; the rest (MRXS, NDPI, SCN, BIF, DICOM ...) goes to
+    OpenSlide, whose coordinates are kept.
+
+    Args:
+        path: the slide. Of formats in several files the one that OpenSlide takes: the .mrxs, the
+            .vms, any one .dcm of a series.
+        mpp: level-0 um per pixel; overrides what the file says.
+        door: force one of the three ways; for comparisons.
+
+    Returns:
+        The open slide, a context manager.
+
+    Raises:
+        FileNotFoundError: no such file.
+        SlideError: it is a folder, empty, truncated, broken or in no known format; its pixels are
+            not grey or RGB; or its mpp is missing, absurd or differs between x and y.
+        ValueError: `mpp` is out of range, or there is no such door.
+    """
+    path = Path(path)
+    if door not in (None, "tifffile", "openslide", "image"):
+        raise ValueError(f"door must be tifffile, openslide or image, got {door!r}")
+    head = _head(path)
+    if door is None and path.suffix.lower() in (".mrxs", ".vsi"):
+        return _open_with_openslide(path, mpp)  # no image, whatever they begin with
+    if door == "openslide":
+        return _open_with_openslide(path, mpp)
+    if head[:4] in TIFF_MAGIC:
+        return _open_tiff(path, read_layout(path), mpp, door)
+    if door == "image" or (door is None and head.startswith((PNG_MAGIC, JPEG_MAGIC))):
+        scale = resolve_mpp(path, found=None, source="", given=mpp)
+        kind = "png" if head.startswith(PNG_MAGIC) else "jpeg"
+        return ImageSlide(path, read_image(path), mpp=scale, properties={"vendor": kind})
+    if door == "tifffile":
+        raise SlideError(f"{path} is not a TIFF file: it begins with {head[:8]!r}")
+    return _open_with_openslide(path, mpp)
+
+
+def _head(path: Path) -> bytes:
+    """The first bytes of a file; refuses what is no file or has none."""
+    if not path.exists():
+        raise FileNotFoundError(f"no such slide: {path}")
+    if path.is_dir():
+        raise SlideError(f"{path} is a folder, not a slide: name a file in it, or list it first")
+    try:
+        with path.open("rb") as file:
+            head = file.read(16)
+    except OSError as error:
+        raise SlideError(f"{path} cannot be read: {error.strerror or error}") from error
+    if not head:
+        raise SlideError(f"{path} is empty: copy it again")
+    return head
+
+
+def _open_tiff(path: Path, layout: TiffLayout, mpp: float | None, door: Door | None) -> Slide:
+    if door == "tifffile" and not layout.tiled:
+        raise SlideError(f"{path} cannot be read tile by tile: {layout.reason}")
+    if not layout.tiled and layout.reason != "it has no tiles":
+        return _open_with_openslide(path, mpp, why=layout.reason)
+    scale = resolve_mpp(path, found=layout.mpp, source=layout.mpp_source, given=mpp)
+    if layout.tiled and door != "image":
+        return TiffSlide(path, layout, mpp=scale)
+    properties = {**layout.properties, "door": "image"}
+    return ImageSlide(path, read_image(path), mpp=scale, properties=properties)
+
+
+def _open_with_openslide(path: Path, mpp: float | None, *, why: str = "") -> Slide:
+    # Loads a shared library that most runs never need.
+    from histofast.slides.openslide import OpenSlideSlide, detect
+
+    if detect(path) is None:
+        reason = f": {why}, and OpenSlide does not read it" if why else ""
+        raise SlideError(f"{path} is in no slide format that histofast reads{reason}")
+    return OpenSlideSlide(path, mpp=mpp)
+
+
+def find_slides(paths: Iterable[str | Path], *, recursive: bool = False) -> list[Path]:
+    """Expand files, folders and glob patterns into a list of slides.
+
+    A file stands for itself, whatever its suffix. A folder or pattern stands for the files in it
+    with one of `SLIDE_SUFFIXES`, hidden ones excepted. Of the instances of a DICOM series in one
+    folder the first by name stands for all.
+
+    Args:
+        paths: what to expand.
+        recursive: look into the folders of folders too.
+
+    Returns:
+        The slides sorted by name, each once.
+
+    Raises:
+        FileNotFoundError: a path that does not exist, a pattern that nothing matches.
+        SlideError: a folder or pattern without any slide.
+    """
+    found: dict[Path, Path] = {}
+    for given in paths:
+        path = Path(given)
+        if path.is_dir():
+            slides = _slides_among(path.rglob("*") if recursive else path.iterdir())
+        elif path.exists():
+            slides = [path]
+        else:
+            root = Path(path.anchor or ".")
+            matches = list(root.glob(str(path.relative_to(path.anchor))))
+            if not matches:
+                raise FileNotFoundError(f"no such slide: {path}")
+            slides = _slides_among(matches)
+        if not slides:
+            raise SlideError(
+                f"no slide in {path}: looked for {' '.join(sorted(SLIDE_SUFFIXES))}"
+                + ("" if recursive or not path.is_dir() else ", not in its subfolders")
+            )
+        for slide in slides:
+            found.setdefault(slide.resolve(), slide)
+    return sorted(found.values(), key=lambda slide: (slide.name, str(slide)))
+
+
+def _slides_among(paths: Iterable[Path]) -> list[Path]:
+    slides: list[Path] = []
+    series_seen: set[tuple[Path, bytes]] = set()
+    for path in sorted(paths):
+        suffix = path.suffix.lower()
+        if suffix not in SLIDE_SUFFIXES or path.name.startswith(".") or not path.is_file():
+            continue
+        if suffix == ".dcm" and (series := dicom_series(path)):
+            if (path.parent, series) in series_seen:
+                continue
+            series_seen.add((path.parent, series))
+        slides.append(path)
+    return slides

@@ -1,0 +1,216 @@
+"""Everything else that OpenSlide opens: MRXS, NDPI, SCN, BIF, VMS, DICOM, Philips TIFF ...
+
+Coordinates are those of OpenSlide's own `read_region`, the frame that TRIDENT, CLAM and other
+readers of feature files use. In formats with empty margins (MRXS above all) the scanned part is
+`bounds_l0`; outside it tiles are background without a look into the file. QuPath counts from the
+corner of that part: subtract it from coordinates that go there.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+from pathlib import Path
+
+import numpy as np
+import openslide
+from numpy.typing import NDArray
+
+from histofast._arrays import check
+from histofast.errors import SlideError, TileError
+from histofast.slides.metadata import (
+    dicom_series,
+    file_identity,
+    one_line,
+    pyramid_downsample,
+    resolve_mpp,
+)
+from histofast.slides.slide import Level, Slide
+
+_BLOCK_PX = 1024
+
+
+class OpenSlideSlide(Slide):
+    """A slide that OpenSlide decodes, in blocks presented as tiles."""
+
+    def __init__(self, path: Path, *, mpp: float | None = None) -> None:
+        """Open `path`; `mpp` overrides what the file says.
+
+        Raises:
+            SlideError: OpenSlide cannot open it, or its mpp is missing or absurd.
+            ValueError: `mpp` is out of range.
+        """
+        self.path = path
+        self.name = path.stem
+        self._handle: openslide.OpenSlide | None = _open(path)
+        self._retry_lock = threading.Lock()
+        self._identity = ""
+        try:
+            properties = dict(self._handle.properties)
+            self.mpp = resolve_mpp(
+                path, found=_mpp(properties), source="OpenSlide's mpp-x, mpp-y", given=mpp
+            )
+            sizes = self._handle.level_dimensions
+            # What OpenSlide divides level-0 coordinates by; not always whole where `Level`'s is.
+            self._factors = self._handle.level_downsamples
+        except BaseException:
+            self._handle.close()
+            raise
+        vendor = properties.get("openslide.vendor", "")
+        self.properties = {"door": "openslide", "vendor": vendor, **properties}
+        if "openslide.objective-power" in properties:
+            self.properties["objective_power"] = properties["openslide.objective-power"]
+        self._file_level, self.levels = _levels(sizes)
+        colour = properties.get("openslide.background-color", "FFFFFF")
+        self._background = np.frombuffer(bytes.fromhex(colour), np.uint8)
+        self.bounds_l0 = _bounds(properties, sizes[0])
+
+    @property
+    def identity(self) -> str:
+        if not self._identity:
+            self._identity = file_identity(self.path, _companions(self.path))
+        return self._identity
+
+    @property
+    def origin_l0(self) -> tuple[int, int]:
+        return self.bounds_l0[:2]
+
+    def read_tile(self, level: int, column: int, row: int, out: NDArray[np.uint8]) -> None:
+        info = self.levels[level]
+        check("out", out, "uint8", (info.tile_height, info.tile_width, 3))
+        handle = self._handle
+        if handle is None:
+            raise ValueError(f"{self.path} is closed")
+        if not (0 <= column < info.columns and 0 <= row < info.rows):
+            raise TileError(
+                f"{self.path} has no tile (column {column}, row {row}) of level {level}"
+            )
+        factor = self._factors[self._file_level[level]]
+        x_l0 = round(column * info.tile_width * factor)
+        y_l0 = round(row * info.tile_height * factor)
+        x, y, width, height = self.bounds_l0
+        if not (
+            x - info.tile_width * factor < x_l0 < x + width
+            and y - info.tile_height * factor < y_l0 < y + height
+        ):
+            out[...] = self._background
+            return
+        size = info.tile_width, info.tile_height
+        try:
+            try:
+                rgba = handle.read_region((x_l0, y_l0), self._file_level[level], size)
+            except openslide.OpenSlideError:
+                # One failure breaks a handle for good, under every thread: ask a fresh one.
+                with self._retry_lock:
+                    rgba = self._read_alone((x_l0, y_l0), self._file_level[level], size)
+            pixels = np.asarray(rgba)
+        except Exception as error:
+            raise TileError(
+                f"{self.path}: tile (column {column}, row {row}) of level {level} cannot be"
+                f" decoded: {one_line(error)}"
+            ) from error
+        _composite(pixels, self._background, out)
+
+    def _read_alone(self, location: tuple[int, int], level: int, size: tuple[int, int]) -> object:
+        """Read with a handle of its own, and replace the broken one."""
+        if self._handle is not None:
+            self._handle = _open(self.path)  # readers that still hold the old one close it
+        with contextlib.closing(_open(self.path)) as handle:
+            return handle.read_region(location, level, size)
+
+    def close(self) -> None:
+        if self._handle is not None:
+            self._handle.close()
+            self._handle = None
+
+
+def detect(path: Path) -> str | None:
+    """OpenSlide's name of the format of a file; None when it is none of its formats."""
+    try:
+        vendor: str | None = openslide.OpenSlide.detect_format(path)
+    except openslide.OpenSlideError:
+        return None
+    return vendor
+
+
+def _companions(path: Path) -> list[Path]:
+    """The other files of a slide that is in several, in any order."""
+    suffix = path.suffix.lower()
+    try:
+        if suffix == ".mrxs":
+            folder = path.with_suffix("")
+            return [p for p in folder.iterdir() if p.is_file()] if folder.is_dir() else []
+        if suffix == ".dcm":
+            series = dicom_series(path)
+            return [
+                p
+                for p in path.parent.iterdir()
+                if p.suffix.lower() == suffix and p.name != path.name and p.is_file()
+                if dicom_series(p) == series
+            ]
+        if suffix in (".vms", ".vmu"):  # a text of lines `ImageFile=name`
+            lines = path.read_text(encoding="latin-1").splitlines()
+            named = {line.partition("=")[2].strip() for line in lines}
+            return [p for p in path.parent.iterdir() if p.name in named and p.is_file()]
+    except OSError as error:
+        raise SlideError(f"{path} cannot be read: {error.strerror or error}") from error
+    return []
+
+
+def _open(path: Path) -> openslide.OpenSlide:
+    try:
+        return openslide.OpenSlide(path)
+    except openslide.OpenSlideUnsupportedFormatError as error:
+        raise SlideError(f"{path} is in no format that OpenSlide reads") from error
+    except openslide.OpenSlideError as error:
+        raise SlideError(f"{path} cannot be opened: {one_line(error)}") from error
+
+
+def _mpp(properties: dict[str, str]) -> tuple[float, float] | None:
+    try:
+        return float(properties["openslide.mpp-x"]), float(properties["openslide.mpp-y"])
+    except (KeyError, ValueError):
+        return None
+
+
+def _bounds(properties: dict[str, str], size: tuple[int, int]) -> tuple[int, int, int, int]:
+    """(x, y, width, height) of the scanned part, in level-0 pixels."""
+    names = ("x", "y", "width", "height")
+    try:
+        x, y, width, height = (int(properties[f"openslide.bounds-{name}"]) for name in names)
+    except (KeyError, ValueError):
+        return 0, 0, *size
+    return x, y, width, height
+
+
+def _levels(sizes: tuple[tuple[int, int], ...]) -> tuple[list[int], tuple[Level, ...]]:
+    """OpenSlide's levels that are true reductions of level 0: their numbers, and what they are."""
+    numbers, levels = [], []
+    for number, (width, height) in enumerate(sizes):
+        block = min(_BLOCK_PX, width), min(_BLOCK_PX, height)
+        downsample = pyramid_downsample(sizes[0], (width, height), block) if number else 1.0
+        if downsample is None:
+            continue
+        numbers.append(number)
+        levels.append(
+            Level(
+                width=width,
+                height=height,
+                downsample=downsample,
+                tile_width=block[0],
+                tile_height=block[1],
+            )
+        )
+    return numbers, tuple(levels)
+
+
+def _composite(
+    rgba: NDArray[np.uint8], background: NDArray[np.uint8], out: NDArray[np.uint8]
+) -> None:
+    """Lay (h, w, 4) straight-alpha pixels over a plain colour."""
+    alpha = rgba[..., 3:]
+    if alpha.min() == 255:
+        out[...] = rgba[..., :3]
+        return
+    weight = alpha.astype(np.uint16)
+    out[...] = (rgba[..., :3] * weight + background * (255 - weight) + 127) // 255

@@ -1,0 +1,272 @@
+"""What every slide is to the rest of histofast, whatever its format.
+
+A slide is a pyramid of levels; each level is a grid of equally sized tiles that can be decoded
+one by one from many threads. Formats without tiles (OpenSlide's, plain images) present blocks of
+their own choosing as tiles. Coordinates are level-0 pixels, (x, y), top-left.
+"""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from concurrent.futures import Executor, ThreadPoolExecutor
+from contextlib import nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from histofast._machine import available_cpus
+from histofast.errors import SlideError
+from histofast.tiling import WHITE
+
+if TYPE_CHECKING:
+    from histofast.slides.stream import Unreadable
+
+SURVEY_BATCH = 32  # blocks of an overview that are cut at a time
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Level:
+    """One level of the pyramid.
+
+    `downsample` is the level-0 pixels per pixel of this level; an integer whenever the sizes allow
+    it (4.0, not 3.9987 because the last row was cut off).
+    """
+
+    width: int
+    height: int
+    downsample: float
+    tile_width: int
+    tile_height: int
+
+    @property
+    def columns(self) -> int:
+        """Number of tile columns."""
+        return -(-self.width // self.tile_width)
+
+    @property
+    def rows(self) -> int:
+        """Number of tile rows."""
+        return -(-self.height // self.tile_height)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class Survey:
+    """The whole slide as one small picture, and what could not be decoded for it.
+
+    Attributes:
+        picture: (h, w, 3) uint8 RGB.
+        unreadable_l0: (k, 4) int64 boxes (x, y, width, height) of unreadable tiles, level 0.
+        reason: why the first of them is; empty when none is.
+    """
+
+    picture: NDArray[np.uint8]
+    unreadable_l0: NDArray[np.int64]
+    reason: str
+
+
+class Slide(ABC):
+    """An open slide. A context manager; `close()` is safe to call twice.
+
+    Attributes:
+        path: file (or folder, for formats that are one).
+        name: what feature files are called after: the file name without its last suffix.
+        levels: finest first; level 0 has downsample 1.
+        mpp: level-0 um per pixel, already checked to lie in 0.05..20.
+        properties: what the file says of itself (vendor, objective power, ...), strings.
+        identity: short text that changes when the file's content does (size and sha256 of parts).
+    """
+
+    path: Path
+    name: str
+    levels: tuple[Level, ...]
+    mpp: float
+    properties: Mapping[str, str]
+
+    @property
+    @abstractmethod
+    def identity(self) -> str: ...
+
+    @property
+    def origin_l0(self) -> tuple[int, int]:
+        """Level-0 pixel that QuPath counts from: the corner of the scanned part, where it is known.
+
+        Everything else here, and most other tools, count from the corner of the file's level 0.
+        """
+        return (0, 0)
+
+    @abstractmethod
+    def read_tile(self, level: int, column: int, row: int, out: NDArray[np.uint8]) -> None:
+        """Decode one tile into `out`, (tile_height, tile_width, 3) uint8 RGB, C-contiguous.
+
+        Thread-safe; releases the GIL while decoding. Pixels past the edge of the level are
+        unspecified.
+
+        Raises:
+            TileError: the tile is missing, truncated or corrupt; `out` is then unspecified.
+        """
+
+    @abstractmethod
+    def close(self) -> None: ...
+
+    def read_region(
+        self, location: tuple[int, int], level: int, size: tuple[int, int]
+    ) -> NDArray[np.uint8]:
+        """Decode a rectangle of one level.
+
+        Args:
+            location: (x, y) of its top-left corner in level-0 pixels; may lie outside.
+            level: index into `levels`.
+            size: (width, height) in pixels of that level.
+
+        Returns:
+            (height, width, 3) uint8 RGB; white outside the slide.
+
+        Raises:
+            ValueError: no such level, or a negative size.
+            TileError: a tile under the rectangle cannot be decoded.
+        """
+        if not 0 <= level < len(self.levels):
+            raise ValueError(f"level must be within 0..{len(self.levels) - 1}, got {level}")
+        if min(size) < 0:
+            raise ValueError(f"size must not be negative, got {size}")
+        info = self.levels[level]
+        x0, y0 = (round(c / info.downsample) for c in location)
+        x1, y1 = x0 + size[0], y0 + size[1]
+        region = np.full((size[1], size[0], 3), WHITE, np.uint8)
+        tile = np.empty((info.tile_height, info.tile_width, 3), np.uint8)
+        left, right = max(x0, 0), min(x1, info.width)
+        top, bottom = max(y0, 0), min(y1, info.height)
+        if left >= right or top >= bottom:
+            return region
+        for row in range(top // info.tile_height, (bottom - 1) // info.tile_height + 1):
+            for column in range(left // info.tile_width, (right - 1) // info.tile_width + 1):
+                self.read_tile(level, column, row, tile)
+                tx, ty = column * info.tile_width, row * info.tile_height
+                xa, xb = max(left, tx), min(right, tx + info.tile_width)
+                ya, yb = max(top, ty), min(bottom, ty + info.tile_height)
+                region[ya - y0 : yb - y0, xa - x0 : xb - x0] = tile[
+                    ya - ty : yb - ty, xa - tx : xb - tx
+                ]
+        return region
+
+    def overview(self, *, mpp: float = 8.0, workers: Executor | None = None) -> NDArray[np.uint8]:
+        """The whole slide as one small picture, area-averaged from the nearest finer level.
+
+        Args:
+            mpp: um per pixel wanted; the picture's is `mpp` to within its rounding to whole pixels,
+                or the slide's own where that is coarser.
+            workers: threads that decode; its own for the duration of the call when None.
+
+        Returns:
+            (h, w, 3) uint8 RGB. One pixel is `width_l0 / w` by `height_l0 / h` level-0 pixels. Tiles
+            that cannot be decoded are shown from the finer levels, in white where those have
+            nothing either; `survey` tells which they are.
+
+        Raises:
+            SlideError: not one tile could be decoded.
+        """
+        return self.survey(mpp=mpp, workers=workers).picture
+
+    def survey(self, *, mpp: float = 8.0, workers: Executor | None = None) -> Survey:
+        """Return `overview` together with the tiles of its level that cannot be decoded.
+
+        Raises:
+            SlideError: not one tile could be decoded.
+        """
+        base = self.levels[0]
+        scale = max(mpp / self.mpp, 1.0)
+        w = max(1, round(base.width / scale))
+        h = max(1, round(base.height / scale))
+        index = max(
+            (i for i, level in enumerate(self.levels) if level.downsample <= scale * 1.01),
+            key=lambda i: self.levels[i].downsample,
+        )
+        picture = np.empty((h, w, 3), np.uint8)
+        hole = np.ones((h, w), bool)
+        own = ThreadPoolExecutor(available_cpus()) if workers is None else nullcontext(workers)
+        with own as pool:
+            unreadable = self._draw(index, picture, hole, pool)
+            for finer in range(index - 1, -1, -1):
+                if hole.any():
+                    self._draw(finer, picture, hole, pool)
+        if hole.all():
+            raise SlideError(f"no tile of level {index} of {self.path} can be decoded")
+        tiles = np.array([(t.column, t.row) for t in unreadable], np.int64).reshape(-1, 2)
+        return Survey(
+            picture=picture,
+            unreadable_l0=self.tile_boxes_l0(index, tiles),
+            reason=unreadable[0].reason if unreadable else "",
+        )
+
+    def _draw(
+        self, index: int, picture: NDArray[np.uint8], hole: NDArray[np.bool_], workers: Executor
+    ) -> list[Unreadable]:
+        """Draw from one level what `hole` marks in `picture`; mark only what is unreadable there.
+
+        Returns:
+            The tiles that could not be decoded; they are white.
+        """
+        from histofast.slides.stream import stream_boxes  # it imports this module
+
+        level = self.levels[index]
+        h, w = hole.shape
+        per_x, per_y = level.width / w, level.height / h
+        # Blocks about one tile high: of larger ones more tile rows would be in memory at once.
+        block = int(np.clip(level.tile_height / per_y, 8, 64))
+        columns, rows = -(-w // block), -(-h // block)
+        padded = np.zeros((rows * block, columns * block), bool)
+        padded[:h, :w] = hole
+        wanted = padded.reshape(rows, block, columns, block).any(axis=(1, 3))
+        corners = np.ascontiguousarray(np.argwhere(wanted)[:, ::-1]) * block  # (x, y), row by row
+        boxes = np.concatenate([corners, np.full_like(corners, block)], axis=1)
+        boxes = boxes * np.array([per_x, per_y, per_x, per_y])
+        unreadable: list[Unreadable] = []
+        for batch in stream_boxes(
+            self, index, boxes, patch_px=block, batch_size=SURVEY_BATCH, workers=workers
+        ):
+            for (x, y), patch in zip(corners[batch.start :].tolist(), batch.pixels, strict=False):
+                part = np.s_[y : y + block, x : x + block]
+                asked = hole[part]
+                shown = patch[: asked.shape[0], : asked.shape[1]]
+                np.copyto(picture[part], shown, where=asked[..., np.newaxis])
+            unreadable += batch.unreadable
+        bad = np.zeros_like(hole)
+        for tile in unreadable:
+            left, right = ((tile.column + i) * level.tile_width / per_x for i in (0, 1))
+            top, bottom = ((tile.row + i) * level.tile_height / per_y for i in (0, 1))
+            bad[int(top) : math.ceil(bottom), int(left) : math.ceil(right)] = True
+        hole &= bad
+        return unreadable
+
+    def tile_boxes_l0(self, level: int, tiles: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Where tiles of a level lie on level 0.
+
+        Args:
+            level: index into `levels`.
+            tiles: (k, 2) int64 (column, row).
+
+        Returns:
+            (k, 4) int64 boxes (x, y, width, height), cut at the slide's edge.
+        """
+        info, base = self.levels[level], self.levels[0]
+        tile_l0 = np.array([info.tile_width, info.tile_height]) * info.downsample
+        low = np.floor(tiles * tile_l0).astype(np.int64)
+        high = np.minimum(np.ceil((tiles + 1) * tile_l0), [base.width, base.height])
+        return np.concatenate([low, high.astype(np.int64) - low], axis=1)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()

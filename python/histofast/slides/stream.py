@@ -1,0 +1,234 @@
+"""From boxes on one level to pixels: every tile under a box is decoded once, no other at all.
+
+The boxes are served in order, in batches. Before anything is decoded the whole schedule is known:
+which batch needs a tile first and which last. So the pool of decoded tiles has exactly the size the
+order of the boxes asks for, slots are reused as soon as their tile is done with, and memory does
+not grow with the slide.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Executor, Future
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from histofast.errors import TileError
+from histofast.slides.slide import Slide
+from histofast.tiling import WHITE, cut_patches
+
+# Tiles per task: enough that handing out a task costs little beside decoding them.
+TILES_PER_TASK = 4
+# Batches decoded ahead of the one being cut.
+LOOKAHEAD = 2
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Unreadable:
+    """A tile that could not be decoded."""
+
+    column: int
+    row: int
+    reason: str
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Batch:
+    """`pixels` (n, p, p, 3) uint8 of boxes start..start+n, and what was unreadable beneath them.
+
+    `unreadable` lists a tile with the first batch that needed it; `damaged` (k,) int64 are the
+    boxes of this batch that show at least one unreadable tile, there in `WHITE`.
+    """
+
+    start: int
+    pixels: NDArray[np.uint8]
+    unreadable: tuple[Unreadable, ...]
+    damaged: NDArray[np.int64]
+
+
+class Schedule:
+    """When each tile of a level is needed, for boxes served in order in batches.
+
+    Args:
+        boxes: (n, 4) float64 (x, y, width, height) in pixels of the level.
+        patch_px: side of the patch each box becomes.
+        batch_size: boxes per batch.
+        size: (width, height) of the level in pixels.
+        tile_size: (width, height) of its tiles.
+
+    Attributes:
+        tiles: per batch, (k, 2) int64 (column, row) of the tiles needed first by it.
+        released: per batch, flat indices of the tiles not needed after it.
+        slots: number of tiles that are in memory at once, `LOOKAHEAD` batches ahead included.
+    """
+
+    def __init__(
+        self,
+        boxes: NDArray[np.float64],
+        *,
+        patch_px: int,
+        batch_size: int,
+        size: tuple[int, int],
+        tile_size: tuple[int, int],
+    ) -> None:
+        self.columns, self.rows = (-(-s // t) for s, t in zip(size, tile_size, strict=True))
+        self.batches = -(-len(boxes) // batch_size)
+        batch_of = (np.arange(len(boxes)) // batch_size).astype(np.int32)
+        self._x = _tile_range(boxes[:, 0], boxes[:, 2], patch_px, size[0], tile_size[0])
+        self._y = _tile_range(boxes[:, 1], boxes[:, 3], patch_px, size[1], tile_size[1])
+
+        first = np.full(self.rows * self.columns, self.batches, np.int32)
+        last = np.full(self.rows * self.columns, -1, np.int32)
+        for flat, where in self._tiles_under(np.arange(len(boxes))):
+            # On repeated indices the last assignment stands, and batches only grow.
+            last[flat] = np.maximum(last[flat], batch_of[where])
+            np.minimum.at(first, flat, batch_of[where])
+        needed = np.flatnonzero(last >= 0)
+        by_first = needed[np.argsort(first[needed], kind="stable")]
+        starts = np.searchsorted(first[by_first], np.arange(self.batches + 1))
+        columns_rows = np.stack([by_first % self.columns, by_first // self.columns], axis=1)
+        self.tiles = [columns_rows[a:b] for a, b in itertools.pairwise(starts)]
+        by_last = needed[np.argsort(last[needed], kind="stable")]
+        ends = np.searchsorted(last[by_last], np.arange(self.batches + 1))
+        self.released = [by_last[a:b] for a, b in itertools.pairwise(ends)]
+
+        loaded = np.cumsum([len(t) for t in self.tiles])
+        freed = np.cumsum([0] + [len(r) for r in self.released])
+        ahead = np.minimum(np.arange(self.batches) + LOOKAHEAD, self.batches - 1)
+        self.slots = int((loaded[ahead] - freed[:-1]).max(initial=0))
+        self.decoded = len(needed)
+
+    def _tiles_under(
+        self, boxes: NDArray[np.int64]
+    ) -> Iterator[tuple[NDArray[np.int64], NDArray[np.int64]]]:
+        """Pairs (flat tile index, box index), a few long arrays that together hold all pairs."""
+        if len(boxes) == 0:
+            return
+        (x0, x1), (y0, y1) = self._x, self._y
+        for dy in range(int((y1 - y0)[boxes].max()) + 1):
+            for dx in range(int((x1 - x0)[boxes].max()) + 1):
+                where = boxes[(x0[boxes] + dx <= x1[boxes]) & (y0[boxes] + dy <= y1[boxes])]
+                yield (y0[where] + dy) * self.columns + x0[where] + dx, where
+
+    def boxes_on(self, boxes: NDArray[np.int64], bad: NDArray[np.bool_]) -> NDArray[np.int64]:
+        """Those of `boxes` under which a tile of `bad` (flat) lies."""
+        hit = np.zeros(int(boxes[-1]) + 1 if len(boxes) else 0, bool)
+        for flat, where in self._tiles_under(boxes):
+            hit[where[bad[flat]]] = True
+        return np.flatnonzero(hit)
+
+
+def _tile_range(
+    start: NDArray[np.float64], length: NDArray[np.float64], patch_px: int, size: int, tile: int
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """First and last tile that the taps of `cut_patches` may touch along one axis."""
+    # Interpolation (upsampling) reaches half a pixel further than the box.
+    reach = np.where(length < patch_px, 1.0, 0.0)
+    low = np.clip(np.floor(start - reach), 0, size - 1).astype(np.int64)
+    high = np.clip(np.ceil(start + length + reach) - 1, 0, size - 1).astype(np.int64)
+    return low // tile, np.maximum(high // tile, low // tile)
+
+
+def _tile_pool(slots: int, tile_height: int, tile_width: int) -> NDArray[np.uint8]:
+    """(slots, tile_height, tile_width, 3) uint8, not initialised, at an address of 16 mod 32."""
+    # On rows aligned to 32 bytes libjpeg-turbo writes past the caches, a third slower for us, who
+    # read them soon.
+    size = slots * tile_height * tile_width * 3
+    raw = np.empty(size + 32, np.uint8)
+    start = (16 - raw.ctypes.data) % 32
+    return raw[start : start + size].reshape(slots, tile_height, tile_width, 3)
+
+
+def stream_boxes(
+    slide: Slide,
+    level: int,
+    boxes: NDArray[np.float64],
+    *,
+    patch_px: int,
+    batch_size: int,
+    workers: Executor,
+) -> Iterator[Batch]:
+    """Cut `boxes` (n, 4), in pixels of `level`, to patches; yield them in order, in batches.
+
+    Decoding runs ahead in `workers`. Tiles that cannot be decoded are shown in white and reported.
+    Stopping the iteration early waits for the tasks under way and drops the rest.
+    """
+    if len(boxes) == 0:
+        return
+    info = slide.levels[level]
+    schedule = Schedule(
+        boxes,
+        patch_px=patch_px,
+        batch_size=batch_size,
+        size=(info.width, info.height),
+        tile_size=(info.tile_width, info.tile_height),
+    )
+    pool = _tile_pool(schedule.slots, info.tile_height, info.tile_width)
+    slot_of = np.full((schedule.rows, schedule.columns), -1, np.int32)
+    flat_slots = slot_of.reshape(-1)
+    bad = np.zeros(slot_of.size, bool)
+    free = list(range(schedule.slots - 1, -1, -1))
+    pending: list[list[Future[list[Unreadable]]]] = []
+
+    def decode(jobs: Sequence[tuple[int, int, int]]) -> list[Unreadable]:
+        failed = []
+        for column, row, slot in jobs:
+            try:
+                slide.read_tile(level, column, row, pool[slot])
+            except TileError as error:
+                failed.append(Unreadable(column=column, row=row, reason=str(error)))
+        return failed
+
+    def submit(batch: int) -> None:
+        jobs = []
+        for column, row in schedule.tiles[batch].tolist():
+            slot = free.pop()
+            slot_of[row, column] = slot
+            jobs.append((column, row, slot))
+        pending.append(
+            [
+                workers.submit(decode, jobs[i : i + TILES_PER_TASK])
+                for i in range(0, len(jobs), TILES_PER_TASK)
+            ]
+        )
+
+    try:
+        for batch in range(schedule.batches):
+            while len(pending) < min(batch + LOOKAHEAD + 1, schedule.batches):
+                submit(len(pending))
+            failed = [tile for future in pending[batch] for tile in future.result()]
+            pending[batch] = []
+            for tile in failed:
+                # The slot stays taken until the tile is released, but nothing is shown from it.
+                bad[tile.row * schedule.columns + tile.column] = True
+            start = batch * batch_size
+            stop = min(start + batch_size, len(boxes))
+            shown = np.where(bad, -1, flat_slots).reshape(slot_of.shape) if bad.any() else slot_of
+            pixels = np.empty((stop - start, patch_px, patch_px, 3), np.uint8)
+            cut_patches(
+                pool,
+                shown,
+                boxes[start:stop],
+                width=info.width,
+                height=info.height,
+                out=pixels,
+                fill=WHITE,
+            )
+            damaged = (
+                schedule.boxes_on(np.arange(start, stop), bad)
+                if bad.any()
+                else np.empty(0, np.int64)
+            )
+            released = schedule.released[batch]
+            free.extend(flat_slots[released].tolist())
+            flat_slots[released] = -1
+            yield Batch(start=start, pixels=pixels, unreadable=tuple(failed), damaged=damaged)
+    finally:
+        # Workers write into `pool`: they must be done before it goes.
+        for futures in pending:
+            for future in futures:
+                if not future.cancel():
+                    future.exception()

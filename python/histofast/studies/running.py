@@ -1,0 +1,190 @@
+"""From candidates to a page: features, speeds, models of bags, differences, and what they say."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Literal
+
+from histofast import report
+from histofast._files import replacing
+from histofast.errors import HistofastError
+from histofast.graphs import bench
+from histofast.pipeline import extract
+from histofast.report import Study
+from histofast.studies.judging import Candidate, Judged, Verdict, against_best, judge
+from histofast.studies.setting import Setting
+
+_BENCH_ROUNDS = 3
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class StudyResult:
+    """A study's answer, and the folder that holds all of it (index.html is the page)."""
+
+    study: Study
+    path: Path
+
+
+def answer(
+    candidates: Sequence[Candidate],
+    encoders: Sequence[str | Path],
+    setting: Setting,
+    *,
+    kind: Literal["truncation", "networks"],
+    things: str,
+    title: str,
+    question: str,
+) -> Study:
+    """Measure all candidates and hold them against the best.
+
+    Args:
+        candidates: at least one.
+        encoders: names or files that compute the features of all of them.
+        setting: what the study was told; features and runs come to its folder.
+        kind, title, question: see `Study`.
+        things: what the candidates are, in progress messages.
+
+    Raises:
+        What `extract`, `bench` and `judge` raise.
+        HistofastError: a slide failed; features of other patch sizes are there.
+    """
+    setting.tell(f"computing features of all {things}")
+    _compute_features(encoders, setting)
+    features = [features_of(candidate.key, setting) for candidate in candidates]
+    if setting.measure_speed:
+        setting.tell("timing encoders")
+        candidates = _timed(candidates, setting)
+    verdict = judge(candidates, features, setting)
+    judged = [_with_pooled(j, verdict, setting) for j in verdict.judged]
+    judged += _pooled_baselines(verdict)
+    rows = against_best(verdict, judged, seed=setting.config.seed)
+    commands = [] if setting.command is None else [("Repeat the study", setting.command)]
+    for row, candidate in zip(rows, candidates, strict=False):  # baselines of means come last
+        if row.chosen:
+            commands += candidate.commands
+    return Study(
+        kind=kind,
+        title=title,
+        question=question,
+        metric=setting.metric_title,
+        higher_is_better=True,
+        confidence=0.95,
+        rows=rows,
+        n_slides=len(verdict.tested),
+        n_patients=len(set(verdict.bags.part(verdict.tested).groups)),
+        folds=verdict.folds,
+        convention=_convention(setting),
+        commands=tuple(commands),
+        chance=setting.chance,
+        remarks=tuple(verdict.bags.notes),
+    )
+
+
+def extract_command(encoder: str | Path) -> str:
+    """Return how a user computes features with an encoder."""
+    return f"histofast extract slides/ --encoder {shlex.quote(str(encoder))} --out features/"
+
+
+def features_of(key: str, setting: Setting) -> Path:
+    """Return the folder of a candidate's feature files.
+
+    Raises:
+        HistofastError: there is none, or more than one.
+    """
+    features = setting.out / "features"
+    found = sorted(features.rglob(f"features_{key}"))
+    if len(found) != 1:
+        raise HistofastError(
+            f"{features} must hold one folder of {key}, got {len(found)}: studies of other patch "
+            "sizes need folders of their own"
+        )
+    return found[0]
+
+
+def save(study: Study, out: Path, *, links: Mapping[str, str] | None = None) -> StudyResult:
+    """Write study.json, .csv, .png, .pdf and, last, index.html."""
+    for name, text in (("study.json", study.to_json()), ("study.csv", study.to_csv())):
+        with replacing(out / name, overwrite=True) as pending:
+            pending.write_text(text, encoding="utf-8", newline="")
+    for suffix in (".png", ".pdf"):
+        report.plot_study(study, out / f"study{suffix}")
+    with replacing(out / "index.html", overwrite=True) as pending:
+        pending.write_text(report.study_page(study, links=links), encoding="utf-8")
+    return StudyResult(study=study, path=out)
+
+
+def _compute_features(encoders: Sequence[str | Path], setting: Setting) -> None:
+    """Run `extract`, in which no slide may fail."""
+    found = extract(
+        setting.slides,
+        patches=setting.patches,
+        out=setting.out / "features",
+        encoder=list(encoders),
+        patch_px=setting.patch_px,
+        mpp=setting.mpp,
+        min_tissue=setting.min_tissue,
+        allow_upsampling=setting.patches is not None,
+    )
+    failed = [slide for slide in found.slides if slide.status == "failed"]
+    if failed:
+        raise HistofastError(
+            f"{len(failed)} of {len(found.slides)} slides failed, the first, {failed[0].name}: "
+            f"{failed[0].error}"
+        )
+
+
+def _timed(candidates: Sequence[Candidate], setting: Setting) -> list[Candidate]:
+    asked = [c.encoder for c in candidates if c.encoder is not None]
+    found = bench(
+        asked,
+        slides=setting.slides,
+        patches=setting.patches,
+        patch_px=setting.patch_px,
+        rounds=_BENCH_ROUNDS,
+    )
+    speeds = {path: times.patches_per_s for path, times in zip(asked, found.encoders, strict=True)}
+    return [
+        replace(c, row=replace(c.row, patches_per_s=speeds.get(c.encoder))) if c.encoder else c
+        for c in candidates
+    ]
+
+
+def _with_pooled(judged: Judged, verdict: Verdict, setting: Setting) -> Judged:
+    """Add what mean pooling reaches on the same features."""
+    pooled = verdict.pooled.get(judged.row.name)
+    if pooled is None:
+        return judged
+    title = f"{setting.metric_title}, mean pooling"
+    return replace(judged, row=replace(judged.row, extra={title: pooled.row.value}))
+
+
+def _pooled_baselines(verdict: Verdict) -> list[Judged]:
+    """Take the best of mean pooling as a baseline: attention has to beat that."""
+    if not verdict.pooled:
+        return []
+    best = max(verdict.pooled.values(), key=lambda j: j.row.value)
+    row = replace(
+        best.row,
+        name="mean pooling and logistic regression",
+        notes=f"where it does best: on {best.row.name.removeprefix('mean pooling, ')}",
+    )
+    return [replace(best, row=row)]
+
+
+def _convention(setting: Setting) -> dict[str, str]:
+    kind = "of slides," if setting.patches is None else "images of a table, resized to"
+    side = f"{setting.patch_px} px" if setting.patch_px else "of the encoders' size"
+    config = setting.config
+    return {
+        "patches": f"{kind} {side}",
+        "features": "mean over the picture of the map at the cut",
+        "model": f"{setting.model}, at most {config.epochs} epochs, lr {config.lr:g}",
+        "validation": "patients that are not tested choose the epoch",
+        "value": f"{setting.metric_title} of out-of-fold predictions",
+        "interval": "95 %, 1000 bootstrap draws of patients; differences on the same draws",
+        "depth": "share of the whole network's multiplications",
+        "speed": "ONNX Runtime on this machine's CPUs, median of rounds in turns",
+    }
