@@ -61,7 +61,7 @@ def coverage(mask: np.ndarray, boxes: np.ndarray) -> np.ndarray:
     return result
 
 
-from scipy import ndimage
+from scipy import ndimage, stats
 
 # --- tissue -----------------------------------------------------------------------------------
 
@@ -460,3 +460,93 @@ def nystrom_attention(q, k, v, landmarks):
 
     middle = np.linalg.pinv(attention_shares(near_q, near_k)) @ attention_shares(near_q, k)
     return attention_shares(q, near_k) @ middle @ v
+
+
+# --- Metrics and intervals -----------------------------------------------------------------------
+
+
+def within_models(models, parts):
+    """Numerators and denominators of each model's rows, added up before they are divided."""
+    above = below = 0.0
+    for model in set(models):
+        numerator, denominator = parts([i for i in range(len(models)) if models[i] == model])
+        above, below = above + numerator, below + denominator
+    return above / below if below else np.nan
+
+
+def stratified_auroc(scores, is_positive, models):
+    """Pairs of a positive and a negative scored by the same model, equal scores counted half."""
+
+    def parts(rows):
+        pairs = [(i, j) for i in rows if is_positive[i] for j in rows if not is_positive[j]]
+        right = [(scores[i] > scores[j]) + (scores[i] == scores[j]) / 2 for i, j in pairs]
+        return sum(right), len(pairs)
+
+    return within_models(models, parts)
+
+
+def stratified_average_precision(scores, is_positive, models):
+    """The mean over models, weighted by positives; models with one class do not count."""
+
+    def parts(rows):
+        positives = [i for i in rows if is_positive[i]]
+        if len(positives) in (0, len(rows)):
+            return 0, 0
+        above = [[j for j in rows if scores[j] >= scores[i]] for i in positives]
+        return sum(np.mean([is_positive[j] for j in each]) for each in above), len(positives)
+
+    return within_models(models, parts)
+
+
+def stratified_c_index(risk, time, event, models):
+    """Harrell: pairs of one model of which one is known to have lived longer."""
+
+    def parts(rows):
+        right = pairs = 0.0
+        for i in rows:
+            for j in rows:
+                later = time[j] > time[i] or (time[j] == time[i] and not event[j])
+                if event[i] and later:
+                    pairs += 1
+                    right += (risk[i] > risk[j]) + 0.5 * (risk[i] == risk[j])
+        return right, pairs
+
+    return within_models(models, parts)
+
+
+def stratified_correlation(x, y, models, ranks):
+    """The mean over models, weighted by pairs of rows; constant ones do not count."""
+
+    def parts(rows):
+        a, b = x[rows], y[rows]
+        if len(set(a)) < 2 or len(set(b)) < 2:
+            return 0, 0
+        if ranks:
+            a, b = stats.rankdata(a), stats.rankdata(b)
+        pairs = len(rows) * (len(rows) - 1) / 2
+        return np.corrcoef(a, b)[0, 1] * pairs, pairs
+
+    return within_models(models, parts)
+
+
+def corrected_t(values, test_share):
+    """(mean, standard error, degrees of freedom): Nadeau and Bengio 2003, of n folds and repeats."""
+    n = len(values)
+    test_to_train = test_share / (1 - test_share)
+    return values.mean(), values.std(ddof=1) * np.sqrt(1 / n + test_to_train), n - 1
+
+
+def corrected_interval(values, test_share, confidence):
+    mean, error, freedom = corrected_t(values, test_share)
+    half = stats.t.ppf((1 + confidence) / 2, freedom) * error
+    return mean, mean - half, mean + half
+
+
+def holm(p):
+    """Holm 1979: the smallest times k, the next times k - 1, ..., never less than one before."""
+    adjusted = np.zeros(len(p))
+    highest = 0.0
+    for rank, i in enumerate(np.argsort(p, kind="stable")):
+        highest = max(highest, min(1.0, (len(p) - rank) * p[i]))
+        adjusted[i] = highest
+    return adjusted

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import time
 
 import numpy as np
 import pytest
@@ -10,7 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from histofast.learning import Metric, differences, metrics
+import reference
+from histofast.learning import Metric, differences, metrics, metrics_of_models
 from histofast.learning import scores as module
 
 SEEDS = st.integers(0, 999)
@@ -150,6 +152,153 @@ def test_c_index_is_its_definition(seed, b):
     assert values_of("survival", targets, risk)["c_index"] == pytest.approx(wanted, nan_ok=True)
 
 
+# --- Rows that different models scored ---------------------------------------------------------
+
+
+def two_columns(p1):
+    return np.stack([1 - p1, p1], axis=1)
+
+
+def test_folds_on_other_scales_are_ranked_within():
+    """The worked case: each fold tells its positive from its negative, one fold scores lower."""
+    targets, p1 = np.array([1, 0, 1, 0]), np.array([0.9, 0.6, 0.4, 0.1])
+    models = ["fold 0", "fold 0", "fold 1", "fold 1"]
+    pooled = metrics("classification", targets, two_columns(p1), groups=range(4))["auroc"]
+    found = metrics(
+        "classification", targets, two_columns(p1), groups=range(4), models=models, resamples=0
+    )
+    assert pooled.value == pytest.approx(0.75)
+    assert found["auroc"].value == 1
+    assert found["auprc"].value == 1
+    assert found["accuracy"].value == 0.5
+    alone = metrics_of_models("classification", targets, two_columns(p1), models=models)
+    np.testing.assert_array_equal(alone["auroc"], [1, 1])
+    np.testing.assert_array_equal(alone["accuracy"], [0.5, 0.5])
+
+
+def test_the_mean_of_the_training_targets_predicts_nothing(rng):
+    """Pooled, leaving one fold out makes its mean go down when the targets go up."""
+    targets, fold = rng.normal(size=60), np.arange(60) % 6
+    outputs = np.array([targets[fold != f].mean() for f in fold])
+    pooled = values_of("regression", targets, outputs)
+    found = metrics("regression", targets, outputs, groups=range(60), models=fold, resamples=0)
+    assert pooled["pearson"] < -0.2
+    assert np.isnan([found["pearson"].value, found["spearman"].value]).all()
+    assert found["r2"].value == pooled["r2"] < 0
+
+
+@given(seed=SEEDS, b=st.integers(4, 40), m=st.integers(1, 6))
+@settings(max_examples=60, deadline=None)
+def test_metrics_of_ranks_are_their_definitions_within_models(seed, b, m):
+    models = np.random.default_rng(seed).integers(m, size=b)
+    for task, targets, outputs in problems(seed, b):
+        measured = metrics(task, targets, outputs, groups=range(b), models=models, resamples=0)
+        found = {name: metric.value for name, metric in measured.items()}
+        if task == "classification":
+            columns = [1] if outputs.shape[1] == 2 else range(outputs.shape[1])
+            wanted = {
+                name: np.mean([of(outputs[:, k], targets == k, models) for k in columns])
+                for name, of in (
+                    ("auroc", reference.stratified_auroc),
+                    ("auprc", reference.stratified_average_precision),
+                )
+            }
+        elif task == "regression":
+            wanted = {
+                "pearson": reference.stratified_correlation(targets, outputs, models, False),
+                "spearman": reference.stratified_correlation(targets, outputs, models, True),
+            }
+        else:
+            wanted = {"c_index": reference.stratified_c_index(outputs, *targets.T, models)}
+        pooled = values_of(task, targets, outputs)
+        wanted = {name: value for name, value in pooled.items() if name not in wanted} | wanted
+        assert found == pytest.approx(wanted, nan_ok=True, abs=1e-9)
+
+
+@pytest.mark.parametrize("models", [None, ["one"] * 30])
+def test_one_model_is_no_division(models):
+    for task, targets, outputs in problems(2, 30):
+        options = {"groups": np.arange(30) // 2, "resamples": 60}
+        found = metrics(task, targets, outputs, models=models, **options)
+        assert found == metrics(task, targets, outputs, **options)
+
+
+def test_repeats_of_one_model_narrow_nothing():
+    """A bag that was scored three times is still one patient."""
+    targets, outputs = classified(4, 60, 2)
+    once = metrics("classification", targets, outputs, groups=range(60), seed=3)
+    models = np.repeat(["a", "b", "c"], 60)
+    thrice = metrics(
+        "classification",
+        np.tile(targets, 3),
+        np.tile(outputs, (3, 1)),
+        groups=np.tile(np.arange(60), 3),
+        models=models,
+        seed=3,
+    )
+    for name in ("auroc", "auprc", "accuracy", "brier"):
+        assert [getattr(thrice[name], at) for at in ("value", "low", "high")] == pytest.approx(
+            [getattr(once[name], at) for at in ("value", "low", "high")]
+        )
+
+
+def test_intervals_within_models_are_those_of_drawn_patients():
+    """The same draws, by expanding the rows, each measured by the definition."""
+    rng = np.random.default_rng(0)
+    targets, outputs = classified(5, 48, 2)
+    groups, models = np.arange(48) // 2 % 12, rng.integers(4, size=48)
+    found = metrics(
+        "classification", targets, outputs, groups=groups, models=models, resamples=80, seed=5
+    )
+    drawn = np.random.default_rng(5).multinomial(12, np.full(12, 1 / 12), size=80)
+    for name, of in (
+        ("auroc", reference.stratified_auroc),
+        ("auprc", reference.stratified_average_precision),
+    ):
+        values = []
+        for counts in drawn:
+            rows = np.repeat(np.arange(48), counts[groups])
+            values.append(of(outputs[rows, 1], targets[rows] == 1, models[rows]))
+        low, high = np.nanquantile(values, [0.025, 0.975])
+        assert (found[name].low, found[name].high) == pytest.approx((low, high))
+
+
+def test_differences_are_within_models():
+    targets, p1 = np.array([1, 0, 1, 0]), np.array([0.9, 0.6, 0.4, 0.1])
+    other = np.array([0.4, 0.9, 0.1, 0.3])
+    found = differences(
+        "classification",
+        targets,
+        two_columns(p1),
+        two_columns(other),
+        groups=range(4),
+        models=[0, 0, 1, 1],
+        resamples=0,
+    )
+    assert found["auroc"].value == 1
+
+
+def test_every_row_by_another_model_has_no_pairs():
+    targets, outputs = classified(1, 20, 2)
+    found = metrics("classification", targets, outputs, groups=range(20), models=range(20))
+    assert np.isnan([found["auroc"].value, found["auroc"].low, found["auprc"].value]).all()
+    assert np.isfinite(found["accuracy"].low)
+
+
+def test_many_models_take_no_time():
+    """1,000 draws of 330 rows of 15 models: a second or less, for pages that wait for it."""
+    targets, outputs = classified(1, 330, 2)
+    start = time.perf_counter()
+    metrics(
+        "classification",
+        targets,
+        outputs,
+        groups=np.arange(330) % 110,
+        models=np.arange(330) * 15 // 330,
+    )
+    assert time.perf_counter() - start < 3  # a loaded machine
+
+
 # --- Undefined values --------------------------------------------------------------------------
 
 
@@ -200,8 +349,8 @@ def test_a_weight_is_that_many_copies(seed, b):
     weights[0] += 1
     rows = np.repeat(np.arange(b), weights)
     for task, targets, outputs in problems(seed, b):
-        whole = module._STATISTICS[task](targets, outputs, ())
-        copies = module._STATISTICS[task](targets[rows], outputs[rows], ())
+        whole = module._STATISTICS[task](targets, outputs, (), None)
+        copies = module._STATISTICS[task](targets[rows], outputs[rows], (), None)
         for name, statistic in whole.items():
             np.testing.assert_allclose(
                 statistic(weights[None].astype(float)),
@@ -308,7 +457,8 @@ TIMES = np.array([[1.0, 1], [2, 0], [3, 1]])
         ("x", CLASSES, HALVES, {}, ValueError, "task must be one of classification, regr.*'x'"),
         ("regression", VALUES, VALUES, {"resamples": -1}, ValueError, "resamples must be at least"),
         ("regression", VALUES, VALUES, {"confidence": 1}, ValueError, r"confidence must be in 0"),
-        ("regression", VALUES, VALUES, {"groups": "ab"}, ValueError, "groups must be 3, one per"),
+        ("regression", VALUES, VALUES, {"groups": ["a"]}, ValueError, "groups must be 3, one per"),
+        ("regression", VALUES, VALUES, {"models": [1]}, ValueError, "models must be 3, .*got 1"),
         ("regression", [1.0], VALUES, {}, TypeError, r"targets must be floating .*, got list"),
         ("regression", CLASSES, VALUES, {}, TypeError, "targets must be floating .* got int64"),
         ("regression", VALUES[:2], VALUES, {}, ValueError, r"targets must be of shape \(3,\) for"),

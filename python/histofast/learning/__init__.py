@@ -3,6 +3,18 @@
 from __future__ import annotations
 
 from histofast.learning.epochs import EpochReport, best_of, has_ended, is_better, rank, write_log
+from histofast.learning.intervals import (
+    Difference,
+    Knee,
+    Ranking,
+    Standing,
+    against_highest,
+    corrected_difference,
+    corrected_interval,
+    holm,
+    knee,
+    wider,
+)
 from histofast.learning.logs import Log, loggers
 from histofast.learning.record import (
     METRICS,
@@ -24,6 +36,7 @@ from histofast.learning.scores import (
     Task,
     differences,
     metrics,
+    metrics_of_models,
 )
 from histofast.learning.splits import Fold, folds
 
@@ -33,24 +46,35 @@ __all__ = [
     "METRICS_OF",
     "PREDICTIONS",
     "RUN",
+    "Difference",
     "EpochReport",
     "Fold",
+    "Knee",
     "Log",
     "Metric",
+    "Ranking",
+    "Standing",
     "Task",
+    "against_highest",
     "best_of",
+    "corrected_difference",
+    "corrected_interval",
     "differences",
     "fold_folder",
     "folds",
     "has_ended",
+    "holm",
     "is_better",
+    "knee",
     "loggers",
     "metrics",
+    "metrics_of_models",
     "or_none",
     "plain",
     "rank",
     "read_record",
     "refuse_out_of_range",
+    "wider",
     "write_bytes",
     "write_csv",
     "write_json",

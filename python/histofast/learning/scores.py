@@ -1,8 +1,11 @@
 """Targets and predictions in, metrics with intervals out.
 
 Intervals are percentiles of a bootstrap that draws groups (patients), not slides. A resample is a
-weight per bag, how often its group was drawn, and every metric here is one of weighted bags: all
+weight per row, how often its group was drawn, and every metric here is one of weighted rows: all
 resamples are computed at once, and the value itself is the one of equal weights.
+
+Scores of two models are not on one scale, so whatever looks at ranks or at correlation compares rows
+of one model only. What is measured against the target itself (Brier, MAE ...) takes all rows together.
 """
 
 from __future__ import annotations
@@ -26,7 +29,10 @@ LOWER_IS_BETTER = frozenset({"loss", "ece", "brier", "mae"})
 
 
 Array = NDArray[np.float64]
+Rows = NDArray[np.int64]
+Models = Sequence[Any] | NDArray[Any] | None
 Statistic = Callable[[Array], Array]  # (r, b) weights of r resamples -> (r,) values
+Parts = Callable[[Array], tuple[Array, Array]]  # ... -> (r,) numerators and denominators
 
 _BINS = 10  # of the calibration error
 _PANEL = 2_000_000  # weights that are held at a time
@@ -48,6 +54,7 @@ def metrics(
     outputs: NDArray[np.floating[Any]],
     *,
     groups: Sequence[Any] | NDArray[Any],
+    models: Models = None,
     classes: Sequence[str] = (),
     resamples: int = 1000,
     confidence: float = 0.95,
@@ -55,17 +62,23 @@ def metrics(
 ) -> dict[str, Metric]:
     """Measure predictions of bags, with bootstrap intervals over groups.
 
-    | task | metrics |
-    |---|---|
-    | classification | `auroc` and `auprc` (average precision) of class 1, or the mean over classes of one against the rest; `accuracy`; `balanced_accuracy`, the mean recall; `ece`, the gap between confidence and accuracy of the predicted class over 10 bins of equal mass; `brier`, of class 1, or summed over more than two classes |
-    | regression | `mae`, `r2`, `pearson`, `spearman` |
-    | survival | `c_index` (Harrell): among pairs of which one is known to have lived longer, the share in which the other had the higher risk, equal risks counted half |
+    | task | metrics of all rows | metrics within models |
+    |---|---|---|
+    | classification | `accuracy`; `balanced_accuracy`, the mean recall; `ece`, the gap between confidence and accuracy of the predicted class over 10 bins of equal mass; `brier`, of class 1, or summed over more than two classes | of class 1, or the mean over classes of one against the rest: `auroc`, the share of pairs of a positive and a negative in which the positive scores higher, equal scores counted half; `auprc`, average precision, the mean over models weighted by positives |
+    | regression | `mae`, `r2` | `pearson` and `spearman`, the mean over models weighted by pairs |
+    | survival | | `c_index` (Harrell): among pairs of which one is known to have lived longer, the share in which the other had the higher risk, equal risks counted half |
+
+    Within models: only rows that the same model scored are compared. Pearson's correlation is among
+    them because it is blind to a model's scale and offset, as ranks are: pooled over folds, the mean
+    of the training targets correlates with the test targets negatively, within a fold not at all.
 
     Args:
         task: "classification", "regression" or "survival".
         targets: (b,) integer classes, (b,) values, or (b, 2) time and event.
         outputs: (b, c) probabilities, (b,) values, or (b,) risks, the higher the sooner.
-        groups: (b,) patient of each bag.
+        groups: (b,) patient of each row; a bag that several models scored has several rows.
+        models: (b,) which model scored each row, such as (repeat, fold) in one string; one model
+            scored all when None.
         classes: (c) their names, if known.
         resamples: draws of the bootstrap; 0: no intervals.
         confidence: share of the draws between the bounds.
@@ -73,7 +86,8 @@ def metrics(
 
     Returns:
         By name. Draws in which a metric is undefined (one class only) are left out of its interval;
-        bounds are NaN when the value is, when there is one group, and when no draw defines it.
+        bounds are NaN when the value is, when there is one group, and when no draw defines it. Models
+        within which a metric is undefined (a fold with one class) are left out of it.
 
     Raises:
         TypeError: arrays of another kind.
@@ -92,7 +106,7 @@ def metrics(
     """
     _check_options(task, resamples, confidence)
     return _measured(
-        _STATISTICS[task](targets, outputs, classes),
+        _STATISTICS[task](targets, outputs, classes, models),
         len(targets),
         groups,
         resamples=resamples,
@@ -108,6 +122,7 @@ def differences(
     others: NDArray[np.floating[Any]],
     *,
     groups: Sequence[Any] | NDArray[Any],
+    models: Models = None,
     classes: Sequence[str] = (),
     resamples: int = 1000,
     confidence: float = 0.95,
@@ -116,16 +131,17 @@ def differences(
     """Measure how much better `outputs` are than `others` on the same bags.
 
     Both are measured on the same draws of patients, so that what is common to them (a hard patient)
-    cancels: an interval without 0 says that they differ.
+    cancels: an interval without 0 says that these models differ. Whether their ways of making differ
+    is for `against_highest`: it varies the training too.
 
-    Args, Raises: as `metrics`; `others` as `outputs`.
+    Args, Raises: as `metrics`; `others` as `outputs`, row by row of the same fold.
 
     Returns:
         By name, the metric of `outputs` less that of `others`.
     """
     _check_options(task, resamples, confidence)
-    first = _STATISTICS[task](targets, outputs, classes)
-    second = _STATISTICS[task](targets, others, classes)
+    first = _STATISTICS[task](targets, outputs, classes, models)
+    second = _STATISTICS[task](targets, others, classes, models)
 
     def less(one: Statistic, other: Statistic) -> Statistic:
         return lambda weights: one(weights) - other(weights)
@@ -138,6 +154,40 @@ def differences(
         confidence=confidence,
         seed=seed,
     )
+
+
+def metrics_of_models(
+    task: Task,
+    targets: NDArray[Any],
+    outputs: NDArray[np.floating[Any]],
+    *,
+    models: Sequence[Any] | NDArray[Any],
+    classes: Sequence[str] = (),
+) -> dict[str, Array]:
+    """Measure what each model scored by itself: the values that `against_highest` takes.
+
+    Args, Raises: as `metrics`.
+
+    Returns:
+        By name, (m,) values in the sorted order of the models' names; NaN where undefined.
+    """
+    _check_options(task, 0, 0.5)
+    statistics = _STATISTICS[task](targets, outputs, classes, models)
+    model_of = _numbered("models", models, len(targets))
+    weights = (model_of == np.arange(model_of.max() + 1)[:, None]).astype(np.float64)  # (m, b)
+    return {name: statistic(weights) for name, statistic in statistics.items()}
+
+
+def _numbered(name: str, labels: Sequence[Any] | NDArray[Any], b: int) -> Rows:
+    """(b,) a number from 0 for each different label."""
+    array = np.asarray(labels)
+    if array.shape != (b,):
+        got = len(labels) if array.ndim == 1 else f"an array of shape {array.shape}"
+        raise ValueError(f"{name} must be {b}, one per bag, got {got}")
+    numbers: Rows = np.unique(
+        array.astype(str) if array.dtype == object else array, return_inverse=True
+    )[1]
+    return numbers
 
 
 def _check_options(task: str, resamples: int, confidence: float) -> None:
@@ -158,9 +208,7 @@ def _measured(
     confidence: float,
     seed: int,
 ) -> dict[str, Metric]:
-    if len(groups) != b:
-        raise ValueError(f"groups must be {b}, one per bag, got {len(groups)}")
-    _, group_of = np.unique(np.asarray(groups).astype(str), return_inverse=True)
+    group_of = _numbered("groups", groups, b)
     count = int(group_of.max()) + 1
     rng = np.random.default_rng(seed)
     values = {name: statistic(np.ones((1, b)))[0] for name, statistic in statistics.items()}
@@ -192,11 +240,35 @@ def _divide(a: Array, b: Array) -> Array:
     return found
 
 
+def _within(models: Models, b: int, parts_of: Callable[[Rows], Parts]) -> Statistic:
+    """Return the sum over models of the numerators of their rows, over that of the denominators."""
+    if models is None:
+        rows_of: list[Rows] = [np.arange(b)]
+    else:
+        model_of = _numbered("models", models, b)
+        order = np.argsort(model_of, kind="stable")
+        rows_of = np.split(order, np.flatnonzero(np.diff(model_of[order])) + 1)
+    parts = [(rows, parts_of(rows)) for rows in rows_of]
+
+    def statistic(weights: Array) -> Array:
+        above, below = np.zeros((2, len(weights)))
+        for rows, part in parts:
+            numerator, denominator = part(weights if len(parts) == 1 else weights[:, rows])
+            above += numerator
+            below += denominator
+        return _divide(above, below)
+
+    return statistic
+
+
 # --- Classification ----------------------------------------------------------------------------
 
 
 def _of_classification(
-    targets: NDArray[Any], outputs: NDArray[np.floating[Any]], classes: Sequence[str]
+    targets: NDArray[Any],
+    outputs: NDArray[np.floating[Any]],
+    classes: Sequence[str],
+    models: Models,
 ) -> Mapping[str, Statistic]:
     probabilities = _checked("outputs", outputs, 2)
     c = probabilities.shape[1]
@@ -222,10 +294,17 @@ def _of_classification(
     positives = [1] if c == 2 else list(range(c))
     right = (probabilities.argmax(axis=1) == targets).astype(np.float64)
     errors = (probabilities - truth) ** 2
-    curves = [_Curve(probabilities[:, k], truth[:, k]) for k in positives]
+
+    def within(parts: Callable[[_Curve], Parts]) -> Statistic:
+        def of_class(k: int, rows: Rows) -> Parts:
+            return parts(_Curve(probabilities[rows, k], truth[rows, k]))
+
+        of_classes = [_within(models, len(targets), partial(of_class, k)) for k in positives]
+        return lambda w: np.mean([statistic(w) for statistic in of_classes], axis=0)
+
     return {
-        "auroc": lambda w: np.mean([curve.auroc(w) for curve in curves], axis=0),
-        "auprc": lambda w: np.mean([curve.average_precision(w) for curve in curves], axis=0),
+        "auroc": within(lambda curve: curve.concordance),
+        "auprc": within(lambda curve: curve.precision),
         "accuracy": partial(_mean, right),
         "balanced_accuracy": lambda w: np.mean(
             [_divide(w @ (right * member), w @ member) for member in truth.T.astype(np.float64)],
@@ -275,22 +354,21 @@ class _Curve:
         self._ties = _Ties(scores)
         self._is_positive = is_positive
 
-    def auroc(self, weights: Array) -> Array:
-        """P(score of a positive > of a negative) + half of P(equal)."""
+    def concordance(self, weights: Array) -> tuple[Array, Array]:
+        """Pairs of a positive that scores above a negative, equal ones by half; all pairs."""
         positive = self._ties.sums(weights * self._is_positive)
         negative = self._ties.sums(weights * ~self._is_positive)
         below = negative.cumsum(axis=1) - negative / 2
-        return _divide((positive * below).sum(axis=1), positive.sum(axis=1) * negative.sum(axis=1))
+        return (positive * below).sum(axis=1), positive.sum(axis=1) * negative.sum(axis=1)
 
-    def average_precision(self, weights: Array) -> Array:
-        """Sum of precision at each threshold times the recall that it adds."""
+    def precision(self, weights: Array) -> tuple[Array, Array]:
+        """Precision at the threshold of each positive, summed; the positives."""
         positive = self._ties.sums(weights * self._is_positive)[:, ::-1]
         drawn = self._ties.sums(weights)[:, ::-1]
         precision = positive.cumsum(axis=1) / np.maximum(drawn.cumsum(axis=1), 1)
-        found = _divide((positive * precision).sum(axis=1), positive.sum(axis=1))
         # As for AUROC, there is nothing to tell apart without negatives.
-        found[positive.sum(axis=1) == drawn.sum(axis=1)] = np.nan
-        return found
+        mixed = positive.sum(axis=1) < drawn.sum(axis=1)
+        return (positive * precision).sum(axis=1) * mixed, positive.sum(axis=1) * mixed
 
 
 def _calibration_error(confidence: _Ties, right: Array, weights: Array) -> Array:
@@ -308,24 +386,41 @@ def _calibration_error(confidence: _Ties, right: Array, weights: Array) -> Array
 
 
 def _of_regression(
-    targets: NDArray[Any], outputs: NDArray[np.floating[Any]], classes: Sequence[str]
+    targets: NDArray[Any],
+    outputs: NDArray[np.floating[Any]],
+    classes: Sequence[str],
+    models: Models,
 ) -> Mapping[str, Statistic]:
     predicted = _checked("outputs", outputs, 1)
     values = _checked("targets", targets, 1)
     _check_length(values, predicted.shape)
-    true_ties, predicted_ties = _Ties(values), _Ties(predicted)
 
     def r2(weights: Array) -> Array:
         mean = _mean(values, weights)
         spread = _mean_of_rows((values - mean[:, None]) ** 2, weights)
         return 1 - _divide(_mean((values - predicted) ** 2, weights), _or_zero(spread, values))
 
+    def pearson(rows: Rows) -> Parts:
+        x, y = values[rows], predicted[rows]
+        return lambda w: _by_pairs(_correlation(x[None], y[None], w), w)
+
+    def spearman(rows: Rows) -> Parts:
+        x, y = _Ties(values[rows]), _Ties(predicted[rows])
+        return lambda w: _by_pairs(_correlation(x.ranks(w), y.ranks(w), w), w)
+
     return {
         "mae": partial(_mean, np.abs(values - predicted)),
         "r2": r2,
-        "pearson": partial(_correlation, values[None], predicted[None]),
-        "spearman": lambda w: _correlation(true_ties.ranks(w), predicted_ties.ranks(w), w),
+        "pearson": _within(models, len(values), pearson),
+        "spearman": _within(models, len(values), spearman),
     }
+
+
+def _by_pairs(correlation: Array, weights: Array) -> tuple[Array, Array]:
+    """A correlation times the pairs that it stands on, and these; none where it is undefined."""
+    rows = weights.sum(axis=1)
+    pairs = np.where(np.isnan(correlation), 0, rows * (rows - 1) / 2)
+    return np.nan_to_num(correlation) * pairs, pairs
 
 
 def _mean_of_rows(values: Array, weights: Array) -> Array:
@@ -349,7 +444,10 @@ def _correlation(x: Array, y: Array, weights: Array) -> Array:
 
 
 def _of_survival(
-    targets: NDArray[Any], outputs: NDArray[np.floating[Any]], classes: Sequence[str]
+    targets: NDArray[Any],
+    outputs: NDArray[np.floating[Any]],
+    classes: Sequence[str],
+    models: Models,
 ) -> Mapping[str, Statistic]:
     risk = _checked("outputs", outputs, 1)
     known = _checked("targets", targets, 2)
@@ -359,10 +457,16 @@ def _of_survival(
         raise ValueError(
             f"targets must have events 0 or 1 in column 1, got {event[~np.isin(event, (0, 1))][0]:g}"
         )
-    return {"c_index": partial(_c_index, risk, time, event > 0)}
+
+    def parts(rows: Rows) -> Parts:
+        return partial(_c_index, risk[rows], time[rows], event[rows] > 0)
+
+    return {"c_index": _within(models, len(risk), parts)}
 
 
-def _c_index(risk: Array, time: Array, event: NDArray[np.bool_], weights: Array) -> Array:
+def _c_index(
+    risk: Array, time: Array, event: NDArray[np.bool_], weights: Array
+) -> tuple[Array, Array]:
     concordant, comparable = np.zeros(len(weights)), np.zeros(len(weights))
     first = np.flatnonzero(event)
     step = max(1, _PANEL // len(time))
@@ -375,7 +479,7 @@ def _c_index(risk: Array, time: Array, event: NDArray[np.bool_], weights: Array)
         pairs = weights @ outlived.T.astype(np.float64)
         comparable += (own * pairs).sum(axis=1)
         concordant += (own * (pairs + weights @ (outlived * order).T)).sum(axis=1) / 2
-    return _divide(concordant, comparable)
+    return concordant, comparable
 
 
 # --- What comes in -----------------------------------------------------------------------------
