@@ -25,6 +25,10 @@ class FeatureError(HistofastError):
     """A feature file that is missing, broken, or was made by something else."""
 
 
+class JobError(HistofastError):
+    """A job whose process died, or whose folder holds something else."""
+
+
 class NoSpaceError(FeatureError):
     """The disk is full: no further slide could be written either."""
 
@@ -33,6 +37,7 @@ __all__ = [
     "CudaError",
     "FeatureError",
     "HistofastError",
+    "JobError",
     "ModelError",
     "NoSpaceError",
     "SlideError",

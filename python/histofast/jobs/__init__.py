@@ -1,0 +1,61 @@
+"""Units of work, and the engines that do those that are not done yet.
+
+A job is a folder, an identity and a function. `run` does each once: its folder then holds
+`done.json`, written whole and last, and the next run finds it there. A failure stays with its job;
+all that happens comes as one stream of events; Ctrl-C, and whatever else ends a run, leaves what is
+done and nothing running.
+
+An engine is one method (`Engine.run`) that calls `execute` on each job somewhere; `Local` does so
+here or in processes. The function of a job is called with its arguments and may `tell` how far it
+is, and ask `should_stop` (or call `stop_if_asked`) between batches.
+"""
+
+from histofast.jobs.engine import Engine, run, values_of
+from histofast.jobs.feed import Feed, Worker, work
+from histofast.jobs.job import (
+    Ended,
+    Event,
+    Job,
+    Lost,
+    Outcome,
+    Retried,
+    Started,
+    Told,
+    canonical,
+    differences,
+    execute,
+    tell,
+)
+from histofast.jobs.local import Local
+from histofast.jobs.stopping import (
+    Interrupted,
+    deferred_interrupts,
+    should_stop,
+    stop_if_asked,
+)
+
+__all__ = [
+    "Ended",
+    "Engine",
+    "Event",
+    "Feed",
+    "Interrupted",
+    "Job",
+    "Local",
+    "Lost",
+    "Outcome",
+    "Retried",
+    "Started",
+    "Told",
+    "Worker",
+    "canonical",
+    "deferred_interrupts",
+    "differences",
+    "execute",
+    "run",
+    "should_stop",
+    "stop_if_asked",
+    "tell",
+    "values_of",
+    "work",
+]
