@@ -189,16 +189,15 @@ def run(monkeypatch):
     asked = SimpleNamespace(
         names=("other", "s"), folds=(fold(0), fold(1)), paths=(), encoder={}, called=[]
     )
-    opens, predicts = ModuleType("histofast.mil.runs"), ModuleType("histofast.mil.prediction")
+    room = ModuleType("histofast.mil")
 
     def attention_of(run, features, *, folds):
         asked.called.append(folds)
         return features[:, 0].astype(np.float64)
 
-    opens.open_run = lambda path: asked
-    predicts.attention_of = attention_of
-    monkeypatch.setitem(sys.modules, "histofast.mil.runs", opens)
-    monkeypatch.setitem(sys.modules, "histofast.mil.prediction", predicts)
+    room.open_run = lambda path: asked
+    room.attention_of = attention_of
+    monkeypatch.setitem(sys.modules, "histofast.mil", room)
     return asked
 
 

@@ -156,7 +156,7 @@ def test_who_wants_one_encoder_refuses_a_file_of_cuts(joined, tmp_path, reader):
     more = {"truncate": {"at": "relu"}}.get(reader, {})
     more |= {"out": tmp_path / "x.onnx"} if reader in ("truncate", "join_cuts") else {}
     with pytest.raises(ModelError) as told:
-        getattr(encoders, reader)(joined, **more)
+        getattr(encoders if reader in ("load", "read_spec") else graphs, reader)(joined, **more)
     assert str(told.value) == (
         f"{joined} computes 4 cuts in one run (conv1, relu, layer1, layer2.relu), wanted one "
         "encoder: use it with extract or encoders.load_all, or export the one cut by itself"

@@ -10,7 +10,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from histofast import doctor, encoders
+from histofast import doctor, encoders, graphs
 from histofast.errors import CudaError, ModelError
 
 
@@ -77,7 +77,7 @@ def test_no_onnxruntime(installed, monkeypatch):
     def missing():
         raise ModelError("onnxruntime cannot be imported (gone): pip install")
 
-    monkeypatch.setattr(encoders, "provider_problems", missing)
+    monkeypatch.setattr(graphs, "provider_problems", missing)
     assert examine("onnxruntime").status == "fail"
     found = examine("providers")
     assert (found.status, found.text.split(" (")[0]) == ("fail", "onnxruntime cannot be imported")
@@ -101,7 +101,7 @@ def test_missing_package(installed):
 def test_cuda_provider(monkeypatch, gpus, problem, status, remedy):
     monkeypatch.setattr(encoders, "driver_gpu_count", lambda: gpus)
     listed = {"CUDAExecutionProvider": problem, "CPUExecutionProvider": None}
-    monkeypatch.setattr(encoders, "provider_problems", lambda: listed)
+    monkeypatch.setattr(graphs, "provider_problems", lambda: listed)
     found = examine("provider CUDA")
     assert found.status == status
     assert found.remedy.startswith(remedy)
@@ -110,7 +110,7 @@ def test_cuda_provider(monkeypatch, gpus, problem, status, remedy):
 
 def test_broken_cpu_provider(monkeypatch):
     listed = {"CPUExecutionProvider": "computes 3.0 for a known mean"}
-    monkeypatch.setattr(encoders, "provider_problems", lambda: listed)
+    monkeypatch.setattr(graphs, "provider_problems", lambda: listed)
     assert examine("provider CPU").status == "fail"
 
 

@@ -19,7 +19,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from histofast import features as module
 from histofast.errors import FeatureError
 from histofast.features import (
     FeatureSummary,
@@ -34,6 +33,7 @@ from histofast.features import (
     verify,
     verify_folder,
 )
+from histofast.features import file as module
 
 IDENTITY = {
     "slide": {"name": "a", "identity": "12-ab"},

@@ -27,7 +27,7 @@ from tiny_encoder import write_encoder
 # As a script would: at its top level, without `if __name__ == "__main__"`.
 SCRIPT = """
 import sys
-from histofast.pipeline import _run
+from histofast.pipeline import extraction
 extraction._devices = lambda device, gpus: ["cpu", "cpu"]
 from histofast.cli import main
 print("once")

@@ -683,10 +683,10 @@ class TestReadingAhead:
         assert list(reading.read_ahead(read, [])) == []
 
     def test_reads_while_one_is_in_use(self):
-        reading = threading.Event()
-        found = reading.read_ahead(lambda row: reading.set() if row == 1 else None, range(3))
+        is_reading = threading.Event()
+        found = reading.read_ahead(lambda row: is_reading.set() if row == 1 else None, range(3))
         next(found)
-        assert reading.wait(5)
+        assert is_reading.wait(5)
         found.close()
 
     def test_errors_come_at_their_place(self):

@@ -522,7 +522,7 @@ def test_no_space_stops_the_run(slides, encoder, tmp_path, monkeypatch):
     def full(self, offset, data):
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(features._Temporary, "write", full)
+    monkeypatch.setattr(features.file._Temporary, "write", full)
     report = run(slides, tmp_path, encoder)
     assert [s.status for s in report.slides] == ["failed", "interrupted", "interrupted"]
     assert "no space left" in report.error

@@ -164,7 +164,7 @@ def test_int8_file(tmp_path, patches):
 def test_same_arguments_give_the_same_bytes(tmp_path, residual):
     """In another process too, whose sets have another order."""
     code = (
-        "import sys; from histofast import encoders; p = graphs.stained_noise(64, 64); "
+        "import sys; from histofast import graphs; p = graphs.stained_noise(64, 64); "
         "graphs.quantize(sys.argv[1], out=sys.argv[2], precision='int8', name='same', "
         "calibration=p[:32].copy(), held_out=p[32:].copy())"
     )

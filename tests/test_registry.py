@@ -340,7 +340,7 @@ def test_known_file_of_other_weights_is_refused(networks, data):
 def with_source(monkeypatch, **changes):
     source = replace(REGISTRY.sources["ciga-simclr-resnet18"], name="mine", **changes)
     changed = replace(REGISTRY, sources=REGISTRY.sources | {"mine": source})
-    for module in ("_create", "_export"):
+    for module in ("creation", "exporting"):
         monkeypatch.setattr(f"histofast.networks.{module}.registry", lambda: changed)
     return source
 

@@ -513,9 +513,9 @@ def test_differing_results(net, monkeypatch):
     )
 
 
-def test_importing_encoders_stays_light():
+def test_importing_graphs_stays_light():
     for name in ("wrap", "cuts", "truncate", "split", "flops", "total_flops", "GraphCut"):
-        assert name in encoders.__all__
-        assert getattr(encoders, name) is not None
+        assert name in graphs.__all__
+        assert getattr(graphs, name) is not None
     with pytest.raises(AttributeError, match="no attribute 'nothing'"):
-        _ = encoders.nothing
+        _ = graphs.nothing

@@ -2,6 +2,16 @@
 
 from __future__ import annotations
 
+try:
+    import jinja2 as _jinja2  # noqa: F401
+    import matplotlib as _matplotlib  # noqa: F401
+except ModuleNotFoundError as missing:
+    raise ModuleNotFoundError(
+        f"histofast.report needs {missing.name}, which is not installed: "
+        "pip install 'histofast[train]'",
+        name=missing.name,
+    ) from None
+
 from histofast.report.bars import check_figure_path, plot_speeds
 from histofast.report.comparison_lines import comparison_text
 from histofast.report.comparison_pages import comparison_page
