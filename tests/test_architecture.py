@@ -51,7 +51,7 @@ DOORS = {
     "timm": {"networks"},
     "safetensors": {"networks", "mil"},
     "sklearn": {"mil"},
-    "onnxruntime": {"encoders"},
+    "onnxruntime": {"encoders", "graphs"},
     "onnx": {"graphs", "networks"},
     "tifffile": {"slides"},
     "imagecodecs": {"slides"},
