@@ -25,6 +25,7 @@ LEVELS = {
     "_files": 1,
     "_lazy": 1,
     "_machine": 1,
+    "_tables": 1,
     "tissue": 2,
     "tiling": 2,
     "similarity": 2,

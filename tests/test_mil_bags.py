@@ -350,6 +350,7 @@ class TestBadLabels:
         assert bags.notes == (
             "left out labels without features: 4 (v, x, y, ...)",
             "left out features without labels: 2 (c, d)",
+            "no column of patients: slides count as patients",
         )
 
     def test_labels_of_other_slides(self, folder, table):

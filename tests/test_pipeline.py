@@ -756,7 +756,7 @@ def test_csv_list(slides, encoder, tmp_path):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("slide_file,mpp\na,1\n", r"must have a column wsi \(or .*\), got slide_file, mpp"),
+        ("picture,mpp\na,1\n", r"must have a column file \(or .*\), got picture, mpp"),
         ("wsi,mpp\na.svs,fast\n", "line 2: mpp must be a number, got 'fast'"),
         ("wsi,mpp\na.svs,90\n", r"line 2: mpp must be within 0.05..20 um per pixel, got 90"),
         ("wsi\n", "must have a header and at least one row"),
@@ -841,7 +841,7 @@ def test_patches_csv(encoder, tmp_path):
 
 
 def test_real_patches(data, encoder, tmp_path):
-    """The patient column of the real table is taken for the bag."""
+    """The real table names no slides: a patient is a bag."""
     report = run(None, tmp_path, encoder, patches=data / "idc_dense" / "labels.csv", mpp=4.0)
     assert {s.name: s.patches for s in report.of("done")} == {"14082": 478, "14306": 431}
     assert features.verify_folder([tmp_path]).is_whole

@@ -12,13 +12,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from histofast._arrays import check
+from histofast._tables import read_table
 from histofast.comparison.gram_sums import GramSums
 from histofast.comparison.other_measures import by_pooled_features, by_protocol
 from histofast.comparison.result import SimilarityResult
 from histofast.comparison.source import Array, Measure, Mode, Source
 from histofast.comparison.spatial import SpatialSums
 from histofast.graphs import Tap
-from histofast.patches import BAG_COLUMNS, FILE_COLUMNS, PatchSample, read_table, sample_patches
+from histofast.patches import PatchSample, sample_patches
 from histofast.similarity import (
     Comparison,
     Kernel,
@@ -79,7 +80,8 @@ def compare(
         n: images to draw from slides or a table.
         patch_px: their side; None: what network a was designed for.
         mpp: um per pixel of patches from slides; None: 0.5.
-        groups: (n,) what images belong together; None: their slides or bags, else each by itself.
+        groups: (n,) what images belong together; None: their patients where known, else
+            their slides or bags, else each by itself.
         labels: (n,) true classes as whole numbers, for networks with a head; None: what a table
             of patches has as labels.
         batch_size: images whose Grams are taken together.
@@ -112,7 +114,7 @@ def compare(
     elif len(labels) != len(pixels):
         raise ValueError(f"labels must be {len(pixels)}, one per image, got {len(labels)}")
     _, group_of = np.unique(
-        np.asarray(sample.sources if groups is None else groups).astype(str), return_inverse=True
+        np.asarray(sample.groups if groups is None else groups).astype(str), return_inverse=True
     )
     pairs = np.array(
         [
@@ -232,11 +234,9 @@ def _images(
 def _is_patch_table(path: str | Path) -> bool:
     if Path(path).suffix.lower() != ".csv":
         return False
-    _, header = read_table(Path(path))
-    return (
-        bool(set(header) & set(FILE_COLUMNS))
-        and len(set(header) & {*FILE_COLUMNS, *BAG_COLUMNS}) > 1
-    )
+    table = read_table(Path(path))
+    has_bags = table.column("slide") or table.column("patient")
+    return table.column("file") is not None and has_bags is not None
 
 
 def _check_options(

@@ -17,17 +17,15 @@ from typing import Any, Literal, NamedTuple, get_args
 import numpy as np
 from numpy.typing import NDArray
 
+from histofast._tables import Table, read_table
 from histofast.errors import FeatureError
 from histofast.features import FeatureFile, read_features
 from histofast.learning import Task
-from histofast.patches import read_table
 from histofast.slides import SLIDE_SUFFIXES
 
 Missing = Literal["error", "skip"]
 Paths = str | Path | Sequence[str | Path]
 
-SLIDE_COLUMNS = ("slide", "wsi", "slide_id", "bag")
-PATIENT_COLUMNS = ("patient", "case_id")
 SPLITS: Mapping[str, str] = {
     "train": "train",
     "val": "validation",
@@ -93,6 +91,11 @@ class Bags:
         """(b) patient of each slide; the slide itself where the patient is not known."""
         return tuple(p or name for p, name in zip(self.patients, self.names, strict=True))
 
+    @property
+    def unit(self) -> Literal["patient", "slide"]:
+        """What a group is, and so what folds deal and intervals resample."""
+        return "patient" if len(self) and all(self.patients) else "slide"
+
     def read(self, i: int) -> NDArray[Any]:
         """Return the features of bag `i`, checked in one pass.
 
@@ -152,9 +155,10 @@ def open_bags(
 ) -> Bags:
     """Open feature files as bags, and give them the labels of a table.
 
-    The table is a CSV file: `slide` (or wsi, slide_id, bag; else the first column) holds names with
-    or without folder and suffix; `label`, or `time` and `event`; `patient` (or case_id) and `split`
-    (train, val, test) if known.
+    The table is a CSV file: `slide` (or wsi, slide_id, bag, file ...; else the first column) holds
+    names with or without folder and suffix; `label`, or `time` and `event`; `patient` (or patient_id,
+    case_id, submitter_id ...) and `split` (train, val, test) if known. Names of columns are read in
+    any case and spelling. A table with patients and no slides has one bag for each patient.
 
     Args:
         features: a folder that is searched through for `.h5` files, or files and folders.
@@ -165,13 +169,14 @@ def open_bags(
         label_column: where the labels of classification and regression are.
 
     Returns:
-        The bags sorted by name. `notes` says what was left out.
+        The bags sorted by name. `notes` says what was left out, and that slides count as patients
+        where there is no column of patients.
 
     Raises:
         FeatureError: a broken file, files of several encoders or widths, a bag without patches.
         FileNotFoundError: no such file, folder or table, or a folder without feature files.
-        ValueError: an unknown option; a table without the columns, with a slide twice, an empty or
-            unusable cell, one class or no event only; slides that do not match (see `missing`); two
+        ValueError: an unknown option; a table without the columns, with two columns for one thing,
+            with a slide twice, an empty or unusable cell, one class or no event only; slides that do not match (see `missing`); two
             files of one slide.
     """
     _check_choices(task, missing)
@@ -242,7 +247,9 @@ def _labelled(
 ) -> tuple[dict[str, _Row], NDArray[Any], tuple[str, ...], list[str]]:
     """Return the rows of the slides, by their names, with targets, classes and what was left out."""
     columns = ("time", "event") if task == "survival" else (label_column,)
-    rows, notes = _match(path, _read_labels(path, columns), stems, missing)
+    table = read_table(path)
+    rows, notes = _match(path, _read_labels(table, columns), stems, missing)
+    notes += _notes_on_patients(table)
     _refuse_cells(path, columns, rows)
     targets: NDArray[Any]
     classes: tuple[str, ...] = ()
@@ -404,44 +411,61 @@ class _Row:
     split: str
 
 
-def _read_labels(path: Path, columns: Sequence[str]) -> list[_Row]:
-    table, header = read_table(path)
-    lacking = [column for column in columns if column not in header]
+def _read_labels(table: Table, columns: Sequence[str]) -> list[_Row]:
+    wanted = [table.named(column) for column in columns]
+    lacking = [column for column, name in zip(columns, wanted, strict=True) if name is None]
     if lacking:
         remedy = "" if "time" in columns else ": name it with label_column"
         raise ValueError(
-            f"{path} must have a column {' and a column '.join(lacking)}, "
-            f"got {', '.join(header)}{remedy}"
+            f"{table.path} must have a column {' and a column '.join(lacking)}, "
+            f"got {', '.join(table.header)}{remedy}"
         )
-    slide = next((name for name in SLIDE_COLUMNS if name in header), header[0])
-    if slide in (*columns, "split"):
-        raise ValueError(
-            f"{path} must have a column {SLIDE_COLUMNS[0]} (or {', '.join(SLIDE_COLUMNS[1:])}), "
-            f"got {', '.join(header)}"
-        )
-    patient = next((name for name in PATIENT_COLUMNS if name in header), None)
+    cells = [name for name in wanted if name is not None]
+    patient, split_column = table.column("patient"), table.column("split")
+    slide = _slide_column(table, {*cells, split_column, patient})
     rows = []
-    for line, row in enumerate(table, start=2):
+    for line, row in table.lines():
         # A slide whose patient is not known could be on both sides of a fold.
         for column in (slide, patient):
             if column is not None and not row[column]:
-                raise ValueError(f"{path}, line {line}: {column} is empty")
+                raise ValueError(f"{table.path}, line {line}: {column} is empty")
         split = ""
-        if "split" in header:
-            if row["split"].lower() not in SPLITS:
+        if split_column:
+            if row[split_column].lower() not in SPLITS:
                 raise ValueError(
-                    f"{path}, line {line}: split must be train, val or test, got {row['split']!r}"
+                    f"{table.path}, line {line}: split must be train, val or test, "
+                    f"got {row[split_column]!r}"
                 )
-            split = SPLITS[row["split"].lower()]
+            split = SPLITS[row[split_column].lower()]
         rows.append(
             _Row(
                 name=row[slide],
-                cells=tuple(row[column] for column in columns),
+                cells=tuple(row[name] for name in cells),
                 patient=row[patient] if patient else "",
                 split=split,
             )
         )
     return rows
+
+
+def _slide_column(table: Table, others: set[str | None]) -> str:
+    """Return the column of slides: by its name, else the first one, else that of patients."""
+    found = table.column("slide") or table.column("file")
+    if found is None and table.header[0] and table.header[0] not in others:
+        return table.header[0]
+    return found or table.needed("slide", "patient")
+
+
+def _notes_on_patients(table: Table) -> list[str]:
+    if table.column("patient"):
+        return []
+    notes = ["no column of patients: slides count as patients"]
+    if strange := table.unread_patients():
+        notes.append(
+            f"columns that may be patients and are not read: {', '.join(strange)}: "
+            "call the right one patient"
+        )
+    return notes
 
 
 def _match(

@@ -14,14 +14,11 @@ from histofast.patches.sources import (
     with_masks,
 )
 from histofast.patches.stream import (
-    BAG_COLUMNS,
-    FILE_COLUMNS,
     PatchBag,
     PatchBatch,
     bag_patch_px,
     iter_patches,
     read_patch_table,
-    read_table,
     stream_bag,
     stream_slide,
 )
@@ -29,8 +26,6 @@ from histofast.patches.survey import SLIDE_FAILURES, MaskFile, TissueOptions, su
 from histofast.patches.synthetic import make_demo_slides, make_labelled_slides, make_slide
 
 __all__ = [
-    "BAG_COLUMNS",
-    "FILE_COLUMNS",
     "SLIDE_FAILURES",
     "Job",
     "MaskFile",
@@ -47,7 +42,6 @@ __all__ = [
     "make_labelled_slides",
     "make_slide",
     "read_patch_table",
-    "read_table",
     "real_number",
     "sample_patches",
     "select_shard",

@@ -26,23 +26,32 @@ class PatchSample:
     """Patches drawn at random, and where each comes from.
 
     `pixels` is (n, p, p, 3) uint8, `sources` has n names of slides or bags, `labels` the n labels
-    that a table of patches gives them ("" where it gives none).
+    that a table of patches gives them ("" where it gives none), `patients` the n patients ("" where
+    not known).
     """
 
     pixels: NDArray[np.uint8]
     sources: tuple[str, ...]
     labels: tuple[str, ...] = ()
+    patients: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         return len(self.sources)
 
+    @property
+    def groups(self) -> tuple[str, ...]:
+        """(n) patient of each patch; the slide or bag where the patient is not known."""
+        patients = self.patients or ("",) * len(self)
+        return tuple(p or s for p, s in zip(patients, self.sources, strict=True))
+
     def split(self, n: int, *, seed: int = 0) -> tuple[PatchSample, PatchSample]:
         """Return a part of about n patches and the rest.
 
-        From eight sources on the two share none: patches of one slide resemble each other.
+        From eight groups on the two share none: patches of one patient resemble each other.
         """
         rng = np.random.default_rng(seed)
-        names = sorted(set(self.sources))
+        groups = self.groups
+        names = sorted(set(groups))
         if len(names) < 8:
             order = rng.permutation(len(self))
             return self._part(order[:n]), self._part(order[n:])
@@ -52,8 +61,8 @@ class PatchSample:
             if count >= n:
                 break
             taken.add(str(name))
-            count += self.sources.count(str(name))
-        ours = np.array([source in taken for source in self.sources])
+            count += groups.count(str(name))
+        ours = np.array([group in taken for group in groups])
         return self._part(np.flatnonzero(ours)), self._part(np.flatnonzero(~ours))
 
     def _part(self, rows: NDArray[np.int64]) -> PatchSample:
@@ -62,6 +71,7 @@ class PatchSample:
             pixels=np.ascontiguousarray(self.pixels[rows]),
             sources=tuple(self.sources[i] for i in rows),
             labels=tuple(self.labels[i] for i in rows) if self.labels else (),
+            patients=tuple(self.patients[i] for i in rows) if self.patients else (),
         )
 
 
@@ -102,7 +112,7 @@ def sample_patches(
     jobs = _jobs(slides, patches)
     most = n if jobs[0].bag is not None else _MAX_SLIDES  # opening a bag costs nothing
     jobs = [jobs[i] for i in sorted(rng.permutation(len(jobs))[:most])]
-    found: list[tuple[NDArray[np.uint8], str, str]] = []
+    found: list[tuple[NDArray[np.uint8], Job, str]] = []
     with ThreadPoolExecutor(available_cpus(), thread_name_prefix="histofast-decode") as pool:
         for i, job in enumerate(jobs):
             share = -(-(n - len(found)) // (len(jobs) - i))  # what others lack comes from the rest
@@ -111,13 +121,14 @@ def sample_patches(
             else:
                 drawn = _of_slide(job, share, patch_px, mpp, mpp_override, rng, pool)
                 labelled = [(patch, "") for patch in drawn]
-            found += [(patch, job.name, label) for patch, label in labelled]
+            found += [(patch, job, label) for patch, label in labelled]
     if not found:
         raise ValueError(f"no patch with tissue in {len(jobs)} slides")
     return PatchSample(
         pixels=np.stack([patch for patch, _, _ in found]),
-        sources=tuple(name for _, name, _ in found),
+        sources=tuple(job.name for _, job, _ in found),
         labels=tuple(label for _, _, label in found),
+        patients=tuple(job.patient for _, job, _ in found),
     )
 
 

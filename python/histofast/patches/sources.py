@@ -9,13 +9,10 @@ from numbers import Integral, Real
 from pathlib import Path
 from typing import Any, TypeVar
 
-from histofast.patches.stream import PatchBag, find_column, read_patch_table, read_table
+from histofast._tables import read_table
+from histofast.patches.stream import PatchBag, read_patch_table
 from histofast.slides import find_slides
 from histofast.tiling import MPP_MAX, MPP_MIN
-
-SLIDE_COLUMNS = ("wsi", "path", "image_path", "slide", "file")
-MPP_COLUMNS = ("mpp", "spacing_at_level_0")
-MASK_COLUMNS = ("mask", "mask_path")
 
 WholeOrNone = TypeVar("WholeOrNone", int, int | None)
 RealOrNone = TypeVar("RealOrNone", float, float | None)
@@ -23,13 +20,14 @@ RealOrNone = TypeVar("RealOrNone", float, float | None)
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Job:
-    """One slide, or one bag of ready-made patches, to encode."""
+    """One slide, or one bag of ready-made patches, to encode; `patient` is "" where not known."""
 
     name: str
     path: Path
     mpp: float | None = None
     mask: Path | None = None
     bag: PatchBag | None = None
+    patient: str = ""
 
 
 def whole_number(name: str, value: WholeOrNone) -> WholeOrNone:
@@ -106,12 +104,11 @@ def _stem(path: Path) -> str:
 
 
 def _jobs_of_table(path: Path) -> list[Job]:
-    rows, header = read_table(path)
-    wsi = find_column(path, header, SLIDE_COLUMNS)
-    mpp = next((name for name in MPP_COLUMNS if name in header), None)
-    mask = next((name for name in MASK_COLUMNS if name in header), None)
+    table = read_table(path)
+    wsi = table.needed("file", "slide")
+    mpp, mask, patient = (table.column(role) for role in ("mpp", "mask", "patient"))
     jobs = []
-    for line, row in enumerate(rows, start=2):
+    for line, row in table.lines():
         if not row[wsi]:
             raise ValueError(f"{path}, line {line}: {wsi} is empty")
         slide = Path(row[wsi])
@@ -135,6 +132,7 @@ def _jobs_of_table(path: Path) -> list[Job]:
                 path=slide,
                 mpp=value,
                 mask=path.parent / row[mask] if mask and row[mask] else None,
+                patient=row[patient] if patient else "",
             )
         )
     return jobs
@@ -143,7 +141,10 @@ def _jobs_of_table(path: Path) -> list[Job]:
 def list_bags(table: str | Path) -> list[Job]:
     """Turn a CSV of patch images into bags to encode."""
     table = Path(table)
-    return [Job(name=bag.name, path=table, bag=bag) for bag in read_patch_table(table)]
+    return [
+        Job(name=bag.name, path=table, bag=bag, patient=bag.patient)
+        for bag in read_patch_table(table)
+    ]
 
 
 def select_shard(jobs: list[Job], shard: str | None) -> list[Job]:

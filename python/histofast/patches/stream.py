@@ -6,9 +6,8 @@ int64 level-0 coordinates, row by row for slides, in the table's order for patch
 
 from __future__ import annotations
 
-import csv
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -19,16 +18,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from histofast._machine import available_cpus
+from histofast._tables import read_table
 from histofast.errors import SlideError, TileError
 from histofast.slides import Slide, read_image, stream_boxes
 from histofast.tiling import PatchPlan, cut_patches
 
 # Small: memory of a few MB is used again by the allocator, larger pieces are cleared every time.
 BATCH_SIZE = 8
-
-# What users of other tools call these columns; the first name of each is ours.
-FILE_COLUMNS = ("file", "path", "image_path", "patch")
-BAG_COLUMNS = ("bag", "wsi", "slide", "slide_id", "patient", "case_id")
 
 
 class PatchBatch(NamedTuple):
@@ -127,6 +123,7 @@ class PatchBag:
         coords_l0: (n, 2) int64 from the x and y columns; None when the table has none.
         labels: (n) label of each row as text, "" where the table has none.
         split: "train", "valid", ...; "" when the table has none.
+        patient: whose they are; "" when the table has no column of patients.
     """
 
     name: str
@@ -134,6 +131,7 @@ class PatchBag:
     coords_l0: NDArray[np.int64] | None
     labels: tuple[str, ...]
     split: str
+    patient: str = ""
 
     def __len__(self) -> int:
         return len(self.files)
@@ -159,105 +157,79 @@ class PatchBag:
 
 
 def read_patch_table(path: str | Path) -> list[PatchBag]:
-    """Read a CSV of patch images: file, bag[, label, x, y, split].
+    """Read a CSV of patch images: file, slide[, patient, label, x, y, split].
 
-    `file` is relative to the CSV's folder. The column of files may also be called path, image_path
-    or patch; that of bags wsi, slide, slide_id, patient or case_id.
+    `file` is relative to the CSV's folder. Without a column of slides a patient is a bag. Columns
+    may be called otherwise: see `histofast._tables`.
 
     Returns:
         The bags in the order of their first row, rows in the table's order.
 
     Raises:
         FileNotFoundError: no such table.
-        ValueError: a missing column, an empty table or cell, a repeated file, a coordinate that is
-            no number or does not fit 64 bits, a bag that is in two splits.
+        ValueError: a missing column or one that is there twice, an empty table or cell, a repeated
+            file, a coordinate that is no number or does not fit 64 bits, a bag that is of two
+            patients or in two splits.
     """
-    path = Path(path)
-    rows, header = read_table(path)
-    file_column = find_column(path, header, FILE_COLUMNS)
-    bag_column = find_column(path, header, BAG_COLUMNS)
-    has_coords = {"x", "y"} <= set(header)
-    if not has_coords and {"x", "y"} & set(header):
+    table = read_table(Path(path))
+    file_column, bag_column = table.needed("file"), table.needed("slide", "patient")
+    patient, split, label = (table.column(role) for role in ("patient", "split", "label"))
+    axes = [table.column("x"), table.column("y")]
+    if (axes[0] is None) != (axes[1] is None):
         raise ValueError(f"{path} must have both of the columns x and y, or neither")
-    grouped: dict[str, list[tuple[int, dict[str, str]]]] = {}
+    grouped: dict[str, list[tuple[int, Mapping[str, str]]]] = {}
     seen: dict[str, int] = {}
-    for line, row in enumerate(rows, start=2):
-        file, bag = row[file_column], row[bag_column]
-        for column, value in ((file_column, file), (bag_column, bag)):
-            if not value:
+    for line, row in table.lines():
+        for column in (file_column, bag_column, patient):
+            if column is not None and not row[column]:
                 raise ValueError(f"{path}, line {line}: {column} is empty")
+        file = row[file_column]
         if file in seen:
             raise ValueError(
                 f"{path}, line {line}: {file} is there twice (first in line {seen[file]})"
             )
         seen[file] = line
-        grouped.setdefault(bag, []).append((line, row))
+        grouped.setdefault(row[bag_column], []).append((line, row))
 
     bags = []
     for name, members in grouped.items():
-        splits = sorted({row.get("split", "") for _, row in members})
-        if len(splits) > 1:
-            raise ValueError(f"{path}: bag {name} must be in one split, got {', '.join(splits)}")
         coords = None
-        if has_coords:
+        if None not in axes:
             coords = np.array(
-                [[_whole(path, line, row, axis) for axis in ("x", "y")] for line, row in members],
+                [
+                    [_whole(table.path, line, row, str(axis)) for axis in axes]
+                    for line, row in members
+                ],
                 np.int64,
             )
         bags.append(
             PatchBag(
                 name=name,
-                files=tuple(path.parent / row[file_column] for _, row in members),
+                files=tuple(table.path.parent / row[file_column] for _, row in members),
                 coords_l0=coords,
-                labels=tuple(row.get("label", "") for _, row in members),
-                split=splits[0],
+                labels=tuple(row[label] if label else "" for _, row in members),
+                split=_of_bag(table.path, name, "in one split", members, split),
+                patient=_of_bag(table.path, name, "of one patient", members, patient),
             )
         )
     return bags
 
 
-def read_table(path: Path) -> tuple[list[dict[str, str]], list[str]]:
-    """Rows and header of a CSV file with at least one row; cells stripped of white space."""
-    if not path.is_file():
-        raise FileNotFoundError(f"no such table: {path}")
-    try:
-        with path.open(newline="", encoding="utf-8-sig") as file:
-            reader = csv.DictReader(file)
-            header = [name.strip() for name in reader.fieldnames or []]
-            reader.fieldnames = header
-            rows = []
-            for row in reader:
-                if None in row or None in row.values():
-                    got = (
-                        sum(v is not None for v in row.values())
-                        + len(row.get(None, []))
-                        - (None in row)
-                    )
-                    raise ValueError(
-                        f"{path}, line {reader.line_num}: must have {len(header)} cells like the "
-                        f"header, got {got}"
-                    )
-                rows.append({key: value.strip() for key, value in row.items()})
-    except (UnicodeDecodeError, csv.Error) as error:
-        raise ValueError(f"{path} must be a CSV text file: {error}") from error
-    if not rows:
-        raise ValueError(f"{path} must have a header and at least one row")
-    return rows, header
+def _of_bag(
+    path: Path,
+    name: str,
+    wanted: str,
+    members: Sequence[tuple[int, Mapping[str, str]]],
+    column: str | None,
+) -> str:
+    """Return what all rows of a bag say."""
+    found = sorted({row[column] for _, row in members}) if column else [""]
+    if len(found) > 1:
+        raise ValueError(f"{path}: bag {name} must be {wanted}, got {', '.join(found)}")
+    return found[0]
 
 
-def find_column(path: Path, header: Sequence[str], names: Sequence[str]) -> str:
-    """The one of `names` that the table has."""
-    for name in names:
-        if name in header:
-            return name
-    hint = ": separate the cells by commas" if len(header) == 1 and ";" in header[0] else ""
-    raise ValueError(
-        f"{path} must have a column {names[0]} (or {', '.join(names[1:])}), "
-        f"got {', '.join(header)}{hint}"
-    )
-
-
-def _whole(path: Path, line: int, row: dict[str, str], axis: str) -> int:
+def _whole(path: Path, line: int, row: Mapping[str, str], axis: str) -> int:
     try:
         value = round(float(row[axis]))
     except (ValueError, OverflowError):
