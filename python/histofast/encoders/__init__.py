@@ -22,6 +22,7 @@ if TYPE_CHECKING:
         read_registry,
         registry,
     )
+    from histofast.encoders.reading import read_spec, read_specs
     from histofast.encoders.runtime import CPU, driver_gpu_count
     from histofast.encoders.session import (
         Encoder,
@@ -29,8 +30,6 @@ if TYPE_CHECKING:
         Pending,
         load,
         load_all,
-        read_spec,
-        read_specs,
     )
     from histofast.encoders.spec import (
         INPUT,
@@ -58,6 +57,7 @@ __getattr__, __dir__ = attach(
             "read_registry",
             "registry",
         ],
+        "histofast.encoders.reading": ["read_spec", "read_specs"],
         "histofast.encoders.runtime": ["CPU", "driver_gpu_count"],
         "histofast.encoders.session": [
             "Encoder",
@@ -65,8 +65,6 @@ __getattr__, __dir__ = attach(
             "Pending",
             "load",
             "load_all",
-            "read_spec",
-            "read_specs",
         ],
         "histofast.encoders.spec": [
             "EncoderMetadata",

@@ -8,10 +8,10 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,21 +20,13 @@ from histofast import _core
 from histofast._arrays import check
 from histofast._machine import ONNX_RUNTIME, available_cpus, check_device
 from histofast.encoders import runtime
-from histofast.encoders.bound import SLOTS, BoundRunner, Place, Ticket
+from histofast.encoders.bound import SLOTS, BoundRunner, Ticket
 from histofast.encoders.catalogue import find, registry
-from histofast.encoders.spec import (
-    CUTS,
-    INPUT,
-    OUTPUT,
-    EncoderMetadata,
-    EncoderSpec,
-    cuts_from_props,
-    refuse_cuts,
-    sha256_of,
-)
+from histofast.encoders.form import Form, form_of
+from histofast.encoders.opening import Opened, open_file
+from histofast.encoders.reading import all_specs, one_spec
+from histofast.encoders.spec import INPUT, EncoderSpec, sha256_of
 from histofast.errors import ModelError
-
-_WANTED = f"the pixel-in form ('{INPUT}' uint8 (n, h, w, 3))"
 
 
 def load(
@@ -55,7 +47,7 @@ def load(
             `load_all`), a device that does not work, a registered file whose checksum differs.
         ValueError: `device` or `threads` out of range.
     """
-    opened, specs = _loaded(name_or_path, device, threads, read=_one_spec)
+    opened, specs = _loaded(name_or_path, device, threads, read=one_spec)
     return Encoder(opened, specs[0], threads=threads or available_cpus())
 
 
@@ -70,7 +62,7 @@ def load_all(
     Raises:
         What `load` raises, but for a file of cuts.
     """
-    opened, specs = _loaded(name_or_path, device, threads, read=_all_specs)
+    opened, specs = _loaded(name_or_path, device, threads, read=all_specs)
     return EncoderSet(opened, specs, threads=threads or available_cpus())
 
 
@@ -79,8 +71,8 @@ def _loaded(
     device: str,
     threads: int | None,
     *,
-    read: Callable[[Any, Path, str], tuple[EncoderSpec, ...]],
-) -> tuple[_Opened, tuple[EncoderSpec, ...]]:
+    read: Callable[[Form, Path, str], tuple[EncoderSpec, ...]],
+) -> tuple[Opened, tuple[EncoderSpec, ...]]:
     """Open a session; its note also says what speaks against running what `read` finds in it."""
     check_device(device, ONNX_RUNTIME)
     if threads is not None and threads < 1:
@@ -88,9 +80,9 @@ def _loaded(
     kind, _, index = device.partition(":")
     path = find(name_or_path)
     sha256 = _checked_identity(path, name_or_path)
-    opened = _open(path, kind=kind, gpu=int(index or 0))
+    opened = open_file(path, kind=kind, gpu=int(index or 0))
     note = opened.note
-    specs = read(opened.session, path, sha256)
+    specs = read(form_of(opened.session), path, sha256)
     on_cpu = opened.device == "cpu"
     precision = specs[0].precision
     if on_cpu and precision == "int8" and not _core.int8_is_exact():
@@ -101,6 +93,17 @@ def _loaded(
     elif on_cpu and precision == "float16":
         note = "float16 is for GPUs: on a CPU the float32 encoder is faster"
     return replace(opened, note=note), specs
+
+
+def _checked_identity(path: Path, asked: str | os.PathLike[str]) -> str:
+    sha256 = sha256_of(path)
+    entry = registry().encoders.get(asked) if isinstance(asked, str) else None
+    if entry is not None and entry.path == path and entry.sha256 != sha256:
+        raise ModelError(
+            f"{path} is not the registered encoder {entry.name} (sha256 {sha256[:12]}..., wanted "
+            f"{entry.sha256[:12]}...): install histofast again, or load the file by its path"
+        )
+    return sha256
 
 
 class Pending:
@@ -129,7 +132,7 @@ class Pending:
 class _OpenFile:
     """A session of one file, its graph run for several outputs at once."""
 
-    def __init__(self, opened: _Opened, specs: Sequence[EncoderSpec], *, threads: int) -> None:
+    def __init__(self, opened: Opened, specs: Sequence[EncoderSpec], *, threads: int) -> None:
         session, place = opened.session, opened.place
         self.specs = tuple(specs)
         self.threads = threads
@@ -326,7 +329,7 @@ class Encoder(_OpenFile):
     and the bytes of a row depend on its pixels only.
     """
 
-    def __init__(self, opened: _Opened, spec: EncoderSpec, *, threads: int) -> None:
+    def __init__(self, opened: Opened, spec: EncoderSpec, *, threads: int) -> None:
         super().__init__(opened, [spec], threads=threads)
         self.spec = spec
 
@@ -373,7 +376,7 @@ class Encoder(_OpenFile):
                 f"a variant of {self.spec.name} cannot be loaded by onnxruntime "
                 f"{runtime.runtime().__version__}: {runtime.first_line(error)}"
             ) from None
-        return Encoder(_Opened(session=session), self.spec, threads=self.threads)
+        return Encoder(Opened(session=session), self.spec, threads=self.threads)
 
     def __repr__(self) -> str:
         return (
@@ -415,199 +418,3 @@ class EncoderSet(_OpenFile):
     def __repr__(self) -> str:
         names = ", ".join(spec.name for spec in self.specs)
         return f"EncoderSet({names}, {self.provider}, threads={self.threads})"
-
-
-def read_spec(path: Path) -> EncoderSpec:
-    """Return what an encoder file says of itself, having checked that it is in the pixel-in form.
-
-    Raises:
-        FileNotFoundError: no such file.
-        ModelError: it is no encoder in the pixel-in form, or a file of cuts.
-    """
-    return _read(path, _one_spec)[0]
-
-
-def read_specs(path: Path) -> tuple[EncoderSpec, ...]:
-    """Return what each encoder of a file says of itself: of a file of cuts all, else the one.
-
-    Raises:
-        FileNotFoundError: no such file.
-        ModelError: it is not in the pixel-in form.
-    """
-    return _read(path, _all_specs)
-
-
-def _read(
-    path: Path, read: Callable[[Any, Path, str], tuple[EncoderSpec, ...]]
-) -> tuple[EncoderSpec, ...]:
-    if not path.is_file():
-        raise FileNotFoundError(f"no encoder file at {path}")
-    return read(_open(path, kind="cpu", gpu=0).session, path, sha256_of(path))
-
-
-def _checked_identity(path: Path, asked: str | os.PathLike[str]) -> str:
-    sha256 = sha256_of(path)
-    entry = registry().encoders.get(asked) if isinstance(asked, str) else None
-    if entry is not None and entry.path == path and entry.sha256 != sha256:
-        raise ModelError(
-            f"{path} is not the registered encoder {entry.name} (sha256 {sha256[:12]}..., wanted "
-            f"{entry.sha256[:12]}...): install histofast again, or load the file by its path"
-        )
-    return sha256
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class _Opened:
-    """A session, where it runs, and what there is to say of that."""
-
-    session: Any
-    device: str = "cpu"
-    place: Place | None = None
-    note: str = ""
-
-
-def _open(path: Path, *, kind: str, gpu: int) -> _Opened:
-    """Open a file; the note says why `auto` did not take CUDA."""
-    if path.stat().st_size == 0:
-        raise ModelError(f"{path} is empty: copy or export it again")
-    note = ""
-    try:
-        if kind != "cpu":
-            wanted = "cuda" if kind == "auto" else kind
-            reason = runtime.why_not(runtime.PROVIDERS[wanted])
-            if reason is None and gpu >= (offered := runtime.driver_gpu_count() or 0):
-                reason = f"there is no GPU {gpu}: the driver offers {offered}, counted from 0"
-            if reason is None:
-                opened = _open_on_gpu(path, wanted, gpu)
-                if opened is not None:
-                    return opened
-                reason = (
-                    f"ONNX Runtime fell back to another provider on GPU {gpu}: run "
-                    "`histofast doctor`, or use --device cpu"
-                )
-            if kind != "auto":
-                raise ModelError(f"device {kind} does not work: {reason}")
-            note = f"CUDA is not used: {reason}"
-        return _Opened(session=runtime.make_session(str(path)), note=note)
-    except runtime.runtime_errors() as error:
-        state = type(error).__name__
-        if state == "InvalidProtobuf":
-            raise ModelError(
-                f"{path} is not an ONNX file, or is truncated: copy or export it again"
-            ) from None
-        raise ModelError(
-            f"{path} cannot be loaded by onnxruntime {runtime.runtime().__version__}: "
-            f"{runtime.first_line(error)}"
-        ) from None
-
-
-def _open_on_gpu(path: Path, kind: str, gpu: int) -> _Opened | None:
-    """Open a file on a GPU, None if ONNX Runtime took another provider."""
-    provider, device = runtime.PROVIDERS[kind], f"{kind}:{gpu}"
-    if not _core.cuda_is_compiled():
-        session = runtime.make_session(str(path), provider=provider, gpu=gpu)
-        note = (
-            "this build of histofast has no CUDA: no pinned memory and no CUDA graphs, slower; "
-            "reinstall with nvcc on the path"
-        )
-        return session and _Opened(session=session, device=device, note=note)
-    stream, note, captures = _core.CudaStream(gpu), "", True
-    where: dict[str, Any] = {"provider": provider, "gpu": gpu, "stream": stream.address}
-    try:
-        session = runtime.make_session(str(path), captures=True, **where)
-    except runtime.runtime_errors() as error:
-        captures, note = False, f"CUDA graphs are not used: {runtime.first_line(error)}"
-        session = runtime.make_session(str(path), **where)
-    place = Place(gpu=gpu, stream=stream, captures=captures)
-    return session and _Opened(session=session, device=device, place=place, note=note)
-
-
-_REMEDY = (
-    "wrap it with `histofast models add`, or export it from its network with "
-    "`histofast models export`"
-)
-
-
-def _one_spec(session: Any, path: Path, sha256: str) -> tuple[EncoderSpec, ...]:
-    """Return the spec of the one encoder that a file is."""
-    height_px, width_px = _checked_input(session, path)
-    outputs = session.get_outputs()
-    props = session.get_modelmeta().custom_metadata_map
-    refuse_cuts(props, where=str(path))
-    if len(outputs) != 1:
-        names = ", ".join(repr(o.name) for o in outputs)
-        raise ModelError(
-            f"{path} has {len(outputs)} outputs ({names}), wanted the one '{OUTPUT}': {_REMEDY}"
-        )
-    if outputs[0].name != OUTPUT or not _is_features(outputs[0]):
-        raise ModelError(
-            f"{path} has output {_shown(outputs[0])}, not '{OUTPUT}' float32 (n, d): {_REMEDY}"
-        )
-    metadata = EncoderMetadata.from_props(props, where=str(path))
-    width = outputs[0].shape[1]
-    if metadata.d != width:
-        raise ModelError(
-            f"{path} says d = {metadata.d} but its output has {width} features: export it again"
-        )
-    spec = EncoderSpec(
-        **asdict(metadata),
-        path=path,
-        sha256=sha256,
-        size_bytes=path.stat().st_size,
-        height_px=height_px,
-        width_px=width_px,
-    )
-    return (spec,)
-
-
-def _all_specs(session: Any, path: Path, sha256: str) -> tuple[EncoderSpec, ...]:
-    """Return the specs of all encoders of a file."""
-    props = session.get_modelmeta().custom_metadata_map
-    if CUTS not in props:
-        return _one_spec(session, path, sha256)
-    height_px, width_px = _checked_input(session, path)
-    encoders = cuts_from_props(props, where=str(path))
-    outputs = session.get_outputs()
-    widths = {o.name: o.shape[1] for o in outputs if _is_features(o)}
-    if len(outputs) != len(encoders) or widths != {o: e.d for o, e in encoders.items()}:
-        names = ", ".join(map(_shown, outputs))
-        wanted = ", ".join(f"'{o}' float32 (n, {e.d})" for o, e in encoders.items())
-        raise ModelError(f"{path} has outputs {names}, but says {wanted}: export it again")
-    return tuple(
-        EncoderSpec(
-            **asdict(metadata),
-            path=path,
-            sha256=sha256,
-            size_bytes=path.stat().st_size,
-            height_px=height_px,
-            width_px=width_px,
-            output=output,
-            is_cut=True,
-        )
-        for output, metadata in encoders.items()
-    )
-
-
-def _checked_input(session: Any, path: Path) -> tuple[int | None, int | None]:
-    """Return the height and the width that a file is fixed to, having checked its input."""
-    inputs = session.get_inputs()
-    if len(inputs) != 1:
-        names = ", ".join(repr(i.name) for i in inputs) or "none"
-        raise ModelError(f"{path} has {len(inputs)} inputs ({names}), not {_WANTED}: {_REMEDY}")
-    n, h, w, c = inputs[0].shape if len(inputs[0].shape) == 4 else (0, 0, 0, 0)
-    if inputs[0].name != INPUT or inputs[0].type != "tensor(uint8)" or c != 3:
-        raise ModelError(f"{path} has input {_shown(inputs[0])}, not {_WANTED}: {_REMEDY}")
-    if isinstance(n, int):
-        raise ModelError(f"{path} has a fixed batch of {n}, input {_shown(inputs[0])}: {_REMEDY}")
-    return h if isinstance(h, int) else None, w if isinstance(w, int) else None
-
-
-def _is_features(output: Any) -> bool:
-    shape = output.shape
-    return output.type == "tensor(float)" and len(shape) == 2 and isinstance(shape[1], int)
-
-
-def _shown(value: Any) -> str:
-    kind = value.type.removeprefix("tensor(").removesuffix(")")
-    kind = {"float": "float32", "double": "float64"}.get(kind, kind)
-    return f"'{value.name}' {kind} ({', '.join(str(s or '?') for s in value.shape)})"

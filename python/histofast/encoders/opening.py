@@ -1,0 +1,87 @@
+"""A file opened by ONNX Runtime where it is asked for, and what there is to say of that."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from histofast import _core
+from histofast.encoders import runtime
+from histofast.encoders.bound import Place
+from histofast.errors import ModelError
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Opened:
+    """A session, where it runs, and what there is to say of that."""
+
+    session: Any
+    device: str = "cpu"
+    place: Place | None = None
+    note: str = ""
+
+
+def open_file(path: Path, *, kind: str, gpu: int) -> Opened:
+    """Open a file; the note says why `auto` did not take CUDA."""
+    check_not_empty(path)
+    note = ""
+    try:
+        if kind != "cpu":
+            wanted = "cuda" if kind == "auto" else kind
+            reason = runtime.why_not(runtime.PROVIDERS[wanted])
+            if reason is None and gpu >= (offered := runtime.driver_gpu_count() or 0):
+                reason = f"there is no GPU {gpu}: the driver offers {offered}, counted from 0"
+            if reason is None:
+                opened = _open_on_gpu(path, wanted, gpu)
+                if opened is not None:
+                    return opened
+                reason = (
+                    f"ONNX Runtime fell back to another provider on GPU {gpu}: run "
+                    "`histofast doctor`, or use --device cpu"
+                )
+            if kind != "auto":
+                raise ModelError(f"device {kind} does not work: {reason}")
+            note = f"CUDA is not used: {reason}"
+        return Opened(session=runtime.make_session(str(path)), note=note)
+    except runtime.runtime_errors() as error:
+        state = type(error).__name__
+        if state == "InvalidProtobuf":
+            raise ModelError(
+                f"{path} is not an ONNX file, or is truncated: copy or export it again"
+            ) from None
+        raise ModelError(
+            f"{path} cannot be loaded by onnxruntime {runtime.runtime().__version__}: "
+            f"{runtime.first_line(error)}"
+        ) from None
+
+
+def _open_on_gpu(path: Path, kind: str, gpu: int) -> Opened | None:
+    """Open a file on a GPU, None if ONNX Runtime took another provider."""
+    provider, device = runtime.PROVIDERS[kind], f"{kind}:{gpu}"
+    if not _core.cuda_is_compiled():
+        session = runtime.make_session(str(path), provider=provider, gpu=gpu)
+        note = (
+            "this build of histofast has no CUDA: no pinned memory and no CUDA graphs, slower; "
+            "reinstall with nvcc on the path"
+        )
+        return session and Opened(session=session, device=device, note=note)
+    stream, note, captures = _core.CudaStream(gpu), "", True
+    where: dict[str, Any] = {"provider": provider, "gpu": gpu, "stream": stream.address}
+    try:
+        session = runtime.make_session(str(path), captures=True, **where)
+    except runtime.runtime_errors() as error:
+        captures, note = False, f"CUDA graphs are not used: {runtime.first_line(error)}"
+        session = runtime.make_session(str(path), **where)
+    place = Place(gpu=gpu, stream=stream, captures=captures)
+    return session and Opened(session=session, device=device, place=place, note=note)
+
+
+def check_not_empty(path: Path) -> None:
+    """Refuse a file of no bytes.
+
+    Raises:
+        ModelError: it is one.
+    """
+    if path.stat().st_size == 0:
+        raise ModelError(f"{path} is empty: copy or export it again")
