@@ -20,9 +20,11 @@ PACKAGE = Path(histofast.__file__).resolve().parent
 
 LEVELS = {
     "_core": 0,
+    "_numbers": 0,
+    "_words": 0,
     "errors": 1,
     "_arrays": 1,
-    "_files": 1,
+    "_files": 2,
     "_lazy": 1,
     "_machine": 1,
     "_tables": 1,
@@ -54,6 +56,7 @@ DOORS = {
     "sklearn": {"mil"},
     "onnxruntime": {"encoders", "graphs"},
     "onnx": {"graphs", "networks"},
+    "filelock": {"_files"},
     "tifffile": {"slides"},
     "imagecodecs": {"slides"},
     "openslide": {"slides"},

@@ -598,7 +598,7 @@ def test_folders_that_must_not_be_written(slides, encoder, tmp_path):
         done = run(tmp_path / "f" / "g")
         assert (done.returncode, done.stderr) == (
             1,
-            f"histofast: cannot write to {tmp_path / 'f' / 'g'}: Permission denied\n",
+            f"histofast: cannot write {tmp_path / 'f' / 'g'}: Permission denied\n",
         )
         done = run(tmp_path / "g")
         assert done.returncode == 1

@@ -19,21 +19,20 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from histofast.errors import FeatureError
+from histofast._files import Lock, Temporary, remove_stale_temporaries
+from histofast.errors import FeatureError, NoSpaceError, WriteError
 from histofast.features import (
     FeatureSummary,
     FeatureWriter,
-    SlideLock,
+    content_sha256,
     feature_path,
     pt_path,
     read_features,
     read_identity,
     read_summary,
-    remove_stale_temporaries,
     verify,
     verify_folder,
 )
-from histofast.features import file as module
 
 IDENTITY = {
     "slide": {"name": "a", "identity": "12-ab"},
@@ -338,9 +337,10 @@ class TestWholeOrAbsent:
     def test_kill_leaves_no_final_file_and_is_swept(self, tmp_path: Path) -> None:
         script = f"""
             import numpy as np, sys, time
-            from histofast.features import FeatureWriter, SlideLock
-            SlideLock({str(tmp_path / "a.h5")!r}).acquire() or sys.exit("held")
-            lock = SlideLock({str(tmp_path / "b.h5")!r}); lock.acquire()
+            from histofast._files import Lock
+            from histofast.features import FeatureWriter
+            Lock({str(tmp_path / "a.h5")!r}).acquire() or sys.exit("held")
+            lock = Lock({str(tmp_path / "b.h5")!r}); lock.acquire()
             writer = FeatureWriter({str(tmp_path / "a.h5")!r}, coords=np.zeros((9, 2), np.int64), d=4,
                                    identity={{}}, attributes={{}})
             writer.append(np.ones((3, 4), np.float32))
@@ -354,7 +354,7 @@ class TestWholeOrAbsent:
             assert process.stdout.readline() == b"ready\n"
             (temporary,) = tmp_path.glob(".a.h5.*.tmp")
             assert remove_stale_temporaries(tmp_path) == []  # its owner lives
-            lock = SlideLock(tmp_path / "b.h5")
+            lock = Lock(tmp_path / "b.h5")
             assert not lock.acquire()
             process.send_signal(signal.SIGKILL)
         assert not (tmp_path / "a.h5").exists()
@@ -416,7 +416,7 @@ class TestWholeOrAbsent:
             raise OSError(errno.ENOSPC, "No space left on device")
 
         monkeypatch.setattr(os, "posix_fallocate", fail)
-        with pytest.raises(FeatureError, match=r"no space left on .*: a\.h5 needs 0\.0 MB"):
+        with pytest.raises(NoSpaceError, match=r"no space left on .*: a\.h5 needs 0\.0 MB"):
             write(tmp_path / "a.h5")
         assert files_in(tmp_path) == []
 
@@ -436,8 +436,8 @@ class TestWholeOrAbsent:
             raise error
 
         target = {"append": "write", "finish": "sync"}[when]
-        monkeypatch.setattr(module._Temporary, target, fail)
-        with pytest.raises(FeatureError, match="no space left on"):
+        monkeypatch.setattr(Temporary, target, fail)
+        with pytest.raises(NoSpaceError, match="no space left on"):
             write(tmp_path / "a.h5")
         assert files_in(tmp_path) == []
 
@@ -445,13 +445,13 @@ class TestWholeOrAbsent:
     def test_really_full_disk(self, full_disk: Path, layout: Any) -> None:
         path = full_disk / "h5_files" / "a.h5"
         n = 2000 if layout == "trident" else 1000  # clam: the .h5 fits, the .pt does not
-        with pytest.raises(FeatureError, match=r"no space left on .*a\.h5 needs .* MB"):
+        with pytest.raises(NoSpaceError, match=r"no space left on .*a\.h5 needs .* MB"):
             write(path, n, d=180, layout=layout)
         assert files_in(full_disk) == []
         assert verify(write(path, 10)) == []
         free = os.statvfs(full_disk)
         (full_disk / "rest").write_bytes(bytes(free.f_bavail * free.f_bsize))
-        with pytest.raises(FeatureError, match="no space left on"):
+        with pytest.raises(NoSpaceError, match="no space left on"):
             write(full_disk / "h5_files" / "b.h5", 10, layout=layout)
         assert files_in(full_disk) == ["a.h5", "rest"]
 
@@ -462,9 +462,9 @@ class TestWholeOrAbsent:
         code = (
             f"import sys; sys.path[:] = {sys.path!r}\n"
             "import pathlib, test_features as t\n"
-            "from histofast.errors import FeatureError\n"
+            "from histofast.errors import NoSpaceError\n"
             f"try: t.write(pathlib.Path({str(path)!r}), 400)\n"
-            "except FeatureError as error: print(error)\n"
+            "except NoSpaceError as error: print(error)\n"
         )
         said = []
         for left_kb in (0, 4, 8, 12, 16, 32, 64):
@@ -486,7 +486,7 @@ class TestWholeOrAbsent:
     def test_folder_that_cannot_be_made(self, tmp_path: Path) -> None:
         (tmp_path / "file").touch()
         with pytest.raises(
-            FeatureError, match=r"cannot write .*a\.h5: (Not a directory|File exists)"
+            WriteError, match=r"cannot write .*a\.h5: (Not a directory|File exists)"
         ):
             write(tmp_path / "file" / "a.h5")
 
@@ -722,12 +722,38 @@ class TestDamage:
             verify_folder([tmp_path / "y"])
 
 
+class TestContent:
+    def test_of_ours_is_what_the_file_states(self, written: Path) -> None:
+        assert content_sha256(written) == read_features(written).sha256
+
+    @pytest.mark.parametrize("batch_axis", [False, True])
+    def test_of_others_is_of_the_same_bytes(self, written: Path, batch_axis: bool) -> None:
+        file = read_features(written)
+        other = written.with_name("other.h5")
+        with h5py.File(other, "w") as made:
+            made["features"] = file.features[None] if batch_axis else file.features
+            made["coords"] = file.coords
+        assert content_sha256(other) == file.sha256
+        with h5py.File(other, "r+") as made:
+            made["features"][..., 0] = 7
+        assert content_sha256(other) != file.sha256
+
+    def test_what_cannot_be_believed_is_refused(self, written: Path) -> None:
+        data = bytearray(written.read_bytes())
+        data[100] ^= 1
+        written.write_bytes(data)
+        with pytest.raises(FeatureError, match="must be as it was written"):
+            content_sha256(written)
+        with pytest.raises(FileNotFoundError, match="no such feature file"):
+            content_sha256(written.with_name("none.h5"))
+
+
 class TestLock:
     def test_one_owner(self, tmp_path: Path) -> None:
-        one, other = SlideLock(tmp_path / "a.h5"), SlideLock(tmp_path / "a.h5")
+        one, other = Lock(tmp_path / "a.h5"), Lock(tmp_path / "a.h5")
         assert one.acquire()
         assert not other.acquire()
-        assert SlideLock(tmp_path / "b.h5").acquire()
+        assert Lock(tmp_path / "b.h5").acquire()
         one.release()
         with other as held:
             assert held
@@ -736,16 +762,16 @@ class TestLock:
 
     def test_folder_that_cannot_be_made(self, tmp_path: Path) -> None:
         (tmp_path / "file").touch()
-        with pytest.raises(FeatureError, match="cannot write"):
-            SlideLock(tmp_path / "file" / "a.h5").acquire()
+        with pytest.raises(WriteError, match="cannot write"):
+            Lock(tmp_path / "file" / "a.h5").acquire()
 
 
 def test_a_temporary_file_that_nobody_holds_is_removed(tmp_path):
-    made = module._Temporary(tmp_path / "a.h5")
+    made = Temporary(tmp_path / "a.h5")
     assert [path.name for path in tmp_path.iterdir()] == [made.path.name]
     del made
     assert list(tmp_path.iterdir()) == []
-    kept = module._Temporary(tmp_path / "b.h5")
+    kept = Temporary(tmp_path / "b.h5")
     kept.keep()
     del kept
     assert [path.name for path in tmp_path.iterdir()] == ["b.h5"]

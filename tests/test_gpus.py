@@ -17,6 +17,7 @@ import pytest
 
 import histofast
 from histofast import features
+from histofast._files import Lock
 from histofast.encoders import runtime
 from histofast.errors import ModelError
 from histofast.patches import Job
@@ -129,7 +130,7 @@ def test_a_slide_that_another_run_is_making_is_left_to_it(slides, encoder, tmp_p
     two.devices = ["cpu", "cpu"]
     made = Path(next(s.outputs[0] for s in done.slides if s.name == "s1"))
     path = tmp_path / "f" / made.relative_to(tmp_path / "g")
-    other = features.SlideLock(path)
+    other = Lock(path)
     assert other.acquire()
 
     def let_go(progress):

@@ -17,8 +17,8 @@ from types import ModuleType, SimpleNamespace
 import numpy as np
 import pytest
 
+from histofast._files import Lock
 from histofast.errors import FeatureError, ModelError
-from histofast.features import SlideLock
 from toy_bags import D, write_features, write_toy
 
 torch = pytest.importorskip("torch")
@@ -487,7 +487,7 @@ class TestFolder:
 
     def test_a_second_process_is_refused(self, toy, tmp_path):
         (tmp_path / "run").mkdir()
-        with SlideLock(tmp_path / "run" / "run.json") as held:
+        with Lock(tmp_path / "run" / "run.json") as held:
             assert held
             with pytest.raises(ModelError, match="must be trained by one process, got a second"):
                 train(*toy, out=tmp_path / "run", config=SHORT)

@@ -18,7 +18,8 @@ import pytest
 
 import histofast
 from histofast import features, pipeline
-from histofast.errors import FeatureError, ModelError
+from histofast._files import Lock, Temporary
+from histofast.errors import ModelError, WriteError
 from histofast.patches import TissueOptions, list_jobs, select_shard
 from histofast.pipeline import extraction, preparing, reports, supply
 from histofast.slides import read_image, write_array_pyramid
@@ -522,7 +523,7 @@ def test_no_space_stops_the_run(slides, encoder, tmp_path, monkeypatch):
     def full(self, offset, data):
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(features.file._Temporary, "write", full)
+    monkeypatch.setattr(Temporary, "write", full)
     report = run(slides, tmp_path, encoder)
     assert [s.status for s in report.slides] == ["failed", "interrupted", "interrupted"]
     assert "no space left" in report.error
@@ -550,7 +551,7 @@ def test_a_disk_that_is_really_full(slides, encoder, tmp_path):
 
 def test_output_folder_that_cannot_be_one(slides, encoder, tmp_path):
     (tmp_path / "file").write_text("")
-    with pytest.raises(FeatureError, match="cannot write to"):
+    with pytest.raises(WriteError, match="cannot write to"):
         run(slides, tmp_path / "file", encoder)
 
 
@@ -890,7 +891,7 @@ def test_a_slide_that_another_run_is_making_is_left_to_it(slides, encoder, tmp_p
     monkeypatch.setattr(supply, "POLL_S", 0.02)
     done = run(slides, tmp_path / "g", encoder)
     path = tmp_path / "f" / Path(done.slides[1].outputs[0]).relative_to(tmp_path / "g")
-    other = features.SlideLock(path)
+    other = Lock(path)
     assert other.acquire()
 
     def let_go(progress):
@@ -914,7 +915,7 @@ def test_errors_after_the_lock_give_it_back(slides, encoder, tmp_path, monkeypat
     monkeypatch.setattr(preparing, "plan_patches", fails)
     report = run(slides / "s0.tif", tmp_path, encoder)
     assert (report.slides[0].status, report.slides[0].error) == ("failed", "planning failed")
-    with features.SlideLock(Path(report.slides[0].outputs[0])) as held:
+    with Lock(Path(report.slides[0].outputs[0])) as held:
         assert held
 
 

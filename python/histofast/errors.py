@@ -29,8 +29,12 @@ class JobError(HistofastError):
     """A job whose process died, or whose folder holds something else."""
 
 
-class NoSpaceError(FeatureError):
-    """The disk is full: no further slide could be written either."""
+class WriteError(HistofastError, OSError):
+    """A file or folder that cannot be written."""
+
+
+class NoSpaceError(WriteError):
+    """The disk is full: nothing further could be written either."""
 
 
 __all__ = [
@@ -42,4 +46,5 @@ __all__ = [
     "NoSpaceError",
     "SlideError",
     "TileError",
+    "WriteError",
 ]

@@ -1,35 +1,34 @@
-"""Features, coordinates and their origin in, whole and checksummed HDF5 files out, and back again. The door to h5py."""
+"""Features, coordinates and their origin in, whole and checksummed HDF5 files out, and back again.
+
+A feature file is whole or absent. The door to h5py.
+"""
 
 from __future__ import annotations
 
 from histofast.features.file import (
     FeatureFile,
     FeatureSummary,
-    FeatureWriter,
-    Layout,
-    SlideLock,
-    feature_path,
-    pt_path,
+    content_sha256,
     read_features,
     read_identity,
     read_summary,
-    remove_stale_temporaries,
-    verify,
-    verify_folder,
 )
+from histofast.features.layouts import Layout, feature_path, pt_path
+from histofast.features.verification import VerifyReport, verify, verify_folder
+from histofast.features.writer import FeatureWriter
 
 __all__ = [
     "FeatureFile",
     "FeatureSummary",
     "FeatureWriter",
     "Layout",
-    "SlideLock",
+    "VerifyReport",
+    "content_sha256",
     "feature_path",
     "pt_path",
     "read_features",
     "read_identity",
     "read_summary",
-    "remove_stale_temporaries",
     "verify",
     "verify_folder",
 ]

@@ -25,8 +25,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
+from histofast._files import Lock
 from histofast.errors import ModelError
-from histofast.features import SlideLock
 from histofast.learning import (
     METRICS,
     METRICS_OF,
@@ -165,7 +165,7 @@ def train(
     logging = loggers(out, tensorboard=tensorboard, mlflow=mlflow)
     _check_folder(out, record, overwrite=overwrite)
     out.mkdir(parents=True, exist_ok=True)
-    lock = SlideLock(out / RUN)
+    lock = Lock(out / RUN)
     if not lock.acquire():
         raise ModelError(f"{out} must be trained by one process, got a second one: wait for it")
     try:

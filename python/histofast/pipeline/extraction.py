@@ -19,10 +19,11 @@ from typing import Any, Literal, get_args
 import numpy as np
 
 from histofast import _core
+from histofast._files import remove_stale_temporaries
 from histofast._machine import ONNX_RUNTIME, available_cpus
 from histofast.encoders import EncoderSet, EncoderSpec, load_all, runtime
 from histofast.errors import ModelError
-from histofast.features import Layout, remove_stale_temporaries
+from histofast.features import Layout
 from histofast.patches import (
     SLIDE_FAILURES,
     Job,

@@ -26,8 +26,8 @@ from dataclasses import dataclass, field, replace
 from types import TracebackType
 from typing import Any, NoReturn, Self
 
+from histofast._files import remove_stale_temporaries
 from histofast.errors import CudaError, HistofastError, ModelError
-from histofast.features import remove_stale_temporaries
 from histofast.patches import Job
 from histofast.pipeline.preparing import Request
 from histofast.pipeline.reports import (

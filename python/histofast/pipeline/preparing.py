@@ -14,9 +14,10 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from histofast._files import Lock
 from histofast.encoders import CPU, EncoderSet, EncoderSpec
 from histofast.errors import FeatureError, ModelError, TileError
-from histofast.features import FeatureWriter, Layout, SlideLock, feature_path, read_summary
+from histofast.features import FeatureWriter, Layout, feature_path, read_summary
 from histofast.patches import (
     Job,
     MaskFile,
@@ -111,7 +112,7 @@ class Prepared:
     report: SlideReport
     planned: _Planned
     outputs: list[_Output]
-    locks: list[SlideLock]
+    locks: list[Lock]
     started: float
     writers: list[FeatureWriter] = field(default_factory=list)  # one for each output
     is_cancelled: bool = False
@@ -245,10 +246,10 @@ def _short(value: Any) -> str:
     return text if len(text) <= 60 else text[:57] + "..."
 
 
-def _acquire(outputs: Sequence[_Output]) -> list[SlideLock]:
+def _acquire(outputs: Sequence[_Output]) -> list[Lock]:
     """Take all locks or none."""
-    locks = [SlideLock(output.path) for output in outputs]
-    held: list[SlideLock] = []
+    locks = [Lock(output.path) for output in outputs]
+    held: list[Lock] = []
     for lock in locks:
         if not lock.acquire():
             _release(held)
@@ -279,7 +280,7 @@ def prepare(
     report.outputs = [str(output.path) for output in outputs]
     clock.lap("open")
 
-    locks: list[SlideLock] = []
+    locks: list[Lock] = []
     try:
         if not only_plan:
             outputs = _missing(outputs, options, report)
@@ -310,7 +311,7 @@ def _check_side(patch_px: int, encoders: Sequence[EncoderSet]) -> None:
             )
 
 
-def _release(locks: Sequence[SlideLock]) -> None:
+def _release(locks: Sequence[Lock]) -> None:
     for lock in locks:
         lock.release()
 

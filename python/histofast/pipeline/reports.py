@@ -10,10 +10,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-import filelock
-
-from histofast._files import becoming
-from histofast.errors import FeatureError
+from histofast._files import Lock, replacing, write_error
+from histofast.errors import WriteError
 from histofast.patches import Job
 
 SAVE_S = 5.0  # the report of a long run is saved this often
@@ -159,14 +157,14 @@ def make_folder(out: Path) -> None:
     """Make the output folder where it is missing.
 
     Raises:
-        FeatureError: it cannot be one.
+        WriteError: it cannot be one.
     """
     try:
         out.mkdir(parents=True, exist_ok=True)
     except (FileExistsError, NotADirectoryError) as error:
-        raise FeatureError(f"cannot write to {out}: there is a file in the way") from error
+        raise WriteError(f"cannot write to {out}: there is a file in the way") from error
     except OSError as error:
-        raise FeatureError(f"cannot write to {out}: {error.strerror}") from error
+        raise write_error(out, error) from error
 
 
 class ReportFile:
@@ -178,17 +176,8 @@ class ReportFile:
     def __init__(self, out: Path, report: RunReport, shard: str | None) -> None:
         name = "run.json" if shard is None else f"run-{shard.replace('/', 'of')}.json"
         self._report, self._saved = report, time.monotonic()
-        folder = out / ".locks"
-        try:
-            folder.mkdir(exist_ok=True)
-            self._lock = filelock.FileLock(folder / f"{name}.lock")
-            try:
-                self._lock.acquire(timeout=0)
-            except filelock.Timeout:
-                name = f"run-{os.getpid()}.json"
-        except OSError as error:
-            raise FeatureError(f"cannot write to {out}: {error.strerror}") from error
-        self.path = out / name
+        self._lock = Lock(out / name)
+        self.path = out / (name if self._lock.acquire() else f"run-{os.getpid()}.json")
         report.path = str(self.path)
 
     def save(self, *, now: bool = False) -> None:
@@ -198,11 +187,11 @@ class ReportFile:
         self._saved = time.monotonic()
         self._report.path, self._report.unsaved = str(self.path), ""
         try:
-            with becoming(self.path) as pending:
+            with replacing(self.path, overwrite=True) as pending:
                 pending.write_text(json.dumps(asdict(self._report), indent=1) + "\n")
         except OSError as error:
             self._report.path = ""
-            self._report.unsaved = f"cannot write {self.path}: {error.strerror}"
+            self._report.unsaved = str(write_error(self.path, error))
 
     def close(self) -> None:
         """Let another run have the name."""

@@ -22,7 +22,7 @@ import tifffile
 from numpy.typing import NDArray
 
 from histofast._arrays import check
-from histofast._files import becoming
+from histofast._files import replacing
 from histofast.errors import SlideError
 
 Codec = Literal["jpeg", "jpeg2000", "webp", "deflate", "lzw", "none"]
@@ -109,7 +109,7 @@ def write_pyramid(
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with (
-            becoming(path) as pending,
+            replacing(path, overwrite=True) as pending,
             ThreadPoolExecutor(workers, thread_name_prefix="histofast-write") as pool,
             tifffile.TiffWriter(pending, bigtiff=raw_bytes >= _CLASSIC_TIFF_BYTES) as tiff,
         ):

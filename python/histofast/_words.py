@@ -1,0 +1,90 @@
+"""Words of messages and of what commands print: one line, near names, durations, counts, lists."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+_SHOWN = 3  # names of a list
+
+
+def one_line(what: object) -> str:
+    """Return a name, message or error of the outside world without line ends.
+
+    An error that says nothing gives its type, one of the operating system what went wrong where.
+    """
+    if isinstance(what, OSError) and what.strerror:  # without its [Errno 13]
+        what = f"{what.filename}: {what.strerror}" if what.filename else what.strerror
+    return " ".join(str(what).split()) or type(what).__name__
+
+
+def first_line(error: BaseException) -> str:
+    """Return the first line of an error of a library that writes pages, or its type."""
+    lines = (line.strip() for line in str(error).splitlines())
+    return next(filter(None, lines), type(error).__name__)
+
+
+def clipped(text: str, width: int) -> str:
+    """Return at most `width` characters of a text, with dots where some are left out."""
+    return text if len(text) <= width else text[: width - 3] + "..."
+
+
+def did_you_mean(got: str, known: Iterable[str]) -> str:
+    """Return `: did you mean a or b?`, the end of a message, or nothing if no name is near.
+
+    Example:
+        >>> did_you_mean("resnet5O", ["resnet50", "vgg16"])
+        ': did you mean resnet50?'
+    """
+    import difflib  # not before somebody has mistyped
+
+    near = difflib.get_close_matches(got, list(known), n=3)
+    return f": did you mean {' or '.join(near)}?" if near else ""
+
+
+def duration(seconds: float) -> str:
+    """Return `3.2 s`, `45 s`, `12 min`, `5.0 h`."""
+    if seconds < 10:
+        return f"{seconds:.1f} s"
+    if seconds < 100:
+        return f"{seconds:.0f} s"
+    if seconds < 6000:
+        return f"{seconds / 60:.0f} min"
+    return f"{seconds / 3600:.1f} h"
+
+
+def count(n: int, one: str, many: str | None = None) -> str:
+    """Return a number with its noun.
+
+    Args:
+        n: the number.
+        one: the noun.
+        many: its plural; what English does with most nouns when None.
+
+    Example:
+        >>> count(1, "patch"), count(2, "patch"), count(0, "slide"), count(3, "mouse", "mice")
+        ('1 patch', '2 patches', '0 slides', '3 mice')
+    """
+    if n == 1:
+        return f"{n} {one}"
+    return f"{n} {many or one + ('es' if one.endswith(('ch', 'sh', 's', 'x')) else 's')}"
+
+
+def listed(names: Sequence[str], *, most: int = _SHOWN) -> str:
+    """Return the first few names and how many more there are.
+
+    Example:
+        >>> listed(["a", "b"]), listed(["a", "b", "c", "d", "e"])
+        ('a, b', 'a, b, c and 2 more')
+    """
+    more = len(names) - most
+    return ", ".join(names[:most]) + (f" and {more} more" if more > 0 else "")
+
+
+def joined(names: Sequence[str]) -> str:
+    """Return names as a sentence has them.
+
+    Example:
+        >>> joined(["a"]), joined(["a", "b", "c"])
+        ('a', 'a, b and c')
+    """
+    return " and ".join(filter(None, [", ".join(names[:-1]), *names[-1:]]))

@@ -1,0 +1,199 @@
+"""Feature files in, what is wrong with them out."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+
+from histofast.errors import FeatureError
+from histofast.features.file import (
+    DAMAGED,
+    features_of,
+    open_h5,
+    read_attributes,
+    read_identity,
+)
+from histofast.features.layouts import pt_path
+from histofast.features.seal import CHUNK_BYTES, is_seal_whole
+from histofast.features.tensors import TensorReader
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class VerifyReport:
+    """What `verify_folder` found.
+
+    Attributes:
+        files: number of files looked at.
+        patches: rows in those without a problem.
+        problems: by file, in order of their paths; only files that have some.
+    """
+
+    files: int
+    patches: int
+    problems: Mapping[Path, list[str]]
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether no file has a problem."""
+        return not self.problems
+
+
+def verify(path: Path | str, *, encoders_sha256: Mapping[str, str] | None = None) -> list[str]:
+    """Return what is wrong with a feature file, one line each; nothing means it is whole.
+
+    Whole: it opens, its datasets agree in length, every number is finite, everything has the
+    checksum it had when written, and identity and attributes agree.
+
+    Args:
+        path: the file.
+        encoders_sha256: sha256 of the encoder files to be had, by name; a file made by an encoder
+            of one of these names must have been made by that very file.
+    """
+    return _verify(Path(path), encoders_sha256 or {})[0]
+
+
+def verify_folder(
+    paths: Iterable[Path | str], *, encoders_sha256: Mapping[str, str] | None = None
+) -> VerifyReport:
+    """Verify feature files, and all `.h5` files in folders and below them.
+
+    Args:
+        paths: files and folders.
+        encoders_sha256: see `verify`.
+
+    Raises:
+        FileNotFoundError: one of `paths` is missing.
+    """
+    given = [Path(path) for path in paths]
+    files: list[Path] = []
+    for path in given:
+        if path.is_dir():
+            files += sorted(p for p in path.rglob("*.h5") if not p.name.startswith("."))
+        elif path.is_file():
+            files.append(path)
+        else:
+            raise FileNotFoundError(f"no such feature file or folder: {path}")
+    files = list(dict.fromkeys(files))
+    expected = dict(encoders_sha256 or {})
+    problems: dict[Path, list[str]] = {}
+    patches = 0
+    unused = set(expected)
+    for path in files:
+        wrong, n = _verify(path, expected)
+        if wrong:
+            problems[path] = wrong
+        else:
+            patches += n
+        if unused:
+            encoder = (read_identity(path) or {}).get("encoder")
+            unused.discard(encoder.get("name") if isinstance(encoder, dict) else encoder)
+    # Nothing was compared with these: silence would pass for agreement.
+    for name in sorted(unused):
+        problems.setdefault(given[0], []).append(f"no file made by an encoder named {name}")
+    return VerifyReport(files=len(files), patches=patches, problems=problems)
+
+
+def _verify(path: Path, encoders_sha256: Mapping[str, str]) -> tuple[list[str], int]:
+    try:
+        sealed = is_seal_whole(path)
+        if sealed is False:
+            return ["changed or damaged since it was written, outside the features"], 0
+        with open_h5(path) as file:
+            dataset = features_of(file)
+            if sealed is None:
+                return ["no seal: not written by histofast, or changed since"], 0
+            if dataset.ndim != 2 or file["coords"].shape != (dataset.shape[0], 2):
+                return [f"features {dataset.shape} and coords {file['coords'].shape} disagree"], 0
+            problems = _verify_numbers(file, dataset)
+            problems += _verify_origin(file, dataset, encoders_sha256)
+            return problems, dataset.shape[0]
+    except FileNotFoundError:
+        return [f"no such feature file: {path}"], 0
+    except FeatureError as error:
+        return [str(error)], 0
+    except DAMAGED as error:
+        return [f"damaged: {error}"], 0
+
+
+def _verify_numbers(file: h5py.File, dataset: h5py.Dataset) -> list[str]:
+    """Everything that needs the features, in one pass over them."""
+    problems = []
+    n, d = dataset.shape
+    sha256 = hashlib.sha256()
+    first_bad: int | None = None
+    rows = max(1, CHUNK_BYTES // (dataset.dtype.itemsize * max(1, d)))
+    pt = None
+    if file.attrs.get("layout") == "clam":
+        pt = TensorReader(pt_path(file.filename))
+        problems += pt.problems
+    for start in range(0, n, rows):
+        chunk = dataset[start : start + rows]
+        sha256.update(chunk.data)
+        if pt is not None:
+            pt.compare(chunk)
+        if first_bad is None:
+            bad = ~np.isfinite(chunk).all(axis=1)
+            first_bad = start + int(bad.argmax()) if bad.any() else None
+    if pt is not None:
+        problems += pt.close()
+    sha256.update(file["coords"][()].data)
+    if first_bad is not None:
+        problems.append(f"features are not finite, first in row {first_bad}")
+    if sha256.hexdigest() != file.attrs["sha256"]:
+        problems.append("features or coords do not have the checksum the file states")
+    if "tissue_fraction" in file and file["tissue_fraction"].shape != (n,):
+        problems.append(f"tissue_fraction {file['tissue_fraction'].shape} does not fit {n} patches")
+    return problems
+
+
+def _verify_origin(
+    file: h5py.File, dataset: h5py.Dataset, encoders_sha256: Mapping[str, str]
+) -> list[str]:
+    """Is the file made by what it says?"""
+    text = file.attrs["identity"]
+    if hashlib.sha256(text.encode()).hexdigest() != file.attrs["identity_sha256"]:
+        return ["the identity does not have the hash the file states"]
+    identity = json.loads(text)
+    attributes = read_attributes(file)
+    attributes.update(d=dataset.shape[1], n=dataset.shape[0], dtype=dataset.dtype.name)
+    # The encoder and the slide both have a name in the identity.
+    problems = [
+        f"{key} is {attributes[key]!r}, but the identity says {value!r}"
+        for key, value in _leaves(identity)
+        if key in attributes and key != "name" and not _same(attributes[key], value)
+    ]
+    encoder = identity.get("encoder")
+    if isinstance(encoder, Mapping):
+        name, sha256 = encoder.get("name"), encoder.get("sha256")
+        stated = attributes.get("encoder", name)
+        if stated != name:
+            problems.append(f"encoder is {stated!r}, but the identity says {name!r}")
+        wanted = encoders_sha256.get(str(name), sha256)
+        if wanted != sha256:
+            problems.append(
+                f"made by another file of encoder {name}: sha256 {str(sha256)[:12]} instead of "
+                f"{str(wanted)[:12]}"
+            )
+    return problems
+
+
+def _leaves(value: Mapping[str, Any]) -> Iterator[tuple[str, str | int | float]]:
+    """Names and values at any depth; checksums have their own names and are left out."""
+    for key, inner in value.items():
+        if isinstance(inner, Mapping):
+            yield from _leaves(inner)
+        elif isinstance(inner, str | int | float) and not key.endswith("sha256"):
+            yield key, inner
+
+
+def _same(one: Any, other: Any) -> bool:
+    if isinstance(one, str) or isinstance(other, str):
+        return str(one) == str(other)
+    return bool(one == other)
