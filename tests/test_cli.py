@@ -386,7 +386,11 @@ def _png(path):
         ("cut60.tif", _cut(60), "cut60.tif (is truncated|cannot be|has)"),
         ("cut99.tif", _cut(99), "cut99.tif (is truncated|cannot be|has)"),
         ("none.tif", _tiff(mpp=None), "does not say its mpp .*--mpp-override .* mpp column"),
-        ("absurd.tif", _tiff(mpp=0.005), "mpp must be in 0.05..20 .* says 0.005 .*--mpp-override"),
+        (
+            "absurd.tif",
+            _tiff(mpp=0.005),
+            "mpp must be within 0.05..20 .* says 0.005 .*--mpp-override",
+        ),
         ("oval.tif", _tiff(mpp=(1.0, 1.5)), "mpp must be the same along x and y"),
         ("plain.png", _png, "does not say its mpp"),
         ("tiny.tif", _tiff(image=picture(40, 40)), "patch_px must fit the slide: 32 px at 2 um/px"),

@@ -318,7 +318,7 @@ def test_float_input_is_told_what_to_do(tmp_path):
         ({"props": {"histofast.format": "1"}}, "lacks the metadata entry 'histofast.name'"),
         ({"d": 4}, "says d = 4 but its output has 3 features"),
         ({"mpp": "half"}, "'histofast.mpp' must be float, got 'half'"),
-        ({"mpp": 50.0}, r"metadata: mpp must be in 0.05..20 um/px, got 50.0"),
+        ({"mpp": 50.0}, r"metadata: mpp must be within 0.05..20 um per pixel, got 50"),
         ({"patch_px": 0}, "metadata: patch_px must be at least 1, got 0"),
         ({"name": "a/b"}, "name must be non-empty without spaces and slashes, got 'a/b'"),
     ],

@@ -408,7 +408,7 @@ def test_ome_tiff(pyramid, tmp_path):
         (0.005, 0.5, 0.5),
         (None, 0.5, 0.5),
         (None, None, "does not say its mpp"),
-        (0.00499, None, r"in 0.05..20 um per pixel, .* says 0.00499 \(TIFF resolution tags\)"),
+        (0.00499, None, r"within 0.05..20 um per pixel, .* says 0.00499 \(TIFF resolution tags\)"),
         (353.0, None, "says 353 "),
         ((0.25, 0.26), None, "the same along x and y to within 1 %, .* says 0.25 and 0.26"),
     ],
@@ -460,7 +460,7 @@ def test_mpp_of_real_slides(data):
 @pytest.mark.parametrize("mpp", [0, -1, 0.04, 20.1, float("nan")])
 def test_a_wrong_override_is_refused(mpp, tmp_path):
     path = files.write_tiff(tmp_path / "a.tif", [files.picture(64, 64)])
-    with pytest.raises(ValueError, match=f"mpp must be in 0.05..20 um per pixel, got {mpp}"):
+    with pytest.raises(ValueError, match=f"mpp must be within 0.05..20 um per pixel, got {mpp}"):
         open_slide(path, mpp=mpp)
 
 

@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 
 from histofast import _core
 from histofast._arrays import check, one_place
+from histofast._numbers import mpp_number, real_number, whole_number
 
-MPP_MIN, MPP_MAX = 0.05, 20.0
 LEVEL_TOLERANCE = 0.01
 BAND_ROWS = 256
 SLIVER = 1e-10  # of a box's side: rounding, no part of what the box shows
@@ -129,6 +129,7 @@ def plan_patches(
         its corner, which is `patch_px * mpp` um to within half a level-0 pixel.
 
     Raises:
+        TypeError: a parameter that is no number.
         ValueError: a parameter out of range, a slide smaller than one patch or coarser than `mpp`.
 
     Determinism: the same on every machine.
@@ -139,14 +140,10 @@ def plan_patches(
         >>> len(plan_patches(S(levels=[level], mpp=0.25), mpp=0.5, patch_px=256))
         8
     """
-    if not (np.isfinite(mpp) and MPP_MIN <= mpp <= MPP_MAX):
-        raise ValueError(f"mpp must be within {MPP_MIN}..{MPP_MAX} um per pixel, got {mpp}")
-    if patch_px < 1:
-        raise ValueError(f"patch_px must be at least 1, got {patch_px}")
-    if not 0 <= overlap_px < patch_px:
-        raise ValueError(f"overlap_px must be within 0..{patch_px - 1}, got {overlap_px}")
-    if not 0 <= min_tissue <= 1:
-        raise ValueError(f"min_tissue must be within 0..1, got {min_tissue}")
+    mpp = mpp_number("mpp", mpp)
+    patch_px = whole_number("patch_px", patch_px, at_least=1)
+    overlap_px = whole_number("overlap_px", overlap_px, at_least=0, at_most=patch_px - 1)
+    min_tissue = real_number("min_tissue", min_tissue, at_least=0, at_most=1)
     if edge not in ("drop", "shift"):
         raise ValueError(f'edge must be "drop" or "shift", got {edge!r}')
 
@@ -154,19 +151,14 @@ def plan_patches(
     if scale < 1 - LEVEL_TOLERANCE and not allow_upsampling:
         raise ValueError(
             f"mpp must be at least the slide's own {slide.mpp:g}, got {mpp:g}: ask for a coarser "
-            "mpp, or accept interpolated pixels with --allow-upsampling"
+            "mpp, or accept interpolated pixels with allow_upsampling=True"
         )
-    width_l0, height_l0 = slide.levels[0].width, slide.levels[0].height
     patch_l0 = max(1, round(patch_px * scale))
-    if patch_l0 > width_l0 or patch_l0 > height_l0:
-        raise ValueError(
-            f"patch_px must fit the slide: {patch_px} px at {mpp:g} um/px are {patch_l0} level-0 "
-            f"pixels, the slide has {width_l0} x {height_l0}: use a smaller patch_px or mpp"
-        )
+    _refuse_larger(slide.levels[0], patch_px, patch_l0, mpp)
 
     stride_l0 = (patch_px - overlap_px) * scale
-    xs = _grid(width_l0, patch_l0, stride_l0, edge)
-    ys = _grid(height_l0, patch_l0, stride_l0, edge)
+    xs = _grid(slide.levels[0].width, patch_l0, stride_l0, edge)
+    ys = _grid(slide.levels[0].height, patch_l0, stride_l0, edge)
     coords = np.stack([np.tile(xs, len(ys)), np.repeat(ys, len(xs))], axis=1)
     if tissue is None:
         fraction = np.ones(len(coords), np.float32)
@@ -196,6 +188,15 @@ def plan_patches(
             "edge": edge,
         },
     )
+
+
+def _refuse_larger(base: LevelGeometry, patch_px: int, patch_l0: int, mpp: float) -> None:
+    """Refuse patches that are larger than the slide."""
+    if patch_l0 > base.width or patch_l0 > base.height:
+        raise ValueError(
+            f"patch_px must fit the slide: {patch_px} px at {mpp:g} um/px are {patch_l0} level-0 "
+            f"pixels, the slide has {base.width} x {base.height}: use a smaller patch_px or mpp"
+        )
 
 
 def _grid(

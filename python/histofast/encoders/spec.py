@@ -16,6 +16,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
+from histofast._numbers import mpp_number
 from histofast.errors import ModelError
 
 FORMAT = 1  # raised when a reader of the older form could misread a file of the newer one
@@ -54,8 +55,7 @@ class EncoderMetadata:
         for key in ("d", "patch_px"):
             if getattr(self, key) < 1:
                 raise ValueError(f"{key} must be at least 1, got {getattr(self, key)}")
-        if not 0.05 <= self.mpp <= 20:
-            raise ValueError(f"mpp must be in 0.05..20 um/px, got {self.mpp}")
+        mpp_number("mpp", self.mpp)
         if not self.name or any(c in "/\\" or c.isspace() for c in self.name):
             raise ValueError(
                 f"name must be non-empty without spaces and slashes, got {self.name!r}"

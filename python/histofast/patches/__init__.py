@@ -8,9 +8,7 @@ from histofast.patches.sources import (
     Job,
     list_bags,
     list_jobs,
-    real_number,
     select_shard,
-    whole_number,
     with_masks,
 )
 from histofast.patches.stream import (
@@ -42,12 +40,10 @@ __all__ = [
     "make_labelled_slides",
     "make_slide",
     "read_patch_table",
-    "real_number",
     "sample_patches",
     "select_shard",
     "stream_bag",
     "stream_slide",
     "survey_tissue",
-    "whole_number",
     "with_masks",
 ]

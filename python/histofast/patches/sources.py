@@ -5,17 +5,12 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from numbers import Integral, Real
 from pathlib import Path
-from typing import Any, TypeVar
 
+from histofast._numbers import mpp_number
 from histofast._tables import read_table
 from histofast.patches.stream import PatchBag, read_patch_table
 from histofast.slides import find_slides
-from histofast.tiling import MPP_MAX, MPP_MIN
-
-WholeOrNone = TypeVar("WholeOrNone", int, int | None)
-RealOrNone = TypeVar("RealOrNone", float, float | None)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -28,34 +23,6 @@ class Job:
     mask: Path | None = None
     bag: PatchBag | None = None
     patient: str = ""
-
-
-def whole_number(name: str, value: WholeOrNone) -> WholeOrNone:
-    """Take a number of any integer type (NumPy's too) as Python's own.
-
-    Raises:
-        TypeError: it is no whole number.
-    """
-    given: Any = value
-    if given is None:
-        return value
-    if isinstance(given, bool) or not isinstance(given, Integral):
-        raise TypeError(f"{name} must be a whole number, got {given!r}")
-    return int(given)
-
-
-def real_number(name: str, value: RealOrNone) -> RealOrNone:
-    """Take a number of any real type (NumPy's too) as Python's own.
-
-    Raises:
-        TypeError: it is no number.
-    """
-    given: Any = value
-    if given is None:
-        return value
-    if isinstance(given, bool) or not isinstance(given, Real):
-        raise TypeError(f"{name} must be a number, got {given!r}")
-    return float(given)
 
 
 def list_jobs(slides: str | Path | Sequence[str | Path], *, recursive: bool = False) -> list[Job]:
@@ -115,17 +82,12 @@ def _jobs_of_table(path: Path) -> list[Job]:
         slide = slide if slide.is_absolute() else path.parent / slide
         value = None
         if mpp and row[mpp]:
+            cell = f"{path}, line {line}: {mpp}"
             try:
                 value = float(row[mpp])
             except ValueError:
-                raise ValueError(
-                    f"{path}, line {line}: {mpp} must be a number, got {row[mpp]!r}"
-                ) from None
-            if not MPP_MIN <= value <= MPP_MAX:
-                raise ValueError(
-                    f"{path}, line {line}: {mpp} must be within {MPP_MIN}..{MPP_MAX:g} um per "
-                    f"pixel, got {value:g}"
-                )
+                raise ValueError(f"{cell} must be a number, got {row[mpp]!r}") from None
+            mpp_number(cell, value)
         jobs.append(
             Job(
                 name=_stem(slide),

@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from histofast._numbers import real_number, whole_number
 from histofast.errors import HistofastError, SlideError
-from histofast.patches.sources import real_number, whole_number
 from histofast.slides import Level, Slide, read_mask
 from histofast.tissue import REVISION as TISSUE_REVISION
 from histofast.tissue import Tissue, find_tissue
@@ -35,9 +35,8 @@ class TissueOptions:
     def __post_init__(self) -> None:
         for name in ("mpp", "min_area_um2", "max_hole_um2"):
             object.__setattr__(self, name, real_number(name, getattr(self, name)))
-        object.__setattr__(self, "threshold", whole_number("threshold", self.threshold))
-        if self.threshold is not None and not 0 <= self.threshold <= 255:
-            raise ValueError(f"threshold must be within 0..255, got {self.threshold}")
+        threshold = whole_number("threshold", self.threshold, at_least=0, at_most=255)
+        object.__setattr__(self, "threshold", threshold)
 
     @property
     def identity(self) -> dict[str, Any]:

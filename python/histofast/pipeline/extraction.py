@@ -21,6 +21,7 @@ import numpy as np
 from histofast import _core
 from histofast._files import remove_stale_temporaries
 from histofast._machine import ONNX_RUNTIME, available_cpus
+from histofast._numbers import mpp_number, real_number, whole_number
 from histofast.encoders import EncoderSet, EncoderSpec, load_all, runtime
 from histofast.errors import ModelError
 from histofast.features import Layout
@@ -30,9 +31,7 @@ from histofast.patches import (
     TissueOptions,
     list_bags,
     list_jobs,
-    real_number,
     select_shard,
-    whole_number,
     with_masks,
 )
 from histofast.pipeline.encoding import Encoding
@@ -47,7 +46,6 @@ from histofast.pipeline.reports import (
     one_line,
 )
 from histofast.pipeline.supply import POLL_S, Listed, Supply
-from histofast.tiling import MPP_MAX, MPP_MIN
 
 DEFAULT_ENCODER = "densenet121-t2"
 DEFAULT_PATCH_PX = 256
@@ -139,14 +137,13 @@ def extract(
     """
     start = time.perf_counter()
     # NumPy's numbers would not go into the identity.
-    mpp, mpp_override = real_number("mpp", mpp), real_number("mpp_override", mpp_override)
+    mpp, mpp_override = real_number("mpp", mpp), mpp_number("mpp_override", mpp_override)
     min_tissue = real_number("min_tissue", min_tissue)
-    patch_px, overlap_px = (
-        whole_number("patch_px", patch_px),
-        whole_number("overlap_px", overlap_px),
-    )
-    threads, workers = whole_number("threads", threads), whole_number("workers", workers)
-    batch_size = whole_number("batch_size", batch_size)
+    patch_px = whole_number("patch_px", patch_px, at_least=1)
+    overlap_px = whole_number("overlap_px", overlap_px)
+    threads = whole_number("threads", threads, at_least=1)
+    workers = whole_number("workers", workers, at_least=1)
+    batch_size = whole_number("batch_size", batch_size, at_least=1)
     out = Path(out)
     names = [encoder] if isinstance(encoder, str | Path) else list(encoder)
     if not names:
@@ -155,20 +152,8 @@ def extract(
         raise ValueError("slides or patches must be given, and not both")
     if patches is not None and mask is not None:
         raise ValueError("mask must not be given with patches, which are cut already")
-    for name, value in (
-        ("patch_px", patch_px),
-        ("threads", threads),
-        ("workers", workers),
-        ("batch_size", batch_size),
-    ):
-        if value is not None and value < 1:
-            raise ValueError(f"{name} must be at least 1, got {value}")
     if half and layout == "clam":
         raise ValueError("half must be False for layout clam, whose readers want float32, got True")
-    if mpp_override is not None and not MPP_MIN <= mpp_override <= MPP_MAX:
-        raise ValueError(
-            f"mpp_override must be within {MPP_MIN}..{MPP_MAX:g} um per pixel, got {mpp_override:g}"
-        )
     devices = _devices(device, gpus)
 
     jobs = (
@@ -325,10 +310,7 @@ def _agreed(encoders: Sequence[EncoderSet], what: Literal["mpp", "patch_px"]) ->
 
 def _check_options(options: Options, encoders: Sequence[EncoderSet]) -> None:
     """Refuse before the first slide what no slide could satisfy."""
-    if not MPP_MIN <= options.mpp <= MPP_MAX:
-        raise ValueError(
-            f"mpp must be within {MPP_MIN}..{MPP_MAX:g} um per pixel, got {options.mpp:g}"
-        )
+    mpp_number("mpp", options.mpp)
     if options.patch_px and not 0 <= options.overlap_px < options.patch_px:
         raise ValueError(
             f"overlap_px must be within 0..{options.patch_px - 1}, got {options.overlap_px}"

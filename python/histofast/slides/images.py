@@ -19,9 +19,10 @@ import tifffile
 from numpy.typing import NDArray
 
 from histofast._arrays import check
+from histofast._words import clipped, one_line
 from histofast.errors import SlideError, TileError
 from histofast.slides.jpeg import find_damage
-from histofast.slides.metadata import file_identity, one_line
+from histofast.slides.metadata import file_identity
 from histofast.slides.slide import Level, Slide
 
 MAX_IMAGE_PX = 300_000_000  # decoded whole into memory: 0.9 GB
@@ -188,7 +189,7 @@ def _read_samples(path: Path) -> tuple[NDArray[Any], PixelKind]:
     try:
         samples = _decode_png(data) if png else _decode_jpeg(data)
     except Exception as error:
-        raise SlideError(f"{path} cannot be decoded: {one_line(error)}") from error
+        raise SlideError(f"{path} cannot be decoded: {clipped(one_line(error), 200)}") from error
     if not png and samples.shape[2] == 4:
         raise SlideError(f"{path}: pixels must be grey or RGB, 8 or 16 bit, got CMYK")
     damage = None if png else find_damage(data, b"", samples, _decode_jpeg)
@@ -220,7 +221,7 @@ def _decode_tiff(path: Path) -> tuple[NDArray[Any], PixelKind]:
     except SlideError as error:
         raise SlideError(f"{path}: {error}") from None
     except Exception as error:
-        raise SlideError(f"{path} cannot be decoded: {one_line(error)}") from error
+        raise SlideError(f"{path} cannot be decoded: {clipped(one_line(error), 200)}") from error
     samples = np.moveaxis(samples[..., 0], 0, -1) if samples.shape[0] > 1 else samples[0]
     return np.ascontiguousarray(samples), kind
 

@@ -7,9 +7,9 @@ import math
 from collections.abc import Iterable
 from pathlib import Path
 
+from histofast._numbers import MPP_MAX, MPP_MIN, mpp_number
 from histofast.errors import SlideError
 
-MPP_RANGE = (0.05, 20.0)  # um per pixel; no slide scanner works outside
 _REMEDY = "give the right one with --mpp-override (mpp= in Python) or an mpp column in the list"
 _PART_BYTES = 1 << 20
 
@@ -26,23 +26,21 @@ def resolve_mpp(
         given: the caller's own figure; it wins over whatever the file says.
 
     Returns:
-        um per pixel, within `MPP_RANGE`.
+        um per pixel, within `MPP_MIN`..`MPP_MAX`.
 
     Raises:
-        ValueError: `given` is out of range.
+        TypeError, ValueError: `given` is no number, or out of range.
         SlideError: the file says nothing, something absurd, or differs between x and y by over 1 %.
     """
-    low, high = MPP_RANGE
     if given is not None:
-        if not low <= given <= high:
-            raise ValueError(f"mpp must be in {low}..{high:g} um per pixel, got {given}")
-        return float(given)
+        return mpp_number("mpp", given)
     if found is None:
         raise SlideError(f"{path} does not say its mpp (um per pixel): {_REMEDY}")
-    if not all(low <= value <= high for value in found):
+    if not all(MPP_MIN <= value <= MPP_MAX for value in found):
         said = " x ".join(f"{value:.3g}" for value in dict.fromkeys(found))
         raise SlideError(
-            f"mpp must be in {low}..{high:g} um per pixel, {path} says {said} ({source}): {_REMEDY}"
+            f"mpp must be within {MPP_MIN}..{MPP_MAX:g} um per pixel, {path} says {said} "
+            f"({source}): {_REMEDY}"
         )
     x, y = found
     if abs(x - y) > 0.01 * min(x, y):
@@ -135,8 +133,3 @@ def dicom_series(path: Path) -> bytes:
         return b""
     length = int.from_bytes(head[at + 6 : at + 8], "little")
     return head[at + 8 : at + 8 + length].rstrip(b"\0 ")
-
-
-def one_line(error: BaseException) -> str:
-    """The text of an exception as a short single line, or its type when it has none."""
-    return " ".join(str(error).split())[:200] or type(error).__name__

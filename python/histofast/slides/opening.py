@@ -10,7 +10,8 @@ from histofast.errors import SlideError
 from histofast.slides.images import JPEG_MAGIC, PNG_MAGIC, TIFF_MAGIC, ImageSlide, read_image
 from histofast.slides.metadata import dicom_series, resolve_mpp
 from histofast.slides.slide import Slide
-from histofast.slides.tiff import TiffLayout, TiffSlide, read_layout
+from histofast.slides.tiff import TiffSlide
+from histofast.slides.tiff_layout import TiffLayout, read_layout
 
 Door = Literal["tifffile", "openslide", "image"]
 

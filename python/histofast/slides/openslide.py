@@ -17,11 +17,11 @@ import openslide
 from numpy.typing import NDArray
 
 from histofast._arrays import check
+from histofast._words import clipped, one_line
 from histofast.errors import SlideError, TileError
 from histofast.slides.metadata import (
     dicom_series,
     file_identity,
-    one_line,
     pyramid_downsample,
     resolve_mpp,
 )
@@ -107,7 +107,7 @@ class OpenSlideSlide(Slide):
         except Exception as error:
             raise TileError(
                 f"{self.path}: tile (column {column}, row {row}) of level {level} cannot be"
-                f" decoded: {one_line(error)}"
+                f" decoded: {clipped(one_line(error), 200)}"
             ) from error
         _composite(pixels, self._background, out)
 
@@ -163,7 +163,7 @@ def _open(path: Path) -> openslide.OpenSlide:
     except openslide.OpenSlideUnsupportedFormatError as error:
         raise SlideError(f"{path} is in no format that OpenSlide reads") from error
     except openslide.OpenSlideError as error:
-        raise SlideError(f"{path} cannot be opened: {one_line(error)}") from error
+        raise SlideError(f"{path} cannot be opened: {clipped(one_line(error), 200)}") from error
 
 
 def _mpp(properties: dict[str, str]) -> tuple[float, float] | None:

@@ -15,17 +15,15 @@ from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Self
+from typing import Self
 
 import numpy as np
 from numpy.typing import NDArray
 
 from histofast._machine import available_cpus
 from histofast.errors import SlideError
+from histofast.slides.stream import Unreadable, stream_boxes
 from histofast.tiling import WHITE
-
-if TYPE_CHECKING:
-    from histofast.slides.stream import Unreadable
 
 SURVEY_BATCH = 32  # blocks of an overview that are cut at a time
 
@@ -212,8 +210,6 @@ class Slide(ABC):
         Returns:
             The tiles that could not be decoded; they are white.
         """
-        from histofast.slides.stream import stream_boxes  # it imports this module
-
         level = self.levels[index]
         h, w = hole.shape
         per_x, per_y = level.width / w, level.height / h

@@ -12,18 +12,39 @@ import itertools
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Executor, Future
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from histofast.errors import TileError
-from histofast.slides.slide import Slide
 from histofast.tiling import WHITE, cut_patches
 
 # Tiles per task: enough that handing out a task costs little beside decoding them.
 TILES_PER_TASK = 4
 # Batches decoded ahead of the one being cut.
 LOOKAHEAD = 2
+
+
+class TiledLevel(Protocol):
+    """What streaming needs to know of a level (`Level` has it)."""
+
+    @property
+    def width(self) -> int: ...
+    @property
+    def height(self) -> int: ...
+    @property
+    def tile_width(self) -> int: ...
+    @property
+    def tile_height(self) -> int: ...
+
+
+class TiledSlide(Protocol):
+    """What streaming needs of a slide (`Slide` has it)."""
+
+    @property
+    def levels(self) -> Sequence[TiledLevel]: ...
+    def read_tile(self, level: int, column: int, row: int, out: NDArray[np.uint8]) -> None: ...
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -132,7 +153,7 @@ def _tile_range(
     return low // tile, np.maximum(high // tile, low // tile)
 
 
-def _tile_pool(slots: int, tile_height: int, tile_width: int) -> NDArray[np.uint8]:
+def _uninitialised(slots: int, tile_height: int, tile_width: int) -> NDArray[np.uint8]:
     """(slots, tile_height, tile_width, 3) uint8, not initialised, at an address of 16 mod 32."""
     # On rows aligned to 32 bytes libjpeg-turbo writes past the caches, a third slower for us, who
     # read them soon.
@@ -142,8 +163,80 @@ def _tile_pool(slots: int, tile_height: int, tile_width: int) -> NDArray[np.uint
     return raw[start : start + size].reshape(slots, tile_height, tile_width, 3)
 
 
+class _TilePool:
+    """The decoded tiles that are in memory: filled ahead in `workers`, emptied batch by batch.
+
+    `slot_of` (rows, columns) int32 is where the pool has a tile, -1 where it has not; `bad` (flat)
+    marks the tiles that could not be decoded.
+    """
+
+    def __init__(
+        self, slide: TiledSlide, level: int, schedule: Schedule, *, workers: Executor
+    ) -> None:
+        info = slide.levels[level]
+        self._slide, self._level, self._schedule, self._workers = slide, level, schedule, workers
+        self.tiles = _uninitialised(schedule.slots, info.tile_height, info.tile_width)
+        self.slot_of = np.full((schedule.rows, schedule.columns), -1, np.int32)
+        self.bad = np.zeros(self.slot_of.size, bool)
+        self._flat_slots = self.slot_of.reshape(-1)
+        self._free = list(range(schedule.slots - 1, -1, -1))
+        self._pending: list[list[Future[list[Unreadable]]]] = []
+
+    def fill(self, batch: int) -> tuple[Unreadable, ...]:
+        """Wait for the tiles of a batch, those of the next ones under way; return what failed."""
+        while len(self._pending) < min(batch + LOOKAHEAD + 1, self._schedule.batches):
+            self._submit(len(self._pending))
+        failed = [tile for future in self._pending[batch] for tile in future.result()]
+        self._pending[batch] = []
+        for tile in failed:
+            # The slot stays taken until the tile is released, but nothing is shown from it.
+            self.bad[tile.row * self._schedule.columns + tile.column] = True
+        return tuple(failed)
+
+    def _submit(self, batch: int) -> None:
+        jobs = []
+        for column, row in self._schedule.tiles[batch].tolist():
+            slot = self._free.pop()
+            self.slot_of[row, column] = slot
+            jobs.append((column, row, slot))
+        self._pending.append(
+            [
+                self._workers.submit(self._decode, jobs[i : i + TILES_PER_TASK])
+                for i in range(0, len(jobs), TILES_PER_TASK)
+            ]
+        )
+
+    def _decode(self, jobs: Sequence[tuple[int, int, int]]) -> list[Unreadable]:
+        failed = []
+        for column, row, slot in jobs:
+            try:
+                self._slide.read_tile(self._level, column, row, self.tiles[slot])
+            except TileError as error:
+                failed.append(Unreadable(column=column, row=row, reason=str(error)))
+        return failed
+
+    def shown(self) -> NDArray[np.int32]:
+        """As `slot_of`, without the tiles that could not be decoded."""
+        if not self.bad.any():
+            return self.slot_of
+        return np.where(self.bad, -1, self._flat_slots).reshape(self.slot_of.shape)
+
+    def release(self, batch: int) -> None:
+        """Let go of the tiles that no batch after this one needs."""
+        released = self._schedule.released[batch]
+        self._free.extend(self._flat_slots[released].tolist())
+        self._flat_slots[released] = -1
+
+    def close(self) -> None:
+        """Wait for the tasks under way and drop the rest; workers write into `tiles`."""
+        for futures in self._pending:
+            for future in futures:
+                if not future.cancel():
+                    future.exception()
+
+
 def stream_boxes(
-    slide: Slide,
+    slide: TiledSlide,
     level: int,
     boxes: NDArray[np.float64],
     *,
@@ -166,69 +259,26 @@ def stream_boxes(
         size=(info.width, info.height),
         tile_size=(info.tile_width, info.tile_height),
     )
-    pool = _tile_pool(schedule.slots, info.tile_height, info.tile_width)
-    slot_of = np.full((schedule.rows, schedule.columns), -1, np.int32)
-    flat_slots = slot_of.reshape(-1)
-    bad = np.zeros(slot_of.size, bool)
-    free = list(range(schedule.slots - 1, -1, -1))
-    pending: list[list[Future[list[Unreadable]]]] = []
-
-    def decode(jobs: Sequence[tuple[int, int, int]]) -> list[Unreadable]:
-        failed = []
-        for column, row, slot in jobs:
-            try:
-                slide.read_tile(level, column, row, pool[slot])
-            except TileError as error:
-                failed.append(Unreadable(column=column, row=row, reason=str(error)))
-        return failed
-
-    def submit(batch: int) -> None:
-        jobs = []
-        for column, row in schedule.tiles[batch].tolist():
-            slot = free.pop()
-            slot_of[row, column] = slot
-            jobs.append((column, row, slot))
-        pending.append(
-            [
-                workers.submit(decode, jobs[i : i + TILES_PER_TASK])
-                for i in range(0, len(jobs), TILES_PER_TASK)
-            ]
-        )
-
+    pool = _TilePool(slide, level, schedule, workers=workers)
     try:
         for batch in range(schedule.batches):
-            while len(pending) < min(batch + LOOKAHEAD + 1, schedule.batches):
-                submit(len(pending))
-            failed = [tile for future in pending[batch] for tile in future.result()]
-            pending[batch] = []
-            for tile in failed:
-                # The slot stays taken until the tile is released, but nothing is shown from it.
-                bad[tile.row * schedule.columns + tile.column] = True
+            failed = pool.fill(batch)
             start = batch * batch_size
             stop = min(start + batch_size, len(boxes))
-            shown = np.where(bad, -1, flat_slots).reshape(slot_of.shape) if bad.any() else slot_of
             pixels = np.empty((stop - start, patch_px, patch_px, 3), np.uint8)
             cut_patches(
-                pool,
-                shown,
+                pool.tiles,
+                pool.shown(),
                 boxes[start:stop],
                 width=info.width,
                 height=info.height,
                 out=pixels,
                 fill=WHITE,
             )
-            damaged = (
-                schedule.boxes_on(np.arange(start, stop), bad)
-                if bad.any()
-                else np.empty(0, np.int64)
-            )
-            released = schedule.released[batch]
-            free.extend(flat_slots[released].tolist())
-            flat_slots[released] = -1
-            yield Batch(start=start, pixels=pixels, unreadable=tuple(failed), damaged=damaged)
+            damaged = np.empty(0, np.int64)
+            if pool.bad.any():
+                damaged = schedule.boxes_on(np.arange(start, stop), pool.bad)
+            pool.release(batch)
+            yield Batch(start=start, pixels=pixels, unreadable=failed, damaged=damaged)
     finally:
-        # Workers write into `pool`: they must be done before it goes.
-        for futures in pending:
-            for future in futures:
-                if not future.cancel():
-                    future.exception()
+        pool.close()

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from histofast.tissue.mask import (
+from histofast.tissue.finding import (
     REVISION,
     Tissue,
     find_tissue,
-    preview,
     tissue_from_geojson,
     tissue_from_mask,
-    tissue_mask,
 )
+from histofast.tissue.mask import tissue_mask
+from histofast.tissue.preview import preview
 
 __all__ = [
     "REVISION",

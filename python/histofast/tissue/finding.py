@@ -1,0 +1,314 @@
+"""A slide in, its `Tissue` out: found on the overview, or taken from a mask or from polygons.
+
+A *mask* is an (h, w) uint8 array of 0 and 1 that covers the whole slide, an *overview* the RGB
+picture of the same kind, about 8 um per pixel. ``_l0`` is level-0 pixels, ``_px`` mask pixels.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from histofast._arrays import check, empty, to_numpy
+from histofast._numbers import real_number, whole_number
+from histofast.tissue.mask import MAX_CLOSE_PX, mask_into
+from histofast.tissue.outline import Polygon, fill, read_polygons, trace
+
+REVISION = 1  # of the definition of the mask; part of every identity
+CLOSE_UM = 24.0
+ASPECT_TOLERANCE = 0.03
+
+
+class LevelSize(Protocol):
+    """What this module needs to know of a level."""
+
+    @property
+    def width(self) -> int: ...
+    @property
+    def height(self) -> int: ...
+
+
+class OverviewSlide(Protocol):
+    """What this module needs to know of a slide (`slides.Slide` has it)."""
+
+    @property
+    def levels(self) -> Sequence[LevelSize]: ...
+    @property
+    def mpp(self) -> float: ...
+    def overview(self, *, mpp: float = 8.0) -> NDArray[np.uint8]: ...
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class Tissue:
+    """Where there is tissue on one slide.
+
+    Attributes:
+        mask: (h, w) uint8, 1 is tissue; read-only. Covers the whole slide.
+        width_l0: width of the slide.
+        height_l0: height of the slide.
+        threshold: score above which a pixel is tissue, or None when the mask came from outside.
+        identity: everything that made the mask; equal texts, equal masks of one overview.
+    """
+
+    mask: NDArray[np.uint8]
+    width_l0: int
+    height_l0: int
+    threshold: int | None
+    identity: str
+
+    @property
+    def downsample_x(self) -> float:
+        """Level-0 pixels per mask pixel, across."""
+        return float(self.width_l0 / self.mask.shape[1])
+
+    @property
+    def downsample_y(self) -> float:
+        """Level-0 pixels per mask pixel, down."""
+        return float(self.height_l0 / self.mask.shape[0])
+
+    @property
+    def fraction(self) -> float:
+        """Share of the slide that is tissue, 0..1."""
+        return int(np.count_nonzero(self.mask)) / self.mask.size
+
+    def area_mm2(self, mpp: float) -> float:
+        """Area of the tissue; `mpp` is level-0 um per pixel."""
+        return self.fraction * self.width_l0 * self.height_l0 * mpp * mpp / 1e6
+
+    def contours(self) -> list[Polygon]:
+        """Trace the tissue along the edges of its pixels.
+
+        Returns:
+            One (exterior, holes) per object, objects from top to bottom. A ring is (k, 2) float64
+            (x, y) in level-0 pixels, corners only, not closed; with y pointing down an exterior has
+            positive area by the shoelace formula, a hole negative. Rings are simple and the
+            polygons valid: objects that touch at a corner are two, a hole that touches the outside
+            at a corner stays a hole. The areas add up to the mask's exactly.
+        """
+        scale = np.array([self.downsample_x, self.downsample_y])
+        return [
+            (exterior * scale, [hole * scale for hole in holes])
+            for exterior, holes in trace(self.mask)
+        ]
+
+    def geojson(self, *, origin_l0: tuple[int, int] = (0, 0)) -> dict[str, Any]:
+        """A FeatureCollection for QuPath: one annotation "Tissue" per object, in level-0 pixels.
+
+        Args:
+            origin_l0: what to count from; QuPath's is `Slide.origin_l0`.
+        """
+        features = []
+        for exterior, holes in self.contours():
+            rings = [
+                (np.concatenate([ring, ring[:1]]) - origin_l0).tolist()
+                for ring in (exterior, *holes)
+            ]
+            features.append(
+                {
+                    "type": "Feature",
+                    "geometry": {"type": "Polygon", "coordinates": rings},
+                    "properties": {
+                        "objectType": "annotation",
+                        "classification": {"name": "Tissue", "color": [0, 160, 60]},
+                    },
+                }
+            )
+        return {"type": "FeatureCollection", "features": features}
+
+
+def find_tissue(
+    slide: OverviewSlide,
+    *,
+    mpp: float = 8.0,
+    threshold: int | None = None,
+    min_area_um2: float = 20_000.0,
+    max_hole_um2: float = 100_000.0,
+    exclude_foreign: bool = True,
+    mask: NDArray[Any] | Mapping[str, Any] | None = None,
+    origin_l0: tuple[int, int] = (0, 0),
+) -> Tissue:
+    """Find the tissue of a slide, or take a ready mask of it.
+
+    Args:
+        slide: anything with `levels`, `mpp` and `overview(mpp=...)`; what of it could not be decoded
+            is told by `Slide.survey`. An overview on a GPU is worked on there, and waited for.
+        mpp: um per pixel of the overview that is looked at.
+        threshold: 0..255, as in `tissue_mask`; None finds it.
+        min_area_um2: smaller objects are removed. The default is about one patch of 256 px at
+            0.55 um/px.
+        max_hole_um2: holes up to this are filled, larger ones stay open.
+        exclude_foreign: leave out pen marks and black, as in `tissue_mask`.
+        mask: (h, w) array that covers the slide, 0 is background, or a GeoJSON mapping; taken as it
+            is instead of looking at the slide.
+        origin_l0: level-0 pixel that the coordinates of a GeoJSON count from.
+
+    Raises:
+        TypeError: a mask of another type, or a parameter that is no number.
+        ValueError: a parameter out of range, a mask that does not fit the slide, or a threshold
+            together with a mask.
+
+    Determinism: bitwise for one overview, on every machine.
+    """
+    min_area_um2 = real_number("min_area_um2", min_area_um2, at_least=0)
+    max_hole_um2 = real_number("max_hole_um2", max_hole_um2, at_least=0)
+    mpp = real_number("mpp", mpp, above=0)
+    threshold = whole_number("threshold", threshold, at_least=0, at_most=255)
+    width_l0, height_l0 = slide.levels[0].width, slide.levels[0].height
+    if mask is not None:
+        if threshold is not None:
+            raise ValueError(f"threshold must be None where a mask is given, got {threshold}")
+        if isinstance(mask, Mapping):
+            return tissue_from_geojson(
+                mask,
+                width_l0=width_l0,
+                height_l0=height_l0,
+                downsample=max(mpp / slide.mpp, 1.0),
+                origin_l0=origin_l0,
+            )
+        return tissue_from_mask(mask, width_l0=width_l0, height_l0=height_l0)
+
+    image = slide.overview(mpp=mpp)
+    h, w = check("slide.overview()", image, "uint8", ("h", "w", 3))
+    pixel_um2 = (width_l0 / w) * (height_l0 / h) * slide.mpp**2
+    drawn = empty((h, w), "uint8", like=image)
+    used = mask_into(
+        image,
+        drawn,
+        threshold=threshold,
+        exclude_foreign=exclude_foreign,
+        close_px=min(round(CLOSE_UM / math.sqrt(pixel_um2)), MAX_CLOSE_PX),
+        max_hole_px=min(int(max_hole_um2 / pixel_um2), h * w),
+        min_area_px=min(math.ceil(min_area_um2 / pixel_um2), h * w + 1),
+    )
+    identity = (
+        f"tissue r{REVISION}, overview {w} x {h} px of {mpp:g} um/px, "
+        f"threshold {'otsu' if threshold is None else threshold}, close {CLOSE_UM:g} um, "
+        f"holes {max_hole_um2:g} um2, objects {min_area_um2:g} um2, "
+        f"foreign {'out' if exclude_foreign else 'in'}"
+    )
+    return _tissue(
+        to_numpy(drawn),
+        width_l0,
+        height_l0,
+        threshold=int(to_numpy(used)[0]),
+        identity=identity,
+    )
+
+
+def tissue_from_mask(mask: NDArray[Any], *, width_l0: int, height_l0: int) -> Tissue:
+    """Take a ready mask of any resolution that covers the whole slide.
+
+    Args:
+        mask: (h, w) bool or integer, 0 is background.
+        width_l0: width of the slide.
+        height_l0: height of the slide.
+
+    Raises:
+        TypeError: not an array of bool or integers.
+        ValueError: not two-dimensional, without pixels, larger than the slide, or of another aspect
+            than the slide's.
+    """
+    width_l0 = whole_number("width_l0", width_l0, at_least=1)
+    height_l0 = whole_number("height_l0", height_l0, at_least=1)
+    wanted = "mask must be bool or integers of shape (h, w)"
+    if not isinstance(mask, np.ndarray):
+        raise TypeError(f"{wanted}, got {type(mask).__name__}")
+    if mask.dtype.kind not in "bui":
+        raise TypeError(f"{wanted}, got {mask.dtype.name} of shape {mask.shape}")
+    if mask.ndim != 2:
+        raise ValueError(
+            f"{wanted}, got {mask.dtype.name} of shape {mask.shape}: "
+            "pass one channel, in which 0 is background"
+        )
+    if mask.size == 0:
+        raise ValueError(f"{wanted} with h and w at least 1, got shape {mask.shape}")
+    h, w = mask.shape
+    if w > width_l0 or h > height_l0:
+        raise ValueError(
+            f"mask must be no larger than the slide, {width_l0} x {height_l0} px, "
+            f"got {w} x {h} px: is it of another slide?"
+        )
+    # A side of a small mask is off by up to half a pixel from rounding alone.
+    aspect = (width_l0 / w) / (height_l0 / h)
+    slack = ASPECT_TOLERANCE + 0.5 / w + 0.5 / h
+    if not 1 - slack <= aspect <= 1 + slack:
+        raise ValueError(
+            f"mask must have the aspect of the slide, {width_l0 / height_l0:.3f} (width / height), "
+            f"got {w / h:.3f}: it must cover the whole slide, not a part of it"
+        )
+    binary = np.ascontiguousarray(mask != 0).view(np.uint8)
+    return _tissue(binary, width_l0, height_l0, threshold=None, identity=_digest(binary))
+
+
+def tissue_from_geojson(
+    geojson: Mapping[str, Any],
+    *,
+    width_l0: int,
+    height_l0: int,
+    downsample: float,
+    origin_l0: tuple[int, int] = (0, 0),
+) -> Tissue:
+    """Draw the polygons of a GeoJSON as a mask.
+
+    A mask pixel is tissue when its centre lies in a polygon and in none of its holes.
+
+    Args:
+        geojson: FeatureCollection, Feature, GeometryCollection, Polygon or MultiPolygon, in level-0
+            pixels, as QuPath and `Tissue.geojson` write it.
+        width_l0: width of the slide.
+        height_l0: height of the slide.
+        downsample: level-0 pixels per mask pixel, at least 1; kept to within the rounding of the
+            mask to whole pixels.
+        origin_l0: level-0 pixel that the coordinates count from.
+
+    Raises:
+        TypeError: not a mapping.
+        ValueError: no polygon, another geometry, a broken ring, or polygons that cover no mask
+            pixel of the slide.
+    """
+    width_l0 = whole_number("width_l0", width_l0, at_least=1)
+    height_l0 = whole_number("height_l0", height_l0, at_least=1)
+    downsample = real_number("downsample", downsample, at_least=1)
+    if not isinstance(geojson, Mapping):
+        raise TypeError(f"geojson must be a mapping, got {type(geojson).__name__}")
+    polygons = [[ring + origin_l0 for ring in rings] for rings in read_polygons(geojson)]
+    if not polygons:
+        raise ValueError("geojson must hold at least one polygon, got none")
+    corners = np.concatenate([rings[0] for rings in polygons])
+    (left, top), (right, bottom) = corners.min(axis=0), corners.max(axis=0)
+    if right <= 0 or bottom <= 0 or left >= width_l0 or top >= height_l0:
+        raise ValueError(
+            f"geojson must lie on the slide, {width_l0} x {height_l0} px, got polygons within "
+            f"x {left:g}..{right:g}, y {top:g}..{bottom:g}: coordinates are level-0 pixels"
+        )
+    h = max(1, round(height_l0 / downsample))
+    w = max(1, round(width_l0 / downsample))
+    mask = np.zeros((h, w), np.uint8)
+    for rings in polygons:
+        fill(mask, [ring * (w / width_l0, h / height_l0) for ring in rings])
+    if not mask.any():
+        raise ValueError(
+            f"geojson must cover the centre of a mask pixel, got polygons that cover none at "
+            f"{w} x {h} px: they are too small or lie beside the slide"
+        )
+    return _tissue(mask, width_l0, height_l0, threshold=None, identity=_digest(mask))
+
+
+def _tissue(
+    mask: NDArray[np.uint8], width_l0: int, height_l0: int, *, threshold: int | None, identity: str
+) -> Tissue:
+    mask.flags.writeable = False
+    return Tissue(
+        mask=mask, width_l0=width_l0, height_l0=height_l0, threshold=threshold, identity=identity
+    )
+
+
+def _digest(mask: NDArray[np.uint8]) -> str:
+    h, w = mask.shape
+    return f"mask {w} x {h} px, sha256 {hashlib.sha256(np.packbits(mask).tobytes()).hexdigest()}"
