@@ -526,7 +526,10 @@ def test_tissue_decides():
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"mpp": 0.2}, "mpp must be at least the slide's own 0.25, got 0.2: .*allow_upsampling=True"),
+        (
+            {"mpp": 0.2},
+            "mpp must be at least the slide's own 0.25, got 0.2: .*allow_upsampling=True",
+        ),
         ({"mpp": 0.0}, r"mpp must be within 0.05..20 "),
         ({"mpp": float("nan")}, r"mpp must be within 0.05..20 "),
         (
