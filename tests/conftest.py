@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 import gpu_arrays
+from extras import need
 from histofast import _arrays, _core
 from histofast.cli import main
 
@@ -35,7 +36,7 @@ def data() -> Path:
 @pytest.fixture
 def one_thread():
     """One thread of torch: more cost more than they bring on small bags and pictures."""
-    torch = pytest.importorskip("torch")
+    torch = need("torch")
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     yield

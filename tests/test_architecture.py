@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 import histofast
+from extras import need
 from histofast import _core
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -54,7 +55,7 @@ DOORS = {
     "timm": {"networks"},
     "safetensors": {"networks", "mil"},
     "sklearn": {"mil"},
-    "onnxruntime": {"encoders", "graphs"},
+    "onnxruntime": {"encoders", "graphs"},  # its converter to float16
     "onnx": {"graphs", "networks"},
     "filelock": {"_files"},
     "tifffile": {"slides"},
@@ -125,12 +126,45 @@ def test_help_imports_nothing_heavy():
     assert not loaded & (set(DOORS) - {"typer", "rich"})
 
 
-def test_public_names_are_there():
-    for name in histofast.__all__:
-        assert getattr(histofast, name) is not None
-    assert set(histofast.__all__) <= set(dir(histofast))
+# What is no room for users: `histofast.cli` is the command.
+ROOMS = sorted({room_of(p) for p in SOURCES if not room_of(p).startswith("_")} - {"cli"})
+
+
+def test_dir_shows_the_public_names_and_rooms_only():
+    code = "import json, histofast; print(json.dumps(dir(histofast)))"
+    assert json.loads(fresh(code)) == sorted([*histofast.__all__, *ROOMS])
     with pytest.raises(AttributeError, match="no attribute 'nothing'"):
         _ = histofast.nothing
+
+
+@pytest.mark.parametrize("name", [*histofast.__all__, *ROOMS])
+def test_every_public_name_is_there_without_another_import(name):
+    if name in ROOMS:
+        need(f"histofast.{name}")
+    if name == "export":
+        need("histofast.networks")
+    assert getattr(histofast, name) is not None
+    # An import elsewhere may have set it: what loads it must know it as well.
+    if name != "__version__":
+        assert histofast.__getattr__(name) is getattr(histofast, name)
+
+
+@pytest.mark.parametrize("room", [r for r in ROOMS if (PACKAGE / r).is_dir()])
+def test_dir_of_a_room_shows_what_it_promises(room):
+    package = need(f"histofast.{room}")
+    assert dir(package) == sorted(package.__all__)
+    for name in package.__all__:
+        assert getattr(package, name) is not None
+
+
+def test_without_torch_a_room_says_what_to_install():
+    code = (
+        "import sys\nsys.modules['torch'] = None\nimport histofast\ndir(histofast)\n"
+        "try: histofast.networks.create\nexcept ModuleNotFoundError as error: print(error)"
+    )
+    assert fresh(code).strip() == (
+        "histofast.networks needs torch, which is not installed: pip install 'histofast[train]'"
+    )
 
 
 def test_one_version():
@@ -141,7 +175,7 @@ def test_one_version():
 
 
 def test_stub_is_the_extensions(tmp_path):
-    stubgen = pytest.importorskip("nanobind.stubgen")
+    stubgen = need("nanobind.stubgen")
     out = tmp_path / "_core.pyi"
     stubgen.main(["-q", "-m", "histofast._core", "-o", str(out)])
     committed = ROOT / "python" / "histofast" / "_core.pyi"

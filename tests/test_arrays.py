@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 import conftest
+from extras import need
 from histofast import _arrays
 from histofast.similarity import packed_grams
 
@@ -44,7 +45,7 @@ def test_arrays_of_the_cpu_stay_what_they_are():
 
 
 def test_a_tensor_of_the_cpu_is_on_no_gpu():
-    torch = pytest.importorskip("torch")
+    torch = need("torch")
     assert not _arrays.is_on_gpu(torch.zeros(2))
 
 
@@ -73,7 +74,7 @@ def test_arrays_in_two_places_are_refused(gpu):
 def test_cupy_gives_what_numpy_gives(rng):
     if conftest.has_emulated_gpu():
         pytest.skip("CuPy needs a real GPU")
-    cupy = pytest.importorskip("cupy")
+    cupy = need("cupy")
     x = rng.normal(size=(20, 300)).astype(np.float32)
     with cupy.cuda.Stream(non_blocking=True) as stream:
         found, squares = packed_grams([cupy.asarray(x)])
@@ -89,7 +90,7 @@ def test_cupy_gives_what_numpy_gives(rng):
 def test_torch_works_on_its_current_stream(rng):
     if conftest.has_emulated_gpu():
         pytest.skip("torch needs a real GPU")
-    torch = pytest.importorskip("torch")
+    torch = need("torch")
     x = rng.normal(size=(20, 300)).astype(np.float32)
     wanted, _ = packed_grams([x])
     with torch.cuda.stream(torch.cuda.Stream()):

@@ -22,6 +22,7 @@ from onnx import TensorProto, helper
 
 import histofast
 from conftest import SIGNALS, Answer
+from extras import need
 from foreign_models import residual
 from histofast import cli as cli_module
 from histofast import features
@@ -260,7 +261,8 @@ def test_options_of_the_fields_habit(extract, slides, tmp_path, options):
 
 
 def test_neighbours_read_the_file(extract, slides, tmp_path):
-    h5py = pytest.importorskip("h5py")
+    import h5py
+
     extract(slides / "s0.tif", "--mag", "10", "--overlap", "8", "--min-tissue", "0.1")
     path = tmp_path / "f" / "10x_32px_8px_overlap" / "features_tiny" / "s0.h5"
     with h5py.File(path) as file:
@@ -710,7 +712,7 @@ def test_doctor(cli):
 
 
 def test_models_export(cli, data, tmp_path):
-    pytest.importorskip("torch")
+    need("torch")
     weights = data / "weights" / "densenet121_imagenet.safetensors"
     arguments = ["models", "export", "densenet121", "--weights", weights]
     out = tmp_path / "short.onnx"
@@ -729,13 +731,11 @@ def test_models_export(cli, data, tmp_path):
 
 
 def test_demo(cli, tmp_path, monkeypatch):
-    synthetic = pytest.importorskip("histofast.synthetic")
-
     def small(folder, **_):
         folder.mkdir(parents=True)
         return [write_slide(folder / "demo.tif", size=(640, 640), mpp=0.5)]
 
-    monkeypatch.setattr(synthetic, "make_demo_slides", small)
+    monkeypatch.setattr("histofast.patches.make_demo_slides", small)
     answer = cli("demo", "--out", tmp_path / "demo")
     assert answer.code == 0, answer.err
     assert "features (" in answer.out

@@ -10,12 +10,12 @@ import numpy as np
 import pytest
 
 import histofast
+from extras import need
 from histofast.features import FeatureWriter, read_features
 from histofast.slides import open_slide
 from small_slides import write_slide
 
-pytest.importorskip("matplotlib")
-pytest.importorskip("jinja2")
+need("matplotlib", "jinja2")
 
 TABLE = "x,y,attention\n64,64,0.1\n128,64,0.7\n192,64,0.2\n"
 

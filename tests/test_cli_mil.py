@@ -8,10 +8,10 @@ import re
 import numpy as np
 import pytest
 
+from extras import need
 from toy_bags import D, write_features, write_toy
 
-torch = pytest.importorskip("torch")
-pytest.importorskip("sklearn")
+torch = need("torch", "sklearn")
 
 from histofast.mil import TrainConfig, open_run
 

@@ -7,6 +7,7 @@ import json
 
 import pytest
 
+from extras import need
 from histofast import encoders
 from histofast.slides import write_png
 from slide_files import picture
@@ -108,7 +109,7 @@ def test_bench(cli, table, tmp_path, monkeypatch):
 
 
 def test_bench_plots(cli, tmp_path, monkeypatch):
-    pytest.importorskip("matplotlib")
+    need("matplotlib")
     monkeypatch.setattr("histofast.graphs.speed._ROUND_S", 0.01)
     plot = tmp_path / "speeds.png"
     arguments = ("--rounds", 1, "--patch-px", 64, "--plot", plot, "--json")

@@ -10,10 +10,10 @@ from types import ModuleType
 import numpy as np
 import pytest
 
+from extras import need
 from histofast.similarity import Comparison
 
-pytest.importorskip("matplotlib")
-pytest.importorskip("jinja2")
+need("matplotlib", "jinja2")
 
 COMPARISON = Comparison(
     label_a="frozen",
@@ -120,7 +120,7 @@ def test_options_reach_compare(cli, calls, files):
 
 
 def test_weights_become_networks(cli, calls, tmp_path):
-    torch = pytest.importorskip("torch")
+    torch = need("torch")
     from histofast import networks
 
     for seed in (0, 1):

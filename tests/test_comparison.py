@@ -8,13 +8,14 @@ import numpy as np
 import pytest
 
 import histofast
+from extras import need
 from histofast import graphs, similarity
 from histofast.comparison import comparing, resampled, shuffled
 from histofast.errors import FeatureError, ModelError
 from histofast.features import FeatureWriter
 from histofast.patches import PatchSample
 
-torch = pytest.importorskip("torch")
+torch = need("torch")
 
 from histofast import networks
 
@@ -382,7 +383,7 @@ def test_a_layer_used_twice_is_refused(pair, images):
 
 
 def test_report_is_saved(pair, images, tmp_path):
-    pytest.importorskip("matplotlib")
+    need("matplotlib")
     histofast.compare(*pair, images, **QUICK).save(tmp_path / "report")
     names = {file.name for file in (tmp_path / "report").iterdir()}
     wanted = {"index.html", *(f"comparison.{s}" for s in ("json", "csv", "png", "pdf"))}

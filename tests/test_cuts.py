@@ -11,6 +11,7 @@ import pytest
 
 import foreign_models
 import histofast
+from extras import need
 from histofast import encoders, features, graphs
 from histofast.encoders import spec as spec_module
 from histofast.errors import ModelError
@@ -395,7 +396,7 @@ PATCH_PX = {"cbr-tiny": 92}  # the smallest
     ],
 )
 def test_every_cut_agrees_with_torch_and_with_its_own_file(tmp_path, rng, name, last):
-    torch = pytest.importorskip("torch")
+    torch = need("torch")
     from histofast import networks
     from lively import lively
 
@@ -423,7 +424,7 @@ def test_every_cut_agrees_with_torch_and_with_its_own_file(tmp_path, rng, name, 
 
 @pytest.fixture
 def resnet():
-    pytest.importorskip("torch")
+    need("torch")
     from histofast import networks
 
     return networks.create("resnet18", layer="layer1")
@@ -444,7 +445,7 @@ def test_some_cuts_hold_nothing_of_what_lies_beyond(resnet, tmp_path):
 
 
 def test_export_cuts_refuses(resnet, tmp_path, monkeypatch):
-    torch = pytest.importorskip("torch")
+    torch = need("torch")
     from histofast import networks
     from histofast.networks import exporting
 
@@ -477,7 +478,7 @@ def test_export_cuts_refuses(resnet, tmp_path, monkeypatch):
 
 
 def test_models_export_layers(cli, slides, tmp_path):
-    pytest.importorskip("torch")
+    need("torch")
     out = tmp_path / "cuts.onnx"
     arguments = ("models", "export", "resnet18", "--random", 0, "--patch-px", 32, "-o", out)
     answer = cli(*arguments, "--layers", "bn1, maxpool", "--mpp", 2, "--name", "r")
@@ -500,7 +501,7 @@ def test_models_export_layers(cli, slides, tmp_path):
 
 
 def test_models_layers_tells_of_it(cli):
-    pytest.importorskip("torch")
+    need("torch")
     answer = cli("models", "layers", "resnet18")
     assert "histofast models export resnet18 --weights FILE --layers all" in answer.out
     assert len(json.loads(cli("models", "layers", "resnet18", "--json").out)) == 8

@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from extras import need
 from fake_slides import FakeSlide, noise
 from histofast.errors import SlideError
 from histofast.explain import attention_map, read_values, score
@@ -100,7 +101,7 @@ def test_patches_smaller_than_a_pixel_and_across_the_edge_are_shown():
 
 
 def test_overlay_is_the_mixture_of_colours_and_grey():
-    pytest.importorskip("matplotlib")
+    need("matplotlib")
     image = noise(96, 160)
     found = made([0.0, 0.5, 1.0], scale="raw", alpha=0.25, slide=FakeSlide(image, mpp=1.0))
     overlay = found.overlay()
@@ -115,7 +116,7 @@ def test_overlay_is_the_mixture_of_colours_and_grey():
 
 
 def test_colours_grow_lighter_with_the_value():
-    pytest.importorskip("matplotlib")
+    need("matplotlib")
     from histofast.report import colors_of
 
     luma = colors_of(np.linspace(0, 1, 64)) @ [0.2126, 0.7152, 0.0722]
@@ -125,7 +126,7 @@ def test_colours_grow_lighter_with_the_value():
 
 @pytest.mark.parametrize("size", [(1, 1), (3, 40), (96, 160), (999, 611), (611, 1237)])
 def test_the_figure_keeps_every_pixel(size):
-    pytest.importorskip("matplotlib")
+    need("matplotlib")
     from histofast.report import plot_overlay
 
     picture = np.random.default_rng(0).integers(0, 256, (*size, 3), np.uint8)
@@ -150,7 +151,7 @@ def test_the_figure_keeps_every_pixel(size):
 
 
 def test_geojson_has_a_tile_per_patch():
-    pytest.importorskip("matplotlib")
+    need("matplotlib")
     values = np.arange(10) / 7
     coords = np.column_stack([np.arange(10) * 16, np.zeros(10)]).astype(np.int64)
     found = made(values, coords, patch_l0=16, name="gated").geojson()
@@ -173,14 +174,14 @@ def test_geojson_has_a_tile_per_patch():
 
 
 def test_quantiles_do_not_depend_on_the_scale():
-    pytest.importorskip("matplotlib")
+    need("matplotlib")
     values = [0.0, 0.001, 1.0]
     one, other = (made(values, scale=scale).geojson() for scale in ("rank", "raw"))
     assert one == other
 
 
 def test_geojson_and_pyramid_are_in_the_frame_of_qupath(tmp_path):
-    pytest.importorskip("matplotlib")
+    need("matplotlib")
     slide = Scanned(noise(96, 160), mpp=1.0)
     found = made([0.1, 0.2], [[64, 32], [96, 64]], slide=slide)
     first = found.geojson()["features"][0]["geometry"]["coordinates"][0][0]
@@ -196,7 +197,7 @@ def test_geojson_and_pyramid_are_in_the_frame_of_qupath(tmp_path):
 
 
 def test_save_writes_four_files_that_agree(tmp_path):
-    pytest.importorskip("matplotlib")
+    need("matplotlib")
     found = made([0.1, 2 / 3, 1e-9], name='<&"é>')
     found.save(tmp_path / "new" / "maps")
     files = {path.name for path in (tmp_path / "new" / "maps").iterdir()}
@@ -216,8 +217,9 @@ def test_save_writes_four_files_that_agree(tmp_path):
 
 
 def test_the_pyramid_has_tiles_levels_and_scale(tmp_path):
-    pytest.importorskip("matplotlib")
-    tifffile = pytest.importorskip("tifffile")
+    need("matplotlib")
+    import tifffile
+
     slide = FakeSlide(noise(700, 1100), mpp=0.5, tile=(256, 256))
     found = made([0.3, 0.4], [[0, 0], [600, 300]], patch_l0=224, slide=slide, mpp=0.5)
     found.save(tmp_path)
@@ -237,7 +239,7 @@ def test_the_pyramid_has_tiles_levels_and_scale(tmp_path):
 
 
 def test_save_keeps_what_is_there_unless_told(tmp_path):
-    pytest.importorskip("matplotlib")
+    need("matplotlib")
     (tmp_path / "attention.csv").write_text("mine")
     (tmp_path / "other.txt").write_text("mine")
     with pytest.raises(FileExistsError, match=r"attention\.csv exists: choose another name"):
@@ -253,7 +255,7 @@ def test_save_keeps_what_is_there_unless_told(tmp_path):
 
 
 def test_save_writes_all_or_nothing(tmp_path, monkeypatch):
-    pytest.importorskip("matplotlib")
+    need("matplotlib")
     from histofast.explain import maps
 
     def fail(*arguments, **options):
@@ -266,7 +268,7 @@ def test_save_writes_all_or_nothing(tmp_path, monkeypatch):
 
 
 def test_same_input_same_bytes(tmp_path):
-    pytest.importorskip("matplotlib")
+    need("matplotlib")
     for name in ("a", "b"):
         made([1, 2, 3]).save(tmp_path / name)
     for path in (tmp_path / "a").iterdir():
@@ -282,7 +284,7 @@ def test_without_matplotlib_it_says_what_to_install(monkeypatch):
 
 
 def test_on_a_real_slide(data, tmp_path):
-    pytest.importorskip("matplotlib")
+    need("matplotlib")
     path = data / "slides" / "CMU-1-Small-Region.svs"
     with open_slide(path) as slide:
         plan = plan_patches(slide, find_tissue(slide), mpp=0.5, patch_px=224)

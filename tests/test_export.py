@@ -7,11 +7,12 @@ from itertools import pairwise
 import numpy as np
 import pytest
 
+from extras import need
 from histofast import encoders
 from histofast.errors import ModelError
 
-torch = pytest.importorskip("torch")
-onnx = pytest.importorskip("onnx")
+torch = need("torch")
+import onnx
 
 from histofast import networks
 from histofast.graphs import building, capture

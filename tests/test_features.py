@@ -19,6 +19,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from extras import need
 from histofast._files import Lock, Temporary, remove_stale_temporaries
 from histofast.errors import FeatureError, NoSpaceError, WriteError
 from histofast.features import (
@@ -255,7 +256,7 @@ class TestNeighbours:
 
     @pytest.mark.parametrize("n", [0, 1, 10])
     def test_clam_tensor(self, tmp_path: Path, n: int) -> None:
-        torch = pytest.importorskip("torch")
+        torch = need("torch")
         path = write(tmp_path / "h5_files" / "a.h5", n, layout="clam")
         tensor = torch.load(tmp_path / "pt_files" / "a.pt", weights_only=True)
         assert tensor.dtype == torch.float32

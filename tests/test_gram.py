@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import reference
+from extras import need
 from histofast import _core, similarity
 from histofast.similarity import check_grams, cka, gram_products, packed_grams, start_grams, unpack
 
@@ -96,14 +97,15 @@ def test_half_precision_is_exact_before_the_products(isa, rng):
 
 
 def test_tensors_are_read_where_they_lie(rng):
-    torch = pytest.importorskip("torch")
+    torch = need("torch")
     x = torch.from_numpy(rng.normal(size=(30, 80)).astype(np.float32))
     for tensor in (x, x.half(), x.bfloat16(), x.bfloat16()[::2, 3:]):
         assert_matches(packed_grams([tensor])[0][0], tensor.float().numpy())
 
 
 def test_bfloat16_arrays(rng):
-    ml_dtypes = pytest.importorskip("ml_dtypes")
+    import ml_dtypes
+
     x = rng.normal(size=(30, 80)).astype(ml_dtypes.bfloat16)
     assert_matches(packed_grams([x])[0][0], x)
 
@@ -278,7 +280,7 @@ def test_bad_types_are_refused(rng):
 
 
 def test_bad_tensors_are_refused():
-    torch = pytest.importorskip("torch")
+    torch = need("torch")
     with pytest.raises(ValueError, match=r"layers\[0\] must not record gradients: detach it"):
         packed_grams([torch.ones(8, 2, requires_grad=True)])
     with pytest.raises(ValueError, match=r"layers\[0\] must have contiguous rows, got columns 8 "):

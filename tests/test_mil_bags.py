@@ -8,8 +8,12 @@ import h5py
 import numpy as np
 import pytest
 
+from extras import need
 from histofast.errors import FeatureError
 from histofast.features import FeatureWriter
+
+need("torch")
+
 from histofast.mil import open_bags
 
 UNI = {"name": "uni", "sha256": "ab" * 32, "input_px": 224}

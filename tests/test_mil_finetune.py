@@ -10,12 +10,12 @@ import numpy as np
 import pytest
 
 import histofast
+from extras import need
 from histofast import encoders, graphs
 from histofast.errors import FeatureError, ModelError
 from histofast.slides import write_png
 
-torch = pytest.importorskip("torch")
-pytest.importorskip("sklearn")
+torch = need("torch", "sklearn")
 
 from safetensors.torch import save_file
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pytest
@@ -10,25 +10,49 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from histofast.learning import folds
-from histofast.mil import Bags
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cohort:
+    """What `folds` asks of bags."""
+
+    names: tuple[str, ...]
+    task: str
+    targets: np.ndarray
+    classes: tuple[str, ...]
+    patients: tuple[str, ...]
+    splits: tuple[str, ...]
+
+    def __len__(self):
+        return len(self.names)
+
+    @property
+    def has_targets(self):
+        return len(self.targets) == len(self)
+
+    @property
+    def groups(self):
+        return tuple(p or name for p, name in zip(self.patients, self.names, strict=True))
+
+    def part(self, rows):
+        of_bags = {
+            n: tuple(getattr(self, n)[i] for i in rows) for n in ("names", "patients", "splits")
+        }
+        return replace(self, targets=self.targets[rows], **of_bags)
 
 
 def make(targets, *, patients=None, splits=None, task="classification", names=None):
     targets = np.asarray(targets)
     b = len(targets)
-    names = tuple(names or (f"s{i:03}" for i in range(b)))
-    classes = tuple(f"c{k}" for k in range(targets.max() + 1)) if task == "classification" else ()
-    return Bags(
-        names=names,
-        paths=tuple(Path(f"{name}.h5") for name in names),
-        sizes=np.ones(b, np.int64),
+    return Cohort(
+        names=tuple(names or (f"s{i:03}" for i in range(b))),
         task=task,
         targets=targets,
-        classes=classes,
+        classes=tuple(f"c{k}" for k in range(targets.max() + 1))
+        if task == "classification"
+        else (),
         patients=tuple(patients) if patients else ("",) * b,
         splits=tuple(splits) if splits else ("",) * b,
-        d=4,
-        encoder={},
     )
 
 
@@ -232,13 +256,7 @@ class TestRefused:
             folds(make(targets, task="survival"), n=3, seed=0)
 
     def test_no_targets(self):
-        bags = make([0, 1, 0, 1])
-        bare = Bags(
-            **{
-                name: np.zeros(0) if name == "targets" else getattr(bags, name)
-                for name in bags.__slots__
-            }
-        )
+        bare = replace(make([0, 1, 0, 1]), targets=np.zeros(0))
         with pytest.raises(ValueError, match="bags must have targets to be stratified, got none"):
             folds(bare, n=2, seed=0)
 

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from scipy import stats
 
 import reference
+from extras import need
 from histofast.learning import Metric, differences, metrics, metrics_of_models
 from histofast.learning import scores as module
 
@@ -97,7 +98,7 @@ def test_ten_bins_of_equal_mass():
 @given(seed=SEEDS, b=st.integers(6, 60), c=st.integers(2, 4))
 @settings(max_examples=40, deadline=None)
 def test_classification_against_scikit_learn(seed, b, c):
-    other = pytest.importorskip("sklearn.metrics")
+    other = need("sklearn.metrics")
     targets, outputs = classified(seed, b, c)
     found = values_of("classification", targets, outputs)
     truth = np.eye(c)[targets]
@@ -122,7 +123,7 @@ def test_classification_against_scikit_learn(seed, b, c):
 @given(seed=SEEDS, b=st.integers(3, 60))
 @settings(max_examples=40, deadline=None)
 def test_regression_against_scikit_learn_and_scipy(seed, b):
-    other = pytest.importorskip("sklearn.metrics")
+    other = need("sklearn.metrics")
     rng = np.random.default_rng(seed)
     targets = np.append([0.0, 1.0], rng.integers(0, 9, b - 2))
     outputs = targets + np.append([0.5, -2], rng.integers(-2, 3, b - 2))
@@ -510,7 +511,7 @@ def test_refused(task, targets, outputs, change, error, message):
 
 @pytest.fixture
 def torch():
-    return pytest.importorskip("torch")
+    return need("torch")
 
 
 def breslow(risk, times, event):

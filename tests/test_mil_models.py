@@ -10,8 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import reference
+from extras import need
 
-torch = pytest.importorskip("torch")
+torch = need("torch")
 
 from torch.nn.functional import cross_entropy
 
@@ -582,7 +583,7 @@ def test_targets_of_other_tasks_are_not_looked_at(name):
 
 @pytest.fixture(scope="module")
 def torchmil_models():
-    return pytest.importorskip("torchmil.models")
+    return need("torchmil.models")
 
 
 def copy(into, weights, bias):

@@ -12,11 +12,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from extras import need
 from histofast.errors import FeatureError, ModelError
 from toy_bags import UNI, D, write_features, write_toy
 
-torch = pytest.importorskip("torch")
-pytest.importorskip("sklearn")
+torch = need("torch", "sklearn")
 
 from histofast.mil import TrainConfig, attention_of, evaluate, open_bags, open_run, predict, train
 

@@ -7,6 +7,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from extras import need
+
+need("torch")
+
 from histofast.mil import top_rows
 
 SCORES = st.lists(st.integers(-3, 3), min_size=1, max_size=30)
@@ -44,7 +48,7 @@ def test_bad_scores(scores, k, message):
 
 @pytest.fixture(scope="module")
 def parts():
-    torch = pytest.importorskip("torch")
+    torch = need("torch")
     from histofast import graphs, networks
     from histofast.mil import models
 

@@ -17,12 +17,12 @@ from types import ModuleType, SimpleNamespace
 import numpy as np
 import pytest
 
+from extras import need
 from histofast._files import Lock
 from histofast.errors import FeatureError, ModelError
 from toy_bags import D, write_features, write_toy
 
-torch = pytest.importorskip("torch")
-pytest.importorskip("sklearn")
+torch = need("torch", "sklearn")
 
 from torch.nn import functional
 
@@ -709,7 +709,7 @@ class TestReadingAhead:
 
 class TestLogs:
     def test_tensorboard(self, toy, tmp_path):
-        pytest.importorskip("tensorboard")
+        need("tensorboard")
         run = train(*toy, out=tmp_path / "run", config=SHORT, tensorboard=True)
         for i in range(2):
             (events,) = (run.path / "tensorboard" / f"fold-{i}").iterdir()

@@ -7,11 +7,12 @@ from functools import partial
 import numpy as np
 import pytest
 
+from extras import need
 from histofast import encoders
 from histofast.errors import ModelError
 
-torch = pytest.importorskip("torch")
-safetensors = pytest.importorskip("safetensors.torch")
+torch = need("torch")
+safetensors = need("safetensors.torch")
 
 from torch import nn
 from torch.nn import functional as F
@@ -546,7 +547,8 @@ def test_exported_file_matches_definition(tmp_path, file, state, pixels):
 
 
 def test_stages_keep_their_names_in_the_file(tmp_path):
-    onnx = pytest.importorskip("onnx")
+    import onnx
+
     path = tmp_path / "a.onnx"
     networks.export(networks.create("densenet121", layer="transition1"), path, patch_px=64)
     names = [node.name for node in onnx.load(path).graph.node]
@@ -577,7 +579,8 @@ def test_default_encoder_is_what_the_command_makes(tmp_path, weights):
 
 
 def test_default_encoder_agrees_with_torch_on_real_patches(data, weights):
-    imagecodecs = pytest.importorskip("imagecodecs")
+    import imagecodecs
+
     files = sorted((data / "idc_dense").rglob("*.png"))[:48]
     images = [imagecodecs.imread(f) for f in files]
     patches = np.stack([i for i in images if i.shape == (50, 50, 3)][:28])

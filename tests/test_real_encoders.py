@@ -7,10 +7,11 @@ import json
 import numpy as np
 import pytest
 
+from extras import need
 from histofast import encoders, graphs
 from histofast.patches import sample_patches
 
-torch = pytest.importorskip("torch")
+torch = need("torch")
 
 from histofast import networks
 

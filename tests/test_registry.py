@@ -9,6 +9,7 @@ from dataclasses import replace
 import pytest
 
 from conftest import ROOT
+from extras import need
 from histofast import encoders, graphs
 from histofast.errors import ModelError
 
@@ -239,13 +240,16 @@ def test_readme_says_whether_the_loaders_are_tested(readme):
 
 @pytest.fixture(scope="module")
 def networks():
-    return pytest.importorskip("histofast.networks")
+    need("torch", "safetensors")
+    from histofast import networks
+
+    return networks
 
 
 @pytest.fixture
 def weights_file(networks, tmp_path):
     """Write a torch file of made-up weights in the spelling that a source's `keys` tells of."""
-    torch = pytest.importorskip("torch")
+    torch = need("torch")
 
     def positions(network):
         return {stage: str(i) for i, stage in enumerate(network.stage_names)}
@@ -303,7 +307,7 @@ def test_every_source_is_a_network_here(networks, name):
 
 @pytest.mark.parametrize("name", [name for name in SOURCES if name not in ALIKE])
 def test_sources_load_in_their_spelling(networks, weights_file, name):
-    torch = pytest.importorskip("torch")
+    torch = need("torch")
     source = REGISTRY.sources[name]
     path, made_up = weights_file(name)
     network = networks.create(name, weights=path)

@@ -11,12 +11,14 @@ import sys
 import numpy as np
 import pytest
 
+from extras import need
 from histofast import _core
 from histofast.similarity import Comparison
 from page_reader import PageReader, decoded
 
-pytest.importorskip("matplotlib")
-report = pytest.importorskip("histofast.report")
+need("matplotlib", "jinja2")
+
+from histofast import report
 
 NAN = float("nan")
 

@@ -15,12 +15,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from extras import need
 from histofast import _core
 from page_reader import PageReader, decoded
 
-pytest.importorskip("matplotlib")
-report = pytest.importorskip("histofast.report")
+need("matplotlib", "jinja2")
 
+from histofast import report
 from histofast.report import Difference, Study, StudyRow, log_ticks, range_of, spread, ticks
 
 NAN = float("nan")

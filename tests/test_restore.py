@@ -5,10 +5,11 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from extras import need
 from histofast import encoders, graphs
 from histofast.errors import ModelError
 
-torch = pytest.importorskip("torch")
+torch = need("torch")
 
 from histofast import networks
 

@@ -9,16 +9,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from extras import need
 from histofast.cli import _run
 from histofast.errors import FeatureError, ModelError
 from histofast.features import read_features
 from histofast.slides import write_png
 from small_slides import write_slide
 
-torch = pytest.importorskip("torch")
-pytest.importorskip("sklearn")
-pytest.importorskip("matplotlib")
-pytest.importorskip("jinja2")
+torch = need("torch", "sklearn", "matplotlib", "jinja2")
 
 from safetensors.torch import save_file
 

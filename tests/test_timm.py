@@ -2,21 +2,17 @@
 
 from __future__ import annotations
 
-import importlib.util
 import sys
 
 import numpy as np
 import pytest
 
+from extras import need
 from histofast import encoders, graphs
 from histofast.errors import ModelError
 from histofast.graphs import building, int8
 
-torch = pytest.importorskip("torch")
-pytest.importorskip("onnxscript")
-for name in ("timm", "torchvision"):
-    if importlib.util.find_spec(name) is None:
-        pytest.skip(f"{name} is not installed", allow_module_level=True)
+torch = need("torch", "onnxscript")
 try:
     import torchvision  # noqa: F401
 except RuntimeError:
@@ -27,6 +23,9 @@ except RuntimeError:
     _OPERATORS = torch.library.Library("torchvision", "DEF")
     for operator in ("nms", "qnms"):
         _OPERATORS.define(f"{operator}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
+except ModuleNotFoundError:
+    pass  # the next line says so
+need("timm", "torchvision")
 
 from histofast import networks
 

@@ -452,7 +452,8 @@ def test_real_tumour_is_found(data, patient):
 
 
 def read_png(path):
-    imagecodecs = pytest.importorskip("imagecodecs")
+    import imagecodecs
+
     return imagecodecs.imread(path)[..., :3]
 
 

@@ -8,6 +8,7 @@ import onnxruntime as ort
 import pytest
 
 import foreign_models
+from extras import need
 from histofast import encoders, graphs
 from histofast.errors import ModelError
 from histofast.graphs import capture, cutting
@@ -31,8 +32,7 @@ def wrapped(net):
 @pytest.fixture(scope="module")
 def exports(tmp_path_factory):
     """Networks of torch, each through both exporters."""
-    pytest.importorskip("torch")
-    pytest.importorskip("onnxscript")
+    need("torch", "onnxscript")
     folder = tmp_path_factory.mktemp("exports")
     return {
         (name, dynamo): foreign_models.torch_export(

@@ -9,11 +9,12 @@ import zipfile
 import numpy as np
 import pytest
 
+from extras import need
 from histofast import encoders
 from histofast.errors import ModelError
 
-torch = pytest.importorskip("torch")
-safetensors = pytest.importorskip("safetensors.torch")
+torch = need("torch")
+safetensors = need("safetensors.torch")
 
 from torch import nn
 

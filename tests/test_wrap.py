@@ -10,6 +10,7 @@ import onnxruntime as ort
 import pytest
 
 import foreign_models
+from extras import need
 from foreign_models import MEAN, STD
 from histofast import encoders, graphs
 from histofast.errors import ModelError
@@ -272,8 +273,7 @@ def test_initialisers_listed_as_inputs_are_no_inputs(tmp_path, patches):
 @pytest.mark.parametrize("dynamo", [False, True])
 @pytest.mark.parametrize("name", ["residual", "transformer"])
 def test_exports_of_torch(tmp_path, name, dynamo, batch):
-    pytest.importorskip("torch")
-    pytest.importorskip("onnxscript")
+    need("torch", "onnxscript")
     network, side_px = foreign_models.torch_networks()[name]
     path = tmp_path / "net.onnx"
     foreign_models.torch_export(network, path, side_px=side_px, dynamo=dynamo, batch=batch)

@@ -6,12 +6,30 @@ ONNX Runtime, and opens no file.
 
 from __future__ import annotations
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from histofast._core import version as __version__
+from histofast._lazy import attach
 
 if TYPE_CHECKING:
+    from histofast import comparison as comparison
+    from histofast import doctor as doctor
+    from histofast import encoders as encoders
+    from histofast import errors as errors
+    from histofast import explain as explain
+    from histofast import features as features
+    from histofast import graphs as graphs
+    from histofast import learning as learning
+    from histofast import mil as mil
+    from histofast import networks as networks
+    from histofast import patches as patches
+    from histofast import pipeline as pipeline
+    from histofast import report as report
+    from histofast import similarity as similarity
+    from histofast import slides as slides
+    from histofast import studies as studies
+    from histofast import tiling as tiling
+    from histofast import tissue as tissue
     from histofast.comparison import SimilarityResult, compare, compare_features
     from histofast.encoders import Encoder
     from histofast.encoders import load as load_encoder
@@ -22,45 +40,41 @@ if TYPE_CHECKING:
     from histofast.slides import Slide, open_slide
     from histofast.tiling import PatchPlan, plan_patches
     from histofast.tissue import Tissue, find_tissue
-
-# Public name -> (module, name there).
-_PUBLIC = {
-    "Encoder": ("encoders", "Encoder"),
-    "FeatureFile": ("features", "FeatureFile"),
-    "PatchPlan": ("tiling", "PatchPlan"),
-    "RunReport": ("pipeline", "RunReport"),
-    "SimilarityResult": ("comparison", "SimilarityResult"),
-    "Slide": ("slides", "Slide"),
-    "Tissue": ("tissue", "Tissue"),
-    "TissueOptions": ("patches", "TissueOptions"),
-    "compare": ("comparison", "compare"),
-    "compare_features": ("comparison", "compare_features"),
-    "export": ("networks", "export"),
-    "extract": ("pipeline", "extract"),
-    "feature_path": ("features", "feature_path"),
-    "find_tissue": ("tissue", "find_tissue"),
-    "iter_patches": ("patches", "iter_patches"),
-    "load_encoder": ("encoders", "load"),
-    "open_slide": ("slides", "open_slide"),
-    "plan_patches": ("tiling", "plan_patches"),
-    "read_features": ("features", "read_features"),
-    "read_patch_table": ("patches", "read_patch_table"),
-    "verify": ("features", "verify"),
-}
-
-
-def __getattr__(name: str) -> Any:
-    if name not in _PUBLIC:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    module, attribute = _PUBLIC[name]
-    value = getattr(import_module(f"{__name__}.{module}"), attribute)
-    globals()[name] = value
-    return value
-
-
-def __dir__() -> list[str]:
-    return sorted({*globals(), *_PUBLIC})
-
+else:
+    __getattr__, __dir__ = attach(
+        __name__,
+        {
+            "histofast.comparison": ["SimilarityResult", "compare", "compare_features"],
+            "histofast.encoders": ["Encoder", "load as load_encoder"],
+            "histofast.features": ["FeatureFile", "feature_path", "read_features", "verify"],
+            "histofast.networks": ["export"],
+            "histofast.patches": ["TissueOptions", "iter_patches", "read_patch_table"],
+            "histofast.pipeline": ["RunReport", "extract"],
+            "histofast.slides": ["Slide", "open_slide"],
+            "histofast.tiling": ["PatchPlan", "plan_patches"],
+            "histofast.tissue": ["Tissue", "find_tissue"],
+        },
+        rooms=[
+            "comparison",
+            "doctor",
+            "encoders",
+            "errors",
+            "explain",
+            "features",
+            "graphs",
+            "learning",
+            "mil",
+            "networks",
+            "patches",
+            "pipeline",
+            "report",
+            "similarity",
+            "slides",
+            "studies",
+            "tiling",
+            "tissue",
+        ],
+    )
 
 __all__ = [
     "Encoder",

@@ -9,21 +9,31 @@ from typing import Any
 
 
 def attach(
-    package: str, modules: Mapping[str, Sequence[str]]
+    package: str, modules: Mapping[str, Sequence[str]], *, rooms: Sequence[str] = ()
 ) -> tuple[Callable[[str], Any], Callable[[], list[str]]]:
-    """Return `__getattr__` and `__dir__` of a package.
+    """Return `__getattr__` and `__dir__` of a package whose `__all__` names what it offers.
+
+    Type checkers see the names through the same imports under `if TYPE_CHECKING`.
 
     Args:
         package: its full name.
-        modules: names to offer, by the full name of the module that has them.
+        modules: names to offer, by the full name of the module that has them; "load as open" offers
+            one under another name.
+        rooms: sub-modules to offer as they are.
     """
-    home = {name: module for module, names in modules.items() for name in names}
+    places: dict[str, tuple[str, str]] = {room: (f"{package}.{room}", "") for room in rooms}
+    for module, names in modules.items():
+        for name in names:
+            attribute, _, other = name.partition(" as ")
+            places[other or attribute] = (module, attribute)
 
     def load(name: str) -> Any:
-        if name not in home:
+        if name not in places:
             raise AttributeError(f"module {package!r} has no attribute {name!r}")
-        value = getattr(import_module(home[name]), name)
+        module, attribute = places[name]
+        found = import_module(module)
+        value = getattr(found, attribute) if attribute else found
         setattr(sys.modules[package], name, value)
         return value
 
-    return load, lambda: sorted(home)
+    return load, lambda: sorted({*sys.modules[package].__all__, *rooms})

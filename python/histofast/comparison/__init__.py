@@ -26,3 +26,7 @@ __all__ = [
     "resampled",
     "shuffled",
 ]
+
+
+def __dir__() -> list[str]:
+    return __all__

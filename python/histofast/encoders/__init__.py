@@ -42,43 +42,43 @@ if TYPE_CHECKING:
         refuse_cuts,
         sha256_of,
     )
-
-__getattr__, __dir__ = attach(
-    __name__,
-    {
-        "histofast.encoders.catalogue": [
-            "DEFAULT",
-            "EncoderEntry",
-            "Registry",
-            "SourceEntry",
-            "WeightsEntry",
-            "find",
-            "models_folder",
-            "read_registry",
-            "registry",
-        ],
-        "histofast.encoders.reading": ["read_spec", "read_specs"],
-        "histofast.encoders.runtime": ["CPU", "driver_gpu_count"],
-        "histofast.encoders.session": [
-            "Encoder",
-            "EncoderSet",
-            "Pending",
-            "load",
-            "load_all",
-        ],
-        "histofast.encoders.spec": [
-            "EncoderMetadata",
-            "EncoderSpec",
-            "INPUT",
-            "OUTPUT",
-            "PREFIX",
-            "cut_name",
-            "cuts_to_props",
-            "refuse_cuts",
-            "sha256_of",
-        ],
-    },
-)
+else:
+    __getattr__, __dir__ = attach(
+        __name__,
+        {
+            "histofast.encoders.catalogue": [
+                "DEFAULT",
+                "EncoderEntry",
+                "Registry",
+                "SourceEntry",
+                "WeightsEntry",
+                "find",
+                "models_folder",
+                "read_registry",
+                "registry",
+            ],
+            "histofast.encoders.runtime": ["CPU", "driver_gpu_count"],
+            "histofast.encoders.session": [
+                "Encoder",
+                "EncoderSet",
+                "Pending",
+                "load",
+                "load_all",
+            ],
+            "histofast.encoders.reading": ["read_spec", "read_specs"],
+            "histofast.encoders.spec": [
+                "EncoderMetadata",
+                "EncoderSpec",
+                "INPUT",
+                "OUTPUT",
+                "PREFIX",
+                "cut_name",
+                "cuts_to_props",
+                "refuse_cuts",
+                "sha256_of",
+            ],
+        },
+    )
 
 __all__ = [
     "CPU",

@@ -32,3 +32,7 @@ __all__ = [
     "verify",
     "verify_folder",
 ]
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -33,38 +33,38 @@ if TYPE_CHECKING:
     from histofast.graphs.stained import stained_noise
     from histofast.graphs.tap import Tap
     from histofast.graphs.wrapping import wrap
-
-__getattr__, __dir__ = attach(
-    __name__,
-    {
-        "histofast.graphs.building": [
-            "PixelGraph",
-            "read_constants",
-            "read_model",
-            "set_metadata",
-            "to_bytes",
-        ],
-        "histofast.graphs.capturing": ["capture"],
-        "histofast.graphs.cutting": ["GraphCut", "cuts", "split", "truncate"],
-        "histofast.graphs.joining": ["join_cuts"],
-        "histofast.graphs.operations": ["flops", "total_flops"],
-        "histofast.graphs.peak": ["Gemm"],
-        "histofast.graphs.precision": [
-            "Agreement",
-            "LayerSensitivity",
-            "MIN_PATCHES",
-            "Precision",
-            "agreement",
-            "quantize",
-            "sensitivity",
-        ],
-        "histofast.graphs.providers": ["provider_problems"],
-        "histofast.graphs.speed": ["BenchReport", "bench"],
-        "histofast.graphs.stained": ["stained_noise"],
-        "histofast.graphs.tap": ["Tap"],
-        "histofast.graphs.wrapping": ["wrap"],
-    },
-)
+else:
+    __getattr__, __dir__ = attach(
+        __name__,
+        {
+            "histofast.graphs.building": [
+                "PixelGraph",
+                "read_constants",
+                "read_model",
+                "set_metadata",
+                "to_bytes",
+            ],
+            "histofast.graphs.capturing": ["capture"],
+            "histofast.graphs.cutting": ["GraphCut", "cuts", "split", "truncate"],
+            "histofast.graphs.joining": ["join_cuts"],
+            "histofast.graphs.operations": ["flops", "total_flops"],
+            "histofast.graphs.peak": ["Gemm"],
+            "histofast.graphs.precision": [
+                "Agreement",
+                "LayerSensitivity",
+                "MIN_PATCHES",
+                "Precision",
+                "agreement",
+                "quantize",
+                "sensitivity",
+            ],
+            "histofast.graphs.providers": ["provider_problems"],
+            "histofast.graphs.speed": ["BenchReport", "bench"],
+            "histofast.graphs.stained": ["stained_noise"],
+            "histofast.graphs.tap": ["Tap"],
+            "histofast.graphs.wrapping": ["wrap"],
+        },
+    )
 
 __all__ = [
     "MIN_PATCHES",

@@ -80,3 +80,7 @@ __all__ = [
     "write_json",
     "write_log",
 ]
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -59,3 +59,7 @@ __all__ = [
     "top_rows",
     "train",
 ]
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -46,3 +46,7 @@ __all__ = [
     "read_weights",
     "restore",
 ]
+
+
+def __dir__() -> list[str]:
+    return __all__

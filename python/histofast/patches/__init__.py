@@ -47,3 +47,7 @@ __all__ = [
     "survey_tissue",
     "with_masks",
 ]
+
+
+def __dir__() -> list[str]:
+    return __all__

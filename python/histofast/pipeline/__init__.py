@@ -15,3 +15,7 @@ __all__ = [
     "check_slides",
     "extract",
 ]
+
+
+def __dir__() -> list[str]:
+    return __all__

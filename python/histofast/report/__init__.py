@@ -46,3 +46,7 @@ __all__ = [
     "study_page",
     "ticks",
 ]
+
+
+def __dir__() -> list[str]:
+    return __all__

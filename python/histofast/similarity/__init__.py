@@ -58,3 +58,7 @@ __all__ = [
     "top1_disagreement",
     "unpack",
 ]
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -43,3 +43,7 @@ __all__ = [
     "write_png",
     "write_pyramid",
 ]
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -21,3 +21,7 @@ __all__ = [
     "compare_networks",
     "truncation",
 ]
+
+
+def __dir__() -> list[str]:
+    return __all__

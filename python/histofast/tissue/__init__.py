@@ -21,3 +21,7 @@ __all__ = [
     "tissue_from_mask",
     "tissue_mask",
 ]
+
+
+def __dir__() -> list[str]:
+    return __all__
