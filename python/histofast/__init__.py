@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from histofast import explain as explain
     from histofast import features as features
     from histofast import graphs as graphs
+    from histofast import jobs as jobs
     from histofast import learning as learning
     from histofast import mil as mil
     from histofast import networks as networks
@@ -62,6 +63,7 @@ else:
             "explain",
             "features",
             "graphs",
+            "jobs",
             "learning",
             "mil",
             "networks",

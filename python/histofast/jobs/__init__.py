@@ -59,3 +59,7 @@ __all__ = [
     "values_of",
     "work",
 ]
+
+
+def __dir__() -> list[str]:
+    return __all__
