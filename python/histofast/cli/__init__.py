@@ -15,6 +15,7 @@ from typing import NoReturn
 
 import typer
 
+from histofast._words import one_line
 from histofast.cli import (
     demo,
     extract,
@@ -27,7 +28,6 @@ from histofast.cli import (
     tissue,
     tools,
 )
-from histofast.cli.options import one_line
 
 app = typer.Typer(
     name="histofast",

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from histofast._machine import TORCH
+from histofast._words import duration
 from histofast.cli import options as o
 
 if TYPE_CHECKING:
@@ -183,20 +184,12 @@ def _reporter() -> Callable[[FineTuneProgress], None]:
             said = time.monotonic()
             typer.echo(
                 f"{where}, epoch {progress.epoch}: {progress.slides_done} of "
-                f"{progress.slides_total} slides, at most {_duration(progress.remaining_s)} left",
+                f"{progress.slides_total} slides, at most {duration(progress.remaining_s)} left",
                 err=True,
             )
         sys.stderr.flush()
 
     return tell
-
-
-def _duration(seconds: float) -> str:
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    if seconds < 5400:
-        return f"{seconds / 60:.0f} min"
-    return f"{seconds / 3600:.1f} h"
 
 
 def _compare(found: FineTuned, slides: list[Path] | None, patches: Path | None) -> Path:

@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
 
 import typer
 
+from histofast._words import count, one_line
 from histofast.cli import options as o
-from histofast.cli.progress import count, show_progress
+from histofast.cli.progress import show_progress
 
 if TYPE_CHECKING:
     import numpy as np
@@ -130,7 +131,7 @@ def heatmap(
     notes = [count(len(made.values), "patch"), *(f"{key} {value}" for key, value in about.items())]
     if made.unreadable:
         notes.append(count(made.unreadable, "unreadable region"))
-    typer.echo(f"{o.one_line(made.slide)}: {', '.join(notes)}: {target / 'overlay.png'}")
+    typer.echo(f"{one_line(made.slide)}: {', '.join(notes)}: {target / 'overlay.png'}")
 
 
 def _paths(given: Sequence[Path], values: Path | None) -> tuple[Path | None, Path]:

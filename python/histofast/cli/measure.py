@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Annotated, Any, cast
 import typer
 
 from histofast._machine import ONNX_RUNTIME
+from histofast._words import count
 from histofast.cli import options as o
-from histofast.cli.progress import count
 
 if TYPE_CHECKING:
     from histofast.graphs import BenchReport, LayerSensitivity, Precision

@@ -154,13 +154,6 @@ Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="show no progress")]
 AsJson = Annotated[bool, typer.Option("--json", help="print the report as JSON")]
 
 
-def one_line(text: object) -> str:
-    """Keep a name, message or error from the outside world to one line of a log."""
-    if isinstance(text, OSError) and text.strerror:  # without its [Errno 13]
-        text = f"{text.filename}: {text.strerror}" if text.filename else text.strerror
-    return " ".join(str(text).split())
-
-
 def split(text: str) -> list[str]:
     """Read A,B,..."""
     return [part.strip() for part in text.split(",") if part.strip()]

@@ -9,7 +9,9 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from histofast.cli.options import one_line
+from histofast._words import clipped, count, duration, one_line
+
+_NAME_WIDTH = 28  # of a slide beside its bar
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -66,12 +68,12 @@ def _bars() -> Iterator[Callable[[Progress], None]]:
                 slides,
                 total=progress.slides_total,
                 completed=progress.slides_done,
-                note=_duration(progress.seconds) + _time_left(progress),
+                note=duration(progress.seconds) + _time_left(progress),
             )
             if progress.slide_patches:  # between two slides the bar of the last one stays
                 bars.update(
                     patches,
-                    description=_clip(one_line(progress.name)),
+                    description=clipped(one_line(progress.name), _NAME_WIDTH),
                     total=progress.slide_patches,
                     completed=progress.slide_patches_done,
                     note=f"{progress.patches_done / max(progress.seconds, 1e-9):.1f} patches/s",
@@ -87,21 +89,7 @@ def _time_left(progress: Progress) -> str:
     if done == 0 or done < 0.02 * progress.slides_total or done >= progress.slides_total:
         return ""
     left_s = progress.seconds / done * (progress.slides_total - done)
-    return f", about {_duration(left_s)} left"
-
-
-def _duration(seconds: float) -> str:
-    if seconds < 10:
-        return f"{seconds:.1f} s"
-    if seconds < 100:
-        return f"{seconds:.0f} s"
-    if seconds < 6000:
-        return f"{seconds / 60:.0f} min"
-    return f"{seconds / 3600:.1f} h"
-
-
-def _clip(text: str, width: int = 28) -> str:
-    return text if len(text) <= width else text[: width - 3] + "..."
+    return f", about {duration(left_s)} left"
 
 
 def describe(slide: SlideReport) -> str:
@@ -167,7 +155,7 @@ def _totals(report: RunReport) -> str:
         patches = sum(slide.patches for slide in planned)
         text = (
             f"{count(len(planned), 'slide')}, {count(patches, 'patch')}: about "
-            f"{_duration(report.about['estimated_seconds'])} at "
+            f"{duration(report.about['estimated_seconds'])} at "
             f"{report.about['estimated_patches_per_s']:.1f} patches/s (nothing was written)"
         )
         failed = report.of("failed")
@@ -186,12 +174,7 @@ def _totals(report: RunReport) -> str:
     if report.patches:
         rate = report.patches / max(report.seconds, 1e-9)
         text += (
-            f"; {count(report.patches, 'patch')} in {_duration(report.seconds)} "
+            f"; {count(report.patches, 'patch')} in {duration(report.seconds)} "
             f"({rate:.1f} patches/s)"
         )
     return text
-
-
-def count(n: int, what: str) -> str:
-    """`1 patch`, `2 patches`, `3 slides`."""
-    return f"{n} {what}" + ("" if n == 1 else "es" if what.endswith("ch") else "s")

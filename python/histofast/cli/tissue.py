@@ -8,8 +8,8 @@ from typing import Annotated, Literal, cast
 
 import typer
 
+from histofast._words import count, one_line
 from histofast.cli import options as o
-from histofast.cli.progress import count
 
 
 def tissue(
@@ -55,8 +55,8 @@ def tissue(
         recursive=recursive,
     ):
         if isinstance(result, Exception):
-            rows.append({"name": job.name, "error": o.one_line(result)})
-            typer.echo(f"{o.one_line(job.name)}: failed: {o.one_line(result)}", err=True)
+            rows.append({"name": job.name, "error": one_line(result)})
+            typer.echo(f"{one_line(job.name)}: failed: {one_line(result)}", err=True)
             continue
         rows.append({"name": job.name, **result})
         if not as_json:
@@ -66,7 +66,7 @@ def tissue(
                 else ""
             )
             typer.echo(
-                f"{o.one_line(job.name)}: {result['tissue_mm2']:.2f} mm2 of tissue "
+                f"{one_line(job.name)}: {result['tissue_mm2']:.2f} mm2 of tissue "
                 f"({100 * result['tissue_fraction']:.1f} %), {result['patches']} patches"
                 f"{unreadable}: {result['preview']}"
             )

@@ -9,8 +9,8 @@ from typing import Annotated
 
 import typer
 
+from histofast._words import count
 from histofast.cli import options as o
-from histofast.cli.progress import count
 
 
 def verify(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import os
 import tomllib
 from dataclasses import MISSING, dataclass, fields
@@ -10,6 +9,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any, TypeVar
 
+from histofast._words import did_you_mean
 from histofast.errors import ModelError
 
 DEFAULT = "densenet121-t2"
@@ -192,11 +192,9 @@ def find(name_or_path: str | os.PathLike[str]) -> Path:
         return as_path
     known = registry().encoders
     if text not in known:
-        close = difflib.get_close_matches(text, known, n=3)
-        hint = f"did you mean {' or '.join(close)}? " if close else ""
         raise ModelError(
             f"encoder must be a path to an .onnx file or one of {', '.join(sorted(known))}, "
-            f"got {text!r}{': ' + hint.rstrip() if hint else ''}"
+            f"got {text!r}{did_you_mean(text, known)}"
         )
     path = known[text].path
     if not path.is_file():

@@ -18,6 +18,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from histofast import _words
 from histofast.errors import ModelError
 
 CPU, CUDA = "CPUExecutionProvider", "CUDAExecutionProvider"
@@ -60,7 +61,7 @@ def runtime_errors() -> tuple[type[Exception], ...]:
 
 def first_line(error: Exception) -> str:
     """Return the first line of an ONNX Runtime message, without its code in front."""
-    line = (str(error).strip().splitlines() or [type(error).__name__])[0]
+    line = _words.first_line(error)
     _, code, rest = line.rpartition("[ONNXRuntimeError] : ")
     return (rest.split(" : ", 2)[-1] if code else line).strip()
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import Any
 import onnx
 from numpy.typing import NDArray
 
+from histofast._words import did_you_mean
 from histofast.encoders import runtime
 from histofast.errors import ModelError
 from histofast.graphs.building import read_model
@@ -41,9 +41,7 @@ def capture(
     known = [name for node in graph.node for name in node.output if name]
     for name in tensors:
         if name not in known:
-            close = difflib.get_close_matches(name, known, n=3)
-            hint = f": did you mean {' or '.join(close)}?" if close else ""
-            raise ModelError(f"{where} has no tensor {name!r}{hint}")
+            raise ModelError(f"{where} has no tensor {name!r}{did_you_mean(name, known)}")
     del graph.output[:]
     # Types are inferred by ONNX Runtime; what no tensor asked for needs is not run.
     graph.output.extend(onnx.ValueInfoProto(name=name) for name in dict.fromkeys(tensors))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ast
-import difflib
 import os
 from collections import Counter
 from collections.abc import Sequence
@@ -16,6 +15,7 @@ from numpy.typing import NDArray
 from onnx import helper, numpy_helper
 
 from histofast._files import replacing
+from histofast._words import did_you_mean
 from histofast.encoders import OUTPUT, EncoderSpec, find, load, read_spec, refuse_cuts
 from histofast.errors import ModelError
 from histofast.graphs.building import set_metadata, to_bytes
@@ -280,18 +280,14 @@ class NamedGraph:
         if tensor is not None and (tensor in self.carriers or not carrying):
             return tensor
         known = {n for n, t in named.items() if t in self.carriers or not carrying} | ends.keys()
-        close = difflib.get_close_matches(at, sorted(known), n=3)
-        hint = (
-            f"did you mean {' or '.join(close)}?"
-            if close
-            else "list them with `histofast models truncate --list`"
-        )
+        near = did_you_mean(at, sorted(known))
+        hint = near or ": list them with `histofast models truncate --list`"
         if tensor is not None or at in self._ends:
             raise ModelError(
-                f"{self.where}: {at!r} does not carry everything on, other tensors go beside it: "
+                f"{self.where}: {at!r} does not carry everything on, other tensors go beside it"
                 f"{hint}"
             )
-        raise ModelError(f"{self.where} has no tensor {at!r}: {hint}")
+        raise ModelError(f"{self.where} has no tensor {at!r}{hint}")
 
 
 def _named(nodes: Sequence[onnx.NodeProto]) -> tuple[dict[str, str], dict[str, str]]:

@@ -5,7 +5,6 @@ The agreement is measured on real patches that played no part in choosing the sc
 
 from __future__ import annotations
 
-import difflib
 import json
 import os
 from collections.abc import Callable, Sequence
@@ -18,6 +17,7 @@ from numpy.typing import NDArray
 
 from histofast._arrays import check
 from histofast._files import replacing
+from histofast._words import did_you_mean
 from histofast.encoders import Encoder, EncoderSpec, find, load, read_spec
 from histofast.errors import ModelError
 from histofast.similarity import cka
@@ -244,9 +244,8 @@ def _int8(spec: EncoderSpec, calibration: NDArray[np.uint8], keep: Sequence[str]
         )
     for group in keep:
         if not any(int8.belongs_to(layer, group) for layer in writer.layers):
-            close = difflib.get_close_matches(group, _groups(writer.layers), n=3)
-            hint = f": did you mean {' or '.join(close)}?" if close else ""
-            raise ModelError(f"keep must name layers of {spec.name}, got {group!r}{hint}")
+            near = did_you_mean(group, _groups(writer.layers))
+            raise ModelError(f"keep must name layers of {spec.name}, got {group!r}{near}")
     return writer.write(keep=keep)
 
 

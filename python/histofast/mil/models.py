@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import difflib
 import inspect
-from collections.abc import Iterable
 from typing import Any
 
 import torch
 
+from histofast._words import did_you_mean
 from histofast.mil.attention import AttentionPooling, GatedAttention
 from histofast.mil.bag_model import BagModel, BagOutput
 from histofast.mil.clam import INSTANCE_LOSSES, Clam
@@ -56,7 +55,8 @@ def create(name: str, *, d: int, outputs: int, seed: int = 0, **options: Any) ->
         64
     """
     if name not in MODELS:
-        raise ValueError(f"name must be one of {', '.join(MODELS)}, got {name!r}{_hint(name)}")
+        near = did_you_mean(name, MODELS)
+        raise ValueError(f"name must be one of {', '.join(MODELS)}, got {name!r}{near}")
     if d < 1:
         raise ValueError(f"d must be at least 1, got {d}")
     model = MODELS[name]
@@ -74,7 +74,7 @@ def create(name: str, *, d: int, outputs: int, seed: int = 0, **options: Any) ->
         if key not in defaults:
             raise ValueError(
                 f"options of {name} must be of {', '.join(defaults)}, got {key}"
-                f"{_hint(key, defaults)}"
+                f"{did_you_mean(key, defaults)}"
             )
     chosen = {
         key: _checked(key, options.get(key, default), default, model=name)
@@ -86,11 +86,6 @@ def create(name: str, *, d: int, outputs: int, seed: int = 0, **options: Any) ->
     built.options = chosen
     built.eval()
     return built
-
-
-def _hint(got: str, known: Iterable[str] = MODELS) -> str:
-    close = difflib.get_close_matches(got, list(known), n=3)
-    return f": did you mean {' or '.join(close)}?" if close else ""
 
 
 def _checked(key: str, value: Any, default: Any, *, model: str) -> Any:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Iterable
 from functools import cache
 
 import torch
 from torch import nn
 
+from histofast._words import did_you_mean
 from histofast.errors import ModelError
 from histofast.networks import cbr, densenet, inception, resnet, squeezenet
 from histofast.networks.network import Architecture, Cut, Network
@@ -69,6 +69,5 @@ def whole(name: str) -> Network:
 def no_such(what: str, got: str, known: Iterable[str], *, of: str) -> str:
     """Return a message that names the known ones and offers those that are close."""
     known = list(known)
-    close = difflib.get_close_matches(got, known, n=3)
-    hint = f": did you mean {' or '.join(close)}?" if close else ""
-    return f"{what}{of} must be one of {', '.join(known)}, got {got!r}{hint}"
+    near = did_you_mean(got, known)
+    return f"{what}{of} must be one of {', '.join(known)}, got {got!r}{near}"

@@ -8,7 +8,6 @@ timm is imported only for such names.
 from __future__ import annotations
 
 import contextlib
-import difflib
 import hashlib
 import io
 import os
@@ -22,6 +21,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from histofast._words import did_you_mean, first_line
 from histofast.encoders import sha256_of
 from histofast.errors import ModelError
 from histofast.networks.known import no_such
@@ -229,14 +229,12 @@ def _model(name: str, classes: int, *, pretrained: bool = False) -> nn.Module:
     of_timm = name.removeprefix(PREFIX)
     on_hub = of_timm.startswith(("hf-hub:", "hf_hub:", "local-dir:"))
     if not on_hub and not timm.is_model(of_timm):
-        close = difflib.get_close_matches(of_timm, timm.list_models(), n=3)
-        hint = f": did you mean {' or '.join(close)}?" if close else ""
-        raise ModelError(f"timm {timm.__version__} has no model {of_timm!r}{hint}")
+        near = did_you_mean(of_timm, timm.list_models())
+        raise ModelError(f"timm {timm.__version__} has no model {of_timm!r}{near}")
     try:
         model: nn.Module = timm.create_model(of_timm, pretrained=pretrained, num_classes=classes)
     except (OSError, RuntimeError, ValueError) as error:
-        line = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise ModelError(f"timm cannot make {of_timm}: {line}") from None
+        raise ModelError(f"timm cannot make {of_timm}: {first_line(error)}") from None
     return model.eval()
 
 

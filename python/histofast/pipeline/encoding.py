@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from histofast._words import one_line
 from histofast.encoders import EncoderSet, Pending
 from histofast.errors import NoSpaceError, SlideError, TileError
 from histofast.patches import SLIDE_FAILURES
@@ -20,7 +21,6 @@ from histofast.pipeline.reports import (
     Progress,
     RunReport,
     SlideReport,
-    one_line,
 )
 from histofast.pipeline.supply import Begin, End, Pixels, Supply
 

@@ -22,6 +22,7 @@ from histofast import _core
 from histofast._files import remove_stale_temporaries
 from histofast._machine import ONNX_RUNTIME, available_cpus
 from histofast._numbers import mpp_number, real_number, whole_number
+from histofast._words import one_line
 from histofast.encoders import EncoderSet, EncoderSpec, load_all, runtime
 from histofast.errors import ModelError
 from histofast.features import Layout
@@ -43,7 +44,6 @@ from histofast.pipeline.reports import (
     RunReport,
     SlideReport,
     make_folder,
-    one_line,
 )
 from histofast.pipeline.supply import POLL_S, Listed, Supply
 

@@ -196,9 +196,3 @@ class ReportFile:
     def close(self) -> None:
         """Let another run have the name."""
         self._lock.release()
-
-
-def one_line(error: BaseException) -> str:
-    """Return what an error says, without line ends, or its type where it says nothing."""
-    text = " ".join(str(error).split())
-    return text or type(error).__name__
