@@ -99,7 +99,7 @@ def test_two_networks_beyond_their_forward_passes(table):
         ("debiased CKA alone", {"resamples": 0, "permutations": 0}),
     ):
         whole = partial(
-            compare, *made, pixels, batch_size=BATCH, random_null=False, seed=0, **options
+            compare, *made, pixels, batch_size=BATCH, random_seeds=0, seed=0, **options
         )
         seconds = medians(
             {"whole": whole, "forward": forward},

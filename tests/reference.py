@@ -235,8 +235,8 @@ def u_centred(gram):
 def resampled_cka(k, gram_y, group_of, drawn):
     """CKA of the pairs of rows of drawn groups, from two centred Grams.
 
-    Pairs within one draw of a group and pairs across draws of different groups; not the pairs
-    across two draws of the same group, whose rows are no independent samples.
+    Pairs across draws of different groups, and pairs within one draw as often as those are
+    expected; not the pairs across two draws of the same group, whose rows are no independent samples.
     """
     sums = np.zeros(3)
     for s, g in enumerate(drawn):
@@ -244,8 +244,9 @@ def resampled_cka(k, gram_y, group_of, drawn):
             if s != t and g == h:
                 continue
             block = np.ix_(group_of == g, group_of == h)
+            weight = 1 - 1 / len(drawn) if s == t else 1
             products = (k * gram_y, k * k, gram_y * gram_y)
-            sums += [product[block].sum() for product in products]
+            sums += [weight * product[block].sum() for product in products]
     return sums[0] / np.sqrt(sums[1] * sums[2])
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 
 import numpy as np
@@ -11,6 +12,7 @@ import histofast
 from extras import need
 from histofast import graphs, similarity
 from histofast.comparison import comparing, resampled, shuffled
+from histofast.comparison.sums import turns_of
 from histofast.errors import FeatureError, ModelError
 from histofast.features import FeatureWriter
 from histofast.patches import PatchSample
@@ -19,7 +21,7 @@ torch = need("torch")
 
 from histofast import networks
 
-QUICK = {"resamples": 200, "permutations": 19, "random_null": False}
+QUICK = {"resamples": 200, "permutations": 19, "random_seeds": 0}
 
 
 @pytest.fixture(scope="module")
@@ -79,7 +81,7 @@ class OnGpu:
 @pytest.mark.parametrize("both", [True, False])
 def test_on_a_gpu_the_numbers_are_the_cpus(small, monkeypatch, gpu, options, both):
     pair, images = small
-    given = {**QUICK, "batch_size": 16, "seed": 3, "random_null": True, **options}
+    given = {**QUICK, "batch_size": 16, "seed": 3, "random_seeds": 5, **options}
     wanted = histofast.compare(*pair, images, **given).comparison
     source = comparing._source
 
@@ -113,13 +115,13 @@ def test_on_a_gpu_a_layer_that_is_not_finite_is_named(small, monkeypatch, gpu):
 
 
 def test_without_resamples_and_shuffles(pair, images):
-    none = {"resamples": 0, "permutations": 0, "random_null": False}
+    none = {"resamples": 0, "permutations": 0, "random_seeds": 0}
     found = histofast.compare(*pair, images, **none).comparison
     assert (found.low, found.high, found.permuted) == (None, None, None)
 
 
 def test_a_network_is_like_itself_and_unlike_a_random_one(pair, images):
-    found = histofast.compare(pair[0], pair[0], images, **(QUICK | {"random_null": True}))
+    found = histofast.compare(pair[0], pair[0], images, **(QUICK | {"random_seeds": 5}))
     comparison = found.comparison
     np.testing.assert_allclose(comparison.diagonal, 1, atol=1e-6)
     np.testing.assert_allclose(comparison.low, 1, atol=1e-6)
@@ -131,6 +133,90 @@ def test_a_network_is_like_itself_and_unlike_a_random_one(pair, images):
     assert (other.diagonal <= other.high + 0.05).all()
     assert other.images_sha256 == comparison.images_sha256
     assert other.predictions == {}
+
+
+def test_random_networks_are_several_seeds(pair, images):
+    """Each is drawn anew; a batch that all of them see is their CKA of captured features."""
+    found = histofast.compare(*pair, images, batch_size=48, **(QUICK | {"random_seeds": 3}))
+    random = found.comparison.random
+    assert random.shape == (3, 3)
+    assert len(np.unique(random)) == 9
+    own = captured(pair[0], images, "flatten")
+    for s in range(3):
+        twin = networks.create("resnet18", layer="layer2", seed=comparing._FAR + s)
+        for k, x in enumerate(captured(twin, images, "flatten")):
+            assert random[s, k] == pytest.approx(similarity.cka(own[k], x), abs=2e-5)
+    np.testing.assert_array_equal(
+        found.comparison.random_range, [random.min(axis=0), random.max(axis=0)]
+    )
+    told = json.loads(found.comparison.to_json())
+    np.testing.assert_array_equal(told["random"], random)
+    header, first, *_ = found.comparison.to_csv().splitlines()
+    assert header.endswith("permuted,permuted_p,random_low,random_high")
+    assert [float(cell) for cell in first.split(",")[-2:]] == [
+        random[:, 0].min(),
+        random[:, 0].max(),
+    ]
+
+
+@pytest.mark.parametrize(("batches", "seeds"), [(8, 5), (1, 5), (5, 5), (3, 7), (4, 0)])
+def test_random_networks_share_the_batches(batches, seeds):
+    turns = turns_of(batches, seeds)
+    assert len(turns) == batches
+    assert sorted({seed for turn in turns for seed in turn}) == list(range(seeds))
+    assert sum(map(len, turns)) == (max(batches, seeds) if seeds else 0)
+    assert all(len(set(turn)) == len(turn) >= bool(seeds) for turn in turns)
+
+
+def test_random_networks_see_each_batch_once(pair, images, monkeypatch):
+    passes = []
+    run = networks.Recorder.run
+
+    def counted(self, pixels, consume):
+        passes.append(self.network)
+        return run(self, pixels, consume)
+
+    monkeypatch.setattr(networks.Recorder, "run", counted)
+    histofast.compare(*pair, images, batch_size=8, **(QUICK | {"random_seeds": 5}))
+    assert len(passes) == 3 * 6
+    assert len({id(network) for network in passes}) == 2 + 5
+
+
+@pytest.mark.parametrize("mode", ["flatten", "pool"])
+@pytest.mark.parametrize("groups", [1, 4])
+def test_few_slides_give_no_interval(pair, images, mode, groups):
+    """One slide gave an interval of no width, and so was above everything."""
+    sample = PatchSample(pixels=images, sources=tuple(f"s{i % groups}" for i in range(48)))
+    found = histofast.compare(*pair, sample, mode=mode, **QUICK).comparison
+    assert (found.low, found.high, found.groups) == (None, None, groups)
+    wanted = f"none: 5 slides or patients are needed, these are {groups}"
+    assert found.convention["interval"] == wanted
+    assert found.permuted_p is not None
+
+
+def test_patients_are_what_is_resampled(pair, images):
+    sources = tuple(f"s{i % 12}" for i in range(48))
+    sample = PatchSample(
+        pixels=images, sources=sources, patients=tuple(f"p{i % 6}" for i in range(48))
+    )
+    assert histofast.compare(*pair, sample, **QUICK).comparison.groups == 6
+
+
+def test_p_of_shuffles_counts_the_value_itself(pair, images):
+    found = histofast.compare(pair[0], pair[0], images, **QUICK).comparison
+    np.testing.assert_allclose(found.permuted_p, 1 / 20)
+
+
+def test_the_head_is_a_layer_too(images):
+    a, b = (networks.create("resnet18", layer="layer1", classes=3, seed=s) for s in (0, 1))
+    found = histofast.compare(
+        a, b, images, layers_a=["fc"], layers_b=["conv1", "fc"], **(QUICK | {"random_seeds": 2})
+    ).comparison
+    assert found.matrix.shape == (1, 2)
+    assert found.pair_names == ("fc",)
+    assert found.random.shape == (2, 1)
+    alone = histofast.compare(a, b, images, layers_a=["fc"], **QUICK).comparison
+    assert alone.pair_names == ()
 
 
 def test_an_encoder_file_is_its_network(pair, images, tmp_path):
@@ -152,10 +238,10 @@ def test_an_encoder_file_is_its_network(pair, images, tmp_path):
 
 
 def test_groups_widen_the_interval(pair, images):
-    """Twelve copies of four pictures are four pictures."""
-    copies = np.ascontiguousarray(images[np.arange(48) % 4])
+    """Eight copies of six pictures are six pictures."""
+    copies = np.ascontiguousarray(images[np.arange(48) % 6])
     noise = np.random.default_rng(0).integers(0, 3, copies.shape, dtype=np.uint8)
-    sample = PatchSample(pixels=copies + noise // 2, sources=tuple(f"s{i % 4}" for i in range(48)))
+    sample = PatchSample(pixels=copies + noise // 2, sources=tuple(f"s{i % 6}" for i in range(48)))
     widths = []
     for groups in (None, range(48)):
         found = histofast.compare(*pair, sample, groups=groups, batch_size=48, **QUICK).comparison
@@ -216,7 +302,7 @@ def places(maps, size):
 
 def test_spatial_is_the_cka_of_places(pair, images):
     found = histofast.compare(
-        *pair, images, mode="spatial", batch_size=48, permutations=5, random_null=True
+        *pair, images, mode="spatial", batch_size=48, permutations=5, random_seeds=5
     ).comparison
     maps = []
     for network in pair:
@@ -253,7 +339,7 @@ def test_spatial_needs_maps(images):
     module(torch.zeros(1, 3, 64, 64))
     network = networks.adopt(module, mean=(0.5,) * 3, std=(0.25,) * 3)
     with pytest.raises(ValueError, match=r"layer 2 must give maps .* for mode spatial"):
-        histofast.compare(network, network, images, mode="spatial", random_null=False)
+        histofast.compare(network, network, images, mode="spatial", random_seeds=0)
 
 
 def test_rbf_is_that_of_captured_features(pair, images):
@@ -278,7 +364,7 @@ def test_modules_of_ones_own(images):
         networks.adopt(module(seed), mean=(0.5,) * 3, std=(0.25,) * 3, name=f"m{seed}")
         for seed in (0, 1)
     )
-    found = histofast.compare(a, b, images, **(QUICK | {"random_null": True})).comparison
+    found = histofast.compare(a, b, images, **(QUICK | {"random_seeds": 5})).comparison
     assert found.names_a == ("0", "2")  # what holds a convolution
     assert found.label_a == "m0 a"
     # In-place ReLUs come after the convolutions: what was seen is what they gave.
@@ -300,7 +386,7 @@ def test_twin_of_a_module_that_cannot_be_drawn_anew(images):
             return self.conv(x * self.weight[:, None, None]), None
 
     network = networks.adopt(Own(), mean=(0.5,) * 3, std=(0.25,) * 3)
-    found = histofast.compare(network, network, images, **(QUICK | {"random_null": True}))
+    found = histofast.compare(network, network, images, **(QUICK | {"random_seeds": 5}))
     assert found.comparison.random is None
     assert found.comparison.names_a == ("conv",)
 
@@ -402,6 +488,7 @@ def test_report_is_saved(pair, images, tmp_path):
         ({"preset": "mine"}, ValueError, "preset must be 'published' or None, got 'mine'"),
         ({"batch_size": 4}, ValueError, "batch_size must be at least 8, got 4"),
         ({"resamples": -1}, ValueError, "resamples must be at least 0, got -1"),
+        ({"random_seeds": -1}, ValueError, "random_seeds must be at least 0, got -1"),
         ({"confidence": 1}, ValueError, r"confidence must be in 0\.\.1, got 1"),
         ({"groups": [1, 2]}, ValueError, "groups must be 48, one per image, got 2"),
         ({"layers_a": ["layr1"]}, ModelError, "got 'layr1': did you mean layer1"),
@@ -483,11 +570,50 @@ def test_feature_files_have_an_interval_and_a_null(tmp_path, rng):
     found = histofast.compare_features(folders).comparison
     assert found.low[0] < found.matrix[0, 1] < found.high[0]
     assert found.permuted[0] < 0.05
-    assert "1000 resamples of slides, on 300 patches" in found.convention["interval"]
+    assert found.convention["interval"] == "95%, 1000 resamples of slides"
+    assert found.convention["patches"] == "300 of 300, drawn evenly from the slides"
+    assert found.permuted_p[0] == 1 / 100
     bare = histofast.compare_features(folders, resamples=0, permutations=0).comparison
     assert bare.low is None
     assert bare.permuted is None
     np.testing.assert_array_equal(bare.matrix, found.matrix)
+
+
+def test_value_interval_and_null_are_of_the_same_patches(tmp_path, rng):
+    """One slide in which both agree, with most of the patches, said 0.5 beside an interval of 0."""
+    for slide, n in enumerate([3000, *[30] * 11]):
+        x = rng.normal(size=(n, 5)).astype(np.float32)
+        y = x if n == 3000 else rng.normal(size=(n, 5)).astype(np.float32)
+        for name, values in (("a", x), ("b", y)):
+            write_features(tmp_path / name, f"s{slide:02}", values, np.arange(2 * n).reshape(n, 2))
+    folders = [tmp_path / "a", tmp_path / "b"]
+    everything = [
+        np.concatenate([histofast.read_features(p).features for p in sorted(f.iterdir())])
+        for f in folders
+    ]
+    assert similarity.cka(*everything) > 0.5
+    found = histofast.compare_features(folders, n=360, seed=2).comparison
+    assert (found.n, found.groups) == (360, 12)
+    assert found.low[0] < found.matrix[0, 1] < found.high[0] < 0.5
+    again = histofast.compare_features(folders, n=360, seed=2, permutations=0).comparison
+    np.testing.assert_array_equal(again.matrix, found.matrix)
+    drawn = np.random.default_rng(2)
+    rows = [
+        start + np.sort(drawn.permutation(n)[:30])
+        for start, n in [(0, 3000), *((3000 + 30 * i, 30) for i in range(11))]
+    ]
+    chosen = np.concatenate(rows)
+    assert found.matrix[0, 1] == pytest.approx(
+        similarity.cka(everything[0][chosen], everything[1][chosen])
+    )
+    with pytest.raises(ValueError, match="n must be at least 4, got 3"):
+        histofast.compare_features(folders, n=3)
+
+
+def test_few_slides_of_feature_files_give_no_interval(feature_folders):
+    found = histofast.compare_features(feature_folders).comparison
+    assert found.low is None
+    assert found.convention["interval"] == "none: 5 slides are needed, these are 2"
 
 
 def test_feature_files_of_other_slides_or_grids(feature_folders, tmp_path, rng):
@@ -516,10 +642,28 @@ def test_resamples_and_shuffles_are_their_definitions(rng, put):
     drawn = counts[:, group].astype(float)
     same = (group[:, None] == group).astype(float)
     orders = np.array([rng.permutation(n) for _ in range(3)])
-    weights = [np.where(same > 0, d[:, None], d[:, None] * d) for d in drawn]
+    weights = [np.where(same > 0, d[:, None] * 3 / 4, d[:, None] * d) for d in drawn]
     for products, found in zip(
-        (x * y, x * x, y * y), resampled(put(x), put(y), put(drawn), put(same)), strict=True
+        (x * y, x * x, y * y),
+        resampled(put(x), put(y), drawn=put(drawn), same=put(same), groups=4),
+        strict=True,
     ):
         np.testing.assert_allclose(np.asarray(found), [(w * products).sum() for w in weights])
     wanted = [(x * y[order][:, order]).sum() for order in orders]
     np.testing.assert_allclose(np.asarray(shuffled(put(x), put(y), put(orders))), wanted)
+
+
+def test_resamples_weigh_all_pairs_as_the_similarity_does(rng):
+    """Over all draws of three groups each pair counts the same, within a group or across."""
+    x, y = (m + m.T for m in rng.normal(size=(2, 6, 6)))
+    group = np.array([0, 0, 0, 1, 2, 2])
+    counts = np.array([np.bincount(d, minlength=3) for d in itertools.product(range(3), repeat=3)])
+    found = resampled(
+        x,
+        y,
+        drawn=counts[:, group].astype(float),
+        same=(group[:, None] == group).astype(float),
+        groups=3,
+    )
+    for sums, product in zip(found, (x * y, x * x, y * y), strict=True):
+        assert sums.mean() == pytest.approx(product.sum() * (1 - 1 / 3))

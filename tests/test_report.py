@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import dataclasses
 import io
 import json
 import re
@@ -62,7 +63,7 @@ def made(
         low=array(low),
         high=array(high),
         permuted=array(permuted),
-        random=array(random),
+        random=None if random is None else np.broadcast_to(array(random), (5, len(pairs))),
         **(rest | more),
     )
 
@@ -128,7 +129,7 @@ def test_all_different():
     assert said(diagonal([0.9, 0.5, 0.6])) == (
         "No layer is nearly the same in both (debiased linear CKA of at least 0.95). Most changed "
         "is l1 (0.500, 95 % interval 0.450 to 0.550): above what shuffled images give (0.020) and "
-        "above what a randomly initialised network gives (0.100)."
+        "above what 5 randomly initialised networks give (0.100)."
     )
 
 
@@ -137,16 +138,42 @@ def test_what_changed_where():
     assert text.startswith(
         "Layers l0 to l2 and l4 are nearly the same (debiased linear CKA of at least 0.95). Most "
         "changed is l5 (0.410, 95 % interval 0.360 to 0.460): above what shuffled images give "
-        "(0.020) and below what a randomly initialised network gives (0.600)."
+        "(0.020) and below what 5 randomly initialised networks give (0.600)."
     )
     assert text.endswith(
-        "In tuned, layer l5 is no closer to frozen's than a randomly initialised network's."
+        "In tuned, layer l5 is not shown to be closer to frozen's than randomly initialised networks'."
     )
 
 
 def test_a_random_network_within_the_interval():
     text = said(diagonal([0.9, 0.5], random=[0.1, 0.52]))
-    assert "level with what a randomly initialised network gives (0.520)" in text
+    assert "level with what 5 randomly initialised networks give (0.520)" in text
+
+
+def test_random_networks_are_a_range():
+    seeds = np.linspace(0.3, 0.4, 5)[:, None]
+    for value, side in ((0.5, "above"), (0.2, "below"), (0.44, "level with"), (0.35, "level with")):
+        text = said(diagonal([0.9, value], random=np.hstack([seeds, seeds])))
+        assert f"{side} what 5 randomly initialised networks give (0.300 to 0.400)" in text
+
+
+def test_few_random_networks_say_nothing():
+    """One seed may lie anywhere."""
+    for seeds, told in (
+        (1, "a randomly initialised network gives (0.900)"),
+        (4, "4 randomly init"),
+    ):
+        found = dataclasses.replace(diagonal([0.9, 0.2]), random=np.full((seeds, 2), 0.9))
+        assert f"beside what {told}" in said(found)
+        assert "shown to be closer" not in said(found)
+
+
+def test_no_interval_is_above_nothing():
+    """One slide had an interval of no width, and was above all."""
+    text = said(diagonal([0.9, 0.5], low=None, high=None, groups=1))
+    assert "beside what shuffled images give (0.020) and beside what 5 randomly" in text
+    assert "above" not in text
+    assert text.endswith("No intervals: 5 slides or patients are needed, these are 1.")
 
 
 def test_below_the_null():
@@ -312,7 +339,8 @@ def test_csv_has_what_is_drawn():
     assert len(rows) == 16
     found = {row["a"]: row for row in rows if row["a"] == row["b"]}
     for k, name in enumerate(ODD.pair_names):
-        for column in ("low", "high", "permuted", "random"):
+        np.testing.assert_equal(float(found[name]["random_high"]), ODD.random_range[1][k])
+        for column in ("low", "high", "permuted"):
             np.testing.assert_equal(float(found[name][column]), getattr(ODD, column)[k])
         np.testing.assert_equal(float(found[name]["similarity"]), ODD.diagonal[k])
 
@@ -372,7 +400,7 @@ def test_figure_has_names_and_marks_the_undefined():
     drawn = {line.get_label(): line.get_ydata() for line in lines.lines}
     np.testing.assert_array_equal(drawn["debiased linear CKA"], ODD.diagonal)
     np.testing.assert_array_equal(drawn["images shuffled"], ODD.permuted)
-    np.testing.assert_array_equal(drawn["random initialisation"], ODD.random)
+    np.testing.assert_array_equal(drawn["random initialisation"], ODD.random_range[1])
     assert _figure(SOME_B).axes[0].images[0].get_clim() == (-0.04, 1)
 
 

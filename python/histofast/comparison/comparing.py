@@ -18,6 +18,7 @@ from histofast.comparison.other_measures import by_pooled_features, by_protocol
 from histofast.comparison.result import SimilarityResult
 from histofast.comparison.source import Array, Measure, Mode, Source
 from histofast.comparison.spatial import SpatialSums
+from histofast.comparison.sums import turns_of
 from histofast.graphs import Tap
 from histofast.patches import PatchSample, sample_patches
 from histofast.similarity import (
@@ -30,6 +31,7 @@ from histofast.similarity import (
 )
 
 MIN_IMAGES = 32
+RANDOM_SEEDS = 5  # the fewest whose range means something
 _BATCH = 64  # n_b: its Gram costs little beside the forward pass, and is debiased
 _FAR = 1_000_003  # from the seeds that people give the networks they compare
 
@@ -53,7 +55,7 @@ def compare(
     batch_size: int = _BATCH,
     resamples: int = 1000,
     permutations: int | None = None,
-    random_null: bool = True,
+    random_seeds: int = RANDOM_SEEDS,
     confidence: float = 0.95,
     seed: int = 0,
     label_a: str | None = None,
@@ -85,10 +87,12 @@ def compare(
         labels: (n,) true classes as whole numbers, for networks with a head; None: what a table
             of patches has as labels.
         batch_size: images whose Grams are taken together.
-        resamples: of the groups, for the interval of layers of the same name; 0: none.
+        resamples: of the groups, for the interval of layers of the same name; 0: none. Fewer than
+            5 groups give none.
         permutations: of network b's images, for the null; 0: none; None: 99, in mode "spatial" 9.
-        random_null: also compare a with a randomly initialised network of its architecture, where
-            that is known (not for ONNX files).
+        random_seeds: randomly initialised networks of a's architecture that it is compared with
+            too, where that is known (not for ONNX files); 0: none. They share the batches, so that
+            more cost no more; fewer than 5 say nothing about above or below.
         confidence: of interval and null.
         seed: of everything random.
         label_a, label_b: what to call the two.
@@ -100,7 +104,17 @@ def compare(
     """
     if permutations is None:
         permutations = 9 if mode == "spatial" else 99
-    _check_options(mode, measure, kernel, preset, batch_size, resamples, permutations, confidence)
+    _check_options(
+        mode,
+        measure,
+        kernel,
+        preset,
+        confidence,
+        batch_size=(batch_size, 8),
+        resamples=(resamples, 0),
+        permutations=(permutations, 0),
+        random_seeds=(random_seeds, 0),
+    )
     first, second = _source(a, layers_a), _source(b, layers_b)
     sample, ids = _images(images, a, n=n, patch_px=patch_px, mpp=mpp, seed=seed)
     pixels = sample.pixels
@@ -145,11 +159,13 @@ def compare(
     if preset == "published":
         kept |= by_protocol(first, second, pixels[order], pairs, seed=seed)
     elif measure == "cka":
-        random = _random_twin(a, layers_a, seed=seed + _FAR) if random_null else None
+        random = _random_twins(a, layers_a, seed=seed + _FAR, n=random_seeds)
+        batches = _batches(order, batch_size)
         shared: dict[str, Any] = {
             "a": first,
             "b": second,
             "random": random,
+            "turns": turns_of(len(batches), len(random)),
             "pairs": pairs,
             "permutations": permutations,
             "seed": seed,
@@ -162,7 +178,7 @@ def compare(
             sums = GramSums(
                 **shared, mode=mode, kernel=kernel, group_of=group_of, resamples=resamples
             )
-        for batch in _batches(order, batch_size):
+        for batch in batches:
             sums.add(pixels[batch], batch)
         kept |= sums.result(confidence, batch_size)
         if classes:
@@ -185,20 +201,25 @@ def _source(network: Any, layers: Sequence[str] | None) -> Source:
     return Recorder(network, layers)
 
 
-def _random_twin(network: Any, layers: Sequence[str] | None, *, seed: int) -> Source | None:
-    """Return the same architecture with random weights, where the network says what it is."""
+def _random_twins(network: Any, layers: Sequence[str] | None, *, seed: int, n: int) -> list[Source]:
+    """Return the same architecture with random weights n times, where the network says what it is."""
     if isinstance(network, str | os.PathLike):
-        return None
+        return []
     from histofast.networks import AdoptedNetwork, create
 
-    if isinstance(network, AdoptedNetwork):
-        twin = network.twin(seed=seed)
-        if twin is None:
-            return None
-    else:
-        twin = create(network.architecture, layer=network.layer, seed=seed)
-        twin.mean, twin.std = network.mean, network.std
-    return _source(twin.to(next(network.parameters()).device), layers)
+    twins: list[Source] = []
+    for i in range(n):
+        if isinstance(network, AdoptedNetwork):
+            twin = network.twin(seed=seed + i)
+            if twin is None:
+                return []
+        else:
+            twin = create(
+                network.architecture, layer=network.layer, classes=network.classes, seed=seed + i
+            )
+            twin.mean, twin.std = network.mean, network.std
+        twins.append(_source(twin.to(next(network.parameters()).device), layers))
+    return twins
 
 
 def _label(network: Any, otherwise: str) -> str:
@@ -244,11 +265,10 @@ def _check_options(
     measure: str,
     kernel: str,
     preset: str | None,
-    batch_size: int,
-    resamples: int,
-    permutations: int,
     confidence: float,
+    **counts: tuple[int, int],
 ) -> None:
+    """Refuse what does not exist; counts come with the least that each must be."""
     if mode not in ("flatten", "spatial", "pool"):
         raise ValueError(f"mode must be flatten, spatial or pool, got {mode!r}")
     if measure not in ("cka", "cca", "svcca", "pwcca"):
@@ -264,11 +284,9 @@ def _check_options(
             f"mode must be pool for {measure}, got {mode!r}: CCA of whole maps would need more "
             "images than numbers in a map"
         )
-    if batch_size < 8:
-        raise ValueError(f"batch_size must be at least 8, got {batch_size}")
-    for name, value in (("resamples", resamples), ("permutations", permutations)):
-        if value < 0:
-            raise ValueError(f"{name} must be at least 0, got {value}")
+    for name, (value, least) in counts.items():
+        if value < least:
+            raise ValueError(f"{name} must be at least {least}, got {value}")
     if not 0 < confidence < 1:
         raise ValueError(f"confidence must be in 0..1, got {confidence}")
 

@@ -11,33 +11,35 @@ import numpy as np
 from numpy.typing import NDArray
 
 from histofast.comparison.result import SimilarityResult
+from histofast.comparison.sums import MIN_GROUPS
 from histofast.errors import FeatureError
-from histofast.features import read_features
-from histofast.similarity import CkaAccumulator, Comparison, cka_interval, permutation_null
+from histofast.features import FeatureFile, read_features
+from histofast.similarity import Comparison, cka, cka_interval, permutation_null
 
-_SAMPLED = 2048  # patches that intervals and nulls are made from: their number changes both little
-_LEAST_SLIDES = 5  # to resample: fewer say nothing about slides
+Sample = list[NDArray[np.float32]]  # (n, d) rows of each encoder, the same patches in all
 
 
 def compare_features(
     folders: Sequence[str | Path],
     *,
     intersect: bool = False,
+    n: int = 2048,
     resamples: int = 1000,
     permutations: int = 99,
     confidence: float = 0.95,
     seed: int = 0,
 ) -> SimilarityResult:
-    """Compare encoders by their feature files: debiased linear CKA of all patches.
+    """Compare encoders by their feature files: debiased linear CKA of patches of all slides.
 
-    The similarity itself is of all patches; interval (of 5 slides or more) and null are of up to
-    2,048 of them, drawn evenly from the slides, so that nothing has to be held in memory.
+    Patches are drawn evenly from the slides, so that a large slide says no more than a small one.
+    Similarity, interval and null are of these same patches.
 
     Args:
         folders: two or more folders of feature files (searched through), one per encoder; files
             belong together by name.
         intersect: take the slides that all have; else different slides are refused.
-        resamples: of the slides, for the interval; 0: none.
+        n: patches to draw, about; all where there are fewer.
+        resamples: of the slides, for the interval; 0: none. Fewer than 5 slides give none.
         permutations: of the patches, for the null; 0: none.
         confidence: of interval and null.
         seed: of what is drawn.
@@ -45,94 +47,29 @@ def compare_features(
     Raises:
         FeatureError: a file that cannot be read, or files of one slide with other patches.
         FileNotFoundError: a folder without feature files.
-        ValueError: fewer than two folders, other slides.
+        ValueError: fewer than two folders, other slides, an n below 4.
     """
     if len(folders) < 2:
         raise ValueError(f"folders must be at least 2, got {len(folders)}")
-    found = [_feature_files(Path(folder)) for folder in folders]
-    shared = set.intersection(*(set(files) for files in found))
-    missing = {
-        str(f): len(set().union(*found)) - len(files)
-        for f, files in zip(folders, found, strict=True)
-    }
-    if any(missing.values()) and not intersect:
-        told = ", ".join(f"{folder} lacks {count}" for folder, count in missing.items() if count)
-        raise ValueError(
-            f"folders must have the same slides, {told}: take the {len(shared)} that all have "
-            "with intersect (--intersect)"
-        )
-    if not shared:
-        raise ValueError("folders must have a slide in common, got none")
-    size = len(found)
-    sums = {(i, j): CkaAccumulator() for i in range(size) for j in range(i + 1, size)}
-    ids = hashlib.sha256()
-    n = 0
-    rng = np.random.default_rng(seed)
-    share = -(-_SAMPLED // len(shared))
-    sample: list[list[NDArray[np.float32]]] = [[] for _ in folders]
-    slide_of: list[NDArray[np.int64]] = []
-    for number, slide in enumerate(sorted(shared)):
-        files = [read_features(files[slide], mmap=True) for files in found]
-        for file in files[1:]:
-            same = len(file.features) == len(files[0].features) and (
-                file.coords is None
-                or files[0].coords is None
-                or np.array_equal(file.coords, files[0].coords)
-            )
-            if not same:
-                raise FeatureError(
-                    f"{file.path} must be of the same patches as {files[0].path}, got "
-                    f"{len(file.features)} and {len(files[0].features)} on another grid or slide"
-                )
-        ids.update(f"{slide}:{len(files[0].features)}\n".encode())
-        n += len(files[0].features)
-        drawn = np.sort(rng.permutation(len(files[0].features))[:share])
-        slide_of.append(np.full(len(drawn), number))
-        for rows, file in zip(sample, files, strict=True):
-            rows.append(np.asarray(file.features[drawn], np.float32))
-        for start in range(0, len(files[0].features), 4096):
-            blocks = [np.asarray(file.features[start : start + 4096], np.float32) for file in files]
-            for (i, j), accumulator in sums.items():
-                accumulator.update(blocks[i], blocks[j])
+    if n < 4:
+        raise ValueError(f"n must be at least 4, got {n}")
+    slides = _slides_of(folders, intersect=intersect)
+    features, slide_of, total, ids = _drawn(slides, n=n, seed=seed)
+    size = len(folders)
+    pairs = np.array([(i, j) for i in range(size) for j in range(i + 1, size)], np.int64)
     matrix = np.eye(size)
-    for (i, j), accumulator in sums.items():
-        matrix[i, j] = matrix[j, i] = accumulator.value()
+    for i, j in pairs:
+        matrix[i, j] = matrix[j, i] = cka(features[i], features[j])
     names = _names_of([Path(folder) for folder in folders])
-    features = [np.concatenate(rows) for rows in sample]
-    groups = np.concatenate(slide_of)
-    values: dict[str, Any] = {}
-    told = f"{len(groups):,} patches, drawn evenly from the slides"
-    convention = {
-        "features": "as stored, a row per patch",
-        "estimator": "debiased, over all patches at once",
-        "interval": f"none: fewer than {_LEAST_SLIDES} slides" if resamples else "none",
-        "null": "none",
-    }
-    if resamples and len(shared) >= _LEAST_SLIDES:
-        found_intervals = [
-            cka_interval(
-                features[i],
-                features[j],
-                groups=groups,
-                n_resamples=resamples,
-                seed=seed,
-                confidence=confidence,
-            )
-            for i, j in sums
-        ]
-        values["low"] = np.array([interval.low for interval in found_intervals])
-        values["high"] = np.array([interval.high for interval in found_intervals])
-        convention["interval"] = f"{confidence:.0%}, {resamples} resamples of slides, on {told}"
-    if permutations:
-        values["permuted"] = np.array(
-            [
-                permutation_null(
-                    features[i], features[j], n_permutations=permutations, seed=seed
-                ).upper(confidence)
-                for i, j in sums
-            ]
-        )
-        convention["null"] = f"{permutations} shuffles of {told}"
+    values = _interval(
+        features,
+        pairs,
+        groups=slide_of,
+        n_resamples=resamples if len(slides) >= MIN_GROUPS else 0,
+        confidence=confidence,
+        seed=seed,
+    ) | _null(features, pairs, permutations=permutations, confidence=confidence, seed=seed)
+    few = f": {MIN_GROUPS} slides are needed, these are {len(slides)}"
     return SimilarityResult(
         comparison=Comparison(
             label_a="encoders",
@@ -141,15 +78,105 @@ def compare_features(
             names_b=names,
             matrix=matrix,
             measure="debiased linear CKA",
-            convention=convention,
-            n=n,
-            groups=len(shared),
-            images_sha256=ids.hexdigest(),
-            pairs=np.array(list(sums), np.int64),
+            convention={
+                "features": "as stored, a row per patch",
+                "patches": f"{len(slide_of):,} of {total:,}, drawn evenly from the slides",
+                "estimator": "debiased, over these patches at once",
+                "interval": f"{confidence:.0%}, {resamples} resamples of slides"
+                if "low" in values
+                else f"none{few if resamples else ''}",
+                "null": f"{permutations} shuffles of the patches" if permutations else "none",
+            },
+            n=len(slide_of),
+            groups=len(slides),
+            images_sha256=ids,
+            pairs=pairs,
             confidence=confidence,
             **values,
         )
     )
+
+
+def _slides_of(folders: Sequence[str | Path], *, intersect: bool) -> list[list[Path]]:
+    """Return the files of each slide, one per encoder, in the order of the slides' names."""
+    found = [_feature_files(Path(folder)) for folder in folders]
+    shared = set.intersection(*(set(files) for files in found))
+    every = set().union(*found)
+    missing = {str(f): len(every) - len(files) for f, files in zip(folders, found, strict=True)}
+    if any(missing.values()) and not intersect:
+        told = ", ".join(f"{folder} lacks {count}" for folder, count in missing.items() if count)
+        raise ValueError(
+            f"folders must have the same slides, {told}: take the {len(shared)} that all have "
+            "with intersect (--intersect)"
+        )
+    if not shared:
+        raise ValueError("folders must have a slide in common, got none")
+    return [[files[slide] for files in found] for slide in sorted(shared)]
+
+
+def _drawn(
+    slides: Sequence[Sequence[Path]], *, n: int, seed: int
+) -> tuple[Sample, NDArray[np.int64], int, str]:
+    """Return the features drawn, the slide of each, how many there are, and a hash of which."""
+    rng = np.random.default_rng(seed)
+    ids = hashlib.sha256()
+    share = -(-n // len(slides))
+    rows: list[list[NDArray[np.float32]]] = [[] for _ in slides[0]]
+    sizes = []
+    total = 0
+    for paths in slides:
+        files = [read_features(path, mmap=True) for path in paths]
+        for file in files[1:]:
+            _refuse_other_patches(file, files[0])
+        count = len(files[0].features)
+        chosen = np.sort(rng.permutation(count)[:share])
+        ids.update(f"{paths[0].stem}:{count}\n".encode() + chosen.astype("<i8").tobytes())
+        for kept, file in zip(rows, files, strict=True):
+            kept.append(np.asarray(file.features[chosen], np.float32))
+        sizes.append(len(chosen))
+        total += count
+    slide_of = np.repeat(np.arange(len(slides)), sizes)
+    return [np.concatenate(kept) for kept in rows], slide_of, total, ids.hexdigest()
+
+
+def _refuse_other_patches(file: FeatureFile, first: FeatureFile) -> None:
+    same = len(file.features) == len(first.features) and (
+        file.coords is None or first.coords is None or np.array_equal(file.coords, first.coords)
+    )
+    if not same:
+        raise FeatureError(
+            f"{file.path} must be of the same patches as {first.path}, got "
+            f"{len(file.features)} and {len(first.features)} on another grid or slide"
+        )
+
+
+def _interval(
+    features: Sample, pairs: NDArray[np.int64], *, n_resamples: int, **options: Any
+) -> dict[str, Any]:
+    if not n_resamples:
+        return {}
+    found = [
+        cka_interval(features[i], features[j], n_resamples=n_resamples, **options) for i, j in pairs
+    ]
+    return {
+        "low": np.array([interval.low for interval in found]),
+        "high": np.array([interval.high for interval in found]),
+    }
+
+
+def _null(
+    features: Sample, pairs: NDArray[np.int64], *, permutations: int, confidence: float, seed: int
+) -> dict[str, Any]:
+    if not permutations:
+        return {}
+    found = [
+        permutation_null(features[i], features[j], n_permutations=permutations, seed=seed)
+        for i, j in pairs
+    ]
+    return {
+        "permuted": np.array([null.upper(confidence) for null in found]),
+        "permuted_p": np.array([null.p_value for null in found]),
+    }
 
 
 def _feature_files(folder: Path) -> dict[str, Path]:

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from histofast._arrays import beside, dtype_name, empty, is_on_gpu, to_numpy
 from histofast.comparison.resampling import resampled, shuffled
 from histofast.comparison.source import Array, Source
-from histofast.comparison.sums import CONSTANT, Sums
+from histofast.comparison.sums import CONSTANT, MIN_GROUPS, Sums
 from histofast.similarity import Kernel, check_grams, gram_products, start_grams, unpack
 
 _KERNELS: dict[Kernel, tuple[str, str]] = {
@@ -35,8 +35,11 @@ class GramSums(Sums):
         la, lb = len(self.a.names), len(self.b.names)
         self._cross, self._square_a, self._square_b = np.zeros((la, lb)), np.zeros(la), np.zeros(lb)
         self._own_a, self._own_b = np.zeros(la), np.zeros(lb)  # before centring
-        self._to_random, self._square_random = np.zeros(la), np.zeros(la)
+        self._of_random = np.zeros((3, len(self.random), la))  # a with it, a and it with themselves
         n_groups = int(self.group_of.max()) + 1
+        self._few = n_groups if n_groups < MIN_GROUPS else 0
+        if self._few:
+            self.resamples = 0
         # One number for every group and resample: no wider than needed.
         self._draws = np.zeros((self.resamples, n_groups), np.uint16)
         for draw in self._draws:
@@ -58,12 +61,12 @@ class GramSums(Sums):
         self._square_b += 2 * to_numpy((b * b).sum(1))
         self._own_a += own_a
         self._own_b += own_b
-        if self.random is not None:
-            r, _, _ = self._grams(self.random, pixels)
+        for seed in next(self._turns):
+            r, _, _ = self._grams(self.random[seed], pixels)
             if is_on_gpu(r) != is_on_gpu(a):
                 r, a = to_numpy(r), to_numpy(a)
-            self._to_random += 2 * to_numpy((a * r).sum(1))
-            self._square_random += 2 * to_numpy((r * r).sum(1))
+            for term, product in zip(self._of_random[:, seed], (a * r, a * a, r * r), strict=True):
+                term += 2 * to_numpy(product.sum(1))
         self._add_pairs(a, b, rows)
 
     def _add_pairs(self, a: Any, b: Any, rows: NDArray[np.int64]) -> None:
@@ -77,7 +80,8 @@ class GramSums(Sums):
         found = []
         for i, j in self.pairs:
             x, y = unpack(a[i]), unpack(b[j])
-            found.append((resampled(x, y, drawn, same), shuffled(x, y, orders)))
+            sums = resampled(x, y, drawn=drawn, same=same, groups=self._draws.shape[1])
+            found.append((sums, shuffled(x, y, orders)))
         # Read when all is enqueued: a GPU would else wait for every pair.
         for k, (sums, null) in enumerate(found):
             for s, values in enumerate(sums):
@@ -130,12 +134,12 @@ class GramSums(Sums):
                 if len(drawn):
                     bounds[:, k] = np.quantile(drawn, (tail, 1 - tail))
             values["low"], values["high"] = bounds
-        if len(self._permuted):
-            null = self._permuted / (norm_a[i] * norm_b[j])
-            values["permuted"] = np.quantile(null, confidence, axis=0)
-        if self.random is not None:
+        values |= self._against_shuffles(norm_a[i] * norm_b[j], values["matrix"][i, j], confidence)
+        if self.random:
             with np.errstate(invalid="ignore", divide="ignore"):
-                values["random"] = (self._to_random / (norm_a * np.sqrt(self._square_random)))[i]
+                cross_r, square_a, square_r = self._of_random
+                found = cross_r / np.sqrt(square_a * square_r)
+            values["random"] = np.where(defined_a, found, np.nan)[:, i]
         values["convention"] = {
             "mode": {
                 "flatten": "flatten: an image's whole map is one row",
@@ -143,12 +147,17 @@ class GramSums(Sums):
             }[self.mode],
             "kernel": _KERNELS[self.kernel][1],
             "estimator": f"debiased HSIC, summed over batches of {batch_size} images",
-            "interval": f"{confidence:.0%}, {len(self._draws)} resamples of groups of images"
-            if len(self._draws)
-            else "none",
-            "null": self._null(),
+            "interval": self._interval(confidence),
+            **self._null(),
         }
         return values
+
+    def _interval(self, confidence: float) -> str:
+        if self._few:
+            return f"none: {MIN_GROUPS} slides or patients are needed, these are {self._few}"
+        if not len(self._draws):
+            return "none"
+        return f"{confidence:.0%}, {len(self._draws)} resamples of groups of images"
 
 
 def _stacked(arrays: Sequence[Any]) -> Any:

@@ -27,7 +27,7 @@ class SpatialSums(Sums):
         la, lb = len(self.a.names), len(self.b.names)
         self._terms = np.zeros((3, la, lb))  # xy, xx, yy of each pair, at the pair's grid
         self._own = np.zeros((2, la, lb))  # before the correction
-        self._random_terms = np.zeros((3, la))
+        self._random_terms = np.zeros((3, len(self.random), la))
 
     def add(self, pixels: NDArray[np.uint8], rows: NDArray[np.int64]) -> None:
         """Run one batch through the networks."""
@@ -42,10 +42,10 @@ class SpatialSums(Sums):
             x, y = _matched(a[i], b[j])
             for p, shuffle in enumerate(shuffles):
                 self._permuted[p, k] += _debiased(x, y.shuffled(shuffle))
-        if self.random is not None:
-            for i, r in enumerate(self._maps(self.random, pixels, None)):
+        for seed in next(self._turns):
+            for i, r in enumerate(self._maps(self.random[seed], pixels, None)):
                 x, y = _matched(a[i], r)
-                self._random_terms[:, i] += _debiased(x, y), x.own, y.own
+                self._random_terms[:, seed, i] += _debiased(x, y), x.own, y.own
 
     def _maps(self, source: Source, pixels: NDArray[np.uint8], side: int | None) -> list[_Layer]:
         found: dict[str, _Layer] = {}
@@ -73,19 +73,18 @@ class SpatialSums(Sums):
         norm = np.where(defined, np.sqrt(np.maximum(square_a * square_b, 0)), np.nan)
         i, j = self.pairs.T
         values: dict[str, Any] = {"matrix": cross / norm, "measure": "debiased linear CKA"}
-        if len(self._permuted):
-            values["permuted"] = np.quantile(self._permuted / norm[i, j], confidence, axis=0)
-        if self.random is not None:
+        values |= self._against_shuffles(norm[i, j], values["matrix"][i, j], confidence)
+        if self.random:
             with np.errstate(invalid="ignore", divide="ignore"):
                 cross_r, xx, yy = self._random_terms
-                values["random"] = (cross_r / np.sqrt(xx * yy))[i]
+                values["random"] = (cross_r / np.sqrt(xx * yy))[:, i]
         values["convention"] = {
             "mode": "spatial: a place of an image's map is one row, the finer map averaged to the "
             "coarser",
             "kernel": "linear",
             "estimator": f"debiased HSIC, summed over batches of {batch_size} images",
             "interval": "none: the places of one image are not independent",
-            "null": self._null(),
+            **self._null(),
         }
         return values
 

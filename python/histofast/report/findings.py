@@ -14,6 +14,8 @@ from histofast.similarity import Comparison
 
 NEARLY_SAME = 0.95
 _FEW_GROUPS = 10  # fewer slides than this carry no interval worth its name
+_LEAST_GROUPS = 5  # fewer carry none at all
+_LEAST_SEEDS = 5  # of random networks whose range something may be above or below
 _SHOWN_RUNS = 5  # of layers in one sentence
 
 Verdict = Literal["undefined", "chance", "same", "changed"]
@@ -28,7 +30,9 @@ class Pair:
         value: its similarity; NaN: undefined.
         low, high: bounds of its interval.
         permuted: what shuffled images give.
-        random: what a randomly initialised network gives. None in these four: not known.
+        random: the most that randomly initialised networks give. None in these four: not known.
+        random_least: the least that they give.
+        random_seeds: how many they are.
     """
 
     name: str
@@ -37,6 +41,8 @@ class Pair:
     high: float | None
     permuted: float | None
     random: float | None
+    random_least: float | None = None
+    random_seeds: int = 0
 
     @property
     def verdict(self) -> Verdict:
@@ -57,12 +63,24 @@ class Pair:
         """The upper bound, or the value itself where there is no interval."""
         return self.value if self.high is None else self.high
 
+    @property
+    def side_of_random(self) -> Literal["above", "below", "level with"] | None:
+        """Where the interval lies to all that random networks give; None: too little to say."""
+        if self.low is None or self.random is None or self.random_seeds < _LEAST_SEEDS:
+            return None
+        if self.least > self.random:
+            return "above"
+        least = self.random if self.random_least is None else self.random_least
+        return "below" if self.most < least else "level with"
+
 
 def pairs_of(comparison: Comparison) -> tuple[Pair, ...]:
     """Return the diagonal, in order."""
-    low, high, permuted, random = (
+    between = comparison.random_range
+    least, most = (None, None) if between is None else between
+    low, high, permuted, random, random_least = (
         _known(array, len(comparison.pairs))
-        for array in (comparison.low, comparison.high, comparison.permuted, comparison.random)
+        for array in (comparison.low, comparison.high, comparison.permuted, most, least)
     )
     names = [
         comparison.names_a[i]
@@ -78,6 +96,8 @@ def pairs_of(comparison: Comparison) -> tuple[Pair, ...]:
             high=high[k],
             permuted=permuted[k],
             random=random[k],
+            random_least=random_least[k],
+            random_seeds=0 if comparison.random is None else len(comparison.random),
         )
         for k, name in enumerate(names)
     )
@@ -185,17 +205,20 @@ def _most_changed(comparison: Comparison, pairs: Sequence[Pair]) -> list[str]:
         text += f", {interval} {number(pair.high)}"
     against = []
     if pair.permuted is not None:
-        side = "within" if pair.verdict == "chance" else "above"
+        side = "within" if pair.verdict == "chance" else "beside" if pair.low is None else "above"
         against.append(f"{side} what shuffled images give ({number(pair.permuted)})")
     if pair.random is not None:
-        side = "level with"
-        if pair.least > pair.random:
-            side = "above"
-        elif pair.most < pair.random:
-            side = "below"
-        given = number(pair.random)
-        against.append(f"{side} what a randomly initialised network gives ({given})")
+        against.append(f"{pair.side_of_random or 'beside'} what {_random_networks(pair)}")
     return [f"{text}){': ' if against else ''}{' and '.join(against)}."]
+
+
+def _random_networks(pair: Pair) -> str:
+    assert pair.random is not None
+    if pair.random_seeds <= 1 or pair.random_least is None:
+        return f"a randomly initialised network gives ({number(pair.random)})"
+    least, most = number(pair.random_least), number(pair.random)
+    between = most if least == most else f"{least} to {most}"
+    return f"{pair.random_seeds} randomly initialised networks give ({between})"
 
 
 def _chance(pairs: Sequence[Pair], noun: str) -> list[str]:
@@ -211,12 +234,12 @@ def _no_closer_than_random(comparison: Comparison, pairs: Sequence[Pair]) -> lis
     found = [
         i
         for i, pair in enumerate(pairs)
-        if pair.random is not None and pair.verdict != "undefined" and pair.least <= pair.random
+        if pair.verdict != "undefined" and pair.side_of_random in ("below", "level with")
     ]
     if not found:
         return []
     subject = _named(pairs, found)
-    closer = f"no closer to {comparison.label_a}'s than a randomly initialised network's"
+    closer = f"not shown to be closer to {comparison.label_a}'s than randomly initialised networks'"
     return [f"In {comparison.label_b}, {_lower(subject)} {closer}."]
 
 
@@ -249,7 +272,9 @@ def _undefined_cells(comparison: Comparison) -> list[str]:
 def _missing(comparison: Comparison) -> list[str]:
     said = []
     if comparison.low is None or comparison.high is None:
-        said.append("No intervals were computed.")
+        few = f": {_LEAST_GROUPS} slides or patients are needed, these are {comparison.groups}"
+        short = few if comparison.groups < _LEAST_GROUPS else " were computed"
+        said.append(f"No intervals{short}.")
     elif comparison.groups < _FEW_GROUPS:
         groups = count(comparison.groups, "slide or patient", "slides or patients")
         said.append(f"The intervals rest on only {groups}: take them as rough.")

@@ -33,8 +33,9 @@ class Comparison:
         low, high: (k,) bounds of the interval of each pair's similarity; None: not computed.
         confidence: of that interval.
         permuted: (k,) upper bound of what pairs with shuffled images reach, at that confidence.
-        random: (k,) similarity of network a's layer with that of a randomly initialised network;
-            None: not computed.
+        permuted_p: (k,) of the similarity among those, (1 + those that reach it) / (1 + all).
+        random: (s, k) similarities of network a's layers with those of s randomly initialised
+            networks, one per seed; None: not computed.
         predictions: agreement, its chance level, error consistency, Jensen-Shannon divergence ...
             of the two networks' classes; empty: they have none.
     """
@@ -54,6 +55,7 @@ class Comparison:
     high: NDArray[np.float64] | None = None
     confidence: float = 0.95
     permuted: NDArray[np.float64] | None = None
+    permuted_p: NDArray[np.float64] | None = None
     random: NDArray[np.float64] | None = None
     predictions: Mapping[str, float] = field(default_factory=dict)
 
@@ -67,6 +69,13 @@ class Comparison:
         """The names of the k layers that both networks have."""
         return tuple(self.names_a[i] for i in self.pairs[:, 0])
 
+    @property
+    def random_range(self) -> NDArray[np.float64] | None:
+        """(2, k) the least and the most that a randomly initialised network gives."""
+        if self.random is None:
+            return None
+        return np.stack([self.random.min(axis=0), self.random.max(axis=0)])
+
     def to_json(self) -> str:
         """Return all of it; NaN is null."""
         values: dict[str, Any] = {
@@ -74,7 +83,7 @@ class Comparison:
             for name in self.__dataclass_fields__
             if not isinstance(getattr(self, name), np.ndarray)
         }
-        for name in ("matrix", "pairs", "low", "high", "permuted", "random"):
+        for name in ("matrix", "pairs", "low", "high", "permuted", "permuted_p", "random"):
             array = getattr(self, name)
             values[name] = None if array is None else _plain(array.tolist())
         values["convention"] = dict(self.convention)
@@ -85,14 +94,23 @@ class Comparison:
         """Return the matrix, one row per pair of layers, with what is known of it."""
         text = io.StringIO(newline="")
         table = csv.writer(text)
-        table.writerow(["a", "b", "similarity", "low", "high", "permuted", "random"])
+        between = self.random_range
+        known = {
+            "low": self.low,
+            "high": self.high,
+            "permuted": self.permuted,
+            "permuted_p": self.permuted_p,
+            "random_low": None if between is None else between[0],
+            "random_high": None if between is None else between[1],
+        }
+        table.writerow(["a", "b", "similarity", *known])
         position = {(int(i), int(j)): k for k, (i, j) in enumerate(self.pairs)}
         for i, a in enumerate(self.names_a):
             for j, b in enumerate(self.names_b):
                 k = position.get((i, j))
                 extra = [
                     "" if k is None or array is None else repr(float(array[k]))
-                    for array in (self.low, self.high, self.permuted, self.random)
+                    for array in known.values()
                 ]
                 table.writerow([a, b, repr(float(self.matrix[i, j])), *extra])
         return text.getvalue()

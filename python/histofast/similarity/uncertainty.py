@@ -121,9 +121,10 @@ def cka_interval(
 ) -> Interval:
     """Return the bootstrap interval of a CKA, over groups of rows.
 
-    What is resampled are pairs of rows of the centred Grams. A pair within a group counts once per
-    time that the group is drawn, a pair across groups once per pair of draws; pairs across two draws
-    of one group are left out, for they are no independent samples. Centring anew in every resample
+    What is resampled are pairs of rows of the centred Grams. A pair across groups counts once per
+    pair of draws; pairs across two draws of one group are left out, for they are no independent
+    samples. A pair within a group counts 1 - 1 / groups per draw, which is what pairs across groups
+    come to on average: value and interval weigh all pairs alike. Centring anew in every resample
     would change the result in second order only, and is not done.
 
     Args:
@@ -278,7 +279,7 @@ def _interval(found: NDArray[np.float64], n_groups: int, confidence: float) -> I
 def _resampled(sums: NDArray[np.float64], draws: NDArray[np.float64]) -> NDArray[np.float64]:
     """Return the sum over the pairs of every resample from the sums per pair of groups."""
     across: NDArray[np.float64] = ((draws @ sums) * draws).sum(axis=1)
-    across += (draws - np.square(draws)) @ sums.diagonal()
+    across += (draws * (1 - 1 / len(sums)) - np.square(draws)) @ sums.diagonal()
     return across
 
 
