@@ -8,6 +8,8 @@ import re
 import subprocess
 import sys
 import tomllib
+from collections.abc import Iterator
+from graphlib import TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -73,27 +75,36 @@ def room_of(path: Path) -> str:
     return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
 
 
-def imports_of(path: Path) -> set[str]:
-    """Dotted names of everything a file imports, at any depth of nesting."""
-    names: set[str] = set()
-    for node in ast.walk(ast.parse(path.read_text())):
-        if isinstance(node, ast.Import):
-            names |= {alias.name for alias in node.names}
-        elif isinstance(node, ast.ImportFrom):
-            assert node.level == 0, f"{path} has a relative import"
-            module = node.module or ""
-            names |= {f"{module}.{alias.name}" for alias in node.names} | {module}
-    return names
+def module_of(path: Path) -> str:
+    """Dotted name of a file; a package for its `__init__`."""
+    parts = path.relative_to(PACKAGE.parent).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
 
 
-SOURCES = sorted(p for p in PACKAGE.rglob("*.py") if p.name != "__init__.py" or p.parent != PACKAGE)
+FILES = {module_of(path): path for path in sorted(PACKAGE.rglob("*.py"))}
+SOURCES = [path for module, path in FILES.items() if module != "histofast"]
+TREES = {module: ast.parse(path.read_text()) for module, path in FILES.items()}
+
+
+def named_by(node: ast.Import | ast.ImportFrom) -> set[str]:
+    """Dotted names of what one statement imports, and of the modules that it takes them from."""
+    if isinstance(node, ast.Import):
+        return {alias.name for alias in node.names}
+    assert node.level == 0, f"line {node.lineno}: a relative import"
+    return {str(node.module)} | {f"{node.module}.{alias.name}" for alias in node.names}
+
+
+def imports_of(tree: ast.AST) -> set[str]:
+    """Dotted names of everything that is imported, at any depth of nesting."""
+    imports = (n for n in ast.walk(tree) if isinstance(n, ast.Import | ast.ImportFrom))
+    return set().union(*map(named_by, imports))
 
 
 @pytest.mark.parametrize("path", SOURCES, ids=lambda p: str(p.relative_to(PACKAGE)))
 def test_rooms_import_only_from_below_and_through_their_doors(path):
     room = room_of(path)
     assert room in LEVELS, f"give {room} a level in this test and in ARCHITECTURE.md"
-    for name in imports_of(path):
+    for name in imports_of(TREES[module_of(path)]):
         top, _, rest = name.partition(".")
         if top == "histofast" and rest:
             other = rest.split(".")[0]
@@ -101,6 +112,180 @@ def test_rooms_import_only_from_below_and_through_their_doors(path):
                 assert LEVELS[other] < LEVELS[room], f"{room} must not import {other}"
         if top in DOORS:
             assert room in DOORS[top], f"{room} must not import {top}"
+
+
+def test_no_level_is_of_a_room_that_is_gone():
+    assert set(LEVELS) == {room_of(path) for path in SOURCES} | {"_core"}
+
+
+# --- Rooms are entered through their __init__ -----------------------------------------------------
+
+
+def inner_imports(tree: ast.AST, *, room: str | None) -> set[str]:
+    """Modules inside other rooms that are imported, but for what those rooms promise by name."""
+    found = set()
+    for name in imports_of(tree):
+        package, _, inner = name.rpartition(".")
+        is_inner = name in FILES and name.count(".") >= 2 and name.split(".")[1] != room
+        if is_inner and inner not in promises(package):
+            found.add(name.removeprefix("histofast."))
+    return found
+
+
+def promises(package: str) -> set[str]:
+    """What a package lists in `__all__`."""
+    for node in TREES[package].body:
+        if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "__all__":
+            return set(ast.literal_eval(node.value))
+    return set()
+
+
+# Rooms that still look inside another; strike what is mended, add nothing.
+LOOKS_INSIDE = {
+    "cli": {"graphs.calibration"},
+    "graphs": {"encoders.runtime"},
+    "pipeline": {"encoders.runtime"},
+}
+
+
+def test_rooms_are_entered_through_their_promises():
+    found: dict[str, set[str]] = {}
+    for path in SOURCES:
+        inner = inner_imports(TREES[module_of(path)], room=room_of(path))
+        if inner:
+            found.setdefault(room_of(path), set()).update(inner)
+    assert found == LOOKS_INSIDE
+
+
+def test_few_tests_and_benchmarks_look_inside_a_room():
+    outside = [
+        p for folder in ("tests", "benchmarks", "examples") for p in (ROOT / folder).glob("*.py")
+    ]
+    found = {p.name: sorted(inner_imports(ast.parse(p.read_text()), room=None)) for p in outside}
+    assert sum(map(len, found.values())) <= 60, {
+        name: inner for name, inner in found.items() if inner
+    }
+
+
+# --- No circles -----------------------------------------------------------------------------------
+
+
+def run_by_import(body: list[ast.stmt]) -> Iterator[ast.Import | ast.ImportFrom]:
+    """Import statements that run when their module is imported."""
+    for node in body:
+        if isinstance(node, ast.Import | ast.ImportFrom):
+            yield node
+        elif isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING":
+            yield from run_by_import(node.orelse)
+        elif not isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            for block in ("body", "handlers", "orelse", "finalbody"):
+                yield from run_by_import(getattr(node, block, []))
+
+
+def lazy_homes() -> dict[str, str]:
+    """Names that packages load when first used, and the modules that have them."""
+    return {
+        f"{module}.{alias.asname or alias.name}": str(node.module)
+        for module, tree in TREES.items()
+        for block in tree.body
+        if isinstance(block, ast.If) and ast.unparse(block.test) == "TYPE_CHECKING"
+        for node in block.body
+        if isinstance(node, ast.ImportFrom) and FILES[module].name == "__init__.py"
+        for alias in node.names
+    }
+
+
+def test_no_modules_import_each_other():
+    homes = lazy_homes()
+    later = {}
+    for module, tree in TREES.items():
+        names = set().union(*map(named_by, run_by_import(tree.body)))
+        used = {homes.get(name, name) for name in names} | names
+        # The package that a module is in is being imported already.
+        later[module] = {n for n in used & set(FILES) if not f"{module}.".startswith(f"{n}.")}
+    TopologicalSorter(later).prepare()  # raises CycleError, which names them
+
+
+# --- Sizes ----------------------------------------------------------------------------------------
+
+LINES_OF_A_FILE, LINES_OF_A_FUNCTION = 500, 60
+# What is longer still; strike what is mended, add nothing without a reason that a reader accepts.
+LONG_FILES = {
+    "graphs.int8",
+    "graphs.wrapping",
+    "learning.scores",
+    "mil.bags",
+    "mil.finetuning",
+    "mil.training",
+    "networks.exporting",
+    "patches.synthetic",
+    "pipeline.gpus",
+    "report.study_pages",
+}
+LONG_FUNCTIONS = {
+    "comparison.comparing.compare",
+    "comparison.feature_files.compare_features",
+    "explain.maps.attention_map",
+    "explain.scoring.score",
+    "graphs.wrapping.wrap",
+    "mil.finetuning._measure",
+    "mil.finetuning._tune",
+    "mil.training._train_fold",
+    "networks.creation.create",
+    "networks.weights.load_weights",
+    "patches.synthetic.make_slide",
+    "pipeline.check.check_slides",
+    "pipeline.extraction.extract",
+    "report.comparison_pages._diagonal",
+    "report.comparison_pages._heatmap",
+    "report.heatmaps._draw_lines",
+    "report.overlay.plot_overlay",
+    "report.study_pages._forest",
+    "report.study_pages._value_by_speed",
+    "slides.write.write_averaged_pyramid",
+    "slides.write.write_pyramid",
+    "studies.cuts.truncation",
+    "studies.networks.compare_networks",
+}
+
+
+def length(function: ast.FunctionDef | ast.AsyncFunctionDef, *, is_command: bool) -> int:
+    """Lines without the docstring, and of commands without the options that they declare."""
+    first = function.body[0]
+    lines = int(function.end_lineno or 0) - function.lineno + 1
+    if ast.get_docstring(function) is not None:
+        lines -= int(first.end_lineno or 0) - first.lineno + 1
+    return lines - (first.lineno - function.lineno if is_command else 0)
+
+
+def compare(found: set[str], known: set[str]) -> None:
+    assert not found - known, "split these"
+    assert not known - found, "strike these from the table: they are mended"
+
+
+def test_no_file_is_long():
+    compare(
+        {
+            module.removeprefix("histofast.")
+            for module, path in FILES.items()
+            if len(path.read_text().splitlines()) > LINES_OF_A_FILE
+        },
+        LONG_FILES,
+    )
+
+
+def test_no_function_is_long():
+    long = {
+        f"{module.removeprefix('histofast.')}.{node.name}"
+        for module, tree in TREES.items()
+        for node in ast.walk(tree)
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
+        and length(node, is_command=room_of(FILES[module]) == "cli") > LINES_OF_A_FUNCTION
+    }
+    compare(long, LONG_FUNCTIONS)
+
+
+# --- What an import costs, and what it gives ------------------------------------------------------
 
 
 def fresh(code: str) -> str:
