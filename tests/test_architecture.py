@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 import histofast
-from extras import need
+from extras import REMEDIES, need
 from histofast import _core
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -206,6 +206,21 @@ def test_no_modules_import_each_other():
     TopologicalSorter(later).prepare()  # raises CycleError, which names them
 
 
+# --- Tests run without the extras too -------------------------------------------------------------
+
+NEED_TORCH = {"histofast.networks", "histofast.mil", "histofast.studies"}
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "tests").glob("test_*.py")), ids=lambda p: p.name)
+def test_a_test_asks_before_it_imports_what_an_extra_brings(path):
+    for node in ast.parse(path.read_text()).body:
+        if "need(" in ast.unparse(node) and not isinstance(node, ast.FunctionDef | ast.ClassDef):
+            return
+        for name in set().union(*map(named_by, run_by_import([node]))):
+            asks = name.partition(".")[0] in REMEDIES or name in NEED_TORCH
+            assert not asks, f"call extras.need before {name} is imported: it is optional"
+
+
 # --- Sizes ----------------------------------------------------------------------------------------
 
 LINES_OF_A_FILE, LINES_OF_A_FUNCTION = 500, 60
@@ -224,7 +239,6 @@ LONG_FILES = {
 }
 LONG_FUNCTIONS = {
     "comparison.comparing.compare",
-    "comparison.feature_files.compare_features",
     "explain.maps.attention_map",
     "explain.scoring.score",
     "graphs.wrapping.wrap",

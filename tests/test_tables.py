@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import pytest
 
+from extras import need
 from histofast._tables import NAMES, read_table
-from histofast.mil import open_labels
 from histofast.patches import list_jobs, read_patch_table
+
+need("torch")
+
+from histofast.mil import open_labels
 
 
 @pytest.fixture
