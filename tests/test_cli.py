@@ -913,16 +913,16 @@ def test_a_library_that_is_broken_is_no_interruption(cli, monkeypatch, slides, t
 
 def test_notes_on_encoders_are_told_once_at_the_end(extract, slides, tmp_path, monkeypatch):
     from histofast.encoders import runtime
-    from histofast.pipeline import extraction
+    from histofast.pipeline import encoding
 
-    load, gpus = extraction.load_all, [None]
+    load, gpus = encoding.load_all, [None]
 
     def noted(*arguments, **options):
         loaded = load(*arguments, **options)
         loaded.device_note = notes[0]
         return loaded
 
-    monkeypatch.setattr(extraction, "load_all", noted)
+    monkeypatch.setattr(encoding, "load_all", noted)
     monkeypatch.setattr(runtime, "driver_gpu_count", lambda: gpus[0])
     notes = ["float16 is for GPUs: on a CPU the float32 encoder is faster"]
     answer = extract(slides)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import json
 import os
 import shutil
@@ -19,9 +18,17 @@ import histofast
 from histofast import features
 from histofast._files import Lock
 from histofast.encoders import runtime
-from histofast.errors import ModelError
+from histofast.errors import JobError, ModelError, NoSpaceError
+from histofast.jobs import local, processes
 from histofast.patches import Job
-from histofast.pipeline import DeviceReport, Progress, RunReport, SlideReport, extraction, gpus
+from histofast.pipeline import (
+    ExtractOptions,
+    SlideReport,
+    extraction,
+    options,
+)
+from histofast.pipeline.encoding import BatchDone
+from histofast.pipeline.gathering import Gathering
 from small_slides import content, no_leftovers, run, write_slide
 from tiny_encoder import write_encoder
 
@@ -29,7 +36,7 @@ from tiny_encoder import write_encoder
 SCRIPT = """
 import sys
 from histofast.pipeline import extraction
-extraction._devices = lambda device, gpus: ["cpu", "cpu"]
+extraction.devices_of = lambda device, gpus: ["cpu", "cpu"]
 from histofast.cli import main
 print("once")
 main()
@@ -58,8 +65,8 @@ def two(monkeypatch):
         two.started.append(popen(*arguments, **options))
         return two.started[-1]
 
-    monkeypatch.setattr(extraction, "_devices", lambda *_: two.devices)
-    monkeypatch.setattr(gpus.subprocess, "Popen", start)
+    monkeypatch.setattr(extraction, "devices_of", lambda *_: two.devices)
+    monkeypatch.setattr(processes.subprocess, "Popen", start)
     yield two
     assert all(process.returncode is not None for process in two.started)
 
@@ -162,8 +169,8 @@ def test_what_no_process_can_do_is_raised_as_ever(slides, encoder, tmp_path, two
 
 
 def test_a_process_that_cannot_start(slides, encoder, tmp_path, two, monkeypatch):
-    monkeypatch.setattr(gpus, "_CODE", "raise SystemExit(3) #{path}".format)
-    with pytest.raises(ModelError, match="the process of cpu ended with code 3 while it loaded"):
+    monkeypatch.setattr(processes, "CODE", "raise SystemExit(3) #{path}{handle}{patience_s}".format)
+    with pytest.raises(ModelError, match="the process of cpu ended with code 3 while it started"):
         run(slides, tmp_path / "f", encoder)
 
 
@@ -293,46 +300,69 @@ def test_processes_end_with_a_parent_that_is_killed(slides, encoder, tmp_path):
 
 
 class Table:
-    """Two processes that say what a test has them say; what they are dealt."""
+    """Two processes that say what a test has them say; what they are dealt, what is reported."""
 
     def __init__(self, *sizes, fail_fast=False, folder):
-        self.jobs = []
+        slides = []
         for i, size in enumerate(sizes):
             (folder / f"s{i}.tif").write_bytes(bytes(size))
-            self.jobs.append(Job(name=f"s{i}", path=folder / f"s{i}.tif"))
-        self.processes = [
-            gpus._Process(
-                popen=SimpleNamespace(stdin=io.BytesIO()), report=DeviceReport(device=f"cuda:{i}")
-            )
-            for i in range(2)
-        ]
-        for process in self.processes:
-            process.popen.stdin.close = lambda: None
-        self.report, self.seen = RunReport(), []
-        request = SimpleNamespace(out=folder / "out", fail_fast=fail_fast)
-        saver = SimpleNamespace(save=lambda: None)
-        self.dealer = gpus._Dealer(
-            self.jobs, request, self, self.report, self.seen.append, saver, 0.0, 0.0
+            slides.append(Job(name=f"s{i}", path=folder / f"s{i}.tif"))
+        self.devices = ["cuda:0", "cuda:1"]
+        self.todo = extraction.jobs_of(slides)
+        asked = ExtractOptions(out=folder / "out", fail_fast=fail_fast)
+        self.seen, self.error, self.dealings = [], "", ([], [])
+        self.gathering = Gathering(self.todo, asked, self.devices, self.seen.append, 0.0)
+        workers = extraction.workers_for(asked, self.devices)
+        self.team = local._Team(
+            local.Local(workers=workers, tries=2, replace=False, poll_s=0.0),
+            workers,
+            self.todo,
+            self.gathering,
+            lambda outcome: (
+                (fail_fast and outcome.status == "failed")
+                or isinstance(outcome.error, NoSpaceError)
+            ),
+            local._Wake(),
+        )
+        self.processes = [self._process(i, worker) for i, worker in enumerate(workers)]
+        self.team._alive = list(self.processes)
+
+    def _process(self, number, worker):
+        return SimpleNamespace(
+            number=number,
+            worker=worker,
+            title=f"the process of {worker.name}",
+            has_asked=False,
+            is_over=False,
+            answer=lambda job: self.dealings[number].append(job and job.name),
+            stop=lambda: None,
+            end=lambda: None,
         )
 
     @property
-    def alive(self):
-        return [process for process in self.processes if process.is_alive]
+    def report(self):
+        return self.gathering.report
 
     def says(self, number, message):
-        self.dealer._take(self.processes[number], message)
-        self.dealer._deal()
+        self.team._take(self.processes[number], message)
+        self.team._deal()
 
     def asks(self, number):
-        self.says(number, gpus._Asks())
+        self.says(number, processes.Asks())
 
-    def ends(self, number, slide, status="done", *, is_encoders=False, error=""):
+    def dies(self, number, code):
+        try:
+            self.says(number, processes.Gone(code))
+        except JobError as error:
+            self.error = str(error)
+
+    def ends(self, number, slide, status="done", *, is_encoders=False, error="", kind=ModelError):
         report = SlideReport(name=slide, path="", status=status, error=error)
-        device = self.processes[number].report
-        self.says(number, gpus._Ended(report, is_encoders, device))
+        failure = kind(error) if status == "failed" else None
+        self.says(number, processes.Ends(slide, status, report, failure, 0.0, is_encoders))
 
     def dealt(self, number):
-        return [int(line) for line in self.processes[number].popen.stdin.getvalue().split()]
+        return self.dealings[number]
 
     def ended(self):
         return {slide.name: slide.status for slide in self.report.slides}
@@ -342,21 +372,21 @@ def test_big_slides_first_and_the_last_ones_to_who_is_idle(tmp_path):
     table = Table(10, 40, 30, 20, folder=tmp_path)
     table.asks(0)
     table.asks(1)
-    assert (table.dealt(0), table.dealt(1)) == ([1], [2])
+    assert (table.dealt(0), table.dealt(1)) == (["s1"], ["s2"])
     table.asks(0)  # ahead of its time, while there are enough for all
     table.asks(1)  # the only one left is for who is ready first
-    assert (table.dealt(0), table.dealt(1)) == ([1, 3], [2])
+    assert (table.dealt(0), table.dealt(1)) == (["s1", "s3"], ["s2"])
     table.ends(0, "s1")
     table.asks(0)
-    assert table.dealt(0) == [1, 3]
+    assert table.dealt(0) == ["s1", "s3"]
     table.ends(1, "s2")
-    assert table.dealt(1) == [2, 0]
+    assert table.dealt(1) == ["s2", "s0"]
     table.ends(0, "s3")
-    assert table.dealt(0) == [1, 3]  # nothing is left, but the other may die
+    assert table.dealt(0) == ["s1", "s3"]  # nothing is left, but the other may die
     table.ends(1, "s0")
-    assert table.dealt(0) == [1, 3, -1]
+    assert table.dealt(0) == ["s1", "s3", None]
     table.asks(1)
-    assert table.dealt(1) == [2, 0, -1]
+    assert table.dealt(1) == ["s2", "s0", None]
     assert table.ended() == dict.fromkeys(("s0", "s1", "s2", "s3"), "done")
 
 
@@ -366,16 +396,16 @@ def test_a_slide_that_one_encoder_fails_on_goes_to_the_other(tmp_path):
     table.asks(1)
     table.ends(0, "s0", "failed", is_encoders=True, error="no memory")
     table.asks(0)
-    assert (table.dealt(0), table.ended()) == ([0], {})
+    assert (table.dealt(0), table.ended()) == (["s0"], {})
     table.ends(1, "s1")
     table.asks(1)
-    assert table.dealt(1) == [1, 0]
+    assert table.dealt(1) == ["s1", "s0"]
     table.ends(1, "s0")
     assert table.ended() == {"s1": "done", "s0": "done"}
     assert table.report.notes == [
         "cuda:0: failed on s0, which cuda:1 encoded then: no memory",
     ]
-    assert table.dealt(0) == [0, -1]
+    assert table.dealt(0) == ["s0", None]
 
 
 def test_a_slide_that_both_fail_on_has_failed(tmp_path):
@@ -383,7 +413,7 @@ def test_a_slide_that_both_fail_on_has_failed(tmp_path):
     table.asks(0)
     table.asks(1)
     table.ends(0, "s0", "failed", is_encoders=True)
-    assert table.dealt(1) == [0]
+    assert table.dealt(1) == ["s0"]
     table.ends(1, "s0", "failed", is_encoders=True)
     assert table.ended() == {"s0": "failed"}
 
@@ -401,13 +431,13 @@ def test_a_slide_is_not_given_a_third_process_to_end(tmp_path):
     table = Table(3, 2, 1, folder=tmp_path)
     table.asks(0)
     table.asks(1)
-    table.says(0, gpus._Gone(-9))
+    table.dies(0, -9)
     assert table.ended() == {}
     table.asks(1)
-    assert table.dealt(1) == [1, 0]
-    table.says(1, gpus._Gone(-9))
+    assert table.dealt(1) == ["s1", "s0"]
+    table.dies(1, -9)
     assert table.ended() == {"s0": "failed", "s1": "failed"}
-    assert table.report.error.startswith("no process is left")
+    assert table.error == "no process is left, the one of cuda:1 was ended by SIGKILL"
     assert len(table.report.notes) == 2
 
 
@@ -416,10 +446,10 @@ def test_a_slide_refused_by_the_only_one_left_has_failed(tmp_path):
     table.asks(0)
     table.asks(1)
     table.ends(0, "s0", "failed", is_encoders=True, error="no memory")
-    table.says(1, gpus._Gone(1))
+    table.dies(1, 1)
     assert [(s.name, s.error) for s in table.report.slides] == [("s0", "no memory")]
     table.asks(0)
-    assert table.dealt(0) == [0, 1]
+    assert table.dealt(0) == ["s0", "s1"]
 
 
 @pytest.mark.parametrize("full", [False, True])
@@ -427,14 +457,14 @@ def test_what_ends_the_run(tmp_path, full):
     table = Table(2, 1, 1, folder=tmp_path, fail_fast=not full)
     table.asks(0)
     table.asks(1)
-    table.ends(0, "s0", "failed")
     if full:
-        device = table.processes[0].report
-        table.says(0, gpus._Over("no space left", device))
+        table.ends(0, "s0", "failed", error="no space left", kind=NoSpaceError)
         assert table.report.error == "no space left"
+    else:
+        table.ends(0, "s0", "failed")
     table.asks(0)
-    table.says(1, gpus._Gone(130))
-    assert (table.dealt(0), table.dealt(1)) == ([0], [1])
+    table.dies(1, 130)
+    assert (table.dealt(0), table.dealt(1)) == (["s0"], ["s1"])
     assert (table.ended(), table.report.notes) == ({"s0": "failed"}, [])
 
 
@@ -443,19 +473,17 @@ def test_progress_is_of_all_at_work(tmp_path):
     table.asks(0)
     table.asks(1)
 
-    def told(name, done, of):
-        return Progress(
-            slides_total=0, slides_done=0, patches_done=done, seconds=0.0, name=name,
-            slide_patches=of, slide_patches_done=done,
-        )  # fmt: skip
+    def told(number, name, done, of):
+        what = BatchDone(slide_patches=of, slide_patches_done=done, patches=done)
+        table.says(number, processes.Tells(name, what))
 
-    table.says(0, told("s0", 10, 100))
-    table.says(1, told("s1", 5, 50))
+    told(0, "s0", 10, 100)
+    told(1, "s1", 5, 50)
     last = table.seen[-1]
     assert (last.name, last.slide_patches_done, last.slide_patches) == ("s0, s1", 15, 150)
     assert (last.patches_done, last.slides_total) == (15, 2)
-    table.says(1, gpus._Gone(1))
-    table.says(0, told("s0", 20, 100))
+    table.dies(1, 1)
+    told(0, "s0", 20, 100)
     assert table.seen[-1].patches_done == 20  # not those that were lost
 
 
@@ -497,12 +525,12 @@ def test_gpus_become_devices(monkeypatch):
     monkeypatch.setattr(runtime, "why_no_cuda", lambda: None)
     monkeypatch.setattr(runtime, "why_no_tensorrt", lambda: None)
     monkeypatch.setattr(runtime, "driver_gpu_count", lambda: 4)
-    assert extraction._devices("auto", None) == ["auto"]
-    assert extraction._devices("auto", [2]) == ["cuda:2"]
-    assert extraction._devices("cuda", (3, 1)) == ["cuda:3", "cuda:1"]
-    assert extraction._devices("tensorrt", [0, 1]) == ["tensorrt:0", "tensorrt:1"]
+    assert options.devices_of("auto", None) == ["auto"]
+    assert options.devices_of("auto", [2]) == ["cuda:2"]
+    assert options.devices_of("cuda", (3, 1)) == ["cuda:3", "cuda:1"]
+    assert options.devices_of("tensorrt", [0, 1]) == ["tensorrt:0", "tensorrt:1"]
 
 
 def test_threads_are_shared_out():
-    assert gpus._shares(16, 3) == [6, 5, 5]
-    assert gpus._shares(1, 2) == [1, 1]
+    assert extraction.shares(16, 3) == [6, 5, 5]
+    assert extraction.shares(1, 2) == [1, 1]

@@ -17,11 +17,11 @@ import numpy as np
 import pytest
 
 import histofast
-from histofast import features, pipeline
+from histofast import features
 from histofast._files import Lock, Temporary
 from histofast.errors import ModelError, WriteError
-from histofast.patches import TissueOptions, list_jobs, select_shard
-from histofast.pipeline import extraction, preparing, reports, supply
+from histofast.patches import Job, TissueOptions, list_jobs, select_shard
+from histofast.pipeline import encoding, extraction, preparing, reports
 from histofast.slides import read_image, write_array_pyramid
 from slide_files import overwrite, picture, tile_extent, write_tiff
 from small_slides import content, no_leftovers, run, write_slide
@@ -312,14 +312,14 @@ def test_batch_size_counts_where_bytes_may_depend_on_it(
     slides, encoder, tmp_path, monkeypatch, provider, counts
 ):
     """With an encoder that says it is on a GPU."""
-    load = extraction.load_all
+    load = encoding.load_all
 
     def pretend(*arguments, **options):
         loaded = load(*arguments, **options)
         loaded.provider = f"{provider}ExecutionProvider"
         return loaded
 
-    monkeypatch.setattr(extraction, "load_all", pretend)
+    monkeypatch.setattr(encoding, "load_all", pretend)
     run(slides / "s0.tif", tmp_path, encoder, batch_size=8)
     assert run(slides / "s0.tif", tmp_path, encoder, batch_size=8).of("skipped")
     report = run(slides / "s0.tif", tmp_path, encoder, batch_size=16)
@@ -329,14 +329,14 @@ def test_batch_size_counts_where_bytes_may_depend_on_it(
 
 
 def test_notes_on_encoders_are_reported(slides, encoder, tmp_path, monkeypatch):
-    load = extraction.load_all
+    load = encoding.load_all
 
     def noted(name, **options):
         loaded = load(name, **options)
         loaded.device_note = "" if loaded.name == "quiet" else "better elsewhere"
         return loaded
 
-    monkeypatch.setattr(extraction, "load_all", noted)
+    monkeypatch.setattr(encoding, "load_all", noted)
     quiet = write_encoder(tmp_path / "quiet.onnx", name="quiet")
     report = run(slides / "s0.tif", tmp_path / "f", [encoder, quiet])
     assert report.notes == ["tiny: better elsewhere"]
@@ -644,13 +644,13 @@ class DeferredBatch:
 @pytest.fixture
 def deferred(monkeypatch):
     """Have `extract` use deferred encoders, with the given options; gives those it loads."""
-    loaded, options, load = [], {}, extraction.load_all
+    loaded, options, load = [], {}, encoding.load_all
 
     def load_deferred(name, **others):
         loaded.append(Deferred(load(name, **others), **options))
         return loaded[-1]
 
-    monkeypatch.setattr(extraction, "load_all", load_deferred)
+    monkeypatch.setattr(encoding, "load_all", load_deferred)
     return loaded, options
 
 
@@ -668,9 +668,9 @@ def test_batches_under_way_change_no_bytes(slides, encoder, tmp_path, deferred, 
     counts = [p.slide_patches_done for p in seen if p.name == "s1" and not p.finished]
     assert counts == sorted(counts)
     assert counts[-1] == report.slides[1].patches
-    monkeypatched, extraction.load_all = extraction.load_all, histofast.encoders.load_all
+    monkeypatched, encoding.load_all = encoding.load_all, histofast.encoders.load_all
     run(slides, tmp_path / "g", [encoder, other], batch_size=4)
-    extraction.load_all = monkeypatched
+    encoding.load_all = monkeypatched
     assert content(tmp_path / "f") == content(tmp_path / "g")
 
 
@@ -778,7 +778,7 @@ def test_csv_list_with_a_slide_that_is_not_there(slides, encoder, tmp_path):
 
 
 def test_shards_are_a_stable_partition():
-    jobs = [pipeline.Job(name=f"slide-{i}", path=Path(f"{i}.svs")) for i in range(200)]
+    jobs = [Job(name=f"slide-{i}", path=Path(f"{i}.svs")) for i in range(200)]
     parts = [select_shard(jobs, f"{i}/7") for i in range(1, 8)]
     assert sorted(j.name for part in parts for j in part) == sorted(j.name for j in jobs)
     assert all(parts)
@@ -888,7 +888,7 @@ def test_ctrl_c_leaves_whole_files_only(slides, encoder, tmp_path):
 
 
 def test_a_slide_that_another_run_is_making_is_left_to_it(slides, encoder, tmp_path, monkeypatch):
-    monkeypatch.setattr(supply, "POLL_S", 0.02)
+    monkeypatch.setattr(extraction, "POLL_S", 0.02)
     done = run(slides, tmp_path / "g", encoder)
     path = tmp_path / "f" / Path(done.slides[1].outputs[0]).relative_to(tmp_path / "g")
     other = Lock(path)

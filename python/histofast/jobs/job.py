@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NoReturn
 
 from histofast._files import replacing
 from histofast.errors import JobError
@@ -19,13 +19,19 @@ MARKER = "done.json"
 Status = Literal["done", "there", "failed", "interrupted"]
 
 
+def by_worker(**_: Any) -> NoReturn:
+    """Stand in for the function of a job that only workers of its own kind can do."""
+    raise JobError("a job without a function needs an engine whose workers know what to do")
+
+
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class Job:
     """A folder, an identity and a function: `function(**arguments)` fills the folder.
 
     Attributes:
         name: one for each job of a run, for people.
-        function: of the top level of a module, so that another process finds it.
+        function: of the top level of a module, so that another process finds it. None is needed where
+            workers of an engine know by themselves what to do with the arguments.
         arguments: of the function; they go to another process by pickle.
         folder: what the function writes to; made before it is called. A job that has one is done
             when `done.json` is in it, which is written last and holds the identity.
@@ -38,7 +44,7 @@ class Job:
     """
 
     name: str
-    function: Callable[..., Any]
+    function: Callable[..., Any] = by_worker
     arguments: Mapping[str, Any] = field(default_factory=dict)
     folder: Path | None = None
     identity: Mapping[str, Any] | None = None

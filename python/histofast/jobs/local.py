@@ -271,7 +271,7 @@ class _Team:
             case GivesBack(name):
                 self._dealer.give_back(number, name, now_s)
             case Tells(name, what):
-                if not self._is_stopping:
+                if not self._is_stopping or not name:  # what it says of itself may be its last
                     self._emit(Told(name=name, what=what, worker=number))
             case Ends():
                 self._end(process, message)

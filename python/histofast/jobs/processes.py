@@ -246,6 +246,7 @@ class Link:
         self._connection, self._patience_s = connection, patience_s
         self._lock = threading.Lock()
         self._answers = queue.SimpleQueue[bytes]()
+        self._has_asked = False
 
     def receive(self) -> tuple[Any, Mapping[str, Any]]:
         """Return the worker's function and arguments."""
@@ -260,6 +261,8 @@ class Link:
         with suppress(EOFError, OSError):  # a parent that is gone says stop, too
             while (message := self._connection.recv_bytes()) != _STOP:
                 self._answers.put(message)
+        if not self._has_asked:
+            os._exit(130)  # nothing was begun
         request_stop()
         self._answers.put(_NO_MORE)
         time.sleep(self._patience_s)
@@ -267,6 +270,7 @@ class Link:
 
     def take(self) -> Job | None:
         while not should_stop():
+            self._has_asked = True
             self._send(Asks())
             message = self._answers.get()
             if message == _NO_MORE:

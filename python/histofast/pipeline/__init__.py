@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from histofast.pipeline.check import check_slides
-from histofast.pipeline.extraction import DEFAULT_ENCODER, extract
+from histofast.pipeline.extraction import extract
+from histofast.pipeline.options import DEFAULT_ENCODER, ExtractOptions
 from histofast.pipeline.reports import DeviceReport, Progress, RunReport, SlideReport
 
 __all__ = [
     "DEFAULT_ENCODER",
     "DeviceReport",
+    "ExtractOptions",
     "Progress",
     "RunReport",
     "SlideReport",

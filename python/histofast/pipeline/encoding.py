@@ -1,28 +1,101 @@
-"""From batches of pixels to feature files."""
+"""From batches of pixels to feature files, slide after slide: what a worker of `extract` does."""
 
 from __future__ import annotations
 
+import platform
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from histofast import _core
 from histofast._words import one_line
-from histofast.encoders import EncoderSet, Pending
-from histofast.errors import NoSpaceError, SlideError, TileError
+from histofast.encoders import EncoderSet, Pending, load_all
+from histofast.errors import CudaError, ModelError, SlideError, TileError
+from histofast.jobs import Feed, Job, Outcome, Status, deferred_interrupts
 from histofast.patches import SLIDE_FAILURES
-from histofast.pipeline.preparing import Options, Prepared
-from histofast.pipeline.reports import (
-    Clock,
-    DeviceReport,
-    Progress,
-    RunReport,
-    SlideReport,
-)
+from histofast.pipeline.options import ExtractOptions, Settled, settle
+from histofast.pipeline.preparing import Prepared
+from histofast.pipeline.reports import Clock, DeviceReport, SlideReport
 from histofast.pipeline.supply import Begin, End, Pixels, Supply
+
+# What became of a slide, as the engine of jobs has it.
+_STATUS: dict[str, Status] = {"done": "done", "skipped": "there", "failed": "failed"}
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Ready:
+    """The encoders are loaded: what the report says of them, and what speaks against them here."""
+
+    about: dict[str, Any]
+    notes: list[str]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class BatchDone:
+    """How far a slide is, and what this worker has encoded of all slides."""
+
+    slide_patches: int
+    slide_patches_done: int
+    patches: int
+
+
+def encode_slides(feed: Feed, *, options: ExtractOptions) -> None:
+    """Encode the slides of a feed.
+
+    Told are `Ready`, after each batch `BatchDone`, and now and then a `DeviceReport`; the value of
+    an outcome is a `SlideReport`.
+    """
+    with ExitStack() as stack:
+        encoders, settled, pool = equip(options, stack)
+        feed.tell(Ready(about=about(settled, encoders), notes=notes_of(encoders)))
+        supply = Supply(feed, encoders, settled, pool)
+        stack.enter_context(deferred_interrupts(supply.wake))
+        stack.enter_context(supply)
+        stack.callback(feed.close)
+        Encoding(encoders, settled, supply, feed).run()
+
+
+def equip(
+    options: ExtractOptions, stack: ExitStack
+) -> tuple[list[EncoderSet], Settled, ThreadPoolExecutor]:
+    """Load the encoders and start the threads that decode; `stack` closes them."""
+    encoders = [
+        stack.enter_context(load_all(name, device=options.device, threads=options.threads))
+        for name in options.encoders
+    ]
+    settled = settle(options, encoders)
+    pool = ThreadPoolExecutor(options.workers, thread_name_prefix="histofast-decode")
+    return encoders, settled, stack.enter_context(pool)
+
+
+def about(options: Settled, encoders: Sequence[EncoderSet]) -> dict[str, Any]:
+    """Return what the report of a run says of versions, machine, encoders and options."""
+    return {
+        "histofast": _core.version,
+        "python": platform.python_version(),
+        "machine": platform.node(),
+        "isa": _core.current_isa().name,
+        "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+        "encoders": [
+            {"name": spec.name, "sha256": spec.sha256, "provider": together.provider}
+            for together in encoders
+            for spec in together.specs
+        ],
+        "options": options.described,
+        "shard": options.shard,
+    }
+
+
+def notes_of(encoders: Sequence[EncoderSet]) -> list[str]:
+    """Return what speaks against encoders on this machine."""
+    return [f"{e.name}: {e.device_note}" for e in encoders if e.device_note]
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,60 +116,51 @@ class Encoding:
     def __init__(
         self,
         encoders: Sequence[EncoderSet],
-        options: Options,
+        options: Settled,
         supply: Supply,
-        report: RunReport,
-        on_progress: Callable[[Progress], None] | None,
-        start: float,
-        *,
-        slides: int,
+        feed: Feed,
     ) -> None:
         self._encoders, self._options, self._supply = encoders, options, supply
-        self._report, self._on_progress, self._start = report, on_progress, start
-        self._slides = slides
+        self._feed = feed
         self._in_flight = min(together.in_flight for together in encoders)
+        self._job: Job | None = None
         self._current: Prepared | None = None
         self._submitted: deque[_Submitted] = deque()
         self._error: BaseException | None = None
-        self._is_full = False  # the disk: no other slide could be written either
         self._unreadable: list[NDArray[np.int64]] = []
         self._damaged: list[NDArray[np.int64]] = []
         self._rows = 0
-        self._patches = 0
+        self._patches = 0  # of all slides
+        self._slides_done = self._patches_done = 0
         self._last_end = 0.0
         # Between the first and the last batch:
         self._first_s: float | None = None
         self._last_s = self._busy_before_s = self._busy_s = 0.0
 
-    def run(
-        self, *, fail_fast: bool, ended: Callable[[SlideReport, BaseException | None], None]
-    ) -> None:
-        """Encode all slides. After each `ended` is called, with what made it fail."""
+    def run(self) -> None:
+        """Encode slides until there are no more, or the run stops."""
         try:
             for event, waited_s in self._supply.events():
                 if isinstance(event, Begin):
                     _count(event.prepared.report, "wait", waited_s)
-                    self._begin(event.prepared)
+                    self._begin(event)
                 elif isinstance(event, Pixels):
                     self._encode(event, waited_s)
                 else:
-                    done, error = self._end(event)
-                    ended(done, error)
-                    if done.status == "failed" and (fail_fast or self._is_full):
-                        break
-        except KeyboardInterrupt:
-            self._report.interrupted = True
+                    self._end(event)
         finally:
             self._drop()
             self._account()
 
-    def _begin(self, prepared: Prepared) -> None:
-        self._current, self._error = prepared, None
+    def _begin(self, event: Begin) -> None:
+        prepared = event.prepared
+        self._job, self._current, self._error = event.job, prepared, None
         self._unreadable, self._damaged, self._rows = [prepared.planned.unreadable_l0], [], 0
         try:
             prepared.open_writers(self._options)
         except SLIDE_FAILURES as error:
             self._give_up(error)
+        self._feed.start(event.job)
 
     def _encode(self, event: Pixels, waited_s: float) -> None:
         prepared, batch = self._current, event.batch
@@ -146,61 +210,68 @@ class Encoding:
         self._last_s, self._busy_s = time.perf_counter(), self._sum_busy_s()
         self._rows += oldest.patches
         self._patches += oldest.patches
-        self._tell()
+        self._tell(prepared)
 
     def _sum_busy_s(self) -> float:
         return sum(together.busy_s for together in self._encoders)
 
-    def _end(self, event: End) -> tuple[SlideReport, BaseException | None]:
+    def _end(self, event: End) -> None:
         report, prepared = event.report, self._current
         error = event.error or self._error
         if prepared is not None and prepared.report is report and error is None:
             try:
-                while self._submitted:
-                    self._write_oldest(prepared)
-                clock = Clock(report.seconds)
-                unreadable = _each_once(np.concatenate(self._unreadable))
-                damaged = np.concatenate([np.empty(0, np.int64), *self._damaged])
-                report.unreadable, report.damaged_patches = len(unreadable), len(damaged)
-                if len(damaged) and len(damaged) == report.patches:
-                    raise SlideError(f"no patch of {report.path} could be read whole")
-                for writer in prepared.writers:
-                    writer.finish(unreadable=unreadable, unreadable_patches=damaged)
-                clock.lap("write")
+                self._finish(prepared)
             except SLIDE_FAILURES as failure:
                 error = failure
         if error is not None:
-            report.status = "failed"
-            report.error = one_line(error)
-            if isinstance(error, NoSpaceError):
-                self._is_full = True
-                self._report.error = report.error
+            report.status, report.error = "failed", one_line(error)
         if prepared is not None:
             # A slide that was ready early has only waited for the one before.
             now = time.perf_counter()
             report.seconds["total"] = now - max(prepared.started, self._last_end)
             self._last_end = now
+        if report.status == "done":
+            self._slides_done += 1
+            self._patches_done += report.patches
         self._drop()
-        self._report.slides.append(report)
         self._account()
-        self._tell(report)
-        return report, error
+        outcome = Outcome(
+            job=event.job,
+            status=_STATUS[report.status],
+            value=report,
+            error=error,
+            seconds=report.seconds.get("total", 0.0),
+        )
+        self._feed.end(outcome, elsewhere=isinstance(error, ModelError | CudaError))
+
+    def _finish(self, prepared: Prepared) -> None:
+        """Write what is under way of a slide, and give its files their names."""
+        report = prepared.report
+        while self._submitted:
+            self._write_oldest(prepared)
+        clock = Clock(report.seconds)
+        unreadable = _each_once(np.concatenate(self._unreadable))
+        damaged = np.concatenate([np.empty(0, np.int64), *self._damaged])
+        report.unreadable, report.damaged_patches = len(unreadable), len(damaged)
+        if len(damaged) and len(damaged) == report.patches:
+            raise SlideError(f"no patch of {report.path} could be read whole")
+        for writer in prepared.writers:
+            writer.finish(unreadable=unreadable, unreadable_patches=damaged)
+        clock.lap("write")
 
     def _account(self) -> None:
-        """Put into the report what the device has done so far."""
+        """Tell what the device has done so far."""
         passed_s = self._last_s - self._first_s if self._first_s is not None else 0.0
         busy_s = self._busy_s - self._busy_before_s
-        done = self._report.of("done")
-        self._report.devices = [
+        self._feed.tell(
             DeviceReport(
                 device=self._encoders[0].device,
                 # Two encoder files may have the GPU compute two batches at the same time.
                 busy=min(busy_s / passed_s, 1.0) if passed_s > 0 else 0.0,
-                slides=len(done),
-                patches=sum(slide.patches for slide in done),
+                slides=self._slides_done,
+                patches=self._patches_done,
             )
-        ]
-        self._report.find_limit()
+        )
 
     def _give_up(self, error: BaseException) -> None:
         """Note why the current slide fails; the rest of it is not wanted."""
@@ -215,23 +286,16 @@ class Encoding:
                 pending.discard()
         if self._current is not None:
             self._current.close()
-        self._current = self._error = None
+        self._job = self._current = self._error = None
 
-    def _tell(self, finished: SlideReport | None = None) -> None:
-        if self._on_progress is None:
-            return
-        current = self._current
-        self._on_progress(
-            Progress(
-                slides_total=self._slides,
-                slides_done=len(self._report.slides),
-                patches_done=self._patches,
-                seconds=time.perf_counter() - self._start,
-                name=finished.name if finished else current.report.name if current else "",
-                slide_patches=current.report.patches if current else 0,
-                slide_patches_done=self._rows if current else 0,
-                finished=finished,
-            )
+    def _tell(self, prepared: Prepared) -> None:
+        self._feed.tell(
+            BatchDone(
+                slide_patches=prepared.report.patches,
+                slide_patches_done=self._rows,
+                patches=self._patches,
+            ),
+            job=self._job,
         )
 
 

@@ -1,33 +1,22 @@
 """Slides in, feature files out: `extract`.
 
-Two threads of `_supply` bring pixels, one slide after the other; the calling thread encodes and
-writes them (`_encoding`). On several GPUs there is a process for each (`_gpus`).
+Each slide is a job; what does them is a worker that loads the encoders once (`encoding`). Two
+threads of its own bring it pixels, one slide after the other (`supply`). One device is worked for
+in the calling thread, several by a process each (`jobs`); `gathering` listens and keeps the report.
 """
 
 from __future__ import annotations
 
-import platform
 import time
-from collections import Counter
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, closing
-from dataclasses import asdict
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal, get_args
 
-import numpy as np
-
-from histofast import _core
-from histofast._files import remove_stale_temporaries
-from histofast._machine import ONNX_RUNTIME, available_cpus
-from histofast._numbers import mpp_number, real_number, whole_number
-from histofast._words import one_line
-from histofast.encoders import EncoderSet, EncoderSpec, load_all, runtime
-from histofast.errors import ModelError
+from histofast import jobs
+from histofast._machine import available_cpus
+from histofast.errors import JobError, ModelError, NoSpaceError
 from histofast.features import Layout
 from histofast.patches import (
-    SLIDE_FAILURES,
     Job,
     TissueOptions,
     list_bags,
@@ -35,21 +24,20 @@ from histofast.patches import (
     select_shard,
     with_masks,
 )
-from histofast.pipeline.encoding import Encoding
-from histofast.pipeline.gpus import Link, share
-from histofast.pipeline.preparing import Options, Request, prepare
-from histofast.pipeline.reports import (
-    Progress,
-    ReportFile,
-    RunReport,
-    SlideReport,
-    make_folder,
+from histofast.pipeline.encoding import encode_slides
+from histofast.pipeline.estimate import estimate
+from histofast.pipeline.gathering import Gathering
+from histofast.pipeline.options import (
+    DEFAULT_ENCODER,
+    Edge,
+    ExtractOptions,
+    devices_of,
+    encoders_of,
 )
-from histofast.pipeline.supply import POLL_S, Listed, Supply
+from histofast.pipeline.reports import Progress, RunReport
 
-DEFAULT_ENCODER = "densenet121-t2"
-DEFAULT_PATCH_PX = 256
-TRIAL_PATCHES = 64  # at most, for the estimate of a dry run
+POLL_S = 0.5  # how often a run asks whether another one has let go of a slide
+PATIENCE_S = 30.0  # for the batch at hand, before a process that was told to stop is ended
 
 
 def extract(
@@ -62,7 +50,7 @@ def extract(
     patch_px: int | None = None,
     overlap_px: int = 0,
     min_tissue: float = 0.25,
-    edge: Literal["drop", "shift"] = "drop",
+    edge: Edge = "drop",
     tissue: TissueOptions | None = None,
     mask: str | Path | None = None,
     mpp_override: float | None = None,
@@ -135,40 +123,20 @@ def extract(
     Determinism: the same slide, encoder and options give the same bytes, whatever the threads,
     workers, GPUs of one kind, shards and interruptions.
     """
-    start = time.perf_counter()
-    # NumPy's numbers would not go into the identity.
-    mpp, mpp_override = real_number("mpp", mpp), mpp_number("mpp_override", mpp_override)
-    min_tissue = real_number("min_tissue", min_tissue)
-    patch_px = whole_number("patch_px", patch_px, at_least=1)
-    overlap_px = whole_number("overlap_px", overlap_px)
-    threads = whole_number("threads", threads, at_least=1)
-    workers = whole_number("workers", workers, at_least=1)
-    batch_size = whole_number("batch_size", batch_size, at_least=1)
-    out = Path(out)
-    names = [encoder] if isinstance(encoder, str | Path) else list(encoder)
-    if not names:
-        raise ValueError("encoder must name at least one encoder, got none")
+    start_s = time.perf_counter()
     if (slides is None) == (patches is None):
         raise ValueError("slides or patches must be given, and not both")
     if patches is not None and mask is not None:
         raise ValueError("mask must not be given with patches, which are cut already")
-    if half and layout == "clam":
-        raise ValueError("half must be False for layout clam, whose readers want float32, got True")
-    devices = _devices(device, gpus)
-
-    jobs = (
-        list_bags(patches) if patches is not None else list_jobs(slides or (), recursive=recursive)
-    )
-    jobs = select_shard(with_masks(jobs, mask), shard)
-    request = Request(
-        out=out,
-        encoders=tuple(names),
+    options = ExtractOptions(
+        out=Path(out) if isinstance(out, str) else out,
+        encoders=encoders_of(encoder),
         mpp=mpp,
         patch_px=patch_px,
         overlap_px=overlap_px,
         min_tissue=min_tissue,
         edge=edge,
-        tissue=tissue or TissueOptions(),
+        tissue=TissueOptions() if tissue is None else tissue,
         mpp_override=mpp_override,
         allow_upsampling=allow_upsampling,
         half=half,
@@ -178,238 +146,100 @@ def extract(
         overwrite=overwrite,
         shard=shard,
         of_bags=patches is not None,
-        device=devices[0],
-        threads=threads or available_cpus(),
-        workers=workers or available_cpus(),
+        device=device,
+        threads=threads,
+        workers=workers,
         batch_size=batch_size,
     )
+    devices = devices_of(options.device, gpus)
+    if patches is not None:
+        found = list_bags(patches)
+    else:
+        found = list_jobs(slides or (), recursive=recursive)
+    found = select_shard(with_masks(found, mask), options.shard)
     if dry_run:
-        return _estimate(request, jobs, len(devices), on_progress, start)
-    if len(devices) > 1:
-        return share(
-            jobs,
-            request,
-            devices=devices,
-            on_progress=on_progress,
-            start=start,
-            poll_s=POLL_S,
-        )
-    with ExitStack() as stack:
-        encoders, options, pool = _equip(request, stack)
-        report = _new_report(request, options, encoders, len(jobs))
-        make_folder(out)
-        remove_stale_temporaries(out)
-        saver = stack.enter_context(closing(ReportFile(out, report, shard)))
-        supply = stack.enter_context(Supply(Listed(jobs), encoders, options, pool))
-        run = Encoding(encoders, options, supply, report, on_progress, start, slides=len(jobs))
-        try:
-            run.run(fail_fast=fail_fast, ended=lambda slide, error: saver.save())
-        finally:
-            if report.interrupted:  # maybe before a file had somebody to remove it
-                remove_stale_temporaries(out)
-            report.add_undone(jobs)
-            report.seconds = time.perf_counter() - start
-            saver.save(now=True)
-    return report
+        return estimate(found, options, devices, on_progress, start_s)
+    return _encode(found, options, devices, on_progress, start_s)
 
 
-def _devices(device: str, gpus: Sequence[int] | None) -> list[str]:
-    """Return one device for each process of a run."""
-    if gpus is None:
-        return [device]
-    kind = "cuda" if device == "auto" else device
-    if kind not in ONNX_RUNTIME:
-        raise ValueError(f"device must be auto, cuda or tensorrt with gpus, got {device!r}")
-    indices = [whole_number("gpus", index) for index in gpus]
-    if not indices:
-        raise ValueError("gpus must name at least one GPU, got none")
-    if min(indices) < 0:
-        raise ValueError(f"gpus must not be negative, got {min(indices)}")
-    if len(set(indices)) < len(indices):
-        raise ValueError(f"gpus must be given once each, got {', '.join(map(str, indices))}")
-    problem = runtime.why_not(runtime.PROVIDERS[kind])
-    if problem is not None:
-        raise ModelError(f"device {kind} does not work: {problem}")
-    offered = runtime.driver_gpu_count() or 0
-    if max(indices) >= offered:
-        raise ValueError(
-            f"gpus must be within 0..{offered - 1}, the GPUs that the driver offers, "
-            f"got {max(indices)}"
-        )
-    return [f"{kind}:{index}" for index in indices]
-
-
-def _equip(
-    request: Request, stack: ExitStack
-) -> tuple[list[EncoderSet], Options, ThreadPoolExecutor]:
-    """Load the encoders and start the threads that decode; `stack` closes them."""
-    encoders = [
-        stack.enter_context(load_all(name, device=request.device, threads=request.threads))
-        for name in request.encoders
-    ]
-    patch_px = request.patch_px
-    options = Options(
-        out=request.out,
-        mpp=_agreed(encoders, "mpp") if request.mpp is None else request.mpp,
-        patch_px=patch_px or (0 if request.of_bags else _agreed(encoders, "patch_px")),
-        overlap_px=request.overlap_px,
-        min_tissue=request.min_tissue,
-        edge=request.edge,
-        allow_upsampling=request.allow_upsampling,
-        tissue=request.tissue,
-        mpp_override=request.mpp_override,
-        dtype="float16" if request.half or request.layout == "stamp" else "float32",
-        layout=request.layout,
-        strict=request.strict,
-        overwrite=request.overwrite,
-        batch_size=request.batch_size or min(e.preferred_batch for e in encoders),
-        mag_known=not request.of_bags or request.mpp is not None,
-    )
-    _check_options(options, encoders)
-    pool = stack.enter_context(
-        ThreadPoolExecutor(request.workers, thread_name_prefix="histofast-decode")
-    )
-    return encoders, options, pool
-
-
-def serve() -> None:
-    """Encode the slides that another process deals out: what `_gpus` starts."""
-    link = Link()
-    try:
-        with ExitStack() as stack:
-            request, jobs = link.receive()
-            encoders, options, pool = _equip(request, stack)
-            report = _new_report(request, options, encoders, len(jobs))
-            supply = stack.enter_context(Supply(link, encoders, options, pool))
-            stack.callback(link.close)
-            link.begin(report, supply.interrupt)
-            run = Encoding(
-                encoders, options, supply, report, link.tell, time.perf_counter(), slides=0
-            )
-            run.run(fail_fast=False, ended=lambda slide, error: link.ended(slide, error, report))
-        link.over(report)
-    except Exception as error:  # noqa: BLE001  # handed to the process that can raise it
-        link.fail(error)
-    link.exit()
-
-
-def _specs(encoders: Sequence[EncoderSet]) -> list[EncoderSpec]:
-    return [spec for together in encoders for spec in together.specs]
-
-
-def _agreed(encoders: Sequence[EncoderSet], what: Literal["mpp", "patch_px"]) -> Any:
-    values = {spec.name: getattr(spec, what) for spec in _specs(encoders)}
-    if len(set(values.values())) > 1:
-        option = {"mpp": "--mpp", "patch_px": "--patch-px"}[what]
-        listed = ", ".join(f"{name}: {value:g}" for name, value in values.items())
-        raise ValueError(
-            f"{what} must be given when encoders differ in it ({listed}): use {option}"
-        )
-    return next(iter(values.values()))
-
-
-def _check_options(options: Options, encoders: Sequence[EncoderSet]) -> None:
-    """Refuse before the first slide what no slide could satisfy."""
-    mpp_number("mpp", options.mpp)
-    if options.patch_px and not 0 <= options.overlap_px < options.patch_px:
-        raise ValueError(
-            f"overlap_px must be within 0..{options.patch_px - 1}, got {options.overlap_px}"
-        )
-    if not 0 <= options.min_tissue <= 1:
-        raise ValueError(f"min_tissue must be within 0..1, got {options.min_tissue:g}")
-    names = [spec.name for spec in _specs(encoders)]
-    if len(set(names)) < len(names):
-        raise ValueError(f"encoders must have different names, got {', '.join(names)}")
-    for name, value, known in (
-        ("layout", options.layout, get_args(Layout)),
-        ("edge", options.edge, ("drop", "shift")),
-    ):
-        if value not in known:
-            raise ValueError(f"{name} must be one of {', '.join(known)}, got {value!r}")
-    for spec in _specs(encoders):
-        fixed = spec.height_px
-        if options.patch_px and fixed and fixed != options.patch_px:
-            raise ValueError(
-                f"patch_px must be {fixed} for encoder {spec.name}, got {options.patch_px}"
-            )
-
-
-def _new_report(
-    request: Request, options: Options, encoders: Sequence[EncoderSet], jobs: int
-) -> RunReport:
-    about = {
-        "histofast": _core.version,
-        "python": platform.python_version(),
-        "machine": platform.node(),
-        "isa": _core.current_isa().name,
-        "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
-        "encoders": [
-            {"name": spec.name, "sha256": spec.sha256, "provider": together.provider}
-            for together in encoders
-            for spec in together.specs
-        ],
-        "options": {
-            key: str(value) if isinstance(value, Path) else value
-            for key, value in asdict(options).items()
-        },
-        "shard": request.shard,
-        "slides": jobs,
-    }
-    notes = [f"{e.name}: {e.device_note}" for e in encoders if e.device_note]
-    return RunReport(about=about, notes=notes)
-
-
-def _estimate(
-    request: Request,
-    jobs: Sequence[Job],
-    devices: int,
+def _encode(
+    slides: Sequence[Job],
+    options: ExtractOptions,
+    devices: Sequence[str],
     on_progress: Callable[[Progress], None] | None,
-    start: float,
+    start_s: float,
 ) -> RunReport:
-    """Plan every slide, and say how long encoding would take from a short trial of the encoders."""
-    patches_of: Counter[int] = Counter()  # by their side in pixels
-    with ExitStack() as run:
-        encoders, options, pool = _equip(request, run)
-        report = _new_report(request, options, encoders, len(jobs))
-        for job in jobs:
-            entry = SlideReport(name=job.name, path=str(job.path), status="planned")
-            try:
-                with ExitStack() as stack:
-                    prepared = prepare(job, entry, encoders, options, pool, stack, only_plan=True)
-                    assert prepared is not None, "what is only planned is never skipped"
-                    patches_of[prepared.planned.attributes["patch_size"]] += entry.patches
-            except SLIDE_FAILURES as error:
-                entry.status, entry.error = "failed", one_line(error)
-            report.slides.append(entry)
-            if on_progress is not None:
-                on_progress(
-                    Progress(
-                        slides_total=len(jobs),
-                        slides_done=len(report.slides),
-                        patches_done=0,
-                        seconds=time.perf_counter() - start,
-                        name=entry.name,
-                        slide_patches=entry.patches,
-                        slide_patches_done=0,
-                        finished=entry,
-                    )
-                )
-        # Bags may be of several sizes: the commonest stands for all.
-        side = patches_of.most_common(1)[0][0] if patches_of else _any_side(options, encoders)
-        pixels = np.full((min(options.batch_size, TRIAL_PATCHES), side, side, 3), 200, np.uint8)
-        rate_s = 0.0  # per patch; the first device stands for all
-        for together in encoders:
-            together.encode(pixels)  # the first call allocates
-            begin = time.perf_counter()
-            together.encode(pixels)
-            rate_s += (time.perf_counter() - begin) / len(pixels) / devices
-    planned = sum(slide.patches for slide in report.of("planned"))
-    report.about["estimated_patches_per_s"] = 1 / rate_s
-    report.about["estimated_seconds"] = planned * rate_s
-    report.seconds = time.perf_counter() - start
-    return report
+    """Have the slides encoded, each by one of the devices."""
+    todo = jobs_of(slides)
+    engine = jobs.Local(
+        workers=workers_for(options, devices if todo else devices[:1]),
+        tries=2,
+        replace=False,
+        patience_s=PATIENCE_S,
+        poll_s=POLL_S,
+    )
+    gathering = Gathering(todo, options, devices if todo else devices[:1], on_progress, start_s)
+    outcomes: list[jobs.Outcome] = []
+    try:
+        if not todo:  # a shard may be empty: it has a report all the same
+            engine.run(todo, gathering, lambda _: True)
+        outcomes = jobs.run(
+            todo,
+            engine=engine,
+            on_event=gathering,
+            fail_fast=options.fail_fast,
+            stop_when=lambda outcome: isinstance(outcome.error, NoSpaceError),
+        )
+    except JobError as error:
+        if not gathering.is_ready:
+            raise ModelError(str(error)) from error
+        gathering.report.error = str(error)
+    finally:
+        is_interrupted = any(isinstance(each.error, KeyboardInterrupt) for each in outcomes)
+        gathering.finish(interrupted=is_interrupted)
+    if is_interrupted and not gathering.is_ready:
+        raise KeyboardInterrupt  # before there was anything to report
+    return gathering.report
 
 
-def _any_side(options: Options, encoders: Sequence[EncoderSet]) -> int:
-    fixed = [spec.height_px for spec in _specs(encoders) if spec.height_px]
-    return options.patch_px or (fixed[0] if fixed else DEFAULT_PATCH_PX)
+def jobs_of(slides: Sequence[Job]) -> list[jobs.Job]:
+    """Return a job for each slide."""
+    return [
+        jobs.Job(name=slide.name, arguments={"slide": slide}, cost=_bytes_of(slide))
+        for slide in slides
+    ]
+
+
+def workers_for(options: ExtractOptions, devices: Sequence[str]) -> tuple[jobs.Worker, ...]:
+    """Return a worker for each device; they share threads, at least one to each."""
+    n = len(devices)
+    return tuple(
+        jobs.Worker(
+            function=encode_slides,
+            arguments={
+                "options": replace(options, device=device, threads=threads, workers=workers)
+            },
+            name=device,
+        )
+        for device, threads, workers in zip(
+            devices,
+            shares(options.threads or available_cpus(), n),
+            shares(options.workers or available_cpus(), n),
+            strict=True,
+        )
+    )
+
+
+def shares(total: int, n: int) -> list[int]:
+    """Share `total` things out among `n`, at least one to each."""
+    return [max(1, total // n + (i < total % n)) for i in range(n)]
+
+
+def _bytes_of(slide: Job) -> float:
+    """How big a slide is, for whoever wants the big ones first; not more than a guess."""
+    if slide.bag is not None:
+        return len(slide.bag)
+    try:
+        return slide.path.stat().st_size
+    except OSError:  # whoever opens it will say
+        return 0

@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,71 +17,24 @@ from numpy.typing import NDArray
 from histofast._files import Lock
 from histofast.encoders import CPU, EncoderSet, EncoderSpec
 from histofast.errors import FeatureError, ModelError, TileError
-from histofast.features import FeatureWriter, Layout, feature_path, read_summary
+from histofast.features import FeatureWriter, feature_path, read_summary
+from histofast.jobs import differences
 from histofast.patches import (
     Job,
     MaskFile,
     PatchBatch,
-    TissueOptions,
     bag_patch_px,
     stream_bag,
     stream_slide,
     survey_tissue,
 )
+from histofast.pipeline.options import Settled
 from histofast.pipeline.reports import Clock, SlideReport
 from histofast.slides import open_slide
 from histofast.tiling import plan_patches
 
 # Raised whenever the same input would give other bytes than before; part of every file's identity.
 REVISION = 2
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Request:
-    """The arguments of `extract`, but for the slides: all that a process of a run needs."""
-
-    out: Path
-    encoders: tuple[str | Path, ...]
-    mpp: float | None
-    patch_px: int | None
-    overlap_px: int
-    min_tissue: float
-    edge: Literal["drop", "shift"]
-    tissue: TissueOptions
-    mpp_override: float | None
-    allow_upsampling: bool
-    half: bool
-    layout: Layout
-    strict: bool
-    fail_fast: bool
-    overwrite: bool
-    shard: str | None
-    of_bags: bool
-    device: str
-    threads: int
-    workers: int
-    batch_size: int | None
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Options:
-    """What every slide needs, once the encoders are known."""
-
-    out: Path
-    mpp: float
-    patch_px: int
-    overlap_px: int
-    min_tissue: float
-    edge: Literal["drop", "shift"]
-    allow_upsampling: bool
-    tissue: TissueOptions
-    mpp_override: float | None
-    dtype: Literal["float32", "float16"]
-    layout: Layout
-    strict: bool
-    overwrite: bool
-    batch_size: int
-    mag_known: bool
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -117,7 +70,7 @@ class Prepared:
     writers: list[FeatureWriter] = field(default_factory=list)  # one for each output
     is_cancelled: bool = False
 
-    def open_writers(self, options: Options) -> None:
+    def open_writers(self, options: Settled) -> None:
         """Begin the files, whose space is taken now: not before the slide's turn has come."""
         clock = Clock(self.report.seconds)
         for output in self.outputs:
@@ -150,7 +103,7 @@ def _outputs(
     job: Job,
     source: _BagSource | _SlideSource,
     encoders: Sequence[EncoderSet],
-    options: Options,
+    options: Settled,
 ) -> list[_Output]:
     return [
         _Output(
@@ -178,7 +131,7 @@ def _outputs(
     ]
 
 
-def _made_by(spec: EncoderSpec, provider: str, options: Options) -> dict[str, Any]:
+def _made_by(spec: EncoderSpec, provider: str, options: Settled) -> dict[str, Any]:
     made_by: dict[str, Any] = {"name": spec.name, "sha256": spec.sha256, "provider": provider}
     if spec.is_cut:  # the file alone does not tell which
         made_by["layer"] = spec.layer
@@ -187,7 +140,7 @@ def _made_by(spec: EncoderSpec, provider: str, options: Options) -> dict[str, An
     return made_by
 
 
-def _missing(outputs: Sequence[_Output], options: Options, report: SlideReport) -> list[_Output]:
+def _missing(outputs: Sequence[_Output], options: Settled, report: SlideReport) -> list[_Output]:
     """Those not there yet; a file that something else made is in the way.
 
     What the others say of unreadable regions goes into `report`.
@@ -222,28 +175,9 @@ def _in_the_way(output: _Output, found: Mapping[str, Any] | None) -> str:
     if found is None:
         what = "is no feature file of histofast, or a broken one"
     else:
-        differs = _differences(found, json.loads(json.dumps(output.identity)))
+        differs = differences(found, json.loads(json.dumps(output.identity)))
         what = "was made by something else (" + "; ".join(differs) + ")"
     return f"{output.path} {what}: choose another output folder, or replace it with --overwrite"
-
-
-def _differences(found: Any, wanted: Any, name: str = "") -> list[str]:
-    """What differs between two identities, one text per leaf: `tissue.threshold: 30, not null`."""
-    if found == wanted:
-        return []
-    if isinstance(found, Mapping) and isinstance(wanted, Mapping):
-        keys = sorted(found.keys() | wanted.keys())
-        parts = [
-            _differences(found.get(key), wanted.get(key), f"{name}.{key}".lstrip("."))
-            for key in keys
-        ]
-        return [text for part in parts for text in part]
-    return [f"{name}: {_short(found)}, not {_short(wanted)}"]
-
-
-def _short(value: Any) -> str:
-    text = json.dumps(value, sort_keys=True)
-    return text if len(text) <= 60 else text[:57] + "..."
 
 
 def _acquire(outputs: Sequence[_Output]) -> list[Lock]:
@@ -262,7 +196,7 @@ def prepare(
     job: Job,
     report: SlideReport,
     encoders: Sequence[EncoderSet],
-    options: Options,
+    options: Settled,
     pool: ThreadPoolExecutor,
     stack: ExitStack,
     *,
@@ -319,7 +253,7 @@ def _release(locks: Sequence[Lock]) -> None:
 class _BagSource:
     """A bag of ready-made patch images."""
 
-    def __init__(self, job: Job, options: Options) -> None:
+    def __init__(self, job: Job, options: Settled) -> None:
         assert job.bag is not None
         self._bag = job.bag
         self.patch_px = options.patch_px or bag_patch_px(job.bag)
@@ -329,7 +263,7 @@ class _BagSource:
             "mpp": options.mpp if options.mag_known else None,
         }
 
-    def plan(self, options: Options, pool: ThreadPoolExecutor, clock: Clock) -> _Planned:
+    def plan(self, options: Settled, pool: ThreadPoolExecutor, clock: Clock) -> _Planned:
         """All patches of the bag, in the table's order."""
         bag = self._bag
         attributes: dict[str, Any] = {
@@ -361,7 +295,7 @@ class _BagSource:
 class _SlideSource:
     """A slide."""
 
-    def __init__(self, job: Job, options: Options, stack: ExitStack) -> None:
+    def __init__(self, job: Job, options: Settled, stack: ExitStack) -> None:
         self._name = job.name
         slide = stack.enter_context(open_slide(job.path, mpp=job.mpp or options.mpp_override))
         self._slide = slide
@@ -380,7 +314,7 @@ class _SlideSource:
             "edge": options.edge,
         }
 
-    def plan(self, options: Options, pool: ThreadPoolExecutor, clock: Clock) -> _Planned:
+    def plan(self, options: Settled, pool: ThreadPoolExecutor, clock: Clock) -> _Planned:
         """The patches with tissue, row by row."""
         slide = self._slide
         found = survey_tissue(slide, options.tissue, self._mask, pool)

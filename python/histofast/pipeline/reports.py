@@ -5,14 +5,12 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
 from histofast._files import Lock, replacing, write_error
 from histofast.errors import WriteError
-from histofast.patches import Job
 
 SAVE_S = 5.0  # the report of a long run is saved this often
 
@@ -111,15 +109,6 @@ class RunReport:
             for stage, limit in _LIMITS.items()
         }
         self.limit = max(spent, key=lambda limit: spent[limit]) if self.patches else ""
-
-    def add_undone(self, jobs: Iterable[Job]) -> None:
-        """Enter the slides that nothing became of."""
-        known = {slide.name for slide in self.slides}
-        self.slides += [
-            SlideReport(name=job.name, path=str(job.path), status="interrupted")
-            for job in jobs
-            if job.name not in known
-        ]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -10,26 +10,28 @@ from __future__ import annotations
 import queue
 import threading
 import time
-from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
-from typing import Protocol, Self
+from typing import Self
 
 from histofast.encoders import EncoderSet
-from histofast.patches import SLIDE_FAILURES, Job, PatchBatch
-from histofast.pipeline.preparing import Busy, Options, Prepared, prepare
+from histofast.jobs import Feed, Job
+from histofast.patches import SLIDE_FAILURES, PatchBatch
+from histofast.patches import Job as Slide
+from histofast.pipeline.options import Settled
+from histofast.pipeline.preparing import Busy, Prepared, prepare
 from histofast.pipeline.reports import SlideReport
 
 QUEUED_BATCHES = 4
-POLL_S = 0.5  # how often a run asks whether another process has let go of a slide
 
 
 @dataclass(frozen=True, slots=True)
 class Begin:
     """A slide begins."""
 
+    job: Job
     prepared: Prepared
 
 
@@ -45,46 +47,24 @@ class Pixels:
 class End:
     """The slide is over: whole, or with the error that ended it."""
 
+    job: Job
     report: SlideReport
     error: BaseException | None = None
+
+
+class _Last:
+    """No more slides."""
 
 
 class _Stopped(Exception):
     """The encoding side wants no more."""
 
 
-class Jobs(Protocol):
-    """Where the supply thread gets its slides from."""
-
-    def take(self) -> Job | None:
-        """Return the next one, having waited for it; None when there are no more."""
-
-    def give_back(self, job: Job) -> None:
-        """Take back one that another process is at: to see it through, should that one die."""
-
-
-class Listed:
-    """The slides of a list, in its order."""
-
-    def __init__(self, jobs: Sequence[Job]) -> None:
-        self._left, self._busy = deque(jobs), deque[Job]()
-
-    def take(self) -> Job | None:
-        """Return the next one; those that were busy come again in the end."""
-        if not self._left and self._busy:
-            time.sleep(POLL_S)
-            self._left, self._busy = self._busy, deque()
-        return self._left.popleft() if self._left else None
-
-    def give_back(self, job: Job) -> None:
-        """Keep it for later."""
-        self._busy.append(job)
-
-
 @dataclass(frozen=True, kw_only=True, slots=True)
 class _Ready:
     """A slide as it was prepared; closing the stack closes the slide."""
 
+    job: Job
     report: SlideReport
     stack: ExitStack
     prepared: Prepared | None = None  # None: its files are there, or it failed
@@ -101,15 +81,17 @@ class Supply:
 
     def __init__(
         self,
-        jobs: Jobs,
+        feed: Feed,
         encoders: Sequence[EncoderSet],
-        options: Options,
+        options: Settled,
         pool: ThreadPoolExecutor,
     ) -> None:
-        self._jobs, self._encoders, self._options, self._pool = jobs, encoders, options, pool
+        self._feed, self._encoders, self._options, self._pool = feed, encoders, options, pool
         # A Ctrl-C in the encoding thread may hit it inside a queue.Queue or Event and leave their
         # lock taken for ever; a SimpleQueue is safe. Its bound is one token per free place.
-        self._queue: queue.SimpleQueue[Begin | Pixels | End | BaseException | None]
+        self._queue: queue.SimpleQueue[
+            Begin | Pixels | End | BaseException | _Last | None
+        ]  # None: look up
         self._queue, self._free = queue.SimpleQueue(), queue.SimpleQueue[None]()
         for _ in range(QUEUED_BATCHES):
             self._free.put(None)
@@ -124,31 +106,32 @@ class Supply:
         self._is_stopped = True
         while self._thread.is_alive() or not self._queue.empty():
             with suppress(queue.Empty):
-                event = self._queue.get(timeout=0.05)
-                if isinstance(event, Begin):
-                    event.prepared.close()
+                _discard(self._queue.get(timeout=0.05))
         self._thread.join()
 
-    def interrupt(self) -> None:
-        """Have the thread that reads the events interrupted, from another thread."""
-        self._queue.put(KeyboardInterrupt())
+    def wake(self) -> None:
+        """Have the thread that reads the events look whether it is to stop; from anywhere."""
+        self._queue.put(None)
 
     def events(self) -> Iterator[tuple[Begin | Pixels | End, float]]:
         """Per slide: begin, pixels..., end; or only an end. In the order of supply.
 
-        With each comes for how many seconds it was waited for.
+        With each comes for how many seconds it was waited for. They end early when the run stops.
         """
-        while True:
+        while not self._feed.should_stop():
             begin = time.perf_counter()
             event = self._queue.get()
-            self._free.put(None)
-            if event is None:
+            if self._feed.should_stop() or isinstance(event, _Last):
+                _discard(event)
                 return
+            if event is None:
+                continue
+            self._free.put(None)
             if isinstance(event, BaseException):
                 raise event
             yield event, time.perf_counter() - begin
 
-    def _put(self, event: Begin | Pixels | End | BaseException | None) -> None:
+    def _put(self, event: Begin | Pixels | End | BaseException | _Last) -> None:
         while not self._is_stopped:
             try:
                 self._free.get(timeout=0.1)
@@ -165,7 +148,7 @@ class Supply:
                 while (slide := upcoming.result()) is not None:
                     upcoming = ahead.submit(self._prepare)
                     self._stream(slide)
-                self._put(None)
+                self._put(_Last())
             except _Stopped:
                 pass
             except BaseException as error:  # noqa: BLE001  # handed to the thread that can raise it
@@ -176,22 +159,23 @@ class Supply:
 
     def _prepare(self) -> _Ready | None:
         """Open and plan the next slide; None when there are no more."""
-        while not self._is_stopped and (job := self._jobs.take()) is not None:
-            report = SlideReport(name=job.name, path=str(job.path), status="failed")
+        while not self._is_stopped and (job := self._feed.take()) is not None:
+            slide: Slide = job.arguments["slide"]
+            report = SlideReport(name=slide.name, path=str(slide.path), status="failed")
             stack = ExitStack()
             try:
-                prepared = prepare(job, report, self._encoders, self._options, self._pool, stack)
+                prepared = prepare(slide, report, self._encoders, self._options, self._pool, stack)
             except Busy:
                 stack.close()
-                self._jobs.give_back(job)
+                self._feed.give_back(job)
                 continue
             except SLIDE_FAILURES as error:
-                return _Ready(report=report, stack=stack, error=error)
+                return _Ready(job=job, report=report, stack=stack, error=error)
             except BaseException:
                 stack.close()
                 raise
             report.status = "skipped" if prepared is None else "done"
-            return _Ready(report=report, stack=stack, prepared=prepared)
+            return _Ready(job=job, report=report, stack=stack, prepared=prepared)
         return None
 
     def _stream(self, slide: _Ready) -> None:
@@ -201,7 +185,7 @@ class Supply:
             with slide.stack:
                 if prepared is not None:
                     try:
-                        self._put(Begin(prepared))
+                        self._put(Begin(slide.job, prepared))
                     except _Stopped:
                         prepared.close()
                         raise
@@ -213,7 +197,7 @@ class Supply:
                         last = time.perf_counter()
         except SLIDE_FAILURES as failure:
             error = failure
-        self._put(End(report, error))
+        self._put(End(slide.job, report, error))
 
 
 def _close_unused(upcoming: Future[_Ready | None]) -> None:
@@ -223,3 +207,9 @@ def _close_unused(upcoming: Future[_Ready | None]) -> None:
     slide = upcoming.result()
     if slide is not None:
         slide.close()
+
+
+def _discard(event: object) -> None:
+    """Close what nobody will encode."""
+    if isinstance(event, Begin):
+        event.prepared.close()

@@ -1,0 +1,151 @@
+"""What becomes of a run, from what its workers tell: the report, its file, and the progress."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+
+from histofast._files import remove_stale_temporaries
+from histofast.errors import NoSpaceError
+from histofast.jobs import Ended, Event, Job, Lost, Outcome, Retried, Told
+from histofast.pipeline.encoding import BatchDone, Ready
+from histofast.pipeline.options import ExtractOptions
+from histofast.pipeline.reports import (
+    DeviceReport,
+    Progress,
+    ReportFile,
+    RunReport,
+    SlideReport,
+    Status,
+    make_folder,
+)
+
+
+class Gathering:
+    """Listens to the events of a run. Nothing is written before all workers are ready."""
+
+    def __init__(
+        self,
+        jobs: Sequence[Job],
+        options: ExtractOptions,
+        devices: Sequence[str],
+        on_progress: Callable[[Progress], None] | None,
+        start_s: float,
+    ) -> None:
+        self.report = RunReport()
+        self._jobs, self._options, self._start_s = jobs, options, start_s
+        self._on_progress = on_progress
+        self._devices = [DeviceReport(device=device) for device in devices]
+        self._ready: list[Ready] = []
+        self._saver: ReportFile | None = None
+        # By worker:
+        self._at_work: dict[int, tuple[str, BatchDone]] = {}
+        self._patches = dict.fromkeys(range(len(devices)), 0)
+        self._refused: dict[str, Outcome] = {}  # by the encoder of a device
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether all workers have loaded their encoders."""
+        return self._saver is not None
+
+    def __call__(self, event: Event) -> None:
+        match event:
+            case Told(what=Ready() as ready):
+                self._get_ready(ready)
+            case Told(what=DeviceReport() as device):
+                self._devices[event.worker] = device
+            case Told(what=BatchDone() as done):
+                self._at_work[event.worker] = (event.name, done)
+                self._patches[event.worker] = done.patches
+                self._tell()
+            case Retried(outcome=outcome):
+                self._at_work.pop(outcome.worker, None)
+                self._refused[outcome.job.name] = outcome
+            case Lost():
+                self._lose(event)
+            case Ended(outcome=outcome):
+                self._at_work.pop(outcome.worker, None)
+                self._end(outcome)
+
+    def _get_ready(self, ready: Ready) -> None:
+        self._ready.append(ready)
+        if len(self._ready) < len(self._devices):
+            return
+        about = {**self._ready[0].about, "slides": len(self._jobs)}
+        notes = dict.fromkeys(note for each in self._ready for note in each.notes)
+        self.report.about, self.report.notes = about, list(notes)
+        make_folder(self._options.out)
+        remove_stale_temporaries(self._options.out)
+        self._saver = ReportFile(self._options.out, self.report, self._options.shard)
+
+    def _end(self, outcome: Outcome) -> None:
+        slide = outcome.value
+        if not isinstance(slide, SlideReport):  # its process died
+            slide = _report_of(outcome.job, "failed")
+            slide.error = str(outcome.error)
+        first = self._refused.get(slide.name)
+        if slide.status == "done" and first is not None:
+            self.report.notes.append(
+                f"{self._devices[first.worker].device}: failed on {slide.name}, which "
+                f"{self._devices[outcome.worker].device} encoded then: {first.value.error}"
+            )
+        if isinstance(outcome.error, NoSpaceError):
+            self.report.error = slide.error
+        self.report.slides.append(slide)
+        self._account()
+        self._tell(slide)
+        if self._saver is not None:
+            self._saver.save()
+
+    def _lose(self, event: Lost) -> None:
+        went = f", {len(event.unfinished)} of its slides unfinished" if event.unfinished else ""
+        device = self._devices[event.worker].device
+        self.report.notes.append(f"{device}: its process {event.how}{went}")
+        remove_stale_temporaries(self._options.out)
+        _, done = self._at_work.pop(event.worker, ("", None))
+        if done is not None:
+            self._patches[event.worker] -= done.slide_patches_done
+
+    def _account(self) -> None:
+        self.report.devices = list(self._devices)
+        self.report.find_limit()
+
+    def _tell(self, finished: SlideReport | None = None) -> None:
+        if self._on_progress is None:
+            return
+        at_work = list(self._at_work.values())
+        progress = Progress(
+            slides_total=len(self._jobs),
+            slides_done=len(self.report.slides),
+            patches_done=sum(self._patches.values()),
+            seconds=time.perf_counter() - self._start_s,
+            name=finished.name if finished else ", ".join(name for name, _ in at_work),
+            slide_patches=0 if finished else sum(done.slide_patches for _, done in at_work),
+            slide_patches_done=0 if finished else sum(d.slide_patches_done for _, d in at_work),
+            finished=finished,
+        )
+        on_progress, self._on_progress = self._on_progress, None
+        on_progress(progress)
+        self._on_progress = on_progress  # who raises is not called again
+
+    def finish(self, *, interrupted: bool) -> RunReport:
+        """Enter what nothing became of, and save the report."""
+        report = self.report
+        report.interrupted = interrupted
+        self._account()
+        if interrupted:  # maybe before a file had somebody to remove it
+            remove_stale_temporaries(self._options.out)
+        known = {slide.name for slide in report.slides}
+        report.slides += [
+            _report_of(job, "interrupted") for job in self._jobs if job.name not in known
+        ]
+        report.seconds = time.perf_counter() - self._start_s
+        if self._saver is not None:
+            self._saver.save(now=True)
+            self._saver.close()
+        return report
+
+
+def _report_of(job: Job, status: Status) -> SlideReport:
+    slide = job.arguments["slide"]
+    return SlideReport(name=slide.name, path=str(slide.path), status=status)

@@ -1,0 +1,245 @@
+"""What a run of `extract` is asked for: checked once, then handed on as it is."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import Any, ClassVar, Literal, get_args
+
+import numpy as np
+
+from histofast._machine import ONNX_RUNTIME, available_cpus
+from histofast._numbers import mpp_number, real_number, whole_number
+from histofast.encoders import EncoderSet, EncoderSpec, runtime
+from histofast.errors import ModelError
+from histofast.features import Layout
+from histofast.patches import TissueOptions
+
+DEFAULT_ENCODER = "densenet121-t2"
+
+Edge = Literal["drop", "shift"]
+
+_FLAGS = ("allow_upsampling", "half", "strict", "fail_fast", "overwrite", "of_bags")
+# What is of the run, and not of what it makes.
+_OF_THE_RUN = ("encoders", "half", "fail_fast", "shard", "of_bags", "device", "threads", "workers")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ExtractOptions:
+    """All that `extract` is asked for, but for the slides; its docstring explains each.
+
+    `of_bags`: the patches are ready-made; `device` is one, of one process; `threads` and `workers`
+    are the CPUs available when None was given.
+
+    Raises:
+        TypeError, ValueError: an argument of the wrong type, or out of range.
+    """
+
+    out: Path
+    encoders: tuple[str | Path, ...] = (DEFAULT_ENCODER,)
+    mpp: float | None = None
+    patch_px: int | None = None
+    overlap_px: int = 0
+    min_tissue: float = 0.25
+    edge: Edge = "drop"
+    tissue: TissueOptions = field(default_factory=TissueOptions)
+    mpp_override: float | None = None
+    allow_upsampling: bool = False
+    half: bool = False
+    layout: Layout = "trident"
+    strict: bool = False
+    fail_fast: bool = False
+    overwrite: bool = False
+    shard: str | None = None
+    of_bags: bool = False
+    device: str = "auto"
+    threads: int | None = None
+    workers: int | None = None
+    batch_size: int | None = None
+
+    _least_patch_px: ClassVar[int] = 1
+
+    def __post_init__(self) -> None:
+        self._take_numbers()
+        self._take_others()
+        for name in ("threads", "workers"):
+            self._set(name, getattr(self, name) or available_cpus())
+        if not self.encoders:
+            raise ValueError("encoder must name at least one encoder, got none")
+        for name, known in (("layout", get_args(Layout)), ("edge", get_args(Edge))):
+            if getattr(self, name) not in known:
+                raise ValueError(
+                    f"{name} must be one of {', '.join(known)}, got {getattr(self, name)!r}"
+                )
+        if self.half and self.layout == "clam":
+            raise ValueError(
+                "half must be False for layout clam, whose readers want float32, got True"
+            )
+
+    def _take_numbers(self) -> None:
+        """Take numbers of other kinds as Python's own: NumPy's would not go into an identity."""
+        for name in ("mpp", "mpp_override"):
+            self._set(name, mpp_number(name, getattr(self, name)))
+        for name in ("min_tissue", "overlap_px"):
+            if getattr(self, name) is None:
+                raise TypeError(f"{name} must be a number, got None")
+        self._set("min_tissue", real_number("min_tissue", self.min_tissue, at_least=0, at_most=1))
+        self._set("overlap_px", whole_number("overlap_px", self.overlap_px))
+        least = {"patch_px": self._least_patch_px}
+        for name in ("patch_px", "threads", "workers", "batch_size"):
+            value = whole_number(name, getattr(self, name), at_least=least.get(name, 1))
+            self._set(name, value)
+
+    def _take_others(self) -> None:
+        """The same for flags, paths and texts."""
+        for name in _FLAGS:
+            flag = getattr(self, name)
+            if not isinstance(flag, bool | np.bool_):
+                raise TypeError(f"{name} must be True or False, got {flag!r}")
+            self._set(name, bool(flag))
+        self._set("out", _path("out", self.out))
+        for encoder in self.encoders:
+            _path("encoder", encoder)
+        for name in ("device", "shard"):
+            text = getattr(self, name)
+            if not isinstance(text, str) and (text is not None or name == "device"):
+                raise TypeError(f"{name} must be a text, got {text!r}")
+        if not isinstance(self.tissue, TissueOptions):
+            raise TypeError(f"tissue must be TissueOptions, got {self.tissue!r}")
+
+    def _set(self, name: str, value: object) -> None:
+        object.__setattr__(self, name, value)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Settled(ExtractOptions):
+    """The options once the encoders are known, with what these were left to say.
+
+    `patch_px` is 0 for bags whose patches have sizes of their own.
+    """
+
+    mpp: float
+    patch_px: int
+    batch_size: int
+    is_mpp_given: bool
+
+    _least_patch_px: ClassVar[int] = 0
+
+    @property
+    def dtype(self) -> Literal["float32", "float16"]:
+        """Of the features in the files."""
+        return "float16" if self.half or self.layout == "stamp" else "float32"
+
+    @property
+    def mag_known(self) -> bool:
+        """Whether the scale of the patches is: nobody has told that of ready-made ones."""
+        return not self.of_bags or self.is_mpp_given
+
+    @property
+    def described(self) -> dict[str, Any]:
+        """What the report of a run says of the options."""
+        options = asdict(self)
+        for name in (*_OF_THE_RUN, "is_mpp_given"):
+            del options[name]
+        return {**options, "out": str(self.out), "dtype": self.dtype, "mag_known": self.mag_known}
+
+
+def settle(options: ExtractOptions, encoders: Sequence[EncoderSet]) -> Settled:
+    """Take from the encoders what the options leave to them.
+
+    Raises:
+        ValueError: encoders that differ in it, or have one name; patches that none of them takes.
+    """
+    given: dict[str, Any] = {each.name: getattr(options, each.name) for each in fields(options)}
+    if options.mpp is None:
+        given["mpp"] = _agreed(encoders, "mpp")
+    if options.patch_px is None:
+        given["patch_px"] = 0 if options.of_bags else _agreed(encoders, "patch_px")
+    if options.batch_size is None:
+        given["batch_size"] = min(encoder.preferred_batch for encoder in encoders)
+    settled = Settled(**given, is_mpp_given=options.mpp is not None)
+    patch_px = settled.patch_px
+    if patch_px and not 0 <= settled.overlap_px < patch_px:
+        raise ValueError(f"overlap_px must be within 0..{patch_px - 1}, got {settled.overlap_px}")
+    specs = specs_of(encoders)
+    names = [spec.name for spec in specs]
+    if len(set(names)) < len(names):
+        raise ValueError(f"encoders must have different names, got {', '.join(names)}")
+    for spec in specs:
+        fixed = spec.height_px
+        if patch_px and fixed and fixed != patch_px:
+            raise ValueError(f"patch_px must be {fixed} for encoder {spec.name}, got {patch_px}")
+    return settled
+
+
+def _agreed(encoders: Sequence[EncoderSet], what: Literal["mpp", "patch_px"]) -> Any:
+    values = {spec.name: getattr(spec, what) for spec in specs_of(encoders)}
+    if len(set(values.values())) > 1:
+        option = {"mpp": "--mpp", "patch_px": "--patch-px"}[what]
+        listed = ", ".join(f"{name}: {value:g}" for name, value in values.items())
+        raise ValueError(
+            f"{what} must be given when encoders differ in it ({listed}): use {option}"
+        )
+    return next(iter(values.values()))
+
+
+def specs_of(encoders: Sequence[EncoderSet]) -> list[EncoderSpec]:
+    """All encoders of all files."""
+    return [spec for together in encoders for spec in together.specs]
+
+
+def encoders_of(encoder: str | Path | Sequence[str | Path]) -> tuple[str | Path, ...]:
+    """Take one encoder or several.
+
+    Raises:
+        TypeError: neither.
+    """
+    if isinstance(encoder, str | Path):
+        return (encoder,)
+    try:
+        return tuple(encoder)
+    except TypeError:
+        raise TypeError(f"encoder must be a name, a path or several, got {encoder!r}") from None
+
+
+def _path(name: str, value: object) -> Path:
+    if not isinstance(value, str | Path):
+        raise TypeError(f"{name} must be a path, got {value!r}")
+    return Path(value)
+
+
+def devices_of(device: str, gpus: Sequence[int] | None) -> list[str]:
+    """Return one device for each process of a run.
+
+    Raises:
+        TypeError, ValueError: GPUs that cannot be meant.
+        ModelError: the kind of device does not work here.
+    """
+    if gpus is None:
+        return [device]
+    kind = "cuda" if device == "auto" else device
+    if kind not in ONNX_RUNTIME:
+        raise ValueError(f"device must be auto, cuda or tensorrt with gpus, got {device!r}")
+    try:
+        indices = [whole_number("gpus", index) for index in gpus]
+    except TypeError as error:
+        if str(error).startswith("gpus "):
+            raise
+        raise TypeError(f"gpus must be a list of whole numbers, got {gpus!r}") from None
+    if not indices:
+        raise ValueError("gpus must name at least one GPU, got none")
+    if min(indices) < 0:
+        raise ValueError(f"gpus must not be negative, got {min(indices)}")
+    if len(set(indices)) < len(indices):
+        raise ValueError(f"gpus must be given once each, got {', '.join(map(str, indices))}")
+    problem = runtime.why_not(runtime.PROVIDERS[kind])
+    if problem is not None:
+        raise ModelError(f"device {kind} does not work: {problem}")
+    offered = runtime.driver_gpu_count() or 0
+    if max(indices) >= offered:
+        raise ValueError(
+            f"gpus must be within 0..{offered - 1}, the GPUs that the driver offers, "
+            f"got {max(indices)}"
+        )
+    return [f"{kind}:{index}" for index in indices]
