@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from extras import need
+from histofast.comparison import comparison_text
 from histofast.similarity import Comparison
 
 need("matplotlib", "jinja2")
@@ -54,6 +55,7 @@ def calls(monkeypatch):
     """What the command asked of the room that compares."""
     asked: list[tuple[tuple, dict]] = []
     room = ModuleType("histofast.comparison")
+    room.comparison_text = comparison_text
 
     def compare(*arguments, **options):
         asked.append((arguments, options))

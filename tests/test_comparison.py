@@ -472,7 +472,11 @@ def test_report_is_saved(pair, images, tmp_path):
     need("matplotlib")
     histofast.compare(*pair, images, **QUICK).save(tmp_path / "report")
     names = {file.name for file in (tmp_path / "report").iterdir()}
-    wanted = {"index.html", *(f"comparison.{s}" for s in ("json", "csv", "png", "pdf"))}
+    wanted = {
+        "index.html",
+        "layers.csv",
+        *(f"comparison.{s}" for s in ("json", "csv", "png", "pdf")),
+    }
     assert names == wanted
 
 

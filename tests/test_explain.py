@@ -127,24 +127,25 @@ def test_colours_grow_lighter_with_the_value():
 @pytest.mark.parametrize("size", [(1, 1), (3, 40), (96, 160), (999, 611), (611, 1237)])
 def test_the_figure_keeps_every_pixel(size):
     need("matplotlib")
-    from histofast.report import plot_overlay
+    from histofast.report import Figure, Picture, pixels_of
 
     picture = np.random.default_rng(0).integers(0, 256, (*size, 3), np.uint8)
-    figure = plot_overlay(
-        picture,
-        title="a$b_slide" * 3,
-        caption="what was done, in words " * 4,
-        ticks=[0, 1],
-        tick_labels=["low", "high"],
-        alpha=0.5,
-        um_per_px=0.5,
+    panel = Picture(
+        pixels=picture, alt="", ticks=((0, "low"), (1, "high")), opacity=0.5, um_per_px=0.5
     )
-    left, top = (round(px * max(1, max(size) / 1000)) for px in (24, 92))
-    place = np.s_[top : top + size[0], left : left + size[1]]
-    np.testing.assert_array_equal(figure[place], picture)
+    title, basis = "a$b_slide" * 3, "what was done, in words " * 4
+    figure = pixels_of(Figure(name="f", panels=(panel,), title=title, basis=basis))
+    left = round(15 * max(1, max(size) / 1000))  # the edge around everything
+    places = [
+        (top, x)
+        for x in range(left - 2, left + 3)
+        for top in range(len(figure) - size[0])
+        if (figure[top : top + size[0], x : x + size[1]] == picture).all()
+    ]
+    assert len(places) == 1
     assert (figure[:, :4] == 255).all()
     assert (figure[:, -4:] == 255).all()  # nothing is cut off
-    assert (figure[top - 1] == 255).mean() > 0.9
+    assert (figure[places[0][0] - 1] == 255).mean() > 0.9
 
 
 # --- QuPath --------------------------------------------------------------------------------------

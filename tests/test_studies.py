@@ -21,8 +21,7 @@ torch = need("torch", "sklearn", "matplotlib", "jinja2")
 from safetensors.torch import save_file
 
 from histofast import networks, studies
-from histofast.report import Difference, StudyRow
-from histofast.studies import cuts
+from histofast.studies import Difference, StudyRow, cuts
 from histofast.studies.cuts import _blocks
 
 pytestmark = pytest.mark.usefixtures("one_thread")

@@ -100,9 +100,11 @@ def heatmap(
         _check_values(features=features, patch_l0=patch_l0, fold=fold)
     target = o.out_folder(out, of="the maps", overwrite=overwrite)
 
-    from histofast import report  # noqa: F401  before the minutes of encoding: it may be missing
     from histofast.explain import attention_map, read_values
+    from histofast.report import check_installed
     from histofast.slides import open_slide
+
+    check_installed()  # before the minutes of encoding
 
     about: dict[str, Any] = {}
     with open_slide(slide_path, mpp=mpp_override) as slide:

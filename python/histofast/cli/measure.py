@@ -16,6 +16,7 @@ from histofast.cli import options as o
 
 if TYPE_CHECKING:
     from histofast.graphs import BenchReport, LayerSensitivity, Precision
+    from histofast.report import Figure
 
 _SHOWN = 20  # layers of a sensitivity table
 
@@ -176,22 +177,36 @@ def bench(
         rounds=rounds,
     )
     if plot is not None:
-        from histofast.report import plot_speeds
+        from histofast.report import save_figure
 
-        plot_speeds(
-            [entry.name for entry in report.encoders],
-            [entry.patches_per_s for entry in report.encoders],
-            [
-                f"{100 * entry.gemm_share:.0f} % of GEMM, CKA {entry.cka:.3f}"
-                for entry in report.encoders
-            ],
-            title=_conditions(report),
-            path=plot,
-        )
+        save_figure(_bars(report), plot)
     if as_json:
         typer.echo(report.to_json())
     else:
         _show_times(report)
+
+
+def _bars(report: BenchReport) -> Figure:
+    """Return the speeds as bars, with what each costs behind it."""
+    from histofast.report import Axis, Chart, Figure, Point, Series
+
+    points = tuple(
+        Point(
+            place=k,
+            value=entry.patches_per_s,
+            note=f"{entry.patches_per_s:.1f}   {100 * entry.gemm_share:.0f} % of GEMM, "
+            f"CKA {entry.cka:.3f}",
+        )
+        for k, entry in enumerate(report.encoders)
+    )
+    chart = Chart(
+        places=Axis(names=tuple(entry.name for entry in report.encoders)),
+        values=Axis(label="patches per second"),
+        series=(Series(name="", points=points, mark="bar"),),
+        sideways=True,
+        alt="Speeds of encoders as bars.",
+    )
+    return Figure(name="speeds", panels=(chart,), title=_conditions(report))
 
 
 def _conditions(report: BenchReport) -> str:

@@ -252,20 +252,20 @@ def predict(
 def _draw_curves(run: Run) -> None:
     """Draw what each fold's log.csv holds."""
     from histofast.learning import LOWER_IS_BETTER
-    from histofast.report import plot_curves
+    from histofast.report import curves, save_figure
 
     logs = []
     for fold in range(len(run.folds)):
         with (run.path / f"fold-{fold}" / "log.csv").open(newline="", encoding="utf-8") as file:
             logs.append(list(csv.DictReader(file)))
-    plot_curves(
+    figure = curves(
         logs,
-        run.path / "curves.png",
         metric=f"validation_{run.metric}",
         losses=("loss", "validation_loss"),
         higher_is_better=run.metric not in LOWER_IS_BETTER,
         title=f"{run.model}, {count(len(run.folds), 'fold')}",
     )
+    save_figure(figure, run.path / "curves.png")
 
 
 def _model_options(texts: Sequence[str]) -> dict[str, Any]:

@@ -137,8 +137,10 @@ def similarity(
         _check_networks(a, b, network, images, classes=classes, device=device, intersect=intersect)
     target = o.out_folder(out, of="the report", overwrite=overwrite)
 
-    from histofast import report  # before the minutes of comparing: it may lack its libraries
-    from histofast.comparison import compare, compare_features
+    from histofast.comparison import compare, compare_features, comparison_text
+    from histofast.report import check_installed
+
+    check_installed()  # before the minutes of comparing
 
     result: SimilarityResult
     if features is not None:
@@ -162,7 +164,7 @@ def similarity(
     if as_json:
         typer.echo(result.comparison.to_json(), nl=False)
         return
-    typer.echo(report.comparison_text(result.comparison))
+    typer.echo(comparison_text(result.comparison))
     typer.echo(f"report: {target / 'index.html'}")
 
 

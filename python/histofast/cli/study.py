@@ -188,11 +188,11 @@ def _tell() -> Callable[[StudyProgress], None]:
 
 
 def _print(result: StudyResult, *, as_json: bool) -> None:
-    from histofast.report import describe_study
+    from histofast.studies import answer_of, describe_study
 
     study = result.study
     if as_json:
-        typer.echo(study.to_json(), nl=False)
+        typer.echo(answer_of(study).to_json(), nl=False)
         return
     width = max(len(row.name) for row in study.rows)
     typer.echo(f"{'':{width}}   {study.metric}   95 % interval    patches/s")

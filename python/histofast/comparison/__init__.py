@@ -12,17 +12,23 @@ are no independent evidence. The centring of each batch is kept, a first-order a
 
 from __future__ import annotations
 
+from histofast.comparison.answers import answer_of
 from histofast.comparison.comparing import compare
 from histofast.comparison.feature_files import compare_features
+from histofast.comparison.lines import comparison_text
 from histofast.comparison.resampling import resampled, shuffled
 from histofast.comparison.result import SimilarityResult
 from histofast.comparison.spatial import average_to
+from histofast.comparison.words import describe_comparison
 
 __all__ = [
     "SimilarityResult",
+    "answer_of",
     "average_to",
     "compare",
     "compare_features",
+    "comparison_text",
+    "describe_comparison",
     "resampled",
     "shuffled",
 ]

@@ -200,7 +200,7 @@ class AttentionMap:
 
     def _figure(self, overlay: NDArray[np.uint8]) -> NDArray[np.uint8]:
         """Return the overlay with its colour bar, a caption and a bar of length."""
-        from histofast.report import plot_overlay
+        from histofast.report import Figure, Picture, pixels_of
 
         ticks, labels = self._ticks()
         side_um = self.patch_l0 * self.level0_mpp
@@ -210,15 +210,15 @@ class AttentionMap:
             "minmax": "coloured from the lowest to the highest value",
             "raw": "coloured from 0 to 1",
         }[self.scale]
-        return plot_overlay(
-            overlay,
-            title=self.slide,
-            caption=caption,
-            ticks=ticks,
-            tick_labels=labels,
-            alpha=self.alpha,
+        picture = Picture(
+            pixels=overlay,
+            alt=caption,
+            ticks=tuple(zip(ticks, labels, strict=True)),
+            opacity=self.alpha,
             um_per_px=self._picture_mpp[0],
         )
+        figure = Figure(name="overlay", panels=(picture,), title=self.slide, basis=caption)
+        return pixels_of(figure)
 
     @property
     def _picture_mpp(self) -> tuple[float, float]:

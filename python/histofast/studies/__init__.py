@@ -10,15 +10,23 @@ except ModuleNotFoundError:
         name="torch",
     ) from None
 
+from histofast.studies.answers import answer_of
 from histofast.studies.cuts import truncation
 from histofast.studies.networks import compare_networks
+from histofast.studies.rows import Difference, Study, StudyRow
 from histofast.studies.running import StudyResult
 from histofast.studies.setting import StudyProgress
+from histofast.studies.words import describe_study
 
 __all__ = [
+    "Difference",
+    "Study",
     "StudyProgress",
     "StudyResult",
+    "StudyRow",
+    "answer_of",
     "compare_networks",
+    "describe_study",
     "truncation",
 ]
 

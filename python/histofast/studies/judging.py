@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from histofast.learning import Metric, differences, metrics
 from histofast.mil import Bags, mean_pooling, open_bags, train
-from histofast.report import Difference, StudyRow
+from histofast.studies.rows import Difference, StudyRow
 from histofast.studies.setting import Setting
 
 _NAN = float("nan")

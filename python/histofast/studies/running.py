@@ -9,12 +9,12 @@ from pathlib import Path
 from typing import Literal
 
 from histofast import report
-from histofast._files import replacing
 from histofast.errors import HistofastError
 from histofast.graphs import bench
 from histofast.pipeline import extract
-from histofast.report import Study
+from histofast.studies.answers import answer_of
 from histofast.studies.judging import Candidate, Judged, Verdict, against_best, judge
+from histofast.studies.rows import Study
 from histofast.studies.setting import Setting
 
 _BENCH_ROUNDS = 3
@@ -106,13 +106,7 @@ def features_of(key: str, setting: Setting) -> Path:
 
 def save(study: Study, out: Path, *, links: Mapping[str, str] | None = None) -> StudyResult:
     """Write study.json, .csv, .png, .pdf and, last, index.html."""
-    for name, text in (("study.json", study.to_json()), ("study.csv", study.to_csv())):
-        with replacing(out / name, overwrite=True) as pending:
-            pending.write_text(text, encoding="utf-8", newline="")
-    for suffix in (".png", ".pdf"):
-        report.plot_study(study, out / f"study{suffix}")
-    with replacing(out / "index.html", overwrite=True) as pending:
-        pending.write_text(report.study_page(study, links=links), encoding="utf-8")
+    report.save(answer_of(study, links=links), out)
     return StudyResult(study=study, path=out)
 
 

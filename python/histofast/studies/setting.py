@@ -9,6 +9,7 @@ from pathlib import Path
 from histofast.learning import Task, folds
 from histofast.mil import Missing, TrainConfig, open_labels
 from histofast.patches import list_bags, list_jobs
+from histofast.report import check_installed
 
 _METRIC_OF = {"classification": "auroc", "regression": "spearman", "survival": "c_index"}
 _TITLE_OF = {"auroc": "AUROC", "spearman": "Spearman's rho", "c_index": "C-index"}
@@ -72,7 +73,9 @@ class Setting:
         Raises:
             ValueError, FileNotFoundError: as `open_bags` and `folds`, and what is wrong with the
                 slides.
+            ModuleNotFoundError: what draws the page is not installed.
         """
+        check_installed()
         if (self.slides is None) == (self.patches is None):
             raise ValueError("either slides or patches must be given")
         if self.patches is not None:

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import csv
-import io
-import json
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, get_args
 
@@ -199,47 +196,20 @@ class Study:
         """Return a value, or a difference, so that more is better."""
         return value if self.higher_is_better else -value
 
-    def to_json(self) -> str:
-        """Return all of it; NaN is null."""
+    def to_dict(self) -> dict[str, Any]:
+        """Return all of it, for JSON."""
         values: dict[str, Any] = {name: getattr(self, name) for name in self.__dataclass_fields__}
         values["rows"] = [
             {
-                **{name: _plain(getattr(row, name)) for name in row.__dataclass_fields__},
+                **{name: getattr(row, name) for name in row.__dataclass_fields__},
                 "versus_best": None
                 if row.versus_best is None
                 else {
-                    name: _plain(getattr(row.versus_best, name))
+                    name: getattr(row.versus_best, name)
                     for name in row.versus_best.__dataclass_fields__
                 },
-                "extra": {name: _plain(number) for name, number in row.extra.items()},
+                "extra": dict(row.extra),
             }
             for row in self.rows
         ]
-        values["convention"] = dict(self.convention)
-        return json.dumps(values, indent=1) + "\n"
-
-    def to_csv(self) -> str:
-        """Return the rows; a number that is undefined is nan, one that is not known is empty."""
-        text = io.StringIO(newline="")
-        table = csv.writer(text)
-        table.writerow([*_COLUMNS, *self.extras])
-        for row in self.rows:
-            table.writerow(_cells(row, self.extras))
-        return text.getvalue()
-
-
-def _cells(row: StudyRow, extras: tuple[str, ...]) -> Iterator[Any]:
-    versus = row.versus_best
-    for name in _COLUMNS:
-        if name.startswith("difference"):
-            bound = name.removeprefix("difference_")
-            yield None if versus is None else getattr(versus, bound)
-        else:
-            value = getattr(row, name)
-            yield int(value) if isinstance(value, bool) else value
-    for name in extras:
-        yield row.extra.get(name)
-
-
-def _plain(value: Any) -> Any:
-    return None if isinstance(value, float) and math.isnan(value) else value
+        return values | {"convention": dict(self.convention)}

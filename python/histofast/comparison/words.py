@@ -10,6 +10,8 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from histofast._words import count
+from histofast.report import number, percent
 from histofast.similarity import Comparison
 
 NEARLY_SAME = 0.95
@@ -115,17 +117,6 @@ def is_one_set(comparison: Comparison) -> bool:
     Two networks with the same layers are not: there each layer is paired with its namesake.
     """
     return comparison.names_a == comparison.names_b and all(i != j for i, j in comparison.pairs)
-
-
-def number(value: float) -> str:
-    """Write a similarity: three decimals, and no minus sign on a zero."""
-    text = f"{value:.3f}"
-    return "0.000" if text == "-0.000" else text
-
-
-def percent(confidence: float) -> str:
-    """Write a confidence: 0.95 is 95 %."""
-    return f"{100 * confidence:g} %"
 
 
 def words_of(verdict: Verdict, *, one_set: bool) -> str:
@@ -301,11 +292,6 @@ def _extremes(comparison: Comparison) -> list[str]:
     best = f"{most[1]} and {most[2]} ({comparison.measure} {number(most[0])})"
     worst = f"{least[1]} and {least[2]} ({number(least[0])})"
     return [f"Most alike are {best}, least alike {worst}."]
-
-
-def count(n: int, one: str, many: str) -> str:
-    """Write a number with its noun."""
-    return f"{n} {one if n == 1 else many}"
 
 
 def _all(pairs: Sequence[Pair], noun: str = "layer") -> str:

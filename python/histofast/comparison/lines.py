@@ -5,15 +5,9 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from histofast.report.findings import (
-    basis_of,
-    count,
-    describe_comparison,
-    number,
-    pairs_of,
-    percent,
-    title_of,
-)
+from histofast._words import count
+from histofast.comparison.words import basis_of, describe_comparison, pairs_of, title_of
+from histofast.report import interval, number, percent
 from histofast.similarity import Comparison
 
 
@@ -47,7 +41,7 @@ def _cell(value: float | None) -> str:
 
 
 def _interval(low: float | None, high: float | None) -> str:
-    return "" if low is None or high is None else f"{number(low)} to {number(high)}"
+    return "" if low is None or high is None else interval(low, high)
 
 
 def _aligned(columns: Sequence[Sequence[str]]) -> list[str]:

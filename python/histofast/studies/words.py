@@ -5,8 +5,9 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 
-from histofast.report.findings import count, number, percent
-from histofast.report.study_types import Difference, Study, StudyRow
+from histofast._words import count
+from histofast.report import number, percent, round_number, signed, size
+from histofast.studies.rows import Difference, Study, StudyRow
 
 _FEW_PATIENTS = 30  # an interval of fewer is rough
 _SHOWN = 5  # names in one sentence
@@ -73,23 +74,6 @@ def finding_of(study: Study, row: StudyRow) -> str:
         if row.baseline and said == "worse":
             said = "below the best"
     return f"{chosen_word(study)}: {said}" if row.chosen else said
-
-
-def speed(patches_per_s: float) -> str:
-    """Write a speed with about three digits."""
-    digits = 0 if patches_per_s >= 100 else 1 if patches_per_s >= 10 else 2
-    return f"{patches_per_s:,.{digits}f}"
-
-
-def megabytes(size_bytes: int) -> str:
-    """Write a size in millions of bytes with about three digits."""
-    return f"{speed(size_bytes / 1e6)} MB"
-
-
-def signed(value: float) -> str:
-    """Write a difference: three decimals and its sign, none on a zero."""
-    text = number(value)
-    return f"+{text}" if value > 0 and text != "0.000" else text
 
 
 def _side(study: Study, versus: Difference) -> int:
@@ -172,7 +156,7 @@ def _gain(study: Study, row: StudyRow, best: StudyRow) -> list[str]:
     said = []
     if row.patches_per_s is not None and best.patches_per_s is not None:
         ratio = row.patches_per_s / best.patches_per_s
-        speeds = f"({speed(row.patches_per_s)} against {speed(best.patches_per_s)} patches/s)"
+        speeds = f"({round_number(row.patches_per_s)} against {round_number(best.patches_per_s)} patches/s)"
         if ratio >= _FASTER:
             said.append(f"It is {_times(ratio)} as fast as the best {speeds}.")
         else:
@@ -181,11 +165,11 @@ def _gain(study: Study, row: StudyRow, best: StudyRow) -> list[str]:
         whole = deepest.patches_per_s
         if study.kind == "truncation" and whole is not None:
             ratio = row.patches_per_s / whole
-            cut = f"the deepest cut of {row.network} ({speed(whole)} patches/s)"
+            cut = f"the deepest cut of {row.network} ({round_number(whole)} patches/s)"
             said.append(f"It is {_times(ratio)} as fast as {cut}.")
     sizes = (row.size_bytes, best.size_bytes)
     if sizes[0] is not None and sizes[1] is not None and sizes[1] >= _FASTER * sizes[0]:
-        said.append(f"Its file is smaller ({megabytes(sizes[0])} against {megabytes(sizes[1])}).")
+        said.append(f"Its file is smaller ({size(sizes[0])} against {size(sizes[1])}).")
     return said
 
 

@@ -1,0 +1,382 @@
+"""What a study says: every number is the study's, every sentence follows a rule."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import math
+import re
+from dataclasses import replace
+
+import pytest
+
+from extras import need
+from histofast.report import page
+from page_reader import PageReader, decoded
+
+need("histofast.studies")
+
+from histofast.studies import Difference, Study, StudyRow, answer_of, describe_study
+
+NAN = float("nan")
+
+
+def row(name, value=0.8, **more) -> StudyRow:
+    rest = {
+        "network": "net",
+        "layer": name,
+        "depth": None,
+        "d": 64,
+        "low": value - 0.05,
+        "high": value + 0.05,
+        "patches_per_s": 100.0,
+        "size_bytes": 5_000_000,
+    }
+    return StudyRow(name=name, value=value, **(rest | more))
+
+
+def less(difference, half=0.02) -> Difference:
+    return Difference(difference=difference, low=difference - half, high=difference + half)
+
+
+def made(*rows, **more) -> Study:
+    rest = {
+        "kind": "truncation",
+        "title": "Where to cut",
+        "question": "How much of a network is needed?",
+        "metric": "AUROC",
+        "higher_is_better": True,
+        "confidence": 0.95,
+        "n_slides": 120,
+        "n_patients": 110,
+        "folds": 5,
+        "convention": {"patch_size": "224 px"},
+        "commands": (("Run it", "histofast study truncation --out 'a b'"),),
+    }
+    return Study(rows=rows, **(rest | more))
+
+
+BASE = row(
+    "mean pooling",
+    0.7,
+    baseline=True,
+    layer="c",
+    versus_best=less(-0.2),
+    notes="logistic regression",
+)
+CUTS = made(
+    row("a", 0.712, depth=0.1, versus_best=less(-0.188), patches_per_s=1234.5, size_bytes=40_000),
+    row(
+        "b",
+        0.884,
+        depth=0.42,
+        versus_best=less(-0.016),
+        chosen=True,
+        patches_per_s=250.25,
+        extra={"AUROC after fine-tuning": 0.901, "attention AUROC": NAN},
+    ),
+    row("c", 0.9, depth=0.8),
+    row("d", NAN, depth=1.0, patches_per_s=None, size_bytes=None, notes="diverged"),
+    BASE,
+    chance=0.5,
+)
+NETWORKS = made(
+    row("resnet", 0.8, network="resnet", versus_best=less(-0.1), size_bytes=None),
+    row("uni", 0.9, network="uni", patches_per_s=12.0),
+    row("vit", 0.89, network="vit", versus_best=less(-0.01), chosen=True, patches_per_s=480.0),
+    BASE,
+    row("random weights", 0.5, baseline=True, patches_per_s=None, versus_best=less(-0.4)),
+    kind="networks",
+)
+ALL = {
+    "cuts": CUTS,
+    "networks": NETWORKS,
+    "nothing but NaN": made(row("a", NAN, depth=0.5), row("b", NAN)),
+    "NaN networks": made(row("a", NAN), kind="networks"),
+    "one cut": made(row("a", 0.5, depth=0.5)),
+    "one network": made(row("a", 1.0, low=1.0, high=1.0), kind="networks", metric="accuracy"),
+    "no depth, no speed": made(row("a", 0.6, patches_per_s=None), row("b", 0.6)),
+    "no interval": made(row("a", 0.9, depth=0.0, low=NAN, high=NAN), row("b", 0.8, depth=1.0)),
+    "only baselines": made(BASE),
+    "errors": made(
+        row("a", 123.4, depth=0.1, versus_best=less(11.1)),
+        row("b", 112.3, depth=0.2, network="other"),
+        metric="MAE",
+        higher_is_better=False,
+    ),
+    "many": made(
+        *(
+            row(f"n{k}-b{i}", 0.5 + i / 100, depth=(i + 1) / 6, network=f"n{k}")
+            for k in range(8)
+            for i in range(6)
+        )
+    ),
+}
+
+
+def said(study) -> str:
+    return " ".join(describe_study(study))
+
+
+# --- Rows --------------------------------------------------------------------------------------
+
+
+def test_json_has_all_and_nan_is_null():
+    text = answer_of(CUTS).to_json()
+    assert text.endswith("}\n")
+    values = json.loads(text)
+    assert "NaN" not in text
+    assert values["rows"][0]["versus_best"] == {"difference": -0.188, "low": -0.208, "high": -0.168}
+    assert values["rows"][1]["extra"]["attention AUROC"] is None
+    assert values["rows"][3]["value"] is None
+    assert values["rows"][4]["baseline"] is True
+    assert values["commands"] == [["Run it", "histofast study truncation --out 'a b'"]]
+    assert set(values) == set(Study.__dataclass_fields__)
+
+
+def test_csv_has_a_line_per_row():
+    text = answer_of(CUTS).tables[0].to_csv()
+    assert text.endswith("\n")
+    found = list(csv.DictReader(io.StringIO(text)))
+    assert [line["name"] for line in found] == [one.name for one in CUTS.rows]
+    assert found[1]["difference"] == "-0.016"
+    assert found[1]["attention AUROC"] == "nan"
+    assert found[2]["difference"] == ""
+    assert found[3]["value"] == "nan"
+    assert found[3]["patches_per_s"] == ""
+    assert [line["chosen"] for line in found] == ["0", "1", "0", "0", "0"]
+
+
+def test_best_is_a_candidate():
+    assert CUTS.best is CUTS.rows[2]
+    assert made(row("a", 0.5), row("x", 0.9, baseline=True)).best.name == "a"
+    assert ALL["errors"].best.name == "b"
+    assert ALL["nothing but NaN"].best is None
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: made(), "rows must not be empty"),
+        (lambda: made(row("a"), kind="x"), "kind must be one of truncation, networks, got 'x'"),
+        (lambda: made(row("a"), confidence=1.0), "confidence must be between 0 and 1, got 1.0"),
+        (lambda: made(row("a"), row("a")), "names of rows must differ, got 'a' twice"),
+        (
+            lambda: made(row("a", chosen=True), row("b", chosen=True)),
+            "at most one row can be chosen, got 'a' and 'b'",
+        ),
+        (
+            lambda: made(row("a", chosen=True, baseline=True)),
+            "a baseline cannot be chosen, got 'a'",
+        ),
+        (lambda: made(row("a", math.inf)), "numbers of row 'a' must be finite or NaN, got inf"),
+        (lambda: made(row("a", depth=1.5)), r"depth of row 'a' must be in \[0, 1\] or None"),
+        (lambda: made(row("a", patches_per_s=NAN)), "patches_per_s of row 'a' must be positive"),
+        (lambda: made(row("a", size_bytes=0)), "size_bytes of row 'a' must be positive"),
+        (lambda: made(row("a", extra={"low": 1.0})), "must not be called as a column is"),
+    ],
+)
+def test_refuses(make, message):
+    with pytest.raises(ValueError, match=message):
+        make()
+
+
+# --- Words -------------------------------------------------------------------------------------
+
+
+def test_cuts_in_words():
+    assert describe_study(CUTS) == (
+        "Best is c (AUROC 0.900, 95 % interval 0.850 to 0.950).",
+        (
+            "The knee is b (0.884), the cheapest cut that cannot be told from the best (difference "
+            "-0.016, 95 % interval -0.036 to +0.004). It is 2.5 times as fast as the best (250 "
+            "against 100 patches/s)."
+        ),
+        "Of the other 2 cuts 1 cannot be told from the best: b.",
+        "The baseline mean pooling (0.700) is below the best.",
+        "AUROC is undefined for d.",
+        "Speed was not measured for d.",
+        "The encoder's size is not known for d.",
+        "AUROC after fine-tuning was measured for b only.",
+        "Attention AUROC was measured for b only.",
+    )
+
+
+def test_networks_in_words():
+    text = said(NETWORKS)
+    assert "The choice is vit (0.890), the cheapest network that cannot be told" in text
+    assert "It is 40 times as fast as the best (480 against 12.0 patches/s)." in text
+    assert "The baselines mean pooling (0.700) and random weights (0.500) are below" in text
+
+
+def test_the_whole_network_and_the_file():
+    study = made(
+        row("a", depth=0.1, chosen=True, versus_best=less(-0.01), patches_per_s=300.0),
+        row("b", 0.81, depth=0.5, size_bytes=20_000_000),
+        row("c", depth=1.0, patches_per_s=50.0, versus_best=less(-0.01)),
+    )
+    text = said(study)
+    assert "It is 6.0 times as fast as the deepest cut of net (50.0 patches/s)." in text
+    assert "Its file is smaller (5.00 MB against 20.0 MB)." in text
+    slower = made(row("a", chosen=True, patches_per_s=50.0, versus_best=less(0)), row("b", 0.9))
+    assert "It is slower (50.0 against 100 patches/s)." in said(slower)
+
+
+def test_nothing_can_be_said_of_few_patients():
+    rows = [row(name, 0.8, versus_best=less(-0.01)) for name in "ab"]
+    text = said(made(row("best", 0.81, chosen=True), *rows, n_patients=9))
+    assert (
+        "None of the other 2 cuts can be told from the best: every paired difference has an "
+        "interval that reaches 0, so with 9 patients the order of the cuts says little." in text
+    )
+    assert "The intervals rest on only 9 patients: take them as rough." in text
+    assert "It is the knee as well: no cheaper cut has a paired difference" in text
+    unpaired = said(made(row("best", 0.81), row("a", 0.8)))
+    assert "All intervals overlap with that of the best: with 110 patients" in unpaired
+    assert "No paired differences to the best were computed." in unpaired
+    assert "No knee was named." in unpaired
+
+
+def test_all_others_are_worse():
+    rows = [row(name, 0.5, versus_best=less(-0.3)) for name in "ab"]
+    assert "The other 2 cuts are worse than the best." in said(made(row("best", 0.8), *rows))
+
+
+def test_a_baseline_that_wins_is_named():
+    def against(value, versus, **more):
+        base = row("mean", value, baseline=True, versus_best=versus)
+        return said(made(row("a", 0.8, chosen=True), base, **more))
+
+    text = against(0.9, less(0.1))
+    assert "The baseline mean (0.900) beats the best cut (difference +0.100" in text
+    text = against(0.81, less(0.01))
+    assert "The baseline mean (0.810) is ahead of the best, though not beyond chance" in text
+    text = against(0.79, less(-0.01))
+    assert "cannot be told from the best" in text
+    assert "what the cuts add to it cannot be shown with 110 patients" in text
+    assert "The baseline mean (0.600) is below the best." in against(0.6, None)
+    text = against(0.82, None)
+    assert "is ahead of the best, though not beyond chance (not compared in pairs)" in text
+    text = against(0.6, less(-0.2), higher_is_better=False)
+    assert "The baseline mean (0.600) beats the best cut (difference -0.200" in text
+    assert "No baseline was run: what the cuts add to one is not known." in said(made(row("a")))
+
+
+def test_a_baseline_ahead_of_the_knee():
+    study = made(
+        row("a", 0.8, chosen=True, versus_best=less(-0.1, 0.11)),
+        row("b", 0.9),
+        row("mean", 0.85, baseline=True, versus_best=less(-0.05)),
+    )
+    assert "The baseline mean (0.850) is ahead of the knee." in said(study)
+
+
+def test_a_chosen_row_that_is_worse_is_called_so():
+    study = made(row("a", 0.6, chosen=True, versus_best=less(-0.2)), row("b", 0.8))
+    assert "The knee is a (0.600), although it is not level with the best" in said(study)
+    study = made(row("a", 0.6, chosen=True), row("b", 0.8))
+    assert "The knee is a (0.600); its paired difference to the best was not computed." in said(
+        study
+    )
+
+
+def test_chance_and_missing_are_said():
+    text = said(made(row("a", 0.53), chance=0.5))
+    assert "Its interval reaches chance (0.500): it may have learnt nothing." in text
+    assert said(ALL["nothing but NaN"]).startswith("AUROC is undefined for all cuts.")
+    text = said(ALL["no depth, no speed"])
+    assert "Depth is not known, and no place in the charts." in text
+    assert "Speed was not measured for a." in text
+    assert "No intervals were computed for a." in said(ALL["no interval"])
+
+
+def test_remarks_come_last():
+    assert describe_study(replace(CUTS, remarks=("It did not help.",)))[-1] == ("It did not help.")
+
+
+@pytest.mark.parametrize("study", ALL.values(), ids=ALL)
+def test_words_are_words(study):
+    assert not re.search(r"\bnan\b|\bNone\b|  |\b1 cuts|-0\.000", said(study))
+    assert all(sentence.endswith(".") for sentence in describe_study(study))
+
+
+# --- Answer ------------------------------------------------------------------------------------
+
+
+def charts_of(study):
+    return [panel for figure in answer_of(study).figures for panel in figure.panels]
+
+
+@pytest.mark.parametrize("study", ALL.values(), ids=ALL)
+def test_the_page_shows_every_row(study):
+    need("matplotlib", "jinja2")
+    shown = page(answer_of(study))
+    reader = PageReader(shown)
+    assert reader.open == []
+    assert not re.search(r"\bnan\b|\bNone\b", re.sub(r"data:[^\"]*", "", shown))
+    for one in study.rows:
+        if one.is_defined:
+            assert f"{one.value:.3f}" in reader.cells
+            if one.depth is not None:
+                said = f"{one.name}: {study.metric} {one.value:.3f}"
+                assert any(title.startswith(said) for title in reader.titles)
+    assert decoded(reader.links["study.json"]) == answer_of(study).to_json()
+
+
+def test_what_is_not_there_is_a_dash_with_a_word():
+    table = answer_of(CUTS).tables[0]
+    written = {
+        column.write(cell)
+        for row in table.rows
+        for column, cell in zip(table.columns, row, strict=True)
+    }
+    for word in ("undefined", "none", "not measured", "not known", "not compared"):
+        assert f"\u2014 {word}" in written
+    assert {"diverged", "knee: not told from the best", "80 %", "0.04 MB"} <= written
+    assert table.highlighted == {1}
+    assert table.aside == {4}
+    only = answer_of(made(row("net a", layer="a"))).tables[0]
+    assert only.rows[0][:2] == ("net a", "")  # network and layer are in the name
+
+
+def test_the_answer_says_what_and_how():
+    answer = answer_of(CUTS, links={"similarity": "similarity/index.html"})
+    assert (answer.title, answer.question) == ("Where to cut", "How much of a network is needed?")
+    assert answer.basis == "AUROC on 120 slides of 110 patients, 5 folds"
+    assert answer.findings == describe_study(CUTS)
+    assert answer.method == {
+        "metric": "AUROC, more is better",
+        "patch_size": "224 px",
+        "slides": "120",
+        "patients": "110",
+        "folds": "5",
+    }
+    assert answer.links == {"similarity": "similarity/index.html"}
+    assert "the best of these patients: with others it may be another" in answer.tables[0].caption
+
+
+def test_charts_are_of_the_rows():
+    values, speeds = charts_of(CUTS)
+    assert [(p.place, p.value, p.label) for p in values.points] == [
+        *((0.1, 0.712, "a"), (0.42, 0.884, "b"), (0.8, 0.9, "c")),
+    ]
+    assert [p.value for p in speeds.points] == [1234.5, 250.25, 100.0]
+    assert [(rule.name, rule.value, rule.faint) for rule in values.rules] == [
+        ("baseline: mean pooling", 0.7, False),
+        ("chance", 0.5, True),
+    ]
+    forest, scatter = charts_of(NETWORKS)
+    assert forest.places.names == ("uni", "vit", "resnet", "mean pooling", "random weights")
+    assert [p.place for p in forest.points] == [0, 1, 2, 3, 4]
+    assert {p.label: p.place for p in scatter.points} == {
+        "uni": 12.0,
+        "vit": 480.0,
+        "resnet": 100.0,
+        "mean pooling": 100.0,
+    }
+    assert [rule.name for rule in scatter.rules] == ["baseline: random weights"]
+    for chart in (values, speeds, forest, scatter):
+        assert sum(point.ringed for point in chart.points) == 1
+    assert charts_of(ALL["nothing but NaN"]) == []
+    assert len(charts_of(ALL["no depth, no speed"])) == 0
