@@ -117,9 +117,11 @@ def _diagonal(comparison: Comparison, pairs: Sequence[Pair]) -> Chart:
     if any(pair.permuted is not None for pair in pairs):
         said.append("Images shuffled: the most that chance gives.")
     if any(pair.random is not None for pair in pairs):
+        seeds = max(pair.random_seeds for pair in pairs)
+        networks = count(seeds, "network that has", "networks that have")
         said.append(
-            f"Random initialisation: the same layer of {comparison.label_a} and of a network that "
-            "has learnt nothing."
+            f"Random initialisation: the same layer of {comparison.label_a} and of {networks} "
+            f"learnt nothing{', the most of them, and the range' if seeds > 1 else ''}."
         )
     return Chart(
         title="Pair by pair" if one_set else "The same layer in both",
@@ -131,7 +133,7 @@ def _diagonal(comparison: Comparison, pairs: Sequence[Pair]) -> Chart:
             label=comparison.measure, low=_bottom(*drawn) - 0.02, high=max([1.0, *drawn]) + 0.02
         ),
         series=tuple(series for series in _lines(comparison, pairs) if _is_known(series)),
-        interval=f"{percent(comparison.confidence)} interval",
+        interval=f"{percent(comparison.confidence)} interval" if has_interval else "",
         blanks=tuple(k for k, pair in enumerate(pairs) if math.isnan(pair.value)),
     )
 
@@ -140,14 +142,20 @@ def _lines(comparison: Comparison, pairs: Sequence[Pair]) -> tuple[Series, ...]:
     """Return the values and what they are held against; pairs of encoders have no order."""
     one_set = is_one_set(comparison)
 
-    def points(name: str, values: Sequence[float | None]) -> tuple[Point, ...]:
+    def points(
+        name: str, values: Sequence[float | None], lows: Sequence[float | None] | None = None
+    ) -> tuple[Point, ...]:
+        """Return what the values are held against; with lows, as the upper end of a range."""
+        lows = lows or [None] * len(pairs)
         return tuple(
             Point(
                 place=k,
                 value=math.nan if value is None else value,
-                tip=f"{pairs[k].name}, {name}: {number(math.nan if value is None else value)}",
+                low=math.nan if low is None else low,
+                high=math.nan if low is None or value is None else value,
+                tip="" if value is None else f"{pairs[k].name}, {name}: {_range(low, value)}",
             )
-            for k, value in enumerate(values)
+            for k, (value, low) in enumerate(zip(values, lows, strict=True))
         )
 
     found = tuple(
@@ -177,11 +185,17 @@ def _lines(comparison: Comparison, pairs: Sequence[Pair]) -> tuple[Series, ...]:
         ),
         Series(
             name=random,
-            points=points(random, [pair.random for pair in pairs]),
+            points=points(
+                random, [pair.random for pair in pairs], [pair.random_least for pair in pairs]
+            ),
             look="random",
             line=line,
         ),
     )
+
+
+def _range(low: float | None, high: float) -> str:
+    return number(high) if low is None or low == high else f"{number(low)} to {number(high)}"
 
 
 def _is_known(series: Series) -> bool:
@@ -199,11 +213,16 @@ def _table(comparison: Comparison, pairs: Sequence[Pair]) -> Table:
         title = f"{percent(comparison.confidence)} interval"
         columns.append(Column(title=title, names=("low", "high"), form="interval"))
         cells.append([None if p.low is None or p.high is None else (p.low, p.high) for p in pairs])
-    for title, name in (("images shuffled", "permuted"), ("random initialisation", "random")):
-        values = [getattr(pair, name) for pair in pairs]
-        if any(value is not None for value in values):
-            columns.append(Column(title=title, names=(name,), form="number"))
-            cells.append(values)
+    if any(pair.permuted is not None for pair in pairs):
+        columns.append(Column(title="images shuffled", names=("permuted",), form="number"))
+        cells.append([pair.permuted for pair in pairs])
+    if comparison.permuted_p is not None:
+        columns.append(Column(title="p of that", names=("permuted_p",), form="number"))
+        cells.append(comparison.permuted_p.tolist())
+    if any(pair.random is not None for pair in pairs):
+        names = ("random_low", "random_high")
+        columns.append(Column(title="random initialisation", names=names, form="interval"))
+        cells.append([None if p.random is None else (p.random_least, p.random) for p in pairs])
     columns.append(Column(title="finding", names=("finding",)))
     cells.append([words_of(pair.verdict, one_set=one_set) for pair in pairs])
     unsure = ("chance", "undefined")
