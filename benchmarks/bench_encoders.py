@@ -66,7 +66,7 @@ def exported(request, tmp_path_factory):
 def test_against_torch_and_int8(exported, patches, table, benchmark, tmp_path):
     network, path = exported
     small = tmp_path / "int8.onnx"
-    spec = graphs.quantize(
+    spec = graphs.write_quantized(
         path, out=small, precision="int8", calibration=patches[:64], held_out=patches[64:]
     )
     print(f"\n{path.stem}: int8 agreement {spec.agreement}")

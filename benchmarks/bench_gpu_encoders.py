@@ -49,7 +49,7 @@ def file(network, tmp_path_factory):
     networks.export(network, folder / "float32.onnx", patch_px=PX)
     path = folder / "float16.onnx"
     held_out = graphs.stained_noise(32, PX)
-    spec = graphs.quantize(
+    spec = graphs.write_quantized(
         folder / "float32.onnx", out=path, precision="float16", held_out=held_out
     )
     print(f"\n{NAME}, float16: {spec.agreement}")

@@ -5,13 +5,14 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from histofast import graphs
 from histofast.errors import ModelError
-from histofast.graphs import building, capture
+from histofast.graphs import capture
 
 
 @pytest.fixture(scope="module")
 def model():
-    return building.to_bytes(building.tiny_encoder())
+    return graphs.to_bytes(graphs.tiny_encoder())
 
 
 @pytest.fixture

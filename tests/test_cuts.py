@@ -241,7 +241,7 @@ def test_a_join_that_differs_is_not_written(whole, tmp_path, monkeypatch):
     add = joining.add_features
 
     def mixed_up(model, tensor, values, pool, *, output):
-        add(model, "/relu/Relu_output_0", values, pool, output=output)
+        return add(model, "/relu/Relu_output_0", values, pool, output=output)
 
     monkeypatch.setattr(joining, "add_features", mixed_up)
     with pytest.raises(ModelError, match=r"is not written: its features differ from 'conv1' of .*"):

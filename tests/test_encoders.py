@@ -16,7 +16,6 @@ from onnx import TensorProto, helper
 from histofast import _core, encoders, graphs
 from histofast.encoders import runtime
 from histofast.errors import ModelError
-from histofast.graphs import building
 
 
 @pytest.fixture(scope="module")
@@ -28,7 +27,7 @@ def default() -> encoders.Encoder:
 @pytest.fixture
 def tiny(tmp_path) -> Path:
     path = tmp_path / "tiny.onnx"
-    path.write_bytes(building.to_bytes(building.tiny_encoder()))
+    path.write_bytes(graphs.to_bytes(graphs.tiny_encoder()))
     return path
 
 
@@ -39,7 +38,7 @@ def save(path: Path, model: onnx.ModelProto) -> Path:
 
 def foreign(path: Path, *, inputs=None, outputs=None, props=None, nodes=None) -> Path:
     """Write a graph of mean colours whose contract the caller spoils."""
-    graph = building.tiny_encoder()
+    graph = graphs.tiny_encoder()
     if nodes is not None:
         del graph.graph.node[:]
         graph.graph.node.extend(nodes)
@@ -48,7 +47,7 @@ def foreign(path: Path, *, inputs=None, outputs=None, props=None, nodes=None) ->
             del field[:]
             field.extend(values)
     if props is not None:
-        building.set_metadata(graph, props)
+        graphs.set_metadata(graph, props)
     return save(path, graph)
 
 
@@ -142,7 +141,7 @@ def test_other_pixels_are_refused(tiny, pixels, error, message):
 
 
 def test_nan_names_its_rows(tmp_path):
-    graph = building.PixelGraph(mean=(0, 0, 0), std=(1, 1, 1))
+    graph = graphs.PixelGraph(mean=(0, 0, 0), std=(1, 1, 1))
     x = graph.add("GlobalAveragePool", [graph.standardised], name="pooled")
     x = graph.add("Div", [x, x], name="one")  # 0 / 0 for a black patch
     x = graph.add("Flatten", [x], name="flat", axis=1)
@@ -185,7 +184,7 @@ def test_fixed_size_is_held_to(tmp_path):
 
 
 def test_failure_inside_the_graph_is_one_line(tmp_path):
-    graph = building.PixelGraph(mean=(0, 0, 0), std=(1, 1, 1))
+    graph = graphs.PixelGraph(mean=(0, 0, 0), std=(1, 1, 1))
     hundred = graph.constant(np.array([-1, 3, 10, 10]), name="shape")
     x = graph.add("Reshape", [graph.standardised, hundred], name="odd")
     x = graph.add("GlobalAveragePool", [x], name="pooled")
@@ -236,7 +235,7 @@ def test_registered_name_whose_file_is_missing_or_changed(tmp_path, monkeypatch)
         with pytest.raises(ModelError, match=r"densenet121-t2 is not installed, .* is missing"):
             encoders.load(encoders.DEFAULT, device="cpu")
         changed = tmp_path / "densenet121-t2.onnx"
-        changed.write_bytes(building.to_bytes(building.tiny_encoder()))
+        changed.write_bytes(graphs.to_bytes(graphs.tiny_encoder()))
         with pytest.raises(ModelError, match="is not the registered encoder densenet121-t2"):
             encoders.load(encoders.DEFAULT, device="cpu")
         encoders.load(changed, device="cpu").close()  # by its path it is just a file
@@ -263,7 +262,7 @@ def test_text_is_no_encoder(tmp_path):
 
 
 def test_opset_too_new(tmp_path):
-    model = building.tiny_encoder()
+    model = graphs.tiny_encoder()
     model.opset_import[0].version = 999
     with pytest.raises(ModelError, match=r"cannot be loaded by onnxruntime \d.*[Oo]pset"):
         encoders.load(save(tmp_path / "new.onnx", model), device="cpu")
@@ -349,7 +348,7 @@ def test_metadata_survives_writing():
 
 
 def test_same_graph_same_bytes():
-    assert building.to_bytes(building.tiny_encoder()) == building.to_bytes(building.tiny_encoder())
+    assert graphs.to_bytes(graphs.tiny_encoder()) == graphs.to_bytes(graphs.tiny_encoder())
 
 
 # --- Devices -------------------------------------------------------------------------------------

@@ -8,14 +8,14 @@ import numpy as np
 import pytest
 
 from extras import need
-from histofast import encoders
+from histofast import encoders, graphs
 from histofast.errors import ModelError
 
 torch = need("torch")
 import onnx
 
 from histofast import networks
-from histofast.graphs import building, capture
+from histofast.graphs import capture
 from lively import lively
 
 # The smallest patches, or a bit more.
@@ -151,12 +151,12 @@ def test_a_network_that_does_not_run(tmp_path):
     ],
 )
 def test_a_wrong_layer_is_named(tmp_path, monkeypatch, constant, message):
-    right = building.PixelGraph.constant
+    right = graphs.PixelGraph.constant
 
     def wrong(self, array, *, name):
         return right(self, array + 0.1 if name == constant else array, name=name)
 
-    monkeypatch.setattr(building.PixelGraph, "constant", wrong)
+    monkeypatch.setattr(graphs.PixelGraph, "constant", wrong)
     network = networks.create("resnet18", layer="layer3", classes=2)
     with pytest.raises(ModelError, match=message):
         networks.export(network, tmp_path / "a.onnx", patch_px=32)

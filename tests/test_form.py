@@ -18,10 +18,9 @@ from histofast import encoders, graphs
 from histofast.encoders.form import form_of, read_form
 from histofast.encoders.opening import open_file
 from histofast.errors import ModelError
-from histofast.graphs import building
 from tiny_encoder import write_encoder
 
-TINY = building.to_bytes(building.tiny_encoder())
+TINY = graphs.to_bytes(graphs.tiny_encoder())
 REFUSED = "is not an ONNX file, or is truncated: copy or export it again"
 
 
@@ -94,7 +93,7 @@ def test_no_onnx_runtime_is_opened():
 
 
 def test_an_output_of_unstated_width_is_asked_of_onnx_runtime(tmp_path):
-    model = building.tiny_encoder()
+    model = graphs.tiny_encoder()
     model.graph.output[0].ClearField("type")
     path = tmp_path / "unstated.onnx"
     onnx.save(model, path)
@@ -151,7 +150,7 @@ def test_hostile_files_are_refused(tmp_path, data):
 
 
 def test_an_endless_text_is_not_read(tmp_path):
-    model = building.tiny_encoder()
+    model = graphs.tiny_encoder()
     model.metadata_props.add(key="histofast.note", value="x" * (20 << 20))
     path = tmp_path / "long.onnx"
     onnx.save(model, path)
@@ -178,8 +177,8 @@ def test_weights_beyond_2_gb_are_skipped(tmp_path):
     size = 3 << 30  # a hole in a sparse file
     weights = TensorProto(name="big", dims=[size], data_type=TensorProto.UINT8)
     head = weights.SerializeToString() + field(9, 2, b"\x80\x80\x80\x80\x0c")
-    graph = building.tiny_encoder().graph.SerializeToString()
-    model = building.tiny_encoder()
+    graph = graphs.tiny_encoder().graph.SerializeToString()
+    model = graphs.tiny_encoder()
     model.ClearField("graph")
 
     def length(number: int) -> bytes:

@@ -17,7 +17,7 @@ from onnx.reference import ReferenceEvaluator
 from histofast import encoders, graphs
 from histofast.encoders import runtime
 from histofast.errors import ModelError
-from histofast.graphs import building, capture, int8, stained_noise
+from histofast.graphs import capture, int8, stained_noise
 from tiny_encoder import write_encoder
 
 DEFAULT = encoders.find("densenet121-t2")
@@ -34,7 +34,7 @@ def patches():
 def residual(tmp_path_factory):
     """An encoder with every operation that is quantised: addition, pools, concatenation, products."""
     rng = np.random.default_rng(3)
-    graph = building.PixelGraph(mean=(0.7, 0.5, 0.6), std=(0.2, 0.25, 0.2))
+    graph = graphs.PixelGraph(mean=(0.7, 0.5, 0.6), std=(0.2, 0.25, 0.2))
 
     def conv(x, inputs, outputs, *, name, stride=1, bias=True):
         weight = rng.normal(size=(outputs, inputs, 3, 3)) / np.sqrt(9 * inputs)
@@ -77,7 +77,7 @@ def residual(tmp_path_factory):
         exporter="tests",
     )
     path = tmp_path_factory.mktemp("residual") / "residual.onnx"
-    path.write_bytes(building.to_bytes(graph.finish(x, metadata=metadata)))
+    path.write_bytes(graphs.to_bytes(graph.finish(x, metadata=metadata)))
     return path
 
 
@@ -135,7 +135,7 @@ def test_int8_agrees_with_the_definition_of_its_operations(which, residual, patc
 def test_int8_file(tmp_path, patches):
     calibration, held_out = patches
     out = tmp_path / "t2-int8.onnx"
-    spec = graphs.quantize(
+    spec = graphs.write_quantized(
         "densenet121-t2",
         out=out,
         precision="int8",
@@ -165,7 +165,7 @@ def test_same_arguments_give_the_same_bytes(tmp_path, residual):
     """In another process too, whose sets have another order."""
     code = (
         "import sys; from histofast import graphs; p = graphs.stained_noise(64, 64); "
-        "graphs.quantize(sys.argv[1], out=sys.argv[2], precision='int8', name='same', "
+        "graphs.write_quantized(sys.argv[1], out=sys.argv[2], precision='int8', name='same', "
         "calibration=p[:32].copy(), held_out=p[32:].copy())"
     )
     made = []
@@ -182,7 +182,7 @@ def test_same_arguments_give_the_same_bytes(tmp_path, residual):
 def test_kept_layers_stay_in_float32(tmp_path, patches):
     """ONNX Runtime would round the weights of a float32 layer between rounded tensors itself."""
     out = tmp_path / "kept.onnx"
-    graphs.quantize(
+    graphs.write_quantized(
         "densenet121-t2",
         out=out,
         precision="int8",
@@ -203,14 +203,14 @@ def test_a_layers_name_stands_for_the_layer_or_for_nothing(patches):
     assert "transition1" not in shared  # read by a concatenation of the next block
     assert "denseblock1.denselayer1.conv1" in shared
     some = [name for name in shared if "denselayer3" in name]
-    a, b = (capture(building.to_bytes(model), some, patches[1][:2]) for model in (original, small))
+    a, b = (capture(graphs.to_bytes(model), some, patches[1][:2]) for model in (original, small))
     for name in some:
         assert np.linalg.norm(a[name] - b[name]) < 0.1 * np.linalg.norm(a[name]), name
 
 
 def test_sensitivity_names_each_layer_once(residual, patches):
     steps = []
-    found = graphs.sensitivity(
+    found = graphs.layer_sensitivity(
         residual,
         calibration=patches[0],
         held_out=patches[1],
@@ -231,7 +231,7 @@ def test_a_damaged_layer_is_the_most_sensitive(residual, patches, tmp_path):
     weight.CopyFrom(numpy_helper.from_array(values, weight.name))
     path = tmp_path / "spiky.onnx"
     onnx.save(model, path)
-    found = graphs.sensitivity(path, calibration=patches[0], held_out=patches[1])
+    found = graphs.layer_sensitivity(path, calibration=patches[0], held_out=patches[1])
     assert found[0].layer == "branch"
 
 
@@ -240,7 +240,9 @@ def test_a_damaged_layer_is_the_most_sensitive(residual, patches, tmp_path):
 
 def test_float16_file(tmp_path, patches):
     out = tmp_path / "half.onnx"
-    spec = graphs.quantize("densenet121-t2", out=out, precision="float16", held_out=patches[1])
+    spec = graphs.write_quantized(
+        "densenet121-t2", out=out, precision="float16", held_out=patches[1]
+    )
     assert (spec.name, spec.precision) == ("densenet121-t2-float16", "float16")
     assert json.loads(spec.agreement)["median_cosine"] > 0.9999
     model = onnx.load(out)
@@ -255,7 +257,7 @@ def test_float16_file(tmp_path, patches):
 
 def test_a_cpu_without_vnni_is_told(tmp_path, patches, residual, monkeypatch):
     out = tmp_path / "q.onnx"
-    graphs.quantize(
+    graphs.write_quantized(
         residual, out=out, precision="int8", calibration=patches[0], held_out=patches[1]
     )
     for exact in (True, False):
@@ -299,7 +301,7 @@ def test_a_failed_gate_writes_nothing(tmp_path, patches):
     """Scales from black pictures cut off whatever tissue makes."""
     out = tmp_path / "bad.onnx"
     with pytest.raises(ModelError, match=r"bad\.onnx is not written: its features differ.*cosine"):
-        graphs.quantize(
+        graphs.write_quantized(
             "densenet121-t2",
             out=out,
             precision="int8",
@@ -312,7 +314,7 @@ def test_a_failed_gate_writes_nothing(tmp_path, patches):
 def test_features_that_do_not_vary_are_refused(tmp_path, residual):
     black = np.zeros((32, 64, 64, 3), np.uint8)
     with pytest.raises(ModelError, match=r"residual cannot be compared on these patches: .*vary"):
-        graphs.quantize(
+        graphs.write_quantized(
             residual, out=tmp_path / "q.onnx", precision="int8", calibration=black, held_out=black
         )
 
@@ -359,7 +361,7 @@ def test_bad_arguments(tmp_path, residual, patches, change, error, message):
     arguments["out"] = tmp_path / arguments["out"]
     encoder = arguments.pop("encoder")
     with pytest.raises(error, match=message):
-        graphs.quantize(encoder, **arguments)
+        graphs.write_quantized(encoder, **arguments)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -368,18 +370,18 @@ def test_an_existing_file_is_kept_unless_told(tmp_path, residual, patches):
     out.write_bytes(b"mine")
     arguments = {"precision": "float16", "held_out": patches[1]}
     with pytest.raises(FileExistsError, match="choose another name, or ask to overwrite it"):
-        graphs.quantize(residual, out=out, **arguments)
+        graphs.write_quantized(residual, out=out, **arguments)
     assert out.read_bytes() == b"mine"
-    graphs.quantize(residual, out=out, overwrite=True, **arguments)
+    graphs.write_quantized(residual, out=out, overwrite=True, **arguments)
     with pytest.raises(ModelError, match="of precision float16: start from the float32 encoder"):
-        graphs.quantize(out, out=tmp_path / "r.onnx", **arguments)
+        graphs.write_quantized(out, out=tmp_path / "r.onnx", **arguments)
 
 
 def test_nothing_to_quantise(tmp_path, patches):
     path = tmp_path / "mean.onnx"
-    path.write_bytes(building.to_bytes(building.tiny_encoder()))
+    path.write_bytes(graphs.to_bytes(graphs.tiny_encoder()))
     with pytest.raises(ModelError, match="no convolution or product with constant weights"):
-        graphs.quantize(
+        graphs.write_quantized(
             path,
             out=tmp_path / "q.onnx",
             precision="int8",
@@ -394,7 +396,7 @@ def test_an_encoder_without_convolutions_is_quantised_too(tmp_path, patches):
     model = onnx.load(path)
     next(p for p in model.metadata_props if p.key == "histofast.precision").value = "float32"
     onnx.save(model, path)
-    spec = graphs.quantize(
+    spec = graphs.write_quantized(
         path,
         out=tmp_path / "q.onnx",
         precision="int8",

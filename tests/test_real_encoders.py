@@ -53,7 +53,7 @@ def test_onnx_gives_what_torch_gives(exported, halves, features):
 
 @pytest.mark.parametrize("precision", ["float16", "int8"])
 def test_lower_precision_passes_the_gate(exported, halves, features, precision, tmp_path):
-    spec = graphs.quantize(
+    spec = graphs.write_quantized(
         exported.path,
         out=tmp_path / "small.onnx",
         precision=precision,

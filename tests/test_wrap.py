@@ -184,7 +184,9 @@ def test_names_that_the_form_needs_make_way(tmp_path, patches):
         "/avgpool/GlobalAveragePool_output_0": "pooled",
         "conv1.w": "pixels.standardised",
     }
-    onnx_file.rename(model.graph, names)
+    graph = graphs.Graph(model)
+    graph.rename(names)
+    model = graph.to_model()
     model.graph.input[0].name = "pixels"
     model.graph.node[1].name = "pixels.float"
     model.graph.node[2].name = "features"

@@ -81,7 +81,7 @@ def quantize(
     as_json: o.AsJson = False,
 ) -> None:
     """Write an encoder at lower precision, if its features agree with float32's on real patches."""
-    from histofast.graphs import calibration as rooms
+    from histofast import graphs
 
     if calibrate is None and patches is None:
         raise ValueError("--calibrate must name slides (or --patches a table): nothing is guessed")
@@ -92,13 +92,13 @@ def quantize(
         "seed": seed,
     }
     if sensitivity:
-        found = rooms.sensitivity(encoder, n=min(n, 64), progress=_progress, **drawn)
+        found = graphs.sensitivity(encoder, n=min(n, 64), progress=_progress, **drawn)
         _show_sensitivity(found, as_json=as_json)
         return
     if out is None:
         raise ValueError("--out must name the file to write")
     wanted = cast("Precision", "float16" if precision == "fp16" else precision)
-    spec = rooms.quantize(
+    spec = graphs.quantize(
         encoder,
         out=out,
         precision=wanted,

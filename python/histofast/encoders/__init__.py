@@ -22,8 +22,11 @@ if TYPE_CHECKING:
         read_registry,
         registry,
     )
+    from histofast.encoders.form import Value
+    from histofast.encoders.opening import OpenGraph
+    from histofast.encoders.providers import try_providers
     from histofast.encoders.reading import read_spec, read_specs
-    from histofast.encoders.runtime import CPU, driver_gpu_count
+    from histofast.encoders.runtime import CPU, device_problem, driver_gpu_count
     from histofast.encoders.session import (
         Encoder,
         EncoderSet,
@@ -57,7 +60,11 @@ else:
                 "read_registry",
                 "registry",
             ],
-            "histofast.encoders.runtime": ["CPU", "driver_gpu_count"],
+            "histofast.encoders.form": ["Value"],
+            "histofast.encoders.opening": ["OpenGraph"],
+            "histofast.encoders.providers": ["try_providers"],
+            "histofast.encoders.reading": ["read_spec", "read_specs"],
+            "histofast.encoders.runtime": ["CPU", "device_problem", "driver_gpu_count"],
             "histofast.encoders.session": [
                 "Encoder",
                 "EncoderSet",
@@ -65,7 +72,6 @@ else:
                 "load",
                 "load_all",
             ],
-            "histofast.encoders.reading": ["read_spec", "read_specs"],
             "histofast.encoders.spec": [
                 "EncoderMetadata",
                 "EncoderSpec",
@@ -91,12 +97,15 @@ __all__ = [
     "EncoderMetadata",
     "EncoderSet",
     "EncoderSpec",
+    "OpenGraph",
     "Pending",
     "Registry",
     "SourceEntry",
+    "Value",
     "WeightsEntry",
     "cut_name",
     "cuts_to_props",
+    "device_problem",
     "driver_gpu_count",
     "find",
     "load",
@@ -108,4 +117,5 @@ __all__ = [
     "refuse_cuts",
     "registry",
     "sha256_of",
+    "try_providers",
 ]

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from histofast._words import one_line
 from histofast.encoders.protobuf import BrokenMessageError, Span, fields, spans, text
 from histofast.errors import ModelError
 
@@ -51,7 +52,7 @@ class Value:
 
     def __str__(self) -> str:
         sizes = ", ".join(str(size or "?") for size in self.shape)
-        return f"'{self.name}' {self.dtype} ({sizes})"
+        return one_line(f"'{self.name}' {self.dtype} ({sizes})")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

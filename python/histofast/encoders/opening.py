@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from numpy.typing import NDArray
+
 from histofast import _core
 from histofast.encoders import runtime
 from histofast.encoders.bound import Place
+from histofast.encoders.form import form_of
 from histofast.errors import ModelError
 
 
@@ -29,7 +34,7 @@ def open_file(path: Path, *, kind: str, gpu: int) -> Opened:
     try:
         if kind != "cpu":
             wanted = "cuda" if kind == "auto" else kind
-            reason = runtime.why_not(runtime.PROVIDERS[wanted])
+            reason = runtime.device_problem(wanted)
             if reason is None and gpu >= (offered := runtime.driver_gpu_count() or 0):
                 reason = f"there is no GPU {gpu}: the driver offers {offered}, counted from 0"
             if reason is None:
@@ -85,3 +90,55 @@ def check_not_empty(path: Path) -> None:
     """
     if path.stat().st_size == 0:
         raise ModelError(f"{path} is empty: copy or export it again")
+
+
+class OpenGraph:
+    """Any ONNX graph on the CPU, run by one thread: for looking at graphs, not for encoding."""
+
+    def __init__(self, model: bytes, *, where: str) -> None:
+        """Open a graph.
+
+        Args:
+            model: bytes of an ONNX file.
+            where: what to call it in messages.
+
+        Raises:
+            ModelError: ONNX Runtime refuses it.
+        """
+        try:
+            self._session: Any = runtime.make_session(model)
+        except runtime.runtime_errors() as error:
+            told = _reason(error)
+            remedy = ""
+            if "opset" in told.lower() or "IR version" in told:
+                remedy = ": export it with opset 18, or update onnxruntime"
+            version = runtime.runtime().__version__
+            raise ModelError(
+                f"{where} cannot be loaded by onnxruntime {version}: {told.rstrip('.')}{remedy}"
+            ) from None
+        form = form_of(self._session)
+        self.where, self.inputs, self.outputs = where, form.inputs, form.outputs
+
+    def run(
+        self, feed: Mapping[str, Any], tensors: Sequence[str], *, where: str | None = None
+    ) -> list[NDArray[Any]]:
+        """Return some of its outputs.
+
+        Args:
+            feed: inputs by name.
+            tensors: which, in any order.
+            where: what the message of a failure begins with; None: what the graph is called.
+
+        Raises:
+            ModelError: it fails on what it is fed.
+        """
+        try:
+            arrays: list[NDArray[Any]] = self._session.run(list(tensors), dict(feed))
+        except runtime.runtime_errors() as error:
+            raise ModelError(f"{where or self.where}: {_reason(error)}") from None
+        return arrays
+
+
+def _reason(error: Exception) -> str:
+    """Return the first line of what ONNX Runtime says, without its source lines."""
+    return re.sub(r"/\S+:\d+ [^()]*\([^()]*\) ", "", runtime.first_line(error))

@@ -166,6 +166,15 @@ def driver_gpu_count() -> int | None:
     return count.value
 
 
+def device_problem(kind: str) -> str | None:
+    """Return what is seen to keep encoders from a kind of device, with the remedy, or None.
+
+    Args:
+        kind: `cpu`, `cuda` or `tensorrt`.
+    """
+    return why_not(PROVIDERS[kind])
+
+
 def why_not(provider: str) -> str | None:
     """Return what is seen to keep ONNX Runtime from using a provider, with the remedy, or None."""
     if provider == TENSORRT:

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from histofast._numbers import mpp_number
+from histofast._words import one_line
 from histofast.errors import ModelError
 
 FORMAT = 1  # raised when a reader of the older form could misread a file of the newer one
@@ -89,7 +90,7 @@ class EncoderMetadata:
             )
         if props[PREFIX + "format"] != str(FORMAT):
             raise ModelError(
-                f"{where} is of encoder format {props[PREFIX + 'format']}, this histofast reads "
+                f"{where} is of encoder format {one_line(props[PREFIX + 'format'])}, this histofast reads "
                 f"{FORMAT}: update histofast, or export the encoder again"
             )
         values: dict[str, str | int | float] = {}
@@ -177,7 +178,7 @@ def refuse_cuts(props: Mapping[str, str], *, where: str) -> None:
     """
     if CUTS not in props:
         return
-    layers = [entry["layer"] for entry in _cut_entries(props, where)]
+    layers = [one_line(entry["layer"]) for entry in _cut_entries(props, where)]
     shown = ", ".join(layers[:_SHOWN]) + (", ..." if len(layers) > _SHOWN else "")
     raise ModelError(
         f"{where} computes {len(layers)} cut{'s' * (len(layers) > 1)} in one run ({shown}), wanted one encoder: "

@@ -7,28 +7,23 @@ from typing import TYPE_CHECKING
 from histofast._lazy import attach
 
 if TYPE_CHECKING:
-    from histofast.graphs.building import (
-        PixelGraph,
-        read_constants,
-        read_model,
-        set_metadata,
-        to_bytes,
-    )
+    from histofast.graphs.agreeing import MIN_PATCHES, Agreement, agreement
+    from histofast.graphs.building import PixelGraph, provider_problems, tiny_encoder
+    from histofast.graphs.calibration import quantize, sensitivity
     from histofast.graphs.capturing import capture
     from histofast.graphs.cutting import GraphCut, cuts, split, truncate
+    from histofast.graphs.graph import Graph, set_metadata, to_bytes
     from histofast.graphs.joining import join_cuts
+    from histofast.graphs.onnx_file import read_constants, read_model
     from histofast.graphs.operations import flops, total_flops
     from histofast.graphs.peak import Gemm
     from histofast.graphs.precision import (
-        MIN_PATCHES,
-        Agreement,
         LayerSensitivity,
         Precision,
-        agreement,
-        quantize,
-        sensitivity,
+        layer_sensitivity,
+        write_quantized,
     )
-    from histofast.graphs.providers import provider_problems
+    from histofast.graphs.proof import BATCHES, checked_patches
     from histofast.graphs.speed import BenchReport, bench
     from histofast.graphs.stained import stained_noise
     from histofast.graphs.tap import Tap
@@ -37,28 +32,23 @@ else:
     __getattr__, __dir__ = attach(
         __name__,
         {
-            "histofast.graphs.building": [
-                "PixelGraph",
-                "read_constants",
-                "read_model",
-                "set_metadata",
-                "to_bytes",
-            ],
+            "histofast.graphs.agreeing": ["MIN_PATCHES", "Agreement", "agreement"],
+            "histofast.graphs.building": ["PixelGraph", "provider_problems", "tiny_encoder"],
+            "histofast.graphs.calibration": ["quantize", "sensitivity"],
             "histofast.graphs.capturing": ["capture"],
             "histofast.graphs.cutting": ["GraphCut", "cuts", "split", "truncate"],
+            "histofast.graphs.graph": ["Graph", "set_metadata", "to_bytes"],
             "histofast.graphs.joining": ["join_cuts"],
+            "histofast.graphs.onnx_file": ["read_constants", "read_model"],
             "histofast.graphs.operations": ["flops", "total_flops"],
             "histofast.graphs.peak": ["Gemm"],
             "histofast.graphs.precision": [
-                "Agreement",
                 "LayerSensitivity",
-                "MIN_PATCHES",
                 "Precision",
-                "agreement",
-                "quantize",
-                "sensitivity",
+                "layer_sensitivity",
+                "write_quantized",
             ],
-            "histofast.graphs.providers": ["provider_problems"],
+            "histofast.graphs.proof": ["BATCHES", "checked_patches"],
             "histofast.graphs.speed": ["BenchReport", "bench"],
             "histofast.graphs.stained": ["stained_noise"],
             "histofast.graphs.tap": ["Tap"],
@@ -67,10 +57,12 @@ else:
     )
 
 __all__ = [
+    "BATCHES",
     "MIN_PATCHES",
     "Agreement",
     "BenchReport",
     "Gemm",
+    "Graph",
     "GraphCut",
     "LayerSensitivity",
     "PixelGraph",
@@ -79,9 +71,11 @@ __all__ = [
     "agreement",
     "bench",
     "capture",
+    "checked_patches",
     "cuts",
     "flops",
     "join_cuts",
+    "layer_sensitivity",
     "provider_problems",
     "quantize",
     "read_constants",
@@ -90,8 +84,10 @@ __all__ = [
     "set_metadata",
     "split",
     "stained_noise",
+    "tiny_encoder",
     "to_bytes",
     "total_flops",
     "truncate",
     "wrap",
+    "write_quantized",
 ]

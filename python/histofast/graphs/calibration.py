@@ -6,10 +6,15 @@ import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from histofast import encoders
-from histofast.encoders import EncoderSpec
-from histofast.graphs import precision as lower
-from histofast.graphs.precision import MIN_PATCHES, LayerSensitivity, Precision
+from histofast._numbers import whole_number
+from histofast.encoders import EncoderSpec, find, read_spec
+from histofast.graphs.agreeing import MIN_PATCHES
+from histofast.graphs.precision import (
+    LayerSensitivity,
+    Precision,
+    layer_sensitivity,
+    write_quantized,
+)
 from histofast.patches import PatchSample, sample_patches
 
 Slides = str | Path | Sequence[str | Path] | None
@@ -44,21 +49,21 @@ def quantize(
         slides: slides or folders to draw patches from; see `sample_patches`.
         patches: instead, a CSV table of patch images.
         n: patches in all.
-        keep: layers that stay in float32; see `histofast.graphs.quantize`.
+        keep: layers that stay in float32; see `write_quantized`.
         name: of the new encoder.
         mpp_override: level-0 um per pixel of the slides.
         seed: of the draw.
         overwrite: replace an existing file.
 
     Raises:
-        What `sample_patches` and `histofast.graphs.quantize` raise.
+        What `sample_patches` and `write_quantized` raise.
     """
     if Path(out).exists() and not overwrite:
         raise FileExistsError(f"{out} exists: choose another name, or ask to overwrite it")
     calibration, held_out = _halves(
         encoder, slides=slides, patches=patches, n=n, mpp_override=mpp_override, seed=seed
     )
-    return lower.quantize(
+    return write_quantized(
         encoder,
         out=out,
         precision=precision,
@@ -87,7 +92,7 @@ def sensitivity(
     calibration, held_out = _halves(
         encoder, slides=slides, patches=patches, n=n, mpp_override=mpp_override, seed=seed
     )
-    return lower.sensitivity(
+    return layer_sensitivity(
         encoder, calibration=calibration.pixels, held_out=held_out.pixels, progress=progress
     )
 
@@ -101,7 +106,8 @@ def _halves(
     mpp_override: float | None,
     seed: int,
 ) -> tuple[PatchSample, PatchSample]:
-    spec = encoders.read_spec(encoders.find(encoder))
+    spec = read_spec(find(encoder))
+    n, seed = whole_number("n", n), whole_number("seed", seed, at_least=0)
     if n < 2 * MIN_PATCHES:
         raise ValueError(
             f"patches must be at least {2 * MIN_PATCHES}, half to calibrate and half to "

@@ -11,9 +11,9 @@ import onnx
 from numpy.typing import NDArray
 
 from histofast._words import did_you_mean
-from histofast.encoders import runtime
 from histofast.errors import ModelError
-from histofast.graphs.building import read_model
+from histofast.graphs.graph import Graph
+from histofast.graphs.onnx_file import read_model
 
 
 def capture(
@@ -36,22 +36,15 @@ def capture(
             fails.
     """
     where = "the model" if isinstance(model, bytes) else os.fspath(model)
-    proto = _read(model, where)
-    graph = proto.graph
-    known = [name for node in graph.node for name in node.output if name]
+    graph = Graph(_read(model, where), where=where)
+    known = [name for node in graph.nodes for name in node.output if name]
     for name in tensors:
         if name not in known:
             raise ModelError(f"{where} has no tensor {name!r}{did_you_mean(name, known)}")
-    del graph.output[:]
     # Types are inferred by ONNX Runtime; what no tensor asked for needs is not run.
-    graph.output.extend(onnx.ValueInfoProto(name=name) for name in dict.fromkeys(tensors))
-    try:
-        session = runtime.make_session(proto.SerializeToString())
-        assert session is not None, "the CPU provider is always there"
-        inputs = [value.name for value in session.get_inputs()]
-        values = session.run(list(tensors), dict.fromkeys(inputs, pixels))
-    except runtime.runtime_errors() as error:
-        raise ModelError(f"{where} cannot be run: {runtime.first_line(error)}") from None
+    opened = graph.opened(dict.fromkeys(tensors))
+    feed = dict.fromkeys([value.name for value in opened.inputs], pixels)
+    values = opened.run(feed, tensors, where=f"{where} cannot be run")
     return dict(zip(tensors, values, strict=True))
 
 

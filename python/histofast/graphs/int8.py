@@ -29,15 +29,24 @@ import onnx
 from numpy.typing import NDArray
 from onnx import helper
 
-from histofast.encoders import INPUT, runtime
-from histofast.graphs.editable import Editable, attribute
+from histofast.encoders import INPUT
+from histofast.graphs.exact import (
+    FILLED,
+    LEVELS,
+    average_pools_to_convolutions,
+    bytes_into_convolutions,
+    float_tensors,
+    fold_batch_norms,
+    is_channelwise,
+    set_weights,
+    weights_of,
+)
+from histofast.graphs.graph import Graph, attribute, untyped
 
 _WEIGHTED = ("Conv", "Gemm", "MatMul")  # with constant weights: where the time goes
 _INTEGER = ("Conv", "Add", "Concat", "MaxPool")  # what ONNX Runtime keeps in uint8 throughout
 _CLIPPING = ("Relu", "Clip")  # part of the rounding that follows, where nothing else reads between
 _SAME_SCALE = ("Concat", "MaxPool")  # then they only copy bytes
-_LEVELS = 255
-_FILLED = "pixels.filled"  # the pixels with their fourth channel
 _TINY = 1e-12
 # Values beyond the range are cut off, which costs more than coarser steps: with DenseNet121
 # calibrated on blurred patches and used on sharp ones, a quarter halved the loss, and cost nothing
@@ -64,11 +73,14 @@ class Int8Writer:
             model: float32, in the pixel-in form.
             patches: (n, h, w, 3) uint8 to measure the ranges of activations on.
         """
-        self._graph = Editable(model)
-        _fold_batch_norms(self._graph)
-        _average_pools_to_convolutions(self._graph)
-        self._bytes = _bytes_into_convolutions(self._graph)
-        self._floats = _float_tensors(self._graph)
+        graph = Graph(model)
+        graph.fold_constants_in()
+        graph.producer_version = None  # that of another file
+        self._graph = graph.pruned()
+        fold_batch_norms(self._graph)
+        average_pools_to_convolutions(self._graph)
+        self._bytes = bytes_into_convolutions(self._graph)
+        self._floats = float_tensors(self._graph)
         self._ranges = self._calibrate(patches)
         self._scales: dict[str, tuple[float, int]] = {}
         self._choose_scales()
@@ -77,16 +89,18 @@ class Int8Writer:
     def layers(self) -> tuple[str, ...]:
         """Names of the nodes that can run on integers and take time, in order."""
         weighted = (node.name for node in self._graph.nodes if self._is_weighted(node))
-        return tuple(name for name in weighted if name != _FILLED)
+        return tuple(name for name in weighted if name != FILLED)
 
-    def write(self, *, only: Iterable[str] | None = None, keep: Sequence[str] = ()) -> Any:
+    def write(
+        self, *, only: Iterable[str] | None = None, keep: Sequence[str] = ()
+    ) -> onnx.ModelProto:
         """Return the quantised model.
 
         Args:
             only: names of the layers to quantise; None: all, and what joins them.
             keep: names of layers or of groups of them (`layer4`, `layer4.1`) to leave in float32.
         """
-        graph = Editable(self._graph.to_model())
+        graph = self._graph.pruned()
         chosen = None if only is None else set(only)
         quantised = [
             node
@@ -107,7 +121,7 @@ class Int8Writer:
         producers = graph.producers()
         for tensor in rounded:
             _round_tensor(graph, producers[tensor], tensor, *self._scales[tensor])
-        return graph.to_model()
+        return graph.pruned().to_model()
 
     # --- what is quantised ---------------------------------------------------------------------
 
@@ -117,7 +131,7 @@ class Int8Writer:
             node.op_type in _WEIGHTED
             and node.input[1] in constants
             and node.input[0] not in constants
-            and constants[node.input[1]].dtype == np.float32
+            and self._graph.array(node.input[1]).dtype == np.float32
         )
 
     def _is_integer(self, node: onnx.NodeProto) -> bool:
@@ -150,13 +164,11 @@ class Int8Writer:
         )
         if not tensors:
             return {}
-        outputs = [helper.make_tensor_value_info(t, onnx.TensorProto.FLOAT, None) for t in tensors]
-        session: Any = runtime.make_session(graph.to_model(outputs=outputs).SerializeToString())
+        opened = graph.pruned([untyped(tensor) for tensor in tensors]).opened()
         collected: dict[str, list[NDArray[np.float64]]] = defaultdict(list)
         for i in range(len(patches)):  # one by one: all inner tensors of a batch are gigabytes
-            for tensor, value in zip(
-                tensors, session.run(tensors, {INPUT: patches[i : i + 1]}), strict=True
-            ):
+            values = opened.run({INPUT: patches[i : i + 1]}, tensors)
+            for tensor, value in zip(tensors, values, strict=True):
                 # (1, c, h, w) per channel; tokens (1, t, d) and rows (1, d) per feature
                 axes = (0, 2, 3) if value.ndim == 4 else tuple(range(value.ndim - 1))
                 collected[tensor].append(
@@ -164,8 +176,8 @@ class Int8Writer:
                 )
         ranges = {}
         producers = graph.producers()
-        for tensor, values in collected.items():
-            low, high, mean = np.stack(values).transpose(1, 0, 2)  # (n, c) each
+        for tensor, found in collected.items():
+            low, high, mean = np.stack(found).transpose(1, 0, 2)  # (n, c) each
             ranges[tensor] = Range(low=low.min(0), high=high.max(0), mean=mean.mean(0))
             if tensor not in self._bytes:
                 ranges[tensor] = _with_headroom(
@@ -178,12 +190,12 @@ class Int8Writer:
             if self._can_stretch(group):
                 self._stretch(group)
                 names = self._rename_stretched(group)
-                self._scales.update(dict.fromkeys(names, (1 / _LEVELS, 0)))
+                self._scales.update(dict.fromkeys(names, (1 / LEVELS, 0)))
                 continue
             # Zero must be a level: convolutions pad with it.
             low = min(0.0, *(float(self._ranges[t].low.min()) for t in group))
             high = max(0.0, *(float(self._ranges[t].high.max()) for t in group))
-            scale = max(high - low, _TINY) / _LEVELS
+            scale = max(high - low, _TINY) / LEVELS
             self._scales.update(dict.fromkeys(group, (scale, round(-low / scale))))
         self._scales.update(dict.fromkeys(self._bytes, (1.0, 0)))
 
@@ -217,7 +229,7 @@ class Int8Writer:
                 return False
         return all(
             reader.op_type in (*_SAME_SCALE, "GlobalAveragePool")
-            or _is_channelwise(self._graph, reader)
+            or is_channelwise(self._graph, reader)
             for tensor in group
             for reader in self._consumers[tensor]
         )
@@ -241,9 +253,9 @@ class Int8Writer:
                 # Zero stays zero behind a ReLU.
                 low = np.zeros_like(found.low) if node.op_type == "Relu" else found.low
                 width = np.maximum(found.high - low, _TINY)
-                weight, bias = _weights(graph, conv)
+                weight, bias = weights_of(graph, conv)
                 per_row = width.reshape(-1, *[1] * (weight.ndim - 1))
-                _set_weights(graph, conv, weight / per_row, (bias - low) / width)
+                set_weights(graph, conv, weight / per_row, (bias - low) / width)
             mapped[tensor] = low, width
         for tensor in group:
             low, width = mapped[tensor]
@@ -265,8 +277,8 @@ class Int8Writer:
                         ],
                     )
                 elif reader.op_type not in _SAME_SCALE:
-                    weight, bias = _weights(graph, reader)
-                    _set_weights(
+                    weight, bias = weights_of(graph, reader)
+                    set_weights(
                         graph,
                         reader,
                         weight * width[:, None, None, None],
@@ -294,8 +306,8 @@ class Int8Writer:
 
     # --- writing -------------------------------------------------------------------------------
 
-    def _round_weights(self, graph: Editable, node: onnx.NodeProto) -> None:
-        weight, bias = _weights(graph, node)
+    def _round_weights(self, graph: Graph, node: onnx.NodeProto) -> None:
+        weight, bias = weights_of(graph, node)
         has_bias = node.op_type != "MatMul"
         # Output channels: rows of a convolution, columns of a product.
         axis = 0 if node.op_type == "Conv" or attribute(node, "transB", 0) else weight.ndim - 1
@@ -347,11 +359,11 @@ def _with_headroom(found: Range, *, most: float) -> Range:
     )
 
 
-def _clipped_to(graph: Editable, node: onnx.NodeProto) -> float:
+def _clipped_to(graph: Graph, node: onnx.NodeProto) -> float:
     """Return the upper bound of what a node gives, if it is a clipping to a constant."""
     if node.op_type != "Clip" or len(node.input) < 3 or node.input[2] not in graph.constants:
         return np.inf
-    return float(graph.constants[node.input[2]])
+    return float(graph.array(node.input[2]))
 
 
 def belongs_to(layer: str, group: str) -> bool:
@@ -359,175 +371,8 @@ def belongs_to(layer: str, group: str) -> bool:
     return layer == group or layer.startswith((f"{group}.", f"{group}/"))
 
 
-def _fold_batch_norms(graph: Editable) -> None:
-    """Take BatchNorms into the convolution before them, or make them convolutions themselves."""
-    producers, consumers = graph.producers(), graph.consumers()
-    for node in list(graph.nodes):
-        if node.op_type != "BatchNormalization":
-            continue
-        scale, shift, mean, var = (graph.constants[i].astype("f8") for i in node.input[1:5])
-        factor = scale / np.sqrt(var + attribute(node, "epsilon", 1e-5))
-        offset = shift - mean * factor
-        before = producers.get(node.input[0])
-        if (
-            before is not None
-            and before.op_type == "Conv"
-            and before.input[1] in graph.constants
-            and len(consumers[node.input[0]]) == 1
-            and node.input[0] not in graph.outputs
-        ):
-            weight, bias = _weights(graph, before)
-            rows = factor.reshape(-1, *[1] * (weight.ndim - 1))
-            _set_weights(graph, before, weight * rows, bias * factor + offset)
-            before.output[0] = node.output[0]
-            producers[node.output[0]] = before
-            graph.replace(node, [])
-        else:
-            channels = len(factor)
-            weight_of = graph.constant(
-                factor.astype("f4").reshape(channels, 1, 1, 1), name=f"{node.output[0]}.weight"
-            )
-            bias_of = graph.constant(offset.astype("f4"), name=f"{node.output[0]}.bias")
-            conv = helper.make_node(
-                "Conv",
-                [node.input[0], weight_of, bias_of],
-                list(node.output[:1]),
-                name=node.name,
-                group=channels,
-                kernel_shape=[1, 1],
-            )
-            producers[node.output[0]] = conv
-            graph.replace(node, [conv])
-
-
-def _average_pools_to_convolutions(graph: Editable) -> None:
-    types = _inferred(graph)
-    for node in list(graph.nodes):
-        if node.op_type != "AveragePool" or attribute(node, "ceil_mode", 0):
-            continue
-        pads = attribute(node, "pads", [0])
-        if any(pads) and not attribute(node, "count_include_pad", 0):
-            continue  # the border is averaged over fewer pixels
-        sizes = list(types[node.input[0]].shape.dim) if node.input[0] in types else []
-        channels = sizes[1].dim_value if len(sizes) == 4 else 0
-        kernel = attribute(node, "kernel_shape", [])
-        if not channels or len(kernel) != 2:
-            continue
-        weight = np.full((channels, 1, *kernel), 1 / np.prod(kernel), np.float32)
-        weight_of = graph.constant(weight, name=f"{node.output[0]}.weight")
-        bias_of = graph.constant(np.zeros(channels, "f4"), name=f"{node.output[0]}.bias")
-        conv = helper.make_node(
-            "Conv",
-            [node.input[0], weight_of, bias_of],
-            list(node.output),
-            name=node.name,
-            group=channels,
-            kernel_shape=kernel,
-            strides=attribute(node, "strides", [1, 1]),
-            pads=attribute(node, "pads", [0, 0, 0, 0]),
-        )
-        graph.replace(node, [conv])
-
-
-def _bytes_into_convolutions(graph: Editable) -> tuple[str, ...]:
-    """Let the first convolutions read the pixels themselves; return the tensor they read, if so.
-
-    x = (p / 255 - mean) / std is linear in the bytes p and in a channel that is 255 within the
-    picture; both are 0 in a convolution's padding, as x is. The channel is added by a convolution
-    of one pixel, exactly: ONNX Runtime's Pad takes longer for it.
-
-    Returns:
-        The tensors that are bytes as they are: the pixels, and those with the fourth channel.
-    """
-    chain = [graph.consumers().get(INPUT, [])]
-    constants: list[NDArray[np.float64]] = []
-    for op in ("Transpose", "Cast", "Sub", "Mul"):
-        nodes = chain[-1]
-        if len(nodes) != 1 or nodes[0].op_type != op:
-            return ()
-        if len(nodes[0].input) == 2:
-            constants.append(graph.constants[nodes[0].input[1]].astype("f8").reshape(-1))
-        chain.append(graph.consumers()[nodes[0].output[0]])
-    readers = chain[-1]
-    if not readers or any(
-        r.op_type != "Conv" or r.input[1] not in graph.constants or attribute(r, "group", 1) != 1
-        for r in readers
-    ):
-        return ()
-    offset, scale = constants  # in units of bytes
-    planes = graph.unused("pixels.bytes")
-    values = graph.unused("pixels.bytes.values")
-    filled = graph.unused(_FILLED)
-    unit = graph.constant(np.array(1, np.float32), name="pixels.bytes.scale")
-    zero = graph.constant(np.array(0, np.uint8), name="pixels.bytes.zero")
-    same = graph.constant(np.eye(4, 3, dtype="f4")[:, :, None, None], name=f"{_FILLED}.weight")
-    full = graph.constant(np.array([0, 0, 0, _LEVELS], np.float32), name=f"{_FILLED}.bias")
-    graph.nodes[:0] = [
-        helper.make_node("Transpose", [INPUT], [planes], name=planes, perm=[0, 3, 1, 2]),
-        helper.make_node("DequantizeLinear", [planes, unit, zero], [values], name=values),
-        helper.make_node("Conv", [values, same, full], [filled], name=filled, kernel_shape=[1, 1]),
-    ]
-    for conv in readers:
-        weight, bias = _weights(graph, conv)
-        of_bytes = weight * scale[:, None, None]
-        of_ones = -(of_bytes * (offset / _LEVELS)[:, None, None]).sum(axis=1, keepdims=True)
-        _set_weights(graph, conv, np.concatenate([of_bytes, of_ones], axis=1), bias)
-        conv.input[0] = filled
-    return values, filled
-
-
-def _inferred(graph: Editable) -> dict[str, Any]:
-    """Return the tensor types that can be inferred, by name; constants are not among them."""
-    inferred = onnx.shape_inference.infer_shapes(graph.to_model()).graph
-    return {
-        value.name: value.type.tensor_type
-        for value in (*inferred.value_info, *inferred.input, *inferred.output)
-    }
-
-
-def _float_tensors(graph: Editable) -> set[str]:
-    found = _inferred(graph)
-    return {name for name, kind in found.items() if kind.elem_type == onnx.TensorProto.FLOAT}
-
-
-def _is_channelwise(graph: Editable, node: onnx.NodeProto) -> bool:
-    """Whether a node multiplies and shifts each channel by itself, without padding."""
-    if node.op_type != "Conv" or node.input[1] not in graph.constants:
-        return False
-    shape = graph.constants[node.input[1]].shape
-    return bool(shape[1:] == (1, 1, 1) and attribute(node, "group", 1) == shape[0])
-
-
-def _weights(
-    graph: Editable, node: onnx.NodeProto
-) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Return weight and bias of a node as they act, zeros where it has no bias."""
-    weight = graph.constants[node.input[1]].astype("f8")
-    if node.op_type == "Gemm":
-        weight = weight * attribute(node, "alpha", 1.0)
-    by_row = node.op_type == "Conv" or attribute(node, "transB", 0)
-    rows = len(weight) if by_row else weight.shape[-1]
-    if len(node.input) < 3:
-        return weight, np.zeros(rows)
-    bias = graph.constants[node.input[2]].astype("f8") * attribute(node, "beta", 1.0)
-    return weight, np.broadcast_to(bias.reshape(-1), rows)
-
-
-def _set_weights(
-    graph: Editable,
-    conv: onnx.NodeProto,
-    weight: NDArray[np.float64],
-    bias: NDArray[np.float64],
-) -> None:
-    # New constants: another node may share the old ones.
-    conv.input[1] = graph.constant(weight.astype(np.float32), name=conv.input[1])
-    bias_name = conv.input[2] if len(conv.input) > 2 else f"{conv.name}.bias"
-    del conv.input[2:]
-    conv.input.append(graph.constant(bias.astype(np.float32), name=bias_name))
-
-
 def _round_tensor(
-    graph: Editable, producer: onnx.NodeProto, tensor: str, scale: float, zero: int
+    graph: Graph, producer: onnx.NodeProto, tensor: str, scale: float, zero: int
 ) -> None:
     """Put a rounding to bytes behind a tensor; all readers read the rounded one."""
     scale_of = graph.constant(np.array(scale, np.float32), name=f"{tensor}.scale")
@@ -546,7 +391,7 @@ def _round_tensor(
     )
 
 
-def _shield(graph: Editable, node: onnx.NodeProto) -> None:
+def _shield(graph: Graph, node: onnx.NodeProto) -> None:
     """Keep ONNX Runtime from rounding the weights of a float32 layer between rounded tensors.
 
     It does so, with one scale for all channels, where nothing but a ReLU or a pooling stands before
@@ -566,7 +411,7 @@ def _shield(graph: Editable, node: onnx.NodeProto) -> None:
 
 
 def _dequantised(
-    graph: Editable,
+    graph: Graph,
     node: onnx.NodeProto,
     name: str,
     steps: NDArray[Any],

@@ -24,30 +24,19 @@ from histofast.encoders import (
     read_specs,
 )
 from histofast.errors import ModelError
-from histofast.graphs.building import set_metadata, to_bytes
-from histofast.graphs.cutting import (
-    add_features,
-    check_pool,
+from histofast.graphs.cutting import cuts
+from histofast.graphs.graph import to_bytes, untyped
+from histofast.graphs.onnx_file import OnnxFile, read_onnx
+from histofast.graphs.pooling import add_features, check_pool, pooled
+from histofast.graphs.proof import (
+    BATCHES,
     checked_out,
-    cuts,
     max_relative_error,
     patches_for,
-    pooled,
     relative_error,
-)
-from histofast.graphs.onnx_file import (
-    OnnxFile,
-    extract,
-    read_onnx,
-    run,
-    session_of,
-    untyped,
-    unused,
-    with_outputs,
 )
 
 _EXPORTER = "histofast join_cuts 1"
-_BATCHES = (1, 2, 7)
 _POOLINGS = {"GlobalAveragePool", "ReduceMean"}
 _RANKS = {"nchw": 4, "nhwc": 4, "cls": 3, "mean": 3}
 
@@ -106,24 +95,22 @@ def join_cuts(
     tensors = _chosen(file, at)
     stem = out.stem if name is None else name
     with replacing(out, overwrite=overwrite) as pending:
-        patches = patches_for(whole, max(_BATCHES))
+        patches = patches_for(whole, max(BATCHES))
         first, wanted = _originals(file, tensors, patches, pool)
-        model = extract(
-            file.model,
-            inputs=file.model.graph.input[:1],
+        graph = file.graph.part(
+            inputs=file.graph.inputs,
             outputs=[untyped(tensor) for tensor in dict.fromkeys(tensors.values())],
         )
-        del model.graph.output[:]
+        graph.outputs = []
         encoders: dict[str, EncoderMetadata] = {}
         for cut, tensor in tensors.items():
-            output = unused(model.graph, f"{OUTPUT}.{cut}")
-            add_features(model, tensor, first[cut], _pool_for(first[cut], pool), output=output)
+            how = _pool_for(first[cut], pool)
+            output = add_features(graph, tensor, first[cut], how, output=f"{OUTPUT}.{cut}")
             encoders[output] = whole.derived(
                 name=cut_name(stem, cut), layer=cut, d=wanted[cut].shape[1], exporter=_EXPORTER
             )
-        model.graph.name = stem
-        set_metadata(model, cuts_to_props(encoders, name=stem))
-        pending.write_bytes(to_bytes(model))
+        graph.name, graph.props = stem, cuts_to_props(encoders, name=stem)
+        pending.write_bytes(to_bytes(graph.to_model()))
         _verify(
             pending,
             patches,
@@ -139,7 +126,7 @@ def _chosen(file: OnnxFile, at: Sequence[str] | None) -> dict[str, str]:
     """Return the tensor of each cut, in the order of the graph."""
     known = cuts(file.path)
     if at is None:
-        operations = {node.output[0]: node.op_type for node in file.model.graph.node}
+        operations = {node.output[0]: node.op_type for node in file.graph.nodes}
         others = [cut for cut in known if operations[cut.tensor] not in _POOLINGS]
         outer = [cut for cut in others if "." not in cut.name]
         return {cut.name: cut.tensor for cut in outer or others}
@@ -161,14 +148,11 @@ def _originals(
 ) -> tuple[dict[str, NDArray[Any]], dict[str, NDArray[np.float64]]]:
     """Return each cut's tensor for the first patch, and its features for all, (n, d) float64."""
     names = list(dict.fromkeys(tensors.values()))
-    where = str(file.path)
-    session = session_of(with_outputs(file.model, names), where=where)
+    opened = file.graph.opened(names)
     first: dict[str, NDArray[Any]] = {}
     rows: dict[str, list[NDArray[np.float64]]] = {cut: [] for cut in tensors}
     for i in range(len(patches)):  # one by one: the tensors of all cuts are large
-        found = dict(
-            zip(names, run(session, names, {INPUT: patches[i : i + 1]}, where=where), strict=True)
-        )
+        found = dict(zip(names, opened.run({INPUT: patches[i : i + 1]}, names), strict=True))
         for cut, tensor in tensors.items():
             values = found[tensor]
             first.setdefault(cut, values)
@@ -191,7 +175,7 @@ def _verify(
         ModelError: by more than `limit`, in the cut that is named.
     """
     with load_all(file, device="cpu", threads=1) as joined:
-        for n in _BATCHES:
+        for n in BATCHES:
             got = joined.encode_together(patches[:n])
             for spec, features in zip(joined.specs, got, strict=True):
                 error = relative_error(features, wanted[spec.layer][:n])

@@ -11,28 +11,16 @@ import onnx
 from onnx import helper
 
 from histofast.errors import ModelError
-from histofast.graphs.onnx_file import (
-    ImageInput,
-    OnnxFile,
-    image_input,
-    read_onnx,
-    run,
-    session_of,
-    type_of,
-    untyped,
-    unused,
-    with_outputs,
-)
+from histofast.graphs.graph import Graph
+from histofast.graphs.images import ImageInput, image_input, type_of
+from histofast.graphs.onnx_file import read_onnx
 
 _LARGE = 1024  # values; shape arithmetic never uses constants of more
 
 # Element type and shape by the name of a tensor.
 Shapes = dict[str, tuple[int, tuple[int | None, ...]]]
-# What ONNX Runtime calls types that matter; others are never cut at.
-_ELEM_TYPES = {
-    "tensor(float)": onnx.TensorProto.FLOAT,
-    "tensor(float16)": onnx.TensorProto.FLOAT16,
-}
+# The types that matter; others are never cut at.
+_ELEM_TYPES = {"float32": onnx.TensorProto.FLOAT, "float16": onnx.TensorProto.FLOAT16}
 
 
 def flops(model: onnx.ModelProto | str | Path, *, patch_px: int) -> dict[str, int]:
@@ -53,14 +41,9 @@ def flops(model: onnx.ModelProto | str | Path, *, patch_px: int) -> dict[str, in
         ModelError: not a graph of images, another patch size than it is fixed to, shapes that
             contradict each other.
     """
-    if isinstance(model, onnx.ModelProto):
-        where = model.graph.name or "the graph"
-    else:
-        where = str(model)
-        model = read_onnx(Path(model)).model
-    image = image_input(model, where=where)
-    shapes = shapes_of(model, image, patch_px=patch_px, where=where)
-    return node_flops(model, shapes, batch=image.batch or 1)
+    graph = Graph(model) if isinstance(model, onnx.ModelProto) else read_onnx(Path(model)).graph
+    image = image_input(graph)
+    return node_flops(graph, shapes_of(graph, image, patch_px=patch_px), batch=image.batch or 1)
 
 
 def total_flops(model: onnx.ModelProto | str | Path, *, patch_px: int) -> int:
@@ -68,13 +51,12 @@ def total_flops(model: onnx.ModelProto | str | Path, *, patch_px: int) -> int:
     return sum(flops(model, patch_px=patch_px).values())
 
 
-def meant_px(file: OnnxFile, image: ImageInput, *, patch_px: int | None) -> int:
+def meant_px(graph: Graph, image: ImageInput, *, patch_px: int | None) -> int:
     """Return the patch size to look at a graph with: asked for, fixed, meant, or 224."""
-    props = {p.key: p.value for p in file.model.metadata_props}
-    return patch_px or image.height_px or int(props.get("histofast.patch_px", 224))
+    return patch_px or image.height_px or int(graph.props.get("histofast.patch_px", 224))
 
 
-def shapes_of(model: onnx.ModelProto, image: ImageInput, *, patch_px: int, where: str) -> Shapes:
+def shapes_of(graph: Graph, image: ImageInput, *, patch_px: int) -> Shapes:
     """Return element type and shape of every tensor, for one patch or the batch that is fixed.
 
     Raises:
@@ -82,63 +64,50 @@ def shapes_of(model: onnx.ModelProto, image: ImageInput, *, patch_px: int, where
     """
     for fixed_px in (image.height_px, image.width_px):
         if fixed_px not in (None, patch_px):
-            raise ModelError(f"{where} is fixed to patches of {fixed_px} px, got {patch_px} px")
-    light = onnx.ModelProto(ir_version=max(4, model.ir_version), opset_import=model.opset_import)
-    light.graph.name = "shapes"
-    light.graph.node.extend(model.graph.node)
+            raise ModelError(
+                f"{graph.where} is fixed to patches of {fixed_px} px, got {patch_px} px"
+            )
+    light = graph.sibling()
     shape = image.shape(batch=image.batch or 1, patch_px=patch_px)
-    light.graph.input.append(helper.make_tensor_value_info(image.name, image.elem_type, shape))
-    for tensor in model.graph.initializer:
+    light.inputs = [helper.make_tensor_value_info(image.name, image.elem_type, shape)]
+    for name, tensor in graph.constants.items():
         if prod(tensor.dims) > _LARGE:  # inference copies what it is given
-            value = helper.make_tensor_value_info(tensor.name, tensor.data_type, tensor.dims)
-            light.graph.input.append(value)
-        else:
-            light.graph.initializer.append(tensor)
-    light.graph.output.extend(onnx.ValueInfoProto(name=v.name) for v in model.graph.output)
+            del light.constants[name]
+            light.inputs.append(helper.make_tensor_value_info(name, tensor.data_type, tensor.dims))
+    light.outputs = [onnx.ValueInfoProto(name=name) for name in graph.output_names]
     try:
-        inferred = onnx.shape_inference.infer_shapes(light, data_prop=True).graph
+        inferred = onnx.shape_inference.infer_shapes(light.to_model(), data_prop=True).graph
     except (onnx.shape_inference.InferenceError, ValueError) as error:
-        raise ModelError(f"{where}: no shapes: {str(error).splitlines()[0]}") from None
+        raise ModelError(f"{graph.where}: no shapes: {str(error).splitlines()[0]}") from None
     known = {}
     for value in (*inferred.input, *inferred.value_info, *inferred.output):
         elem_type, sizes = type_of(value)
         if sizes is not None:
             known[value.name] = (elem_type, sizes)
     known |= {t.name: (t.data_type, tuple(t.dims)) for t in inferred.initializer}
-    made = dict.fromkeys(name for node in model.graph.node for name in node.output if name)
+    made = dict.fromkeys(name for node in graph.nodes for name in node.output if name)
     unknown = [name for name in made if name not in known or None in known[name][1]]
-    return known | (_measured(model, unknown, image, shape, where=where) if unknown else {})
+    return known | (_measured(graph, unknown, image, shape) if unknown else {})
 
 
-def _measured(
-    model: onnx.ModelProto,
-    names: list[str],
-    image: ImageInput,
-    shape: tuple[int, ...],
-    *,
-    where: str,
-) -> Shapes:
+def _measured(graph: Graph, names: list[str], image: ImageInput, shape: tuple[int, ...]) -> Shapes:
     """Run the graph to see the shapes that inference does not find: it cannot do all arithmetic."""
-    probed = with_outputs(model, names)
-    probes = []
-    for name in names:
-        probes.append(unused(probed.graph, f"{name}.shape"))
-        probed.graph.node.append(helper.make_node("Shape", [name], probes[-1:]))
-        probed.graph.output.append(untyped(probes[-1]))
-    session = session_of(probed, where=where)
-    types = {output.name: output.type for output in session.get_outputs()}
+    probed = graph.sibling()
+    probes = [probed.add("Shape", [name], name=f"{name}.shape") for name in names]
+    opened = probed.opened([*names, *probes])
+    types = {output.name: output.dtype for output in opened.outputs}
     feed = {image.name: np.zeros(shape, image.dtype)}
-    sizes = run(session, probes, feed, where=f"{where}: no shapes")
+    sizes = opened.run(feed, probes, where=f"{graph.where}: no shapes")
     return {
         name: (_ELEM_TYPES.get(types[name], 0), tuple(map(int, size)))
         for name, size in zip(names, sizes, strict=True)
     }
 
 
-def node_flops(model: onnx.ModelProto, shapes: Shapes, *, batch: int) -> dict[str, int]:
+def node_flops(graph: Graph, shapes: Shapes, *, batch: int) -> dict[str, int]:
     """Return the operations of one patch, by the first output of each counted node."""
     counted = {}
-    for node in model.graph.node:
+    for node in graph.nodes:
         count = _COUNTS.get(node.op_type)
         if count is not None:
             counted[node.output[0]] = 2 * count(node, shapes) // batch

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import time
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
 
 import numpy as np
 import onnx
 from onnx import helper, numpy_helper
 
-from histofast.encoders import runtime
-from histofast.graphs.building import IR_VERSION, OPSET
+from histofast.encoders import OpenGraph
+from histofast.graphs.graph import IR_VERSION, OPSET
 
 _SIDE = 1024  # larger is no faster: the product runs at the peak from a few hundred on
 
@@ -33,7 +32,7 @@ class Gemm:
         model = helper.make_model(
             graph, ir_version=IR_VERSION, opset_imports=[helper.make_opsetid("", OPSET)]
         )
-        self._session: Any = runtime.make_session(model.SerializeToString())
+        self._opened = OpenGraph(model.SerializeToString(), where="a product of matrices")
         self._factor = factor
         self._threads = threads
         self.flops = 2 * _SIDE**3 * threads  # of one call of `run`
@@ -42,7 +41,7 @@ class Gemm:
         """Return the seconds that one product per thread takes."""
 
         def one(_: int) -> None:
-            self._session.run(None, {"x": self._factor})
+            self._opened.run({"x": self._factor}, ["y"])
 
         with ThreadPoolExecutor(self._threads) as pool:
             list(pool.map(one, range(self._threads)))  # threads started, memory touched

@@ -19,9 +19,9 @@ from histofast._arrays import check
 from histofast._machine import available_cpus
 from histofast.encoders import Encoder
 from histofast.errors import ModelError
+from histofast.graphs.agreeing import agreement
 from histofast.graphs.operations import total_flops
 from histofast.graphs.peak import Gemm
-from histofast.graphs.precision import agreement
 from histofast.graphs.stained import stained_noise
 from histofast.patches import sample_patches
 from histofast.similarity import cka

@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import numpy as np
-import onnx
 from numpy.typing import NDArray
 
-from histofast.encoders import INPUT, find, read_spec, runtime
+from histofast.encoders import INPUT, OUTPUT, find, read_spec
 from histofast.errors import ModelError
-from histofast.graphs.building import read_model
 from histofast.graphs.cutting import cuts
+from histofast.graphs.onnx_file import read_onnx
 
 
 class Tap:
@@ -45,14 +43,8 @@ class Tap:
                 raise ModelError(f"layer of {path} must be one of {listed}, got {name!r}")
         self.names = tuple(dict.fromkeys(layers))
         self._tensors = [tensors[name] for name in self.names]
-        model = read_model(path)
-        own = [value.name for value in model.graph.output]
-        model.graph.output.extend(
-            onnx.ValueInfoProto(name=name)
-            for name in dict.fromkeys(self._tensors)
-            if name not in own
-        )
-        self._session: Any = runtime.make_session(model.SerializeToString())
+        self._wanted = list(dict.fromkeys([OUTPUT, *self._tensors]))
+        self._opened = read_onnx(path).graph.opened(self._wanted)
 
     def run(
         self, pixels: NDArray[np.uint8], consume: Callable[[str, NDArray[np.float32]], None]
@@ -62,15 +54,10 @@ class Tap:
         Raises:
             ModelError: the graph fails.
         """
-        wanted = list(dict.fromkeys(self._tensors))
-        try:
-            features, *values = self._session.run(["features", *wanted], {INPUT: pixels})
-        except runtime.runtime_errors() as error:
-            raise ModelError(
-                f"encoder {self.spec.name} failed: {runtime.first_line(error)}"
-            ) from None
-        found = dict(zip(wanted, values, strict=True))
+        told = f"encoder {self.spec.name} failed"
+        values = self._opened.run({INPUT: pixels}, self._wanted, where=told)
+        found = dict(zip(self._wanted, values, strict=True))
         for name, tensor in zip(self.names, self._tensors, strict=True):
             consume(name, found[tensor])
-        out: NDArray[np.float32] = features
-        return out
+        features: NDArray[np.float32] = found[OUTPUT]
+        return features

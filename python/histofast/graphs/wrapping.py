@@ -5,49 +5,26 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import onnx
 from numpy.typing import NDArray
-from onnx import helper, numpy_helper
 
-from histofast._arrays import check
 from histofast._files import replacing
-from histofast.encoders import INPUT, OUTPUT, EncoderMetadata, EncoderSpec, read_spec
+from histofast.encoders import INPUT, EncoderMetadata, EncoderSpec, Value, read_spec
 from histofast.errors import ModelError
-from histofast.graphs.building import set_metadata, to_bytes
-from histofast.graphs.cutting import (
-    NamedGraph,
-    check_pool,
-    checked_out,
-    give_features,
-    max_relative_error,
-    pooled,
-    relative_error,
-)
-from histofast.graphs.onnx_file import (
-    ImageInput,
-    OnnxFile,
-    constant_values,
-    dependent_on,
-    extract,
-    image_input,
-    names_in,
-    opset_of,
-    read_onnx,
-    rename,
-    run,
-    session_of,
-    untyped,
-    unused,
-    with_outputs,
-)
-from histofast.graphs.stained import stained_noise
+from histofast.graphs.batches import with_free_batch
+from histofast.graphs.building import standardise_pixels, take_pixels
+from histofast.graphs.graph import Graph, to_bytes
+from histofast.graphs.images import ImageInput, image_input
+from histofast.graphs.names import TensorNames
+from histofast.graphs.onnx_file import OnnxFile, read_onnx
+from histofast.graphs.original import Original, verify, verify_other_size
+from histofast.graphs.pooling import check_pool, give_features, pooled
+from histofast.graphs.proof import BATCHES, checked_out, checked_patches, max_relative_error
 
 EXPORTER = "histofast wrap 1"  # raised when the same file would become another one
 _OLDEST_OPSET = 7  # from here on Sub and Mul broadcast as NumPy does
-_BATCHES = (1, 2, 7)
 _INTEGER_OPERATIONS = {"QLinearConv", "QLinearMatMul", "ConvInteger", "MatMulInteger"}
 
 
@@ -121,70 +98,69 @@ def wrap(
     _check_channels("std", std)
     if min(std) <= 0:
         raise ValueError(f"std must be positive, got {tuple(std)}")
+    file = _read_foreign(path)
+    image = image_input(file.graph)
+    size_px, patch_px = _sizes(path, image, size_px=size_px, patch_px=patch_px)
+    patches = checked_patches(patches, patch_px)
+    names = TensorNames(file.graph)
+    tensor = _chosen(names, file.graph.opened().outputs, output)
+    with replacing(out, overwrite=overwrite) as pending:
+        original = Original(file.graph, image, tensor, mean=mean, std=std)
+        values = original.run(patches[: max(BATCHES)])
+        wanted = pooled(values, pool, where=f"{path}: {tensor!r}")
+        metadata = EncoderMetadata(
+            name=out.stem if name is None else name,
+            network="-".join(path.stem.split()) if network is None else network,
+            layer=(output or names.names[tensor]) if layer is None else layer,
+            d=wanted.shape[1],
+            patch_px=patch_px,
+            mpp=mpp,
+            precision=_precision(file.graph),
+            weights_sha256=file.sha256,
+            provenance=provenance or path.name,
+            licence=licence or "not stated",
+            exporter=_exporter(file.graph),
+            made_from=file.sha256,
+        )
+        graph = with_free_batch(file.graph, image, tensor)
+        inner = _start_at_pixels(graph, image, tensor, size_px=size_px, mean=mean, std=std)
+        give_features(graph, inner, values, pool)
+        graph.name, graph.props = metadata.name, metadata.to_props()
+        limit = max_relative_error(metadata.precision)
+        verify(path, graph, original, patches, wanted, limit=limit, shown=out)
+        if size_px is None:
+            verify_other_size(path, graph, original, patch_px, pool, limit=limit, shown=out)
+        pending.write_bytes(to_bytes(graph.to_model()))
+        read_spec(pending)
+    return read_spec(out)
+
+
+def _read_foreign(path: Path) -> OnnxFile:
+    """Read a file that is to become an encoder.
+
+    Raises:
+        FileNotFoundError, ModelError: as `wrap` has it.
+    """
     file = read_onnx(path)
     if file.is_encoder:
         raise ModelError(
             f"{path} is an encoder already: use it as it is, or cut it with `truncate`"
         )
-    image = image_input(file.model, where=str(path))
-    if image.elem_type == onnx.TensorProto.UINT8:
+    if image_input(file.graph).elem_type == onnx.TensorProto.UINT8:
         raise ModelError(
             f"{path} takes pixels but lacks the metadata of an encoder: export it again"
         )
-    opset = opset_of(file.model)
-    if opset < _OLDEST_OPSET:
+    if file.graph.opset < _OLDEST_OPSET:
         raise ModelError(
-            f"{path} is of opset {opset}, wanted {_OLDEST_OPSET} or newer: convert it with "
-            "onnx.version_converter, or export it again"
+            f"{path} is of opset {file.graph.opset}, wanted {_OLDEST_OPSET} or newer: convert it "
+            "with onnx.version_converter, or export it again"
         )
-    size_px, patch_px = _sizes(path, image, size_px=size_px, patch_px=patch_px)
-    if patches is None:
-        patches = stained_noise(max(_BATCHES), patch_px)
-    (n,) = check("patches", patches, "uint8", ("n", patch_px, patch_px, 3))
-    if n < max(_BATCHES):
-        raise ValueError(f"patches must be at least {max(_BATCHES)}, got {n}")
-
-    graph = NamedGraph(file.model, where=str(path))
-    tensor = _chosen(graph, session_of(file.model, where=str(path)).get_outputs(), output)
-    with replacing(out, overwrite=overwrite) as pending:
-        original = _Original(file, image, tensor, mean=mean, std=std)
-        values = original.run(patches[: max(_BATCHES)])
-        wanted = pooled(values, pool, where=f"{path}: {tensor!r}")
-        metadata = EncoderMetadata(
-            name=out.stem if name is None else name,
-            network=_word(path.stem) if network is None else network,
-            layer=(output or graph.names[tensor]) if layer is None else layer,
-            d=wanted.shape[1],
-            patch_px=patch_px,
-            mpp=mpp,
-            precision=_precision(file.model),
-            weights_sha256=file.sha256,
-            provenance=provenance or path.name,
-            licence=licence or "not stated",
-            exporter=_exporter(file.model),
-            made_from=file.sha256,
-        )
-        model = _with_free_batch(file, image, tensor)
-        inner = _take_pixels(model, image, tensor, size_px=size_px, mean=mean, std=std)
-        give_features(model, inner, values, pool)
-        model.graph.name = metadata.name
-        set_metadata(model, metadata.to_props())
-        limit = max_relative_error(metadata.precision)
-        _verify(path, model, original, patches, wanted, limit=limit, shown=out)
-        if size_px is None:
-            _verify_other_size(path, model, original, patch_px, pool, limit=limit, shown=out)
-        pending.write_bytes(to_bytes(model))
-        read_spec(pending)
-    return read_spec(out)
+    return file
 
 
 def _check_channels(name: str, values: Sequence[float]) -> None:
     if len(values) != 3 or not np.isfinite(values).all():
         raise ValueError(f"{name} must be three finite numbers, got {tuple(values)}")
-
-
-def _word(text: str) -> str:
-    return "-".join(text.split())
 
 
 def _sizes(
@@ -213,7 +189,7 @@ def _sizes(
     return size_px, meant_px
 
 
-def _chosen(graph: NamedGraph, outputs: Sequence[Any], asked: str | None) -> str:
+def _chosen(graph: TensorNames, outputs: Sequence[Value], asked: str | None) -> str:
     """Return the tensor that becomes the features."""
     if asked is not None:
         return graph.find(asked)
@@ -221,7 +197,7 @@ def _chosen(graph: NamedGraph, outputs: Sequence[Any], asked: str | None) -> str
     flat = [output.name for output in outputs if len(output.shape) == 2]
     for candidates in (names, flat):
         if len(candidates) == 1:
-            return str(candidates[0])
+            return candidates[0]
     shown = ", ".join(
         f"{output.name!r} ({', '.join(str(size or '?') for size in output.shape)})"
         for output in outputs
@@ -229,127 +205,30 @@ def _chosen(graph: NamedGraph, outputs: Sequence[Any], asked: str | None) -> str
     raise ModelError(f"{graph.where} has {len(outputs)} outputs, {shown}: choose one with output")
 
 
-def _precision(model: onnx.ModelProto) -> str:
+def _precision(graph: Graph) -> str:
     """Return what most of the weights are: int8 where products are quantised, float16, float32."""
-    kinds = {node.op_type for node in model.graph.node}
+    kinds = {node.op_type for node in graph.nodes}
     bytes_ = (onnx.TensorProto.INT8, onnx.TensorProto.UINT8)
-    quantised = {t.name for t in model.graph.initializer if t.data_type in bytes_ and t.dims}
+    quantised = {t.name for t in graph.constants.values() if t.data_type in bytes_ and t.dims}
     if kinds & _INTEGER_OPERATIONS or any(
-        node.op_type == "DequantizeLinear" and node.input[0] in quantised
-        for node in model.graph.node
+        node.op_type == "DequantizeLinear" and node.input[0] in quantised for node in graph.nodes
     ):
         return "int8"
     sizes = {onnx.TensorProto.FLOAT: 0, onnx.TensorProto.FLOAT16: 0}
-    for tensor in model.graph.initializer:
+    for tensor in graph.constants.values():
         if tensor.data_type in sizes:
             sizes[tensor.data_type] += int(np.prod(tensor.dims))
     half = sizes[onnx.TensorProto.FLOAT16] > sizes[onnx.TensorProto.FLOAT]
     return "float16" if half else "float32"
 
 
-def _exporter(model: onnx.ModelProto) -> str:
-    producer = f"{model.producer_name} {model.producer_version}".strip() or "unknown"
+def _exporter(graph: Graph) -> str:
+    producer = f"{graph.producer_name} {graph.producer_version or ''}".strip() or "unknown"
     return f"{producer}, {EXPORTER}"
 
 
-# --- The batch -----------------------------------------------------------------------------------
-
-
-def _with_free_batch(file: OnnxFile, image: ImageInput, tensor: str) -> onnx.ModelProto:
-    """Return the part of the graph up to a tensor, in which no constant holds the fixed batch.
-
-    That each patch still gives what it gave is not known here but found out by `_verify`.
-    """
-    model = extract(
-        file.model,
-        inputs=[value for value in file.model.graph.input if value.name == image.name],
-        outputs=[untyped(tensor)],
-    )
-    if image.batch is None:
-        return model
-    dependent = dependent_on(model.graph, image.name)
-    asked = {
-        name
-        for node in model.graph.node
-        if node.op_type in ("Reshape", "Expand", "Concat") and not dependent.isdisjoint(node.output)
-        for name in (node.input if node.op_type == "Concat" else node.input[1:2])
-        if name not in dependent
-    }
-    values = constant_values(model, asked)
-    nodes = list(model.graph.node)
-    del model.graph.node[:]
-    for node in nodes:
-        if not dependent.isdisjoint(node.output):
-            if node.op_type in ("Reshape", "Expand") and node.input[1] in values:
-                target = _free_target(node.op_type, values[node.input[1]], image.batch)
-                node.input[1] = _constant(model.graph, node.input[1], target)
-            elif node.op_type == "Concat":
-                _free_concat(model.graph, node, values, dependent, image.batch)
-        model.graph.node.append(node)
-    return model
-
-
-def _free_target(operation: str, target: NDArray[Any], batch: int) -> NDArray[Any]:
-    """Return the shape to ask for instead of one that starts with the batch.
-
-    A target without -1 may start with -1 whatever it starts with: that is the size it had.
-    """
-    free = target.copy()
-    if target.size == 0:
-        return free
-    if operation == "Expand":
-        free[0] = 1 if target[0] == batch else target[0]  # 1 leaves the tensor's own size
-    elif -1 not in target[1:]:
-        free[0] = -1
-    elif target[0] == batch:
-        free[0] = 0  # the size that the tensor has on this axis
-    return free
-
-
-def _free_concat(
-    graph: onnx.GraphProto,
-    node: onnx.NodeProto,
-    values: dict[str, NDArray[Any]],
-    dependent: set[str],
-    batch: int,
-) -> None:
-    """Repeat constants that are joined to the patches' tensors (class tokens) for every patch."""
-    axis = next(a.i for a in node.attribute if a.name == "axis")
-    like = next(name for name in node.input if name in dependent)
-    for i, name in enumerate(node.input):
-        value = values.get(name)
-        if value is None or axis in (0, -value.ndim) or value.shape[0] != batch:
-            continue
-        if (value != value[:1]).any():  # not the same for each patch
-            continue
-        one = _constant(graph, f"{name}.one", value[:1])
-        rest = _constant(graph, f"{name}.rest", np.ones(value.ndim - 1, np.int64))
-        first = _constant(graph, f"{name}.first", np.zeros(1, np.int64))
-        x = _add(graph, "Shape", [like], f"{name}.like")
-        x = _add(graph, "Gather", [x, first], f"{name}.batch", axis=0)
-        x = _add(graph, "Concat", [x, rest], f"{name}.shape", axis=0)
-        node.input[i] = _add(graph, "Expand", [one, x], f"{name}.repeated")
-
-
-def _constant(graph: onnx.GraphProto, name: str, value: NDArray[Any]) -> str:
-    name = unused(graph, name)
-    graph.initializer.append(numpy_helper.from_array(np.ascontiguousarray(value), name))
-    return name
-
-
-def _add(
-    graph: onnx.GraphProto, operation: str, inputs: Sequence[str], name: str, **attributes: Any
-) -> str:
-    name = unused(graph, name)
-    graph.node.append(helper.make_node(operation, inputs, [name], name=name, **attributes))
-    return name
-
-
-# --- The front -----------------------------------------------------------------------------------
-
-
-def _take_pixels(
-    model: onnx.ModelProto,
+def _start_at_pixels(
+    graph: Graph,
     image: ImageInput,
     tensor: str,
     *,
@@ -362,178 +241,18 @@ def _take_pixels(
     Returns:
         What the tensor is called now; names that begin as those in front do make way.
     """
-    graph = model.graph
     moved = {
-        name: unused(graph, f"inner.{name}")
-        for name in sorted(names_in(graph))
+        name: graph.unused(f"inner.{name}")
+        for name in sorted(graph.names())
         if name == INPUT or name.startswith(f"{INPUT}.")
     }
-    rename(graph, moved)
-    nodes = list(graph.node)
-    del graph.node[:], graph.input[:]
-    offset, scale = _standardising(mean, std)
-    shape = (1, 3, 1, 1) if image.layout == "NCHW" else (1, 1, 1, 3)
-    x = INPUT
-    if image.layout == "NCHW":
-        x = _add(graph, "Transpose", [x], "pixels.planes", perm=(0, 3, 1, 2))
-    x = _add(graph, "Cast", [x], "pixels.float", to=onnx.TensorProto.FLOAT)
-    x = _add(
-        graph,
-        "Sub",
-        [x, _constant(graph, "pixels.mean", offset.reshape(shape))],
-        "pixels.centred",
-    )
-    x = _add(
-        graph,
-        "Mul",
-        [x, _constant(graph, "pixels.scale", scale.reshape(shape))],
-        "pixels.standardised",
-    )
+    graph.inputs = []
+    graph.rename(moved)
+    nodes, graph.nodes = graph.nodes, []
+    take_pixels(graph, size_px=size_px)
+    x = standardise_pixels(graph, mean=mean, std=std, layout=image.layout)
     if image.elem_type != onnx.TensorProto.FLOAT:
-        x = _add(graph, "Cast", [x], "pixels.half", to=image.elem_type)
-    graph.node.extend(nodes)
-    rename(graph, {moved.get(image.name, image.name): x})
-    sizes = [size_px, size_px] if size_px else ["h", "w"]
-    graph.input.append(
-        helper.make_tensor_value_info(INPUT, onnx.TensorProto.UINT8, ["n", *sizes, 3])
-    )
+        x = graph.add("Cast", [x], name="pixels.half", to=image.elem_type)
+    graph.nodes.extend(nodes)
+    graph.rename({moved.get(image.name, image.name): x})
     return moved.get(tensor, tensor)
-
-
-def _standardising(
-    mean: Sequence[float], std: Sequence[float]
-) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """Return what to subtract from pixels and what to multiply the rest with, as `PixelGraph`."""
-    offset = (np.asarray(mean, np.float64) * 255).astype(np.float32)
-    return offset, (1 / (np.asarray(std, np.float64) * 255)).astype(np.float32)
-
-
-# --- The proof -----------------------------------------------------------------------------------
-
-
-class _Original:
-    """The foreign graph, run patch by patch on standardised patches; a fixed batch is filled up."""
-
-    def __init__(
-        self,
-        file: OnnxFile,
-        image: ImageInput,
-        tensor: str,
-        *,
-        mean: Sequence[float],
-        std: Sequence[float],
-    ) -> None:
-        self._where = str(file.path)
-        self._image = image
-        self._tensor = tensor
-        self._session = session_of(with_outputs(file.model, [tensor]), where=self._where)
-        self._offset, self._scale = _standardising(mean, std)
-
-    def run(self, patches: NDArray[np.uint8]) -> NDArray[Any]:
-        """Return the tensor for all patches.
-
-        Raises:
-            ModelError: the graph fails, or the tensor's first axis does not count patches.
-        """
-        x = (patches.astype(np.float32) - self._offset) * self._scale
-        if self._image.layout == "NCHW":
-            x = np.ascontiguousarray(x.transpose(0, 3, 1, 2))
-        x = x.astype(self._image.dtype)
-        batch = self._image.batch or 1
-        found = []
-        for i in range(len(x)):
-            feed = {self._image.name: np.repeat(x[i : i + 1], batch, axis=0)}
-            (values,) = run(self._session, [self._tensor], feed, where=self._where)
-            if values.ndim == 0 or len(values) != batch:
-                raise ModelError(
-                    f"{self._where}: {self._tensor!r} is of shape {values.shape}, wanted one value "
-                    "per patch on the first axis: choose another output"
-                )
-            found.append(values[:1])
-        return np.concatenate(found)
-
-
-def _verify(
-    path: Path,
-    model: onnx.ModelProto,
-    original: _Original,
-    patches: NDArray[np.uint8],
-    wanted: NDArray[np.float64],
-    *,
-    limit: float,
-    shown: Path,
-) -> None:
-    """Refuse an encoder whose features differ from the original's in batches of 1, 2 and 7.
-
-    Raises:
-        ModelError: they do, or depend on the batch, or another size does not go in.
-    """
-    session = session_of(model, where=str(shown))
-    for n in (n for n in _BATCHES if n <= len(patches)):
-        told = f"{shown} is not written: "
-        try:
-            (got,) = run(session, [OUTPUT], {INPUT: patches[:n]}, where=f"a batch of {n} fails")
-        except ModelError as error:
-            raise ModelError(f"{told}{error}: export {path.name} with a free batch axis") from None
-        if got.shape == wanted[:n].shape:
-            largest = relative_error(got, wanted[:n])
-            off = f"by {largest:.1e} of their norm, wanted at most {limit:.0e}"
-        else:
-            largest, off = np.inf, f"in shape, {got.shape} instead of {wanted[:n].shape}"
-        if largest <= limit:
-            continue
-        if n == 1:
-            raise ModelError(f"{told}its features differ from those of {path.name} {off}")
-        first = _first_dependent(model, patches)
-        raise ModelError(
-            f"{told}features depend on what else is in the batch"
-            f"{f', first in {first!r}' if first else ''} (batch of {n}, they differ {off}): "
-            f"export {path.name} with a free batch axis"
-        )
-
-
-def _verify_other_size(
-    path: Path,
-    model: onnx.ModelProto,
-    original: _Original,
-    patch_px: int,
-    pool: str,
-    *,
-    limit: float,
-    shown: Path,
-) -> None:
-    """Refuse an encoder that is to take any size but does not.
-
-    Raises:
-        ModelError: it fails on another size, or differs from the original there.
-    """
-    other_px = -(-patch_px // 64) * 32  # about half of it; networks like multiples of 32
-    other_px = 2 * patch_px if other_px == patch_px else other_px
-    patches = stained_noise(2, other_px)
-    try:
-        wanted = pooled(original.run(patches), pool, where=path.name)
-        _verify(path, model, original, patches, wanted, limit=limit, shown=shown)
-    except ModelError as error:
-        raise ModelError(
-            f"{path} says that it takes any size, but not {other_px} px ({error}): "
-            f"fix it with size_px {patch_px}"
-        ) from None
-
-
-def _first_dependent(model: onnx.ModelProto, patches: NDArray[np.uint8]) -> str | None:
-    """Return the first tensor that two patches together give otherwise than each alone."""
-    dependent = dependent_on(model.graph, INPUT)
-    names = [n.output[0] for n in model.graph.node if n.output[0] in dependent]
-    session = session_of(with_outputs(model, names), where="the graph")
-    values = [
-        run(session, names, {INPUT: some}, where="the graph")
-        for some in (patches[:1], patches[1:2], patches[:2])
-    ]
-    for name, one, other, both in zip(names, *values, strict=True):
-        if one.dtype.kind != "f" or one.ndim == 0 or len(one) != 1:
-            continue
-        wanted = np.concatenate([one, other]).astype(np.float64)
-        tolerance = 1e-2 * np.abs(wanted).max()
-        if both.shape != wanted.shape or not np.abs(both - wanted).max() <= tolerance:
-            return str(name)
-    return None

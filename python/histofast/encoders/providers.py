@@ -4,28 +4,30 @@ from __future__ import annotations
 
 import numpy as np
 
-from histofast.encoders import INPUT, OUTPUT, runtime
+from histofast.encoders import runtime
+from histofast.encoders.spec import INPUT, OUTPUT
 
 
-def provider_problems() -> dict[str, str | None]:
+def try_providers(mean_colour: bytes) -> dict[str, str | None]:
     """Return, for each provider that ONNX Runtime lists, what keeps it from working, or None.
+
+    Args:
+        mean_colour: an encoder file whose features are the mean colour, in [0, 1] units.
 
     Raises:
         ModelError: onnxruntime cannot be imported.
     """
-    from histofast.graphs import building  # onnx is heavy: only who asks pays
-
-    model = building.to_bytes(building.tiny_encoder())
-    return {name: _problem(name, model) for name in runtime.runtime().get_available_providers()}
+    listed = runtime.runtime().get_available_providers()
+    return {provider: _problem(provider, mean_colour) for provider in listed}
 
 
-def _problem(provider: str, model: bytes) -> str | None:
+def _problem(provider: str, mean_colour: bytes) -> str | None:
     reason = runtime.why_not(provider)
     if reason is not None:
         return reason
     pixels = np.arange(2 * 4 * 4 * 3, dtype=np.uint8).reshape(2, 4, 4, 3)
     try:
-        session = runtime.make_session(model, provider=provider)
+        session = runtime.make_session(mean_colour, provider=provider)
         if session is None:
             return "ONNX Runtime fell back to another provider"
         got = session.run([OUTPUT], {INPUT: pixels})[0]
