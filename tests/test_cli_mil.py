@@ -35,16 +35,18 @@ def test_train_and_predict(cli, toy):
     assert answer.code == 0
     assert len(answer.err) == 4
     assert re.fullmatch(
-        r"fold 1/2, epoch 1/2: loss \d\.\d{3}, validation loss \d\.\d{3}, auroc \d\.\d{3}, \d+\.\d s "
+        r"fold 0, epoch 1/2: loss \d\.\d{3}, validation loss \d\.\d{3}, auroc \d\.\d{3}, \d+\.\d s "
         r"\(best\)",
         answer.err[0],
     )
-    assert answer.err[3].startswith("fold 2/2, epoch 2/2: loss ")
+    assert answer.err[3].startswith("fold 1, epoch 2/2: loss ")
     lines = answer.out.splitlines()
     assert lines[0] == (
         "attention, 2 folds: 24 slides of 24 patients, each predicted by a model that has not seen it"
     )
-    assert lines[1].split() == ["value", "95", "%", "interval", "folds"]
+    assert lines[1].split() == [
+        *("value", "95", "%", "by", "patients", "95", "%", "by", "training", "folds")
+    ]
     assert [line.split()[0] for line in lines[2:8]] == [
         "auroc",
         "auprc",
@@ -54,7 +56,9 @@ def test_train_and_predict(cli, toy):
         "brier",
     ]
     assert re.fullmatch(
-        r"auroc +\d\.\d{3} +\d\.\d{3} to \d\.\d{3} +\d\.\d{3} to \d\.\d{3}", lines[2]
+        r"auroc +\d\.\d{3} +\d\.\d{3} to \d\.\d{3} +(undefined|-?\d\.\d{3} to \d\.\d{3}) +"
+        r"\d\.\d{3} to \d\.\d{3}",
+        lines[2],
     )
     assert lines[8:] == ["predictions: runs/a/predictions.csv, curves: runs/a/curves.png"]
 
@@ -142,7 +146,7 @@ def test_interrupted_goes_on(cli, toy, monkeypatch):
     assert (answer.code, answer.err[-1], answer.out) == (130, "histofast: interrupted", "")
     answer = cli(*TRAIN, *SHORT)
     assert answer.code == 0
-    assert [line.split(":")[0] for line in answer.err] == ["fold 2/2, epoch 2/2"]
+    assert [line.split(":")[0] for line in answer.err] == ["fold 1, epoch 2/2"]
 
 
 @pytest.mark.parametrize(
@@ -175,8 +179,8 @@ def test_a_run_of_other_arguments(cli, toy):
     assert answer.code == 2
     (line,) = answer.err
     assert line == (
-        "histofast: runs/a holds a run of other arguments (seed 0, not 1): choose another folder, or "
-        "ask to overwrite it"
+        "histofast: runs/a holds another run (seed 0, not 1): choose another folder (--out), or "
+        "replace it (--overwrite)"
     )
     assert cli(*TRAIN, *SHORT, "--seed", 1, "--overwrite").code == 0
     assert cli("predict", "runs/a", "features", "-o", "p.csv").code == 0

@@ -271,7 +271,15 @@ class TestRun:
         [
             ("{", r"run\.json must be JSON, got "),
             ("[]", r"run\.json must be a JSON object, got list"),
-            ("{}", r"run\.json must be of a run, got KeyError \('model'\)"),
+            ("{}", r"run\.json must be of a run, got no kind in it"),
+            (
+                '{"kind": "train", "identity": {}, "about": {}}',
+                r"run\.json must be of a run, got KeyError \('slides'\)",
+            ),
+            (
+                '{"kind": "finetune", "identity": {}, "about": {}}',
+                "must be of `train`, got a folder of `finetune`",
+            ),
         ],
     )
     def test_a_broken_run_json(self, tmp_path, content, message):

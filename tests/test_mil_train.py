@@ -33,11 +33,11 @@ from histofast.mil import (
     cox_loss,
     create,
     evaluate,
+    fold_training,
     open_bags,
     open_run,
     reading,
     train,
-    training,
 )
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -78,7 +78,7 @@ def watch(monkeypatch, look):
         model.register_forward_pre_hook(lambda module, args: look(module, *args))
         return model
 
-    monkeypatch.setattr(training, "create", made)
+    monkeypatch.setattr(fold_training, "create", made)
 
 
 class TestLearning:
@@ -255,7 +255,8 @@ class TestEvaluation:
             np.testing.assert_allclose([float(row["p_no"]), float(row["p_yes"])], wanted, atol=1e-6)
         # metrics.json is what the table says.
         told = np.array([[float(row["p_no"]), float(row["p_yes"])] for row in rows])
-        found = metrics("classification", bags.targets, told, groups=bags.groups)
+        models = [int(row["fold"]) for row in rows]
+        found = metrics("classification", bags.targets, told, groups=bags.groups, models=models)
         for name, metric in run.metrics()["out_of_fold"].items():
             assert (metric["value"], metric["low"], metric["high"]) == pytest.approx(
                 (found[name].value, found[name].low, found[name].high), abs=1e-7
@@ -332,7 +333,7 @@ class TestResume:
         assert numbers_of(tmp_path / "run") == undisturbed
 
     def test_stopped_within_an_epoch(self, toy, tmp_path, undisturbed, monkeypatch):
-        monkeypatch.setattr(training, "_REFRESH_S", 0.0)
+        monkeypatch.setattr(fold_training, "_REFRESH_S", 0.0)
 
         def stop(progress):
             if progress.epoch == 2 and progress.bags_done == 4:
@@ -348,7 +349,7 @@ class TestResume:
         code = (
             "import sys, time, torch\n"
             "torch.set_num_threads(1)\n"
-            "from histofast.mil.training import TrainConfig, train\n"
+            "from histofast.mil import TrainConfig, train\n"
             "def wait(p):\n"
             "    if p.finished and p.epoch == 2:\n"
             "        print('there', flush=True)\n"
@@ -433,11 +434,14 @@ class TestFolder:
             *(f"fold-{i}/{name}" for i in range(2) for name in ("model.safetensors", "log.csv")),
         }
         record = json.loads((run.path / "run.json").read_text())
-        assert record["config"]["lr"] == 3e-3
-        assert record["classes"] == ["no", "yes"]
-        assert record["encoder"] == {"name": "uni", "sha256": "ab" * 32}
+        assert list(record) == ["kind", "identity", "about"]
+        identity = record["identity"]
+        assert identity["config"]["lr"] == 3e-3
+        assert identity["classes"] == ["no", "yes"]
+        assert identity["encoder"] == "ab" * 32
+        assert record["about"]["encoder"] == {"name": "uni", "sha256": "ab" * 32}
         wanted = folds(open_bags(*toy), n=2, seed=0)
-        assert [fold["test"] for fold in record["folds"]] == [f.test.tolist() for f in wanted]
+        assert [f["test"] for f in identity["folds"].values()] == [f.test.tolist() for f in wanted]
         assert list(table(run.path / "fold-0" / "log.csv")[0]) == [
             "epoch",
             "loss",
@@ -455,11 +459,13 @@ class TestFolder:
             ({"config": TrainConfig(folds=3, epochs=2)}, "epochs 1, not 2"),
             ({"config": TrainConfig(folds=3, epochs=1), "model": "mean"}, "model attention, not"),
         ):
-            with pytest.raises(ValueError, match=rf"run holds a run of other arguments \({what}"):
+            with pytest.raises(ValueError, match=rf"run holds another run \({what}"):
                 train(*toy, out=out, **options)
         labels = tmp_path / "other.csv"
         labels.write_text(toy[1].read_text().replace("s01,yes", "s01,no"))
-        with pytest.raises(ValueError, match=r"other arguments \(other (folds|targets of bags)\)"):
+        with pytest.raises(
+            ValueError, match=r"another run \(target of 1 slides differ, first s01\)"
+        ):
             train(toy[0], labels, out=out, config=TrainConfig(folds=3, epochs=1))
         run = train(*toy, out=out, config=TrainConfig(folds=2, epochs=1), overwrite=True)
         assert run.is_finished
@@ -477,7 +483,7 @@ class TestFolder:
     def test_a_folder_of_something_else(self, toy, tmp_path):
         (tmp_path / "full").mkdir()
         (tmp_path / "full" / "mine.txt").write_text("mine")
-        message = "out must be new, empty or of a run, .*full is not: choose another folder, or ask"
+        message = "out must be new, empty or of a run, .*full is not: choose another folder \\(--out\\), or"
         with pytest.raises(ValueError, match=message):
             train(*toy, out=tmp_path / "full", config=SHORT)
         with pytest.raises(ValueError, match=r"out must be a folder, .*mine\.txt is a file"):
@@ -489,7 +495,7 @@ class TestFolder:
         (tmp_path / "run").mkdir()
         with Lock(tmp_path / "run" / "run.json") as held:
             assert held
-            with pytest.raises(ModelError, match="must be trained by one process, got a second"):
+            with pytest.raises(ModelError, match="must be worked on by one process, got a second"):
                 train(*toy, out=tmp_path / "run", config=SHORT)
 
     def test_a_broken_state(self, toy, tmp_path):

@@ -16,7 +16,9 @@ from histofast._words import duration
 from histofast.cli import options as o
 
 if TYPE_CHECKING:
+    from histofast.learning import Metric
     from histofast.mil import FineTuned, FineTuneProgress
+    from histofast.patches import PatchSample
 
 _SAY_S = 10.0  # between lines about the work left
 _COMPARED = 512  # patches of the similarity report
@@ -100,6 +102,16 @@ def finetune(
     ] = None,
     seed: o.Seed = None,
     device: Annotated[str, o.device(TORCH, help="where to tune")] = "auto",
+    jobs: o.Jobs = None,
+    threads: Annotated[
+        int | None,
+        typer.Option(
+            "--threads",
+            parser=o.whole_number,
+            metavar="N",
+            help="of torch, in each job [the CPUs available, shared out among the jobs]",
+        ),
+    ] = None,
     similarity: Annotated[
         bool,
         typer.Option(
@@ -148,20 +160,26 @@ def finetune(
         config=config,
         overwrite=overwrite,
         on_progress=None if quiet else _reporter(),
+        **o.given(jobs=jobs, threads=threads),
     )
-    report = None
-    if similarity:
-        report = _compare(found, slides, patches)
     if as_json:
         typer.echo((found.path / "metrics.json").read_text(encoding="utf-8"), nl=False)
+    else:
+        for line in _table(found):
+            typer.echo(line)
+        for note in found.notes:
+            typer.echo(f"note: {note}")
+        typer.echo(f"encoder: {found.encoder}")
+    if not similarity:
         return
-    for line in _table(found):
-        typer.echo(line)
-    for note in found.notes:
-        typer.echo(f"note: {note}")
-    typer.echo(f"encoder: {found.encoder}")
-    if report is not None:
-        typer.echo(f"frozen and tuned, layer by layer: {report}")
+    if not quiet:
+        typer.echo("comparing frozen and tuned, layer by layer", err=True)
+    sample = mil.sample_of_run(
+        mil.open_run(run), slides=slides, patches=patches, features=features, n=_COMPARED
+    )
+    page = _compare(found, sample)
+    if not as_json:
+        typer.echo(f"frozen and tuned, layer by layer: {page}")
 
 
 def _reporter() -> Callable[[FineTuneProgress], None]:
@@ -170,7 +188,7 @@ def _reporter() -> Callable[[FineTuneProgress], None]:
 
     def tell(progress: FineTuneProgress) -> None:
         nonlocal said
-        where = f"fold {progress.fold + 1} of {progress.folds}"
+        where = f"fold {progress.fold}"
         if progress.finished is not None:
             found = progress.finished
             loss = "frozen" if not progress.epoch else f"loss {found.loss:.4f}"
@@ -192,16 +210,10 @@ def _reporter() -> Callable[[FineTuneProgress], None]:
     return tell
 
 
-def _compare(found: FineTuned, slides: list[Path] | None, patches: Path | None) -> Path:
-    """Compare the encoder before and after, on patches of these slides."""
+def _compare(found: FineTuned, sample: PatchSample) -> Path:
+    """Compare the encoder before and after, on patches as the run's features know them."""
     from histofast.comparison import compare
-    from histofast.encoders import read_spec
-    from histofast.patches import sample_patches
 
-    spec = read_spec(found.encoder)
-    sample = sample_patches(
-        slides, patches=patches, n=_COMPARED, patch_px=spec.patch_px, mpp=spec.mpp
-    )
     result = compare(
         found.frozen_network, found.tuned_network, sample, label_a="frozen", label_b="tuned"
     )
@@ -211,11 +223,15 @@ def _compare(found: FineTuned, slides: list[Path] | None, patches: Path | None) 
 
 def _table(found: FineTuned) -> list[str]:
     width = max(map(len, found.frozen))
-    lines = [f"{'':{width}}   frozen    tuned    gain, 95 % interval"]
+    lines = [f"{'':{width}}   frozen    tuned     gain  95 % by patients  95 % by training"]
     for name, before in found.frozen.items():
-        after, gain = found.tuned[name], found.gain[name]
+        after, gain, training = found.tuned[name], found.gain[name], found.gain_of_folds[name]
         lines.append(
-            f"{name:{width}}  {before.value:7.3f}  {after.value:7.3f}  {gain.value:+7.3f}, "
-            f"{gain.low:+.3f} to {gain.high:+.3f}"
+            f"{name:{width}}  {before.value:7.3f}  {after.value:7.3f}  {gain.value:+7.3f}  "
+            f"{_range(gain):>16}  {_range(training):>16}"
         )
     return lines
+
+
+def _range(metric: Metric) -> str:
+    return "undefined" if math.isnan(metric.low) else f"{metric.low:+.3f} to {metric.high:+.3f}"

@@ -124,6 +124,13 @@ def train(
     ] = True,
     seed: o.Seed = None,
     device: Device = "auto",
+    jobs: o.Jobs = None,
+    threads: Annotated[
+        int | None,
+        typer.Option(
+            "--threads", parser=o.whole_number, metavar="N", help="of torch, in each job [1]"
+        ),
+    ] = None,
     amp: Annotated[bool, typer.Option("--amp/--no-amp", help="train in bfloat16 on a GPU")] = True,
     tensorboard: Annotated[
         bool, typer.Option("--tensorboard", help="log to OUT/tensorboard too")
@@ -189,6 +196,7 @@ def train(
             tensorboard=tensorboard,
             mlflow=mlflow,
             on_progress=on_progress,
+            **o.given(jobs=jobs, threads=threads),
         )
     _draw_curves(run)
     found = run.metrics()
@@ -288,13 +296,15 @@ def _note(notes: Sequence[str], *, quiet: bool) -> None:
 
 
 def _table(found: Mapping[str, Any]) -> Iterator[str]:
-    """The metrics over all folds, their intervals, and the range of the folds' own."""
+    """The metrics: of these models with an interval over patients, of the training with one over folds."""
     width = max(map(len, found["out_of_fold"]))
-    yield f"{'':{width}}    value    95 % interval        folds"
+    yield f"{'':{width}}    value  95 % by patients  95 % by training        folds"
     for name, metric in found["out_of_fold"].items():
+        training = found["of_folds"][name]
         of_folds = [fold[name] for fold in found["folds"] if fold[name] is not None]
         line = f"{name:{width}}  {_number(metric['value']):>7}"
-        line += f"  {_range(metric['low'], metric['high']):>15}"
+        line += f"  {_range(metric['low'], metric['high']):>16}"
+        line += f"  {_range(training['low'], training['high']):>16}"
         yield f"{line}  {_range(min(of_folds), max(of_folds)):>15}" if of_folds else line
 
 
@@ -315,7 +325,7 @@ def _say(progress: TrainProgress) -> str:
     found = progress.finished
     assert found is not None
     text = (
-        f"fold {progress.fold + 1}/{progress.folds}, epoch {progress.epoch}/{progress.epochs}: "
+        f"fold {progress.fold}, epoch {progress.epoch}/{progress.epochs}: "
         f"loss {found.loss:.3f}, validation loss {found.validation_loss:.3f}"
     )
     known = ("auroc", "r2", "c_index") if progress.metric == "loss" else (progress.metric,)
@@ -348,7 +358,7 @@ def _epochs(*, quiet: bool) -> Iterator[Callable[[TrainProgress], None] | None]:
                 bars.console.print(_say(progress), markup=False, highlight=False, soft_wrap=True)
             bars.update(
                 task,
-                description=f"fold {progress.fold + 1}, epoch {progress.epoch}",
+                description=f"fold {progress.fold}, epoch {progress.epoch}",
                 completed=progress.bags_done,
                 total=progress.bags_total,
             )

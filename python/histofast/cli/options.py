@@ -147,6 +147,15 @@ Epochs = Annotated[
     int | None, typer.Option("--epochs", parser=whole_number, metavar="N", help="at most [20]")
 ]
 Seed = Annotated[int | None, typer.Option("--seed", parser=whole_number, metavar="N", help="[0]")]
+Jobs = Annotated[
+    int | None,
+    typer.Option(
+        "--jobs",
+        parser=whole_number,
+        metavar="N",
+        help="folds at a time, side by side in processes [1]",
+    ),
+]
 IntoFolder = Annotated[
     bool, typer.Option("--overwrite", help="write into OUT though it is not empty")
 ]

@@ -1,21 +1,262 @@
-"""The files of a run's folder: whole or not there, so that a run may be killed at any moment."""
+"""The folder of a run: what its numbers follow from, one lock, files that are whole or not there.
+
+    run.json             kind, identity, about
+    fold-<i>/            of each fold, by its number from 0
+    metrics.json         written last: a run that has it is finished
+
+The *identity* holds everything that the numbers of a run depend on, by content: checksums of features
+and weights, targets, patients, folds, options, seeds, and the revision of the method, which is raised
+whenever the same input would give other numbers. `about` holds what they do not depend on: device,
+threads, memory, paths, verbosity, versions of libraries. Device and torch's release change last bits,
+no more; a run that goes on where it was on another machine is worth more than those.
+
+A folder with the same identity is gone on with, or only opened; one with another is refused, with
+what differs. A run may be killed at any moment.
+"""
 
 from __future__ import annotations
 
+import contextlib
 import csv
+import hashlib
 import io
 import json
 import math
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import fields
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
-from histofast._files import replacing
+from histofast._files import Lock, replacing
 from histofast.errors import ModelError
 from histofast.learning.scores import Metric
 
 RUN, METRICS, PREDICTIONS = "run.json", "metrics.json", "predictions.csv"
+
+_ASIDE = "aside"  # in the metadata of a field
+_MISSING = object()
+_SHORT = 40  # characters of a value that is told; longer ones are checksums and lists
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RunRecord:
+    """What run.json holds.
+
+    Attributes:
+        kind: of run: train, finetune ...
+        identity: what the numbers follow from, as JSON holds it. Values of many things alike are
+            {"slides": {name: {"features": ..., "target": ...}}}, so that a difference can be told.
+        about: what they do not follow from.
+    """
+
+    kind: str
+    identity: Mapping[str, Any]
+    about: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        """Make tuples lists and the like: what is asked is compared with what was read."""
+        for name in ("identity", "about"):
+            plain_value = json.loads(json.dumps(getattr(self, name), allow_nan=False))
+            object.__setattr__(self, name, plain_value)
+
+    @property
+    def sha256(self) -> str:
+        """Checksum of kind and identity."""
+        text = json.dumps([self.kind, self.identity], sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()
+
+    def is_same(self, other: RunRecord | None) -> bool:
+        """Whether another record is of the same numbers."""
+        return other is not None and not difference(other, self)
+
+
+def difference(there: RunRecord, asked: RunRecord) -> str:
+    """Say in a few words what differs of what the numbers depend on; "" if nothing."""
+    if there.kind != asked.kind:
+        return f"of {there.kind}, not {asked.kind}"
+    return _difference(there.identity, asked.identity, "")
+
+
+def _difference(there: Mapping[str, Any], asked: Mapping[str, Any], within: str) -> str:
+    for key in {**there, **asked}:
+        one, other = there.get(key, _MISSING), asked.get(key, _MISSING)
+        if one == other and not (isinstance(one, dict) and list(one) != list(other)):
+            continue
+        if not isinstance(one, dict) or not isinstance(other, dict):
+            return f"{within}{_of_values(key, one, other)}"
+        if _is_of_things(one) and _is_of_things(other):
+            return f"{within}{_of_things(key, one, other)}"
+        # Options need no heading; what holds slides or folds of its own does.
+        heading = f"{key}: " if any(map(_is_of_things, one.values())) else ""
+        found = _difference(one, other, within + heading)
+        return found or f"{within}{key} in another order"
+    return ""
+
+
+def _is_of_things(value: Any) -> bool:
+    """Whether it holds many things alike, by their names, and something of each."""
+    is_dict = isinstance(value, dict) and bool(value)
+    return is_dict and all(isinstance(inner, dict) for inner in value.values())
+
+
+def _of_values(key: str, one: Any, other: Any) -> str:
+    texts = [
+        value if isinstance(value, str) else "none" if value is _MISSING else json.dumps(value)
+        for value in (one, other)
+    ]
+    if max(map(len, texts)) > _SHORT:
+        return f"other {key}"
+    return f"{key} {texts[0]}, not {texts[1]}"
+
+
+def _of_things(key: str, one: Mapping[str, Any], other: Mapping[str, Any]) -> str:
+    """Say in how many slides, folds ... of many what differs."""
+    single = sorted(set(one) ^ set(other))
+    if single:
+        return f"{len(single)} {key} are not in both, first {single[0]}"
+    for part in {part: None for value in one.values() for part in value}:
+        differ = [n for n in one if one[n].get(part, _MISSING) != other[n].get(part, _MISSING)]
+        if differ:
+            return f"{part} of {len(differ)} {key} differ, first {differ[0]}"
+    return f"{key} in another order"
+
+
+def aside(default: Any) -> Any:
+    """Return the field of a config that no number depends on, but for last bits."""
+    return field(default=default, metadata={_ASIDE: True})
+
+
+def parts_of_config(config: Any) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return the values of a config that numbers depend on, and those marked by `aside`."""
+    values = asdict(config)
+    left_out = {part.name for part in fields(config) if part.metadata.get(_ASIDE)}
+    return (
+        {name: value for name, value in values.items() if name not in left_out},
+        {name: value for name, value in values.items() if name in left_out},
+    )
+
+
+# --- The folder --------------------------------------------------------------------------------
+
+
+def read_record(path: Path) -> RunRecord | None:
+    """Return what the run.json of a folder holds, None if there is none.
+
+    Raises:
+        ModelError: it is no record of a run.
+    """
+    try:
+        record = json.loads((path / RUN).read_text(encoding="utf-8"))
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except ValueError as error:
+        raise ModelError(f"{path / RUN} must be JSON, got {error}") from error
+    if not isinstance(record, dict):
+        raise ModelError(f"{path / RUN} must be a JSON object, got {type(record).__name__}")
+    wanted = {"kind": str, "identity": dict, "about": dict}
+    wrong = [name for name, kind in wanted.items() if not isinstance(record.get(name), kind)]
+    if wrong:
+        raise ModelError(f"{path / RUN} must be of a run, got no {wrong[0]} in it")
+    return RunRecord(**{name: record[name] for name in wanted})
+
+
+def is_finished(path: Path, record: RunRecord) -> bool:
+    """Whether a folder holds this run with its metrics: nothing is to be done, nor to be written."""
+    try:
+        return (path / METRICS).is_file() and record.is_same(read_record(path))
+    except ModelError:
+        return False
+
+
+@contextlib.contextmanager
+def run_folder(
+    path: Path, record: RunRecord, *, files: Sequence[str], overwrite: bool
+) -> Iterator[None]:
+    """Make the folder of a run, or find it made for this very run; it is this process's till the end.
+
+    Args:
+        path: of the folder.
+        record: of the run.
+        files: patterns of what such a run writes, removed when a run of another identity is
+            replaced: ("fold-*/log.csv", ...).
+        overwrite: replace a run of another identity, or write into a folder that is not empty.
+
+    Raises:
+        ValueError: `path` is a file, or a folder of something else or of a run of another identity.
+        ModelError: another process works in this folder; a run.json that is broken.
+        OSError: the folder cannot be written.
+    """
+    _refuse(path, record, overwrite=overwrite)
+    path.mkdir(parents=True, exist_ok=True)
+    lock = Lock(path / RUN)
+    if not lock.acquire():
+        raise ModelError(
+            f"{path} must be worked on by one process, got a second one: wait for the first"
+        )
+    try:
+        _refuse(path, record, overwrite=overwrite)  # another may have come between
+        _settle(path, record, files)
+        yield
+    finally:
+        lock.release()
+
+
+def _refuse(path: Path, record: RunRecord, *, overwrite: bool) -> None:
+    if path.exists() and not path.is_dir():
+        raise ValueError(f"out must be a folder, {path} is a file")
+    if overwrite or not path.is_dir():
+        return
+    there = read_record(path)
+    if there is None:
+        # Hidden: locks, and what a kill left of a file that was being written.
+        if any(not inner.name.startswith(".") for inner in path.iterdir()):
+            raise ValueError(
+                f"out must be new, empty or of a run, {path} is not: choose another folder (--out), "
+                "or write into it all the same (--overwrite)"
+            )
+        return
+    other = difference(there, record)
+    if other:
+        raise ValueError(
+            f"{path} holds another run ({other}): choose another folder (--out), or replace it "
+            "(--overwrite)"
+        )
+
+
+def _settle(path: Path, record: RunRecord, files: Sequence[str]) -> None:
+    """Write run.json, after removing a run of another identity."""
+    try:
+        if record.is_same(read_record(path)):
+            return
+    except ModelError:  # broken, and to be replaced: else `_refuse` had raised it
+        pass
+    # run.json goes first: a folder that lost only some of its files is not taken for the old run.
+    for pattern in (RUN, METRICS, PREDICTIONS, *files):
+        for old in path.glob(pattern):
+            old.unlink()
+            if old.parent != path and not any(old.parent.iterdir()):
+                old.parent.rmdir()
+    write_json(
+        path / RUN, {"kind": record.kind, "identity": record.identity, "about": record.about}
+    )
+
+
+def fold_folder(path: Path, fold: int) -> Path:
+    """Where the files of a fold are."""
+    return path / f"fold-{fold}"
+
+
+def sha256_of(path: Path) -> str:
+    """Return the checksum of a file's content.
+
+    Raises:
+        OSError: it cannot be read.
+    """
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+# --- Values and files --------------------------------------------------------------------------
 
 
 def refuse_out_of_range(
@@ -45,23 +286,6 @@ def plain(metric: Metric) -> dict[str, float | None]:
     return {part.name: or_none(getattr(metric, part.name)) for part in fields(Metric)}
 
 
-def read_record(path: Path) -> dict[str, Any] | None:
-    """Return what the run.json of a folder holds, None if there is none.
-
-    Raises:
-        ModelError: it is no JSON object.
-    """
-    try:
-        record = json.loads((path / RUN).read_text(encoding="utf-8"))
-    except (FileNotFoundError, NotADirectoryError):
-        return None
-    except ValueError as error:
-        raise ModelError(f"{path / RUN} must be JSON, got {error}") from error
-    if not isinstance(record, dict):
-        raise ModelError(f"{path / RUN} must be a JSON object, got {type(record).__name__}")
-    return record
-
-
 def write_bytes(path: Path, content: bytes) -> None:
     """Write a file whole or not at all; a full disk is an OSError."""
     with replacing(path, overwrite=True) as pending:
@@ -81,8 +305,3 @@ def write_csv(path: Path, rows: Iterable[Sequence[object]]) -> None:
     for row in rows:
         writer.writerow([f"{v:.9g}" if isinstance(v, float) else v for v in row])
     write_bytes(path, text.getvalue().encode())
-
-
-def fold_folder(path: Path, fold: int) -> Path:
-    """Where the files of a fold are."""
-    return path / f"fold-{fold}"

@@ -18,13 +18,17 @@ from histofast.mil.bags import Bags, Missing, open_bags, open_labels
 from histofast.mil.baseline import mean_pooling
 from histofast.mil.clam import smooth_svm_loss
 from histofast.mil.end_to_end import backward
-from histofast.mil.finetuning import FineTuneConfig, FineTuned, FineTuneProgress, finetune
+from histofast.mil.finetuning import FineTuned, finetune
+from histofast.mil.fold_training import TrainProgress, train_fold
+from histofast.mil.fold_tuning import FineTuneConfig, FineTuneProgress
+from histofast.mil.measuring import evaluate
 from histofast.mil.models import create, names
+from histofast.mil.pixels import sample_of_run
 from histofast.mil.prediction import Predictions, attend, attention_of, predict
 from histofast.mil.runs import Run, TrainConfig, open_run
 from histofast.mil.survival import cox_loss
 from histofast.mil.topk import top_rows
-from histofast.mil.training import TrainProgress, evaluate, train
+from histofast.mil.training import train
 from histofast.mil.transmil import PositionEncoding, nystrom_attention, pseudo_inverse
 
 __all__ = [
@@ -55,9 +59,11 @@ __all__ = [
     "open_run",
     "predict",
     "pseudo_inverse",
+    "sample_of_run",
     "smooth_svm_loss",
     "top_rows",
     "train",
+    "train_fold",
 ]
 
 

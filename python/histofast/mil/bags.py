@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from histofast._tables import Table, read_table
 from histofast.errors import FeatureError
-from histofast.features import FeatureFile, read_features
+from histofast.features import FeatureFile, content_sha256, read_features
 from histofast.learning import Task
 from histofast.slides import SLIDE_SUFFIXES
 
@@ -126,6 +126,14 @@ class Bags:
                 features = features.astype(np.float32)
         _refuse_infinite(path, features)
         return features
+
+    def contents(self) -> tuple[str, ...]:
+        """(b) checksums of the features; see `features.content_sha256`.
+
+        Raises:
+            FeatureError, FileNotFoundError: as `read`.
+        """
+        return tuple(content_sha256(path) for path in self.paths)
 
     def part(self, rows: Sequence[int] | NDArray[np.integer[Any]]) -> Bags:
         """Return the bags of these indices, in their order; classes stay as they are."""

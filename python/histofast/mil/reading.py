@@ -28,6 +28,17 @@ def forked_generators(device: torch.device) -> Iterator[None]:
         yield
 
 
+@contextlib.contextmanager
+def threads_of_torch(threads: int | None) -> Iterator[None]:
+    """Let torch compute with so many threads, and give it back as many as it had; None: as it has."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(before if threads is None else threads)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
 def read_ahead(read: Callable[[int], T], rows: Iterable[int]) -> Generator[T, None, None]:
     """Yield `read(row)` in order; a thread reads the next ones while one is in use."""
     todo = iter(rows)

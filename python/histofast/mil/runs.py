@@ -30,16 +30,21 @@ from histofast.learning import (
     PREDICTIONS,
     RUN,
     Fold,
+    RunRecord,
     Task,
+    aside,
     fold_folder,
     read_record,
     refuse_out_of_range,
     write_bytes,
 )
 from histofast.mil.bag_model import BagModel
+from histofast.mil.bags import Bags
 from histofast.mil.models import create
 
+KIND = "train"
 MODEL, STATE, LOG = "model.safetensors", "state.pt", "log.csv"
+FILES = tuple(f"fold-*/{name}" for name in (MODEL, STATE, LOG))
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -83,7 +88,7 @@ class TrainConfig:
     patch_loss: float = 0.0
     metric: str | None = None
     seed: int = 0
-    device: str = "auto"
+    device: str = aside("auto")
     amp: Literal["auto", "off"] = "auto"
     model_options: Mapping[str, Any] = field(default_factory=dict)
 
@@ -127,6 +132,7 @@ class Run:
         patients: (b) patient of each, "" where not known.
         targets: (b,) int64 class, (b,) float64 value, or (b, 2) float64 time and event.
         folds: which bags trained, chose and tested.
+        record: what all of this was read from.
     """
 
     path: Path
@@ -142,6 +148,7 @@ class Run:
     patients: tuple[str, ...]
     targets: NDArray[Any]
     folds: tuple[Fold, ...]
+    record: RunRecord
 
     @property
     def is_finished(self) -> bool:
@@ -168,7 +175,10 @@ class Run:
         return next((k for k, fold in enumerate(self.folds) if i in fold.test), None)
 
     def metrics(self) -> dict[str, Any]:
-        """Return what metrics.json holds: `out_of_fold` (value, low, high by name) and `folds`.
+        """Return what metrics.json holds: `out_of_fold`, `of_folds` and `folds`, by name.
+
+        Both of the first have value, low and high: of these models on patients like these, and of
+        this way of training. `folds` has the value of each.
 
         Raises:
             ModelError: the run is not finished.
@@ -201,28 +211,31 @@ class Run:
             )
 
     @classmethod
-    def of(cls, path: Path, record: Mapping[str, Any]) -> Self:
+    def of(cls, path: Path, record: RunRecord) -> Self:
         """Make a run of what run.json holds."""
+        identity, about = record.identity, record.about
+        slides = identity["slides"]
         return cls(
             path=path,
-            model=record["model"],
-            task=record["task"],
-            classes=tuple(record["classes"]),
-            d=record["d"],
-            encoder=record["encoder"],
-            config=TrainConfig(**record["config"]),
-            metric=record["metric"],
-            names=tuple(record["bags"]["names"]),
-            paths=tuple(Path(path) for path in record["paths"]),
-            patients=tuple(record["bags"]["patients"]),
+            model=identity["model"],
+            task=identity["task"],
+            classes=tuple(identity["classes"]),
+            d=identity["d"],
+            encoder=about["encoder"],
+            config=TrainConfig(**identity["config"], **about["config"]),
+            metric=identity["metric"],
+            names=tuple(slides),
+            paths=tuple(Path(path) for path in about["paths"]),
+            patients=tuple(slide["patient"] for slide in slides.values()),
             targets=np.array(
-                record["bags"]["targets"],
-                np.int64 if record["task"] == "classification" else np.float64,
+                [slide["target"] for slide in slides.values()],
+                np.int64 if identity["task"] == "classification" else np.float64,
             ),
             folds=tuple(
                 Fold(**{part.name: np.array(fold[part.name], np.int64) for part in fields(Fold)})
-                for fold in record["folds"]
+                for fold in identity["folds"].values()
             ),
+            record=record,
         )
 
 
@@ -231,19 +244,31 @@ def open_run(path: str | Path) -> Run:
 
     Raises:
         FileNotFoundError: no such folder, or none of a run.
-        ModelError: its run.json is broken.
+        ModelError: its run.json is broken, or of another kind of run.
     """
     path = Path(path)
     record = read_record(path)
     if record is None:
         wanted = "no such folder" if not path.is_dir() else f"no {RUN}, as `train` writes it, in"
         raise FileNotFoundError(f"{wanted}{':' * (not path.is_dir())} {path}")
+    if record.kind != KIND:
+        raise ModelError(f"{path} must be of `{KIND}`, got a folder of `{record.kind}`")
     try:
         return Run.of(path, record)
     except (KeyError, TypeError, ValueError) as error:
         raise ModelError(
             f"{path / RUN} must be of a run, got {type(error).__name__} ({error})"
         ) from error
+
+
+def slides_of(bags: Bags) -> dict[str, dict[str, Any]]:
+    """Return what numbers follow from of each slide, by its name, in the order of the bags."""
+    return {
+        name: {"features": content, "patient": patient, "target": target}
+        for name, content, patient, target in zip(
+            bags.names, bags.contents(), bags.patients, bags.targets.tolist(), strict=True
+        )
+    }
 
 
 def outputs_of(task: Task, classes: Sequence[str]) -> int:

@@ -1,0 +1,60 @@
+"""Folds one after the other, or side by side in processes, by the engine of jobs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from histofast.jobs import Event, Job, Local, Told, run, tell, values_of
+
+
+def work_on_folds(
+    function: Callable[..., None],
+    folds: Sequence[int],
+    *,
+    jobs: int,
+    threads: int | None,
+    on_progress: Callable[[Any], None] | None,
+) -> None:
+    """Call `function(fold=..., on_progress=...)` for each fold; stop at the first that fails.
+
+    Args:
+        function: of the top level of a module, or a partial of one, with arguments that pickle takes.
+        folds: their numbers.
+        jobs: how many at a time, >= 1; 1: here.
+        threads: of the libraries of numbers in each process.
+        on_progress: called here with what the folds tell.
+
+    Raises:
+        What `function` raises for the first fold that fails; JobError: a process died.
+    """
+
+    def listen(event: Event) -> None:
+        if isinstance(event, Told) and on_progress is not None:
+            on_progress(event.what)
+
+    asked = [
+        Job(
+            name=f"fold {fold}",
+            function=_work,
+            arguments={"function": function, "fold": fold, "tells": on_progress is not None},
+        )
+        for fold in folds
+    ]
+    engine = Local(processes=jobs, threads=threads)
+    values_of(run(asked, engine=engine, on_event=listen, fail_fast=True))
+
+
+def refuse_jobs(jobs: int, threads: int | None) -> None:
+    """Refuse numbers of jobs and threads that are none.
+
+    Raises:
+        ValueError: one that is below 1.
+    """
+    for name, value in (("jobs", jobs), ("threads", threads)):
+        if value is not None and value < 1:
+            raise ValueError(f"{name} must be at least 1, got {value}")
+
+
+def _work(*, function: Callable[..., None], fold: int, tells: bool) -> None:
+    function(fold=fold, on_progress=tell if tells else None)
