@@ -18,7 +18,7 @@ from histofast.mil.bags import Bags, Missing, open_bags, open_labels
 from histofast.mil.baseline import mean_pooling
 from histofast.mil.clam import smooth_svm_loss
 from histofast.mil.end_to_end import backward
-from histofast.mil.finetuning import FineTuned, finetune
+from histofast.mil.finetuning import finetune
 from histofast.mil.fold_training import TrainProgress, train_fold
 from histofast.mil.fold_tuning import FineTuneConfig, FineTuneProgress
 from histofast.mil.measuring import evaluate
@@ -30,6 +30,7 @@ from histofast.mil.survival import cox_loss
 from histofast.mil.topk import top_rows
 from histofast.mil.training import train
 from histofast.mil.transmil import PositionEncoding, nystrom_attention, pseudo_inverse
+from histofast.mil.tuning_answer import FineTuned
 
 __all__ = [
     "BagModel",

@@ -5,8 +5,6 @@ HistoTransfer's second stage, its leaks mended; see `fold_tuning` for what happe
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
@@ -16,7 +14,6 @@ import torch
 from histofast._machine import available_cpus
 from histofast.errors import ModelError
 from histofast.learning import (
-    Metric,
     RunRecord,
     fold_folder,
     parts_of_config,
@@ -38,7 +35,7 @@ from histofast.mil.pixels import Pixels, Slides, bags_of
 from histofast.mil.reading import threads_of_torch
 from histofast.mil.runs import LOG, MODEL, STATE, Run, open_run
 from histofast.mil.side_by_side import refuse_jobs, work_on_folds
-from histofast.mil.tuning_answer import ENCODER, export_best, measure_tuned
+from histofast.mil.tuning_answer import ENCODER, FineTuned, answer
 from histofast.mil.tuning_source import source_of
 from histofast.networks import Network, PixelsIn, pick_device
 
@@ -50,36 +47,6 @@ REVISION = 1
 
 _SAME = 0.15  # of the norm: int8 encoders differ from their networks by half of it, others by all
 _LOOKED_AT = 8  # patches to compare network and encoder on
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class FineTuned:
-    """What fine-tuning came to, on test slides.
-
-    Attributes:
-        path: the folder.
-        frozen: metrics of the run's models on the same slides, from its own predictions.
-        tuned: metrics after tuning.
-        gain: `tuned` less `frozen`, on the same resamples of patients: of these models.
-        gain_of_folds: the same as the mean over folds with its corrected interval: of tuning.
-        encoder: the ONNX file, of the fold whose validation slides did best.
-        fold: that fold: the encoder has seen all slides but this fold's test slides.
-        weights: of the same network, safetensors; with a BatchNorm's statistics as they were.
-        frozen_network, tuned_network: the encoder before and after, as torch modules.
-        notes: what to know, one line each.
-    """
-
-    path: Path
-    frozen: Mapping[str, Metric]
-    tuned: Mapping[str, Metric]
-    gain: Mapping[str, Metric]
-    gain_of_folds: Mapping[str, Metric]
-    encoder: Path
-    fold: int
-    weights: Path
-    frozen_network: Network
-    tuned_network: Network
-    notes: tuple[str, ...]
 
 
 def finetune(
@@ -172,21 +139,7 @@ def finetune(
                 threads=threads,
                 on_progress=on_progress,
             )
-            best, tuned = export_best(tuning, frozen, pixels)
-            found = measure_tuned(tuning, best=best)
-    return FineTuned(
-        path=tuning.out,
-        frozen=found.frozen,
-        tuned=found.tuned,
-        gain=found.gain,
-        gain_of_folds=found.gain_of_folds,
-        encoder=tuning.out / ENCODER,
-        fold=best,
-        weights=fold_folder(tuning.out, best) / NETWORK,
-        frozen_network=frozen,
-        tuned_network=tuned,
-        notes=found.notes,
-    )
+            return answer(tuning, frozen=frozen, pixels=pixels)
 
 
 def record_of(tuning: Tuning, pixels: Pixels) -> RunRecord:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -32,17 +33,68 @@ ENCODER = "encoder.onnx"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Answer:
-    """What `FineTuned` says in numbers and words."""
+class FineTuned:
+    """What fine-tuning came to, on test slides.
 
+    Attributes:
+        path: the folder.
+        frozen: metrics of the run's models on the same slides, from its own predictions.
+        tuned: metrics after tuning.
+        gain: `tuned` less `frozen`, on the same resamples of patients: of these models.
+        gain_of_folds: the same as the mean over folds with its corrected interval: of tuning.
+        encoder: the ONNX file, of the fold whose validation slides did best.
+        fold: that fold: the encoder has seen all slides but this fold's test slides.
+        weights: of the same network, safetensors; with a BatchNorm's statistics as they were.
+        frozen_network, tuned_network: the encoder before and after, as torch modules.
+        notes: what to know, one line each.
+    """
+
+    path: Path
     frozen: Mapping[str, Metric]
     tuned: Mapping[str, Metric]
     gain: Mapping[str, Metric]
     gain_of_folds: Mapping[str, Metric]
+    encoder: Path
+    fold: int
+    weights: Path
+    frozen_network: Network
+    tuned_network: Network
     notes: tuple[str, ...]
 
 
-def export_best(tuning: Tuning, frozen: Network, pixels: Pixels) -> tuple[int, Network]:
+def answer(tuning: Tuning, *, frozen: Network, pixels: Pixels) -> FineTuned:
+    """Write encoder.onnx, predictions.csv and, last, metrics.json.
+
+    Args:
+        tuning: whose folds are tuned.
+        frozen: the network before.
+        pixels: of the bags.
+
+    Raises:
+        OSError: as `finetune`.
+    """
+    best, tuned = _export_best(tuning, frozen, pixels)
+    found = _measure(tuning)
+    notes = _notes(tuning, best)
+    parts = {
+        part: {name: plain(metric) for name, metric in metrics.items()}
+        for part, metrics in found.items()
+    }
+    more = {"folds": tuning.folds, "fold": best, "notes": notes}
+    write_json(tuning.out / METRICS, {**parts, **more})
+    return FineTuned(
+        **found,
+        path=tuning.out,
+        encoder=tuning.out / ENCODER,
+        fold=best,
+        weights=fold_folder(tuning.out, best) / NETWORK,
+        frozen_network=frozen,
+        tuned_network=tuned,
+        notes=notes,
+    )
+
+
+def _export_best(tuning: Tuning, frozen: Network, pixels: Pixels) -> tuple[int, Network]:
     """Write the encoder of the fold that did best on validation slides; return fold and network."""
     told = {fold: tuning.told(fold) for fold in tuning.folds}
     best = max(told, key=lambda fold: _rank(told[fold], tuning.run.metric))
@@ -64,8 +116,8 @@ def export_best(tuning: Tuning, frozen: Network, pixels: Pixels) -> tuple[int, N
     return best, network
 
 
-def measure_tuned(tuning: Tuning, *, best: int) -> Answer:
-    """Hold tuned against frozen on test slides; write predictions.csv and, last, metrics.json."""
+def _measure(tuning: Tuning) -> dict[str, dict[str, Metric]]:
+    """Hold tuned against frozen on test slides; write predictions.csv."""
     run, bags = tuning.run, tuning.bags
     told = {fold: tuning.told(fold) for fold in tuning.folds}
     rows = np.concatenate([np.array(found["test"], np.int64) for found in told.values()])
@@ -80,16 +132,6 @@ def measure_tuned(tuning: Tuning, *, best: int) -> Answer:
         metrics_of_models(run.task, tested.targets, outputs, **of_models)
         for outputs in (tuned, frozen)
     )
-    found = Answer(
-        frozen=metrics(run.task, tested.targets, frozen, **options),
-        tuned=metrics(run.task, tested.targets, tuned, **options),
-        gain=differences(run.task, tested.targets, tuned, frozen, **options),
-        gain_of_folds={
-            name: interval_of_folds(run, bags, values - before[name], folds=sorted(told))
-            for name, values in after.items()
-        },
-        notes=_notes(tuning, told, best),
-    )
     table: list[list[Any]] = [
         ["slide", "patient", "fold", *_columns("frozen", run), *_columns("tuned", run)]
     ]
@@ -97,18 +139,20 @@ def measure_tuned(tuning: Tuning, *, best: int) -> Answer:
         cells = [float(value) for part in values for value in np.atleast_1d(part)]
         table.append([bags.names[row], bags.patients[row], fold, *cells])
     write_csv(tuning.out / PREDICTIONS, table)
-    parts = ("frozen", "tuned", "gain", "gain_of_folds")
-    told_metrics = {
-        part: {name: plain(metric) for name, metric in getattr(found, part).items()}
-        for part in parts
+    return {
+        "frozen": metrics(run.task, tested.targets, frozen, **options),
+        "tuned": metrics(run.task, tested.targets, tuned, **options),
+        "gain": differences(run.task, tested.targets, tuned, frozen, **options),
+        "gain_of_folds": {
+            name: interval_of_folds(run, bags, values - before[name], folds=sorted(told))
+            for name, values in after.items()
+        },
     }
-    more = {"folds": list(told), "fold": best, "notes": found.notes}
-    write_json(tuning.out / METRICS, {**told_metrics, **more})
-    return found
 
 
-def _notes(tuning: Tuning, told: Mapping[int, Mapping[str, Any]], best: int) -> tuple[str, ...]:
+def _notes(tuning: Tuning, best: int) -> tuple[str, ...]:
     bags, top_k = tuning.bags, tuning.config.top_k
+    told = {fold: tuning.told(fold) for fold in tuning.folds}
     unseen = len(tuning.run.folds[best].test)
     notes = [
         f"encoder.onnx is of fold {best}, the best on validation slides: it has seen all but the "
