@@ -230,8 +230,6 @@ LONG_FILES = {
     "mil.training",
     "networks.exporting",
     "patches.synthetic",
-    "pipeline.gpus",
-    "report.study_pages",
 }
 LONG_FUNCTIONS = {
     "comparison.comparing.compare",
@@ -245,12 +243,6 @@ LONG_FUNCTIONS = {
     "patches.synthetic.make_slide",
     "pipeline.check.check_slides",
     "pipeline.extraction.extract",
-    "report.comparison_pages._diagonal",
-    "report.comparison_pages._heatmap",
-    "report.heatmaps._draw_lines",
-    "report.overlay.plot_overlay",
-    "report.study_pages._forest",
-    "report.study_pages._value_by_speed",
     "slides.write.write_averaged_pyramid",
     "slides.write.write_pyramid",
     "studies.cuts.truncation",
