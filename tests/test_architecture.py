@@ -226,8 +226,6 @@ LINES_OF_A_FILE, LINES_OF_A_FUNCTION = 500, 60
 LONG_FILES = {
     "learning.scores",
     "mil.bags",
-    "mil.finetuning",
-    "mil.training",
     "networks.exporting",
     "patches.synthetic",
 }
@@ -235,9 +233,6 @@ LONG_FUNCTIONS = {
     "comparison.comparing.compare",
     "explain.maps.attention_map",
     "explain.scoring.score",
-    "mil.finetuning._measure",
-    "mil.finetuning._tune",
-    "mil.training._train_fold",
     "networks.creation.create",
     "networks.weights.load_weights",
     "patches.synthetic.make_slide",
