@@ -327,7 +327,10 @@ def test_the_answer_says_what_and_how():
     assert matrix.outlined == ((0, 0), (1, 1), (2, 2), (3, 3))
     assert "Outlined: the same layer in both." in matrix.caption
     assert "Band: 95 % interval." in chart.caption
-    assert "of frozen and of 5 networks that have learnt nothing, the most of them, and" in chart.caption
+    assert (
+        "of frozen and of 5 networks that have learnt nothing, the most of them, and"
+        in chart.caption
+    )
     layers, predictions = answer.tables
     assert layers.aside == {3}
     verdicts = [row[-1] for row in layers.rows]

@@ -10,7 +10,7 @@ sys.path.insert(0, str(FOLDER.parent))
 
 if __name__ == "__main__":
     from report_figures import FIGURES
-    from test_report import small
+    from test_report_figures import small
 
     for name, figure in FIGURES.items():
         small(figure).save(FOLDER / f"{name}.png", optimize=True)

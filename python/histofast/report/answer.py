@@ -104,16 +104,10 @@ class Table:
     def to_csv(self) -> str:
         """Return the rows; a number that is undefined is nan, one that is not known is empty."""
         text = io.StringIO(newline="")
-        table = csv.writer(text)
-        table.writerow([name for column in self.columns for name in column.names])
-        for row in self.rows:
-            table.writerow(
-                [
-                    part
-                    for column, cell in zip(self.columns, row, strict=True)
-                    for part in _parts(column, cell)
-                ]
-            )
+        names = [name for column in self.columns for name in column.names]
+        table = csv.DictWriter(text, names)
+        table.writeheader()
+        table.writerows(self.records())
         return text.getvalue()
 
     def records(self) -> list[dict[str, Any]]:

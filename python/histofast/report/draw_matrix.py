@@ -12,10 +12,9 @@ from matplotlib.patches import Patch, Rectangle
 from numpy.typing import NDArray
 
 from histofast.report.charts import Matrix
-from histofast.report.draw_chart import name_ticks
 from histofast.report.numbers import number
 from histofast.report.sheet import Sheet
-from histofast.report.style import BLACK, COLORMAP, HATCH, INK, WHITE, ink_on, shorten
+from histofast.report.style import BLACK, COLORMAP, HATCH, INK, WHITE, ink_on
 
 _MAP, _LEAST_CELL, _MOST_CELL = 5.5, 0.135, 0.48  # inches
 _WRITTEN_CELL = 0.4  # cells of this size have their value written in them
@@ -38,13 +37,8 @@ def draw_matrix(sheet: Sheet, matrix: Matrix) -> None:
     axes.set(xlim=(-0.5, lb - 0.5), ylim=(la - 0.5, -0.5))
     axes.spines[["left", "bottom"]].set_visible(False)
     _draw_cells(sheet, axes, matrix, written=cell >= _WRITTEN_CELL)
-    for name, side, names in (("x", lb, matrix.columns), ("y", la, matrix.rows)):
-        short = [shorten(text) for text in names]
-        turned = {"rotation": 90} if name == "x" else {}
-        set_ticks = getattr(axes, f"set_{name}ticks")
-        set_ticks(range(side), short, fontsize=font, color=INK, **turned)
-        name_ticks(sheet, getattr(axes, f"get_{name}ticklabels")(), names)
-    axes.tick_params(length=0, pad=3)
+    sheet.name_ticks(axes, "x", matrix.columns, size=font)
+    sheet.name_ticks(axes, "y", matrix.rows, size=font)
     axes.set_xlabel(matrix.column_label, fontsize=10, color=INK)
     axes.set_ylabel(matrix.row_label, fontsize=10, color=INK)
     draw_bar(
@@ -69,7 +63,7 @@ def draw_bar(
     )
     bar.set_xticks([])
     bar.yaxis.tick_right()
-    bar.tick_params(labelsize=8, color=INK, labelcolor=INK)
+    bar.tick_params(labelsize=8)
     bar.spines[:].set_visible(False)
     return bar
 

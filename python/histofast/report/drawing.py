@@ -24,10 +24,11 @@ _UNDATED: dict[str, dict[str, None]] = {
 }
 
 
-def image(figure: Figure, kind: str) -> bytes:
-    """Return a figure as a file of a kind: png, pdf or svg."""
+def images(figure: Figure, kinds: Sequence[str]) -> list[bytes]:
+    """Return a figure as files of some kinds: png, pdf or svg."""
     with rc_context(RC):
-        return _saved(draw(figure), kind)
+        sheet = draw(figure)
+        return [_saved(sheet, kind) for kind in kinds]
 
 
 def panel_svg(panel: Panel, *, name: str) -> str:

@@ -15,20 +15,23 @@ from histofast.report.charts import Figure
 _SUFFIXES = (".png", ".pdf", ".svg")
 
 
-def save_figure(figure: Figure, path: Path) -> None:
-    """Write a figure as PNG, PDF or SVG by the suffix of `path`, which is overwritten.
+def save_figure(figure: Figure, path: Path, *others: Path) -> None:
+    """Write a figure as PNG, PDF or SVG by the suffix of each path, which is overwritten.
 
     The same figure gives the same bytes, under one version of matplotlib.
 
     Raises:
         What `check_figure_path` raises.
     """
-    check_figure_path(path)
-    from histofast.report.drawing import image
+    paths = (path, *others)
+    for each in paths:
+        check_figure_path(each)
+    from histofast.report.drawing import images
 
-    drawn = image(figure, path.suffix.lower()[1:])
-    with replacing(path, overwrite=True) as pending:
-        pending.write_bytes(drawn)
+    drawn = images(figure, [each.suffix.lower()[1:] for each in paths])
+    for each, content in zip(paths, drawn, strict=True):
+        with replacing(each, overwrite=True) as pending:
+            pending.write_bytes(content)
 
 
 def pixels_of(figure: Figure) -> NDArray[np.uint8]:

@@ -62,8 +62,7 @@ def save(answer: Answer, folder: str | os.PathLike[str]) -> Path:
     for name, text in _texts(answer).items():
         _write(folder / name, text)
     for figure in answer.figures:
-        for suffix in _FORMATS:
-            save_figure(figure, folder / f"{figure.name}{suffix}")
+        save_figure(figure, *(folder / f"{figure.name}{suffix}" for suffix in _FORMATS))
     _write(folder / "index.html", page(answer))
     return folder / "index.html"
 

@@ -13,11 +13,11 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure as Drawn
 from matplotlib.transforms import Bbox
 
-from histofast.report.style import INK
+from histofast.report.style import INK, LONGEST, shorten
 
 _SIDE = 10.0  # inches; only a unit, as what is saved is `box`
 _GAP, _PAD, _DPI = 0.45, 0.15, 100
-_TITLE, _BASIS = 12, 9  # points
+_TITLE, _BASIS, SMALL = 12, 9, 8.5  # points
 
 
 class Sheet:
@@ -42,7 +42,8 @@ class Sheet:
         """Return new axes of the current panel, whose top is at 0."""
         place = (left / _SIDE, -height / _SIDE, width / _SIDE, height / _SIDE)
         axes = self.figure.add_axes(place)
-        axes.tick_params(labelsize=9)
+        axes.tick_params(labelsize=9, color=INK, labelcolor=INK)
+        axes.spines[:].set_color(INK)
         self._panel.append(axes)
         return axes
 
@@ -53,6 +54,29 @@ class Sheet:
         if any(tips):
             self.tips[name] = list(tips)
         return name
+
+    def name(self, text: Any, whole: str) -> None:
+        """Let a name that was shortened say all of itself when pointed at."""
+        if text.get_text() != whole:
+            text.set_gid(self.group("name", [whole]))
+
+    def name_ticks(
+        self,
+        axes: Any,
+        side: str,
+        names: Sequence[str],
+        *,
+        longest: int = LONGEST,
+        size: float = SMALL,
+    ) -> None:
+        """Write names at 0, 1, 2 ... of the axis of a side, x or y."""
+        look: dict[str, Any] = {"fontsize": size, "color": INK}
+        look |= {"rotation": 90} if side == "x" else {}
+        short = [shorten(name, longest) for name in names]
+        getattr(axes, f"set_{side}ticks")(range(len(names)), short, **look)
+        for text, name in zip(getattr(axes, f"get_{side}ticklabels")(), names, strict=True):
+            self.name(text, name)
+        axes.tick_params(axis=side, length=0)
 
     def extent(self) -> Bbox:
         """Return what the current panel covers, in inches."""
@@ -76,7 +100,7 @@ class Sheet:
             ),
             ncols=2,
             frameon=False,
-            fontsize=8.5,
+            fontsize=SMALL,
             labelcolor=INK,
             borderaxespad=0.2,
             borderpad=0.2,
