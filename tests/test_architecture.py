@@ -30,6 +30,7 @@ LEVELS = {
     "_files": 2,
     "_lazy": 1,
     "_machine": 1,
+    "_stopping": 1,
     "_tables": 1,
     "tissue": 2,
     "tiling": 2,

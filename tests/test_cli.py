@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import _thread
 import json
 import os
-import queue
 import re
 import shutil
 import signal
 import subprocess
 import sys
 import time
-from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -26,6 +23,7 @@ from extras import need
 from foreign_models import residual
 from histofast import cli as cli_module
 from histofast import features
+from histofast._stopping import Interrupted, stop_if_asked
 from slide_files import overwrite, picture, tile_extent, write_tiff
 from small_slides import write_slide
 from tiny_encoder import write_encoder
@@ -786,31 +784,46 @@ def test_an_interruption_before_the_first_slide(cli, monkeypatch, slides, tmp_pa
     assert (answer.code, answer.err) == (130, ["histofast: interrupted"])
 
 
-@pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="needs a timer that signals")
-def test_interruptions_leave_no_queue_locked(monkeypatch):
-    """A plain handler leaves about one of a hundred so, and the run hangs in its cleaning up."""
-    monkeypatch.setattr(
-        cli_module, "_signal_again", lambda n: (time.sleep(0.001), _thread.interrupt_main(n))
-    )
-    former = signal.signal(signal.SIGALRM, cli_module._stopped)
-    delays_s = np.random.default_rng(0).uniform(1e-5, 4e-4, 1500)
-    try:
-        for delay_s in delays_s:
-            channel = queue.Queue(2)
-            try:
-                signal.setitimer(signal.ITIMER_REAL, delay_s)
-                while True:
-                    channel.put(1)
-                    channel.get()
-                    with suppress(queue.Empty):
-                        channel.get(timeout=1e-6)
-            except KeyboardInterrupt:
-                assert not channel.mutex.locked()
-    finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        signal.signal(signal.SIGALRM, signal.SIG_IGN)
-        time.sleep(0.01)  # of those that were put off the last one
-        signal.signal(signal.SIGALRM, former)
+@pytest.mark.skipif(os.name != "posix", reason="needs signals")
+@pytest.mark.parametrize("asks", [True, False])
+def test_work_that_asks_ends_where_it_asks_and_the_rest_soon(
+    cli, monkeypatch, slides, tmp_path, asks
+):
+    began, where = [], []
+
+    def works(*_, **__):
+        began.append(time.monotonic())
+        signal.raise_signal(signal.SIGTERM)
+        try:
+            while time.monotonic() < began[0] + 30:
+                if asks:
+                    stop_if_asked()
+        except KeyboardInterrupt as end:
+            where.append(type(end))
+            raise
+
+    monkeypatch.setattr("histofast.pipeline.extract", works)
+    answer = cli("extract", slides, "-o", tmp_path)
+    assert (answer.code, answer.err) == (130, ["histofast: interrupted"])
+    assert where == [Interrupted if asks else KeyboardInterrupt]
+    took_s = time.monotonic() - began[0]
+    assert took_s < cli_module.GRACE_S if asks else cli_module.GRACE_S <= took_s < 10
+
+
+def test_who_has_heard_is_not_interrupted_while_it_cleans_up(cli, monkeypatch, slides, tmp_path):
+    ended = []
+
+    def works(*_, **__):
+        signal.raise_signal(signal.SIGINT)
+        try:
+            stop_if_asked()
+        finally:
+            time.sleep(3 * cli_module.GRACE_S)
+            ended.append(True)
+
+    monkeypatch.setattr("histofast.pipeline.extract", works)
+    answer = cli("extract", slides, "-o", tmp_path)
+    assert (answer.code, answer.err, ended) == (130, ["histofast: interrupted"], [True])
 
 
 def test_an_interruption_that_hits_a_destructor(cli, monkeypatch, slides, tmp_path):

@@ -15,6 +15,7 @@ from typing import NoReturn
 
 import typer
 
+from histofast._stopping import deferred_interrupts
 from histofast._words import one_line
 from histofast.cli import (
     demo,
@@ -28,6 +29,8 @@ from histofast.cli import (
     tissue,
     tools,
 )
+
+GRACE_S = 0.5  # for work that does not ask whether to stop
 
 app = typer.Typer(
     name="histofast",
@@ -91,34 +94,21 @@ class _Interruption:
 
 def _stopped(number: int, frame: FrameType | None) -> None:
     _Interruption.came = True
-    if frame is not None and _is_locking(frame):
-        _thread.start_new_thread(_signal_again, (number,))
-    else:
-        raise KeyboardInterrupt
-
-
-def _is_locking(frame: FrameType) -> bool:
-    """Whether an exception raised here would leave the lock of a queue or future taken for ever."""
-    return frame.f_globals.get("__name__") == "threading" and frame.f_code.co_name in {
-        "__enter__",
-        "__exit__",
-        "_release_save",
-        "_acquire_restore",
-    }
+    raise KeyboardInterrupt
 
 
 def _repeat_lost_interruption(lost: sys.UnraisableHookArgs) -> None:
     """Python drops what is raised in a destructor; a Ctrl-C that came just then must not be."""
     if issubclass(lost.exc_type, KeyboardInterrupt):
         _Interruption.came = True
-        _thread.start_new_thread(_signal_again, (int(signal.SIGTERM),))
+        _thread.start_new_thread(_interrupt_again, ())
     else:
         sys.__unraisablehook__(lost)
 
 
-def _signal_again(number: int) -> None:
+def _interrupt_again() -> None:
     time.sleep(0.05)
-    _thread.interrupt_main(signal.Signals(number))
+    _thread.interrupt_main(signal.SIGTERM)
 
 
 def main() -> None:
@@ -131,12 +121,16 @@ def main() -> None:
         if number is not None and signal.getsignal(number) is not signal.SIG_IGN:
             signal.signal(number, _stopped)
     sys.unraisablehook = _repeat_lost_interruption
+    code = 0
     try:
-        code = _run(sys.argv[1:] or ["--help"])
-        if sys.stdout is not None:
-            sys.stdout.flush()  # here its failure can still be told
+        # What runs long asks between its batches whether to stop; the rest is interrupted anywhere.
+        with deferred_interrupts(grace_s=GRACE_S):
+            code = _run(sys.argv[1:] or ["--help"])
+            if sys.stdout is not None:
+                sys.stdout.flush()  # here its failure can still be told
     except KeyboardInterrupt:
-        _fail("interrupted", 130)
+        if code != 130:  # else it has said so itself
+            _fail("interrupted", 130)
     except BrokenPipeError:
         # The reader went away: nothing to say to it, not even at Python's own last flush.
         null = os.open(os.devnull, os.O_WRONLY)

@@ -10,6 +10,12 @@ here or in processes. The function of a job is called with its arguments and may
 is, and ask `should_stop` (or call `stop_if_asked`) between batches.
 """
 
+from histofast._stopping import (
+    Interrupted,
+    deferred_interrupts,
+    should_stop,
+    stop_if_asked,
+)
 from histofast.jobs.engine import Engine, run, values_of
 from histofast.jobs.feed import Feed, Worker, work
 from histofast.jobs.job import (
@@ -28,12 +34,6 @@ from histofast.jobs.job import (
     tell,
 )
 from histofast.jobs.local import Local
-from histofast.jobs.stopping import (
-    Interrupted,
-    deferred_interrupts,
-    should_stop,
-    stop_if_asked,
-)
 
 __all__ = [
     "Ended",

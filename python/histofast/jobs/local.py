@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
+from histofast._stopping import deferred_interrupts, should_stop
 from histofast.errors import JobError
 from histofast.jobs.dealing import Dealer
 from histofast.jobs.feed import Worker, work
@@ -29,7 +30,6 @@ from histofast.jobs.processes import (
     Process,
     Tells,
 )
-from histofast.jobs.stopping import deferred_interrupts, should_stop
 
 KILL_S = 5.0  # after its patience, for a process that cannot even end itself
 

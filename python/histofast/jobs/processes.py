@@ -25,10 +25,10 @@ from dataclasses import dataclass, replace
 from multiprocessing.connection import Connection, Pipe
 from typing import Any, NoReturn
 
+from histofast._stopping import deferred_interrupts, interruptions, request_stop, should_stop
 from histofast.errors import HistofastError, JobError
 from histofast.jobs.feed import Worker
 from histofast.jobs.job import Job, Outcome, Status
-from histofast.jobs.stopping import deferred_interrupts, interruptions, request_stop, should_stop
 
 THREAD_VARIABLES = (
     "OMP_NUM_THREADS",

@@ -14,6 +14,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from histofast._stopping import stop_if_asked
 from histofast.mil.bags import Bags
 
 T = TypeVar("T")
@@ -46,6 +47,7 @@ def read_ahead(read: Callable[[int], T], rows: Iterable[int]) -> Generator[T, No
         waiting = deque(pool.submit(read, row) for row in itertools.islice(todo, _AHEAD))
         try:
             while waiting:
+                stop_if_asked()
                 found = waiting.popleft().result()
                 waiting.extend(pool.submit(read, row) for row in itertools.islice(todo, 1))
                 yield found

@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from histofast._machine import available_cpus
+from histofast._stopping import stop_if_asked
 from histofast._tables import read_table
 from histofast.errors import SlideError, TileError
 from histofast.slides import Slide, read_image, stream_boxes
@@ -296,6 +297,7 @@ def stream_bag(
         pending: list[Future[NDArray[np.uint8]]] = []
         try:
             for start in range(0, len(bag), batch_size):
+                stop_if_asked()
                 stop = min(start + batch_size, len(bag))
                 while len(pending) < min(stop + batch_size, len(bag)):
                     pending.append(pool.submit(load, bag.files[len(pending)]))

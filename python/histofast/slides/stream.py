@@ -17,6 +17,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from histofast._stopping import stop_if_asked
 from histofast.errors import TileError
 from histofast.tiling import WHITE, cut_patches
 
@@ -262,6 +263,7 @@ def stream_boxes(
     pool = _TilePool(slide, level, schedule, workers=workers)
     try:
         for batch in range(schedule.batches):
+            stop_if_asked()
             failed = pool.fill(batch)
             start = batch * batch_size
             stop = min(start + batch_size, len(boxes))

@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 
 from histofast._arrays import check
 from histofast._files import replacing
+from histofast._stopping import stop_if_asked
 from histofast.errors import SlideError
 
 Codec = Literal["jpeg", "jpeg2000", "webp", "deflate", "lzw", "none"]
@@ -360,6 +361,7 @@ def _in_order(
     """Results of `job` in the order of `places`, at most `ahead` of them waiting."""
     running: deque[Future[bytes]] = deque()
     for place in places:
+        stop_if_asked()
         running.append(pool.submit(job, *place))
         if len(running) > ahead:
             yield running.popleft().result()
