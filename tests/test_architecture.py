@@ -237,7 +237,6 @@ LONG_FUNCTIONS = {
     "networks.creation.create",
     "networks.weights.load_weights",
     "patches.synthetic.make_slide",
-    "pipeline.check.check_slides",
     "pipeline.extraction.extract",
     "slides.write.write_averaged_pyramid",
     "slides.write.write_pyramid",

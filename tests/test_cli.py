@@ -925,7 +925,6 @@ def test_a_library_that_is_broken_is_no_interruption(cli, monkeypatch, slides, t
 
 
 def test_notes_on_encoders_are_told_once_at_the_end(extract, slides, tmp_path, monkeypatch):
-    from histofast.encoders import runtime
     from histofast.pipeline import encoding
 
     load, gpus = encoding.load_all, [None]
@@ -936,7 +935,7 @@ def test_notes_on_encoders_are_told_once_at_the_end(extract, slides, tmp_path, m
         return loaded
 
     monkeypatch.setattr(encoding, "load_all", noted)
-    monkeypatch.setattr(runtime, "driver_gpu_count", lambda: gpus[0])
+    monkeypatch.setattr("histofast.encoders.driver_gpu_count", lambda: gpus[0])
     notes = ["float16 is for GPUs: on a CPU the float32 encoder is faster"]
     answer = extract(slides)
     assert answer.code == 0

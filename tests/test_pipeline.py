@@ -11,6 +11,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -21,7 +22,7 @@ from histofast import features
 from histofast._files import Lock, Temporary
 from histofast.errors import ModelError, WriteError
 from histofast.patches import Job, TissueOptions, list_jobs, select_shard
-from histofast.pipeline import encoding, extraction, preparing, reports
+from histofast.pipeline import ExtractOptions, encoding, extraction, preparing, reports
 from histofast.slides import read_image, write_array_pyramid
 from slide_files import overwrite, picture, tile_extent, write_tiff
 from small_slides import content, no_leftovers, run, write_slide
@@ -575,6 +576,31 @@ def test_output_folder_that_cannot_be_one(slides, encoder, tmp_path):
         ({"device": "tpu"}, ValueError, "device must be one of auto, cpu"),
         ({"patches": "p.csv"}, ValueError, "slides or patches must be given, and not both"),
         ({"mask": "none.png"}, FileNotFoundError, "no such mask"),
+        ({"encoder": 3}, TypeError, "encoder must be a name, a path or several, got 3"),
+        ({"encoder": [b"a"]}, TypeError, "encoder must be a path, got b'a'"),
+        ({"mpp": "0.5"}, TypeError, "mpp must be a number, got '0.5'"),
+        ({"mpp": float("nan")}, ValueError, "mpp must be within .* got nan"),
+        ({"mpp_override": "0.5"}, TypeError, "mpp_override must be a number, got '0.5'"),
+        ({"min_tissue": "a lot"}, TypeError, "min_tissue must be a number, got 'a lot'"),
+        ({"min_tissue": None}, TypeError, "min_tissue must be a number, got None"),
+        ({"overlap_px": "0"}, TypeError, "overlap_px must be a whole number, got '0'"),
+        ({"overlap_px": None}, TypeError, "overlap_px must be a number, got None"),
+        ({"overlap_px": -1}, ValueError, "overlap_px must be within 0..31, got -1"),
+        ({"patch_px": "32"}, TypeError, "patch_px must be a whole number, got '32'"),
+        ({"threads": "2"}, TypeError, "threads must be a whole number, got '2'"),
+        ({"workers": 1.5}, TypeError, r"workers must be a whole number, got 1\.5"),
+        ({"batch_size": True}, TypeError, "batch_size must be a whole number, got True"),
+        ({"edge": 1}, ValueError, "edge must be one of drop, shift, got 1"),
+        ({"layout": None}, ValueError, "layout must be one of trident, clam, stamp, got None"),
+        ({"half": "yes"}, TypeError, "half must be True or False, got 'yes'"),
+        ({"strict": 1}, TypeError, "strict must be True or False, got 1"),
+        ({"recursive": "no"}, TypeError, "recursive must be True or False, got 'no'"),
+        ({"dry_run": "no"}, TypeError, "dry_run must be True or False, got 'no'"),
+        ({"tissue": 8.0}, TypeError, r"tissue must be TissueOptions, got 8\.0"),
+        ({"shard": 1}, TypeError, "shard must be a text, got 1"),
+        ({"device": None}, TypeError, "device must be a text, got None"),
+        ({"gpus": 0}, TypeError, "gpus must be a list of whole numbers, got 0"),
+        ({"mask": 3}, TypeError, "mask must be a path, got 3"),
     ],
 )
 def test_wrong_arguments_are_refused_before_the_first_slide(
@@ -584,6 +610,30 @@ def test_wrong_arguments_are_refused_before_the_first_slide(
     with pytest.raises(error, match=message):
         run(slides, tmp_path / "f", options.pop("encoder"), **options)
     assert not (tmp_path / "f").exists()
+
+
+def test_wrong_paths_are_refused(slides, encoder, tmp_path):
+    with pytest.raises(TypeError, match="slides must be a path or several, got 3"):
+        run(3, tmp_path / "f", encoder)
+    with pytest.raises(TypeError, match="slides must be a path, got None"):
+        run([slides, None], tmp_path / "f", encoder)
+    with pytest.raises(TypeError, match="out must be a path, got None"):
+        run(slides, None, encoder)
+    with pytest.raises(TypeError, match="patches must be a path, got 3"):
+        run(None, tmp_path / "f", encoder, patches=3)
+
+
+def test_options_are_checked_when_they_are_made(tmp_path):
+    options = ExtractOptions(out=str(tmp_path), patch_px=np.int64(3), strict=np.True_, threads=None)
+    assert (options.out, options.patch_px, options.strict) == (tmp_path, 3, True)
+    assert type(options.patch_px) is int
+    assert options.threads >= 1
+    with pytest.raises(AttributeError, match="cannot assign to field"):
+        options.out = tmp_path / "elsewhere"
+    with pytest.raises(ValueError, match="patch_px must be at least 1, got 0"):
+        replace(options, patch_px=0)
+    with pytest.raises(ValueError, match="encoder must name at least one encoder, got none"):
+        ExtractOptions(out=tmp_path, encoders=())
 
 
 def test_fixed_patch_size(slides, tmp_path):

@@ -6,7 +6,7 @@ import json
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from histofast._machine import available_cpus
 from histofast.patches import (
@@ -18,6 +18,7 @@ from histofast.patches import (
     survey_tissue,
     with_masks,
 )
+from histofast.pipeline.options import Edge, Settled
 from histofast.pipeline.reports import make_folder
 from histofast.slides import open_slide, write_png
 from histofast.tiling import plan_patches
@@ -34,7 +35,7 @@ def check_slides(
     patch_px: int = 256,
     overlap_px: int = 0,
     min_tissue: float = 0.25,
-    edge: Literal["drop", "shift"] = "drop",
+    edge: Edge = "drop",
     tissue: TissueOptions | None = None,
     mask: str | Path | None = None,
     mpp_override: float | None = None,
@@ -62,50 +63,63 @@ def check_slides(
     Raises:
         ValueError, FileNotFoundError, FeatureError: as `extract`, before the first slide.
     """
+    options = Settled(
+        out=Path(out),
+        mpp=mpp,
+        patch_px=patch_px,
+        batch_size=1,  # nothing is streamed
+        is_mpp_given=True,
+        overlap_px=overlap_px,
+        min_tissue=min_tissue,
+        edge=edge,
+        tissue=tissue or TissueOptions(),
+        mpp_override=mpp_override,
+        allow_upsampling=allow_upsampling,
+    )
     jobs = with_masks(list_jobs(slides, recursive=recursive), mask)
-    out = Path(out)
-    make_folder(out)
-    options = tissue or TissueOptions()
+    make_folder(options.out)
     with ThreadPoolExecutor(available_cpus()) as pool:
         for job in jobs:
             try:
-                with open_slide(job.path, mpp=job.mpp or mpp_override) as slide:
-                    given = MaskFile(job.mask) if job.mask else None
-                    survey = survey_tissue(slide, options, given, pool)
-                    found = survey.tissue
-                    plan = plan_patches(
-                        slide,
-                        found,
-                        mpp=mpp,
-                        patch_px=patch_px,
-                        overlap_px=overlap_px,
-                        min_tissue=min_tissue,
-                        edge=edge,
-                        allow_upsampling=allow_upsampling,
-                    )
-                    base = slide.levels[0]
-                    side_um = max(base.width, base.height) * slide.mpp
-                    picture = slide.overview(
-                        mpp=max(side_um / PREVIEW_MAX_PX, slide.mpp), workers=pool
-                    )
-                files = {
-                    "mask": out / f"{job.name}_mask.png",
-                    "geojson": out / f"{job.name}.geojson",
-                    "preview": out / f"{job.name}_preview.png",
-                }
-                write_png(files["mask"], found.mask * 255)
-                files["geojson"].write_text(json.dumps(found.geojson(origin_l0=slide.origin_l0)))
-                write_png(files["preview"], preview(picture, found, plan.boxes_l0))
-                yield (
-                    job,
-                    {
-                        "tissue_mm2": found.area_mm2(slide.mpp),
-                        "tissue_fraction": found.fraction,
-                        "threshold": found.threshold,
-                        "patches": len(plan),
-                        "unreadable": len(survey.unreadable_l0),
-                        **{kind: str(path) for kind, path in files.items()},
-                    },
-                )
+                found = _check(job, options, pool)
             except SLIDE_FAILURES as error:
                 yield job, error
+            else:
+                yield job, found
+
+
+def _check(job: Job, options: Settled, pool: ThreadPoolExecutor) -> dict[str, Any]:
+    """Write the files of one slide; return what was found."""
+    with open_slide(job.path, mpp=job.mpp or options.mpp_override) as slide:
+        given = MaskFile(job.mask) if job.mask else None
+        survey = survey_tissue(slide, options.tissue, given, pool)
+        found = survey.tissue
+        plan = plan_patches(
+            slide,
+            found,
+            mpp=options.mpp,
+            patch_px=options.patch_px,
+            overlap_px=options.overlap_px,
+            min_tissue=options.min_tissue,
+            edge=options.edge,
+            allow_upsampling=options.allow_upsampling,
+        )
+        base = slide.levels[0]
+        side_um = max(base.width, base.height) * slide.mpp
+        picture = slide.overview(mpp=max(side_um / PREVIEW_MAX_PX, slide.mpp), workers=pool)
+    files = {
+        "mask": options.out / f"{job.name}_mask.png",
+        "geojson": options.out / f"{job.name}.geojson",
+        "preview": options.out / f"{job.name}_preview.png",
+    }
+    write_png(files["mask"], found.mask * 255)
+    files["geojson"].write_text(json.dumps(found.geojson(origin_l0=slide.origin_l0)))
+    write_png(files["preview"], preview(picture, found, plan.boxes_l0))
+    return {
+        "tissue_mm2": found.area_mm2(slide.mpp),
+        "tissue_fraction": found.fraction,
+        "threshold": found.threshold,
+        "patches": len(plan),
+        "unreadable": len(survey.unreadable_l0),
+        **{kind: str(path) for kind, path in files.items()},
+    }

@@ -7,8 +7,9 @@ in the calling thread, several by a process each (`jobs`); `gathering` listens a
 
 from __future__ import annotations
 
+import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -33,6 +34,8 @@ from histofast.pipeline.options import (
     ExtractOptions,
     devices_of,
     encoders_of,
+    flag,
+    path,
 )
 from histofast.pipeline.reports import Progress, RunReport
 
@@ -129,7 +132,7 @@ def extract(
     if patches is not None and mask is not None:
         raise ValueError("mask must not be given with patches, which are cut already")
     options = ExtractOptions(
-        out=Path(out) if isinstance(out, str) else out,
+        out=path("out", out),
         encoders=encoders_of(encoder),
         mpp=mpp,
         patch_px=patch_px,
@@ -152,14 +155,26 @@ def extract(
         batch_size=batch_size,
     )
     devices = devices_of(options.device, gpus)
+    is_recursive, is_dry = flag("recursive", recursive), flag("dry_run", dry_run)
     if patches is not None:
-        found = list_bags(patches)
+        found = list_bags(path("patches", patches))
     else:
-        found = list_jobs(slides or (), recursive=recursive)
-    found = select_shard(with_masks(found, mask), options.shard)
-    if dry_run:
+        found = list_jobs(_paths(slides), recursive=is_recursive)
+    found = with_masks(found, None if mask is None else path("mask", mask))
+    found = select_shard(found, options.shard)
+    if is_dry:
         return estimate(found, options, devices, on_progress, start_s)
     return _encode(found, options, devices, on_progress, start_s)
+
+
+def _paths(slides: str | Path | Sequence[str | Path] | None) -> list[str | Path]:
+    if slides is None or isinstance(slides, str | os.PathLike):
+        return [slides] if slides else []
+    if not isinstance(slides, Iterable):
+        raise TypeError(f"slides must be a path or several, got {slides!r}")
+    for slide in slides:
+        path("slides", slide)
+    return list(slides)
 
 
 def _encode(

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import os
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, ClassVar, Literal, get_args
@@ -84,7 +85,9 @@ class ExtractOptions:
         for name in ("min_tissue", "overlap_px"):
             if getattr(self, name) is None:
                 raise TypeError(f"{name} must be a number, got None")
-        self._set("min_tissue", real_number("min_tissue", self.min_tissue, at_least=0, at_most=1))
+        self._set("min_tissue", real_number("min_tissue", self.min_tissue))
+        if not 0 <= self.min_tissue <= 1:
+            raise ValueError(f"min_tissue must be within 0..1, got {self.min_tissue:g}")
         self._set("overlap_px", whole_number("overlap_px", self.overlap_px))
         least = {"patch_px": self._least_patch_px}
         for name in ("patch_px", "threads", "workers", "batch_size"):
@@ -94,13 +97,10 @@ class ExtractOptions:
     def _take_others(self) -> None:
         """The same for flags, paths and texts."""
         for name in _FLAGS:
-            flag = getattr(self, name)
-            if not isinstance(flag, bool | np.bool_):
-                raise TypeError(f"{name} must be True or False, got {flag!r}")
-            self._set(name, bool(flag))
-        self._set("out", _path("out", self.out))
+            self._set(name, flag(name, getattr(self, name)))
+        self._set("out", path("out", self.out))
         for encoder in self.encoders:
-            _path("encoder", encoder)
+            path("encoder", encoder)
         for name in ("device", "shard"):
             text = getattr(self, name)
             if not isinstance(text, str) and (text is not None or name == "device"):
@@ -195,18 +195,33 @@ def encoders_of(encoder: str | Path | Sequence[str | Path]) -> tuple[str | Path,
     Raises:
         TypeError: neither.
     """
-    if isinstance(encoder, str | Path):
+    if isinstance(encoder, str | os.PathLike):
         return (encoder,)
-    try:
-        return tuple(encoder)
-    except TypeError:
-        raise TypeError(f"encoder must be a name, a path or several, got {encoder!r}") from None
+    if not isinstance(encoder, Iterable):
+        raise TypeError(f"encoder must be a name, a path or several, got {encoder!r}")
+    return tuple(encoder)
 
 
-def _path(name: str, value: object) -> Path:
-    if not isinstance(value, str | Path):
+def path(name: str, value: object) -> Path:
+    """Take a path.
+
+    Raises:
+        TypeError: it is none.
+    """
+    if not isinstance(value, str | os.PathLike):
         raise TypeError(f"{name} must be a path, got {value!r}")
     return Path(value)
+
+
+def flag(name: str, value: object) -> bool:
+    """Take a flag, NumPy's too.
+
+    Raises:
+        TypeError: it is none.
+    """
+    if not isinstance(value, bool | np.bool_):
+        raise TypeError(f"{name} must be True or False, got {value!r}")
+    return bool(value)
 
 
 def devices_of(device: str, gpus: Sequence[int] | None) -> list[str]:
@@ -221,12 +236,9 @@ def devices_of(device: str, gpus: Sequence[int] | None) -> list[str]:
     kind = "cuda" if device == "auto" else device
     if kind not in ONNX_RUNTIME:
         raise ValueError(f"device must be auto, cuda or tensorrt with gpus, got {device!r}")
-    try:
-        indices = [whole_number("gpus", index) for index in gpus]
-    except TypeError as error:
-        if str(error).startswith("gpus "):
-            raise
-        raise TypeError(f"gpus must be a list of whole numbers, got {gpus!r}") from None
+    if not isinstance(gpus, Iterable):
+        raise TypeError(f"gpus must be a list of whole numbers, got {gpus!r}")
+    indices = [whole_number("gpus", index) for index in gpus]
     if not indices:
         raise ValueError("gpus must name at least one GPU, got none")
     if min(indices) < 0:
