@@ -98,9 +98,7 @@ def test_two_networks_beyond_their_forward_passes(table):
         ("debiased CKA, intervals and null", {}),
         ("debiased CKA alone", {"resamples": 0, "permutations": 0}),
     ):
-        whole = partial(
-            compare, *made, pixels, batch_size=BATCH, random_seeds=0, seed=0, **options
-        )
+        whole = partial(compare, *made, pixels, batch_size=BATCH, random_seeds=0, seed=0, **options)
         seconds = medians(
             {"whole": whole, "forward": forward},
             rounds=sized(3, 1),

@@ -37,6 +37,14 @@ class NoSpaceError(WriteError):
     """The disk is full: nothing further could be written either."""
 
 
+def missing_extra(module: str, *, by: str, extra: str = "train") -> ModuleNotFoundError:
+    """Return what to raise where a module is not installed: `by` needs it, and the extra brings it."""
+    return ModuleNotFoundError(
+        f"{by} needs {module}, which is not installed: pip install 'histofast[{extra}]'",
+        name=module,
+    )
+
+
 __all__ = [
     "CudaError",
     "FeatureError",
@@ -47,4 +55,5 @@ __all__ = [
     "SlideError",
     "TileError",
     "WriteError",
+    "missing_extra",
 ]

@@ -8,6 +8,8 @@ import os
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
+from histofast.errors import missing_extra
+
 Log = Callable[[Mapping[str, float], int], None]  # values by name, epoch
 Logger = Callable[[int], contextlib.AbstractContextManager[Log]]  # of a fold
 
@@ -30,10 +32,7 @@ def _tensorboard(out: Path) -> Logger:
     try:
         from torch.utils.tensorboard import SummaryWriter
     except ImportError:
-        raise ModuleNotFoundError(
-            "tensorboard=True needs tensorboard, which is not installed: pip install 'histofast[tensorboard]'",
-            name="tensorboard",
-        ) from None
+        raise missing_extra("tensorboard", by="tensorboard=True", extra="tensorboard") from None
 
     @contextlib.contextmanager
     def start(fold: int) -> Iterator[Log]:
@@ -55,10 +54,7 @@ def _mlflow(out: Path) -> Logger:
     try:
         library = importlib.import_module("mlflow")
     except ImportError:
-        raise ModuleNotFoundError(
-            "mlflow=True needs mlflow, which is not installed: pip install 'histofast[mlflow]'",
-            name="mlflow",
-        ) from None
+        raise missing_extra("mlflow", by="mlflow=True", extra="mlflow") from None
     uri = os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{out.resolve() / 'mlflow.db'}"
 
     @contextlib.contextmanager

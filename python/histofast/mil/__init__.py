@@ -5,13 +5,12 @@ Needs torch (and scikit-learn for the baseline), which come with the extra `trai
 
 from __future__ import annotations
 
+from histofast.errors import missing_extra
+
 try:
     import torch as _torch  # noqa: F401
 except ModuleNotFoundError:
-    raise ModuleNotFoundError(
-        "histofast.mil needs torch, which is not installed: pip install 'histofast[train]'",
-        name="torch",
-    ) from None
+    raise missing_extra("torch", by=__name__) from None
 
 from histofast.mil.bag_model import BagModel, BagOutput
 from histofast.mil.bags import Bags, Missing, open_bags, open_labels

@@ -6,13 +6,12 @@ does both; `export_cuts` writes many cuts as one file.
 
 from __future__ import annotations
 
+from histofast.errors import missing_extra
+
 try:
     import torch as _torch  # noqa: F401
 except ModuleNotFoundError:
-    raise ModuleNotFoundError(
-        "histofast.networks needs torch, which is not installed: pip install 'histofast[train]'",
-        name="torch",
-    ) from None
+    raise missing_extra("torch", by=__name__) from None
 
 from histofast.networks.adopted import AdoptedNetwork, adopt
 from histofast.networks.creation import create, layers

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from histofast._files import replacing
+from histofast.errors import missing_extra
 from histofast.report.charts import Figure
 
 _SUFFIXES = (".png", ".pdf", ".svg")
@@ -95,8 +96,4 @@ def check_installed() -> None:
         except ValueError:  # a module that was never found: None among the imported ones
             found = False
         if not found:
-            raise ModuleNotFoundError(
-                f"histofast.report needs {name}, which is not installed: "
-                "pip install 'histofast[train]'",
-                name=name,
-            )
+            raise missing_extra(name, by="histofast.report")

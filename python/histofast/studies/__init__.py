@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
+from histofast.errors import missing_extra
+
 try:
     import torch as _torch  # noqa: F401
 except ModuleNotFoundError:
-    raise ModuleNotFoundError(
-        "histofast.studies needs torch, which is not installed: pip install 'histofast[train]'",
-        name="torch",
-    ) from None
+    raise missing_extra("torch", by=__name__) from None
 
 from histofast.studies.answers import answer_of
 from histofast.studies.cuts import truncation
