@@ -220,7 +220,7 @@ def test_gpus_that_are_not_there(extract, slides, tmp_path, monkeypatch):
     from histofast.encoders import runtime
 
     monkeypatch.setattr(runtime, "why_no_cuda", lambda: None)
-    monkeypatch.setattr(runtime, "driver_gpu_count", lambda: 2)
+    monkeypatch.setattr("histofast.pipeline.options.driver_gpu_count", lambda: 2)
     answer = extract(slides, "--gpus", "0,2")
     what = "gpus must be within 0..1, the GPUs that the driver offers, got 2"
     assert (answer.code, answer.err) == (2, [f"histofast: {what}"])

@@ -25,8 +25,8 @@ from histofast.pipeline import (
     ExtractOptions,
     SlideReport,
     extraction,
-    options,
 )
+from histofast.pipeline import options as asked
 from histofast.pipeline.encoding import BatchDone
 from histofast.pipeline.gathering import Gathering
 from small_slides import content, no_leftovers, run, write_slide
@@ -309,10 +309,10 @@ class Table:
             slides.append(Job(name=f"s{i}", path=folder / f"s{i}.tif"))
         self.devices = ["cuda:0", "cuda:1"]
         self.todo = extraction.jobs_of(slides)
-        asked = ExtractOptions(out=folder / "out", fail_fast=fail_fast)
+        options = ExtractOptions(out=folder / "out", fail_fast=fail_fast)
         self.seen, self.error, self.dealings = [], "", ([], [])
-        self.gathering = Gathering(self.todo, asked, self.devices, self.seen.append, 0.0)
-        workers = extraction.workers_for(asked, self.devices)
+        self.gathering = Gathering(self.todo, options, self.devices, self.seen.append, 0.0)
+        workers = extraction.workers_for(options, self.devices)
         self.team = local._Team(
             local.Local(workers=workers, tries=2, replace=False, poll_s=0.0),
             workers,
@@ -506,7 +506,7 @@ def test_wrong_gpus_are_refused_before_anything_starts(
     slides, encoder, tmp_path, monkeypatch, options, error, message
 ):
     monkeypatch.setattr(runtime, "why_no_cuda", lambda: None)
-    monkeypatch.setattr(runtime, "driver_gpu_count", lambda: 2)
+    monkeypatch.setattr(asked, "driver_gpu_count", lambda: 2)
     with pytest.raises(error, match=message):
         run(slides, tmp_path / "f", encoder, **options)
     assert not (tmp_path / "f").exists()
@@ -524,11 +524,11 @@ def test_gpus_that_do_not_work(slides, encoder, tmp_path, monkeypatch):
 def test_gpus_become_devices(monkeypatch):
     monkeypatch.setattr(runtime, "why_no_cuda", lambda: None)
     monkeypatch.setattr(runtime, "why_no_tensorrt", lambda: None)
-    monkeypatch.setattr(runtime, "driver_gpu_count", lambda: 4)
-    assert options.devices_of("auto", None) == ["auto"]
-    assert options.devices_of("auto", [2]) == ["cuda:2"]
-    assert options.devices_of("cuda", (3, 1)) == ["cuda:3", "cuda:1"]
-    assert options.devices_of("tensorrt", [0, 1]) == ["tensorrt:0", "tensorrt:1"]
+    monkeypatch.setattr(asked, "driver_gpu_count", lambda: 4)
+    assert asked.devices_of("auto", None) == ["auto"]
+    assert asked.devices_of("auto", [2]) == ["cuda:2"]
+    assert asked.devices_of("cuda", (3, 1)) == ["cuda:3", "cuda:1"]
+    assert asked.devices_of("tensorrt", [0, 1]) == ["tensorrt:0", "tensorrt:1"]
 
 
 def test_threads_are_shared_out():

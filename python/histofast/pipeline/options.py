@@ -12,7 +12,7 @@ import numpy as np
 
 from histofast._machine import ONNX_RUNTIME, available_cpus
 from histofast._numbers import mpp_number, real_number, whole_number
-from histofast.encoders import EncoderSet, EncoderSpec, runtime
+from histofast.encoders import EncoderSet, EncoderSpec, device_problem, driver_gpu_count
 from histofast.errors import ModelError
 from histofast.features import Layout
 from histofast.patches import TissueOptions
@@ -245,10 +245,10 @@ def devices_of(device: str, gpus: Sequence[int] | None) -> list[str]:
         raise ValueError(f"gpus must not be negative, got {min(indices)}")
     if len(set(indices)) < len(indices):
         raise ValueError(f"gpus must be given once each, got {', '.join(map(str, indices))}")
-    problem = runtime.why_not(runtime.PROVIDERS[kind])
+    problem = device_problem(kind)
     if problem is not None:
         raise ModelError(f"device {kind} does not work: {problem}")
-    offered = runtime.driver_gpu_count() or 0
+    offered = driver_gpu_count() or 0
     if max(indices) >= offered:
         raise ValueError(
             f"gpus must be within 0..{offered - 1}, the GPUs that the driver offers, "
