@@ -161,19 +161,19 @@ def test_mistakes_are_answered_in_one_line(cli, tmp_path, monkeypatch, arguments
 @pytest.mark.parametrize(
     ("option", "value", "message"),
     [
-        ("--mpp", "nan", "mpp must be within 0.05..20 um per pixel, got nan"),
-        ("--mpp", "0", "mpp must be within 0.05..20 um per pixel, got 0"),
-        ("--mpp", "-1", "mpp must be within 0.05..20 um per pixel, got -1"),
-        ("--mpp-override", "inf", "mpp_override must be within 0.05..20 um per pixel, got inf"),
-        ("--patch-px", "0", "patch_px must be at least 1, got 0"),
-        ("--patch_size", "-5", "patch_px must be at least 1, got -5"),
-        ("--overlap", "-1", "overlap_px must be within 0..31, got -1"),
-        ("--min-tissue", "nan", "min_tissue must be within 0..1, got nan"),
-        ("--threshold", "300", "threshold must be within 0..255, got 300"),
-        ("--shard", "4/3", "shard must be i/n with 1 <= i <= n, got '4/3'"),
-        ("--threads", "0", "threads must be at least 1, got 0"),
-        ("--workers", "-2", "workers must be at least 1, got -2"),
-        ("--batch-size", "0", "batch_size must be at least 1, got 0"),
+        ("--mpp", "nan", "--mpp must be within 0.05..20 um per pixel, got nan"),
+        ("--mpp", "0", "--mpp must be within 0.05..20 um per pixel, got 0"),
+        ("--mpp", "-1", "--mpp must be within 0.05..20 um per pixel, got -1"),
+        ("--mpp-override", "inf", "--mpp-override must be within 0.05..20 um per pixel, got inf"),
+        ("--patch-px", "0", "--patch-px must be at least 1, got 0"),
+        ("--patch_size", "-5", "--patch-px must be at least 1, got -5"),
+        ("--overlap", "-1", "--overlap must be within 0..31, got -1"),
+        ("--min-tissue", "nan", "--min-tissue must be within 0..1, got nan"),
+        ("--threshold", "300", "--threshold must be within 0..255, got 300"),
+        ("--shard", "4/3", "--shard must be i/n with 1 <= i <= n, got '4/3'"),
+        ("--threads", "0", "--threads must be at least 1, got 0"),
+        ("--workers", "-2", "--workers must be at least 1, got -2"),
+        ("--batch-size", "0", "--batch-size must be at least 1, got 0"),
         ("--mask", "no.png", "no such mask: no.png"),
         ("--encoder", "no.onnx", "no encoder file at no.onnx"),
     ],
@@ -222,7 +222,7 @@ def test_gpus_that_are_not_there(extract, slides, tmp_path, monkeypatch):
     monkeypatch.setattr(runtime, "why_no_cuda", lambda: None)
     monkeypatch.setattr("histofast.pipeline.options.driver_gpu_count", lambda: 2)
     answer = extract(slides, "--gpus", "0,2")
-    what = "gpus must be within 0..1, the GPUs that the driver offers, got 2"
+    what = "--gpus must be within 0..1, the GPUs that the driver offers, got 2"
     assert (answer.code, answer.err) == (2, [f"histofast: {what}"])
     assert not (tmp_path / "f").exists()
 
@@ -242,7 +242,10 @@ def test_extract_as_json(extract, slides, tmp_path):
     assert slide["seconds"]["total"] > 0
     failed = extract(slides / "s1.tif", "--json", "--mpp-override", "4")
     assert failed.code == 1
-    assert json.loads(failed.out)["slides"][0]["error"] in failed.err[0]
+    # The report is read by programs, in Python's words; the line is for who typed the command.
+    error = json.loads(failed.out)["slides"][0]["error"]
+    assert error.endswith("or replace it with overwrite=True")
+    assert failed.err[0].endswith("or replace it with --overwrite")
     assert len(failed.err) == 1
 
 
@@ -389,11 +392,15 @@ def _png(path):
         (
             "absurd.tif",
             _tiff(mpp=0.005),
-            "mpp must be within 0.05..20 .* says 0.005 .*--mpp-override",
+            "mpp of .*absurd.tif must be within 0.05..20 .* says 0.005 .*--mpp-override",
         ),
-        ("oval.tif", _tiff(mpp=(1.0, 1.5)), "mpp must be the same along x and y"),
+        ("oval.tif", _tiff(mpp=(1.0, 1.5)), "mpp of .*oval.tif must be the same along x and y"),
         ("plain.png", _png, "does not say its mpp"),
-        ("tiny.tif", _tiff(image=picture(40, 40)), "patch_px must fit the slide: 32 px at 2 um/px"),
+        (
+            "tiny.tif",
+            _tiff(image=picture(40, 40)),
+            "--patch-px must fit the slide: 32 px at 2 um/px",
+        ),
         (
             "coarse.tif",
             _tiff(mpp=4.0),
@@ -1008,7 +1015,7 @@ def test_models_add(cli, net, tmp_path):
         (["--mean", "0.5"], 2, "--std must be R,G,B in 0..1, one number .*, got nothing$"),
         (["--mean", "a,b", "--std", "1"], 2, "--mean must be R,G,B .*, got 'a,b'$"),
         (["--mean", "0,0", "--std", "1"], 2, "--mean must be R,G,B .*, got '0,0'$"),
-        (["--mean", "imagenet", "--size", "64"], 1, "takes 32 px only, size_px is 64"),
+        (["--mean", "imagenet", "--size", "64"], 1, "takes 32 px only, --size is 64"),
         (["--mean", "imagenet", "--output", "layr2"], 1, "no tensor 'layr2': did you mean layer2"),
         (["--mean", "imagenet", "--pool", "max"], 2, "pool must be one of auto, nchw"),
     ],

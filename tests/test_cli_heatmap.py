@@ -152,7 +152,7 @@ OUT = ("--out", "m")
         ),
         (
             ("s.tif", "--values", "high.csv", *VALUES[3:], *OUT, "--scale", "raw"),
-            "values must be within 0..1 for scale 'raw', got 0.1..7: take 'minmax' or 'rank'",
+            "--values must be within 0..1 for scale 'raw', got 0.1..7: take 'minmax' or 'rank'",
         ),
     ],
 )

@@ -67,7 +67,7 @@ def test_quantize_to_half_precision_as_json(cli, table, tmp_path):
         (("--calibrate", "none.tif", "--out", "q.onnx"), "no such slide: none.tif"),
         (
             ("--calibrate", "none.tif", "--out", "q.onnx", "--n", "20"),
-            "patches must be at least 64, half to calibrate and half to measure, got 20",
+            "--n must be at least 64, half to calibrate and half to measure, got 20",
         ),
         (
             ("--precision", "int4"),
@@ -87,7 +87,7 @@ def test_quantize_needs_enough_patches(cli, slides, tmp_path):
     answer = cli("models", "quantize", "densenet121-t2", *arguments)
     assert answer.code == 2
     assert (
-        "slides must give at least 32 patches to calibrate and as many to measure, got"
+        "--calibrate must give at least 32 patches to calibrate and as many to measure, got"
         in answer.err[0]
     )
     assert list(tmp_path.iterdir()) == []

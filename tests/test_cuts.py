@@ -348,7 +348,7 @@ def test_strict_looks_at_every_cut(joined, tmp_path):
     for output in slide.outputs[1:]:
         Path(output).unlink()
     (slide,) = run(path, tmp_path / "f", joined, strict=True).of("failed")
-    assert "lists 1 unreadable region, which --strict refuses: " in slide.error
+    assert "lists 1 unreadable region, which strict=True refuses: " in slide.error
     assert len(content(tmp_path)) == 1
 
 

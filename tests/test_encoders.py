@@ -381,7 +381,7 @@ def test_tensorrt_that_cannot_work_says_why(tiny, monkeypatch):
     with pytest.raises(ModelError, match="device tensorrt does not work: there is no NVIDIA"):
         encoders.load(tiny, device="tensorrt:1")
     listed.remove(runtime.TENSORRT)
-    with pytest.raises(ModelError, match="is built without TensorRT: use --device cuda"):
+    with pytest.raises(ModelError, match='is built without TensorRT: use device="cuda"'):
         encoders.load(tiny, device="tensorrt")
 
 

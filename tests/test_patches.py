@@ -312,7 +312,7 @@ def test_patch_table_that_is_not_there_or_no_text(tmp_path):
 
 def test_bag_refuses_bad_images(table, tmp_path):
     a, b = read_patch_table(table)
-    with pytest.raises(SlideError, match=r"are 30 px, asked for 40 px.*--allow-upsampling"):
+    with pytest.raises(SlideError, match=r"are 30 px, asked for 40 px.*allow_upsampling=True"):
         next(stream_bag(a, patch_px=40))
     assert next(stream_bag(a, patch_px=40, allow_upsampling=True)).pixels.shape == (5, 40, 40, 3)
     write_png(tmp_path / "a3.png", noise(30, 31))

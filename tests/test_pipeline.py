@@ -115,9 +115,7 @@ def test_several_encoders_share_one_pass(slides, encoder, tmp_path, monkeypatch)
 
 def test_encoders_that_want_different_patches(slides, encoder, tmp_path):
     other = write_encoder(tmp_path / "other.onnx", name="other", patch_px=64)
-    with pytest.raises(
-        ValueError, match=r"patch_px must be given .*tiny: 32, other: 64.*--patch-px"
-    ):
+    with pytest.raises(ValueError, match=r"patch_px must be given .*tiny: 32, other: 64"):
         run(slides, tmp_path, [encoder, other])
     with pytest.raises(ValueError, match="encoders must have different names, got tiny, tiny"):
         run(slides, tmp_path, [encoder, encoder])
@@ -254,7 +252,7 @@ def test_files_of_another_making_are_never_taken_for_ours(
     (slide,) = report.of("failed")
     assert "was made by something else" in slide.error
     assert f"{differs}: " in slide.error
-    assert "--overwrite" in slide.error
+    assert "overwrite=True" in slide.error
     assert content(tmp_path) == before
     assert run(slides / "s0.tif", tmp_path / "f", used, overwrite=True, **change).of("done")
     assert content(tmp_path) != before
@@ -375,9 +373,9 @@ def test_bad_slides_do_not_stop_the_others(slides, encoder, tmp_path):
     assert len(report.of("done")) == 3
     errors = {s.name: s.error for s in report.of("failed")}
     assert set(errors) == {"a_empty", "b_text", "t_cut", "u_no_mpp", "v_small", "w_coarse"}
-    assert "--mpp-override" in errors["u_no_mpp"]
+    assert "mpp_override" in errors["u_no_mpp"]
     assert "patch_px must fit the slide" in errors["v_small"]
-    assert "--allow-upsampling" in errors["w_coarse"]
+    assert "allow_upsampling=True" in errors["w_coarse"]
     assert all("\n" not in text and text for text in errors.values())
     saved = json.loads((tmp_path / "f" / "run.json").read_text())
     assert {s["name"] for s in saved["slides"] if s["status"] == "failed"} == set(errors)
@@ -410,7 +408,7 @@ def test_an_unreadable_tile_is_counted_and_listed(encoder, tmp_path):
     expected = np.flatnonzero((x < 320) & (x + 64 > 256) & (y < 256) & (y + 64 > 192))
     assert file.unreadable_patches.tolist() == expected.tolist()
     (slide,) = run(path, tmp_path / "g", encoder, strict=True).of("failed")
-    assert "--strict" in slide.error
+    assert "strict=True" in slide.error
     assert not content(tmp_path / "g")
 
 
@@ -436,7 +434,7 @@ def test_an_unreadable_tile_of_the_overview_is_counted_and_listed(encoder, tmp_p
     for options in ({}, {"dry_run": True}):
         (slide,) = run(path, tmp_path / "g", encoder, strict=True, **options).of("failed")
         assert "tile (column 1, row 1) of level 1 cannot be decoded" in slide.error
-        assert "(--strict)" in slide.error
+        assert "(strict=True)" in slide.error
     assert not content(tmp_path / "g")
 
 
@@ -475,10 +473,10 @@ def test_strict_looks_at_what_is_there(encoder, tmp_path):
     assert (slide.unreadable, slide.damaged_patches) == (1, done.damaged_patches)
     before = content(tmp_path)
     (slide,) = run(path, tmp_path / "f", encoder, strict=True).of("failed")
-    assert "lists 1 unreadable region, which --strict refuses: " in slide.error
-    assert "--overwrite" in slide.error
+    assert "lists 1 unreadable region, which strict=True refuses: " in slide.error
+    assert "overwrite=True" in slide.error
     (slide,) = run(path, tmp_path / "f", encoder, strict=True, overwrite=True).of("failed")
-    assert "(--strict)" in slide.error
+    assert "(strict=True)" in slide.error
     assert content(tmp_path) == before
     path.write_bytes(intact)
     (slide,) = run(path, tmp_path / "f", encoder, strict=True, overwrite=True).of("done")

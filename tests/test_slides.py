@@ -421,9 +421,9 @@ def test_mpp(mpp, given, expected, tmp_path):
         return
     with pytest.raises(SlideError, match=expected) as caught:
         open_slide(path, mpp=given)
-    assert "--mpp-override" in str(caught.value)
+    assert "mpp_override" in str(caught.value)
     assert "mpp column" in str(caught.value)
-    with pytest.raises(SlideError, match="--mpp-override"):
+    with pytest.raises(SlideError, match="mpp_override"):
         open_slide(path, mpp=given, door="openslide")
 
 

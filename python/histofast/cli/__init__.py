@@ -16,11 +16,11 @@ from typing import NoReturn
 import typer
 
 from histofast._stopping import deferred_interrupts
-from histofast._words import one_line
 from histofast.cli import (
     demo,
     extract,
     finetune,
+    flags,
     heatmap,
     mil,
     models,
@@ -29,11 +29,13 @@ from histofast.cli import (
     tissue,
     tools,
 )
+from histofast.cli.flags import told
 
 GRACE_S = 0.5  # for work that does not ask whether to stop
 
 app = typer.Typer(
     name="histofast",
+    cls=flags.Group,
     help="Whole-slide images in, verified feature files out.",
     add_completion=False,
     rich_markup_mode=None,
@@ -175,5 +177,5 @@ def _usage(error: Exception) -> str:
 
 
 def _fail(message: object, code: int) -> NoReturn:
-    typer.echo(f"histofast: {one_line(message)}", err=True)
+    typer.echo(f"histofast: {told(message)}", err=True)
     sys.exit(code)

@@ -14,8 +14,9 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
 import typer
 
 from histofast._machine import TORCH
-from histofast._words import count, one_line
+from histofast._words import count
 from histofast.cli import options as o
+from histofast.cli.flags import told
 
 if TYPE_CHECKING:
     from rich.progress import Progress as Bars
@@ -292,7 +293,7 @@ def _model_options(texts: Sequence[str]) -> dict[str, Any]:
 
 def _note(notes: Sequence[str], *, quiet: bool) -> None:
     for note in () if quiet else notes:
-        typer.echo(f"note: {one_line(note)}", err=True)
+        typer.echo(f"note: {told(note)}", err=True)
 
 
 def _table(found: Mapping[str, Any]) -> Iterator[str]:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from histofast.cli import measure
+from histofast.cli import flags, measure
 from histofast.cli import options as o
 
 if TYPE_CHECKING:
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 _INDENT = "    "
 
 app = typer.Typer(
+    cls=flags.Group,
     help="Make, cut, shrink and compare encoders: ONNX files that start at pixels.",
     rich_markup_mode=None,
 )

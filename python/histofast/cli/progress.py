@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import typer
 
 from histofast._words import clipped, count, duration, one_line
+from histofast.cli.flags import told
 
 _NAME_WIDTH = 28  # of a slide beside its bar
 
@@ -96,7 +97,7 @@ def describe(slide: SlideReport) -> str:
     """One line on what became of a slide."""
     name = one_line(slide.name)
     if slide.status == "failed":
-        return f"{name}: failed: {one_line(slide.error)}"
+        return f"{name}: failed: {told(slide.error)}"
     if slide.status == "skipped":
         return f"{name}: already there"
     if slide.status == "interrupted":
@@ -120,11 +121,11 @@ def summarise(report: RunReport, *, quiet: bool) -> list[str]:
     if not quiet:
         if report.limit:
             lines.append(f"limit: {report.limit} ({_busy(report)} of the time)")
-        lines += [f"note: {one_line(note)}" for note in report.notes if _is_news(note)]
+        lines += [f"note: {told(note)}" for note in report.notes if _is_news(note)]
     if report.unsaved:
-        lines.append(f"no report: {one_line(report.unsaved)}")
+        lines.append(f"no report: {told(report.unsaved)}")
     if report.error:
-        lines.append(f"stopped: {one_line(report.error)}")
+        lines.append(f"stopped: {told(report.error)}")
     if report.interrupted:
         lines.append("interrupted: the same command goes on from here")
     if report.path and not quiet:

@@ -10,12 +10,14 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
 
 import typer
 
+from histofast.cli import flags
 from histofast.cli import options as o
 
 if TYPE_CHECKING:
     from histofast.studies import StudyProgress, StudyResult
 
 app = typer.Typer(
+    cls=flags.Group,
     help="Answer a question about pretrained networks, with a page that shows how.",
     no_args_is_help=True,
     rich_markup_mode=None,

@@ -10,6 +10,7 @@ import typer
 
 from histofast._words import count, one_line
 from histofast.cli import options as o
+from histofast.cli.flags import told
 
 
 def tissue(
@@ -55,8 +56,8 @@ def tissue(
         recursive=recursive,
     ):
         if isinstance(result, Exception):
-            rows.append({"name": job.name, "error": one_line(result)})
-            typer.echo(f"{one_line(job.name)}: failed: {one_line(result)}", err=True)
+            rows.append({"name": job.name, "error": told(result)})
+            typer.echo(f"{one_line(job.name)}: failed: {told(result)}", err=True)
             continue
         rows.append({"name": job.name, **result})
         if not as_json:

@@ -107,7 +107,7 @@ def _slides_of(folders: Sequence[str | Path], *, intersect: bool) -> list[list[P
         told = ", ".join(f"{folder} lacks {count}" for folder, count in missing.items() if count)
         raise ValueError(
             f"folders must have the same slides, {told}: take the {len(shared)} that all have "
-            "with intersect (--intersect)"
+            "with intersect=True"
         )
     if not shared:
         raise ValueError("folders must have a slide in common, got none")

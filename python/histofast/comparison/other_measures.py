@@ -77,7 +77,7 @@ def by_protocol(
                 if needed > len(pixels):
                     raise ValueError(
                         f"images must be at least {needed} for layer {name} with its {h} x {w} "
-                        f"places, got {len(pixels)}: take more (n, --n)"
+                        f"places, got {len(pixels)}: take more (n=...)"
                     )
             maps.append(np.concatenate(found))
         matrix[i, j] = published_protocol(maps[0], maps[1], seed=seed).value

@@ -43,7 +43,7 @@ def open_file(path: Path, *, kind: str, gpu: int) -> Opened:
                     return opened
                 reason = (
                     f"ONNX Runtime fell back to another provider on GPU {gpu}: run "
-                    "`histofast doctor`, or use --device cpu"
+                    '`histofast doctor`, or use device="cpu"'
                 )
             if kind != "auto":
                 raise ModelError(f"device {kind} does not work: {reason}")

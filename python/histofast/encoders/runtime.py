@@ -195,7 +195,7 @@ def why_no_cuda() -> str | None:
         )
     gpus = driver_gpu_count()
     if gpus is None:
-        return "there is no NVIDIA driver: install one, or use --device cpu"
+        return 'there is no NVIDIA driver: install one, or use device="cpu"'
     if gpus == 0:
         return "the NVIDIA driver offers no GPU: look at nvidia-smi and CUDA_VISIBLE_DEVICES"
     preload_cuda()
@@ -221,14 +221,14 @@ def why_no_tensorrt() -> str | None:
     """Return what keeps ONNX Runtime from using TensorRT, with the remedy, or None."""
     ort = runtime()
     if TENSORRT not in ort.get_available_providers():
-        return f"onnxruntime {ort.__version__} is built without TensorRT: use --device cuda"
+        return f'onnxruntime {ort.__version__} is built without TensorRT: use device="cuda"'
     reason = why_no_cuda()
     if reason is not None:
         return reason
     try:
         ctypes.CDLL("nvinfer_10.dll" if sys.platform == "win32" else "libnvinfer.so.10")
     except OSError:
-        return "TensorRT 10 is missing: pip install tensorrt-cu13, or use --device cuda"
+        return 'TensorRT 10 is missing: pip install tensorrt-cu13, or use device="cuda"'
     return None
 
 

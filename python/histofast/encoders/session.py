@@ -269,7 +269,7 @@ class _OpenFile:
         if (h, w) != fixed:
             raise ModelError(
                 f"encoder {self.name} takes patches of {fixed[0]} x {fixed[1]} px, "
-                f"got {h} x {w} px: ask for --patch-px {fixed[0]}"
+                f"got {h} x {w} px: ask for patch_px={fixed[0]}"
             )
         return n, h, w
 

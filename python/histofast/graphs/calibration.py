@@ -110,8 +110,7 @@ def _halves(
     n, seed = whole_number("n", n), whole_number("seed", seed, at_least=0)
     if n < 2 * MIN_PATCHES:
         raise ValueError(
-            f"patches must be at least {2 * MIN_PATCHES}, half to calibrate and half to "
-            f"measure, got {n}"
+            f"n must be at least {2 * MIN_PATCHES}, half to calibrate and half to measure, got {n}"
         )
     sample = sample_patches(
         slides,

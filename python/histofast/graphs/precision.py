@@ -98,8 +98,8 @@ def write_quantized(
             found = _measured(before, after, held_out)
         if shortfalls := found.shortfalls():
             remedy = (
-                ": leave its most sensitive layers in float32 (`--sensitivity` names them, `--keep` "
-                "keeps them), or calibrate on more varied patches"
+                ": leave its most sensitive layers in float32 with keep=... (`histofast models "
+                "quantize --sensitivity` names them), or calibrate on more varied patches"
             )
             raise ModelError(
                 f"{out} is not written: its features differ from those of {spec.name} "

@@ -212,7 +212,7 @@ def _check_encoder(run: Run, bags: Bags, *, allowed: bool = False) -> list[str]:
         raise FeatureError(
             f"features must be of the run's encoder, {_name_of(run.encoder)}, got "
             f"{_name_of(bags.encoder)}: extract them with the run's, or, if it is the same network, "
-            "say so with other_encoder (--other-encoder)"
+            "say so with other_encoder=True"
         )
     return []
 

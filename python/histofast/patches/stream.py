@@ -272,7 +272,7 @@ def stream_bag(
     if side < target and not allow_upsampling:
         raise SlideError(
             f"patches of bag {bag.name} are {side} px, asked for {target} px: "
-            "use a smaller --patch-px, or accept interpolated pixels with --allow-upsampling"
+            "use a smaller patch_px, or accept interpolated pixels with allow_upsampling=True"
         )
 
     def load(file: Path) -> NDArray[np.uint8]:

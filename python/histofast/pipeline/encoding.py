@@ -172,7 +172,7 @@ class Encoding:
         try:
             if len(batch.unreadable_l0):
                 if self._options.strict:
-                    raise TileError(f"{batch.reason} (--strict)")
+                    raise TileError(f"{batch.reason} (strict=True)")
                 self._unreadable.append(batch.unreadable_l0)
             if len(batch.damaged):
                 self._damaged.append(batch.damaged)

@@ -176,11 +176,8 @@ def settle(options: ExtractOptions, encoders: Sequence[EncoderSet]) -> Settled:
 def _agreed(encoders: Sequence[EncoderSet], what: Literal["mpp", "patch_px"]) -> Any:
     values = {spec.name: getattr(spec, what) for spec in specs_of(encoders)}
     if len(set(values.values())) > 1:
-        option = {"mpp": "--mpp", "patch_px": "--patch-px"}[what]
         listed = ", ".join(f"{name}: {value:g}" for name, value in values.items())
-        raise ValueError(
-            f"{what} must be given when encoders differ in it ({listed}): use {option}"
-        )
+        raise ValueError(f"{what} must be given when encoders differ in it ({listed})")
     return next(iter(values.values()))
 
 

@@ -161,8 +161,8 @@ def _missing(outputs: Sequence[_Output], options: Settled, report: SlideReport) 
             if not options.overwrite:
                 raise FeatureError(
                     f"{output.path} lists {found.unreadable} unreadable "
-                    f"region{'s' * (found.unreadable > 1)}, which --strict refuses: copy the slide "
-                    "again, then replace the file with --overwrite"
+                    f"region{'s' * (found.unreadable > 1)}, which strict=True refuses: copy the slide "
+                    "again, then replace the file with overwrite=True"
                 )
             missing.append(output)
         else:
@@ -177,7 +177,7 @@ def _in_the_way(output: _Output, found: Mapping[str, Any] | None) -> str:
     else:
         differs = differences(found, json.loads(json.dumps(output.identity)))
         what = "was made by something else (" + "; ".join(differs) + ")"
-    return f"{output.path} {what}: choose another output folder, or replace it with --overwrite"
+    return f"{output.path} {what}: choose another output folder, or replace it with overwrite=True"
 
 
 def _acquire(outputs: Sequence[_Output]) -> list[Lock]:
@@ -241,7 +241,7 @@ def _check_side(patch_px: int, encoders: Sequence[EncoderSet]) -> None:
         if fixed and fixed != patch_px:
             raise ModelError(
                 f"encoder {spec.name} takes patches of {fixed} x {fixed} px, got "
-                f"{patch_px} x {patch_px} px: ask for --patch-px {fixed}"
+                f"{patch_px} x {patch_px} px: ask for patch_px={fixed}"
             )
 
 
@@ -320,7 +320,7 @@ class _SlideSource:
         found = survey_tissue(slide, options.tissue, self._mask, pool)
         clock.lap("tissue")
         if options.strict and len(found.unreadable_l0):
-            raise TileError(f"{found.reason} (--strict)")
+            raise TileError(f"{found.reason} (strict=True)")
         plan = plan_patches(
             slide,
             found.tissue,

@@ -10,7 +10,9 @@ from pathlib import Path
 from histofast._numbers import MPP_MAX, MPP_MIN, mpp_number
 from histofast.errors import SlideError
 
-_REMEDY = "give the right one with --mpp-override (mpp= in Python) or an mpp column in the list"
+_REMEDY = (
+    "give the right one with mpp_override (mpp of open_slide), or in an mpp column in the list"
+)
 _PART_BYTES = 1 << 20
 
 
@@ -39,13 +41,13 @@ def resolve_mpp(
     if not all(MPP_MIN <= value <= MPP_MAX for value in found):
         said = " x ".join(f"{value:.3g}" for value in dict.fromkeys(found))
         raise SlideError(
-            f"mpp must be within {MPP_MIN}..{MPP_MAX:g} um per pixel, {path} says {said} "
+            f"mpp of {path} must be within {MPP_MIN}..{MPP_MAX:g} um per pixel, the file says {said} "
             f"({source}): {_REMEDY}"
         )
     x, y = found
     if abs(x - y) > 0.01 * min(x, y):
         raise SlideError(
-            f"mpp must be the same along x and y to within 1 %, {path} says {x:.4g} and {y:.4g}"
+            f"mpp of {path} must be the same along x and y to within 1 %, the file says {x:.4g} and {y:.4g}"
             f" ({source}): {_REMEDY}"
         )
     return (x + y) / 2

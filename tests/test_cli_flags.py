@@ -1,0 +1,111 @@
+"""Messages name arguments; the command line puts flags for them, and only those that it has."""
+
+from __future__ import annotations
+
+import ast
+import doctest
+import re
+from pathlib import Path
+
+import pytest
+import typer
+
+import histofast
+from histofast import cli
+from histofast.cli import flags
+from histofast.cli.flags import flags_of, with_flags
+
+PACKAGE = Path(histofast.__file__).parent
+FLAGS = {"patch_px": "--patch-px", "strict": "--strict", "mpp": "--mpp", "device": "--device"}
+
+
+def commands(group, path=()):
+    for name, command in group.commands.items():
+        if hasattr(command, "commands"):
+            yield from commands(command, (*path, name))
+        else:
+            yield (*path, name), command
+
+
+COMMANDS = dict(commands(typer.main.get_command(cli.app)))
+
+
+def test_examples():
+    assert doctest.testmod(flags).failed == 0
+
+
+@pytest.mark.parametrize(
+    ("said", "told"),
+    [
+        ("patch_px must be at least 1, got 0", "--patch-px must be at least 1, got 0"),
+        ("ask for patch_px=224", "ask for --patch-px 224"),
+        ("tile 3 is broken (strict=True)", "tile 3 is broken (--strict)"),
+        ('take device="cpu"', "take --device cpu"),
+        ("say overwrite=True", "say overwrite=True (in Python)"),
+        # What looks like a name and is none, or stands for the thing itself.
+        ("a/patch_px.h5 was made by something else (mpp: 1, not 2)", None),
+        ("mpp of a.tif must be within 0.05..20", None),
+        ("ask for a coarser mpp", None),
+        ("sha256=ab12 must not be", None),
+    ],
+)
+def test_arguments_become_flags(said, told):
+    assert with_flags(said, FLAGS) == (told or said)
+
+
+def test_a_flag_of_several_spellings_is_called_by_the_first():
+    known = flags_of(COMMANDS["extract",])
+    assert known["patch_size"] == known["patch_px"] == "--patch-px"
+    assert known["overlap_px"] == "--overlap"
+
+
+def literals(path):
+    """Texts of a file as a reader meets them, docstrings left out."""
+    tree = ast.parse(path.read_text())
+    documented = (ast.Module, ast.ClassDef, ast.FunctionDef)
+    docs = {
+        id(n.body[0].value)
+        for n in ast.walk(tree)
+        if isinstance(n, documented)
+        if ast.get_docstring(n, clean=False)
+    }
+    joined = [n for n in ast.walk(tree) if isinstance(n, ast.JoinedStr)]
+    parts = {id(v) for n in joined for v in n.values}
+    for node in joined:
+        yield "".join(v.value if isinstance(v, ast.Constant) else "{}" for v in node.values)
+    for node in ast.walk(tree):
+        is_text = isinstance(node, ast.Constant) and isinstance(node.value, str)
+        if is_text and id(node) not in docs | parts:
+            yield node.value
+
+
+# Custom properties of CSS look like flags.
+LIBRARY = [p for p in sorted(PACKAGE.rglob("*.py")) if not {"cli", "report"} & {*p.parts}]
+
+
+@pytest.mark.parametrize("path", LIBRARY, ids=lambda p: str(p.relative_to(PACKAGE)))
+def test_only_the_command_line_speaks_of_flags(path):
+    for text in literals(path):
+        # Whole commands are what they are, whoever reads them.
+        rest = re.sub(r"`histofast [^`]*`|^histofast .*|--weights \{\} --out.*", "", text)
+        rest = re.sub(r"pip (un)?install.*|raw2ometiff --rgb", "", rest)
+        assert not re.search(r"(?<![\w-])--[a-z][a-z]", rest), text
+
+
+MODULES = {command.callback.__module__ for command in COMMANDS.values()}
+
+
+@pytest.mark.parametrize("module", sorted(MODULES))
+def test_a_command_speaks_of_its_own_flags(module):
+    own = {
+        option
+        for command in COMMANDS.values()
+        if command.callback.__module__ == module
+        for parameter in command.params
+        for option in (*parameter.opts, *parameter.secondary_opts)
+    }
+    path = PACKAGE / "cli" / f"{module.rpartition('.')[2]}.py"
+    for text in literals(path):
+        rest = re.sub(r"`?histofast .*", "", text)
+        for flag in re.findall(r"(?<![\w-])--[a-z][a-z0-9_-]*", rest):
+            assert flag in own, f"{flag} in {text!r}"
