@@ -174,7 +174,7 @@ def test_dry_run_tries_the_size_of_the_bags(tmp_path):
         assert (ready.status, ready.patches) == ("done" if not options else "planned", 3)
         assert refused.status == "failed"
         assert refused.error == (
-            "encoder fixed takes patches of 40 x 40 px, got 48 x 48 px: ask for --patch-px 40"
+            "encoder fixed takes patches of 40 x 40 px, got 48 x 48 px: ask for patch_px=40"
         )
         assert report.about.get("estimated_seconds", 1) > 0
 

@@ -83,6 +83,6 @@ def _refuse_outside(
         wanted = f"within {at_least:g}..{at_most:g}"
     else:
         wanted = f"at least {at_least:g}" if at_most is None else f"at most {at_most:g}"
-    wanted += "" if math.isfinite(number) else " and finite"
+        wanted += "" if math.isfinite(number) else " and finite"
     got = f"{number}" if isinstance(number, int) else f"{number:g}"
     raise ValueError(f"{name} must be {wanted}, got {got}")
