@@ -179,8 +179,8 @@ def test_a_run_of_other_arguments(cli, toy):
     assert answer.code == 2
     (line,) = answer.err
     assert line == (
-        "histofast: runs/a holds another run (seed 0, not 1): choose another folder (--out), or "
-        "replace it (--overwrite)"
+        "histofast: runs/a holds another run (seed 0, not 1): choose another folder, or "
+        "replace it with --overwrite"
     )
     assert cli(*TRAIN, *SHORT, "--seed", 1, "--overwrite").code == 0
     assert cli("predict", "runs/a", "features", "-o", "p.csv").code == 0

@@ -211,15 +211,15 @@ def _refuse(path: Path, record: RunRecord, *, overwrite: bool) -> None:
         # Hidden: locks, and what a kill left of a file that was being written.
         if any(not inner.name.startswith(".") for inner in path.iterdir()):
             raise ValueError(
-                f"out must be new, empty or of a run, {path} is not: choose another folder (--out), "
-                "or write into it all the same (--overwrite)"
+                f"out must be new, empty or of a run, {path} is not: choose another folder, "
+                "or write into it all the same with overwrite=True"
             )
         return
     other = difference(there, record)
     if other:
         raise ValueError(
-            f"{path} holds another run ({other}): choose another folder (--out), or replace it "
-            "(--overwrite)"
+            f"{path} holds another run ({other}): choose another folder, or replace it "
+            "with overwrite=True"
         )
 
 

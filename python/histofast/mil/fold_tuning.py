@@ -371,7 +371,7 @@ class _FoldTuning:
             raise ValueError(
                 f"fine-tuning would take about {expected / _DAY_S:.1f} days at the speed of its "
                 f"first slide, more than {most:g} hours: take fewer folds or epochs, a smaller "
-                "top_k, a GPU, or raise most_hours (--most-hours)"
+                "top_k, a GPU, or raise most_hours"
             )
 
     def _tell(self, progress: FineTuneProgress) -> None:

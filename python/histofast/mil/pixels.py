@@ -41,7 +41,7 @@ def bags_of(run: Run, features: Paths | None) -> Bags:
         lost = [path for path in run.paths if not path.is_file()]
         if lost:
             raise FileNotFoundError(
-                f"{lost[0]} is not there any more: name the folder of the run's features (--features)"
+                f"{lost[0]} is not there any more: name the folder of the run's features with features=..."
             )
     found = open_bags(run.paths if features is None else features, None, task=run.task)
     at = {name: i for i, name in enumerate(found.names)}
