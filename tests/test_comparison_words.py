@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from extras import need
+from histofast import _core
 from histofast.comparison import answer_of, comparison_text, describe_comparison
 from histofast.report import number, page
 from histofast.similarity import Comparison
@@ -355,6 +356,10 @@ def test_the_page_shows_every_cell(comparison):
     reader = PageReader(page(answer_of(comparison)))
     assert reader.open == []
     tooltips = set(reader.titles)
+    known = re.findall(r"-?\d+\.\d+(?:e-\d+)?", decoded(reader.links["comparison.json"]))
+    written = {number(float(text)) for text in known}
+    drawn = " ".join(reader.cells + reader.titles).replace(_core.version, "")
+    assert set(re.findall(r"-?\d\.\d{3}\b", drawn)) <= written | {"1.000", "0.000"}
     for i, a in enumerate(comparison.names_a):
         for j, b in enumerate(comparison.names_b):
             value = comparison.matrix[i, j]

@@ -135,7 +135,7 @@ def test_the_figure_keeps_every_pixel(size):
     )
     title, basis = "a$b_slide" * 3, "what was done, in words " * 4
     figure = pixels_of(Figure(name="f", panels=(panel,), title=title, basis=basis))
-    left = round(15 * max(1, max(size) / 1000))  # the edge around everything
+    left = round(12 * max(1, max(size) / 1000))  # the edge around everything
     places = [
         (top, x)
         for x in range(left - 2, left + 3)

@@ -12,6 +12,7 @@ from dataclasses import replace
 import pytest
 
 from extras import need
+from histofast import _core
 from histofast.report import page
 from page_reader import PageReader, decoded
 
@@ -315,6 +316,14 @@ def test_the_page_shows_every_row(study):
     reader = PageReader(shown)
     assert reader.open == []
     assert not re.search(r"\bnan\b|\bNone\b", re.sub(r"data:[^\"]*", "", shown))
+    known = [
+        float(text)
+        for text in re.findall(r"-?\d+(?:\.\d+)?(?:e-\d+)?", decoded(reader.links["study.json"]))
+    ]
+    written = {f"{v * f:.{k}f}" for v in known for k in range(4) for f in (1, 100, 1e-6)}
+    drawn = " ".join(reader.cells + reader.titles).replace(_core.version, "").replace(",", "")
+    drawn = re.sub(r"[a-z]\w*", "", drawn)
+    assert set(re.findall(r"\d+(?:\.\d+)?", drawn)) - {"95"} <= {w.lstrip("-") for w in written}
     for one in study.rows:
         if one.is_defined:
             assert f"{one.value:.3f}" in reader.cells

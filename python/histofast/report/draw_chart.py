@@ -26,7 +26,7 @@ from histofast.report.style import (
     spread,
 )
 
-_WIDTH, _HEIGHT, _NARROW = 5.2, 2.9, 3.6  # inches
+_WIDTH, _HEIGHT, _NARROW = 4.7, 2.8, 3.4  # inches
 _LINE = 0.17  # of a line of letters
 _PER_NAME, _MOST_PER_NAME, _PER_ROW = 0.15, 0.7, 0.27
 _NAME, _KEY = 24, 48  # letters of a label beside the chart, and in the legend
@@ -109,7 +109,7 @@ def _scale(axes: Any, side: str, axis: Axis, drawn: Sequence[float]) -> None:
         of_side.set_major_formatter(FuncFormatter(lambda tick, _: f"{tick:,g}"))
     else:
         low, high = (0.0, 1.08 * max(known)) if axis.scale == "auto" else range_of(known)
-        of_side.set_major_locator(MaxNLocator(6, integer=axis.form == "whole"))
+        of_side.set_major_locator(MaxNLocator(6, steps=[1, 2, 5, 10], integer=axis.form == "whole"))
     if axis.form == "share":
         of_side.set_major_formatter(FuncFormatter(lambda share, _: f"{100 * share:.0f} %"))
     low, high = low if axis.low is None else axis.low, high if axis.high is None else axis.high

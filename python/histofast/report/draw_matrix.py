@@ -16,7 +16,7 @@ from histofast.report.numbers import number
 from histofast.report.sheet import Sheet
 from histofast.report.style import BLACK, COLORMAP, HATCH, INK, WHITE, ink_on
 
-_MAP, _LEAST_CELL, _MOST_CELL = 5.5, 0.135, 0.48  # inches
+_MAP, _LEAST_CELL, _MOST_CELL = 5.0, 0.135, 0.46  # inches
 _WRITTEN_CELL = 0.4  # cells of this size have their value written in them
 _BAR_GAP, _BAR = 0.2, 0.16
 

@@ -16,7 +16,7 @@ from matplotlib.transforms import Bbox
 from histofast.report.style import INK, LONGEST, shorten
 
 _SIDE = 10.0  # inches; only a unit, as what is saved is `box`
-_GAP, _PAD, _DPI = 0.45, 0.15, 100
+_GAP, _PAD, _DPI = 0.45, 0.12, 100
 _TITLE, _BASIS, SMALL = 12, 9, 8.5  # points
 
 
