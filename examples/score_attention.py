@@ -3,8 +3,8 @@
     histofast extract --patches dense/labels.csv --encoder study/encoders/densenet121-cuts.onnx --patch-px 96 --allow-upsampling --out dense-features
     python examples/score_attention.py study/runs/densenet121-transition2 dense-features/.../features_densenet121-transition2 dense/labels.csv
 
-labels.csv as for `histofast extract --patches`, with x, y and labels 0 and 1. Attention is ranked within each
-slide; beside it, what the model says of each patch alone, and how dark the patch is.
+labels.csv as for `histofast extract --patches`, with x, y and labels 0 and 1. Patches are compared within
+their slide; beside it, what the model says of each patch alone, and how dark the patch is.
 """
 
 from __future__ import annotations
@@ -14,7 +14,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from scipy.stats import rankdata
 
 from histofast import explain, mil
 from histofast.features import read_features
@@ -32,7 +31,7 @@ def main() -> None:
     run = mil.open_run(options.run)
     models = run.models()
     found = {"attention": [], "output of the patch alone": [], "darkness": []}
-    labels, groups, coords = [], [], []
+    labels, slides, coords = [], [], []
     for bag in read_patch_table(options.patches):
         if bag.name in run.names:
             raise SystemExit(f"{bag.name} took part in the training")
@@ -43,20 +42,20 @@ def main() -> None:
         attention = mil.attention_of(run, features)
         darkness = np.array([-read_image(file).mean() for file in bag.files])
         for name, values in zip(found, (attention, positive, darkness), strict=True):
-            found[name].append(rankdata(values) / len(values))
+            found[name].append(np.asarray(values, np.float64))
         labels.append(np.array([int(label) for label in bag.labels]))
-        groups.append(np.full(len(bag), bag.name))
+        slides.append(np.full(len(bag), bag.name))
         coords.append(bag.coords)
     for name, values in found.items():
         score = explain.score(
             np.concatenate(values),
             np.concatenate(labels),
-            groups=np.concatenate(groups),
+            slides=np.concatenate(slides),
             coords_l0=np.concatenate(coords),
         )
         print(
             f"{name}: AUROC {score.auroc:.3f} ({score.low:.3f} to {score.high:.3f}), "
-            f"{len(np.concatenate(labels))} patches of {len(labels)} patients, "
+            f"{len(np.concatenate(labels))} patches of {len(labels)} slides, "
             f"{score.units} {score.unit} resampled"
         )
 

@@ -231,7 +231,6 @@ LONG_FILES = {
 LONG_FUNCTIONS = {
     "comparison.comparing.compare",
     "explain.maps.attention_map",
-    "explain.scoring.score",
     "networks.creation.create",
     "networks.weights.load_weights",
     "patches.synthetic.make_slide",

@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import reference
 from extras import need
 from fake_slides import FakeSlide, noise
 from histofast.errors import SlideError
@@ -456,6 +457,40 @@ def test_the_interval_is_that_of_resampled_groups(rng):
     assert found == score(values, labels, groups=groups, resamples=300, seed=4)
 
 
+@given(
+    rows=st.lists(
+        st.tuples(st.integers(0, 5), st.booleans(), st.integers(0, 3)), min_size=4, max_size=30
+    )
+)
+@settings(deadline=None)
+def test_values_of_several_slides_are_compared_within_each(rows):
+    values, labels, slides = (np.array(column) for column in zip(*rows, strict=True))
+    wanted = reference.stratified_auroc(values, labels, slides)
+    if np.isnan(wanted):
+        with pytest.raises(ValueError, match="labels must be of both kinds"):
+            score(values * 1.0, labels, slides=slides, groups=np.arange(len(rows)), resamples=2)
+        return
+    found = score(values * 1.0, labels, slides=slides, groups=np.arange(len(rows)), resamples=2)
+    assert found.auroc == pytest.approx(wanted)
+
+
+def test_slides_on_other_scales(rng):
+    """Attention sums to 1 over a slide: a small one has the higher values, whatever they show."""
+    slides = np.repeat(np.arange(6), [400, 50, 400, 50, 400, 50])
+    labels = rng.random(len(slides)) < np.where(slides % 2, 0.1, 0.5)
+    values = (labels + rng.random(len(slides))) / np.bincount(slides)[slides]
+    pooled = score(values, labels, groups=slides, resamples=50)
+    found = score(values, labels, slides=slides, resamples=50, k=(8,))
+    assert (found.auroc, found.low, found.high) == (1, 1, 1)
+    assert pooled.auroc < 0.9
+    assert (found.unit, found.units) == ("groups", 6)
+    of_slides = [
+        score(values[slides == s], labels[slides == s], groups=np.arange(n), resamples=1, k=(8,))
+        for s, n in enumerate(np.bincount(slides))
+    ]
+    assert found.precision[8] == pytest.approx(np.mean([one.precision[8] for one in of_slides]))
+
+
 def test_blocks_of_neighbours_give_a_wider_interval_than_patches(rng):
     y, x = np.divmod(np.arange(1600), 40)
     coords = np.column_stack([x, y]).astype(np.int64) * 100
@@ -530,6 +565,9 @@ def test_precision_of_the_highest():
             ValueError,
             "groups or coords_l0 must be given: patches of one slide are no independent samples",
         ),
+        ({"slides": [0, 1, 0, 1]}, TypeError, r"slides must be a NumPy array \(n,\), got list"),
+        ({"slides": np.arange(3)}, ValueError, r"slides must be of shape \(4,\), got \(3,\)"),
+        ({"slides": np.arange(4)}, ValueError, "labels must be of both kinds in some slide, got"),
         ({"groups": [0, 1, 0, 1]}, TypeError, r"groups must be a NumPy array \(n,\), got list"),
         ({"groups": np.arange(3)}, ValueError, r"groups must be of shape \(4,\), got \(3,\)"),
         ({"groups": np.zeros(4)}, ValueError, "needs at least 2 groups, got 1"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -20,7 +21,8 @@ class Score:
     """How well values find labelled patches.
 
     Attributes:
-        auroc: chance that a labelled patch has a higher value than one that is not, ties by half.
+        auroc: chance that a labelled patch has a higher value than one that is not, ties by half;
+            of two patches of one slide where slides were given.
         low, high: bounds of its bootstrap interval; NaN where no resample has both labels.
         confidence: share of the resamples between the bounds.
         unit: what was resampled, in words.
@@ -28,7 +30,8 @@ class Score:
         resamples: how many had both labels, and count.
         n: patches.
         positives: labelled patches.
-        precision: share of labelled patches among the k highest, by k.
+        precision: share of labelled patches among the k highest, by k; where slides were given, the
+            mean over slides of at least k patches.
     """
 
     auroc: float
@@ -47,6 +50,7 @@ def score(
     values: NDArray[np.floating[Any]],
     labels: NDArray[Any],
     *,
+    slides: NDArray[Any] | None = None,
     groups: NDArray[Any] | None = None,
     coords_l0: NDArray[np.int64] | None = None,
     block_l0: int | None = None,
@@ -64,11 +68,15 @@ def score(
     Args:
         values: (n,) floating point, higher where the label is expected.
         labels: (n,) bool, or integers 0 and 1.
-        groups: (n,) slide or patient of each patch, of any type that can be sorted.
+        slides: (n,) slide of each patch, of any type that can be sorted. Attention of two slides is
+            on two scales: patches are then compared with patches of their own slide only. None: one
+            slide, or values on one scale.
+        groups: (n,) slide or patient of each patch, of any type that can be sorted; `slides` when
+            None.
         coords_l0: (n, 2) int64 level-0 (x, y) of each patch.
         block_l0: side of a block in level-0 px; a tenth of the extent of the coordinates when None.
         k: numbers of highest patches to tell the precision of; 8 and 64, as far as there are so
-            many patches, when None.
+            many patches (in some slide), when None.
         resamples: of the bootstrap; those that draw one label only are left out.
         confidence: of the interval.
         seed: of the resamples.
@@ -79,7 +87,7 @@ def score(
     Raises:
         TypeError: arrays of another type.
         ValueError: arrays that do not agree, NaN or infinite values, labels other than 0 and 1 or
-            of one kind only, neither groups nor coordinates, fewer than 2 units to resample, an
+            of one kind only (in every slide), neither groups nor coordinates, fewer than 2 units to resample, an
             argument out of range.
 
     Determinism: by the seed.
@@ -92,47 +100,36 @@ def score(
         >>> found.auroc, found.positives
         (0.75, 2)
     """
-    order, is_positive = _checked(values, labels)
+    is_positive = _checked(values, labels)
     if resamples < 1:
         raise ValueError(f"resamples must be at least 1, got {resamples}")
     if not 0 < confidence < 1:
         raise ValueError(f"confidence must be between 0 and 1, got {confidence}")
-    n = len(order)
-    ks = tuple(at for at in _PRECISION_AT if at <= n) if k is None else tuple(k)
+    n = len(values)
+    slide_of = _numbered("slides", slides, n)
+    ranked = _Ranked(values.astype(np.float64), is_positive, slide_of)
+    largest = int(np.bincount(slide_of).max())
+    ks = tuple(at for at in _PRECISION_AT if at <= largest) if k is None else tuple(k)
     for at in ks:
-        if not 1 <= at <= n:
-            raise ValueError(f"k must be within 1..{n}, the patches there are, got {at}")
-    unit_of, unit = _units(n, groups, coords_l0, block_l0)
+        if not 1 <= at <= largest:
+            raise ValueError(f"k must be within 1..{largest}, the patches there are, got {at}")
+    # Blocks lie within slides, whatever these are grouped by.
+    inner = slides if groups is None or (slides is not None and coords_l0 is not None) else groups
+    unit_of, unit = _units(n, inner, coords_l0, block_l0)
     units = int(unit_of.max()) + 1
     if units < 2:
         raise ValueError(f"the bootstrap needs at least 2 {unit}, got {units}")
-
-    ranked = values[order].astype(np.float64)
-    starts = np.flatnonzero(np.append(True, ranked[1:] != ranked[:-1]))
-    positive = is_positive[order].astype(np.float64)
-    unit_of = unit_of[order]
-
-    def auroc(weights: NDArray[np.float64]) -> float:
-        """AUROC of weighted patches; NaN without both labels."""
-        weighted = weights * positive
-        hits = np.add.reduceat(weighted, starts)
-        misses = np.add.reduceat(weights - weighted, starts)
-        pairs = hits.sum() * misses.sum()
-        if pairs == 0:
-            return float("nan")
-        # No dot product: at this length its threads cost more than they save.
-        return float((hits * (np.cumsum(misses) - misses / 2)).sum() / pairs)
 
     rng = np.random.default_rng(seed)
     drawn = np.empty(resamples)
     for i in range(resamples):
         times = np.bincount(rng.integers(units, size=units), minlength=units)
-        drawn[i] = auroc(times.astype(np.float64)[unit_of])
+        drawn[i] = ranked.auroc(times.astype(np.float64)[unit_of])
     drawn = drawn[~np.isnan(drawn)]
     tail = (1 - confidence) / 2
     low, high = np.quantile(drawn, (tail, 1 - tail)) if len(drawn) else (np.nan, np.nan)
     return Score(
-        auroc=auroc(np.ones(n)),
+        auroc=ranked.auroc(np.ones(n)),
         low=float(low),
         high=float(high),
         confidence=confidence,
@@ -141,14 +138,63 @@ def score(
         resamples=len(drawn),
         n=n,
         positives=int(is_positive.sum()),
-        precision={at: _precision(ranked, positive, at) for at in ks},
+        precision={at: ranked.precision(at) for at in ks},
     )
 
 
-def _checked(
-    values: NDArray[np.floating[Any]], labels: NDArray[Any]
-) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
-    """Return the order of the values, lowest first, and the labels as bool."""
+class _Ranked:
+    """Patches slide by slide, each slide's by their values, the lowest first."""
+
+    def __init__(
+        self,
+        values: NDArray[np.float64],
+        is_positive: NDArray[np.bool_],
+        slide_of: NDArray[np.int64],
+    ) -> None:
+        self._order = np.lexsort((values, slide_of))
+        self._values = values[self._order]
+        self._positive = is_positive[self._order].astype(np.float64)
+        slide = slide_of[self._order]
+        begins = np.append(True, slide[1:] != slide[:-1])
+        ties = np.flatnonzero(begins | np.append(True, self._values[1:] != self._values[:-1]))
+        self._ties = ties
+        self._slides = np.flatnonzero(begins[ties])  # where each begins, counted in ties
+        self._slide_of_tie = np.cumsum(begins[ties]) - 1
+        self._bounds = [*np.flatnonzero(begins), len(values)]
+        positives = np.add.reduceat(self._positive, self._bounds[:-1])
+        if not ((positives > 0) & (positives < np.diff(self._bounds))).any():
+            raise ValueError("labels must be of both kinds in some slide, got one kind in each")
+
+    def auroc(self, weights: NDArray[np.float64]) -> float:
+        """AUROC of weighted patches; NaN without both labels in some slide."""
+        weights = weights[self._order]
+        weighted = weights * self._positive
+        hits = np.add.reduceat(weighted, self._ties)
+        misses = np.add.reduceat(weights - weighted, self._ties)
+        of_slides = [np.add.reduceat(part, self._slides) for part in (hits, misses)]
+        # No dot product: at this length its threads cost more than they save.
+        pairs = (of_slides[0] * of_slides[1]).sum()
+        if pairs == 0:
+            return float("nan")
+        before = np.cumsum(of_slides[1]) - of_slides[1]  # misses of the slides before
+        below = np.cumsum(misses) - misses / 2 - before[self._slide_of_tie]
+        return float((hits * below).sum() / pairs)
+
+    def precision(self, k: int) -> float:
+        """Expected share of positives among a slide's k highest, equal values in random order."""
+        shares = []
+        for start, stop in pairwise(self._bounds):
+            if stop - start >= k:
+                values, positive = self._values[start:stop], self._positive[start:stop]
+                edge = values[-k]
+                above, level = values > edge, values == edge
+                from_level = (k - above.sum()) * positive[level].mean()
+                shares.append(float((positive[above].sum() + from_level) / k))
+        return float(np.mean(shares))
+
+
+def _checked(values: NDArray[np.floating[Any]], labels: NDArray[Any]) -> NDArray[np.bool_]:
+    """Return the labels as bool."""
     for name, array, kinds, wanted in (
         ("values", values, "f", "floating point"),
         ("labels", labels, "bui", "bool or integers"),
@@ -171,7 +217,19 @@ def _checked(
         raise ValueError(
             f"labels must be of both kinds, got {is_positive.sum()} of {len(labels)} that are 1"
         )
-    return np.argsort(values, kind="stable"), is_positive
+    return is_positive
+
+
+def _numbered(name: str, given: NDArray[Any] | None, n: int) -> NDArray[np.int64]:
+    """Number what patches belong to from 0; all to one where it is not given."""
+    if given is None:
+        return np.zeros(n, np.int64)
+    if not isinstance(given, np.ndarray):
+        raise TypeError(f"{name} must be a NumPy array (n,), got {type(given).__name__}")
+    if given.shape != (n,):
+        raise ValueError(f"{name} must be of shape ({n},), got {given.shape}")
+    numbers: NDArray[np.int64] = np.unique(given, return_inverse=True)[1]
+    return numbers
 
 
 def _units(
@@ -187,13 +245,7 @@ def _units(
         )
     if coords_l0 is None and block_l0 is not None:
         raise ValueError(f"block_l0 is for coords_l0, got {block_l0} without them")
-    group_of = np.zeros(n, np.int64)
-    if groups is not None:
-        if not isinstance(groups, np.ndarray):
-            raise TypeError(f"groups must be a NumPy array (n,), got {type(groups).__name__}")
-        if groups.shape != (n,):
-            raise ValueError(f"groups must be of shape ({n},), got {groups.shape}")
-        group_of = np.unique(groups, return_inverse=True)[1]
+    group_of = _numbered("groups", groups, n)
     if coords_l0 is None:
         return group_of, "groups"
     check("coords_l0", coords_l0, "int64", (n, 2), contiguous=False)
@@ -206,11 +258,3 @@ def _units(
     within = "" if groups is None else " within groups"
     unit_of = np.unique(block, axis=0, return_inverse=True)[1].reshape(-1)
     return unit_of, f"square blocks of {block_l0} level-0 px{within}"
-
-
-def _precision(ranked: NDArray[np.floating[Any]], positive: NDArray[np.float64], k: int) -> float:
-    """Expected share of positives among the k highest, equal values in random order."""
-    edge = ranked[-k]
-    above, level = ranked > edge, ranked == edge
-    from_level = (k - above.sum()) * positive[level].mean()
-    return float((positive[above].sum() + from_level) / k)
