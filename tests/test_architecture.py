@@ -223,8 +223,6 @@ def test_a_test_asks_before_it_imports_what_an_extra_brings(path):
 LINES_OF_A_FILE, LINES_OF_A_FUNCTION = 500, 60
 # What is longer still; strike what is mended, add nothing without a reason that a reader accepts.
 LONG_FILES = {
-    "learning.scores",
-    "mil.bags",
     "networks.exporting",
     "patches.synthetic",
 }

@@ -13,8 +13,7 @@ from scipy import stats
 
 import reference
 from extras import need
-from histofast.learning import Metric, differences, metrics, metrics_of_models
-from histofast.learning import scores as module
+from histofast.learning import Metric, differences, metrics, metrics_of_models, scores, weighted
 
 SEEDS = st.integers(0, 999)
 
@@ -350,8 +349,8 @@ def test_a_weight_is_that_many_copies(seed, b):
     weights[0] += 1
     rows = np.repeat(np.arange(b), weights)
     for task, targets, outputs in problems(seed, b):
-        whole = module._STATISTICS[task](targets, outputs, (), None)
-        copies = module._STATISTICS[task](targets[rows], outputs[rows], (), None)
+        whole = weighted.STATISTICS[task](targets, outputs, (), None)
+        copies = weighted.STATISTICS[task](targets[rows], outputs[rows], (), None)
         for name, statistic in whole.items():
             np.testing.assert_allclose(
                 statistic(weights[None].astype(float)),
@@ -391,12 +390,12 @@ def test_intervals_are_the_percentiles_of_resampled_groups():
 def test_blocks_of_resamples_change_nothing(monkeypatch):
     targets, outputs = classified(1, 40, 3)
     whole = metrics("classification", targets, outputs, groups=range(40), resamples=50)
-    monkeypatch.setattr(module, "_PANEL", 300)
+    monkeypatch.setattr(scores, "PANEL", 300)
     blocks = metrics("classification", targets, outputs, groups=range(40), resamples=50)
     for name, metric in whole.items():
         assert blocks[name].low == pytest.approx(metric.low)
     targets, risk = survived(1, 40)
-    monkeypatch.setattr(module, "_PANEL", 41)
+    monkeypatch.setattr(weighted, "PANEL", 41)
     value = values_of("survival", targets, risk)
     monkeypatch.undo()
     assert value == pytest.approx(values_of("survival", targets, risk))

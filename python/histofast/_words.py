@@ -88,3 +88,13 @@ def joined(names: Sequence[str]) -> str:
         ('a', 'a, b and c')
     """
     return " and ".join(filter(None, [", ".join(names[:-1]), *names[-1:]]))
+
+
+def counted(names: Sequence[str], *, most: int = _SHOWN) -> str:
+    """Return how many names there are, and the first few.
+
+    Example:
+        >>> counted(["a", "b", "c", "d"])
+        '4 (a, b, c, ...)'
+    """
+    return f"{len(names)} ({', '.join(names[:most])}{', ...' if len(names) > most else ''})"

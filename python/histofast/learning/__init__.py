@@ -15,6 +15,7 @@ from histofast.learning.intervals import (
     knee,
     wider,
 )
+from histofast.learning.labels import Labels, Missing, read_labels
 from histofast.learning.logs import Log, loggers
 from histofast.learning.record import (
     METRICS,
@@ -40,12 +41,12 @@ from histofast.learning.scores import (
     LOWER_IS_BETTER,
     METRICS_OF,
     Metric,
-    Task,
     differences,
     metrics,
     metrics_of_models,
 )
 from histofast.learning.splits import Fold, folds
+from histofast.learning.weighted import Task
 
 __all__ = [
     "LOWER_IS_BETTER",
@@ -57,8 +58,10 @@ __all__ = [
     "EpochReport",
     "Fold",
     "Knee",
+    "Labels",
     "Log",
     "Metric",
+    "Missing",
     "Ranking",
     "RunRecord",
     "Standing",
@@ -84,6 +87,7 @@ __all__ = [
     "parts_of_config",
     "plain",
     "rank",
+    "read_labels",
     "read_record",
     "refuse_out_of_range",
     "run_folder",

@@ -10,15 +10,22 @@ of one model only. What is measured against the target itself (Brier, MAE ...) t
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
-from typing import Any, Literal, get_args
+from typing import Any, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
-Task = Literal["classification", "regression", "survival"]
+from histofast.learning.weighted import (
+    PANEL,
+    STATISTICS,
+    Array,
+    Models,
+    Statistic,
+    Task,
+    numbered,
+)
 
 METRICS_OF: Mapping[str, tuple[str, ...]] = {
     "classification": ("auroc", "auprc", "accuracy", "balanced_accuracy", "ece", "brier"),
@@ -26,17 +33,6 @@ METRICS_OF: Mapping[str, tuple[str, ...]] = {
     "survival": ("c_index",),
 }
 LOWER_IS_BETTER = frozenset({"loss", "ece", "brier", "mae"})
-
-
-Array = NDArray[np.float64]
-Rows = NDArray[np.int64]
-Models = Sequence[Any] | NDArray[Any] | None
-Statistic = Callable[[Array], Array]  # (r, b) weights of r resamples -> (r,) values
-Parts = Callable[[Array], tuple[Array, Array]]  # ... -> (r,) numerators and denominators
-
-_BINS = 10  # of the calibration error
-_PANEL = 2_000_000  # weights that are held at a time
-_ROUNDING = 1e-9  # of the scale: what varies less is constant
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -106,7 +102,7 @@ def metrics(
     """
     _check_options(task, resamples, confidence)
     return _measured(
-        _STATISTICS[task](targets, outputs, classes, models),
+        STATISTICS[task](targets, outputs, classes, models),
         len(targets),
         groups,
         resamples=resamples,
@@ -140,8 +136,8 @@ def differences(
         By name, the metric of `outputs` less that of `others`.
     """
     _check_options(task, resamples, confidence)
-    first = _STATISTICS[task](targets, outputs, classes, models)
-    second = _STATISTICS[task](targets, others, classes, models)
+    first = STATISTICS[task](targets, outputs, classes, models)
+    second = STATISTICS[task](targets, others, classes, models)
 
     def less(one: Statistic, other: Statistic) -> Statistic:
         return lambda weights: one(weights) - other(weights)
@@ -172,22 +168,10 @@ def metrics_of_models(
         By name, (m,) values in the sorted order of the models' names; NaN where undefined.
     """
     _check_options(task, 0, 0.5)
-    statistics = _STATISTICS[task](targets, outputs, classes, models)
-    model_of = _numbered("models", models, len(targets))
+    statistics = STATISTICS[task](targets, outputs, classes, models)
+    model_of = numbered("models", models, len(targets))
     weights = (model_of == np.arange(model_of.max() + 1)[:, None]).astype(np.float64)  # (m, b)
     return {name: statistic(weights) for name, statistic in statistics.items()}
-
-
-def _numbered(name: str, labels: Sequence[Any] | NDArray[Any], b: int) -> Rows:
-    """(b,) a number from 0 for each different label."""
-    array = np.asarray(labels)
-    if array.shape != (b,):
-        got = len(labels) if array.ndim == 1 else f"an array of shape {array.shape}"
-        raise ValueError(f"{name} must be {b}, one per bag, got {got}")
-    numbers: Rows = np.unique(
-        array.astype(str) if array.dtype == object else array, return_inverse=True
-    )[1]
-    return numbers
 
 
 def _check_options(task: str, resamples: int, confidence: float) -> None:
@@ -208,12 +192,12 @@ def _measured(
     confidence: float,
     seed: int,
 ) -> dict[str, Metric]:
-    group_of = _numbered("groups", groups, b)
+    group_of = numbered("groups", groups, b)
     count = int(group_of.max()) + 1
     rng = np.random.default_rng(seed)
     values = {name: statistic(np.ones((1, b)))[0] for name, statistic in statistics.items()}
     draws: dict[str, list[Array]] = {name: [] for name in statistics}
-    rows = max(1, _PANEL // b)
+    rows = max(1, PANEL // b)
     for start in range(0, resamples if count > 1 else 0, rows):
         size = min(rows, resamples - start)
         drawn = rng.multinomial(count, np.full(count, 1 / count), size=size)
@@ -231,284 +215,3 @@ def _metric(value: float, draws: Sequence[Array], confidence: float) -> Metric:
     tail = (1 - confidence) / 2
     low, high = np.quantile(found, [tail, 1 - tail])
     return Metric(value=value, low=float(low), high=float(high))
-
-
-def _divide(a: Array, b: Array) -> Array:
-    """a / b, NaN where b is 0."""
-    found = np.full(a.shape, np.nan)
-    np.divide(a, b, out=found, where=b > 0)
-    return found
-
-
-def _within(models: Models, b: int, parts_of: Callable[[Rows], Parts]) -> Statistic:
-    """Return the sum over models of the numerators of their rows, over that of the denominators."""
-    if models is None:
-        rows_of: list[Rows] = [np.arange(b)]
-    else:
-        model_of = _numbered("models", models, b)
-        order = np.argsort(model_of, kind="stable")
-        rows_of = np.split(order, np.flatnonzero(np.diff(model_of[order])) + 1)
-    parts = [(rows, parts_of(rows)) for rows in rows_of]
-
-    def statistic(weights: Array) -> Array:
-        above, below = np.zeros((2, len(weights)))
-        for rows, part in parts:
-            numerator, denominator = part(weights if len(parts) == 1 else weights[:, rows])
-            above += numerator
-            below += denominator
-        return _divide(above, below)
-
-    return statistic
-
-
-# --- Classification ----------------------------------------------------------------------------
-
-
-def _of_classification(
-    targets: NDArray[Any],
-    outputs: NDArray[np.floating[Any]],
-    classes: Sequence[str],
-    models: Models,
-) -> Mapping[str, Statistic]:
-    probabilities = _checked("outputs", outputs, 2)
-    c = probabilities.shape[1]
-    if c < 2 or (classes and len(classes) != c):
-        wanted = f"a column for each of {', '.join(classes)}" if classes else "at least 2 columns"
-        raise ValueError(f"outputs must have {wanted}, got {c}")
-    if not isinstance(targets, np.ndarray) or not np.issubdtype(targets.dtype, np.integer):
-        raise TypeError(f"targets must be an array of integer classes, got {_kind(targets)}")
-    _check_length(targets, (len(probabilities),))
-    if targets.min() < 0 or targets.max() >= c:
-        wrong = targets.min() if targets.min() < 0 else targets.max()
-        raise ValueError(f"targets must be classes 0..{c - 1}, got {wrong}")
-    sums = probabilities.sum(axis=1)
-    worst = sums[np.abs(sums - 1).argmax()]
-    if probabilities.min() < 0 or abs(worst - 1) > 0.01:
-        got = (
-            f"{probabilities.min():.6g}"
-            if probabilities.min() < 0
-            else f"a row that sums to {worst:.6g}"
-        )
-        raise ValueError(f"outputs must be probabilities, got {got}: apply softmax")
-    truth = targets[:, None] == np.arange(c)  # (b, c)
-    positives = [1] if c == 2 else list(range(c))
-    right = (probabilities.argmax(axis=1) == targets).astype(np.float64)
-    errors = (probabilities - truth) ** 2
-
-    def within(parts: Callable[[_Curve], Parts]) -> Statistic:
-        def of_class(k: int, rows: Rows) -> Parts:
-            return parts(_Curve(probabilities[rows, k], truth[rows, k]))
-
-        of_classes = [_within(models, len(targets), partial(of_class, k)) for k in positives]
-        return lambda w: np.mean([statistic(w) for statistic in of_classes], axis=0)
-
-    return {
-        "auroc": within(lambda curve: curve.concordance),
-        "auprc": within(lambda curve: curve.precision),
-        "accuracy": partial(_mean, right),
-        "balanced_accuracy": lambda w: np.mean(
-            [_divide(w @ (right * member), w @ member) for member in truth.T.astype(np.float64)],
-            axis=0,
-        ),
-        "ece": partial(_calibration_error, _Ties(probabilities.max(axis=1)), right),
-        "brier": partial(_mean, errors[:, 1] if c == 2 else errors.sum(axis=1)),
-    }
-
-
-def _mean(values: Array, weights: Array) -> Array:
-    return _divide(weights @ values, weights.sum(axis=1))
-
-
-class _Ties:
-    """The order of some values, with equal ones taken together."""
-
-    def __init__(self, values: Array) -> None:
-        self.values = values
-        self.order = np.argsort(values, kind="stable")
-        ordered = values[self.order]
-        fresh = np.append(True, ordered[1:] != ordered[:-1])
-        self._starts = np.flatnonzero(fresh)
-        self._group = np.cumsum(fresh) - 1  # (b,) of each value, in order
-
-    def sums(self, weights: Array) -> Array:
-        """(r, t) weight at each of the t different values, ascending."""
-        found: Array = np.add.reduceat(weights[:, self.order], self._starts, axis=1)
-        return found
-
-    def spread(self, of_ties: Array) -> Array:
-        """(r, b) what belongs to the value of each bag, in the order of the bags."""
-        found = np.empty((len(of_ties), len(self.order)))
-        found[:, self.order] = of_ties[:, self._group]
-        return found
-
-    def ranks(self, weights: Array) -> Array:
-        """(r, b) mean ranks, from 0.5, if each bag were there as often as it weighs."""
-        sums = self.sums(weights)
-        return self.spread(sums.cumsum(axis=1) - sums / 2)
-
-
-class _Curve:
-    """Scores of one class against the rest."""
-
-    def __init__(self, scores: Array, is_positive: NDArray[np.bool_]) -> None:
-        self._ties = _Ties(scores)
-        self._is_positive = is_positive
-
-    def concordance(self, weights: Array) -> tuple[Array, Array]:
-        """Pairs of a positive that scores above a negative, equal ones by half; all pairs."""
-        positive = self._ties.sums(weights * self._is_positive)
-        negative = self._ties.sums(weights * ~self._is_positive)
-        below = negative.cumsum(axis=1) - negative / 2
-        return (positive * below).sum(axis=1), positive.sum(axis=1) * negative.sum(axis=1)
-
-    def precision(self, weights: Array) -> tuple[Array, Array]:
-        """Precision at the threshold of each positive, summed; the positives."""
-        positive = self._ties.sums(weights * self._is_positive)[:, ::-1]
-        drawn = self._ties.sums(weights)[:, ::-1]
-        precision = positive.cumsum(axis=1) / np.maximum(drawn.cumsum(axis=1), 1)
-        # As for AUROC, there is nothing to tell apart without negatives.
-        mixed = positive.sum(axis=1) < drawn.sum(axis=1)
-        return (positive * precision).sum(axis=1) * mixed, positive.sum(axis=1) * mixed
-
-
-def _calibration_error(confidence: _Ties, right: Array, weights: Array) -> Array:
-    total = weights.sum(axis=1)
-    # The middle of equal confidences decides: they never part, whatever the order of the bags.
-    bins = (_BINS * confidence.ranks(weights) / total[:, None]).astype(np.int64)
-    bins = np.minimum(bins, _BINS - 1) + _BINS * np.arange(len(weights))[:, None]
-    gaps = np.bincount(
-        bins.ravel(), (weights * (right - confidence.values)).ravel(), _BINS * len(weights)
-    )
-    return _divide(np.abs(gaps.reshape(-1, _BINS)).sum(axis=1), total)
-
-
-# --- Regression --------------------------------------------------------------------------------
-
-
-def _of_regression(
-    targets: NDArray[Any],
-    outputs: NDArray[np.floating[Any]],
-    classes: Sequence[str],
-    models: Models,
-) -> Mapping[str, Statistic]:
-    predicted = _checked("outputs", outputs, 1)
-    values = _checked("targets", targets, 1)
-    _check_length(values, predicted.shape)
-
-    def r2(weights: Array) -> Array:
-        mean = _mean(values, weights)
-        spread = _mean_of_rows((values - mean[:, None]) ** 2, weights)
-        return 1 - _divide(_mean((values - predicted) ** 2, weights), _or_zero(spread, values))
-
-    def pearson(rows: Rows) -> Parts:
-        x, y = values[rows], predicted[rows]
-        return lambda w: _by_pairs(_correlation(x[None], y[None], w), w)
-
-    def spearman(rows: Rows) -> Parts:
-        x, y = _Ties(values[rows]), _Ties(predicted[rows])
-        return lambda w: _by_pairs(_correlation(x.ranks(w), y.ranks(w), w), w)
-
-    return {
-        "mae": partial(_mean, np.abs(values - predicted)),
-        "r2": r2,
-        "pearson": _within(models, len(values), pearson),
-        "spearman": _within(models, len(values), spearman),
-    }
-
-
-def _by_pairs(correlation: Array, weights: Array) -> tuple[Array, Array]:
-    """A correlation times the pairs that it stands on, and these; none where it is undefined."""
-    rows = weights.sum(axis=1)
-    pairs = np.where(np.isnan(correlation), 0, rows * (rows - 1) / 2)
-    return np.nan_to_num(correlation) * pairs, pairs
-
-
-def _mean_of_rows(values: Array, weights: Array) -> Array:
-    return _divide((weights * values).sum(axis=1), weights.sum(axis=1))
-
-
-def _or_zero(variance: Array, values: Array) -> Array:
-    """The variances, 0 where they are rounding errors."""
-    scale = max(float(np.abs(values).max()), np.finfo(np.float64).tiny)
-    return np.where(variance > (_ROUNDING * scale) ** 2, variance, 0.0)
-
-
-def _correlation(x: Array, y: Array, weights: Array) -> Array:
-    dx, dy = (v - _mean_of_rows(v, weights)[:, None] for v in (x, y))
-    xx = _or_zero(_mean_of_rows(dx * dx, weights), x)
-    yy = _or_zero(_mean_of_rows(dy * dy, weights), y)
-    return _divide(_mean_of_rows(dx * dy, weights), np.sqrt(xx) * np.sqrt(yy))
-
-
-# --- Survival ----------------------------------------------------------------------------------
-
-
-def _of_survival(
-    targets: NDArray[Any],
-    outputs: NDArray[np.floating[Any]],
-    classes: Sequence[str],
-    models: Models,
-) -> Mapping[str, Statistic]:
-    risk = _checked("outputs", outputs, 1)
-    known = _checked("targets", targets, 2)
-    _check_length(known, (len(risk), 2))
-    time, event = known.T
-    if not np.isin(event, (0, 1)).all():
-        raise ValueError(
-            f"targets must have events 0 or 1 in column 1, got {event[~np.isin(event, (0, 1))][0]:g}"
-        )
-
-    def parts(rows: Rows) -> Parts:
-        return partial(_c_index, risk[rows], time[rows], event[rows] > 0)
-
-    return {"c_index": _within(models, len(risk), parts)}
-
-
-def _c_index(
-    risk: Array, time: Array, event: NDArray[np.bool_], weights: Array
-) -> tuple[Array, Array]:
-    concordant, comparable = np.zeros(len(weights)), np.zeros(len(weights))
-    first = np.flatnonzero(event)
-    step = max(1, _PANEL // len(time))
-    for start in range(0, len(first), step):
-        i = first[start : start + step]
-        # Observation that ended when the other's event happened went on longer.
-        outlived = (time > time[i, None]) | ((time == time[i, None]) & ~event)
-        order = np.sign(risk[i, None] - risk)
-        own = weights[:, i]
-        pairs = weights @ outlived.T.astype(np.float64)
-        comparable += (own * pairs).sum(axis=1)
-        concordant += (own * (pairs + weights @ (outlived * order).T)).sum(axis=1) / 2
-    return concordant, comparable
-
-
-# --- What comes in -----------------------------------------------------------------------------
-
-_STATISTICS: Mapping[str, Callable[..., Mapping[str, Statistic]]] = {
-    "classification": _of_classification,
-    "regression": _of_regression,
-    "survival": _of_survival,
-}
-
-
-def _kind(array: Any) -> str:
-    return array.dtype.name if isinstance(array, np.ndarray) else type(array).__name__
-
-
-def _checked(name: str, array: Any, ndim: int) -> Array:
-    """Return a finite array of this rank in float64."""
-    second = "2" if name == "targets" else "c"
-    wanted = f"floating point of shape {'(b,)' if ndim == 1 else f'(b, {second})'}"
-    if not isinstance(array, np.ndarray) or not np.issubdtype(array.dtype, np.floating):
-        raise TypeError(f"{name} must be {wanted}, got {_kind(array)}")
-    if array.ndim != ndim or not len(array):
-        raise ValueError(f"{name} must be {wanted} with b >= 1, got {array.shape}")
-    if not np.isfinite(array).all():
-        bad = int((~np.isfinite(array).reshape(len(array), -1).all(axis=1)).sum())
-        raise ValueError(f"{name} must be finite, got NaN or infinity for {bad} of {len(array)}")
-    return array.astype(np.float64)
-
-
-def _check_length(targets: NDArray[Any], shape: tuple[int, ...]) -> None:
-    if targets.shape != shape:
-        raise ValueError(f"targets must be of shape {shape} for these outputs, got {targets.shape}")

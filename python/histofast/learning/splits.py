@@ -16,7 +16,7 @@ from typing import Any, Protocol, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from histofast.learning.scores import Task
+from histofast.learning.weighted import Task
 
 Rows = NDArray[np.int64]
 Strata = NDArray[np.bool_]  # (patients, strata), which are in which

@@ -13,7 +13,7 @@ except ModuleNotFoundError:
     raise missing_extra("torch", by=__name__) from None
 
 from histofast.mil.bag_model import BagModel, BagOutput
-from histofast.mil.bags import Bags, Missing, open_bags, open_labels
+from histofast.mil.bags import Bags, open_bags, open_labels
 from histofast.mil.baseline import mean_pooling
 from histofast.mil.clam import smooth_svm_loss
 from histofast.mil.end_to_end import backward
@@ -38,7 +38,6 @@ __all__ = [
     "FineTuneConfig",
     "FineTuneProgress",
     "FineTuned",
-    "Missing",
     "PositionEncoding",
     "Predictions",
     "Run",

@@ -6,35 +6,23 @@ one bag at a time, so that the whole may be larger than memory.
 
 from __future__ import annotations
 
-import math
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
-from pathlib import Path, PurePath
-from typing import Any, Literal, NamedTuple, get_args
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from histofast._tables import Table, read_table
+from histofast._words import counted
 from histofast.errors import FeatureError
 from histofast.features import FeatureFile, content_sha256, read_features
-from histofast.learning import Task
-from histofast.slides import SLIDE_SUFFIXES
+from histofast.learning import Labels, Missing, Task, read_labels
 
-Missing = Literal["error", "skip"]
 Paths = str | Path | Sequence[str | Path]
 
-SPLITS: Mapping[str, str] = {
-    "train": "train",
-    "val": "validation",
-    "valid": "validation",
-    "validation": "validation",
-    "test": "test",
-}
-# Cut off the names in a table. Other endings may be part of a name, as in "case.2".
-_SUFFIXES = SLIDE_SUFFIXES | {".czi", ".h5", ".isyntax", ".pt", ".vsi"}
 _ROWS = 4096  # looked at together for NaN
 
 
@@ -187,21 +175,17 @@ def open_bags(
             with a slide twice, an empty or unusable cell, one class or no event only; slides that do not match (see `missing`); two
             files of one slide.
     """
-    _check_choices(task, missing)
     files = _list_files(features)
     if labels is None:
-        return _bags(files, rows={}, task=task, targets=np.zeros(0), classes=(), notes=[])
-    rows, targets, classes, notes = _labelled(
-        Path(labels), {file.stem for file in files}, task, missing, label_column
-    )
-    return _bags(
-        [file for file in files if file.stem in rows],
-        rows=rows,
+        return _bags(files, None, task=task)
+    found = read_labels(
+        labels,
+        {file.stem for file in files},
         task=task,
-        targets=targets,
-        classes=classes,
-        notes=notes,
+        missing=missing,
+        label_column=label_column,
     )
+    return _bags([file for file in files if file.stem in set(found.names)], found, task=task)
 
 
 def open_labels(
@@ -224,51 +208,20 @@ def open_labels(
     Raises:
         FileNotFoundError, ValueError: as `open_bags`, what concerns the table.
     """
-    _check_choices(task, missing)
-    rows, targets, classes, notes = _labelled(Path(labels), set(names), task, missing, label_column)
+    found = read_labels(labels, names, task=task, missing=missing, label_column=label_column)
     return Bags(
-        names=tuple(rows),
-        paths=tuple(Path(f"{name}.h5") for name in rows),  # to be made
-        sizes=np.zeros(len(rows), np.int64),
+        names=found.names,
+        paths=tuple(Path(f"{name}.h5") for name in found.names),  # to be made
+        sizes=np.zeros(len(found.names), np.int64),
         task=task,
-        targets=targets,
-        classes=classes,
-        patients=tuple(row.patient for row in rows.values()),
-        splits=tuple(row.split for row in rows.values()),
+        targets=found.targets,
+        classes=found.classes,
+        patients=found.patients,
+        splits=found.splits,
         d=0,
         encoder={},
-        notes=tuple(notes),
+        notes=found.notes,
     )
-
-
-def _check_choices(task: str, missing: str) -> None:
-    for option, value, wanted in (
-        ("task", task, get_args(Task)),
-        ("missing", missing, get_args(Missing)),
-    ):
-        if value not in wanted:
-            raise ValueError(f"{option} must be one of {', '.join(wanted)}, got {value!r}")
-
-
-def _labelled(
-    path: Path, stems: set[str], task: Task, missing: Missing, label_column: str
-) -> tuple[dict[str, _Row], NDArray[Any], tuple[str, ...], list[str]]:
-    """Return the rows of the slides, by their names, with targets, classes and what was left out."""
-    columns = ("time", "event") if task == "survival" else (label_column,)
-    table = read_table(path)
-    rows, notes = _match(path, _read_labels(table, columns), stems, missing)
-    notes += _notes_on_patients(table)
-    _refuse_cells(path, columns, rows)
-    targets: NDArray[Any]
-    classes: tuple[str, ...] = ()
-    if task == "classification":
-        targets, classes = _classes(path, columns[0], rows)
-        notes += _two_faced(rows)
-    elif task == "regression":
-        targets = _numbers(path, columns[0], rows, 0)
-    else:
-        targets = _times(path, rows)
-    return rows, targets, classes, notes
 
 
 # --- Feature files -----------------------------------------------------------------------------
@@ -309,15 +262,8 @@ def open_features(path: Path) -> FeatureFile:
         return read_features(path, mmap=False)
 
 
-def _bags(
-    files: Sequence[Path],
-    *,
-    rows: Mapping[str, _Row],
-    task: Task,
-    targets: NDArray[Any],
-    classes: tuple[str, ...],
-    notes: list[str],
-) -> Bags:
+def _bags(files: Sequence[Path], labels: Labels | None, *, task: Task) -> Bags:
+    """Look at the files: all there are, or those with labels."""
     sizes, widths, makers, places = [], [], [], []
     for path in files:
         stamp = _stamp(path)
@@ -349,21 +295,21 @@ def _bags(
     empty = [path.stem for path, n in zip(files, sizes, strict=True) if n == 0]
     if empty:
         raise FeatureError(
-            f"bags must have at least one patch, got none in {_some(empty)}: remove the files"
+            f"bags must have at least one patch, got none in {counted(empty)}: remove the files"
         )
-    names = tuple(path.stem for path in files)
+    unknown = ("",) * len(files)
     return Bags(
-        names=names,
+        names=tuple(path.stem for path in files),
         paths=tuple(files),
         sizes=np.array(sizes, np.int64),
         task=task,
-        targets=targets,
-        classes=classes,
-        patients=tuple(rows[name].patient if rows else "" for name in names),
-        splits=tuple(rows[name].split if rows else "" for name in names),
+        targets=np.zeros(0) if labels is None else labels.targets,
+        classes=() if labels is None else labels.classes,
+        patients=unknown if labels is None else labels.patients,
+        splits=unknown if labels is None else labels.splits,
         d=widths[0],
         encoder=makers[0],
-        notes=tuple(notes),
+        notes=() if labels is None else labels.notes,
         _places=tuple(places),
     )
 
@@ -406,184 +352,3 @@ def _is_finite(features: NDArray[Any]) -> bool:
     with np.errstate(over="ignore", invalid="ignore"):
         # One pass: NaN and infinity survive any sum. A sum that overflows is looked at closely.
         return bool(np.isfinite(features.sum()) or np.isfinite(features).all())
-
-
-# --- Labels ------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class _Row:
-    name: str
-    cells: tuple[str, ...]
-    patient: str
-    split: str
-
-
-def _read_labels(table: Table, columns: Sequence[str]) -> list[_Row]:
-    wanted = [table.named(column) for column in columns]
-    lacking = [column for column, name in zip(columns, wanted, strict=True) if name is None]
-    if lacking:
-        remedy = "" if "time" in columns else ": name it with label_column"
-        raise ValueError(
-            f"{table.path} must have a column {' and a column '.join(lacking)}, "
-            f"got {', '.join(table.header)}{remedy}"
-        )
-    cells = [name for name in wanted if name is not None]
-    patient, split_column = table.column("patient"), table.column("split")
-    slide = _slide_column(table, {*cells, split_column, patient})
-    rows = []
-    for line, row in table.lines():
-        # A slide whose patient is not known could be on both sides of a fold.
-        for column in (slide, patient):
-            if column is not None and not row[column]:
-                raise ValueError(f"{table.path}, line {line}: {column} is empty")
-        split = ""
-        if split_column:
-            if row[split_column].lower() not in SPLITS:
-                raise ValueError(
-                    f"{table.path}, line {line}: split must be train, val or test, "
-                    f"got {row[split_column]!r}"
-                )
-            split = SPLITS[row[split_column].lower()]
-        rows.append(
-            _Row(
-                name=row[slide],
-                cells=tuple(row[name] for name in cells),
-                patient=row[patient] if patient else "",
-                split=split,
-            )
-        )
-    return rows
-
-
-def _slide_column(table: Table, others: set[str | None]) -> str:
-    """Return the column of slides: by its name, else the first one, else that of patients."""
-    found = table.column("slide") or table.column("file")
-    if found is None and table.header[0] and table.header[0] not in others:
-        return table.header[0]
-    return found or table.needed("slide", "patient")
-
-
-def _notes_on_patients(table: Table) -> list[str]:
-    if table.column("patient"):
-        return []
-    notes = ["no column of patients: slides count as patients"]
-    if strange := table.unread_patients():
-        notes.append(
-            f"columns that may be patients and are not read: {', '.join(strange)}: "
-            "call the right one patient"
-        )
-    return notes
-
-
-def _match(
-    path: Path, rows: Sequence[_Row], stems: set[str], missing: Missing
-) -> tuple[dict[str, _Row], list[str]]:
-    """Return the rows that have features by the name of the slide, sorted, and what was skipped."""
-    keys = [_key(row.name, stems) for row in rows]
-    twice = [key for key, count in Counter(keys).items() if count > 1]
-    if twice:
-        raise ValueError(f"{path} must name each slide once, got several rows for {_some(twice)}")
-    found = dict(sorted((k, row) for k, row in zip(keys, rows, strict=True) if k in stems))
-    if not found:
-        raise ValueError(
-            f"{path} and features must be of the same slides, got no common name: labels of "
-            f"{_some([row.name for row in rows])}, features of {_some(sorted(stems))}"
-        )
-    notes = []
-    for what, names in (
-        ("labels without features", [k for k in keys if k not in stems]),
-        ("features without labels", sorted(stems - found.keys())),
-    ):
-        if names:
-            notes.append(f"{what}: {_some(names)}")
-    if notes and missing == "error":
-        raise ValueError(
-            f"{path} and features must be of the same slides, got {'; '.join(notes)}: "
-            "missing 'skip' leaves them out"
-        )
-    return found, [f"left out {note}" for note in notes]
-
-
-def _key(name: str, stems: set[str]) -> str:
-    """The name of the slide that a table calls `name`."""
-    if name in stems:
-        return name
-    last = PurePath(name.replace("\\", "/")).name or name
-    plain = PurePath(last)
-    if last in stems or plain.suffix.lower() not in _SUFFIXES:
-        return last
-    return plain.stem
-
-
-def _refuse_cells(path: Path, columns: Sequence[str], rows: Mapping[str, _Row]) -> None:
-    for i, column in enumerate(columns):
-        empty = [name for name, row in rows.items() if not row.cells[i]]
-        if empty:
-            raise ValueError(f"{column} of {path} must not be empty, got none for {_some(empty)}")
-
-
-def _classes(
-    path: Path, column: str, rows: Mapping[str, _Row]
-) -> tuple[NDArray[np.int64], tuple[str, ...]]:
-    labels = [row.cells[0] for row in rows.values()]
-    classes: list[str] = sorted(set(labels))
-    if len(classes) < 2:
-        raise ValueError(
-            f"{column} of {path} must have at least two classes, "
-            f"got only {classes[0]} in {len(labels)} bags"
-        )
-    if all(name.lstrip("+-").isdecimal() for name in classes):
-        classes.sort(key=int)
-    number = {name: i for i, name in enumerate(classes)}
-    return np.array([number[label] for label in labels], np.int64), tuple(classes)
-
-
-def _two_faced(rows: Mapping[str, _Row]) -> list[str]:
-    """A note on patients whose slides are in several classes."""
-    seen: dict[str, set[str]] = {}
-    for row in rows.values():
-        if row.patient:
-            seen.setdefault(row.patient, set()).add(row.cells[0])
-    several = sorted(patient for patient, classes in seen.items() if len(classes) > 1)
-    return [f"patients with slides in several classes: {_some(several)}"] if several else []
-
-
-def _numbers(path: Path, column: str, rows: Mapping[str, _Row], i: int) -> NDArray[np.float64]:
-    values: list[float] = []
-    bad: list[str] = []
-    for name, row in rows.items():
-        try:
-            values.append(float(row.cells[i]))
-        except ValueError:
-            values.append(math.nan)
-        if not math.isfinite(values[-1]):
-            bad.append(name)
-    if bad:
-        raise ValueError(
-            f"{column} of {path} must be a finite number, "
-            f"got {rows[bad[0]].cells[i]!r} first for {_some(bad)}"
-        )
-    return np.array(values, np.float64)
-
-
-def _times(path: Path, rows: Mapping[str, _Row]) -> NDArray[np.float64]:
-    time, event = (_numbers(path, c, rows, i) for i, c in enumerate(("time", "event")))
-    names = np.array(list(rows))
-    for column, wanted, values, wrong in (
-        ("time", "above 0", time, time <= 0),
-        ("event", "0 or 1", event, ~np.isin(event, (0, 1))),
-    ):
-        if wrong.any():
-            raise ValueError(
-                f"{column} of {path} must be {wanted}, "
-                f"got {values[wrong][0]:g} first for {_some(names[wrong].tolist())}"
-            )
-    if not event.any():
-        raise ValueError(f"event of {path} must be 1 in some rows, got 0 in all {len(event)}")
-    return np.stack([time, event], axis=1)
-
-
-def _some(names: Sequence[str]) -> str:
-    """How many there are, and the first three."""
-    return f"{len(names)} ({', '.join(names[:3])}{', ...' if len(names) > 3 else ''})"

@@ -14,6 +14,7 @@ import torch
 from histofast.learning import (
     METRICS_OF,
     Fold,
+    Missing,
     RunRecord,
     Task,
     folds,
@@ -22,7 +23,7 @@ from histofast.learning import (
     parts_of_config,
     run_folder,
 )
-from histofast.mil.bags import Bags, Missing, Paths, open_bags
+from histofast.mil.bags import Bags, Paths, open_bags
 from histofast.mil.fold_training import OnProgress, is_trained, train_fold
 from histofast.mil.goals import RISK_SET, scores_of
 from histofast.mil.measuring import measure

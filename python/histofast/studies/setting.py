@@ -6,8 +6,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from histofast.learning import Task, folds
-from histofast.mil import Missing, TrainConfig, open_labels
+from histofast.learning import Missing, Task, folds
+from histofast.mil import TrainConfig, open_labels
 from histofast.patches import list_bags, list_jobs
 from histofast.report import check_installed
 

@@ -1,0 +1,288 @@
+"""A table of labels and names of slides in, their targets, patients and splits out."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path, PurePath
+from typing import Any, Literal, get_args
+
+import numpy as np
+from numpy.typing import NDArray
+
+from histofast._tables import Table, read_table
+from histofast._words import counted
+from histofast.learning.weighted import Task
+from histofast.slides import SLIDE_SUFFIXES
+
+Missing = Literal["error", "skip"]
+
+SPLITS: Mapping[str, str] = {
+    "train": "train",
+    "val": "validation",
+    "valid": "validation",
+    "validation": "validation",
+    "test": "test",
+}
+# Cut off the names in a table. Other endings may be part of a name, as in "case.2".
+_SUFFIXES = SLIDE_SUFFIXES | {".czi", ".h5", ".isyntax", ".pt", ".vsi"}
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class Labels:
+    """What a table says of slides.
+
+    Attributes:
+        names: (b) of the slides, each once, sorted.
+        targets: (b,) int64 class, (b,) float64 value, or (b, 2) float64 time and event.
+        classes: names of the classes in the order of their numbers; () for other tasks.
+        patients: (b) patient of each slide, "" where not known.
+        splits: (b) "train", "validation" or "test", "" where not given.
+        notes: what was left out or is unusual, one line each.
+    """
+
+    names: tuple[str, ...]
+    targets: NDArray[Any]
+    classes: tuple[str, ...]
+    patients: tuple[str, ...]
+    splits: tuple[str, ...]
+    notes: tuple[str, ...]
+
+
+def read_labels(
+    path: str | Path,
+    names: Iterable[str],
+    *,
+    task: Task = "classification",
+    missing: Missing = "error",
+    label_column: str = "label",
+) -> Labels:
+    """Read the labels of some slides from a CSV table.
+
+    `slide` (or wsi, slide_id, bag, file ...; else the first column) holds names with or without folder
+    and suffix; `label`, or `time` and `event`; `patient` (or patient_id, case_id, submitter_id ...)
+    and `split` (train, val, test) if known. Names of columns are read in any case and spelling. A
+    table with patients and no slides has one bag for each patient.
+
+    Args:
+        path: the table.
+        names: of the slides that there are.
+        task: "classification" (labels are names of classes, ordered as numbers if all are whole
+            numbers), "regression" (numbers) or "survival" (time > 0 and event 0 or 1).
+        missing: what to do about labels of other slides and slides without labels.
+        label_column: where the labels of classification and regression are.
+
+    Returns:
+        Those of the slides that both have. `notes` says what was left out, and that slides count as
+        patients where there is no column of patients.
+
+    Raises:
+        FileNotFoundError: no such table.
+        ValueError: an unknown option; a table without the columns, with two columns for one thing,
+            with a slide twice, an empty or unusable cell, one class or no event only; slides that
+            do not match (see `missing`).
+    """
+    path = Path(path)
+    for option, value, wanted in (
+        ("task", task, get_args(Task)),
+        ("missing", missing, get_args(Missing)),
+    ):
+        if value not in wanted:
+            raise ValueError(f"{option} must be one of {', '.join(wanted)}, got {value!r}")
+    columns = ("time", "event") if task == "survival" else (label_column,)
+    table = read_table(path)
+    rows, notes = _match(path, _read_rows(table, columns), set(names), missing)
+    notes += _notes_on_patients(table)
+    _refuse_cells(path, columns, rows)
+    targets: NDArray[Any]
+    classes: tuple[str, ...] = ()
+    if task == "classification":
+        targets, classes = _classes(path, columns[0], rows)
+        notes += _two_faced(rows)
+    elif task == "regression":
+        targets = _numbers(path, columns[0], rows, 0)
+    else:
+        targets = _times(path, rows)
+    return Labels(
+        names=tuple(rows),
+        targets=targets,
+        classes=classes,
+        patients=tuple(row.patient for row in rows.values()),
+        splits=tuple(row.split for row in rows.values()),
+        notes=tuple(notes),
+    )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Row:
+    name: str
+    cells: tuple[str, ...]
+    patient: str
+    split: str
+
+
+def _read_rows(table: Table, columns: Sequence[str]) -> list[_Row]:
+    wanted = [table.named(column) for column in columns]
+    lacking = [column for column, name in zip(columns, wanted, strict=True) if name is None]
+    if lacking:
+        remedy = "" if "time" in columns else ": name it with label_column"
+        raise ValueError(
+            f"{table.path} must have a column {' and a column '.join(lacking)}, "
+            f"got {', '.join(table.header)}{remedy}"
+        )
+    cells = [name for name in wanted if name is not None]
+    patient, split_column = table.column("patient"), table.column("split")
+    slide = _slide_column(table, {*cells, split_column, patient})
+    rows = []
+    for line, row in table.lines():
+        # A slide whose patient is not known could be on both sides of a fold.
+        for column in (slide, patient):
+            if column is not None and not row[column]:
+                raise ValueError(f"{table.path}, line {line}: {column} is empty")
+        split = ""
+        if split_column:
+            if row[split_column].lower() not in SPLITS:
+                raise ValueError(
+                    f"{table.path}, line {line}: split must be train, val or test, "
+                    f"got {row[split_column]!r}"
+                )
+            split = SPLITS[row[split_column].lower()]
+        rows.append(
+            _Row(
+                name=row[slide],
+                cells=tuple(row[name] for name in cells),
+                patient=row[patient] if patient else "",
+                split=split,
+            )
+        )
+    return rows
+
+
+def _slide_column(table: Table, others: set[str | None]) -> str:
+    """Return the column of slides: by its name, else the first one, else that of patients."""
+    found = table.column("slide") or table.column("file")
+    if found is None and table.header[0] and table.header[0] not in others:
+        return table.header[0]
+    return found or table.needed("slide", "patient")
+
+
+def _notes_on_patients(table: Table) -> list[str]:
+    if table.column("patient"):
+        return []
+    notes = ["no column of patients: slides count as patients"]
+    if strange := table.unread_patients():
+        notes.append(
+            f"columns that may be patients and are not read: {', '.join(strange)}: "
+            "call the right one patient"
+        )
+    return notes
+
+
+def _match(
+    path: Path, rows: Sequence[_Row], stems: set[str], missing: Missing
+) -> tuple[dict[str, _Row], list[str]]:
+    """Return the rows that have features by the name of the slide, sorted, and what was skipped."""
+    keys = [_key(row.name, stems) for row in rows]
+    twice = [key for key, count in Counter(keys).items() if count > 1]
+    if twice:
+        raise ValueError(f"{path} must name each slide once, got several rows for {counted(twice)}")
+    found = dict(sorted((k, row) for k, row in zip(keys, rows, strict=True) if k in stems))
+    if not found:
+        raise ValueError(
+            f"{path} and features must be of the same slides, got no common name: labels of "
+            f"{counted([row.name for row in rows])}, features of {counted(sorted(stems))}"
+        )
+    notes = []
+    for what, names in (
+        ("labels without features", [k for k in keys if k not in stems]),
+        ("features without labels", sorted(stems - found.keys())),
+    ):
+        if names:
+            notes.append(f"{what}: {counted(names)}")
+    if notes and missing == "error":
+        raise ValueError(
+            f"{path} and features must be of the same slides, got {'; '.join(notes)}: "
+            "missing 'skip' leaves them out"
+        )
+    return found, [f"left out {note}" for note in notes]
+
+
+def _key(name: str, stems: set[str]) -> str:
+    """The name of the slide that a table calls `name`."""
+    if name in stems:
+        return name
+    last = PurePath(name.replace("\\", "/")).name or name
+    plain = PurePath(last)
+    if last in stems or plain.suffix.lower() not in _SUFFIXES:
+        return last
+    return plain.stem
+
+
+def _refuse_cells(path: Path, columns: Sequence[str], rows: Mapping[str, _Row]) -> None:
+    for i, column in enumerate(columns):
+        empty = [name for name, row in rows.items() if not row.cells[i]]
+        if empty:
+            raise ValueError(f"{column} of {path} must not be empty, got none for {counted(empty)}")
+
+
+def _classes(
+    path: Path, column: str, rows: Mapping[str, _Row]
+) -> tuple[NDArray[np.int64], tuple[str, ...]]:
+    labels = [row.cells[0] for row in rows.values()]
+    classes: list[str] = sorted(set(labels))
+    if len(classes) < 2:
+        raise ValueError(
+            f"{column} of {path} must have at least two classes, "
+            f"got only {classes[0]} in {len(labels)} bags"
+        )
+    if all(name.lstrip("+-").isdecimal() for name in classes):
+        classes.sort(key=int)
+    number = {name: i for i, name in enumerate(classes)}
+    return np.array([number[label] for label in labels], np.int64), tuple(classes)
+
+
+def _two_faced(rows: Mapping[str, _Row]) -> list[str]:
+    """A note on patients whose slides are in several classes."""
+    seen: dict[str, set[str]] = {}
+    for row in rows.values():
+        if row.patient:
+            seen.setdefault(row.patient, set()).add(row.cells[0])
+    several = sorted(patient for patient, classes in seen.items() if len(classes) > 1)
+    return [f"patients with slides in several classes: {counted(several)}"] if several else []
+
+
+def _numbers(path: Path, column: str, rows: Mapping[str, _Row], i: int) -> NDArray[np.float64]:
+    values: list[float] = []
+    bad: list[str] = []
+    for name, row in rows.items():
+        try:
+            values.append(float(row.cells[i]))
+        except ValueError:
+            values.append(math.nan)
+        if not math.isfinite(values[-1]):
+            bad.append(name)
+    if bad:
+        raise ValueError(
+            f"{column} of {path} must be a finite number, "
+            f"got {rows[bad[0]].cells[i]!r} first for {counted(bad)}"
+        )
+    return np.array(values, np.float64)
+
+
+def _times(path: Path, rows: Mapping[str, _Row]) -> NDArray[np.float64]:
+    time, event = (_numbers(path, c, rows, i) for i, c in enumerate(("time", "event")))
+    names = np.array(list(rows))
+    for column, wanted, values, wrong in (
+        ("time", "above 0", time, time <= 0),
+        ("event", "0 or 1", event, ~np.isin(event, (0, 1))),
+    ):
+        if wrong.any():
+            raise ValueError(
+                f"{column} of {path} must be {wanted}, "
+                f"got {values[wrong][0]:g} first for {counted(names[wrong].tolist())}"
+            )
+    if not event.any():
+        raise ValueError(f"event of {path} must be 1 in some rows, got 0 in all {len(event)}")
+    return np.stack([time, event], axis=1)
