@@ -117,47 +117,13 @@ def compare(
     )
     first, second = _source(a, layers_a), _source(b, layers_b)
     sample, ids = _images(images, a, n=n, patch_px=patch_px, mpp=mpp, seed=seed)
-    pixels = sample.pixels
-    if len(pixels) < MIN_IMAGES:
-        raise ValueError(f"images must be at least {MIN_IMAGES}, got {len(pixels)}")
-    if groups is not None and len(groups) != len(pixels):
-        raise ValueError(f"groups must be {len(pixels)}, one per image, got {len(groups)}")
+    group_of = _groups_of(sample, groups)
     classes = _classes_of(a, b)
-    if labels is None:
-        labels = _labels_of(sample, classes=classes)
-    elif len(labels) != len(pixels):
-        raise ValueError(f"labels must be {len(pixels)}, one per image, got {len(labels)}")
-    _, group_of = np.unique(
-        np.asarray(sample.groups if groups is None else groups).astype(str), return_inverse=True
-    )
-    pairs = np.array(
-        [
-            (i, second.names.index(name))
-            for i, name in enumerate(first.names)
-            if name in second.names
-        ],
-        np.int64,
-    ).reshape(-1, 2)
-    order = np.random.default_rng(seed).permutation(len(pixels))  # batches mix the groups
-    kept: dict[str, Any] = {
-        "label_a": label_a or _label(a, "a"),
-        "label_b": label_b or _label(b, "b"),
-        "names_a": first.names,
-        "names_b": second.names,
-        "n": len(pixels),
-        "groups": int(group_of.max()) + 1,
-        "images_sha256": hashlib.sha256("\n".join(ids[i] for i in order).encode()).hexdigest(),
-        "pairs": pairs,
-        "confidence": confidence,
-    }
-    common = {"loader": "the same images for both networks, in one order"}
-    if kept["groups"] < len(pixels):
-        common["pairs"] = (
-            "pairs of images of one slide count as others do: what such images share (stain, "
-            "scanner) raises similarity"
-        )
+    labels = _labels_of(sample, labels, classes=classes)
+    pairs = _pairs_of(first.names, second.names)
+    order = np.random.default_rng(seed).permutation(len(sample))  # batches mix the groups
     if preset == "published":
-        kept |= by_protocol(first, second, pixels[order], pairs, seed=seed)
+        found = by_protocol(first, second, sample.pixels[order], pairs, seed=seed)
     elif measure == "cka":
         random = _random_twins(a, layers_a, seed=seed + _FAR, n=random_seeds)
         batches = _batches(order, batch_size)
@@ -179,15 +145,29 @@ def compare(
                 **shared, mode=mode, kernel=kernel, group_of=group_of, resamples=resamples
             )
         for batch in batches:
-            sums.add(pixels[batch], batch)
-        kept |= sums.result(confidence, batch_size)
+            sums.add(sample.pixels[batch], batch)
+        found = sums.result(confidence, batch_size)
         if classes:
-            outputs = [np.concatenate(found) for found in sums.outputs]
-            kept["predictions"] = _predictions(outputs, labels, order)
+            outputs = [np.concatenate(given) for given in sums.outputs]
+            found["predictions"] = _predictions(outputs, labels, order)
     else:
-        kept |= by_pooled_features(first, second, pixels[order], measure, batch_size)
-    kept["convention"] = {**kept["convention"], **common}
-    return SimilarityResult(comparison=Comparison(**kept))
+        found = by_pooled_features(first, second, sample.pixels[order], measure, batch_size)
+    n_groups = int(group_of.max()) + 1
+    found["convention"] |= _common(n_groups < len(sample))
+    return SimilarityResult(
+        comparison=Comparison(
+            label_a=label_a or _label(a, "a"),
+            label_b=label_b or _label(b, "b"),
+            names_a=first.names,
+            names_b=second.names,
+            n=len(sample),
+            groups=n_groups,
+            images_sha256=hashlib.sha256("\n".join(ids[i] for i in order).encode()).hexdigest(),
+            pairs=pairs,
+            confidence=confidence,
+            **found,
+        )
+    )
 
 
 # --- What is compared --------------------------------------------------------------------------
@@ -248,8 +228,36 @@ def _images(
             mpp=mpp or 0.5,
             seed=seed,
         )
+    if len(images) < MIN_IMAGES:
+        raise ValueError(f"images must be at least {MIN_IMAGES}, got {len(images)}")
     digests = [hashlib.sha256(patch.tobytes()).hexdigest() for patch in images.pixels]
     return images, [f"{s}:{d}" for s, d in zip(images.sources, digests, strict=True)]
+
+
+def _groups_of(sample: PatchSample, groups: Sequence[Any] | None) -> NDArray[np.int64]:
+    """Return the number of the group that each image belongs to."""
+    if groups is not None and len(groups) != len(sample):
+        raise ValueError(f"groups must be {len(sample)}, one per image, got {len(groups)}")
+    named = np.asarray(sample.groups if groups is None else groups).astype(str)
+    numbers: NDArray[np.int64] = np.unique(named, return_inverse=True)[1]
+    return numbers
+
+
+def _pairs_of(names_a: Sequence[str], names_b: Sequence[str]) -> NDArray[np.int64]:
+    """Return (k, 2) places of the layers of the same name."""
+    found = [(i, names_b.index(name)) for i, name in enumerate(names_a) if name in names_b]
+    return np.array(found, np.int64).reshape(-1, 2)
+
+
+def _common(has_groups: bool) -> dict[str, str]:
+    """Return the conventions of all measures."""
+    told = {"loader": "the same images for both networks, in one order"}
+    if has_groups:
+        told["pairs"] = (
+            "pairs of images of one slide count as others do: what such images share (stain, "
+            "scanner) raises similarity"
+        )
+    return told
 
 
 def _is_patch_table(path: str | Path) -> bool:
@@ -314,8 +322,14 @@ def _classes_of(a: Any, b: Any) -> int:
     return classes
 
 
-def _labels_of(sample: PatchSample, *, classes: int) -> NDArray[np.int64] | None:
-    """Return the labels of a table of patches as classes of the networks' heads."""
+def _labels_of(
+    sample: PatchSample, labels: NDArray[np.integer[Any]] | None, *, classes: int
+) -> NDArray[np.integer[Any]] | None:
+    """Return the labels given, or those of a table of patches as classes of the networks' heads."""
+    if labels is not None:
+        if len(labels) != len(sample):
+            raise ValueError(f"labels must be {len(sample)}, one per image, got {len(labels)}")
+        return labels
     if not classes or not any(sample.labels):
         return None
     for label in sample.labels:
