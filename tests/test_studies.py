@@ -128,7 +128,7 @@ def test_finetune_follows(stage, truncated, tmp_path, capsys):
     options += ["--epochs", "1", "--folds", "0"]
     assert _run(["finetune", str(run), "--out", str(tmp_path / "t"), "--quiet", *options]) == 0
     text = capsys.readouterr().out
-    assert "gain, 95 % interval" in text
+    assert "95 % by patients  95 % by training" in text
     assert (tmp_path / "t" / "encoder.onnx").is_file()
     assert (tmp_path / "t" / "similarity" / "index.html").is_file()
 
@@ -210,7 +210,13 @@ def test_the_cheapest_of_those_level_with_the_best_is_chosen(monkeypatch):
 
     monkeypatch.setattr(judging, "differences", differences)
     verdict = judging.Verdict(
-        bags=Bags(), judged=(), pooled={}, metric="auroc", folds=2, tested=np.arange(3)
+        bags=Bags(),
+        judged=(),
+        pooled={},
+        metric="auroc",
+        folds=2,
+        tested=np.arange(3),
+        models=(0, 0, 1),
     )
     judged = [
         judging.Judged(row=row("worse", 0.6, speed=900), outputs="worse"),
@@ -284,7 +290,7 @@ def test_the_loop_on_slides(tmp_path, capsys):
     assert sum(shares) == pytest.approx(1, abs=1e-3)
     tuned = ["--top-k", 3, "--epochs", 1, "--folds", 0, "--no-similarity", "--quiet"]
     made = ["finetune", out, "--slides", slides, "--encoder", encoder, "--out", tmp_path / "t"]
-    assert "gain, 95 % interval" in run(*made, *tuned)
+    assert "95 % by patients  95 % by training" in run(*made, *tuned)
     again = ["--encoder", tmp_path / "t" / "encoder.onnx", "--out", tmp_path / "f2", "--quiet"]
     run("extract", slides, *again)
     old, new = (sorted(folder.rglob("*.h5")) for folder in (features, tmp_path / "f2"))

@@ -32,6 +32,7 @@ class _Place(NamedTuple):
     dtype: np.dtype[Any]
     offset: int
     stamp: tuple[int, int]
+    sha256: str | None  # that the file states
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -92,8 +93,7 @@ class Bags:
             files of other tools, float64) is read, float64 as float32.
 
         Raises:
-            FeatureError: the file is broken, is of another shape than when opened, or holds NaN
-                or infinity.
+            FeatureError: the file is broken, is another than when opened, or holds NaN or infinity.
             FileNotFoundError: the file is gone.
             IndexError: no such bag.
         """
@@ -104,7 +104,10 @@ class Bags:
         if place is not None and place.stamp == _stamp(path):
             features = np.memmap(path, place.dtype, "r", place.offset, shape)
         else:
-            features = open_features(path).features
+            file = open_features(path)
+            features = file.features
+            if place is not None and features.shape == shape and file.sha256 != place.sha256:
+                raise FeatureError(f"{path} must be as when opened, got other features: start anew")
         if features.shape != shape:
             raise FeatureError(
                 f"features of {path} must be of shape {shape} as when opened, got {features.shape}"
@@ -276,7 +279,7 @@ def _bags(files: Sequence[Path], labels: Labels | None, *, task: Task) -> Bags:
         widths.append(file.features.shape[1])
         makers.append(_encoder(file))
         places.append(
-            _Place(file.features.dtype, file.features.offset, stamp)
+            _Place(file.features.dtype, file.features.offset, stamp, file.sha256)
             if isinstance(file.features, np.memmap)
             else None
         )

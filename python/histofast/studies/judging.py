@@ -84,6 +84,7 @@ class Verdict:
         metric: the study's.
         folds: number of folds.
         tested: (t,) bags that were tested.
+        models: (t,) number of the fold whose model predicted each.
     """
 
     bags: Bags
@@ -92,6 +93,7 @@ class Verdict:
     metric: str
     folds: int
     tested: NDArray[np.int64]
+    models: tuple[int, ...]
 
 
 def judge(candidates: Sequence[Candidate], features: Sequence[Path], setting: Setting) -> Verdict:
@@ -110,6 +112,7 @@ def judge(candidates: Sequence[Candidate], features: Sequence[Path], setting: Se
     pooled: dict[str, Judged] = {}
     first: Bags | None = None
     tested = np.zeros(0, np.int64)
+    models: list[int] = []
     n_folds = 0
     for i, (candidate, folder) in enumerate(zip(candidates, features, strict=True)):
         row = candidate.row
@@ -132,11 +135,12 @@ def judge(candidates: Sequence[Candidate], features: Sequence[Path], setting: Se
         predicted = run.predictions()
         tested = np.array([k for k, name in enumerate(bags.names) if name in predicted], np.int64)
         outputs = np.stack([predicted[bags.names[k]] for k in tested])
-        judged.append(_judged(row, bags.part(tested), outputs, setting))
+        models = [run.fold_of(bags.names[k]) or 0 for k in tested]
+        judged.append(_judged(row, bags.part(tested), outputs, models, setting))
         if setting.task == "classification" and not row.baseline:
             values = mean_pooling(bags, run.folds)[tested]
             of_means = replace(row, name=f"mean pooling, {row.name}", baseline=True)
-            pooled[row.name] = _judged(of_means, bags.part(tested), values, setting)
+            pooled[row.name] = _judged(of_means, bags.part(tested), values, models, setting)
     assert first is not None
     return Verdict(
         bags=first,
@@ -145,15 +149,23 @@ def judge(candidates: Sequence[Candidate], features: Sequence[Path], setting: Se
         metric=setting.metric,
         folds=n_folds,
         tested=tested,
+        models=tuple(models),
     )
 
 
-def _judged(row: StudyRow, bags: Bags, outputs: NDArray[np.float64], setting: Setting) -> Judged:
+def _judged(
+    row: StudyRow,
+    bags: Bags,
+    outputs: NDArray[np.float64],
+    models: Sequence[int],
+    setting: Setting,
+) -> Judged:
     found = metrics(
         bags.task,
         bags.targets,
         outputs,
         groups=bags.groups,
+        models=models,
         classes=bags.classes,
         seed=setting.config.seed,
     )[setting.metric]
@@ -183,6 +195,7 @@ def against_best(verdict: Verdict, judged: Sequence[Judged], *, seed: int) -> tu
             j.outputs,
             best.outputs,
             groups=chosen_bags.groups,
+            models=verdict.models,
             classes=verdict.bags.classes,
             seed=seed,
         )[verdict.metric]
