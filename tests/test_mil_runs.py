@@ -152,7 +152,7 @@ def test_other_features_of_the_same_names_and_sizes_are_refused(tmp_path):
     before = train(features, labels, out=tmp_path / "run", config=SHORT).metrics()
     for name in ("s03", "s11", "s20"):
         rewrite(features / f"{name}.h5", raised=1.0)
-    message = r"another run \(features of 3 slides differ, first s03\): .* \(--overwrite\)$"
+    message = r"another run \(features of 3 slides differ, first s03\): .* overwrite=True$"
     with pytest.raises(ValueError, match=message):
         train(features, labels, out=tmp_path / "run", config=SHORT)
     after = train(features, labels, out=tmp_path / "run", config=SHORT, overwrite=True).metrics()

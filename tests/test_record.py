@@ -98,7 +98,7 @@ def test_another_run_is_refused_or_replaced(tmp_path):
     assert is_finished(tmp_path, record())
     other = record(revision=2)
     assert not is_finished(tmp_path, other)
-    words = r"holds another run (revision 1, not 2): choose another folder (--out), or replace it"
+    words = r"holds another run (revision 1, not 2): choose another folder, or replace it with overwrite=True"
     with pytest.raises(ValueError, match=re.escape(words)), folder(tmp_path, other):
         raise AssertionError
     with folder(tmp_path, record(), overwrite=True):  # the same one is gone on with
