@@ -30,6 +30,40 @@ TRAIN = ("train", "features", "--labels", "labels.csv", "--out", "runs/a")
 SHORT = ("--folds", 2, "--epochs", 2)
 
 
+def without_patients(toy):
+    lines = (toy / "labels.csv").read_text().splitlines()
+    (toy / "labels.csv").write_text("\n".join(line.rpartition(",")[0] for line in lines) + "\n")
+
+
+def test_without_patients_slides_count_and_nothing_claims_patients(cli, toy):
+    without_patients(toy)
+    answer = cli(*TRAIN, *SHORT)
+    assert "note: no column of patients: slides count as patients" in answer.err
+    lines = answer.out.splitlines()
+    assert lines[0] == (
+        "attention, 2 folds: 24 slides, each predicted by a model that has not seen it "
+        "(slides count as patients)"
+    )
+    assert "95 % by slides" in lines[1]
+    found = json.loads((toy / "runs" / "a" / "metrics.json").read_text())
+    assert (found["bags"], found["patients"], found["unit"]) == (24, None, "slide")
+
+
+def test_patients_in_another_spelling_are_kept_together(cli, toy):
+    """`Patient ID` was not read, and slides of one patient were on both sides."""
+    text = (toy / "labels.csv").read_text().replace("patient", "Patient ID")
+    for i in range(0, 24, 4):
+        text = text.replace(f",p{i + 2:02}", f",p{i:02}")
+    (toy / "labels.csv").write_text(text)
+    answer = cli(*TRAIN, *SHORT)
+    assert "24 slides of 18 patients, each predicted by a model" in answer.out
+    run = open_run(toy / "runs" / "a")
+    patients = np.array(run.patients)
+    for fold in run.folds:
+        others = patients[np.r_[fold.train, fold.validation]]
+        assert not set(patients[fold.test]) & set(others)
+
+
 def test_train_and_predict(cli, toy):
     answer = cli(*TRAIN, *SHORT, "--lr", "0.01")
     assert answer.code == 0

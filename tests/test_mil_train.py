@@ -88,7 +88,7 @@ class TestLearning:
         found = run.metrics()
         assert found["out_of_fold"]["auroc"] == {"value": 1.0, "low": 1.0, "high": 1.0}
         assert [fold["auroc"] for fold in found["folds"]] == [1.0, 1.0, 1.0]
-        assert (found["bags"], found["patients"]) == (24, 24)
+        assert (found["bags"], found["patients"], found["unit"]) == (24, 24, "patient")
 
     def test_values(self, tmp_path):
         toy = write_toy(tmp_path, task="regression", b=30)

@@ -204,9 +204,13 @@ def train(
     if as_json:
         typer.echo(json.dumps(found, indent=1))
         return
+    slides = count(found["bags"], "slide")
+    if found["unit"] == "patient":
+        slides += f" of {count(found['patients'], 'patient')}"
+    known = "" if found["unit"] == "patient" else " (slides count as patients)"
     typer.echo(
-        f"{run.model}, {count(len(run.folds), 'fold')}: {count(found['bags'], 'slide')} of "
-        f"{count(found['patients'], 'patient')}, each predicted by a model that has not seen it"
+        f"{run.model}, {count(len(run.folds), 'fold')}: {slides}, each predicted by a model that has "
+        f"not seen it{known}"
     )
     for line in _table(found):
         typer.echo(line)
@@ -297,9 +301,10 @@ def _note(notes: Sequence[str], *, quiet: bool) -> None:
 
 
 def _table(found: Mapping[str, Any]) -> Iterator[str]:
-    """The metrics: of these models with an interval over patients, of the training with one over folds."""
+    """The metrics: of these models with an interval over patients, of the training over folds."""
     width = max(map(len, found["out_of_fold"]))
-    yield f"{'':{width}}    value  95 % by patients  95 % by training        folds"
+    by_unit = f"95 % by {found['unit']}s"
+    yield f"{'':{width}}    value  {by_unit:>16}  95 % by training        folds"
     for name, metric in found["out_of_fold"].items():
         training = found["of_folds"][name]
         of_folds = [fold[name] for fold in found["folds"] if fold[name] is not None]

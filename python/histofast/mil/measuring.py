@@ -82,7 +82,9 @@ def measure(run: Run, bags: Bags, *, device: torch.device) -> None:
                 for i in range(len(run.folds))
             ],
             "bags": len(tested),
-            "patients": len(set(tested.groups)),
+            # None where slides count as patients: then nobody knows how many there are.
+            "patients": len(set(tested.groups)) if tested.unit == "patient" else None,
+            "unit": tested.unit,
         },
     )
 
