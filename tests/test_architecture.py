@@ -228,7 +228,6 @@ LONG_FILES = {
 }
 LONG_FUNCTIONS = {
     "comparison.comparing.compare",
-    "explain.maps.attention_map",
     "networks.creation.create",
     "networks.weights.load_weights",
     "patches.synthetic.make_slide",

@@ -259,6 +259,30 @@ def test_the_slide_is_encoded_as_the_run_was(cli, files, run):
     np.testing.assert_array_equal(table[:, 2], file.features[:, 0])
 
 
+def test_a_run_on_enlarged_patches_is_redone(cli, files, run):
+    """It needed --allow-upsampling, which the command did not have."""
+    made = {"mpp": 0.5, "patch_px": 64, "min_tissue": 0.5}
+    wanted = histofast.extract("s.tif", out="f", allow_upsampling=True, **made)
+    run.paths = (files / wanted.slides[0].outputs[0],)
+    run.names, run.folds = ("s",), (fold(0),)
+    run.encoder = read_features(run.paths[0]).identity["encoder"]
+    assert cli("heatmap", "run", "s.tif", "--out", "m").code == 0
+    table = np.loadtxt(files / "m" / "attention.csv", delimiter=",", skiprows=1)
+    np.testing.assert_array_equal(table[:, :2], read_features(run.paths[0]).coords)
+
+
+def test_a_slide_coarser_than_those_of_the_run(cli, files, run):
+    write_slide(files / "coarse.tif", mpp=4.0)
+    wanted = histofast.extract("s.tif", out="f", mpp=1.0, patch_px=32)
+    run.paths = (files / wanted.slides[0].outputs[0],)
+    run.encoder = read_features(run.paths[0]).identity["encoder"]
+    arguments = ("heatmap", "run", "coarse.tif", "--out", "m")
+    answer = cli(*arguments)
+    assert answer.code == 1
+    assert answer.err[-1].endswith("or accept interpolated pixels with --allow-upsampling")
+    assert cli(*arguments, "--allow-upsampling").code == 0
+
+
 def test_what_to_pass_where_the_run_does_not_tell(cli, files, run):
     answer = cli("heatmap", "run", "s.tif", "--out", "m")
     assert answer.code == 2
@@ -266,7 +290,7 @@ def test_what_to_pass_where_the_run_does_not_tell(cli, files, run):
     assert line == (
         "histofast: run does not tell how its features were made, for their files are gone or of "
         "another making: encode the slide with the same encoder, mpp and patch size, and give "
-        "--features FILE"
+        "it --features FILE"
     )
     tissue = {"revision": 1, "overview_mpp": 8.0}
     identity = {
@@ -284,7 +308,7 @@ def test_what_to_pass_where_the_run_does_not_tell(cli, files, run):
     (line,) = answer.err
     assert line == (
         "histofast: mine, the run's encoder, is none of the known ones: encode the slide with "
-        "`histofast extract s.tif --encoder FILE --mpp 0.5 --patch-px 64`, and give --features FILE"
+        "`histofast extract s.tif --encoder FILE --mpp 0.5 --patch-px 64`, and give it --features FILE"
     )
     from histofast.pipeline import DEFAULT_ENCODER
 

@@ -350,8 +350,8 @@ def test_a_slide_by_its_path_is_closed_and_its_holes_are_counted(tmp_path):
             r"coords_l0 must lie on fake, 160 x 96 px, got 1 of 3 patches beside it, first at \(160",
         ),
         ({"coords_l0": CORNERS - [1, 0]}, ValueError, r"first at \(-1, 0\)"),
-        ({"patch_l0": 0}, ValueError, "patch_l0 must be a whole number of at least 1, got 0"),
-        ({"patch_l0": 31.5}, ValueError, "patch_l0 must be a whole number .*, got 31.5"),
+        ({"patch_l0": 0}, ValueError, "patch_l0 must be at least 1, got 0"),
+        ({"patch_l0": 31.5}, TypeError, "patch_l0 must be a whole number, got 31.5"),
         (
             {"scale": "ranks"},
             ValueError,
@@ -364,7 +364,7 @@ def test_a_slide_by_its_path_is_closed_and_its_holes_are_counted(tmp_path):
         ),
         ({"alpha": 1.5}, ValueError, r"alpha must be within 0..1, got 1.5"),
         ({"alpha": float("nan")}, ValueError, r"alpha must be within 0..1, got nan"),
-        ({"mpp": 0}, ValueError, "mpp must be above 0 um per pixel, got 0"),
+        ({"mpp": 0}, ValueError, "mpp must be above 0, got 0"),
         ({"slide": "none.svs"}, FileNotFoundError, "no such slide: none.svs"),
         (
             {"slide": FakeSlide(WHITE_SLIDE, tile=(160, 96), broken=[(0, 0, 0)])},

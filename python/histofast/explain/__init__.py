@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from histofast.explain.maps import AttentionMap, PatchValues, Scale, attention_map, read_values
+from histofast.explain.runs import attention_of_run
 from histofast.explain.scoring import Score, score
 
 __all__ = [
@@ -11,6 +12,7 @@ __all__ = [
     "Scale",
     "Score",
     "attention_map",
+    "attention_of_run",
     "read_values",
     "score",
 ]

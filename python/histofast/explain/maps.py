@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 
 from histofast._arrays import check
 from histofast._files import replacing
+from histofast._numbers import real_number, whole_number
 from histofast.slides import Slide, open_slide, write_array_pyramid, write_png
 
 Scale = Literal["rank", "minmax", "raw"]
@@ -64,6 +65,7 @@ class AttentionMap:
         width_l0, height_l0: size of the slide.
         level0_mpp: um per level-0 pixel.
         origin_l0: level-0 pixel that QuPath counts from.
+        folds: of the run whose models gave the values; () where no run did.
     """
 
     slide: str
@@ -80,6 +82,7 @@ class AttentionMap:
     height_l0: int
     level0_mpp: float
     origin_l0: tuple[int, int]
+    folds: tuple[int, ...] = ()
 
     def heat(self) -> NDArray[np.float64]:
         """Draw the shares on the grid of the overview.
@@ -291,7 +294,7 @@ def attention_map(
             slide's own where that is coarser.
 
     Raises:
-        TypeError: arrays of another type.
+        TypeError: arrays of another type, an argument that is no number.
         ValueError: no patches, arrays that do not agree, NaN or infinite values, patches beyond the
             slide, values out of 0..1 with scale "raw", an argument out of range.
         FileNotFoundError, SlideError: as `open_slide`; not one tile of the slide can be decoded.
@@ -300,31 +303,9 @@ def attention_map(
         >>> _ranks(np.array([3.0, 1.0, 1.0, 9.0])).tolist()
         [0.625, 0.25, 0.25, 0.875]
     """
-    if not isinstance(values, np.ndarray) or values.dtype.kind != "f":
-        got = values.dtype.name if isinstance(values, np.ndarray) else type(values).__name__
-        raise TypeError(f"values must be floating point of shape (n,), got {got}")
-    if values.ndim != 1 or values.size == 0:
-        raise ValueError(f"values must be of shape (n,), n at least 1, got {values.shape}")
-    check("coords_l0", coords_l0, "int64", (len(values), 2), contiguous=False)
-    bad = ~np.isfinite(values)
-    if bad.any():
-        raise ValueError(
-            f"values must be finite, got NaN or infinity for {bad.sum()} of {len(values)} patches, "
-            f"first at row {bad.argmax()}"
-        )
-    if scale not in get_args(Scale):
-        raise ValueError(f"scale must be one of {', '.join(get_args(Scale))}, got {scale!r}")
-    if scale == "raw" and not (values.min() >= 0 and values.max() <= 1):
-        raise ValueError(
-            f"values must be within 0..1 for scale 'raw', got {values.min():g}..{values.max():g}: "
-            "take 'minmax' or 'rank'"
-        )
-    if isinstance(patch_l0, bool) or not isinstance(patch_l0, int) or patch_l0 < 1:
-        raise ValueError(f"patch_l0 must be a whole number of at least 1, got {patch_l0!r}")
-    if not 0 <= alpha <= 1:
-        raise ValueError(f"alpha must be within 0..1, got {alpha}")
-    if mpp is not None and not (math.isfinite(mpp) and mpp > 0):
-        raise ValueError(f"mpp must be above 0 um per pixel, got {mpp}")
+    _check_values(values, coords_l0, scale)
+    patch_l0 = whole_number("patch_l0", patch_l0, at_least=1)
+    check_look(scale=scale, alpha=alpha, mpp=mpp)
     if not isinstance(slide, Slide):
         with open_slide(slide) as opened:
             return attention_map(
@@ -359,6 +340,40 @@ def attention_map(
         level0_mpp=slide.mpp,
         origin_l0=slide.origin_l0,
     )
+
+
+def _check_values(
+    values: NDArray[np.floating[Any]], coords_l0: NDArray[np.int64], scale: Scale
+) -> None:
+    if not isinstance(values, np.ndarray) or values.dtype.kind != "f":
+        got = values.dtype.name if isinstance(values, np.ndarray) else type(values).__name__
+        raise TypeError(f"values must be floating point of shape (n,), got {got}")
+    if values.ndim != 1 or values.size == 0:
+        raise ValueError(f"values must be of shape (n,), n at least 1, got {values.shape}")
+    check("coords_l0", coords_l0, "int64", (len(values), 2), contiguous=False)
+    bad = ~np.isfinite(values)
+    if bad.any():
+        raise ValueError(
+            f"values must be finite, got NaN or infinity for {bad.sum()} of {len(values)} patches, "
+            f"first at row {bad.argmax()}"
+        )
+    if scale == "raw" and not (values.min() >= 0 and values.max() <= 1):
+        raise ValueError(
+            f"values must be within 0..1 for scale 'raw', got {values.min():g}..{values.max():g}: "
+            "take 'minmax' or 'rank'"
+        )
+
+
+def check_look(*, scale: str, alpha: float, mpp: float | None) -> None:
+    """Refuse what no map can look like, before values are computed at length.
+
+    Raises:
+        TypeError, ValueError: as `attention_map`.
+    """
+    if scale not in get_args(Scale):
+        raise ValueError(f"scale must be one of {', '.join(get_args(Scale))}, got {scale!r}")
+    real_number("alpha", alpha, at_least=0, at_most=1)
+    real_number("mpp", mpp, above=0)
 
 
 def read_values(path: str | Path) -> PatchValues:

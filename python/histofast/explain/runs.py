@@ -1,0 +1,224 @@
+"""A run and a slide in, what the run's models look at on the slide out."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from histofast._numbers import whole_number
+from histofast.errors import FeatureError, ModelError, SlideError
+from histofast.explain.maps import AttentionMap, Scale, attention_map, check_look
+from histofast.features import FeatureFile, read_features, read_identity
+from histofast.slides import Slide, open_slide
+
+if TYPE_CHECKING:
+    from histofast.mil import Run
+    from histofast.pipeline import Progress
+
+_ENLARGED = 0.99  # um per pixel asked for, over the slide's own, below which pixels are made up
+
+
+def attention_of_run(
+    run: str | Path,
+    slide: str | Path,
+    *,
+    features: str | Path | None = None,
+    fold: int | None = None,
+    patch_l0: int | None = None,
+    mpp_override: float | None = None,
+    allow_upsampling: bool = False,
+    scale: Scale = "rank",
+    alpha: float = 0.5,
+    on_progress: Callable[[Progress], None] | None = None,
+) -> AttentionMap:
+    """Put what the models of a run look at onto a slide.
+
+    Args:
+        run: folder of `train`.
+        slide: the slide.
+        features: its feature file; when None the slide is encoded as those of the run were.
+        fold: whose model to take; when None, those that did not see the slide, or else all.
+        patch_l0: side of a patch in level-0 pixels, where the feature file does not tell it.
+        mpp_override: level-0 um per pixel of the slide, instead of what it says.
+        allow_upsampling: encode a slide that is coarser than the patches of the run; taken as said
+            where the run's own were made so.
+        scale: see `attention_map`.
+        alpha: see `attention_map`.
+        on_progress: see `extract`.
+
+    Returns:
+        The map; its `folds` are those whose models were taken.
+
+    Raises:
+        TypeError, ValueError: an argument out of range; a run that does not tell how its features
+            were made, and no `features`.
+        FileNotFoundError, SlideError, ModelError, FeatureError: what cannot be read or used, or is
+            of another slide or encoder.
+        KeyboardInterrupt: encoding was interrupted.
+    """
+    from histofast.mil import attention_of, open_run
+
+    patch_l0 = whole_number("patch_l0", patch_l0, at_least=1)
+    check_look(scale=scale, alpha=alpha, mpp=None)
+    with open_slide(slide, mpp=mpp_override) as opened, ExitStack() as stack:
+        asked = open_run(run)
+        folds = _folds(asked, opened.name, fold)
+        if features is None:
+            folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="histofast-"))
+            features = _encode(
+                asked,
+                _made_of(asked, run),
+                opened,
+                Path(folder),
+                mpp_override=mpp_override,
+                allow_upsampling=allow_upsampling,
+                on_progress=on_progress,
+            )
+        file = read_features(features)
+        coords_l0, side_l0 = _checked(file, asked, opened, patch_l0)
+        made = attention_map(
+            opened,
+            attention_of(asked, file.features, folds=folds),
+            coords_l0=coords_l0,
+            patch_l0=side_l0,
+            scale=scale,
+            alpha=alpha,
+        )
+    return replace(made, folds=folds)
+
+
+def _folds(run: Run, slide: str, fold: int | None) -> tuple[int, ...]:
+    """Choose the models: those that did not see the slide, where there are any."""
+    n = len(run.folds)
+    if fold is not None:
+        fold = whole_number("fold", fold)
+        if not 0 <= fold < n:
+            raise ValueError(f"fold must be within 0..{n - 1}, the folds of the run, got {fold}")
+        return (fold,)
+    names = list(run.names)
+    unseen = [i for i in range(n) if slide in names and names.index(slide) in run.folds[i].test]
+    return tuple(unseen or range(n))
+
+
+def _made_of(run: Run, path: str | Path) -> list[dict[str, Any]]:
+    """Return how the features of the run were made, of as many slides as still tell it."""
+    identities = (read_identity(file) for file in run.paths if Path(file).is_file())
+    made = [each for each in identities if each and isinstance(each.get("tissue"), dict)]
+    if not made:
+        raise ValueError(
+            f"{path} does not tell how its features were made, for their files are gone or of "
+            "another making: encode the slide with the same encoder, mpp and patch size, and give "
+            "it features=FILE"
+        )
+    return made
+
+
+def _is_enlarged(identity: Mapping[str, Any]) -> bool:
+    """Whether a slide of the run was coarser than its patches."""
+    level0_mpp = identity.get("level0_mpp")
+    return level0_mpp is not None and identity["mpp"] < _ENLARGED * level0_mpp
+
+
+def _encode(
+    run: Run,
+    made_of: list[dict[str, Any]],
+    slide: Slide,
+    out: Path,
+    *,
+    mpp_override: float | None,
+    allow_upsampling: bool,
+    on_progress: Callable[[Progress], None] | None,
+) -> Path:
+    """Encode the slide as those were that the run was trained on."""
+    from histofast.patches import TissueOptions
+    from histofast.pipeline import extract
+
+    made = made_of[0]
+    _check_encoder(made, slide)
+    tissue = {key: value for key, value in made["tissue"].items() if key != "revision"}
+    report = extract(
+        [slide.path],
+        out=out,
+        encoder=made["encoder"]["name"],
+        mpp=made["mpp"],
+        patch_px=made["patch_px"],
+        overlap_px=made["overlap"],
+        min_tissue=made["min_tissue"],
+        edge=made["edge"],
+        tissue=TissueOptions(mpp=tissue.pop("overview_mpp"), **tissue),
+        mpp_override=mpp_override,
+        allow_upsampling=allow_upsampling or any(map(_is_enlarged, made_of)),
+        on_progress=on_progress,
+    )
+    if report.interrupted:
+        raise KeyboardInterrupt
+    errors = [each.error for each in report.slides if each.error] + [report.error]
+    if any(errors):
+        raise SlideError(next(filter(None, errors)))
+    return Path(report.slides[0].outputs[0])
+
+
+def _check_encoder(made: Mapping[str, Any], slide: Slide) -> None:
+    """Refuse where the encoder of the run is not to be had by its name."""
+    from histofast.encoders import load
+
+    name = made["encoder"]["name"]
+    remedy = (
+        f"encode the slide with `histofast extract {slide.path} --encoder FILE "
+        f"--mpp {made['mpp']:g} --patch-px {made['patch_px']}`, and give it features=FILE"
+    )
+    try:
+        sha256 = load(name).spec.sha256
+    except (ModelError, FileNotFoundError, ValueError) as error:
+        raise ModelError(
+            f"{name}, the run's encoder, is none of the known ones: {remedy}"
+        ) from error
+    if sha256 != made["encoder"]["sha256"]:
+        raise ModelError(
+            f"{name} must be {_named(made['encoder'])}, the run's encoder, got one of sha256 "
+            f"{sha256[:12]}: {remedy}"
+        )
+
+
+def _checked(
+    file: FeatureFile, run: Run, slide: Slide, patch_l0: int | None
+) -> tuple[NDArray[np.int64], int]:
+    """Return coordinates and side of the patches, if they are of the slide and the run's encoder."""
+    identity: Mapping[str, Any] = file.identity or {}
+    made_by, wanted = identity.get("encoder", {}), run.encoder
+    if made_by and wanted and made_by["sha256"] != wanted["sha256"]:
+        raise FeatureError(
+            f"{file.path} must hold features of {_named(wanted)}, which the run was trained on, "
+            f"got {_named(made_by)}"
+        )
+    size = tuple(file.attributes.get(f"level0_{side}") for side in ("width", "height"))
+    base = slide.levels[0]
+    is_other = "slide" in identity and identity["slide"] != slide.identity
+    if is_other or (None not in size and size != (base.width, base.height)):
+        raise FeatureError(
+            f"{file.path} must be of {slide.path}, got features of another slide "
+            f"({file.attributes.get('name', 'unknown')})"
+        )
+    if file.coords is None or not file.attributes.get("coords_known", True):
+        raise FeatureError(f"{file.path} must tell where its patches lie, got no coordinates")
+    if len(file.coords) == 0:
+        raise FeatureError(f"{file.path} must hold patches, got none: was no tissue found?")
+    told: int | None = file.attributes.get("patch_size_level0")
+    if told is None and patch_l0 is None:
+        raise ValueError(f"patch_l0 must be given: {file.path} does not tell the side of a patch")
+    if told is not None and patch_l0 not in (None, int(told)):
+        raise ValueError(f"patch_l0 must be {told}, as {file.path} says, got {patch_l0}")
+    side_l0 = patch_l0 if told is None else int(told)
+    assert side_l0 is not None
+    return file.coords, side_l0
+
+
+def _named(encoder: Mapping[str, Any]) -> str:
+    return f"{encoder['name']} (sha256 {encoder['sha256'][:12]})"
