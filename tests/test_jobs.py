@@ -19,7 +19,7 @@ import pytest
 import small_jobs
 from histofast import jobs
 from histofast.errors import HistofastError, JobError
-from histofast.jobs import Ended, Interrupted, Job, Local, Lost, Outcome, Started, Told
+from histofast.jobs import Ended, Interrupted, Job, Local, Lost, Outcome, Started, Told, execute
 from histofast.jobs.dealing import Dealer
 
 posix = pytest.mark.skipif(os.name != "posix", reason="needs signals")
@@ -463,6 +463,28 @@ def test_a_worker_that_dies_in_its_setup():
         jobs.run([job("a", small_jobs.add)], engine=Local(workers=workers))
 
 
+class Backwards:
+    """Another engine: all that one must do."""
+
+    def run(self, jobs, emit, is_last):
+        for one in reversed(jobs):
+            emit(Started(job=one))
+            outcome = execute(one)
+            emit(Ended(outcome=outcome))
+            if is_last(outcome):
+                return
+
+
+def test_the_seam_for_another_engine_is_small(tmp_path):
+    todo = [stored(tmp_path / name, name) for name in "abc"]
+    todo[1] = Job(name="b", function=small_jobs.fail, folder=tmp_path / "b", identity={"seed": 0})
+    seen = []
+    outcomes = jobs.run(todo, engine=Backwards(), on_event=seen.append, fail_fast=True)
+    assert statuses(outcomes) == ["interrupted", "failed", "done"]
+    assert [event.job.name for event in seen if isinstance(event, Started)] == ["c", "b"]
+    assert statuses(jobs.run(todo, engine=Backwards())) == ["done", "failed", "there"]
+
+
 # --- interruptions --------------------------------------------------------------------------------
 
 
@@ -855,6 +877,9 @@ def test_what_is_given_back_is_for_anybody_after_a_while():
         ({"threads": True}, TypeError, "threads must be a whole number, got True"),
         ({"threads": -1}, ValueError, "threads must be at least 1, got -1"),
         ({"tries": 0}, ValueError, "tries must be at least 1, got 0"),
+        ({"processes": None}, TypeError, "processes must be a whole number, got None"),
+        ({"patience_s": -1}, ValueError, "patience_s must be at least 0"),
+        ({"poll_s": "soon"}, TypeError, "poll_s must be a number, got 'soon'"),
     ],
 )
 def test_wrong_engines_are_refused(options, error, message):

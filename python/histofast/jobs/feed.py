@@ -11,7 +11,11 @@ from histofast.jobs.job import Job, Outcome, execute, telling
 
 
 class Feed(Protocol):
-    """The jobs of a run, as one worker sees them. Every method may be called from any thread."""
+    """The jobs of a run, as one worker sees them.
+
+    `take`, `give_back`, `should_stop` and `close` may be called from any thread, the others from
+    that in which the worker was called.
+    """
 
     def take(self) -> Job | None:
         """Ask for the next job and wait for it; None when there are no more.

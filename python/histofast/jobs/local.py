@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
+from histofast._numbers import real_number, whole_number
 from histofast._stopping import deferred_interrupts, should_stop
 from histofast.errors import JobError
 from histofast.jobs.dealing import Dealer
@@ -67,16 +68,15 @@ class Local:
 
     def __post_init__(self) -> None:
         for name in ("processes", "threads", "tries"):
-            value = getattr(self, name)
-            if value is None and name == "threads":
-                continue
-            if isinstance(value, bool) or not hasattr(value, "__index__"):
-                raise TypeError(f"{name} must be a whole number, got {value!r}")
-            if value < 1:
-                raise ValueError(f"{name} must be at least 1, got {value}")
-            object.__setattr__(self, name, int(value))
-        if self.processes > 1 and os.name != "posix":
-            raise ValueError(f"processes must be 1 on this system, got {self.processes}")
+            value = whole_number(name, getattr(self, name), at_least=1)
+            if value is None and name != "threads":
+                raise TypeError(f"{name} must be a whole number, got None")
+            object.__setattr__(self, name, value)
+        for name in ("patience_s", "poll_s"):
+            object.__setattr__(self, name, real_number(name, getattr(self, name), at_least=0))
+        n = len(self.workers) or self.processes
+        if n > 1 and os.name != "posix":
+            raise ValueError(f"processes must be 1 on this system, got {n}")
 
     def run(self, jobs: Sequence[Job], emit: Emit, is_last: IsLast) -> None:
         """Do the jobs; see `Engine.run`."""

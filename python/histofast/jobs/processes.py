@@ -142,6 +142,7 @@ class Process:
         self.has_asked = self.is_over = False
         self._messages = messages
         ours, theirs = Pipe()
+        output = _output()
         try:
             handle = _beyond_standard_streams(theirs.fileno())
             try:
@@ -152,6 +153,8 @@ class Process:
                         CODE(path=list(map(str, sys.path)), handle=handle, patience_s=patience_s),
                     ],
                     stdin=subprocess.DEVNULL,
+                    stdout=output,
+                    stderr=output,
                     pass_fds=(handle,),
                     env=_environment(threads),
                     start_new_session=True,  # a Ctrl-C at the terminal is the parent's
@@ -202,6 +205,15 @@ class Process:
                 elif self.popen.poll() is not None and not self._connection.poll(0):
                     break
         self._messages.put((self, Gone(self.popen.wait())))
+
+
+def _output() -> int:
+    """Where a process may print: where errors go, or nowhere."""
+    try:
+        os.fstat(2)
+    except OSError:  # closed
+        return subprocess.DEVNULL
+    return 2
 
 
 def _read_message(data: bytes) -> Message:
@@ -344,7 +356,7 @@ def serve(handle: int, patience_s: float) -> NoReturn:
     # The parent alone says when to stop: schedulers signal every process of a job at once.
     for number in interruptions():
         signal.signal(number, signal.SIG_IGN)
-    _redirect_output()
+    sys.stdout = sys.stderr
     os.set_inheritable(handle, False)
     link = Link(Connection(handle), patience_s=patience_s)
     last: Over | Fails = Over()
@@ -360,12 +372,3 @@ def serve(handle: int, patience_s: float) -> NoReturn:
     except BaseException as error:  # noqa: BLE001  # handed to the process that can raise it
         last = Fails(as_sendable(error))
     link.finish(last)
-
-
-def _redirect_output() -> None:
-    """Let what libraries print go where errors go, or nowhere."""
-    try:
-        os.dup2(2, 1)
-    except OSError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
-    sys.stdout = sys.stderr
