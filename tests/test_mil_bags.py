@@ -90,6 +90,14 @@ class TestOpening:
         assert bags.targets.tolist() == [0.5, -1, 20, 0]
         assert (bags.targets.dtype, bags.classes) == (np.float64, ())
 
+    def test_what_a_group_is(self, folder, table):
+        known = open_bags(folder, table("slide,label,PATIENT", "a,0,p", "b,1,p", "c,0,q", "d,1,r"))
+        assert (known.groups, known.unit) == (("p", "p", "q", "r"), "patient")
+        assert known.part([0]).unit == "patient"
+        unknown = open_bags(folder, table(*FOUR))
+        assert (unknown.groups, unknown.unit) == (("a", "b", "c", "d"), "slide")
+        assert open_bags(folder, None).unit == "slide"
+
     def test_survival(self, folder, table):
         path = table("slide,time,event", "a,1,0", "b,2.5,1", "c,3,1.0", "d,4,0")
         bags = open_bags(folder, path, task="survival")

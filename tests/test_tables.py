@@ -4,13 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from extras import need
 from histofast._tables import NAMES, read_table
+from histofast.learning import read_labels
 from histofast.patches import list_jobs, read_patch_table
-
-need("torch")
-
-from histofast.mil import open_labels
 
 
 @pytest.fixture
@@ -33,10 +29,9 @@ PATIENTS = [
 @pytest.mark.parametrize("column", PATIENTS)
 def test_patients_under_many_names(write, column):
     table = write(f"slide,label,{column}", "a,0,p", "b,1,p", "c,0,q", "d,1,r")
-    bags = open_labels(table, "abcd")
-    assert bags.patients == bags.groups == ("p", "p", "q", "r")
-    assert bags.unit == "patient"
-    assert not any("slides count" in note for note in bags.notes)
+    found = read_labels(table, "abcd")
+    assert found.patients == ("p", "p", "q", "r")
+    assert not any("slides count" in note for note in found.notes)
     patches = write(f"file,slide,{column}", "1.png,a,p", "2.png,b,p")
     assert [(bag.name, bag.patient) for bag in read_patch_table(patches)] == [
         ("a", "p"),
@@ -66,15 +61,15 @@ def test_labels_in_other_spellings(write, slide, label, split):
     table = write(
         f"{slide},{label},{split}", "a.svs,no,Train", "b,yes,train", "c,no,test", "d,yes,test"
     )
-    bags = open_labels(table, "abcd")
-    assert bags.targets.tolist() == [0, 1, 0, 1]
-    assert bags.splits == ("train", "train", "test", "test")
-    assert open_labels(table, "abcd", label_column="lab_el").classes == ("no", "yes")
+    found = read_labels(table, "abcd")
+    assert found.targets.tolist() == [0, 1, 0, 1]
+    assert found.splits == ("train", "train", "test", "test")
+    assert read_labels(table, "abcd", label_column="lab_el").classes == ("no", "yes")
 
 
 def test_survival_in_another_spelling(write):
     table = write("WSI,Time,Event", "a,1,0", "b,2,1")
-    assert open_labels(table, "ab", task="survival").targets.tolist() == [[1, 0], [2, 1]]
+    assert read_labels(table, "ab", task="survival").targets.tolist() == [[1, 0], [2, 1]]
 
 
 def test_slides_in_another_spelling(write, tmp_path):
@@ -85,8 +80,8 @@ def test_slides_in_another_spelling(write, tmp_path):
 def test_a_path_goes_before_a_name(write, tmp_path):
     (job,) = list_jobs(write("slide,path", "a,x/a.svs"))
     assert job.path == tmp_path / "x" / "a.svs"
-    bags = open_labels(write("path,slide,label", "x/1,a,0", "x/2,b,1"), "ab")
-    assert bags.names == ("a", "b")
+    found = read_labels(write("path,slide,label", "x/1,a,0", "x/2,b,1"), "ab")
+    assert found.names == ("a", "b")
 
 
 # --- Patients are groups, slides are bags ------------------------------------------------------
@@ -97,12 +92,12 @@ def test_a_patient_is_the_bag_only_where_no_slides_are_named(write):
     assert [(bag.name, bag.patient, len(bag)) for bag in bags] == [("p", "p", 2), ("q", "q", 1)]
     bags = read_patch_table(write("file,case,slide", "1.png,p,a", "2.png,p,b"))
     assert [(bag.name, bag.patient) for bag in bags] == [("a", "p"), ("b", "p")]
-    bags = open_labels(write("Patient ID,label", "p,0", "q,1"), "pq")
-    assert (bags.names, bags.groups, bags.unit) == (("p", "q"), ("p", "q"), "patient")
-    bags = open_labels(write("name,patient,label", "a,p,0", "b,p,1"), "ab")
-    assert (bags.names, bags.groups) == (("a", "b"), ("p", "p"))
-    bags = open_labels(write(",label,patient", "0,0,p", "1,1,q"), "pq")
-    assert bags.names == ("p", "q")
+    found = read_labels(write("Patient ID,label", "p,0", "q,1"), "pq")
+    assert (found.names, found.patients) == (("p", "q"), ("p", "q"))
+    found = read_labels(write("name,patient,label", "a,p,0", "b,p,1"), "ab")
+    assert (found.names, found.patients) == (("a", "b"), ("p", "p"))
+    found = read_labels(write(",label,patient", "0,0,p", "1,1,q"), "pq")
+    assert found.names == ("p", "q")
 
 
 def test_a_bag_of_two_patients_is_refused(write):
@@ -114,19 +109,19 @@ def test_a_bag_of_two_patients_is_refused(write):
 
 
 def test_without_patients_slides_count_and_it_is_said(write):
-    bags = open_labels(write("slide,label", "a,0", "b,1"), "ab")
-    assert bags.notes == ("no column of patients: slides count as patients",)
-    assert (bags.groups, bags.unit) == (("a", "b"), "slide")
+    found = read_labels(write("slide,label", "a,0", "b,1"), "ab")
+    assert found.notes == ("no column of patients: slides count as patients",)
+    assert found.patients == ("", "")
 
 
 @pytest.mark.parametrize("column", ["Patient Ref.", "case_nr", "Donor", "individual_id"])
 def test_what_looks_like_patients_is_noted(write, column):
-    bags = open_labels(write(f"slide,label,{column}", "a,0,p", "b,1,p"), "ab")
-    assert bags.notes == (
+    found = read_labels(write(f"slide,label,{column}", "a,0,p", "b,1,p"), "ab")
+    assert found.notes == (
         "no column of patients: slides count as patients",
         f"columns that may be patients and are not read: {column}: call the right one patient",
     )
-    known = open_labels(write(f"slide,label,{column},patient", "a,0,1,p", "b,1,1,p"), "ab")
+    known = read_labels(write(f"slide,label,{column},patient", "a,0,1,p", "b,1,1,p"), "ab")
     assert not any("may be patients" in note for note in known.notes)
 
 
@@ -137,22 +132,22 @@ def test_what_looks_like_patients_is_noted(write, column):
     ("read", "lines", "message"),
     [
         (
-            lambda path: open_labels(path, "ab"),
+            lambda path: read_labels(path, "ab"),
             ("slide,label,patient,Case ID", "a,0,p,1", "b,1,p,2"),
             r"t\.csv must have one column for patient, got patient and Case ID: rename or remove",
         ),
         (
-            lambda path: open_labels(path, "ab"),
+            lambda path: read_labels(path, "ab"),
             ("slide,wsi,label", "a,x,0", "b,y,1"),
             "must have one column for slide, got slide and wsi",
         ),
         (
-            lambda path: open_labels(path, "ab"),
+            lambda path: read_labels(path, "ab"),
             ("slide,Label,LABEL", "a,x,0", "b,y,1"),
             "must have one column label, got Label and LABEL",
         ),
         (
-            lambda path: open_labels(path, "ab"),
+            lambda path: read_labels(path, "ab"),
             ("slide,label,label", "a,x,0", "b,y,1"),
             "must have one column label, got label and label",
         ),
@@ -180,4 +175,4 @@ def test_two_names_of_the_same_patients_are_no_contradiction(write):
         "slide,label,case_id,case_submitter_id",
         *("a,0,f1e2,TCGA-A1", "b,1,f1e2,TCGA-A1", "c,1,9b0c,TCGA-B2"),
     )
-    assert open_labels(table, "abc").patients == ("f1e2", "f1e2", "9b0c")
+    assert read_labels(table, "abc").patients == ("f1e2", "f1e2", "9b0c")

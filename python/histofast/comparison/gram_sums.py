@@ -63,9 +63,8 @@ class GramSums(Sums):
         self._own_b += own_b
         for seed in next(self._turns):
             r, _, _ = self._grams(self.random[seed], pixels)
-            if is_on_gpu(r) != is_on_gpu(a):
-                r, a = to_numpy(r), to_numpy(a)
-            for term, product in zip(self._of_random[:, seed], (a * r, a * a, r * r), strict=True):
+            x, y = (a, r) if is_on_gpu(r) == is_on_gpu(a) else (to_numpy(a), to_numpy(r))
+            for term, product in zip(self._of_random[:, seed], (x * y, x * x, y * y), strict=True):
                 term += 2 * to_numpy(product.sum(1))
         self._add_pairs(a, b, rows)
 
