@@ -153,6 +153,10 @@ def test_a_chart_draws_its_numbers():
     assert speeds.get_ylim()[0] == 0
     wide = replace(SPEEDS, series=(Series(name="", points=points([1.0, 100.0], half=NAN)),))
     assert draw(Figure(name="wide", panels=(wide,))).figure.axes[0].get_yscale() == "log"
+    short = replace(LINES, values=replace(LINES.values, low=0.7, high=0.75), rules=())
+    low, high = draw(Figure(name="short", panels=(short,))).figure.axes[0].get_ylim()
+    assert low == min(p.low for p in LINES.points)  # nothing is left out
+    assert high == max(p.high for p in LINES.points)
     forest, scatter = draw(FIGURES["networks"]).figure.axes
     assert [text.get_text() for text in forest.get_yticklabels()] == list(FOREST.places.names)
     assert forest.get_ylim() == (4.6, -0.6)

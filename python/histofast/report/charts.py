@@ -22,7 +22,7 @@ class Axis:
         label: what it measures; "": nothing is written.
         scale: "auto" is logarithmic where the values are more than 20 times apart.
         form: how its numbers are written; "share" 0.2 as 20 %.
-        low, high: where it begins and ends; None: a little outside of what is drawn.
+        low, high: where it begins and ends, unless more is drawn; None: a little outside of that.
         names: of places 0, 1, 2 ...; then no numbers are written.
     """
 

@@ -112,7 +112,8 @@ def _scale(axes: Any, side: str, axis: Axis, drawn: Sequence[float]) -> None:
         of_side.set_major_locator(MaxNLocator(6, steps=[1, 2, 5, 10], integer=axis.form == "whole"))
     if axis.form == "share":
         of_side.set_major_formatter(FuncFormatter(lambda share, _: f"{100 * share:.0f} %"))
-    low, high = low if axis.low is None else axis.low, high if axis.high is None else axis.high
+    low = low if axis.low is None else min(axis.low, *known)
+    high = high if axis.high is None else max(axis.high, *known)
     axes.set(**{f"{side}lim": (low, high)})
     label = f"{axis.label}, logarithmic" if log and axis.label else axis.label
     getattr(axes, f"set_{side}label")(label, fontsize=10, color=INK)

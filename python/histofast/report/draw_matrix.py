@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 from matplotlib import colormaps
-from matplotlib.collections import PatchCollection
-from matplotlib.patches import Patch, Rectangle
+from matplotlib.collections import PolyCollection
+from matplotlib.patches import Patch
 from numpy.typing import NDArray
 
 from histofast.report.charts import Matrix
@@ -88,20 +88,23 @@ def _draw_cells(sheet: Sheet, axes: Any, matrix: Matrix, *, written: bool) -> No
     for places, kind, look in ((known, "cell", edges), (unknown, "blank", hatch)):
         if len(places):
             group = sheet.group(kind, tips(places))
-            axes.add_collection(PatchCollection(_squares(places), gid=group, zorder=1, **look))
-    outlined = _squares(np.array(matrix.outlined))
-    for color, width in ((WHITE, 2.2), (BLACK, 0.9)) if outlined else ():
+            cells = PolyCollection(_squares(places), gid=group, clip_on=False, zorder=1, **look)
+            axes.add_collection(cells)
+    for color, width in ((WHITE, 2.2), (BLACK, 0.9)) if matrix.outlined else ():
+        outlined = _squares(np.array(matrix.outlined))
         group = sheet.group("outline")
         around: dict[str, Any] = {"facecolors": "none", "edgecolors": color, "linewidths": width}
-        axes.add_collection(PatchCollection(outlined, gid=group, zorder=3, **around))
+        axes.add_collection(PolyCollection(outlined, gid=group, zorder=3, **around))
     for i, j in known.tolist() if written else ():
         text = f"{values[i, j]:.2f}".replace("-0.00", "0.00")
         color = ink_on(shares[i, j])
         axes.text(j, i, text, ha="center", va="center", fontsize=8, color=color, zorder=5)
 
 
-def _squares(places: Any) -> list[Rectangle]:
-    return [Rectangle((j - 0.5, i - 0.5), 1, 1) for i, j in places.tolist()]
+def _squares(places: NDArray[np.int64]) -> list[NDArray[np.float64]]:
+    """Return the (4, 2) corners of each cell (row, column)."""
+    corners = np.array([(-0.5, -0.5), (0.5, -0.5), (0.5, 0.5), (-0.5, 0.5)])
+    return list(places[:, np.newaxis, ::-1] + corners)
 
 
 def _keys(matrix: Matrix) -> list[Any]:

@@ -56,22 +56,16 @@ def for_page(svg: bytes, *, name: str, alt: str, tips: Mapping[str, Sequence[str
 
 def _add_tips(group: ET.Element, tips: Sequence[str]) -> None:
     """Put a title into each mark of a group."""
-    holders = [(parent, child) for parent in group.iter() for child in parent]
     hidden = {inner for defs in group.iter("defs") for inner in defs.iter()}
     for tag in ("use", "text", "path"):
-        marks = [(p, child) for p, child in holders if child.tag == tag and child not in hidden]
+        marks = [mark for mark in group.iter(tag) if mark not in hidden]
         if marks:
             break
-    assert len(marks) == len(tips), f"{len(marks)} marks for {len(tips)} tips"
-    for (parent, mark), tip in zip(marks, tips, strict=True):
-        if not tip:
-            continue
-        place = list(parent).index(mark)
-        parent.remove(mark)
-        around = ET.Element("g")
-        ET.SubElement(around, "title").text = tip
-        around.append(mark)
-        parent.insert(place, around)
+    for mark, tip in zip(marks, tips, strict=True):
+        if tip:
+            title = ET.Element("title")
+            title.text = tip
+            mark.insert(0, title)
 
 
 def _rename(root: ET.Element, name: str) -> None:
@@ -105,7 +99,8 @@ def _restyle(element: ET.Element) -> None:
         element.set("style", "")
     for key in ("d", "x", "y", "points"):
         if key in element.attrib:
-            element.set(key, _LONG.sub(lambda m: f"{float(m[0]):.2f}", element.attrib[key]))
+            short = _LONG.sub(lambda m: f"{float(m[0]):.2f}", element.attrib[key])
+            element.set(key, " ".join(short.split()))
 
 
 def _font(found: re.Match[str]) -> str:
