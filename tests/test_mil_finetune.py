@@ -9,11 +9,10 @@ import json
 import numpy as np
 import pytest
 
-import histofast
 from extras import need
 from histofast import encoders, graphs
 from histofast.errors import FeatureError, ModelError
-from histofast.slides import write_png
+from tuning_stage import BAGS, PATCHES, PX, write_stage
 
 torch = need("torch", "sklearn")
 
@@ -24,37 +23,11 @@ from histofast import mil, networks
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 QUICK = mil.FineTuneConfig(top_k=3, epochs=2, lr=1e-3, patience=2)
-PX, BAGS, PATCHES = 32, 20, 5
 
 
 @pytest.fixture(scope="module")
 def stage(tmp_path_factory):
-    """Patches, weights, features and a run; in bags of class 1 two of five patches are striped."""
-    folder = tmp_path_factory.mktemp("stage")
-    rng = np.random.default_rng(0)
-    lines, labels = ["file,bag"], ["slide,label"]
-    for b in range(BAGS):
-        for i in range(PATCHES):
-            picture = rng.integers(120, 200, (PX, PX, 3), dtype=np.uint8)
-            if b % 2 and i < 2:
-                picture[::4] //= 3
-            write_png(folder / f"b{b:02}-{i}.png", picture)
-            lines.append(f"b{b:02}-{i}.png,b{b:02}")
-        labels.append(f"b{b:02},{b % 2}")
-    (folder / "patches.csv").write_text("\n".join(lines) + "\n")
-    (folder / "labels.csv").write_text("\n".join(labels) + "\n")
-    network = networks.create("resnet18", layer="layer1", seed=3)
-    save_file(network.state_dict(), folder / "w.safetensors")
-    network = networks.create("resnet18", weights=folder / "w.safetensors", layer="layer1")
-    networks.export(network, folder / "r18.onnx", patch_px=PX)
-    histofast.extract(patches=folder / "patches.csv", out=folder / "f", encoder=folder / "r18.onnx")
-    mil.train(
-        folder / "f",
-        folder / "labels.csv",
-        out=folder / "run",
-        config=mil.TrainConfig(folds=2, epochs=6, lr=3e-3),
-    )
-    return folder
+    return write_stage(tmp_path_factory.mktemp("stage"))
 
 
 def table(path):

@@ -8,11 +8,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from extras import need
 from histofast.errors import FeatureError, ModelError
 from toy_bags import UNI, D, write_features, write_toy
 
-torch = pytest.importorskip("torch")
-pytest.importorskip("sklearn")
+torch = need("torch", "sklearn")
 
 from histofast.learning import parts_of_config
 from histofast.mil import FineTuneConfig, TrainConfig, open_bags, open_run, train, training
