@@ -447,7 +447,7 @@ def test_some_cuts_hold_nothing_of_what_lies_beyond(resnet, tmp_path):
 def test_export_cuts_refuses(resnet, tmp_path, monkeypatch):
     torch = need("torch")
     from histofast import networks
-    from histofast.networks import exporting
+    from histofast.networks import writing
 
     out = tmp_path / "x.onnx"
     with pytest.raises(ModelError, match=r"layer of resnet18 must be one of conv1, .*'layr1': did"):
@@ -467,8 +467,8 @@ def test_export_cuts_refuses(resnet, tmp_path, monkeypatch):
         networks.export_cuts(resnet, tmp_path / "none" / "x.onnx", patch_px=32)
     with pytest.raises(ValueError, match="network must be in evaluation mode"):
         networks.export_cuts(networks.create("resnet18", layer="conv1").train(), out)
-    fold = exporting._affine
-    monkeypatch.setattr(exporting, "_affine", lambda norm: (fold(norm)[0] * 1.1, fold(norm)[1]))
+    fold = writing._affine
+    monkeypatch.setattr(writing, "_affine", lambda norm: (fold(norm)[0] * 1.1, fold(norm)[1]))
     with pytest.raises(ModelError, match=r"differ by .*: bn1 is the first cut to do so"):
         networks.export_cuts(resnet, out, patch_px=32)
     assert list(tmp_path.iterdir()) == []
@@ -492,7 +492,7 @@ def test_models_export_layers(cli, slides, tmp_path):
     assert len(list((tmp_path / "f").rglob("features_r-*/s0.h5"))) == 2
     for more, message in (
         (("--layers", "all", "--layer", "bn1"), "--layer and --layers must not be given together"),
-        (("--layers", ","), "layers must name at least one, got none: leave it out for all"),
+        (("--layers", ","), "--layers must name at least one, got none: leave it out for all"),
     ):
         answer = cli(*arguments, *more, "--overwrite")
         assert (answer.code, answer.err) == (2, [f"histofast: {message}"])

@@ -18,7 +18,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from histofast import networks
-from histofast.networks import exporting
+from histofast.networks import exporting, verifying
 from lively import lively
 
 CUTS = [cut.name for cut in networks.layers("densenet121")]
@@ -603,7 +603,7 @@ def small():
 
 
 def test_differing_results_are_refused(tmp_path, small, monkeypatch):
-    monkeypatch.setattr(exporting, "MAX_RELATIVE_ERROR", 0.0)
+    monkeypatch.setattr(verifying, "MAX_RELATIVE_ERROR", 0.0)
     with pytest.raises(ModelError, match=r"is not written: ONNX Runtime and torch differ by .*e-0"):
         networks.export(small, tmp_path / "a.onnx", patch_px=64)
     assert list(tmp_path.iterdir()) == []
@@ -633,7 +633,7 @@ def test_existing_files_are_kept(tmp_path, small):
         ({"path": "a.bin"}, "path must end in .onnx, got a.bin"),
         ({"patches": np.zeros((3, 32, 32, 3), np.uint8)}, "patches must be at least 7, got 3"),
         ({"patches": np.zeros((7, 16, 16, 3), np.uint8)}, "patches must be .*32, 32, 3"),
-        ({"mpp": 0.0}, "mpp must be in"),
+        ({"mpp": 0.0}, "mpp must be within"),
         ({"name": "a b"}, "name must be"),
     ],
 )

@@ -316,7 +316,7 @@ def net(tmp_path):
     [
         ({"mean": (0.5, 0.5)}, ValueError, r"mean must be three finite numbers, got \(0.5, 0.5\)"),
         ({"std": (1, 1, np.nan)}, ValueError, "std must be three finite numbers"),
-        ({"std": (1, 1, 0)}, ValueError, r"std must be positive, got \(1, 1, 0\)"),
+        ({"std": (1, 1, 0)}, ValueError, r"std must be positive, got \(1.0, 1.0, 0.0\)"),
         ({"pool": "max"}, ValueError, "pool must be one of auto, nchw"),
         ({"size_px": 0}, ValueError, "size_px must be at least 1, got 0"),
         ({"patch_px": -1}, ValueError, "patch_px must be at least 1, got -1"),

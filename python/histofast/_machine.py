@@ -79,14 +79,19 @@ def _read(file: Path) -> str | None:
         return None
 
 
-def check_device(device: str, gpus: tuple[str, ...]) -> None:
+def check_device(device: str, gpus: tuple[str, ...]) -> tuple[str, int | None]:
     """Refuse a device that is not auto, cpu, or one of `gpus`, with the index of a GPU or without.
 
     Whether it is there is found where it is used.
 
+    Returns:
+        Its kind, and its index where it has one.
+
     Raises:
         ValueError: another device.
     """
-    if not re.fullmatch(rf"auto|cpu|({'|'.join(gpus)})(:[0-9]+)?", device):
+    found = re.fullmatch(rf"(auto|cpu|{'|'.join(gpus)})(?::([0-9]+))?", str(device))
+    if found is None or (found[2] is not None and found[1] not in gpus):
         known = ", ".join(("auto", "cpu", *gpus))
         raise ValueError(f"device must be one of {known}, or such as cuda:1, got {device!r}")
+    return found[1], None if found[2] is None else int(found[2])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import asdict
 from pathlib import Path
 
@@ -26,7 +27,7 @@ _REMEDY = (
 )
 
 
-def read_spec(path: Path) -> EncoderSpec:
+def read_spec(path: str | os.PathLike[str]) -> EncoderSpec:
     """Return what an encoder file says of itself, having checked that it is in the pixel-in form.
 
     Nothing is opened by ONNX Runtime and no weight is read, but for the checksum.
@@ -35,16 +36,18 @@ def read_spec(path: Path) -> EncoderSpec:
         FileNotFoundError: no such file.
         ModelError: it is no encoder in the pixel-in form, or a file of cuts.
     """
+    path = Path(path)
     return one_spec(_form(path), path, sha256_of(path))[0]
 
 
-def read_specs(path: Path) -> tuple[EncoderSpec, ...]:
+def read_specs(path: str | os.PathLike[str]) -> tuple[EncoderSpec, ...]:
     """Return what each encoder of a file says of itself: of a file of cuts all, else the one.
 
     Raises:
         FileNotFoundError: no such file.
         ModelError: it is not in the pixel-in form.
     """
+    path = Path(path)
     return all_specs(_form(path), path, sha256_of(path))
 
 

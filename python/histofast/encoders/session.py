@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from histofast import _core
 from histofast._arrays import check
 from histofast._machine import ONNX_RUNTIME, available_cpus, check_device
+from histofast._numbers import whole_number
 from histofast.encoders import runtime
 from histofast.encoders.bound import SLOTS, BoundRunner, Ticket
 from histofast.encoders.catalogue import find, registry
@@ -45,10 +46,10 @@ def load(
         FileNotFoundError: no file at the path.
         ModelError: unknown name, a file that is no encoder in the pixel-in form or one of cuts (see
             `load_all`), a device that does not work, a registered file whose checksum differs.
-        ValueError: `device` or `threads` out of range.
+        TypeError, ValueError: `threads` or `device` of another type or out of range.
     """
     opened, specs = _loaded(name_or_path, device, threads, read=one_spec)
-    return Encoder(opened, specs[0], threads=threads or available_cpus())
+    return Encoder(opened, specs[0], threads=int(threads or available_cpus()))
 
 
 def load_all(
@@ -63,7 +64,7 @@ def load_all(
         What `load` raises, but for a file of cuts.
     """
     opened, specs = _loaded(name_or_path, device, threads, read=all_specs)
-    return EncoderSet(opened, specs, threads=threads or available_cpus())
+    return EncoderSet(opened, specs, threads=int(threads or available_cpus()))
 
 
 def _loaded(
@@ -74,13 +75,11 @@ def _loaded(
     read: Callable[[Form, Path, str], tuple[EncoderSpec, ...]],
 ) -> tuple[Opened, tuple[EncoderSpec, ...]]:
     """Open a session; its note also says what speaks against running what `read` finds in it."""
-    check_device(device, ONNX_RUNTIME)
-    if threads is not None and threads < 1:
-        raise ValueError(f"threads must be at least 1, got {threads}")
-    kind, _, index = device.partition(":")
+    kind, index = check_device(device, ONNX_RUNTIME)
+    whole_number("threads", threads, at_least=1)
     path = find(name_or_path)
     sha256 = _checked_identity(path, name_or_path)
-    opened = open_file(path, kind=kind, gpu=int(index or 0))
+    opened = open_file(path, kind=kind, gpu=index or 0)
     note = opened.note
     specs = read(form_of(opened.session), path, sha256)
     on_cpu = opened.device == "cpu"

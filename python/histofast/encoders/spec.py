@@ -10,13 +10,14 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from histofast._numbers import mpp_number
+from histofast._numbers import mpp_number, whole_number
 from histofast._words import one_line
 from histofast.errors import ModelError
 
@@ -54,9 +55,10 @@ class EncoderMetadata:
 
     def __post_init__(self) -> None:
         for key in ("d", "patch_px"):
-            if getattr(self, key) < 1:
-                raise ValueError(f"{key} must be at least 1, got {getattr(self, key)}")
-        mpp_number("mpp", self.mpp)
+            object.__setattr__(self, key, whole_number(key, getattr(self, key), at_least=1))
+        mpp = mpp_number("mpp", self.mpp)
+        if type(self.mpp) is not int:  # which stays as it is written in files
+            object.__setattr__(self, "mpp", mpp)
         if not self.name or any(c in "/\\" or c.isspace() for c in self.name):
             raise ValueError(
                 f"name must be non-empty without spaces and slashes, got {self.name!r}"
@@ -225,7 +227,7 @@ class EncoderSpec(EncoderMetadata):
         return EncoderMetadata(**own | {"made_from": self.sha256, "agreement": None} | changes)
 
 
-def sha256_of(path: Path) -> str:
+def sha256_of(path: str | os.PathLike[str]) -> str:
     """Return the SHA-256 of a file as 64 hexadecimal digits."""
-    with path.open("rb") as file:
+    with Path(path).open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import onnx
 
 from histofast._files import replacing
+from histofast._numbers import whole_number
 from histofast.encoders import EncoderSpec, find, load, read_spec, refuse_cuts
 from histofast.errors import ModelError
 from histofast.graphs.capturing import capture
@@ -71,6 +72,7 @@ def cuts(path: str | os.PathLike[str], *, patch_px: int | None = None) -> tuple[
         ModelError: no ONNX file of one image input, another patch size than it is fixed to, or a file
             of cuts.
     """
+    patch_px = whole_number("patch_px", patch_px, at_least=1)
     file = read_onnx(find(path))
     refuse_cuts(file.graph.props, where=str(file.path))
     tensors = TensorNames(file.graph)

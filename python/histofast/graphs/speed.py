@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from histofast import encoders
 from histofast._arrays import check
 from histofast._machine import available_cpus
+from histofast._numbers import whole_number
 from histofast.encoders import Encoder
 from histofast.errors import ModelError
 from histofast.graphs.agreeing import agreement
@@ -103,9 +104,9 @@ def bench(
         raise ValueError("encoders must name at least one, got none")
     if len({os.fspath(name) for name in names_or_paths}) < len(names_or_paths):
         raise ValueError("encoders must be given once each")
-    if rounds < 1:
-        raise ValueError(f"rounds must be at least 1, got {rounds}")
-    threads = threads or available_cpus()
+    rounds = whole_number("rounds", rounds, at_least=1)
+    patch_px = whole_number("patch_px", patch_px, at_least=1)
+    threads = whole_number("threads", threads, at_least=1) or available_cpus()
     with ExitStack() as stack:
         loaded = [
             stack.enter_context(encoders.load(name, device=device, threads=threads))

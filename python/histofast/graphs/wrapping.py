@@ -11,6 +11,7 @@ import onnx
 from numpy.typing import NDArray
 
 from histofast._files import replacing
+from histofast._numbers import whole_number
 from histofast.encoders import INPUT, EncoderMetadata, EncoderSpec, Value, read_spec
 from histofast.errors import ModelError
 from histofast.graphs.batches import with_free_batch
@@ -87,17 +88,16 @@ def wrap(
         ModelError: no ONNX file; weights missing; too new or too old; no image input; already an
             encoder; several outputs; no such tensor; it cannot be pooled; its size contradicts
             `size_px` or `patch_px`; its results depend on the batch or differ.
-        ValueError: `mean`, `std`, `size_px`, `patch_px`, `pool`, `patches` or `out` out of range,
-            or `patch_px` is missing.
+        TypeError, ValueError: `mean`, `std`, `size_px`, `patch_px`, `mpp`, `pool`, `patches` or `out`
+            of another type or out of range, or `patch_px` is missing.
 
     Determinism: the same file and arguments give the same bytes.
     """
     path, out = Path(path), checked_out(out)
     check_pool(pool)
-    _check_channels("mean", mean)
-    _check_channels("std", std)
+    mean, std = _channels("mean", mean), _channels("std", std)
     if min(std) <= 0:
-        raise ValueError(f"std must be positive, got {tuple(std)}")
+        raise ValueError(f"std must be positive, got {std}")
     file = _read_foreign(path)
     image = image_input(file.graph)
     size_px, patch_px = _sizes(path, image, size_px=size_px, patch_px=patch_px)
@@ -158,18 +158,30 @@ def _read_foreign(path: Path) -> OnnxFile:
     return file
 
 
-def _check_channels(name: str, values: Sequence[float]) -> None:
-    if len(values) != 3 or not np.isfinite(values).all():
-        raise ValueError(f"{name} must be three finite numbers, got {tuple(values)}")
+def _channels(name: str, values: Sequence[float]) -> tuple[float, float, float]:
+    """Return three numbers as Python's own.
+
+    Raises:
+        TypeError: they are no numbers.
+        ValueError: not three, or not finite.
+    """
+    given = np.asarray(values)
+    if given.dtype.kind not in "iuf":
+        raise TypeError(f"{name} must be three finite numbers, got {values!r}")
+    if given.shape != (3,) or not np.isfinite(given).all():
+        raise ValueError(
+            f"{name} must be three finite numbers, got {tuple(given.ravel().tolist())}"
+        )
+    red, green, blue = map(float, given)
+    return red, green, blue
 
 
 def _sizes(
     path: Path, image: ImageInput, *, size_px: int | None, patch_px: int | None
 ) -> tuple[int | None, int]:
     """Return the size that the encoder is fixed to, or None, and the one that it is meant for."""
-    for name, value in (("size_px", size_px), ("patch_px", patch_px)):
-        if value is not None and value < 1:
-            raise ValueError(f"{name} must be at least 1, got {value}")
+    size_px = whole_number("size_px", size_px, at_least=1)
+    patch_px = whole_number("patch_px", patch_px, at_least=1)
     own = {px for px in (image.height_px, image.width_px) if px is not None}
     if len(own) == 2:
         raise ModelError(

@@ -16,12 +16,13 @@ except ModuleNotFoundError:
 from histofast.networks.adopted import AdoptedNetwork, adopt
 from histofast.networks.creation import create, layers
 from histofast.networks.device import pick_device
-from histofast.networks.exporting import PixelsIn, export, export_cuts, export_encoder
+from histofast.networks.exporting import export, export_cuts, export_encoder
 from histofast.networks.known import names
 from histofast.networks.network import Architecture, Cut, LoadReport, Network, Stage
 from histofast.networks.recorder import Recorder
 from histofast.networks.restored import restore
 from histofast.networks.timm import TimmNetwork
+from histofast.networks.verifying import PixelsIn
 from histofast.networks.weights import read_weights
 
 __all__ = [

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import math
 import os
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from torch import nn
 
-from histofast.encoders import SourceEntry, registry, sha256_of
+from histofast._numbers import real_number, whole_number
+from histofast.encoders import SourceEntry, WeightsEntry, registry, sha256_of
 from histofast.errors import ModelError
 from histofast.networks.known import ARCHITECTURES, cuts_of, no_such, whole
 from histofast.networks.network import Architecture, Cut, Network, Stage
@@ -57,36 +59,76 @@ def create(
         >>> create("densenet121", layer="denseblock1").d
         256
     """
+    classes = whole_number("classes", classes, at_least=0)
+    seed = whole_number("seed", seed)
+    bn_eps = real_number("bn_eps", bn_eps)
     if name.startswith(PREFIX):
         if bn_eps is not None:
             raise ValueError("bn_eps must be left to timm for its models")
         return create_timm(
             name, weights=weights, layer=layer, classes=classes, seed=seed, partial=partial
         )
+    if bn_eps is not None and not 0 < bn_eps < 1:
+        raise ValueError(f"bn_eps must be in 0..1, got {bn_eps}")
     architecture, source = _resolved(name)
+    layer = _checked_layer(name, architecture, source, layer)
+    if source is not None and weights is None:
+        raise ValueError(f"weights must be given for {name}: get {source.where}")
+    file = None if weights is None else _read(Path(weights), name, architecture, source)
+    told = source or (file.known if file else None)
+    if bn_eps is None:
+        stated = None if told is None else told.bn_eps
+        bn_eps = architecture.bn_eps if stated is None else stated
+    network = _empty(architecture, layer, classes=classes, bn_eps=bn_eps)
+    _fill_at_random(network, fan=architecture.fan, seed=seed)
+    if file is not None:
+        network.loaded = load_weights(
+            network,
+            file.state,
+            whole=whole(architecture.name),
+            sha256=file.sha256,
+            partial=partial,
+            where=str(weights),
+        )
+    if told is not None:
+        network.mean, network.std = told.mean, told.std
+    network.source = None if source is None else source.name
+    network.eval()
+    return network
+
+
+def _checked_layer(
+    name: str, architecture: Architecture, source: SourceEntry | None, layer: str | None
+) -> str:
+    """Return where a network is cut: as told, else where the source takes features, or its end."""
     cuts = whole(architecture.name).stage_names
     if layer is None:
         layer = cuts[-1] if source is None or source.layer is None else source.layer
     if layer not in cuts:
         raise ModelError(no_such("layer", layer, cuts, of=f" of {name}"))
-    if classes < 0:
-        raise ValueError(f"classes must be at least 0, got {classes}")
-    if bn_eps is not None and not 0 < bn_eps < 1:
-        raise ValueError(f"bn_eps must be in 0..1, got {bn_eps}")
-    if source is not None and weights is None:
-        raise ValueError(f"weights must be given for {name}: get {source.where}")
-    known = None
-    if weights is not None:
-        path = Path(weights)
-        state = read_weights(path)
-        sha256 = sha256_of(path)
-        known = registry().weights_of(sha256)
-        if known is not None and (source is not None or known.network != architecture.name):
-            raise ModelError(f"{path} holds weights of {known.network}, not of {name}")
-    told = source or known
-    if bn_eps is None:
-        stated = None if told is None else told.bn_eps
-        bn_eps = architecture.bn_eps if stated is None else stated
+    return layer
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _File:
+    """A weights file, read, and what the registry knows of it."""
+
+    state: dict[str, torch.Tensor]
+    sha256: str
+    known: WeightsEntry | None
+
+
+def _read(path: Path, name: str, architecture: Architecture, source: SourceEntry | None) -> _File:
+    state = read_weights(path)
+    sha256 = sha256_of(path)
+    known = registry().weights_of(sha256)
+    if known is not None and (source is not None or known.network != architecture.name):
+        raise ModelError(f"{path} holds weights of {known.network}, not of {name}")
+    return _File(state=state, sha256=sha256, known=known)
+
+
+def _empty(architecture: Architecture, layer: str, *, classes: int, bn_eps: float) -> Network:
+    """Return a network up to a layer, its tensors not filled."""
     with torch.device("meta"):
         stages: list[Stage] = []
         for stage in architecture.stages(bn_eps):
@@ -95,20 +137,6 @@ def create(
                 break
         network = Network(architecture, stages, classes=classes)
     network.to_empty(device="cpu")
-    _fill_at_random(network, fan=architecture.fan, seed=seed)
-    if weights is not None:
-        network.loaded = load_weights(
-            network,
-            state,
-            whole=whole(architecture.name),
-            sha256=sha256,
-            partial=partial,
-            where=str(weights),
-        )
-    if told is not None:
-        network.mean, network.std = told.mean, told.std
-    network.source = None if source is None else source.name
-    network.eval()
     return network
 
 

@@ -13,10 +13,10 @@ from torch import nn
 
 from histofast.errors import ModelError
 from histofast.networks.adopted import AdoptedNetwork
-from histofast.networks.exporting import PixelsIn
 from histofast.networks.known import no_such
 from histofast.networks.network import Network
 from histofast.networks.timm import TimmNetwork
+from histofast.networks.verifying import PixelsIn
 
 Consume = Callable[[str, Any], None]
 

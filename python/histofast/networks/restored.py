@@ -15,8 +15,8 @@ from histofast.encoders import find, read_spec
 from histofast.errors import ModelError
 from histofast.graphs import PixelGraph, read_constants
 from histofast.networks.creation import create
-from histofast.networks.exporting import Writer
 from histofast.networks.network import Network
+from histofast.networks.writing import Writer
 
 Tensors = Mapping[str, NDArray[Any]]
 

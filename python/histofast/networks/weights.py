@@ -9,7 +9,7 @@ import struct
 import warnings
 import zipfile
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -350,22 +350,11 @@ def load_weights(
             f"{where} has {len(unexpected)} tensors{under} that {name} has not "
             f"({listed(unexpected)}): " + hint("is it of another network?")
         )
-    for own, wanted in needed.items():
-        if own not in key_of or _COUNTER in own:
-            continue
-        key, value = key_of[own], state[key_of[own]]
-        if value.shape != wanted.shape:
-            raise ModelError(
-                f"{where}: {key} must be of shape {tuple(wanted.shape)} for {name}, got "
-                f"{tuple(value.shape)}: " + hint("is it of another network?")
-            )
-        if not value.is_floating_point():
-            raise ModelError(f"{where}: {key} must be floating point, got {value.dtype}")
-        if not value.isfinite().all():
-            raise ModelError(f"{where}: {key} holds NaN or infinity: copy or train it again")
-    network.load_state_dict(
-        {own: state[key_of[own]] if own in key_of else value for own, value in needed.items()}
-    )
+    taken = {own: state[key_of[own]] for own in needed if own in key_of}
+    for own, value in taken.items():
+        if _COUNTER not in own:
+            _check_tensor(f"{where}: {key_of[own]}", value, needed[own], name=name, hint=hint)
+    network.load_state_dict(needed | taken)
     return LoadReport(
         sha256=sha256,
         prefix=place.prefix,
@@ -374,6 +363,21 @@ def load_weights(
         missing=tuple(missing),
         unexpected=tuple(unexpected),
     )
+
+
+def _check_tensor(
+    what: str, value: torch.Tensor, wanted: torch.Tensor, *, name: str, hint: Callable[[str], str]
+) -> None:
+    """Refuse a tensor of a file that is of another shape or type, or not finite."""
+    if value.shape != wanted.shape:
+        raise ModelError(
+            f"{what} must be of shape {tuple(wanted.shape)} for {name}, got "
+            f"{tuple(value.shape)}: " + hint("is it of another network?")
+        )
+    if not value.is_floating_point():
+        raise ModelError(f"{what} must be floating point, got {value.dtype}")
+    if not value.isfinite().all():
+        raise ModelError(f"{what} holds NaN or infinity: copy or train it again")
 
 
 def _fitting(state: dict[str, torch.Tensor]) -> str | None:

@@ -1,0 +1,139 @@
+"""The proof that an encoder file computes what the torch network computes."""
+
+# mypy: allow-subclassing-any
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import nn
+
+from histofast.encoders import load, load_all
+from histofast.errors import ModelError
+from histofast.graphs import BATCHES, capture
+from histofast.networks.adopted import AdoptedNetwork
+from histofast.networks.network import Network
+from histofast.networks.timm import TimmNetwork
+
+MAX_RELATIVE_ERROR = 1e-5
+_TALLER_PX = 5
+
+
+class PixelsIn(nn.Module):
+    """A network as its encoder file computes it: uint8 (n, h, w, 3) in, float32 (n, d) out."""
+
+    def __init__(self, network: Network | TimmNetwork | AdoptedNetwork) -> None:
+        super().__init__()
+        self.network = network
+        self.register_buffer("mean", 255 * torch.tensor(network.mean).view(1, 3, 1, 1))
+        self.register_buffer("std", 255 * torch.tensor(network.std).view(1, 3, 1, 1))
+
+    def forward(self, pixels: torch.Tensor) -> torch.Tensor:
+        x = pixels.permute(0, 3, 1, 2).to(torch.float32)  # (n, 3, h, w)
+        features: torch.Tensor = self.network((x - self.mean) / self.std)
+        return features
+
+
+def verify(
+    file: Path,
+    network: Network | TimmNetwork,
+    patches: NDArray[np.uint8],
+    *,
+    stage_of_tensor: dict[str, str],
+    shown: Path,
+) -> None:
+    """Refuse a file whose features differ from torch's.
+
+    Raises:
+        ModelError: by more than the tolerance.
+    """
+    cases = _cases(patches, of_any_size=isinstance(network, Network))
+    module = PixelsIn(network).eval()
+    with load(file, device="cpu", threads=1) as encoder, torch.inference_mode():
+        for case in cases:
+            error = _largest_error(encoder.encode_together(case), module(torch.from_numpy(case)))
+            if error <= MAX_RELATIVE_ERROR:  # false for NaN
+                continue
+            n, h, w, _ = case.shape
+            where = (
+                _first_wrong_stage(file, network, case, stage_of_tensor=stage_of_tensor)
+                if isinstance(network, Network)
+                else "torch's exporter and ONNX Runtime are at odds"
+            )
+            raise ModelError(
+                f"{shown} is not written: ONNX Runtime and torch differ by {error:.1e} of the "
+                f"features' norm (batch of {n}, {h} x {w} px), wanted at most "
+                f"{MAX_RELATIVE_ERROR:.0e}: {where}"
+            )
+
+
+def verify_cuts(file: Path, network: Network, patches: NDArray[np.uint8], *, shown: Path) -> None:
+    """Refuse a file of cuts whose features differ from torch's.
+
+    Raises:
+        ModelError: those of a cut, which is named, by more than the tolerance.
+    """
+    module = PixelsIn(network).eval()
+    wanted: dict[str, torch.Tensor] = {}
+
+    def keep(layer: str) -> Callable[[nn.Module, Any, torch.Tensor], None]:
+        return lambda _, inputs, maps: wanted.update({layer: maps.mean((2, 3))})
+
+    with load_all(file, device="cpu", threads=1) as joined, ExitStack() as hooks:
+        for spec in joined.specs:
+            handle = network.stage(spec.layer).register_forward_hook(keep(spec.layer))
+            hooks.callback(handle.remove)
+        for case in _cases(patches, of_any_size=True):
+            with torch.inference_mode():
+                module(torch.from_numpy(case))
+            for spec, got in zip(joined.specs, joined.encode_together(case), strict=True):
+                error = _largest_error(got, wanted[spec.layer])
+                if error <= MAX_RELATIVE_ERROR:  # false for NaN
+                    continue
+                n, h, w, _ = case.shape
+                raise ModelError(
+                    f"{shown} is not written: ONNX Runtime and torch differ by {error:.1e} of the "
+                    f"features' norm (batch of {n}, {h} x {w} px), wanted at most "
+                    f"{MAX_RELATIVE_ERROR:.0e}: {spec.layer} is the first cut to do so"
+                )
+
+
+def _cases(patches: NDArray[np.uint8], *, of_any_size: bool) -> list[NDArray[np.uint8]]:
+    """Return the batches to compare on: of several lengths, and one of rectangles."""
+    cases = [patches[:n] for n in BATCHES]
+    if of_any_size:
+        cases.append(np.concatenate([patches[:2], patches[:2, :_TALLER_PX]], axis=1))
+    return cases
+
+
+def _first_wrong_stage(
+    file: Path, network: Network, pixels: NDArray[np.uint8], *, stage_of_tensor: dict[str, str]
+) -> str:
+    wanted: dict[str, torch.Tensor] = {}
+
+    def keep(stage: str) -> Callable[[nn.Module, Any, torch.Tensor], None]:
+        return lambda module, inputs, output: wanted.update({stage: output})
+
+    hooks = [network.stage(s).register_forward_hook(keep(s)) for s in stage_of_tensor.values()]
+    PixelsIn(network).eval()(torch.from_numpy(pixels))
+    for hook in hooks:
+        hook.remove()
+    got = capture(file, list(stage_of_tensor), pixels)
+    for tensor, stage in stage_of_tensor.items():
+        error = _largest_error(got[tensor], wanted[stage])
+        if not error <= MAX_RELATIVE_ERROR:
+            return f"{stage} is the first stage to do so, by {error:.1e}"
+    return "all stages agree, it is what follows them"
+
+
+def _largest_error(got: NDArray[np.float32], wanted: torch.Tensor) -> float:
+    """Return the largest error of a row, relative to the norm of the row wanted."""
+    rows = wanted.numpy().reshape(len(got), -1).astype(np.float64)
+    norms = np.linalg.norm(rows, axis=1)
+    errors = np.linalg.norm(got.reshape(len(got), -1) - rows, axis=1)
+    return float((errors / np.maximum(norms, np.finfo("f4").tiny)).max())
