@@ -204,14 +204,7 @@ def train(
     if as_json:
         typer.echo(json.dumps(found, indent=1))
         return
-    slides = count(found["bags"], "slide")
-    if found["unit"] == "patient":
-        slides += f" of {count(found['patients'], 'patient')}"
-    known = "" if found["unit"] == "patient" else " (slides count as patients)"
-    typer.echo(
-        f"{run.model}, {count(len(run.folds), 'fold')}: {slides}, each predicted by a model that has "
-        f"not seen it{known}"
-    )
+    typer.echo(f"{run.model}, {count(len(run.folds), 'fold')}: {_basis(found)}")
     for line in _table(found):
         typer.echo(line)
     typer.echo(f"predictions: {run.path / 'predictions.csv'}, curves: {run.path / 'curves.png'}")
@@ -298,6 +291,14 @@ def _model_options(texts: Sequence[str]) -> dict[str, Any]:
 def _note(notes: Sequence[str], *, quiet: bool) -> None:
     for note in () if quiet else notes:
         typer.echo(f"note: {told(note)}", err=True)
+
+
+def _basis(found: Mapping[str, Any]) -> str:
+    """What was predicted; patients are spoken of where they are known."""
+    slides, unseen = count(found["bags"], "slide"), "each predicted by a model that has not seen it"
+    if found["unit"] == "slide":
+        return f"{slides}, {unseen} (slides count as patients)"
+    return f"{slides} of {count(found['patients'], 'patient')}, {unseen}"
 
 
 def _table(found: Mapping[str, Any]) -> Iterator[str]:
