@@ -179,7 +179,7 @@ def test_json_is_the_data_and_nan_is_null():
 
 
 def test_everything_given_is_text():
-    evil = "<script>alert(1)</script>\"'&"
+    evil = "<script>alert(1)</script>\"'&\x0b名"
     chart = Chart(
         title=evil,
         caption=evil,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import warnings
 from collections.abc import Sequence
 
 import numpy as np
@@ -38,7 +39,8 @@ def panel_svg(panel: Panel, *, name: str) -> str:
         panel: what to draw.
         name: begins every id in it; no two elements of a page have one name.
     """
-    with rc_context(RC):
+    with rc_context(RC), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph", UserWarning)  # the page has fonts of its own
         sheet = lay_out([panel])
         return for_page(_saved(sheet, "svg"), name=name, alt=panel.alt, tips=sheet.tips)
 

@@ -11,6 +11,7 @@ from histofast.report.style import VARIABLES
 _PX_PER_PT = 4 / 3
 _LEAST = 0.7  # of its size a drawing shrinks to before it scrolls: letters of 8 px
 _REFERENCE = re.compile(r"url\(#([^)]+)\)")
+_CONTROL = re.compile(rb"[\x00-\x08\x0b\x0c\x0e-\x1f]")  # may be in names, not in XML
 _LONG = re.compile(r"-?\d+\.\d{3,}")
 
 
@@ -23,7 +24,7 @@ def for_page(svg: bytes, *, name: str, alt: str, tips: Mapping[str, Sequence[str
         alt: what it shows, in words.
         tips: of each mark of a group, in order, by the group's id; "": none.
     """
-    root = ET.fromstring(svg)
+    root = ET.fromstring(_CONTROL.sub(b"", svg))
     for element in root.iter():
         element.tag = element.tag.rpartition("}")[2]
         attributes = dict(element.attrib)
