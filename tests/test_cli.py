@@ -506,7 +506,7 @@ def test_a_folder_without_slides(extract, tmp_path):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("scanned,mpp\na,1\n", r"must have a column wsi \(or .*\), got scanned, mpp"),
+        ("scanned,mpp\na,1\n", r"must have a column file \(or .*\), got scanned, mpp"),
         ("wsi\na.svs\na.svs\n", "slides must be given once each, got .*a.svs twice"),
         ("wsi,mpp\na.svs,nan\n", "line 2: mpp must be within 0.05..20 um per pixel, got nan"),
         ("", "must have a header and at least one row"),
