@@ -10,7 +10,7 @@ import openslide
 import pytest
 import tifffile
 
-from histofast.errors import SlideError
+from histofast.errors import WriteError
 from histofast.patches import make_demo_slides, make_labelled_slides, make_slide
 from histofast.slides import (
     encode_tile,
@@ -143,14 +143,14 @@ class TestPyramid:
         assert list(tmp_path.iterdir()) == []
         (tmp_path / "file").touch()
         with pytest.raises(
-            SlideError, match=r"cannot write .*a\.tif: (Not a directory|File exists)"
+            WriteError, match=r"cannot write .*a\.tif: (Not a directory|File exists)"
         ):
             write_array_pyramid(tmp_path / "file" / "a.tif", picture(64, 64), mpp=1)
 
     @pytest.mark.parametrize(
         ("options", "match"),
         [
-            ({"mpp": 0}, "mpp must be positive, got 0"),
+            ({"mpp": 0}, "mpp must be above 0, got 0"),
             ({"tile_px": 100}, "tile_px must be a multiple of 16, got 100"),
             ({"tile_px": 64, "factor": 3}, "tile_px must be a multiple of factor 3, got 64"),
             ({"levels": 0}, "levels must be at least 1"),
@@ -269,7 +269,7 @@ class TestSyntheticSlide:
             ({"repeat_px": 1000}, "repeat_px must be a power of two"),
             ({"repeat_px": 128}, "repeat_px must be a power of two, .* at least 256"),
             ({"repeat_px": 512, "tile_px": 240}, "repeat_px must be a power of two"),
-            ({"mpp": -1}, "mpp must be positive"),
+            ({"mpp": -1}, "mpp must be above 0"),
         ],
     )
     def test_rejections(self, tmp_path: Path, options: dict[str, Any], match: str) -> None:

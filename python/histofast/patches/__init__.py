@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from histofast.patches.images import bag_patch_px, stream_bag
 from histofast.patches.rows import PatchReader
 from histofast.patches.sample import PatchSample, sample_patches
 from histofast.patches.sources import (
@@ -11,17 +12,10 @@ from histofast.patches.sources import (
     select_shard,
     with_masks,
 )
-from histofast.patches.stream import (
-    PatchBag,
-    PatchBatch,
-    bag_patch_px,
-    iter_patches,
-    read_patch_table,
-    stream_bag,
-    stream_slide,
-)
+from histofast.patches.stream import PatchBatch, iter_patches, stream_slide
 from histofast.patches.survey import SLIDE_FAILURES, MaskFile, TissueOptions, survey_tissue
 from histofast.patches.synthetic import make_demo_slides, make_labelled_slides, make_slide
+from histofast.patches.tables import PatchBag, read_patch_table
 
 __all__ = [
     "SLIDE_FAILURES",

@@ -14,8 +14,10 @@ from numpy.typing import NDArray
 from histofast._machine import available_cpus
 from histofast.errors import FeatureError
 from histofast.features import FeatureFile
+from histofast.patches.images import stream_bag
 from histofast.patches.sources import Job, list_bags, list_jobs
-from histofast.patches.stream import PatchBag, iter_patches, stream_bag
+from histofast.patches.stream import iter_patches
+from histofast.patches.tables import PatchBag
 from histofast.slides import Slide, open_slide
 from histofast.tiling import PatchPlan
 

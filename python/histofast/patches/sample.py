@@ -11,9 +11,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from histofast._machine import available_cpus
+from histofast.patches.images import stream_bag
 from histofast.patches.sources import Job, list_bags, list_jobs
-from histofast.patches.stream import PatchBag, iter_patches, stream_bag
+from histofast.patches.stream import iter_patches
 from histofast.patches.survey import TissueOptions, find_tissue_with
+from histofast.patches.tables import PatchBag
 from histofast.slides import open_slide
 from histofast.tiling import plan_patches
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from histofast._numbers import mpp_number
 from histofast._tables import read_table
-from histofast.patches.stream import PatchBag, read_patch_table
+from histofast.patches.tables import PatchBag, read_patch_table
 from histofast.slides import find_slides
 
 

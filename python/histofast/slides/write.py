@@ -7,12 +7,11 @@ file has one page per level (or SubIFDs), its resolution in pixels per cm, and J
 
 from __future__ import annotations
 
-import errno
-import os
 from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from fractions import Fraction
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -22,9 +21,9 @@ import tifffile
 from numpy.typing import NDArray
 
 from histofast._arrays import check
-from histofast._files import replacing
+from histofast._files import replacing, write_error
+from histofast._numbers import real_number
 from histofast._stopping import stop_if_asked
-from histofast.errors import SlideError
 
 Codec = Literal["jpeg", "jpeg2000", "webp", "deflate", "lzw", "none"]
 Pixels = NDArray[np.uint8]
@@ -82,7 +81,7 @@ def write_pyramid(
 
     Raises:
         TypeError, ValueError: malformed arguments or tiles.
-        SlideError: the file cannot be written.
+        WriteError: the file cannot be written.
 
     Determinism: equal tiles give equal bytes with one release of tifffile and imagecodecs.
     """
@@ -97,16 +96,10 @@ def write_pyramid(
         codec=codec,
     )
 
-    def encoded(level: int, column: int, row: int) -> bytes:
-        tile = tile_source(level, column, row)
-        if isinstance(tile, bytes):
-            return tile
-        check("tile", tile, "uint8", (tile_px, tile_px, 3))
-        return encode_tile(tile, codec=codec, quality=quality)
-
-    compression, photometric = _TIFF_CODEC[codec]
+    encoded = partial(_encoded, tile_source, tile_px=tile_px, codec=codec, quality=quality)
     sizes = level_sizes(width, height, levels=levels, factor=factor)
     raw_bytes = sum(w * h * 3 for w, h in sizes)
+    subifds = levels - 1 if place == "subifds" else None
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with (
@@ -116,24 +109,11 @@ def write_pyramid(
         ):
             for level, (level_width, level_height) in enumerate(sizes):
                 columns, rows = -(-level_width // tile_px), -(-level_height // tile_px)
-                options: dict[str, Any] = {
-                    "photometric": photometric,
-                    "compression": compression,
-                    "software": "histofast",
-                    "metadata": None,
-                }
-                if codec == "jpeg":
-                    options["subsampling"] = (2, 2)
-                if mpp is not None:
-                    per_cm = Fraction(10_000 / (mpp * width / level_width)).limit_denominator(10**4)
-                    resolution = (per_cm.numerator, per_cm.denominator)
-                    options |= {"resolution": (resolution,) * 2, "resolutionunit": "CENTIMETER"}
-                if level == 0:
-                    options["description"] = description
-                    if place == "subifds":
-                        options["subifds"] = levels - 1
-                else:
+                options = _page_options(codec, None if mpp is None else mpp * width / level_width)
+                if level:
                     options["subfiletype"] = 1  # a reduced picture of another page
+                else:
+                    options |= {"description": description, "subifds": subifds}
                 places = ((level, c, r) for r in range(rows) for c in range(columns))
                 tiff.write(
                     _in_order(pool, encoded, places, ahead=2 * workers),
@@ -143,10 +123,42 @@ def write_pyramid(
                     **options,
                 )
     except OSError as error:
-        reason = os.strerror(error.errno) if error.errno else str(error)
-        if error.errno == errno.ENOSPC:
-            reason += ": free some space or choose another folder"
-        raise SlideError(f"cannot write {path}: {reason}") from error
+        raise write_error(path, error) from error
+
+
+def _encoded(
+    tile_source: TileSource,
+    level: int,
+    column: int,
+    row: int,
+    *,
+    tile_px: int,
+    codec: Codec,
+    quality: int,
+) -> bytes:
+    tile = tile_source(level, column, row)
+    if isinstance(tile, bytes):
+        return tile
+    check("tile", tile, "uint8", (tile_px, tile_px, 3))
+    return encode_tile(tile, codec=codec, quality=quality)
+
+
+def _page_options(codec: Codec, mpp: float | None) -> dict[str, Any]:
+    """What tifffile is told of every page; `mpp` is the page's own."""
+    compression, photometric = _TIFF_CODEC[codec]
+    options: dict[str, Any] = {
+        "photometric": photometric,
+        "compression": compression,
+        "software": "histofast",
+        "metadata": None,
+    }
+    if codec == "jpeg":
+        options["subsampling"] = (2, 2)
+    if mpp is not None:
+        per_cm = Fraction(10_000 / mpp).limit_denominator(10**4)
+        resolution = (per_cm.numerator, per_cm.denominator)
+        options |= {"resolution": (resolution,) * 2, "resolutionunit": "CENTIMETER"}
+    return options
 
 
 def write_averaged_pyramid(
@@ -175,7 +187,7 @@ def write_averaged_pyramid(
 
     Raises:
         TypeError, ValueError: malformed arguments or tiles.
-        SlideError: the file cannot be written.
+        WriteError: the file cannot be written.
     """
     _check_pyramid(
         width=width,
@@ -188,46 +200,17 @@ def write_averaged_pyramid(
     )
     if levels > 1 and tile_px % factor:
         raise ValueError(f"tile_px must be a multiple of factor {factor}, got {tile_px}")
-    coarser = [
-        _Level(width=w, height=h, tile_px=tile_px)
-        for w, h in level_sizes(width, height, levels=levels, factor=factor)
-    ]
-    part_px = tile_px // factor
-
-    def add(level: int, column: int, row: int, tile: Pixels) -> None:
-        """Let a finished tile have its part in the level above it."""
-        if level + 1 == levels:
-            return
-        above = coarser[level + 1]
-        outer_column, inner_column = divmod(column, factor)
-        outer_row, inner_row = divmod(row, factor)
-        is_complete = above.put(
-            outer_column,
-            outer_row,
-            average_blocks(tile, factor),
-            x=inner_column * part_px,
-            y=inner_row * part_px,
-            parts=min(factor, coarser[level].columns - outer_column * factor)
-            * min(factor, coarser[level].rows - outer_row * factor),
-        )
-        if is_complete:
-            whole = above.take(outer_column, outer_row)
-            above.encoded[outer_column, outer_row] = encode_tile(
-                whole, codec=codec, quality=quality
-            )
-            add(level + 1, outer_column, outer_row, whole)
-
-    def tile_source(level: int, column: int, row: int) -> bytes:
-        if level:
-            return coarser[level].encoded.pop((column, row))
-        pixels, encoded = level0_source(column, row)
-        check("tile", pixels, "uint8", (tile_px, tile_px, 3))
-        add(0, column, row, pixels)
-        return encoded or encode_tile(pixels, codec=codec, quality=quality)
-
+    averaging = _Averaging(
+        level0_source,
+        sizes=level_sizes(width, height, levels=levels, factor=factor),
+        tile_px=tile_px,
+        factor=factor,
+        codec=codec,
+        quality=quality,
+    )
     write_pyramid(
         path,
-        tile_source,
+        averaging.tile,
         width=width,
         height=height,
         mpp=mpp,
@@ -263,7 +246,7 @@ def write_array_pyramid(
 
     Raises:
         TypeError, ValueError: malformed arguments.
-        SlideError: the file cannot be written.
+        WriteError: the file cannot be written.
     """
     height, width = check("image", image, "uint8", ("h", "w", 3), contiguous=False)
 
@@ -341,6 +324,57 @@ class _Level:
         return self._open.pop((column, row))[0]
 
 
+class _Averaging:
+    """The tiles of all levels, from those of level 0 as they come; a `TileSource`."""
+
+    def __init__(
+        self,
+        level0_source: Level0Source,
+        *,
+        sizes: list[tuple[int, int]],
+        tile_px: int,
+        factor: int,
+        codec: Codec,
+        quality: int,
+    ) -> None:
+        self._source, self._tile_px, self._factor = level0_source, tile_px, factor
+        self._codec, self._quality = codec, quality
+        self._levels = [_Level(width=w, height=h, tile_px=tile_px) for w, h in sizes]
+
+    def tile(self, level: int, column: int, row: int) -> bytes:
+        """Return a compressed tile; those of coarser levels are complete by their turn."""
+        if level:
+            return self._levels[level].encoded.pop((column, row))
+        pixels, encoded = self._source(column, row)
+        check("tile", pixels, "uint8", (self._tile_px, self._tile_px, 3))
+        self._add(0, column, row, pixels)
+        return encoded or encode_tile(pixels, codec=self._codec, quality=self._quality)
+
+    def _add(self, level: int, column: int, row: int, tile: Pixels) -> None:
+        """Let a finished tile have its part in the level above it."""
+        if level + 1 == len(self._levels):
+            return
+        here, above, factor = self._levels[level], self._levels[level + 1], self._factor
+        outer_column, inner_column = divmod(column, factor)
+        outer_row, inner_row = divmod(row, factor)
+        part_px = self._tile_px // factor
+        is_complete = above.put(
+            outer_column,
+            outer_row,
+            average_blocks(tile, factor),
+            x=inner_column * part_px,
+            y=inner_row * part_px,
+            parts=min(factor, here.columns - outer_column * factor)
+            * min(factor, here.rows - outer_row * factor),
+        )
+        if is_complete:
+            whole = above.take(outer_column, outer_row)
+            above.encoded[outer_column, outer_row] = encode_tile(
+                whole, codec=self._codec, quality=self._quality
+            )
+            self._add(level + 1, outer_column, outer_row, whole)
+
+
 def average_blocks(tile: Pixels, factor: int) -> Pixels:
     """Means of factor x factor pixels, halves rounded up."""
     h, w, _ = tile.shape
@@ -381,8 +415,7 @@ def _check_pyramid(
 ) -> None:
     if width < 1 or height < 1:
         raise ValueError(f"width and height must be at least 1, got {width} and {height}")
-    if mpp is not None and not mpp > 0:
-        raise ValueError(f"mpp must be positive, got {mpp}")
+    real_number("mpp", mpp, above=0)
     if tile_px < 16 or tile_px % 16:
         raise ValueError(f"tile_px must be a multiple of 16, got {tile_px}")
     if levels < 1 or factor < 2:
