@@ -12,8 +12,6 @@ import typer
 
 import histofast
 from histofast import cli
-from histofast.cli import flags
-from histofast.cli.flags import flags_of, with_flags
 
 PACKAGE = Path(histofast.__file__).parent
 FLAGS = {"patch_px": "--patch-px", "strict": "--strict", "mpp": "--mpp", "device": "--device"}
@@ -31,7 +29,7 @@ COMMANDS = dict(commands(typer.main.get_command(cli.app)))
 
 
 def test_examples():
-    assert doctest.testmod(flags).failed == 0
+    assert doctest.testmod(cli.flags).failed == 0
 
 
 @pytest.mark.parametrize(
@@ -50,11 +48,11 @@ def test_examples():
     ],
 )
 def test_arguments_become_flags(said, told):
-    assert with_flags(said, FLAGS) == (told or said)
+    assert cli.flags.with_flags(said, FLAGS) == (told or said)
 
 
 def test_a_flag_of_several_spellings_is_called_by_the_first():
-    known = flags_of(COMMANDS["extract",])
+    known = cli.flags.flags_of(COMMANDS["extract",])
     assert known["patch_size"] == known["patch_px"] == "--patch-px"
     assert known["overlap_px"] == "--overlap"
 
