@@ -10,13 +10,10 @@ import re
 import subprocess
 import sys
 from dataclasses import replace
-from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from extras import need
 from histofast.report import (
@@ -41,7 +38,6 @@ from histofast.report import (
     signed,
     size,
 )
-from histofast.report.style import range_of, spread
 from page_reader import PageReader, decoded
 from report_figures import (
     FIGURES,
@@ -329,7 +325,7 @@ def test_answers_are_made_without_the_libraries():
     assert not {"matplotlib", "jinja2"} & set(loaded)
 
 
-# --- Curves, scales, numbers -------------------------------------------------------------------
+# --- Curves, numbers ---------------------------------------------------------------------------
 
 
 def test_curves():
@@ -359,25 +355,6 @@ def test_curves():
 def test_curves_refuse(logs, message):
     with pytest.raises(ValueError, match=message):
         curves(logs, metric="auroc")
-
-
-@given(wanted=st.lists(st.floats(0, 1), max_size=20), gap=st.floats(0.001, 0.2))
-def test_names_are_spread(wanted, gap):
-    moved = spread(wanted, gap=gap, low=0, high=1)
-    assert all(-1e-9 <= position <= 1 + 1e-9 for position in moved)
-    least = min(gap, 1 / max(len(wanted) - 1, 1))
-    ordered = sorted(moved)
-    assert all(b - a >= least - 1e-9 for a, b in pairwise(ordered))
-    order = sorted(range(len(wanted)), key=lambda i: wanted[i])
-    assert [moved[i] for i in order] == pytest.approx(ordered)
-    if all(b - a >= gap for a, b in pairwise(sorted(wanted))):
-        assert moved == pytest.approx(wanted)
-
-
-def test_range():
-    assert range_of([0.9, 1.0]) == pytest.approx((0.88, 1.0))
-    assert range_of([-1.0, NAN, 1.0]) == pytest.approx((-1.12, 1.12))
-    assert range_of([]) == (0.0, 1.0)
 
 
 def test_numbers():

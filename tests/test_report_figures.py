@@ -12,6 +12,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from extras import need
 from histofast.report import (
@@ -40,7 +42,7 @@ need("matplotlib", "jinja2")
 from PIL import Image
 
 from histofast.report.drawing import draw, images, panel_svg
-from histofast.report.style import VARIABLES
+from histofast.report.style import VARIABLES, range_of, spread
 
 NAN = float("nan")
 BASELINE = Path(__file__).resolve().parent / "baseline"
@@ -244,3 +246,25 @@ def test_colours_and_letters_are_the_style_sheets():
     for variable in VARIABLES.values():
         assert style.count(f" {variable}: #") == 2  # in light and in dark
     assert "prefers-color-scheme: dark" in style
+
+
+# --- Scales ------------------------------------------------------------------------------------
+
+
+@given(wanted=st.lists(st.floats(0, 1), max_size=20), gap=st.floats(0.001, 0.2))
+def test_names_are_spread(wanted, gap):
+    moved = spread(wanted, gap=gap, low=0, high=1)
+    assert all(-1e-9 <= position <= 1 + 1e-9 for position in moved)
+    least = min(gap, 1 / max(len(wanted) - 1, 1))
+    ordered = sorted(moved)
+    assert all(b - a >= least - 1e-9 for a, b in pairwise(ordered))
+    order = sorted(range(len(wanted)), key=lambda i: wanted[i])
+    assert [moved[i] for i in order] == pytest.approx(ordered)
+    if all(b - a >= gap for a, b in pairwise(sorted(wanted))):
+        assert moved == pytest.approx(wanted)
+
+
+def test_range():
+    assert range_of([0.9, 1.0]) == pytest.approx((0.88, 1.0))
+    assert range_of([-1.0, NAN, 1.0]) == pytest.approx((-1.12, 1.12))
+    assert range_of([]) == (0.0, 1.0)
