@@ -79,7 +79,9 @@ def file(network, tmp_path_factory):
     networks.export(network, folder / "float32.onnx", patch_px=PX)
     held_out = graphs.stained_noise(32, PX)
     path = folder / "float16.onnx"
-    graphs.write_quantized(folder / "float32.onnx", out=path, precision="float16", held_out=held_out)
+    graphs.write_quantized(
+        folder / "float32.onnx", out=path, precision="float16", held_out=held_out
+    )
     return path
 
 

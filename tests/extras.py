@@ -8,35 +8,37 @@ from typing import Any
 
 import pytest
 
-# Top-level module -> what to install. All of histofast's extras come with `.[test]`.
+# Top-level module -> what to install for it.
 REMEDIES = {
     **dict.fromkeys(
         ["jinja2", "matplotlib", "safetensors", "sklearn", "torch"], "histofast[train]"
     ),
-    **dict.fromkeys(["onnxscript", "timm", "torchvision"], "histofast[timm]"),
+    "onnxscript": "histofast[test]",
     "tensorboard": "histofast[tensorboard]",
+    **dict.fromkeys(["timm", "torchvision"], "histofast[timm]"),
     "cupy": "cupy",
     "nanobind": "nanobind",
     "torchmil": "torchmil",
 }
+# Those that README's command for the tests installs.
+WITH_TEST = {"jinja2", "matplotlib", "onnxscript", "safetensors", "sklearn", "tensorboard", "torch"}
 
 
 def need(*names: str) -> Any:
     """Import the modules that a test, or a whole file of them, needs; return the first.
 
     Rooms of histofast as well. Where something is missing, the test is skipped; with
-    HISTOFAST_REQUIRE_EXTRAS=1 that is an error if one of histofast's extras brings it.
+    HISTOFAST_REQUIRE_EXTRAS=1 that is an error if `.[test]` brings it.
     """
+    required = WITH_TEST if os.environ.get("HISTOFAST_REQUIRE_EXTRAS") == "1" else set()
     modules = []
     for name in names:
         try:
             modules.append(import_module(name))
         except ModuleNotFoundError as error:
             missing = str(error.name).partition(".")[0]
-            remedy = REMEDIES.get(missing, "histofast")
-            if missing not in REMEDIES or (
-                remedy.startswith("histofast") and os.environ.get("HISTOFAST_REQUIRE_EXTRAS") == "1"
-            ):
+            if missing not in REMEDIES or missing in required:
                 raise
-            pytest.skip(f"needs {missing}: pip install '{remedy}'", allow_module_level=True)
+            reason = f"needs {missing}: pip install '{REMEDIES[missing]}'"
+            pytest.skip(reason, allow_module_level=True)
     return modules[0]
