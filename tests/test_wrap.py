@@ -431,6 +431,16 @@ def test_weights_that_are_not_there(tmp_path, spoil, match):
     refuse(path, ModelError, match)
 
 
+def test_weights_that_lie_at_no_number(tmp_path):
+    path = foreign_models.residual(
+        tmp_path / "net.onnx", save_as_external_data=True, location="net.data", size_threshold=0
+    )
+    model = onnx.load(path, load_external_data=False)
+    next(e for e in model.graph.initializer[0].external_data if e.key == "offset").value = "-1"
+    path.write_bytes(model.SerializeToString())
+    refuse(path, ModelError, "does not say where its weights lie: export it again")
+
+
 def test_weights_outside_the_folder(tmp_path):
     (tmp_path / "in").mkdir()
     path = foreign_models.residual(

@@ -116,8 +116,10 @@ def _data_files(path: Path, tensors: Sequence[onnx.TensorProto]) -> list[Path]:
             raise ModelError(
                 f"{path} keeps its weights in {file.name}, which is missing: put it beside the file"
             )
-        end = int(entries.get("offset", 0)) + int(entries.get("length", 0))
-        if end > file.stat().st_size:
+        ends = [entries.get("offset", "0"), entries.get("length", "0")]
+        if not all(map(str.isdecimal, ends)):
+            raise ModelError(f"{path} does not say where its weights lie: export it again")
+        if sum(map(int, ends)) > file.stat().st_size:
             raise ModelError(f"{file} is truncated: copy or export {path.name} again")
         files.add(file)
     return sorted(files)
