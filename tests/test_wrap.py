@@ -14,7 +14,6 @@ from extras import need
 from foreign_models import MEAN, STD
 from histofast import encoders, graphs
 from histofast.errors import ModelError
-from histofast.graphs import onnx_file, wrapping
 
 CHANNELS = {"mean": MEAN, "std": STD}
 
@@ -229,7 +228,7 @@ def test_metadata_is_complete(tmp_path):
     plain = graphs.wrap(path, out=tmp_path / "plain.onnx", **CHANNELS)
     assert (plain.name, plain.network, plain.layer) == ("plain", "my-net", "fc")
     assert (plain.provenance, plain.licence, plain.mpp) == ("my net.onnx", "not stated", 0.5)
-    assert plain.exporter == f"elsewhere, {wrapping.EXPORTER}"
+    assert plain.exporter == "elsewhere, histofast wrap 1"
     assert plain.weights_sha256 == plain.made_from == encoders.sha256_of(path)
     told = graphs.wrap(
         path,
@@ -458,7 +457,7 @@ def test_weights_outside_the_folder(tmp_path):
 
 
 def test_weights_that_fit_no_file(tmp_path, net, monkeypatch):
-    monkeypatch.setattr(onnx_file, "MAX_BYTES", 1000)
+    monkeypatch.setattr("histofast.graphs.onnx_file.MAX_BYTES", 1000)
     refuse(net, ModelError, r"has 0.0 GB with its weights, one ONNX file holds at most")
 
 
@@ -517,7 +516,7 @@ def test_a_graph_that_fails(tmp_path):
 
 
 def test_differing_results(net, monkeypatch):
-    monkeypatch.setattr(wrapping, "max_relative_error", lambda precision: -1.0)
+    monkeypatch.setattr("histofast.graphs.wrapping.max_relative_error", lambda precision: -1.0)
     refuse(
         net,
         ModelError,
