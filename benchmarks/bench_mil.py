@@ -11,6 +11,8 @@ from __future__ import annotations
 
 import csv
 import os
+from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -19,8 +21,8 @@ from torch.nn import functional
 
 from histofast import networks
 from histofast.features import FeatureWriter
-from histofast.mil import TrainConfig, backward, create, open_bags
-from histofast.mil import training as module
+from histofast.learning import Fold
+from histofast.mil import TrainConfig, TrainProgress, backward, create, fold_training, open_bags
 
 BAGS = int(os.environ.get("HISTOFAST_BENCH_BAGS", "500"))
 N, D = 5000, 512
@@ -60,17 +62,21 @@ def fresh():
 def epoch_from_disk(bags):
     """The epoch that `train` runs, and nothing else of it."""
 
-    class Of:
-        task, classes, config = "classification", bags.classes, TrainConfig()
-
     rows = np.arange(len(bags))
-    goal = module.Goal.of(bags, Of, rows)
-    model, optimizer = fresh()
-    state = module._State(model=model, optimizer=optimizer, best={}, epochs=[])
-    now = module.TrainProgress(
+    run = SimpleNamespace(
+        path=Path(),
+        model="attention",
+        task="classification",
+        classes=bags.classes,
+        d=D,
+        config=TrainConfig(),
+        metric="loss",
+        folds=(Fold(train=rows, validation=rows[:0], test=rows[:0]),),
+    )
+    now = TrainProgress(
         fold=0, folds=1, epoch=1, epochs=1, bags_done=0, bags_total=len(bags), metric="loss"
     )
-    module._train_epoch(state, goal, bags, 0, now, torch.device("cpu"), None)
+    fold_training._Training(run, bags, 0, torch.device("cpu"), (), None)._train(now)
 
 
 def epoch_in_memory(bags, tensors):
