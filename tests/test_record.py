@@ -145,10 +145,12 @@ def test_a_broken_record(tmp_path, content, message):
 
 
 def test_killed_while_run_json_was_written(tmp_path):
-    """What is left of it has no name yet; the folder is as good as empty."""
-    (tmp_path / f".{RUN}.123.0a1b2c3d.tmp").write_text('{"kind": "tr')
+    """What is left of it has no name yet: the folder is as good as empty, and is swept."""
+    left = tmp_path / f".{RUN}.123.0a1b2c3d.tmp"
+    left.write_text('{"kind": "tr')
     with folder(tmp_path, record()):
         assert read_record(tmp_path) == record()
+    assert not left.exists()
 
 
 def test_a_second_process_is_refused(tmp_path):

@@ -27,7 +27,7 @@ from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
-from histofast._files import Lock, replacing
+from histofast._files import Lock, remove_stale_temporaries, replacing
 from histofast.errors import ModelError
 from histofast.learning.scores import Metric
 
@@ -195,6 +195,7 @@ def run_folder(
         )
     try:
         _refuse(path, record, overwrite=overwrite)  # another may have come between
+        remove_stale_temporaries(path)
         _settle(path, record, files)
         yield
     finally:
