@@ -17,6 +17,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, get_args
 
+from histofast._numbers import real_number, whole_number
+
 Layout = Literal["trident", "clam", "stamp"]
 
 
@@ -64,7 +66,8 @@ def feature_path(
         `clam_<encoder>/h5_files/` and `stamp_<encoder>/` for the other layouts.
 
     Raises:
-        ValueError: a name that is no file name, or an unknown layout.
+        TypeError, ValueError: a name that is no file name, an unknown layout, a number that is none
+            or out of range.
 
     Example:
         >>> feature_path("f", mpp=0.5, patch_px=256, overlap_px=0, encoder="uni", slide="a").as_posix()
@@ -74,6 +77,9 @@ def feature_path(
     for argument, name in (("encoder", encoder), ("slide", slide)):
         if not name or name.startswith(".") or re.search(r"[/\\\0]", name):
             raise ValueError(f"{argument} must be usable as a file name, got {name!r}")
+    mpp = real_number("mpp", mpp, above=0)
+    patch_px = whole_number("patch_px", patch_px, at_least=1)
+    overlap_px = whole_number("overlap_px", overlap_px, at_least=0)
     scale = "" if mpp is None else f"{10 / mpp:g}x_"
     folder = Path(out) / f"{scale}{patch_px}px_{overlap_px}px_overlap"
     kind = "features" if layout == "trident" else layout

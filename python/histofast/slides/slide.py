@@ -21,6 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from histofast._machine import available_cpus
+from histofast._numbers import real_number, whole_number
 from histofast.errors import SlideError
 from histofast.slides.stream import Unreadable, stream_boxes
 from histofast.tiling import WHITE
@@ -129,8 +130,7 @@ class Slide(ABC):
             ValueError: no such level, or a negative size.
             TileError: a tile under the rectangle cannot be decoded.
         """
-        if not 0 <= level < len(self.levels):
-            raise ValueError(f"level must be within 0..{len(self.levels) - 1}, got {level}")
+        level = whole_number("level", level, at_least=0, at_most=len(self.levels) - 1)
         if min(size) < 0:
             raise ValueError(f"size must not be negative, got {size}")
         info = self.levels[level]
@@ -178,7 +178,7 @@ class Slide(ABC):
             SlideError: not one tile could be decoded.
         """
         base = self.levels[0]
-        scale = max(mpp / self.mpp, 1.0)
+        scale = max(real_number("mpp", mpp, above=0) / self.mpp, 1.0)
         w = max(1, round(base.width / scale))
         h = max(1, round(base.height / scale))
         index = max(
