@@ -61,7 +61,7 @@ def check_slides(
         Per slide its job, and either what was found and where it was written, or the error.
 
     Raises:
-        ValueError, FileNotFoundError, FeatureError: as `extract`, before the first slide.
+        ValueError, FileNotFoundError, WriteError: as `extract`, before the first slide.
     """
     options = Settled(
         out=Path(out),

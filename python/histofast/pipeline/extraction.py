@@ -121,7 +121,7 @@ def extract(
         ValueError, TypeError: an argument out of range, two slides of one name, an empty list.
         FileNotFoundError: a path that is not there.
         ModelError: an encoder that cannot be used.
-        FeatureError: the output folder cannot be written, or the disk is full.
+        WriteError: the output folder cannot be written, or the disk is full.
 
     Determinism: the same slide, encoder and options give the same bytes, whatever the threads,
     workers, GPUs of one kind, shards and interruptions.
