@@ -17,7 +17,6 @@ import pytest
 import histofast
 from histofast import features
 from histofast._files import Lock
-from histofast.encoders import runtime
 from histofast.errors import JobError, ModelError, NoSpaceError
 from histofast.jobs import local, processes
 from histofast.patches import Job
@@ -505,7 +504,7 @@ def test_progress_is_of_all_at_work(tmp_path):
 def test_wrong_gpus_are_refused_before_anything_starts(
     slides, encoder, tmp_path, monkeypatch, options, error, message
 ):
-    monkeypatch.setattr(runtime, "why_no_cuda", lambda: None)
+    monkeypatch.setattr("histofast.encoders.runtime.why_no_cuda", lambda: None)
     monkeypatch.setattr(asked, "driver_gpu_count", lambda: 2)
     with pytest.raises(error, match=message):
         run(slides, tmp_path / "f", encoder, **options)
@@ -513,8 +512,12 @@ def test_wrong_gpus_are_refused_before_anything_starts(
 
 
 def test_gpus_that_do_not_work(slides, encoder, tmp_path, monkeypatch):
-    monkeypatch.setattr(runtime, "why_no_cuda", lambda: "there is no NVIDIA driver")
-    monkeypatch.setattr(runtime, "why_no_tensorrt", lambda: "TensorRT 10 is missing")
+    monkeypatch.setattr(
+        "histofast.encoders.runtime.why_no_cuda", lambda: "there is no NVIDIA driver"
+    )
+    monkeypatch.setattr(
+        "histofast.encoders.runtime.why_no_tensorrt", lambda: "TensorRT 10 is missing"
+    )
     with pytest.raises(ModelError, match="device cuda does not work: there is no NVIDIA driver"):
         run(slides, tmp_path / "f", encoder, gpus=[0, 1])
     with pytest.raises(ModelError, match="device tensorrt does not work: TensorRT 10 is missing"):
@@ -522,8 +525,8 @@ def test_gpus_that_do_not_work(slides, encoder, tmp_path, monkeypatch):
 
 
 def test_gpus_become_devices(monkeypatch):
-    monkeypatch.setattr(runtime, "why_no_cuda", lambda: None)
-    monkeypatch.setattr(runtime, "why_no_tensorrt", lambda: None)
+    monkeypatch.setattr("histofast.encoders.runtime.why_no_cuda", lambda: None)
+    monkeypatch.setattr("histofast.encoders.runtime.why_no_tensorrt", lambda: None)
     monkeypatch.setattr(asked, "driver_gpu_count", lambda: 4)
     assert asked.devices_of("auto", None) == ["auto"]
     assert asked.devices_of("auto", [2]) == ["cuda:2"]

@@ -22,7 +22,7 @@ from histofast import features
 from histofast._files import Lock, Temporary
 from histofast.errors import ModelError, WriteError
 from histofast.patches import Job, TissueOptions, list_jobs, select_shard
-from histofast.pipeline import ExtractOptions, encoding, extraction, preparing, reports
+from histofast.pipeline import ExtractOptions, encoding, extraction
 from histofast.slides import read_image, write_array_pyramid
 from slide_files import overwrite, picture, tile_extent, write_tiff
 from small_slides import content, no_leftovers, run, write_slide
@@ -485,7 +485,7 @@ def test_strict_looks_at_what_is_there(encoder, tmp_path):
 
 
 def test_a_report_that_cannot_be_written(slides, encoder, tmp_path, monkeypatch):
-    monkeypatch.setattr(reports, "SAVE_S", 0.0)
+    monkeypatch.setattr("histofast.pipeline.reports.SAVE_S", 0.0)
     folder = tmp_path / "in"
     shutil.copytree(slides, folder)
     (folder / "a_empty.svs").write_bytes(b"")
@@ -960,7 +960,7 @@ def test_errors_after_the_lock_give_it_back(slides, encoder, tmp_path, monkeypat
     def fails(*_, **__):
         raise ValueError("planning failed")
 
-    monkeypatch.setattr(preparing, "plan_patches", fails)
+    monkeypatch.setattr("histofast.pipeline.preparing.plan_patches", fails)
     report = run(slides / "s0.tif", tmp_path, encoder)
     assert (report.slides[0].status, report.slides[0].error) == ("failed", "planning failed")
     with Lock(Path(report.slides[0].outputs[0])) as held:

@@ -19,7 +19,7 @@ from typing import Self
 from histofast.encoders import EncoderSet
 from histofast.jobs import Feed, Job
 from histofast.patches import SLIDE_FAILURES, PatchBatch
-from histofast.patches import Job as Slide
+from histofast.patches import Job as SlideJob
 from histofast.pipeline.options import Settled
 from histofast.pipeline.preparing import Busy, Prepared, prepare
 from histofast.pipeline.reports import SlideReport
@@ -160,7 +160,7 @@ class Supply:
     def _prepare(self) -> _Ready | None:
         """Open and plan the next slide; None when there are no more."""
         while not self._is_stopped and (job := self._feed.take()) is not None:
-            slide: Slide = job.arguments["slide"]
+            slide: SlideJob = job.arguments["slide"]
             report = SlideReport(name=slide.name, path=str(slide.path), status="failed")
             stack = ExitStack()
             try:
