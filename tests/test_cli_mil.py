@@ -194,6 +194,8 @@ def test_interrupted_goes_on(cli, toy, monkeypatch):
         ((*TRAIN, "--task", "ranking"), 2, "invalid value for '--task': must be one of"),
         ((*TRAIN, "--model", "abmil"), 2, "--model must be one of attention, .*, got 'abmil'$"),
         ((*TRAIN, "--model-option", "hidden"), 2, "--model-option must be NAME=VALUE, got 'hidden'"),
+        ((*TRAIN, "--jobs", 0), 2, "(--)?jobs must be at least 1, got 0"),
+        ((*TRAIN, "--threads", 0), 2, "(--)?threads must be at least 1, got 0"),
         ((*TRAIN, "--lr", 0), 2, "--lr must be above 0, got 0"),
         ((*TRAIN, "--lr", "1e30", "--quiet"), 1, "loss of fold 0 must be finite, got NaN or inf"),
         (("predict", "none", "features", "--out", "p.csv"), 2, "no such folder: none$"),

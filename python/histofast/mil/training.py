@@ -75,8 +75,9 @@ def train(
         tensorboard: log epochs to `out`/tensorboard as well.
         mlflow: log epochs to MLflow as well, to `out`/mlflow.db unless MLFLOW_TRACKING_URI is set.
         jobs: folds at a time, side by side in processes; the numbers are the same.
-        threads: of torch, in each. One is as fast as many or faster, up to bags of ten thousand patches, and
-            gives the same bits however many CPUs there are; None: as many as torch has.
+        threads: of torch, in each. One is about twice as fast as two on bags of some hundred patches,
+            and gives the same bits however many CPUs there are; more may pay for bags of thousands.
+            None: as many as torch has.
         on_progress: called after every epoch, and within one now and then.
 
     Returns:
@@ -92,8 +93,8 @@ def train(
         ModuleNotFoundError: tensorboard or mlflow is asked for and not installed.
         OSError: the folder cannot be written, or the disk is full; what is there stays whole.
 
-    Determinism: bitwise on one CPU with one number of threads, interrupted or not; not guaranteed on
-    CUDA, where torch sums in any order.
+    Determinism: bitwise on one CPU with one number of threads, interrupted or not, whatever `jobs`;
+    torch's sums depend on the number of threads. Not guaranteed on CUDA, where it sums in any order.
 
     Example:
         run = train("features", "labels.csv", out="runs/abmil")
