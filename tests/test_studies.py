@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -20,14 +21,16 @@ torch = need("torch", "sklearn", "matplotlib", "jinja2")
 
 from safetensors.torch import save_file
 
-from histofast import networks, studies
-from histofast.studies import Difference, StudyRow, cuts
+from histofast import mil, networks, studies
+from histofast.learning import Fold, Metric
+from histofast.studies import Setting, StudyRow, cuts, measures
 from histofast.studies.cuts import _blocks
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 PX, BAGS = 32, 20
 QUICK = ["--folds", "2", "--epochs", "3", "--quiet"]
+REPEATED = [*QUICK, "--repeats", "2"]
 
 
 @pytest.fixture(scope="module")
@@ -54,7 +57,7 @@ def arguments(stage, out, *more):
     return [
         *more,
         *("--patches", str(stage / "patches.csv"), "--labels", str(stage / "labels.csv")),
-        *("--patch-px", str(PX), "--out", str(out), *QUICK),
+        *("--patch-px", str(PX), "--out", str(out), *REPEATED),
     ]
 
 
@@ -65,7 +68,7 @@ def truncated(stage, tmp_path_factory):
     out = tmp_path_factory.mktemp("study") / "s"
     network = f"resnet18={stage / 'w.safetensors'}"
     made = arguments(stage, out, "study", "truncation", "--network", network)
-    assert _run([*made, "--cuts", "maxpool,layer1"]) == 0
+    assert _run([*made, "--cuts", "maxpool,layer1", "--random-seeds", "2"]) == 0
     torch.set_num_threads(before)
     return out, made
 
@@ -77,35 +80,76 @@ def test_truncation_answers(truncated):
     assert list(rows) == [
         "resnet18 maxpool",
         "resnet18 layer1",
-        "resnet18, random weights",
         "mean pooling and logistic regression",
+        "resnet18, random weights",
     ]
     assert [row["baseline"] for row in study["rows"]] == [False, False, True, True]
-    assert sum(row["chosen"] for row in study["rows"]) == 1
     for name in ("resnet18 maxpool", "resnet18 layer1"):
-        assert 0 <= rows[name]["low"] <= rows[name]["value"] <= rows[name]["high"] <= 1
+        of_patients = rows[name]["patients"]
+        assert 0 <= of_patients["low"] <= of_patients["value"] <= of_patients["high"] <= 1
         assert rows[name]["patches_per_s"] > 0
         assert "AUROC, mean pooling" in rows[name]["extra"]
     assert rows["resnet18 maxpool"]["depth"] < rows["resnet18 layer1"]["depth"]
-    assert rows["resnet18, random weights"]["patches_per_s"] is None
-    # The value is the run's own.
-    run = json.loads((out / "runs" / "resnet18-layer1" / "metrics.json").read_text())
-    assert rows["resnet18 layer1"]["value"] == pytest.approx(run["out_of_fold"]["auroc"]["value"])
+    null = rows["resnet18, random weights"]
+    assert null["patches_per_s"] is None
+    assert null["spread"][0] <= null["method"]["value"] <= null["spread"][1]
+    # The value is the mean over the folds of all repeats.
+    runs = [
+        json.loads((out / "runs" / "resnet18-layer1" / f"repeat-{r}" / "metrics.json").read_text())
+        for r in range(2)
+    ]
+    folds = [fold["auroc"] for run in runs for fold in run["folds"]]
+    assert len(folds) == 4
+    assert rows["resnet18 layer1"]["method"]["value"] == pytest.approx(np.mean(folds))
+    assert (study["folds"], study["repeats"], study["unit"]) == (2, 2, "slide")
     page = (out / "index.html").read_text()
-    assert "histofast extract slides/ --encoder" in page
+    assert "histofast extract slides/ --encoder" in page or study["knee"]["name"] is None
+    assert "slides count as patients" in page
     assert (out / "study.png").is_file()
     with (out / "study.csv").open(newline="") as file:
         assert len(list(csv.DictReader(file))) == 4
 
 
+def test_repeats_have_folds_and_seeds_of_their_own_the_same_for_all(truncated):
+    out, _ = truncated
+
+    def run(name, repeat):
+        return mil.open_run(out / "runs" / name / f"repeat-{repeat}")
+
+    def tested(run):
+        return [fold.test.tolist() for fold in run.folds]
+
+    one, other = run("resnet18-layer1", 0), run("resnet18-layer1", 1)
+    assert tested(one) != tested(other)
+    assert (one.config.seed, other.config.seed) == (0, 1)
+    for repeat, of_layer1 in enumerate((one, other)):
+        assert tested(run("resnet18-maxpool", repeat)) == tested(of_layer1)
+    # A random network is a seed already.
+    assert [p.name for p in (out / "runs" / "resnet18-layer1-random-1").iterdir()] == ["repeat-0"]
+
+
+def test_two_runs_at_a_time_give_the_same_numbers(stage, truncated, tmp_path):
+    made = arguments(stage, tmp_path / "s", "study", "truncation", "--no-speed", "--jobs", "2")
+    made += ["--network", f"resnet18={stage / 'w.safetensors'}"]
+    assert _run([*made, "--cuts", "maxpool,layer1", "--random-seeds", "2"]) == 0
+    one, other = (
+        json.loads((folder / "study.json").read_text())["rows"]
+        for folder in (truncated[0], tmp_path / "s")
+    )
+    for row in (*one, *other):
+        row.pop("patches_per_s")
+        row.pop("chosen")  # by speed there, by depth here
+    assert one == other
+
+
 def test_a_study_goes_on_where_it_was(truncated, capsys):
     out, made = truncated
     before = {p: p.stat().st_mtime_ns for p in out.rglob("*.h5")}
-    runs = {p: p.stat().st_mtime_ns for p in out.glob("runs/*/metrics.json")}
-    assert _run([*made, "--cuts", "maxpool,layer1", "--json"]) == 0
+    runs = {p: p.stat().st_mtime_ns for p in out.glob("runs/*/*/metrics.json")}
+    assert _run([*made, "--cuts", "maxpool,layer1", "--random-seeds", "2", "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["n_slides"] == BAGS
     assert before == {p: p.stat().st_mtime_ns for p in out.rglob("*.h5")}
-    assert runs == {p: p.stat().st_mtime_ns for p in out.glob("runs/*/metrics.json")}
+    assert runs == {p: p.stat().st_mtime_ns for p in out.glob("runs/*/*/metrics.json")}
 
 
 def test_networks_answers(stage, truncated, tmp_path, capsys):
@@ -122,13 +166,13 @@ def test_networks_answers(stage, truncated, tmp_path, capsys):
 
 
 def test_finetune_follows(stage, truncated, tmp_path, capsys):
-    run = truncated[0] / "runs" / "resnet18-layer1"
+    run = truncated[0] / "runs" / "resnet18-layer1" / "repeat-0"
     encoder = truncated[0] / "encoders" / "resnet18-layer1.onnx"
     options = ["--patches", str(stage / "patches.csv"), "--encoder", str(encoder)]
     options += ["--epochs", "1", "--folds", "0"]
     assert _run(["finetune", str(run), "--out", str(tmp_path / "t"), "--quiet", *options]) == 0
     text = capsys.readouterr().out
-    assert "95 % by patients  95 % by training" in text
+    assert "95 % by patients" in text
     assert (tmp_path / "t" / "encoder.onnx").is_file()
     assert (tmp_path / "t" / "similarity" / "index.html").is_file()
 
@@ -148,23 +192,43 @@ def test_bad_commands(stage, tmp_path, arguments, error, message):
 
 def test_bad_studies(stage, tmp_path):
     given = {"labels": stage / "labels.csv", "out": tmp_path / "s"}
+    setting = Setting(patches=stage / "patches.csv", **given)
     with pytest.raises(ValueError, match="networks must name at least one network"):
-        studies.truncation({}, patches=stage / "patches.csv", **given)
+        studies.truncation({}, setting)
     with pytest.raises(ModelError, match="got 'resnet8': did you mean resnet18"):
-        studies.truncation({"resnet8": "w"}, patches=stage / "patches.csv", **given)
+        studies.truncation({"resnet8": "w"}, setting)
     assert not (tmp_path / "s").exists()
-    with pytest.raises(ValueError, match="either slides or patches must be given"):
-        studies.truncation({"resnet18": "w"}, **given)
     with pytest.raises(ModelError, match=r"cuts of resnet18 must be of .* got 'layr1'"):
-        studies.truncation(
-            {"resnet18": "w"}, patches=stage / "patches.csv", cuts=["layr1"], **given
-        )
+        studies.truncation({"resnet18": "w"}, setting, cuts=["layr1"])
+    with pytest.raises(ValueError, match="random_seeds must be at least 0, got -1"):
+        studies.truncation({"resnet18": "w"}, setting, random_seeds=-1)
     with pytest.raises(ValueError, match="encoders must be at least 2, got 1"):
-        studies.compare_networks(["a"], patches=stage / "patches.csv", **given)
+        studies.compare_networks(["a"], setting)
     with pytest.raises(ValueError, match="must have different names, got 'densenet121-t2' twice"):
-        studies.compare_networks(
-            ["densenet121-t2", "densenet121-t2"], patches=stage / "patches.csv", **given
-        )
+        studies.compare_networks(["densenet121-t2", "densenet121-t2"], setting)
+
+
+@pytest.mark.parametrize(
+    ("more", "error", "message"),
+    [
+        ({"slides": "s"}, ValueError, "slides or patches must be given, and not both"),
+        ({"patches": None}, ValueError, "slides or patches must be given, and not both"),
+        ({"repeats": 0}, ValueError, "repeats must be at least 1, got 0"),
+        ({"jobs": "two"}, TypeError, "jobs must be a whole number, got 'two'"),
+        ({"tolerance": 0.0}, ValueError, "tolerance must be above 0, got 0"),
+    ],
+)
+def test_bad_settings(more, error, message):
+    with pytest.raises(error, match=message):
+        Setting(**({"labels": "l.csv", "out": "o", "patches": "p.csv"} | more))
+
+
+def test_settings_take_numpys_numbers():
+    setting = Setting(
+        labels="l", out="o", patches="p", repeats=np.int64(2), tolerance=np.float32(1)
+    )
+    assert (setting.repeats, type(setting.repeats)) == (2, int)
+    assert (setting.tolerance, type(setting.tolerance)) == (1.0, float)
 
 
 def test_blocks_are_the_cuts_that_cost_something():
@@ -175,58 +239,100 @@ def test_blocks_are_the_cuts_that_cost_something():
     assert len(blocks) == 8
 
 
-def row(name, value, *, speed=None, depth=0.5, versus=None):
-    return StudyRow(
+def measured(name, values, **more):
+    values = np.array(values)
+    row = StudyRow(
         name=name,
         network="n",
         layer=name,
-        depth=depth,
-        d=4,
-        value=value,
-        low=value - 0.1,
-        high=value + 0.1,
-        patches_per_s=speed,
-        size_bytes=None,
-        versus_best=versus,
+        depth=0.5,
+        method=Metric(value=float(values.mean()), low=0.1, high=0.9),
+        **more,
     )
+    return measures.Measured(row=row, values=values)
 
 
-def test_the_cheapest_of_those_level_with_the_best_is_chosen(monkeypatch):
-    from histofast.learning import Metric
-    from histofast.studies import judging
+FOLDS = np.array([0.80, 0.71, 0.90, 0.79, 0.85, 0.70])
 
+
+def compared(setting, *rows):
     class Bags:
-        task, targets, groups, classes = "classification", None, None, ()
+        groups = tuple(map(str, range(60)))
 
-        def part(self, rows):
-            return self
+    return measures._compared(rows, Bags(), setting, 1 / 3)
 
-    low = {"best": 0.0, "level": -0.05, "worse": -0.25}
 
-    def differences(task, targets, outputs, others, **options):
-        name = outputs
-        high = 0.02 if name == "level" else -0.0625
-        return {"auroc": Metric(value=low[name], low=low[name] - 0.125, high=high)}
+SETTING = Setting(labels="l", out="o", patches="p")
 
-    monkeypatch.setattr(judging, "differences", differences)
-    verdict = judging.Verdict(
-        bags=Bags(),
-        judged=(),
-        pooled={},
-        metric="auroc",
-        folds=2,
-        tested=np.arange(3),
-        models=(0, 0, 1),
+
+def test_the_cheapest_that_is_shown_to_lose_little_is_chosen():
+    noise = np.array([0.01, -0.01, 0.0, 0.01, -0.01, 0.0])
+    rows, knee = compared(
+        SETTING,
+        measured("worse", FOLDS - 0.25 + noise, patches_per_s=900.0),
+        measured("level", FOLDS - 0.01 + noise, patches_per_s=300.0),
+        measured("highest", FOLDS, patches_per_s=100.0),
     )
-    judged = [
-        judging.Judged(row=row("worse", 0.6, speed=900), outputs="worse"),
-        judging.Judged(row=row("level", 0.8, speed=300), outputs="level"),
-        judging.Judged(row=row("best", 0.85, speed=100), outputs="best"),
-    ]
-    rows = judging.against_best(verdict, judged, seed=0)
-    assert [r.chosen for r in rows] == [False, True, False]
-    assert rows[2].versus_best is None
-    assert rows[0].versus_best == Difference(difference=-0.25, low=-0.375, high=-0.0625)
+    assert [row.chosen for row in rows] == [False, True, False]
+    assert knee.name == "level"
+    assert rows[2].versus is None
+    assert rows[0].versus.value == pytest.approx(-0.25)
+    assert rows[0].versus.is_shown
+    assert not rows[1].versus.is_shown
+
+
+def test_without_enough_patients_there_is_no_knee():
+    """Not being told from the highest is no proof of being as good."""
+    wild = np.array([0.2, -0.2, 0.15, -0.15, 0.1, -0.13])
+    rows, knee = compared(
+        SETTING,
+        measured("cheap", FOLDS + wild, patches_per_s=900.0),
+        measured("highest", FOLDS + 0.01, patches_per_s=100.0),
+    )
+    assert not any(row.chosen for row in rows)
+    assert knee.name is None
+    assert knee.closest == "cheap"
+    assert knee.patients_needed > 60
+
+
+def test_cheapest_is_by_speed_then_depth_then_size():
+    def order(*rows):
+        return [m.row.name for m in measures._by_cost(rows)]
+
+    def some(name, **more):
+        return replace(measured(name, FOLDS), row=replace(measured(name, FOLDS).row, **more))
+
+    a = some("a", patches_per_s=1.0, depth=0.1, size_bytes=3)
+    b = some("b", patches_per_s=2.0, depth=0.2, size_bytes=2)
+    c = some("c", patches_per_s=None, depth=0.15, size_bytes=1)
+    d = some("d", patches_per_s=None, depth=None, size_bytes=4)
+    assert order(a, b) == ["b", "a"]
+    assert order(a, b, c) == ["a", "c", "b"]
+    assert order(a, b, c, d) == ["c", "b", "a", "d"]
+
+
+def test_random_networks_are_a_range_of_seeds():
+    rows = measures._range_of([measured("null", [v]) for v in (0.5, 0.6, 0.46)])
+    assert len(rows) == 1
+    assert rows[0].spread == (0.46, 0.6)
+    assert rows[0].value == pytest.approx(0.52)
+    assert "3 seeds" in rows[0].notes
+
+
+def test_the_share_that_a_fold_tests():
+    class Bags:
+        groups = ("a", "a", "b", "c", "d")
+
+    whole = np.arange(5)
+
+    class Split:
+        folds = (Fold(train=whole[:2], validation=whole[2:3], test=whole[3:]),)
+
+    class Five:
+        folds = (None,) * 5
+
+    assert measures.test_share_of(Bags(), Five()) == 0.2
+    assert measures.test_share_of(Bags(), Split()) == 0.5
 
 
 def test_the_chosen_cut_alone_serves_the_studys_models(stage, truncated, tmp_path, capsys):
@@ -235,7 +341,12 @@ def test_the_chosen_cut_alone_serves_the_studys_models(stage, truncated, tmp_pat
     features = ["--patches", str(stage / "patches.csv"), "--patch-px", str(PX)]
     made = ["extract", *features, "--encoder", str(alone), "--out", str(tmp_path / "f"), "--quiet"]
     assert _run(made) == 0
-    predict = ["predict", str(out / "runs" / "resnet18-layer1"), str(tmp_path / "f"), "--out"]
+    predict = [
+        "predict",
+        str(out / "runs" / "resnet18-layer1" / "repeat-0"),
+        str(tmp_path / "f"),
+        "--out",
+    ]
     with pytest.raises(FeatureError, match="say so with other_encoder"):
         _run([*predict, str(tmp_path / "p.csv")])
     assert _run([*predict, str(tmp_path / "p.csv"), "--other-encoder"]) == 0
@@ -253,13 +364,14 @@ def test_the_chosen_cut_alone_serves_the_studys_models(stage, truncated, tmp_pat
 def test_labels_are_looked_at_before_the_work(stage, tmp_path):
     few = tmp_path / "few.csv"
     few.write_text("slide,label\nb00,no\nb01,yes\nnobody,yes\n")
-    given = {"patches": stage / "patches.csv", "labels": few, "out": tmp_path / "s"}
+    setting = Setting(patches=stage / "patches.csv", labels=few, out=tmp_path / "s")
     with pytest.raises(
         ValueError, match=r"labels without features: 1 \(nobody\); features without labels: 18"
     ):
-        studies.truncation({"resnet18": stage / "w.safetensors"}, **given)
+        studies.truncation({"resnet18": stage / "w.safetensors"}, setting)
+    setting = replace(setting, missing="skip")
     with pytest.raises(ValueError, match="n must be at most the number of patients, 2, got 5"):
-        studies.compare_networks(["densenet121-t2", "densenet121-t2-int8"], missing="skip", **given)
+        studies.compare_networks(["densenet121-t2", "densenet121-t2-int8"], setting)
     assert not (tmp_path / "s").exists()
 
 
@@ -290,7 +402,7 @@ def test_the_loop_on_slides(tmp_path, capsys):
     assert sum(shares) == pytest.approx(1, abs=1e-3)
     tuned = ["--top-k", 3, "--epochs", 1, "--folds", 0, "--no-similarity", "--quiet"]
     made = ["finetune", out, "--slides", slides, "--encoder", encoder, "--out", tmp_path / "t"]
-    assert "95 % by patients  95 % by training" in run(*made, *tuned)
+    assert "95 % by patients" in run(*made, *tuned)
     again = ["--encoder", tmp_path / "t" / "encoder.onnx", "--out", tmp_path / "f2", "--quiet"]
     run("extract", slides, *again)
     old, new = (sorted(folder.rglob("*.h5")) for folder in (features, tmp_path / "f2"))
@@ -304,6 +416,6 @@ def test_commands_of_a_timm_network_name_its_files():
     commands = cuts._commands("timm:resnet10t", "layer1", "w.pt", file, Path("study"))
     encode, predict, export = (command for _, command in commands)
     assert "study/encoders/timm-resnet10t-layer1.onnx" in encode
-    assert "study/runs/timm-resnet10t-layer1 " in predict
+    assert "study/runs/timm-resnet10t-layer1/repeat-0 " in predict
     assert "export timm:resnet10t --layer layer1" in export
     assert export.endswith(" --out timm-resnet10t-layer1.onnx")

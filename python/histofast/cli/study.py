@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import inspect
 import shlex
 import sys
 from collections.abc import Callable
@@ -42,22 +44,34 @@ Folds = Annotated[
     int | None, typer.Option("--folds", parser=o.whole_number, metavar="N", help="[5]")
 ]
 Lr = Annotated[float | None, typer.Option("--lr", parser=o.number, metavar="RATE", help="[1e-3]")]
+Repeats = Annotated[
+    int | None,
+    typer.Option(
+        "--repeats", parser=o.whole_number, metavar="N", help="of the cross-validation [3]"
+    ),
+]
+Tolerance = Annotated[
+    float | None,
+    typer.Option(
+        "--tolerance", parser=o.number, metavar="X", help="a loss that counts as none [0.05]"
+    ),
+]
+Jobs = Annotated[
+    int | None,
+    typer.Option("--jobs", parser=o.whole_number, metavar="N", help="runs side by side [1]"),
+]
+Threads = Annotated[
+    int | None,
+    typer.Option("--threads", parser=o.whole_number, metavar="N", help="of torch, in each [1]"),
+]
 Speed = Annotated[bool, typer.Option("--speed/--no-speed", help="time the encoders")]
 
 
-@app.command(short_help="How much of a network is needed: every cut, measured.")
-def truncation(
-    network: Annotated[
-        list[str],
-        typer.Option("--network", metavar="NAME=WEIGHTS", help="repeatable"),
-    ],
+def _setting(
     labels: o.Labels,
     out: Out,
     slides: Slides = None,
     patches: Patches = None,
-    cuts: Annotated[
-        str | None, typer.Option("--cuts", metavar="A,B,...", help="layers [all blocks]")
-    ] = None,
     patch_px: o.PatchPx = None,
     mpp: o.Mpp = None,
     min_tissue: o.MinTissue = 0.25,
@@ -65,94 +79,117 @@ def truncation(
     task: Task = "classification",
     missing: Missing = "error",
     folds: Folds = None,
+    repeats: Repeats = None,
     epochs: o.Epochs = None,
     lr: Lr = None,
     seed: o.Seed = None,
-    random_weights: Annotated[
-        bool,
-        typer.Option("--random-weights/--no-random-weights", help="the network never trained, too"),
-    ] = True,
+    tolerance: Tolerance = None,
     speed: Speed = True,
+    jobs: Jobs = None,
+    threads: Threads = None,
     quiet: o.Quiet = False,
-    as_json: o.AsJson = False,
-) -> None:
-    """Train a model of slides on the features of every cut of networks; name the knee.
+) -> Any:
+    """Options that every study has."""
+    from histofast.mil import TrainConfig
+    from histofast.studies import Setting
+
+    return Setting(
+        labels=labels,
+        out=out,
+        slides=slides,
+        patches=patches,
+        patch_px=patch_px,
+        mpp=mpp,
+        min_tissue=min_tissue,
+        model=model,
+        task=cast(Literal["classification", "regression", "survival"], task),
+        config=TrainConfig(**o.given(folds=folds, epochs=epochs, lr=lr, seed=seed)),
+        missing=cast(Literal["error", "skip"], missing),
+        measure_speed=speed,
+        command=shlex.join(["histofast", *sys.argv[1:]]),
+        on_progress=None if quiet else _tell(),
+        **o.given(repeats=repeats, tolerance=tolerance, jobs=jobs, threads=threads),
+    )
+
+
+def _study(short_help: str) -> Callable[[Callable[..., Any]], Callable[..., None]]:
+    """Make a command of a function that takes a setting and options of its own."""
+
+    def make(function: Callable[..., Any]) -> Callable[..., None]:
+        shared = inspect.signature(_setting, eval_str=True).parameters
+        own = [
+            parameter
+            for name, parameter in inspect.signature(function, eval_str=True).parameters.items()
+            if name != "setting"
+        ]
+
+        @functools.wraps(function)
+        def command(*, as_json: bool, **given: Any) -> None:
+            setting = _setting(**{name: given.pop(name) for name in shared})
+            _print(function(setting=setting, **given), as_json=as_json)
+
+        last = inspect.Parameter(
+            "as_json", inspect.Parameter.KEYWORD_ONLY, default=False, annotation=o.AsJson
+        )
+        everything = [p.replace(kind=last.kind) for p in (*own, *shared.values())] + [last]
+        command.__signature__ = inspect.Signature(everything)  # type: ignore[attr-defined]
+        command.__annotations__ = {p.name: p.annotation for p in everything}
+        app.command(short_help=short_help)(command)
+        return command
+
+    return make
+
+
+@_study("How much of a network is needed: every cut, measured.")
+def truncation(
+    setting: Any,
+    network: Annotated[
+        list[str],
+        typer.Option("--network", metavar="NAME=WEIGHTS", help="repeatable"),
+    ],
+    cuts: Annotated[
+        str | None, typer.Option("--cuts", metavar="A,B,...", help="layers [all blocks]")
+    ] = None,
+    random_seeds: Annotated[
+        int,
+        typer.Option(
+            "--random-seeds",
+            parser=o.whole_number,
+            metavar="N",
+            help="the network never trained, so many times; 0: not",
+        ),
+    ] = 5,
+) -> Any:
+    """Train models of slides on the features of every cut of networks; name the knee.
 
     histofast study truncation --network densenet121=w.safetensors --slides slides/
     --labels labels.csv --out study/
     """
     from histofast.studies import truncation as study
 
-    result = study(
+    return study(
         _pairs(network),
-        labels=labels,
-        out=out,
-        slides=slides,
-        patches=patches,
+        setting,
         cuts=None if cuts is None else o.split(cuts),
-        patch_px=patch_px,
-        mpp=mpp,
-        model=model,
-        task=cast(Literal["classification", "regression", "survival"], task),
-        config=_config(folds, epochs, lr, seed),
-        missing=cast(Literal["error", "skip"], missing),
-        random_weights=random_weights,
-        measure_speed=speed,
-        min_tissue=min_tissue,
-        command=_command(),
-        on_progress=None if quiet else _tell(),
+        random_seeds=random_seeds,
     )
-    _print(result, as_json=as_json)
 
 
-@app.command(short_help="Which of several encoders tells most.")
+@_study("Which of several encoders tells most.")
 def networks(
+    setting: Any,
     encoder: Annotated[
         list[str], typer.Option("--encoder", metavar="NAME|FILE", help="repeat for each")
     ],
-    labels: o.Labels,
-    out: Out,
-    slides: Slides = None,
-    patches: Patches = None,
-    patch_px: o.PatchPx = None,
-    mpp: o.Mpp = None,
-    min_tissue: o.MinTissue = 0.25,
-    model: Model = "attention",
-    task: Task = "classification",
-    missing: Missing = "error",
-    folds: Folds = None,
-    epochs: o.Epochs = None,
-    lr: Lr = None,
-    seed: o.Seed = None,
-    speed: Speed = True,
-    quiet: o.Quiet = False,
-    as_json: o.AsJson = False,
-) -> None:
-    """Train a model of slides on the features of each encoder; compare worth, speed, likeness.
+) -> Any:
+    """Train models of slides on the features of each encoder; compare worth, speed, likeness.
 
     histofast study networks --encoder a.onnx --encoder b.onnx --slides slides/
     --labels labels.csv --out study/
     """
     from histofast.studies import compare_networks
 
-    result = compare_networks(
-        encoder,
-        labels=labels,
-        out=out,
-        slides=slides,
-        patches=patches,
-        patch_px=patch_px,
-        mpp=mpp,
-        model=model,
-        task=cast(Literal["classification", "regression", "survival"], task),
-        config=_config(folds, epochs, lr, seed),
-        missing=cast(Literal["error", "skip"], missing),
-        measure_speed=speed,
-        min_tissue=min_tissue,
-        command=_command(),
-        on_progress=None if quiet else _tell(),
-    )
-    _print(result, as_json=as_json)
+    return compare_networks(encoder, setting)
 
 
 def _pairs(texts: list[str]) -> dict[str, Path]:
@@ -171,16 +208,6 @@ def _pairs(texts: list[str]) -> dict[str, Path]:
     return found
 
 
-def _config(folds: int | None, epochs: int | None, lr: float | None, seed: int | None) -> Any:
-    from histofast.mil import TrainConfig
-
-    return TrainConfig(**o.given(folds=folds, epochs=epochs, lr=lr, seed=seed))
-
-
-def _command() -> str:
-    return shlex.join(["histofast", *sys.argv[1:]])
-
-
 def _tell() -> Callable[[StudyProgress], None]:
     def tell(progress: StudyProgress) -> None:
         count = f" ({progress.done + 1} of {progress.total})" if progress.total > 1 else ""
@@ -190,6 +217,7 @@ def _tell() -> Callable[[StudyProgress], None]:
 
 
 def _print(result: StudyResult, *, as_json: bool) -> None:
+    from histofast.report import number, round_number
     from histofast.studies import answer_of, describe_study
 
     study = result.study
@@ -199,11 +227,11 @@ def _print(result: StudyResult, *, as_json: bool) -> None:
     width = max(len(row.name) for row in study.rows)
     typer.echo(f"{'':{width}}   {study.metric}   95 % interval    patches/s")
     for row in study.rows:
-        speed = "" if row.patches_per_s is None else f"{row.patches_per_s:10.1f}"
+        low, high = row.spread or (row.interval.low, row.interval.high)
+        speed = "" if row.patches_per_s is None else f"{round_number(row.patches_per_s):>10}"
+        bounds = f"{number(low):>6} to {number(high)}"
         mark = " *" if row.chosen else ""
-        typer.echo(
-            f"{row.name:{width}}  {row.value:6.3f}  {row.low:6.3f} to {row.high:.3f} {speed}{mark}"
-        )
+        typer.echo(f"{row.name:{width}}  {number(row.value):>6}  {bounds} {speed}{mark}")
     for line in describe_study(study):
         typer.echo(line)
     typer.echo(f"report: {result.path / 'index.html'}")

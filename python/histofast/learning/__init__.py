@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from histofast.learning.epochs import EpochReport, best_of, has_ended, is_better, rank, write_log
 from histofast.learning.intervals import (
+    TOLERANCE,
     Difference,
     Knee,
     Ranking,
@@ -54,6 +55,7 @@ __all__ = [
     "METRICS_OF",
     "PREDICTIONS",
     "RUN",
+    "TOLERANCE",
     "Difference",
     "EpochReport",
     "Fold",

@@ -12,13 +12,13 @@ except ModuleNotFoundError:
 from histofast.studies.answers import answer_of
 from histofast.studies.cuts import truncation
 from histofast.studies.networks import compare_networks
-from histofast.studies.rows import Difference, Study, StudyRow
+from histofast.studies.rows import Study, StudyRow
 from histofast.studies.running import StudyResult
-from histofast.studies.setting import StudyProgress
+from histofast.studies.setting import Setting, StudyProgress
 from histofast.studies.words import describe_study
 
 __all__ = [
-    "Difference",
+    "Setting",
     "Study",
     "StudyProgress",
     "StudyResult",

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Literal
 
 from histofast._words import count
+from histofast.learning import Metric
 from histofast.report import (
     Answer,
     Axis,
@@ -26,6 +28,7 @@ from histofast.studies.rows import Study, StudyRow
 from histofast.studies.words import (
     chosen_word,
     describe_study,
+    extreme,
     finding_of,
     in_order,
     noun_of,
@@ -58,8 +61,10 @@ def answer_of(study: Study, *, links: Mapping[str, str] | None = None) -> Answer
             "metric": f"{study.metric}, {more} is better",
             **study.convention,
             "slides": str(study.n_slides),
-            "patients": str(study.n_patients),
-            "folds": str(study.folds),
+            "patients": str(study.n_patients)
+            if study.unit == "patient"
+            else "not known: slides count as patients",
+            "folds": f"{study.repeats} x {study.folds}" if study.repeats > 1 else str(study.folds),
         },
         links=links or {},
         data=study.to_dict(),
@@ -72,18 +77,22 @@ def answer_of(study: Study, *, links: Mapping[str, str] | None = None) -> Answer
 def _table(study: Study) -> Table:
     rows = in_order(study)
     depth = any(row.depth is not None for row in study.candidates)
-    versus = any(row.versus_best is not None for row in rows)
-    caption = "The best is the best of these patients: with others it may be another."
+    versus = any(row.versus is not None for row in rows)
+    top, level = extreme(study), percent(study.confidence)
+    caption = (
+        f"{study.metric} is the mean over folds{' and repeats' * (study.repeats > 1)}. First interval: this "
+        f"way of making models, on {study.unit}s like these, with other folds and seeds. Second: these "
+        f"very models, other {study.unit}s."
+    )
     if versus:
-        caption = (
-            f"Difference: {study.metric} less that of the best, on the same patients, with its "
-            f"{percent(study.confidence)} interval. It tells more than the overlap of two "
-            f"intervals. {caption}"
+        caption += (
+            f" Difference: less that of the {top}, fold by fold on the same folds and seeds, with its "
+            f"{level} interval; findings are adjusted for the number of comparisons."
         )
     return Table(
         name="study",
         title="Cut by cut" if study.kind == "truncation" else "Network by network",
-        caption="" if study.best is None else caption,
+        caption="" if study.highest is None else caption,
         columns=_columns(study, depth=depth, versus=versus),
         rows=tuple(_cells(study, row) for row in rows),
         highlighted=frozenset(k for k, row in enumerate(rows) if row.chosen),
@@ -101,13 +110,20 @@ def _columns(study: Study, *, depth: bool, versus: bool) -> tuple[Column, ...]:
         Column(title="", names=("layer",)),
         Column(title=study.metric, names=("value",), form="number"),
         Column(
-            title=f"{percent(study.confidence)} interval",
+            title=f"{percent(study.confidence)} interval of the way of training",
             names=("low", "high"),
             form="interval",
             missing="— none",
         ),
+        Column(title="", names=("patients_value",), form="number"),
         Column(
-            title="difference to the best" if versus else "",
+            title=f"of these models, over {study.unit}s",
+            names=("patients_low", "patients_high"),
+            form="interval",
+            missing="— none",
+        ),
+        Column(
+            title=f"difference to the {extreme(study)}" if versus else "",
             names=("difference", "difference_low", "difference_high"),
             form="difference",
             missing="— not compared",
@@ -133,17 +149,19 @@ def _columns(study: Study, *, depth: bool, versus: bool) -> tuple[Column, ...]:
 
 
 def _cells(study: Study, row: StudyRow) -> tuple[Cell, ...]:
-    versus = row.versus_best
-    difference: Cell = "" if row is study.best else None
+    versus = row.versus
+    difference: Cell = "" if row is study.highest else None
     if versus is not None:
-        difference = (versus.difference, versus.low, versus.high)
+        difference = (versus.value, versus.low, versus.high)
     return (
         row.name,
         ", ".join(text for text in (row.network, row.layer) if text not in row.name),
         row.network,
         row.layer,
         row.value,
-        (row.low, row.high) if row.has_interval else None,
+        _bounds(row.method),
+        row.patients.value,
+        _bounds(row.patients),
         difference,
         finding_of(study, row),
         row.notes,
@@ -157,11 +175,15 @@ def _cells(study: Study, row: StudyRow) -> tuple[Cell, ...]:
     )
 
 
+def _bounds(metric: Metric) -> Cell:
+    return None if math.isnan(metric.low + metric.high) else (metric.low, metric.high)
+
+
 # --- Charts ------------------------------------------------------------------------------------
 
 
 def _figures(study: Study) -> tuple[Figure, ...]:
-    if study.best is None:
+    if study.highest is None:
         return ()
     panels = _of_cuts(study) if study.kind == "truncation" else _of_networks(study)
     if not panels:
@@ -217,7 +239,7 @@ def _of_cuts(study: Study) -> list[Chart]:
 
 
 def _of_networks(study: Study) -> list[Chart]:
-    """Return the rows from the best on, and value against speed of those that have both."""
+    """Return the rows from the highest on, and value against speed of those that have both."""
     rows = in_order(study)
     charts = [_forest(study, rows)]
     timed = [row for row in rows if row.is_defined and row.patches_per_s is not None]
@@ -245,7 +267,7 @@ def _forest(study: Study, rows: Sequence[StudyRow]) -> Chart:
     places = {row.name: float(k) for k, row in enumerate(rows)}
     between = 0 < len(study.candidates) < len(rows)
     return Chart(
-        title="From the best on",
+        title=f"From the {extreme(study)} on",
         caption=_bars(study, rows).strip(),
         alt=f"Chart of {study.metric} of {count(len(rows), 'row', 'rows')} with intervals. "
         f"{_IN_TABLE}",
@@ -264,7 +286,7 @@ def _forest(study: Study, rows: Sequence[StudyRow]) -> Chart:
 
 def _bars(study: Study, rows: Sequence[StudyRow]) -> str:
     some = any(row.has_interval for row in rows)
-    return f" Bars: {percent(study.confidence)} interval." if some else ""
+    return f" Bars: {percent(study.confidence)} interval, the wider of the two." if some else ""
 
 
 def _by_network(
@@ -295,13 +317,14 @@ def _by_role(rows: Sequence[StudyRow], point: Callable[[StudyRow], Point]) -> tu
 
 def _point(study: Study, row: StudyRow, place: float | None) -> Point:
     tip = f"{row.name}: {study.metric} {number(row.value)}" if row.is_defined else ""
+    stated = row.interval
     if row.has_interval:
-        tip += f" ({interval(row.low, row.high)})"
+        tip += f" ({interval(stated.low, stated.high)})"
     return Point(
         place=place or 0.0,
         value=row.value,
-        low=row.low,
-        high=row.high,
+        low=stated.low,
+        high=stated.high,
         tip=tip,
         label=row.layer if study.kind == "truncation" else row.name,
         ringed=row.chosen,
@@ -321,15 +344,12 @@ def _speed_point(row: StudyRow) -> Point:
 
 def _rules(study: Study, rows: Sequence[StudyRow]) -> tuple[Rule, ...]:
     """Return what is drawn across a chart: baselines without a place of their own, and chance."""
-    rules = [
-        Rule(
-            name=f"baseline: {row.name}",
-            value=row.value,
-            tip=f"{row.name}: {study.metric} {number(row.value)}",
-        )
-        for row in rows
-        if row.is_defined
-    ]
+    rules = []
+    for row in rows:
+        if row.is_defined:
+            among = "" if row.spread is None else f" ({interval(*row.spread)})"
+            tip = f"{row.name}: {study.metric} {number(row.value)}{among}"
+            rules.append(Rule(name=f"baseline: {row.name}", value=row.value, tip=tip))
     if study.chance is not None:
         said = f"chance: {number(study.chance)}"
         rules.append(Rule(name="chance", value=study.chance, tip=said, faint=True))

@@ -5,67 +5,44 @@ from __future__ import annotations
 import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
+from histofast._numbers import whole_number
 from histofast.encoders import read_specs
 from histofast.errors import ModelError
-from histofast.mil import TrainConfig
 from histofast.networks import Network, create, export, export_cuts, layers
-from histofast.studies.judging import Candidate, known_row
+from histofast.studies.plan import Candidate
+from histofast.studies.rows import StudyRow
 from histofast.studies.running import StudyResult, answer, extract_command, save
-from histofast.studies.setting import OnProgress, Setting
+from histofast.studies.setting import Setting
 
 
 def truncation(
     networks: Mapping[str, str | Path],
+    setting: Setting,
     *,
-    labels: str | Path,
-    out: str | Path,
-    slides: str | Path | Sequence[str | Path] | None = None,
-    patches: str | Path | None = None,
     cuts: Sequence[str] | None = None,
-    patch_px: int | None = None,
-    mpp: float | None = None,
-    model: str = "attention",
-    task: Literal["classification", "regression", "survival"] = "classification",
-    config: TrainConfig | None = None,
-    missing: Literal["error", "skip"] = "error",
-    random_weights: bool = True,
-    measure_speed: bool = True,
-    min_tissue: float = 0.25,
-    command: str | None = None,
-    on_progress: OnProgress | None = None,
+    random_seeds: int = 5,
 ) -> StudyResult:
-    """Cut networks at every block, train a model of bags on each cut, and name the knee.
+    """Cut networks at every block, train models of bags on each cut, and name the knee.
 
-    Everything is kept in `out` and taken from there when called again: encoders, features, runs.
+    The knee is the cheapest cut that is shown to lose less than `setting.tolerance` to the highest.
+    Everything is kept in `setting.out` and taken from there when called again: encoders, features,
+    runs.
 
     Args:
         networks: weights file by the name of the network, one or several.
-        labels: table of slides' labels, as `histofast.mil.open_bags` reads it.
-        out: folder of the study.
-        slides: to cut into patches.
-        patches: instead, a table of patch images; they are enlarged to `patch_px` if smaller.
+        setting: labels, slides, folder, training.
         cuts: layers, of all networks; None: the blocks of each, and its end.
-        patch_px: side of the patches; None: what the networks' encoders say.
-        mpp: um per pixel of patches from slides; None: likewise.
-        model: of bags.
-        task: what the labels are.
-        config: how to train.
-        missing: see `open_bags`.
-        random_weights: also train on the features of each whole network with random weights.
-        measure_speed: time every cut's encoder on patches of this study.
-        min_tissue: least share of tissue in a patch of a slide.
-        command: how a user would repeat it, for the page.
-        on_progress: called before each part.
+        random_seeds: also train on the features of each whole network with random weights, of so
+            many seeds, which are shown as their range; 0: none.
 
     Returns:
-        The study; `out` has index.html, study.json, study.csv, study.png and .pdf, and folders
+        The study; the folder has index.html, study.json, study.csv, study.png and .pdf, and folders
         encoders, features and runs.
 
     Raises:
-        ValueError: no network, neither or both of slides and patches, options out of range; labels
-            that do not fit (see `open_bags`).
+        ValueError: no network, options out of range; labels that do not fit (see `open_bags`).
         FileNotFoundError, ModelError, SlideError, FeatureError: what cannot be read or used. A slide
             that fails in extraction stops the study: its cuts would be of other slides.
 
@@ -73,31 +50,18 @@ def truncation(
     """
     if not networks:
         raise ValueError("networks must name at least one network with its weights, got none")
+    random_seeds = whole_number("random_seeds", random_seeds)
+    if random_seeds < 0:
+        raise ValueError(f"random_seeds must be at least 0, got {random_seeds}")
     for name in networks:
         layers(name)  # refuses a typing mistake before anything is written
-    setting = Setting(
-        labels=labels,
-        out=Path(out),
-        slides=slides,
-        patches=patches,
-        patch_px=patch_px,
-        mpp=mpp,
-        model=model,
-        task=task,
-        config=config or TrainConfig(),
-        missing=missing,
-        measure_speed=measure_speed,
-        min_tissue=min_tissue,
-        command=command,
-        on_progress=on_progress,
-    )
     setting.check()
     (setting.out / "encoders").mkdir(parents=True, exist_ok=True)
     candidates: list[Candidate] = []
     encoders: list[Path] = []
     for name, weights in networks.items():
         setting.tell(f"exporting {name}")
-        files, found = _prepared(name, weights, cuts, setting, random_weights=random_weights)
+        files, found = _prepared(name, weights, cuts, setting, random_seeds=random_seeds)
         encoders += files
         candidates += found
     study = answer(
@@ -121,7 +85,7 @@ def _prepared(
     cuts: Sequence[str] | None,
     setting: Setting,
     *,
-    random_weights: bool,
+    random_seeds: int,
 ) -> tuple[list[Path], list[Candidate]]:
     """Export what is not there yet.
 
@@ -146,7 +110,7 @@ def _prepared(
         if not _is_of(alone, last.weights_sha256):
             export(networks[layer], alone, **size)
         files.append(alone)
-        row = known_row(
+        row = StudyRow(
             name=f"{name} {layer}",
             network=name,
             layer=layer,
@@ -159,22 +123,22 @@ def _prepared(
         files = [folder / f"{stem}-cuts.onnx"]
         if not _is_of(files[0], last.weights_sha256, cuts=wanted):
             export_cuts(last, files[0], layers=wanted, name=stem, **size)
-    if random_weights:
-        layer = wanted[-1]
-        never = folder / f"{stem}-{layer}-random.onnx"
+    layer = wanted[-1]
+    for seed in range(random_seeds):
+        never = folder / f"{stem}-{layer}-random-{seed}.onnx"
         if not never.exists():
-            export(create(name, layer=layer, seed=0), never, **size)
+            export(create(name, layer=layer, seed=seed), never, **size)
         files.append(never)
-        row = known_row(
-            name=f"{name}, random weights",
+        row = StudyRow(
+            name=f"{name}, random weights {seed}",
             network=name,
             layer=layer,
             depth=min(1.0, shares[layer]),
             size_bytes=never.stat().st_size,
-            notes="never trained",
             baseline=True,
         )
-        found.append(Candidate(row=row, encoder=None, key=never.stem))
+        of_all = f"{name}, random weights"
+        found.append(Candidate(row=row, encoder=None, key=never.stem, null=of_all))
     return files, found
 
 
@@ -206,7 +170,7 @@ def _commands(
     network: str, layer: str, weights: str | Path, file: Path, out: Path
 ) -> tuple[tuple[str, str], ...]:
     """Return what to do with a cut that is chosen."""
-    run = shlex.quote(str(out / "runs" / file.stem))
+    run = shlex.quote(str(out / "runs" / file.stem / "repeat-0"))
     export_it = (
         f"histofast models export {network} --layer {layer} "
         f"--weights {shlex.quote(str(weights))} --out {file.name}"
@@ -214,7 +178,7 @@ def _commands(
     return (
         ("Encode slides with the chosen cut", extract_command(file)),
         (
-            "Predict them with the models of this study",
+            "Predict them with the models of the first repeat",
             f"histofast predict {run} features/ --other-encoder --out predictions.csv",
         ),
         ("Export the chosen cut anew", export_it),

@@ -3,47 +3,29 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Literal
 
 from histofast.comparison import compare_features
 from histofast.encoders import find, read_spec
-from histofast.mil import TrainConfig
-from histofast.studies.judging import Candidate, known_row
+from histofast.studies.plan import Candidate
+from histofast.studies.rows import StudyRow
 from histofast.studies.running import StudyResult, answer, extract_command, features_of, save
-from histofast.studies.setting import OnProgress, Setting
+from histofast.studies.setting import Setting
 
 
-def compare_networks(
-    encoders: Sequence[str | Path],
-    *,
-    labels: str | Path,
-    out: str | Path,
-    slides: str | Path | Sequence[str | Path] | None = None,
-    patches: str | Path | None = None,
-    patch_px: int | None = None,
-    mpp: float | None = None,
-    model: str = "attention",
-    task: Literal["classification", "regression", "survival"] = "classification",
-    config: TrainConfig | None = None,
-    missing: Literal["error", "skip"] = "error",
-    measure_speed: bool = True,
-    min_tissue: float = 0.25,
-    command: str | None = None,
-    on_progress: OnProgress | None = None,
-) -> StudyResult:
-    """Train a model of bags on the features of each encoder, and compare.
+def compare_networks(encoders: Sequence[str | Path], setting: Setting) -> StudyResult:
+    """Train models of bags on the features of each encoder, and compare.
 
-    Everything is kept in `out` and taken from there when called again. All encoders see the same
-    pixels; one that was made for another patch size or resolution is used at this one, and the page
-    says so.
+    Everything is kept in `setting.out` and taken from there when called again. All encoders see the
+    same pixels; one that was made for another patch size or resolution is used at this one, and the
+    page says so.
 
     Args:
         encoders: names or files, at least two.
-        labels, slides, patches, patch_px, mpp, model, task, config, missing, measure_speed,
-            min_tissue, command, on_progress: as `truncation`; patch_px and mpp are those of the first
-            encoder when None.
-        out: folder of the study; its `similarity` has the report on how alike the features are.
+        setting: labels, slides, folder, training; `patch_px` and `mpp` are those of the first encoder
+            when None. The folder `similarity` in its folder has the report on how alike the features
+            are.
 
     Raises:
         ValueError: fewer than two encoders, two of one name; else as `truncation`.
@@ -56,28 +38,14 @@ def compare_networks(
     for name in names:
         if names.count(name) > 1:
             raise ValueError(f"encoders must have different names, got {name!r} twice")
-    px, um = patch_px or specs[0].patch_px, mpp or specs[0].mpp
-    setting = Setting(
-        labels=labels,
-        out=Path(out),
-        slides=slides,
-        patches=patches,
-        patch_px=px,
-        mpp=um if slides is not None else mpp,
-        model=model,
-        task=task,
-        config=config or TrainConfig(),
-        missing=missing,
-        measure_speed=measure_speed,
-        min_tissue=min_tissue,
-        command=command,
-        on_progress=on_progress,
-    )
+    px, um = setting.patch_px or specs[0].patch_px, setting.mpp or specs[0].mpp
+    of_slides = setting.slides is not None
+    setting = replace(setting, patch_px=px, mpp=um if of_slides else setting.mpp)
     setting.check()
     setting.out.mkdir(parents=True, exist_ok=True)
     candidates = [
         Candidate(
-            row=known_row(
+            row=StudyRow(
                 name=spec.name,
                 network=spec.network,
                 layer=spec.layer,

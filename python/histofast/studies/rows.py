@@ -4,35 +4,19 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, astuple, dataclass, field
 from typing import Any, Literal, get_args
+
+from histofast.learning import Difference, Knee, Metric, wider
 
 Kind = Literal["truncation", "networks"]
 
 _COLUMNS = (
     *("name", "network", "layer", "depth", "d", "value", "low", "high"),
-    *("difference", "difference_low", "difference_high", "patches_per_s", "size_bytes"),
-    *("baseline", "chosen", "notes"),
+    *("patients_value", "patients_low", "patients_high", "difference", "difference_low"),
+    *("difference_high", "patches_per_s", "size_bytes", "baseline", "chosen", "notes"),
 )
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Difference:
-    """A row's value less the best row's, both on the same resamples of patients.
-
-    Attributes:
-        difference: NaN: undefined.
-        low, high: bounds of its interval; NaN: undefined.
-    """
-
-    difference: float
-    low: float
-    high: float
-
-    @property
-    def reaches_zero(self) -> bool:
-        """Whether the interval holds 0: then the two cannot be told apart."""
-        return self.low <= 0 <= self.high
+_NONE = Metric(value=math.nan, low=math.nan, high=math.nan)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -44,13 +28,17 @@ class StudyRow:
         network, layer: whose features these are, and of which layer.
         depth: share of the whole network's operations (FLOPs) up to there, 0..1; None: not known.
         d: width of the features.
-        value: of the study's metric; NaN: undefined.
-        low, high: bounds of its interval; NaN: there is none.
+        method: the study's metric, mean over folds and repeats, with the interval of this way of making
+            models: folds and seeds vary; NaN: undefined, or no interval.
+        patients: the metric of these very models, ranks compared within each, with the interval over
+            patients; NaN likewise.
         patches_per_s: measured; None: not measured.
         size_bytes: of the encoder's file; None: not known.
         baseline: not part of the question, but what its answers are held against.
-        versus_best: paired difference to the best row; None: it is the best, or not computed.
-        chosen: the cheapest whose difference to the best has an interval that reaches 0.
+        versus: difference to the highest row on the same folds and seeds, adjusted for the number of
+            comparisons; None: it is the highest, or not compared.
+        spread: smallest and largest of several networks with random weights, whose mean `method` is.
+        chosen: the cheapest that is shown to be about as good as the highest.
         notes: anything a reader should know of this row, in words; "": nothing.
         extra: what else was measured, by name in words; NaN: undefined.
     """
@@ -59,17 +47,27 @@ class StudyRow:
     network: str
     layer: str
     depth: float | None
-    d: int
-    value: float
-    low: float
-    high: float
-    patches_per_s: float | None
-    size_bytes: int | None
+    d: int = 1
+    method: Metric = _NONE
+    patients: Metric = _NONE
+    patches_per_s: float | None = None
+    size_bytes: int | None = None
     baseline: bool = False
-    versus_best: Difference | None = None
+    versus: Difference | None = None
+    spread: tuple[float, float] | None = None
     chosen: bool = False
     notes: str = ""
     extra: Mapping[str, float] = field(default_factory=dict)
+
+    @property
+    def value(self) -> float:
+        """The metric, mean over folds and repeats."""
+        return self.method.value
+
+    @property
+    def interval(self) -> Metric:
+        """The wider of the two intervals, which is what a sentence may claim."""
+        return wider(self.method, self.patients)
 
     @property
     def is_defined(self) -> bool:
@@ -79,14 +77,14 @@ class StudyRow:
     @property
     def has_interval(self) -> bool:
         """Whether there is a value with both bounds."""
-        return not math.isnan(self.value + self.low + self.high)
+        return not math.isnan(self.value + self.interval.low + self.interval.high)
 
     def _check(self) -> None:
         named = f"of row {self.name!r}"
-        numbers = [self.value, self.low, self.high, *self.extra.values()]
-        if self.versus_best is not None:
-            best = self.versus_best
-            numbers += [best.difference, best.low, best.high]
+        numbers = [*self.extra.values(), *(self.spread or ())]
+        numbers += [*astuple(self.method), *astuple(self.patients)]
+        if self.versus is not None:
+            numbers += [self.versus.value, self.versus.low, self.versus.high]
         for number in numbers:
             if math.isinf(number):
                 raise ValueError(f"numbers {named} must be finite or NaN, got {number}")
@@ -115,7 +113,10 @@ class Study:
         higher_is_better: whether more of it is better.
         confidence: of all intervals.
         rows: at least one, of which at most one is chosen; cuts from pixels to the end.
-        n_slides, n_patients, folds: what they were measured on.
+        n_slides, n_patients, folds: what they were measured on; folds of each repeat.
+        repeats: of the cross-validation, each with folds and seeds of its own.
+        unit: what patients are: "slide" where patients are not known.
+        knee: the choice, and what it would take where none can be made; None: not asked.
         convention: everything that decides the numbers, in words.
         commands: (what it does, shell command), in order.
         chance: the metric of guessing; None: there is no such number.
@@ -139,6 +140,9 @@ class Study:
     commands: tuple[tuple[str, str], ...]
     chance: float | None = None
     remarks: tuple[str, ...] = ()
+    repeats: int = 1
+    unit: Literal["patient", "slide"] = "patient"
+    knee: Knee | None = None
 
     def __post_init__(self) -> None:
         if self.kind not in get_args(Kind):
@@ -172,8 +176,8 @@ class Study:
         return tuple(row for row in self.rows if row.baseline)
 
     @property
-    def best(self) -> StudyRow | None:
-        """The candidate of the best value, the first of equals; None: no value is defined."""
+    def highest(self) -> StudyRow | None:
+        """The candidate of the highest value, or the lowest where lower is better; None: none is defined."""
         defined = [row for row in self.candidates if row.is_defined]
         return max(defined, key=lambda row: self.goodness(row.value)) if defined else None
 
@@ -198,18 +202,4 @@ class Study:
 
     def to_dict(self) -> dict[str, Any]:
         """Return all of it, for JSON."""
-        values: dict[str, Any] = {name: getattr(self, name) for name in self.__dataclass_fields__}
-        values["rows"] = [
-            {
-                **{name: getattr(row, name) for name in row.__dataclass_fields__},
-                "versus_best": None
-                if row.versus_best is None
-                else {
-                    name: getattr(row.versus_best, name)
-                    for name in row.versus_best.__dataclass_fields__
-                },
-                "extra": dict(row.extra),
-            }
-            for row in self.rows
-        ]
-        return values | {"convention": dict(self.convention)}
+        return asdict(self)

@@ -11,11 +11,13 @@ from typing import Literal
 from histofast import report
 from histofast.errors import HistofastError
 from histofast.graphs import bench
+from histofast.mil import Bags
 from histofast.pipeline import extract
 from histofast.studies.answers import answer_of
-from histofast.studies.judging import Candidate, Judged, Verdict, against_best, judge
+from histofast.studies.measures import judge
+from histofast.studies.plan import Candidate, train_all
 from histofast.studies.rows import Study
-from histofast.studies.setting import Setting
+from histofast.studies.setting import CONFIDENCE, Setting
 
 _BENCH_ROUNDS = 3
 
@@ -48,7 +50,7 @@ def answer(
         things: what the candidates are, in progress messages.
 
     Raises:
-        What `extract`, `bench` and `judge` raise.
+        What `extract`, `bench` and `train_all` raise.
         HistofastError: a slide failed; features of other patch sizes are there.
     """
     setting.tell(f"computing features of all {things}")
@@ -57,29 +59,33 @@ def answer(
     if setting.measure_speed:
         setting.tell("timing encoders")
         candidates = _timed(candidates, setting)
-    verdict = judge(candidates, features, setting)
-    judged = [_with_pooled(j, verdict, setting) for j in verdict.judged]
-    judged += _pooled_baselines(verdict)
-    rows = against_best(verdict, judged, seed=setting.config.seed)
+    trained = train_all(candidates, features, setting)
+    verdict = judge(candidates, trained, setting)
     commands = [] if setting.command is None else [("Repeat the study", setting.command)]
-    for row, candidate in zip(rows, candidates, strict=False):  # baselines of means come last
-        if row.chosen:
+    chosen = {row.name for row in verdict.rows if row.chosen}
+    for candidate in candidates:
+        if candidate.row.name in chosen:
             commands += candidate.commands
+    bags, folds = trained[0].bags, trained[0].runs[0].folds
+    tested = bags.part(sorted({int(row) for fold in folds for row in fold.test}))
     return Study(
         kind=kind,
         title=title,
         question=question,
         metric=setting.metric_title,
         higher_is_better=True,
-        confidence=0.95,
-        rows=rows,
-        n_slides=len(verdict.tested),
-        n_patients=len(set(verdict.bags.part(verdict.tested).groups)),
-        folds=verdict.folds,
-        convention=_convention(setting),
+        confidence=CONFIDENCE,
+        rows=verdict.rows,
+        n_slides=len(tested),
+        n_patients=len(set(tested.groups)),
+        folds=len(folds),
+        repeats=setting.repeats,
+        unit=bags.unit,
+        knee=verdict.knee,
+        convention=_convention(setting, bags),
         commands=tuple(commands),
         chance=setting.chance,
-        remarks=tuple(verdict.bags.notes),
+        remarks=tuple(bags.notes),
     )
 
 
@@ -146,29 +152,7 @@ def _timed(candidates: Sequence[Candidate], setting: Setting) -> list[Candidate]
     ]
 
 
-def _with_pooled(judged: Judged, verdict: Verdict, setting: Setting) -> Judged:
-    """Add what mean pooling reaches on the same features."""
-    pooled = verdict.pooled.get(judged.row.name)
-    if pooled is None:
-        return judged
-    title = f"{setting.metric_title}, mean pooling"
-    return replace(judged, row=replace(judged.row, extra={title: pooled.row.value}))
-
-
-def _pooled_baselines(verdict: Verdict) -> list[Judged]:
-    """Take the best of mean pooling as a baseline: attention has to beat that."""
-    if not verdict.pooled:
-        return []
-    best = max(verdict.pooled.values(), key=lambda j: j.row.value)
-    row = replace(
-        best.row,
-        name="mean pooling and logistic regression",
-        notes=f"where it does best: on {best.row.name.removeprefix('mean pooling, ')}",
-    )
-    return [replace(best, row=row)]
-
-
-def _convention(setting: Setting) -> dict[str, str]:
+def _convention(setting: Setting, bags: Bags) -> dict[str, str]:
     kind = "of slides," if setting.patches is None else "images of a table, resized to"
     side = f"{setting.patch_px} px" if setting.patch_px else "of the encoders' size"
     config = setting.config
@@ -176,9 +160,13 @@ def _convention(setting: Setting) -> dict[str, str]:
         "patches": f"{kind} {side}",
         "features": "mean over the picture of the map at the cut",
         "model": f"{setting.model}, at most {config.epochs} epochs, lr {config.lr:g}",
-        "validation": "patients that are not tested choose the epoch",
-        "value": f"{setting.metric_title} of out-of-fold predictions",
-        "interval": "95 %, 1000 bootstrap draws of patients; differences on the same draws",
+        "validation": f"{bags.unit}s that are not tested choose the epoch",
+        "value": f"mean over folds and repeats of the {setting.metric_title} of the tested {bags.unit}s; "
+        "ranks are compared only where the same model gave them",
+        "interval of the way of training": "corrected for the patients that folds share in training "
+        "(Nadeau and Bengio, 2003)",
+        "interval over patients": f"1000 bootstrap draws of {bags.unit}s, the models as they are",
+        "differences": "fold by fold, same folds and seeds; findings after Holm over the candidates",
         "depth": "share of the whole network's multiplications",
         "speed": "ONNX Runtime on this machine's CPUs, median of rounds in turns",
     }

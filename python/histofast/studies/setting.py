@@ -2,14 +2,23 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
+<<<<<<< HEAD
 from histofast.learning import Missing, Task, folds
 from histofast.mil import TrainConfig, open_labels
+=======
+from histofast._numbers import real_number, whole_number
+from histofast.learning import TOLERANCE, Task, folds
+from histofast.mil import Missing, TrainConfig, open_labels
+>>>>>>> 7b6e747 (Studies repeat folds and seeds, claim what folds show, and train side by side; one Setting)
 from histofast.patches import list_bags, list_jobs
 from histofast.report import check_installed
+
+CONFIDENCE = 0.95  # of all intervals
 
 _METRIC_OF = {"classification": "auroc", "regression": "spearman", "survival": "c_index"}
 _TITLE_OF = {"auroc": "AUROC", "spearman": "Spearman's rho", "c_index": "C-index"}
@@ -30,22 +39,64 @@ OnProgress = Callable[[StudyProgress], None]
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Setting:
-    """Arguments of a study; see `truncation`."""
+    """What every study is told, once.
+
+    Attributes:
+        labels: table of slides' labels, as `histofast.mil.open_bags` reads it.
+        out: folder of the study: its page, encoders, features and runs.
+        slides: to cut into patches.
+        patches: instead, a table of patch images; they are enlarged to `patch_px` if smaller.
+        patch_px: side of the patches; None: what the encoders say.
+        mpp: um per pixel of patches from slides; None: likewise.
+        min_tissue: least share of tissue in a patch of a slide.
+        model: of bags.
+        task: what the labels are.
+        config: how to train; its seed is that of the first repeat.
+        missing: see `open_bags`.
+        repeats: of the cross-validation, each with folds and seeds of its own, >= 1.
+        tolerance: how much less than the highest counts as about as good, in units of the metric, > 0.
+        measure_speed: time every candidate's encoder on patches of this study.
+        jobs: runs at a time, in processes side by side, >= 1; the numbers are the same.
+        threads: of torch in each; None: as many as torch likes.
+        command: how a user would repeat it, for the page.
+        on_progress: called before each part.
+
+    Raises:
+        ValueError: neither or both of slides and patches, numbers out of range.
+        TypeError: repeats or jobs that are no whole numbers.
+    """
 
     labels: str | Path
     out: Path
-    slides: str | Path | Sequence[str | Path] | None
-    patches: str | Path | None
-    patch_px: int | None
-    mpp: float | None
-    model: str
-    task: Task
-    config: TrainConfig
-    missing: Missing
-    measure_speed: bool
-    min_tissue: float
-    command: str | None
-    on_progress: OnProgress | None
+    slides: str | Path | Sequence[str | Path] | None = None
+    patches: str | Path | None = None
+    patch_px: int | None = None
+    mpp: float | None = None
+    min_tissue: float = 0.25
+    model: str = "attention"
+    task: Task = "classification"
+    config: TrainConfig = field(default_factory=TrainConfig)
+    missing: Missing = "error"
+    repeats: int = 3
+    tolerance: float = TOLERANCE
+    measure_speed: bool = True
+    jobs: int = 1
+    threads: int | None = 1
+    command: str | None = None
+    on_progress: OnProgress | None = None
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "out", Path(self.out))
+        for name in ("repeats", "jobs", "threads"):
+            value = whole_number(name, getattr(self, name))
+            object.__setattr__(self, name, value)
+            if value is not None and value < 1:
+                raise ValueError(f"{name} must be at least 1, got {value}")
+        object.__setattr__(self, "tolerance", real_number("tolerance", self.tolerance))
+        if not 0 < self.tolerance < math.inf:
+            raise ValueError(f"tolerance must be above 0, got {self.tolerance}")
+        if (self.slides is None) == (self.patches is None):
+            raise ValueError("slides or patches must be given, and not both")
 
     @property
     def metric(self) -> str:
@@ -76,8 +127,6 @@ class Setting:
             ModuleNotFoundError: what draws the page is not installed.
         """
         check_installed()
-        if (self.slides is None) == (self.patches is None):
-            raise ValueError("either slides or patches must be given")
         if self.patches is not None:
             jobs = list_bags(self.patches)
         else:
@@ -86,4 +135,5 @@ class Setting:
             jobs = list_jobs(paths)
         names = [job.name for job in jobs]
         known = open_labels(self.labels, names, task=self.task, missing=self.missing)
-        folds(known, n=self.config.folds, seed=self.config.seed)
+        for repeat in range(self.repeats):
+            folds(known, n=self.config.folds, seed=self.config.seed + repeat)

@@ -5,25 +5,26 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 
-from histofast._words import count
-from histofast.report import number, percent, round_number, signed, size
-from histofast.studies.rows import Difference, Study, StudyRow
+from histofast._words import count, listed
+from histofast.learning import Difference
+from histofast.report import interval, number, percent, round_number, signed, size
+from histofast.studies.rows import Study, StudyRow
 
 _FEW_PATIENTS = 30  # an interval of fewer is rough
-_SHOWN = 5  # names in one sentence
 _FASTER = 1.05  # less is no gain worth a sentence
 
 
 def describe_study(study: Study) -> tuple[str, ...]:
     """Return what a study found, as sentences; the same numbers give the same words.
 
-    Rows are told apart by the interval of their paired difference alone. Baselines that keep up
-    are named, and so is what was not measured.
+    Rows are told apart by the corrected interval of their difference alone, adjusted for their
+    number. Baselines that keep up are named, and so is what was not measured.
     """
     return (
-        *_best(study),
-        *_knee(study),
+        *_highest(study),
+        *_choice(study),
         *_told_apart(study),
+        *_above_random(study),
         *_baselines(study),
         *_few(study),
         *_not_measured(study),
@@ -42,15 +43,28 @@ def chosen_word(study: Study) -> str:
     return "knee" if study.kind == "truncation" else "choice"
 
 
+def extreme(study: Study) -> str:
+    """Return what the row of the best value is called: the best of many is not the best there is."""
+    return "highest" if study.higher_is_better else "lowest"
+
+
+def patients_of(study: Study) -> str:
+    """Return how many patients there are, or slides where those count as patients."""
+    return count(study.n_patients, study.unit)
+
+
 def study_basis(study: Study) -> str:
     """Return on what it was measured."""
-    slides = count(study.n_slides, "slide", "slides")
-    patients = count(study.n_patients, "patient", "patients")
-    return f"{study.metric} on {slides} of {patients}, {count(study.folds, 'fold', 'folds')}"
+    slides = count(study.n_slides, "slide")
+    who = f"{slides} of {patients_of(study)}" if study.unit == "patient" else slides
+    folds = count(study.folds, "fold")
+    if study.repeats > 1:
+        folds = f"{study.repeats} x {folds}"
+    return f"{study.metric} on {who}, {folds}"
 
 
 def in_order(study: Study) -> list[StudyRow]:
-    """Return cuts from pixels to the end, or networks from the best on; baselines come last."""
+    """Return cuts from pixels to the end, or networks from the highest on; baselines come last."""
     rows = list(study.candidates)
     if study.kind == "networks":
         rows.sort(key=lambda row: -study.goodness(row.value) if row.is_defined else math.inf)
@@ -59,28 +73,27 @@ def in_order(study: Study) -> list[StudyRow]:
 
 def finding_of(study: Study, row: StudyRow) -> str:
     """Return what the numbers say of one row, in a few words."""
+    top = extreme(study)
     if not row.is_defined:
         return "undefined"
-    if row is study.best:
-        return f"best, and the {chosen_word(study)}" if row.chosen else "best"
-    if row.versus_best is None:
+    if row.spread is not None:
+        return f"random: {interval(*row.spread)}"
+    if row is study.highest:
+        said = f"{top} of {len(study.candidates)}" if len(study.candidates) > 1 else "the only one"
+        return f"{said}, and the {chosen_word(study)}" if row.chosen else said
+    if row.versus is None:
         said = "not compared"
-    elif math.isnan(row.versus_best.low + row.versus_best.high):
-        said = "undefined against the best"
+    elif math.isnan(row.versus.low + row.versus.high):
+        said = f"no interval against the {top}"
+    elif not row.versus.is_shown:
+        said = f"not told from the {top}"
     else:
-        said = {0: "not told from the best", 1: "better than the best", -1: "worse"}[
-            _side(study, row.versus_best)
-        ]
-        if row.baseline and said == "worse":
-            said = "below the best"
+        said = "worse" if _gain_of(study, row.versus) < 0 else f"better than the {top}"
     return f"{chosen_word(study)}: {said}" if row.chosen else said
 
 
-def _side(study: Study, versus: Difference) -> int:
-    """Return 1 for better than the best, -1 for worse, 0 where the interval reaches 0."""
-    if versus.reaches_zero:
-        return 0
-    return 1 if study.goodness(versus.difference) > 0 else -1
+def _gain_of(study: Study, versus: Difference) -> float:
+    return study.goodness(versus.value)
 
 
 def _interval(study: Study, low: float, high: float, write: Callable[[float], str] = number) -> str:
@@ -88,86 +101,95 @@ def _interval(study: Study, low: float, high: float, write: Callable[[float], st
 
 
 def _value(study: Study, row: StudyRow, *, metric: bool = False) -> str:
-    """Return a row's value with its interval, for brackets."""
+    """Return a row's value with its wider interval, for brackets."""
     text = f"{study.metric} {number(row.value)}" if metric else number(row.value)
-    return f"{text}, {_interval(study, row.low, row.high)}" if row.has_interval else text
+    if not row.has_interval:
+        return text
+    return f"{text}, {_interval(study, row.interval.low, row.interval.high)}"
 
 
 def _difference(study: Study, versus: Difference) -> str:
-    interval = _interval(study, versus.low, versus.high, signed)
-    return f"difference {signed(versus.difference)}, {interval}"
+    if math.isnan(versus.low + versus.high):
+        return f"difference {signed(versus.value)}, without an interval"
+    bounds = _interval(study, versus.low, versus.high, signed)
+    return f"difference {signed(versus.value)}, {bounds}"
 
 
-def _listed(names: Sequence[str]) -> str:
-    """Return a few names, and how many more there are."""
-    words = list(names[:_SHOWN])
-    if len(names) > _SHOWN:
-        words.append(f"{len(names) - _SHOWN} more")
-    return words[0] if len(words) == 1 else f"{', '.join(words[:-1])} and {words[-1]}"
-
-
-def _best(study: Study) -> list[str]:
-    best = study.best
-    if best is None:
+def _highest(study: Study) -> list[str]:
+    top = study.highest
+    n = len(study.candidates)
+    if top is None:
         return [f"{study.metric} is undefined for all {noun_of(study)}."]
-    if len(study.candidates) == 1:
-        said = [
-            f"{best.name} is the only {noun_of(study, 1)} ({_value(study, best, metric=True)})."
-        ]
+    value = _value(study, top, metric=True)
+    if n == 1:
+        said = [f"{top.name} is the only {noun_of(study, 1)} ({value})."]
     else:
-        said = [f"Best is {best.name} ({_value(study, best, metric=True)})."]
-    if study.chance is not None and best.has_interval:
-        worst = best.low if study.higher_is_better else best.high
+        word = extreme(study)
+        said = [f"{word.capitalize()} of {n} {noun_of(study)} is {top.name} ({value})."]
+        said += [f"Chosen by the {study.unit}s that it is measured on, it looks better than it is."]
+    if study.chance is not None and top.has_interval:
+        worst = top.interval.low if study.higher_is_better else top.interval.high
         if study.goodness(worst) <= study.goodness(study.chance):
             chance = number(study.chance)
             said.append(f"Its interval reaches chance ({chance}): it may have learnt nothing.")
     return said
 
 
-def _knee(study: Study) -> list[str]:
-    row, best, word = study.chosen, study.best, chosen_word(study)
-    if best is None or (row is None and len(study.candidates) == 1):
+def _choice(study: Study) -> list[str]:
+    row, top, word = study.chosen, study.highest, chosen_word(study)
+    if top is None or study.knee is None or len(study.candidates) == 1:
         return []
+    limit = number(study.knee.tolerance)
+    one, superlative = noun_of(study, 1), extreme(study)
     if row is None:
-        return [f"No {word} was named."]
-    if row is best:
-        if len(study.candidates) == 1:
-            return []
-        none = f"no cheaper {noun_of(study, 1)} has a paired difference to it whose interval"
-        return [f"It is the {word} as well: {none} reaches 0."]
-    versus, name = row.versus_best, f"The {word} is {row.name} ({number(row.value)})"
-    if versus is None:
-        said = [f"{name}; its paired difference to the best was not computed."]
-    elif versus.reaches_zero:
-        why = f"the cheapest {noun_of(study, 1)} that cannot be told from the best"
-        said = [f"{name}, {why} ({_difference(study, versus)})."]
-    else:
-        said = [f"{name}, although it is not level with the best ({_difference(study, versus)})."]
-    return [" ".join(said + _gain(study, row, best))]
+        none = (
+            f"There is no {word}: of no cheaper {one} the interval of the difference shows that it "
+            f"loses less than {limit} to the {superlative}."
+        )
+        return [none + _needed(study)]
+    if row is top:
+        return [
+            f"It is the {word} as well: no {one} is cheaper, or each that is has been shown to be worse."
+        ]
+    assert row.versus is not None, "what is chosen was compared"
+    shown = f"lose less than {limit} to the {superlative} ({_difference(study, row.versus)})"
+    said = f"The {word} is {row.name} ({number(row.value)}), the cheapest {one} that is shown to {shown}."
+    return [" ".join([said, *_gain(study, row, top)])]
 
 
-def _gain(study: Study, row: StudyRow, best: StudyRow) -> list[str]:
-    """Say how much faster and smaller the chosen row is than the best, and than its whole network."""
+def _needed(study: Study) -> str:
+    found = study.knee
+    if found is None or found.closest is None or found.patients_needed is None:
+        return ""
+    return (
+        f" About {count(found.patients_needed, study.unit)} would be needed to show it of "
+        f"{found.closest}, if its difference stays as it is; there are {study.n_patients:,}."
+    )
+
+
+def _gain(study: Study, row: StudyRow, top: StudyRow) -> list[str]:
+    """Say how much faster and smaller the chosen row is than the highest, and than its network."""
     deepest = max(
         (r for r in study.candidates if r.network == row.network and r.depth is not None),
         key=lambda r: r.depth or 0.0,
         default=row,
     )
     said = []
-    if row.patches_per_s is not None and best.patches_per_s is not None:
-        ratio = row.patches_per_s / best.patches_per_s
-        speeds = f"({round_number(row.patches_per_s)} against {round_number(best.patches_per_s)} patches/s)"
+    if row.patches_per_s is not None and top.patches_per_s is not None:
+        ratio = row.patches_per_s / top.patches_per_s
+        rates = [round_number(r.patches_per_s or 0.0) for r in (row, top)]
+        speeds = f"({rates[0]} against {rates[1]} patches/s)"
         if ratio >= _FASTER:
-            said.append(f"It is {_times(ratio)} as fast as the best {speeds}.")
+            said.append(f"It is {_times(ratio)} as fast {speeds}.")
         else:
             said.append(f"It is {'no faster' if ratio > 1 / _FASTER else 'slower'} {speeds}.")
-    if deepest is not best and deepest is not row and row.patches_per_s is not None:
+    if deepest is not top and deepest is not row and row.patches_per_s is not None:
         whole = deepest.patches_per_s
         if study.kind == "truncation" and whole is not None:
             ratio = row.patches_per_s / whole
             cut = f"the deepest cut of {row.network} ({round_number(whole)} patches/s)"
             said.append(f"It is {_times(ratio)} as fast as {cut}.")
-    sizes = (row.size_bytes, best.size_bytes)
+    sizes = (row.size_bytes, top.size_bytes)
     if sizes[0] is not None and sizes[1] is not None and sizes[1] >= _FASTER * sizes[0]:
         said.append(f"Its file is smaller ({size(sizes[0])} against {size(sizes[1])}).")
     return said
@@ -178,108 +200,109 @@ def _times(ratio: float) -> str:
 
 
 def _told_apart(study: Study) -> list[str]:
-    best = study.best
-    others = [row for row in study.candidates if row.is_defined and row is not best]
-    if best is None or not others:
-        return []
-    patients = count(study.n_patients, "patient", "patients")
-    nouns = noun_of(study, len(others))
-    little = f"with {patients} the order of the {noun_of(study)} says little"
+    """Say which rows are shown to be worse than the highest, and which are not told from it."""
     known = [
-        (row, _side(study, row.versus_best))
-        for row in others
-        if row.versus_best is not None
-        and not math.isnan(row.versus_best.low + row.versus_best.high)
+        (row, row.versus)
+        for row in study.candidates
+        if row.versus is not None and not math.isnan(row.versus.low + row.versus.high)
     ]
-    level = [row.name for row, side in known if side == 0]
-    if known and len(level) == len(others) > 1:
-        none = f"None of the other {len(others)} {nouns} can be told from the best"
-        return [f"{none}: every paired difference has an interval that reaches 0, so {little}."]
-    if known and len(level) == len(others):
-        return [f"{level[0]} cannot be told from the best, so {little}."]
-    if known and not level and len(known) == len(others):
-        worse = "are" if len(others) > 1 else "is"
-        return [f"The other {count(len(others), *_forms(study))} {worse} worse than the best."]
-    if known and level:
-        of = f"Of the other {len(others)} {nouns} {len(level)} cannot be told from the best"
-        return [f"{of}: {_listed(level)}."]
-    if known or not best.has_interval:
+    if not known:
         return []
-    overlapping = [
-        row.name
-        for row in others
-        if row.has_interval and row.low <= best.high and row.high >= best.low
-    ]
-    if len(overlapping) == len(others):
-        return [f"All intervals overlap with that of the best: {little}."]
-    if overlapping:
-        return [f"The intervals of these overlap with that of the best: {_listed(overlapping)}."]
-    return []
-
-
-def _forms(study: Study) -> tuple[str, str]:
-    return noun_of(study, 1), noun_of(study)
-
-
-def _baselines(study: Study) -> list[str]:
-    best, chosen = study.best, study.chosen
-    if best is None:
-        return []
-    said, below = [], []
-    for row in study.baselines:
-        if not row.is_defined:
-            continue
-        versus = row.versus_best
-        if versus is not None and not math.isnan(versus.low + versus.high):
-            side, shown = _side(study, versus), _difference(study, versus)
-        else:
-            side, shown = _side_unpaired(study, row, best), "not compared in pairs"
-        name = f"The baseline {row.name} ({number(row.value)})"
-        adds = f"what the {noun_of(study)} add to it"
-        if side > 0:
-            said.append(f"{name} beats the best {noun_of(study, 1)} ({shown}): prefer it here.")
-        elif side == 0:
-            patients = count(study.n_patients, "patient", "patients")
-            ahead = study.goodness(row.value - best.value) > 0
-            level = "is ahead of the best, though not beyond chance" if ahead else ""
-            level = level or "cannot be told from the best"
-            said.append(f"{name} {level} ({shown}): {adds} cannot be shown with {patients}.")
-        else:
-            below.append(f"{row.name} ({number(row.value)})")
-            if chosen is not None and study.goodness(row.value - chosen.value) > 0:
-                said.append(f"{name} is ahead of the {chosen_word(study)}.")
-    if below:
-        words = ("baseline", "is") if len(below) == 1 else ("baselines", "are")
-        said.append(f"The {words[0]} {_listed(below)} {words[1]} below the best.")
+    top = extreme(study)
+    shown = [row.name for row, versus in known if versus.is_shown]
+    level = [row.name for row, versus in known if not versus.is_shown]
+    among = f", after adjusting for {len(known)} comparisons" if len(known) > 1 else ""
+    where = f"with {patients_of(study)}"
+    if not shown:
+        which = level[0] if len(level) == 1 else f"None of the other {len(level)}"
+        verb = "is not" if len(level) == 1 else "is"
+        little = f"{where} the order of the {noun_of(study)} says little"
+        return [f"{which} {verb} told from the {top}{among}: {little}."]
+    verb = "is" if len(shown) == 1 else "are"
+    said = [f"{listed(shown)} {verb} worse than the {top}{among}."]
+    if level:
+        said.append(f"Not told from it {where}: {listed(level)}.")
     return said
 
 
-def _side_unpaired(study: Study, row: StudyRow, best: StudyRow) -> int:
-    """As `_side`, from the intervals of the two: with any overlap, they are not told apart."""
-    if row.has_interval and best.has_interval and row.low <= best.high and row.high >= best.low:
-        return 0
-    better = study.goodness(row.value - best.value)
-    return (better > 0) - (better < 0)
+def _above_random(study: Study) -> list[str]:
+    """Say which candidates are above the most that random networks reach."""
+    said = []
+    for null in study.baselines:
+        if null.spread is None:
+            continue
+        least = null.spread[1] if study.higher_is_better else null.spread[0]
+        rivals = [
+            row
+            for row in study.candidates
+            if row.has_interval and (row.network == null.network or study.kind == "networks")
+        ]
+        beyond = [row for row in rivals if study.goodness(_worst(study, row) - least) > 0]
+        reach = f"{null.name} reach {interval(*null.spread)}"
+        if len(beyond) == len(rivals) > 0:
+            every = "The" if len(rivals) == 1 else "Every"
+            said.append(
+                f"{reach}. {every} {noun_of(study, 1)} is above them with its whole interval."
+            )
+        elif beyond:
+            names = listed([row.name for row in beyond])
+            said.append(f"{reach}. Above them with their whole interval: {names}.")
+        else:
+            said.append(f"{reach}. No {noun_of(study, 1)} is above them with its whole interval.")
+    return said
+
+
+def _worst(study: Study, row: StudyRow) -> float:
+    return row.interval.low if study.higher_is_better else row.interval.high
+
+
+def _baselines(study: Study) -> list[str]:
+    top = study.highest
+    if top is None:
+        return []
+    said, below, word = [], [], extreme(study)
+    for row in study.baselines:
+        if not row.is_defined or row.spread is not None:
+            continue
+        name = f"The baseline {row.name} ({number(row.value)})"
+        versus = row.versus
+        adds = f"what the {noun_of(study)} add to it"
+        if versus is None or math.isnan(versus.low + versus.high):
+            said.append(f"{name} was not compared in pairs.")
+        elif not versus.is_shown:
+            ahead = _gain_of(study, versus) > 0
+            level = f"is ahead of the {word}, though that is not shown" if ahead else ""
+            level = level or f"is not told from the {word}"
+            where = f"cannot be shown with {patients_of(study)}"
+            said.append(f"{name} {level} ({_difference(study, versus)}): {adds} {where}.")
+        elif _gain_of(study, versus) > 0:
+            shown = _difference(study, versus)
+            said.append(f"{name} beats the {word} {noun_of(study, 1)} ({shown}): prefer it here.")
+        else:
+            below.append(f"{row.name} ({number(row.value)}; {_difference(study, versus)})")
+    if below:
+        words = ("baseline", "is") if len(below) == 1 else ("baselines", "are")
+        said.append(f"The {words[0]} {listed(below)} {words[1]} below the {word}.")
+    return said
 
 
 def _few(study: Study) -> list[str]:
     if study.n_patients >= _FEW_PATIENTS or not any(row.has_interval for row in study.rows):
         return []
-    patients = count(study.n_patients, "patient", "patients")
-    return [f"The intervals rest on only {patients}: take them as rough."]
+    return [f"The intervals rest on only {patients_of(study)}: take them as rough."]
 
 
 def _not_measured(study: Study) -> list[str]:
-    rows, best = study.candidates, study.best
+    rows, top = study.candidates, study.highest
     said = []
     undefined = [row.name for row in study.rows if not row.is_defined]
-    if undefined and best is not None:
-        said.append(f"{study.metric} is undefined for {_listed(undefined)}.")
-    defined = [row for row in study.rows if row.is_defined]
+    if undefined and top is not None:
+        said.append(f"{study.metric} is undefined for {listed(undefined)}.")
+    defined = [row for row in study.rows if row.is_defined and row.spread is None]
     said += _absent("No intervals were computed", defined, lambda row: row.has_interval)
-    others = [row for row in rows if row.is_defined and row is not best]
-    paired = "No paired differences to the best were computed"
-    said += _absent(paired, others, lambda row: row.versus_best is not None)
+    others = [row for row in rows if row.is_defined and row is not top]
+    paired = f"No differences to the {extreme(study)} were computed"
+    said += _absent(paired, others, lambda row: row.versus is not None)
     said += _absent("Speed was not measured", rows, lambda row: row.patches_per_s is not None)
     said += _absent("The encoder's size is not known", rows, lambda row: row.size_bytes is not None)
     if study.kind == "truncation":
@@ -288,7 +311,7 @@ def _not_measured(study: Study) -> list[str]:
     for name in study.extras:
         having = [row.name for row in rows if name in row.extra]
         if having and len(having) < len(rows):
-            said.append(f"{name[:1].upper()}{name[1:]} was measured for {_listed(having)} only.")
+            said.append(f"{name[:1].upper()}{name[1:]} was measured for {listed(having)} only.")
     if not study.baselines:
         said.append(f"No baseline was run: what the {noun_of(study)} add to one is not known.")
     return said
@@ -301,4 +324,4 @@ def _absent(what: str, rows: Sequence[StudyRow], is_there: Callable[[StudyRow], 
         return []
     if len(absent) == len(rows):
         return [f"{what.rstrip(',')}."]
-    return [f"{what} for {_listed(absent)}."]
+    return [f"{what} for {listed(absent)}."]

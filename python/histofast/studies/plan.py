@@ -1,0 +1,230 @@
+"""The runs of a study: each candidate on the same folds and seeds, repeat by repeat, as jobs.
+
+runs/<candidate>/repeat-<r>/         a run of `train`, with seed + r for folds and models alike
+runs/<candidate>/mean-pooling-<r>/   predictions of logistic regression on mean features
+"""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from histofast import jobs
+from histofast.jobs import Job, Local
+from histofast.learning import Fold, Task, read_record, write_csv
+from histofast.mil import Bags, Missing, Run, TrainConfig, mean_pooling, open_bags, open_run, train
+from histofast.studies.rows import StudyRow
+from histofast.studies.setting import Setting
+
+_PREDICTIONS = "predictions.csv"
+_POOLING = 1  # revision of the baseline: raised when the same features would give other numbers
+
+Predicted = Mapping[str, NDArray[np.float64]]  # by slide
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Candidate:
+    """An encoder whose features models of bags are trained on.
+
+    Attributes:
+        row: what is known of it beforehand; values and intervals are filled in.
+        encoder: its file, for its speed; None: not measured.
+        key: name of its features, and of its folder among the runs.
+        commands: titles and commands of what to do with it if it is chosen.
+        null: of several networks with random weights, one; their name in rows. "": no such.
+    """
+
+    row: StudyRow
+    encoder: Path | None
+    key: str
+    commands: tuple[tuple[str, str], ...] = ()
+    null: str = ""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Trained:
+    """The runs of a candidate, and what mean pooling predicts on the folds of each.
+
+    Attributes:
+        bags: with the features of the candidate.
+        runs: one for each repeat.
+        pooled: predictions of mean pooling, likewise; empty where it was not asked for.
+    """
+
+    bags: Bags
+    runs: tuple[Run, ...]
+    pooled: tuple[Predicted, ...]
+
+
+def train_all(
+    candidates: Sequence[Candidate], features: Sequence[Path], setting: Setting
+) -> list[Trained]:
+    """Train what is not trained yet; a failure stays with its run, and is raised when all others are.
+
+    Random networks are many seeds already: they take the first repeat alone.
+
+    Raises:
+        ValueError, FeatureError, FileNotFoundError, ModelError: as `open_bags` and `train`; candidates
+            of other bags.
+    """
+    bags = [
+        open_bags(folder, setting.labels, task=setting.task, missing=setting.missing)
+        for folder in features
+    ]
+    for candidate, own in zip(candidates, bags, strict=True):
+        if own.names != bags[0].names:
+            raise ValueError(
+                f"features of {candidate.row.name} must be of the same slides as those of "
+                f"{candidates[0].row.name}, got {len(own)} and {len(bags[0])}"
+            )
+    units = [
+        (k, repeat)
+        for k, candidate in enumerate(candidates)
+        for repeat in range(1 if candidate.null else setting.repeats)
+    ]
+    # Repeat by repeat, so that a study that is stopped has all candidates on the first folds.
+    units.sort(key=lambda unit: unit[1])
+    _work(
+        [
+            _train_job(candidates[k], features[k], bags[k], repeat, setting=setting)
+            for k, repeat in units
+        ],
+        setting,
+        "training",
+    )
+    if setting.task == "classification":
+        pooled = [unit for unit in units if not candidates[unit[0]].row.baseline]
+        _work(
+            [_pooling_job(candidates[k], features[k], repeat, setting) for k, repeat in pooled],
+            setting,
+            "mean pooling",
+        )
+    found = []
+    for candidate, own in zip(candidates, bags, strict=True):
+        repeats = range(1 if candidate.null else setting.repeats)
+        has_pooled = setting.task == "classification" and not candidate.row.baseline
+        found.append(
+            Trained(
+                bags=own,
+                runs=tuple(open_run(_run(setting, candidate, r)) for r in repeats),
+                pooled=tuple(
+                    _read_pooled(_pooling(setting, candidate, r)) if has_pooled else {}
+                    for r in repeats
+                ),
+            )
+        )
+    return found
+
+
+def _work(work: Sequence[Job], setting: Setting, doing: str) -> None:
+    begun = 0
+
+    def hear(event: jobs.Event) -> None:
+        nonlocal begun
+        if isinstance(event, jobs.Started):
+            setting.tell(f"{doing}: {event.job.name}", done=begun, total=len(work))
+            begun += 1
+
+    engine = Local(processes=setting.jobs, threads=setting.threads)
+    jobs.values_of(jobs.run(work, engine=engine, on_event=hear))
+
+
+def _run(setting: Setting, candidate: Candidate, repeat: int) -> Path:
+    return setting.out / "runs" / candidate.key / f"repeat-{repeat}"
+
+
+def _pooling(setting: Setting, candidate: Candidate, repeat: int) -> Path:
+    return setting.out / "runs" / candidate.key / f"mean-pooling-{repeat}"
+
+
+def _name(candidate: Candidate, repeat: int, setting: Setting) -> str:
+    several = setting.repeats > 1 and not candidate.null
+    return candidate.row.name + (f", repeat {repeat}" if several else "")
+
+
+def _train_job(
+    candidate: Candidate, features: Path, bags: Bags, repeat: int, *, setting: Setting
+) -> Job:
+    return Job(
+        name=_name(candidate, repeat, setting),
+        function=train_one,
+        arguments={
+            "features": features,
+            "labels": setting.labels,
+            "task": setting.task,
+            "missing": setting.missing,
+            "out": _run(setting, candidate, repeat),
+            "model": setting.model,
+            "config": replace(setting.config, seed=setting.config.seed + repeat),
+            "threads": setting.threads,
+        },
+        cost=float(bags.sizes.sum() * bags.d),
+    )
+
+
+def train_one(
+    *,
+    features: Path,
+    labels: str | Path,
+    task: Task,
+    missing: Missing,
+    out: Path,
+    model: str,
+    config: TrainConfig,
+    threads: int | None,
+) -> None:
+    """Make one run of a study, wherever this is called; a finished one is only looked at."""
+    out.parent.mkdir(parents=True, exist_ok=True)
+    bags = open_bags(features, labels, task=task, missing=missing)
+    train(bags, out=out, model=model, config=config, threads=threads)
+
+
+def _pooling_job(candidate: Candidate, features: Path, repeat: int, setting: Setting) -> Job:
+    run = _run(setting, candidate, repeat)
+    record = read_record(run)
+    assert record is not None, f"{run} was trained"
+    folder = _pooling(setting, candidate, repeat)
+    return Job(
+        name=_name(candidate, repeat, setting),
+        function=pool_one,
+        arguments={
+            "features": features,
+            "labels": setting.labels,
+            "missing": setting.missing,
+            "run": run,
+            "out": folder,
+        },
+        folder=folder,
+        identity={"run": record.sha256, "revision": _POOLING},
+    )
+
+
+def pool_one(*, features: Path, labels: str | Path, missing: Missing, run: Path, out: Path) -> None:
+    """Write what logistic regression on mean features predicts on the folds of a run."""
+    bags = open_bags(features, labels, missing=missing)
+    values = mean_pooling(bags, open_run(run).folds)
+    rows: list[list[Any]] = [["slide", *(f"p_{name}" for name in bags.classes)]]
+    tested = np.flatnonzero(~np.isnan(values).any(axis=1))
+    rows += [[bags.names[i], *map(float, values[i])] for i in tested]
+    write_csv(out / _PREDICTIONS, rows)
+
+
+def _read_pooled(folder: Path) -> Predicted:
+    with (folder / _PREDICTIONS).open(newline="", encoding="utf-8") as file:
+        _, *rows = csv.reader(file)
+    found = {}
+    for name, *values in rows:
+        probabilities = np.array(values, np.float64)
+        found[name] = probabilities / probabilities.sum()  # rounded when they were written
+    return found
+
+
+def folds_of(trained: Sequence[Trained]) -> tuple[Fold, ...]:
+    """Return the folds of the first repeat, which are those of all candidates."""
+    return trained[0].runs[0].folds
