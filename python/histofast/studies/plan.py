@@ -17,8 +17,8 @@ from numpy.typing import NDArray
 
 from histofast import jobs
 from histofast.jobs import Job, Local
-from histofast.learning import Fold, Task, read_record, write_csv
-from histofast.mil import Bags, Missing, Run, TrainConfig, mean_pooling, open_bags, open_run, train
+from histofast.learning import Fold, Missing, Task, read_record, write_csv
+from histofast.mil import Bags, Run, TrainConfig, mean_pooling, open_bags, open_run, train
 from histofast.studies.rows import StudyRow
 from histofast.studies.setting import Setting
 

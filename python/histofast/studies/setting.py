@@ -7,14 +7,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-<<<<<<< HEAD
-from histofast.learning import Missing, Task, folds
-from histofast.mil import TrainConfig, open_labels
-=======
 from histofast._numbers import real_number, whole_number
-from histofast.learning import TOLERANCE, Task, folds
-from histofast.mil import Missing, TrainConfig, open_labels
->>>>>>> 7b6e747 (Studies repeat folds and seeds, claim what folds show, and train side by side; one Setting)
+from histofast.learning import TOLERANCE, Missing, Task, folds
+from histofast.mil import TrainConfig, open_labels
 from histofast.patches import list_bags, list_jobs
 from histofast.report import check_installed
 
