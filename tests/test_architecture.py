@@ -218,8 +218,6 @@ LONG_FILES: set[str] = set()
 LONG_FUNCTIONS = {
     "comparison.comparing.compare",
     "pipeline.extraction.extract",
-    "studies.cuts.truncation",
-    "studies.networks.compare_networks",
 }
 
 
