@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from histofast import jobs
 from histofast.jobs import Job, Local
-from histofast.learning import Fold, Missing, Task, read_record, write_csv
+from histofast.learning import Missing, Task, read_record, write_csv
 from histofast.mil import Bags, Run, TrainConfig, mean_pooling, open_bags, open_run, train
 from histofast.studies.rows import StudyRow
 from histofast.studies.setting import Setting
@@ -91,10 +91,7 @@ def train_all(
     # Repeat by repeat, so that a study that is stopped has all candidates on the first folds.
     units.sort(key=lambda unit: unit[1])
     _work(
-        [
-            _train_job(candidates[k], features[k], bags[k], repeat, setting=setting)
-            for k, repeat in units
-        ],
+        [_train_job(candidates[k], features[k], repeat, setting) for k, repeat in units],
         setting,
         "training",
     )
@@ -148,9 +145,7 @@ def _name(candidate: Candidate, repeat: int, setting: Setting) -> str:
     return candidate.row.name + (f", repeat {repeat}" if several else "")
 
 
-def _train_job(
-    candidate: Candidate, features: Path, bags: Bags, repeat: int, *, setting: Setting
-) -> Job:
+def _train_job(candidate: Candidate, features: Path, repeat: int, setting: Setting) -> Job:
     return Job(
         name=_name(candidate, repeat, setting),
         function=train_one,
@@ -164,7 +159,6 @@ def _train_job(
             "config": replace(setting.config, seed=setting.config.seed + repeat),
             "threads": setting.threads,
         },
-        cost=float(bags.sizes.sum() * bags.d),
     )
 
 
@@ -223,8 +217,3 @@ def _read_pooled(folder: Path) -> Predicted:
         probabilities = np.array(values, np.float64)
         found[name] = probabilities / probabilities.sum()  # rounded when they were written
     return found
-
-
-def folds_of(trained: Sequence[Trained]) -> tuple[Fold, ...]:
-    """Return the folds of the first repeat, which are those of all candidates."""
-    return trained[0].runs[0].folds
