@@ -302,6 +302,47 @@ def js_divergence(a, b):
     )
 
 
+def published_protocol(x, y, seed=0, places=10_000, channels=64, draws=5):
+    """Raghu et al. 2019: mean CCA of the channels, a row per place of the images drawn."""
+    rng = np.random.default_rng(seed)
+    n, c, h, w = x.shape
+    found = []
+    for _ in range(draws):
+        images = rng.permutation(n)[: max(1, round(places / (h * w)))]
+        drawn = rng.permutation(c)[:channels]
+        rows = [
+            np.array([m[i, drawn, r, k] for i in images for r in range(h) for k in range(w)])
+            for m in (x, y)
+        ]
+        found.append(canonical_correlations(*rows).mean())
+    return np.mean(found)
+
+
+def rights(x, y, labels):
+    """Which images each of two classifiers puts into the true class."""
+    return [np.array([row.argmax() for row in scores]) == labels for scores in (x, y)]
+
+
+def chance_agreement(right_a, right_b):
+    return right_a.mean() * right_b.mean() + (1 - right_a).mean() * (1 - right_b).mean()
+
+
+# What each entry of histofast.similarity.MEASURES is, by its name.
+MEASURES = {
+    "cka": lambda x, y: debiased_cka(linear_gram(x), linear_gram(y)),
+    "cka-rbf": lambda x, y: debiased_cka(rbf_gram(x, 1), rbf_gram(y, 1)),
+    "cca": lambda x, y: canonical_correlations(x, y).mean(),
+    "svcca": lambda x, y: svcca(x, y, 0.99, "squares"),
+    "pwcca": pwcca,
+    "published": published_protocol,
+    "js-divergence": js_divergence,
+    "top1-disagreement": lambda x, y: np.mean(x.argmax(axis=1) != y.argmax(axis=1)),
+    "agreement": lambda x, y, labels: np.mean(np.equal(*rights(x, y, labels))),
+    "chance-agreement": lambda x, y, labels: chance_agreement(*rights(x, y, labels)),
+    "error-consistency": lambda x, y, labels: error_consistency(*rights(x, y, labels)),
+}
+
+
 # --- gram: packed centred Grams -------------------------------------------------------------------
 
 

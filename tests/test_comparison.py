@@ -11,7 +11,7 @@ import pytest
 import histofast
 from extras import need
 from histofast import graphs, similarity
-from histofast.comparison import comparing, resampled, shuffled
+from histofast.comparison import comparing, resampled, shuffled, subjects
 from histofast.comparison.sums import turns_of
 from histofast.errors import FeatureError, ModelError
 from histofast.features import FeatureWriter
@@ -77,18 +77,20 @@ class OnGpu:
 
 
 @pytest.mark.gpu
-@pytest.mark.parametrize("options", [{}, {"mode": "pool"}, {"kernel": "rbf"}, {"mode": "spatial"}])
+@pytest.mark.parametrize(
+    "options", [{}, {"mode": "pool"}, {"measure": "cka-rbf"}, {"mode": "spatial"}]
+)
 @pytest.mark.parametrize("both", [True, False])
 def test_on_a_gpu_the_numbers_are_the_cpus(small, monkeypatch, gpu, options, both):
     pair, images = small
     given = {**QUICK, "batch_size": 16, "seed": 3, "random_seeds": 5, **options}
     wanted = histofast.compare(*pair, images, **given).comparison
-    source = comparing._source
+    source = comparing.source_of
 
     def on_gpu(network, layers):
         return OnGpu(network, gpu) if both or network is pair[0] else source(network, layers)
 
-    monkeypatch.setattr(comparing, "_source", on_gpu)
+    monkeypatch.setattr(comparing, "source_of", on_gpu)
     found = histofast.compare(*pair, images, **given).comparison
     np.testing.assert_allclose(found.matrix, wanted.matrix, atol=2e-5)
     for name in ("low", "high", "permuted", "random"):
@@ -109,7 +111,7 @@ def test_on_a_gpu_a_layer_that_is_not_finite_is_named(small, monkeypatch, gpu):
 
             return self._recorder.run(pixels, spoil)
 
-    monkeypatch.setattr(comparing, "_source", lambda network, layers: Spoilt(network, gpu))
+    monkeypatch.setattr(comparing, "source_of", lambda network, layers: Spoilt(network, gpu))
     with pytest.raises(ValueError, match="layer layer1 must be finite, got NaN or infinity in 1 o"):
         histofast.compare(*pair, images, **QUICK)
 
@@ -143,7 +145,7 @@ def test_random_networks_are_several_seeds(pair, images):
     assert len(np.unique(random)) == 9
     own = captured(pair[0], images, "flatten")
     for s in range(3):
-        twin = networks.create("resnet18", layer="layer2", seed=comparing._FAR + s)
+        twin = networks.create("resnet18", layer="layer2", seed=subjects.FAR + s)
         for k, x in enumerate(captured(twin, images, "flatten")):
             assert random[s, k] == pytest.approx(similarity.cka(own[k], x), abs=2e-5)
     np.testing.assert_array_equal(
@@ -343,7 +345,7 @@ def test_spatial_needs_maps(images):
 
 
 def test_rbf_is_that_of_captured_features(pair, images):
-    found = histofast.compare(*pair, images, kernel="rbf", batch_size=48, **QUICK).comparison
+    found = histofast.compare(*pair, images, measure="cka-rbf", batch_size=48, **QUICK).comparison
     assert found.measure == "debiased RBF CKA"
     a, b = (captured(network, images, "flatten") for network in pair)
     assert found.matrix[1, 2] == pytest.approx(similarity.cka(a[1], b[2], kernel="rbf"), abs=1e-4)
@@ -484,12 +486,21 @@ def test_report_is_saved(pair, images, tmp_path):
     ("change", "error", "message"),
     [
         ({"mode": "maps"}, ValueError, "mode must be flatten, spatial or pool, got 'maps'"),
-        ({"kernel": "cubic"}, ValueError, "kernel must be linear or rbf, got 'cubic'"),
-        ({"kernel": "rbf", "mode": "spatial"}, ValueError, "kernel rbf is for cka of mode flatten"),
+        (
+            {"measure": "cka-rbf", "mode": "spatial"},
+            ValueError,
+            "mode must be flatten or pool for cka-rbf, got 'spatial'$",
+        ),
         ({"labels": [0, 1]}, ValueError, "labels must be 48, one per image, got 2"),
-        ({"measure": "rsa"}, ValueError, "measure must be cka, cca, svcca or pwcca, got 'rsa'"),
-        ({"measure": "cca"}, ValueError, "mode must be pool for cca, got 'flatten'"),
-        ({"preset": "mine"}, ValueError, "preset must be 'published' or None, got 'mine'"),
+        (
+            {"measure": "rsa"},
+            ValueError,
+            "measure must be cka, cka-rbf, cca, svcca or pwcca, got 'rsa'",
+        ),
+        ({"measure": "cca"}, ValueError, "mode must be pool for cca, got 'flatten': of whole maps"),
+        ({"batch_size": 8.5}, TypeError, "batch_size must be a whole number, got 8.5"),
+        ({"permutations": "9"}, TypeError, "permutations must be a whole number, got '9'"),
+        ({"preset": "mine"}, ValueError, "preset must be published or None, got 'mine'"),
         ({"batch_size": 4}, ValueError, "batch_size must be at least 8, got 4"),
         ({"resamples": -1}, ValueError, "resamples must be at least 0, got -1"),
         ({"random_seeds": -1}, ValueError, "random_seeds must be at least 0, got -1"),

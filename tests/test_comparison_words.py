@@ -15,7 +15,7 @@ from extras import need
 from histofast import _core
 from histofast.comparison import answer_of, comparison_text, describe_comparison
 from histofast.report import number, page
-from histofast.similarity import Comparison
+from histofast.similarity import MEASURES, Comparison
 from page_reader import PageReader, decoded
 
 NAN = float("nan")
@@ -86,7 +86,11 @@ def said(comparison) -> str:
 ODD = diagonal(
     [0.987, 0.9634, 0.4118, NAN],
     names=("conv1", "layer1", "layer4", "fc"),
-    predictions={"agreement": 0.9123, "agreement_by_chance": 0.8011, "error_consistency": NAN},
+    predictions={
+        MEASURES["agreement"].title: 0.9123,
+        MEASURES["chance-agreement"].title: 0.8011,
+        MEASURES["error-consistency"].title: NAN,
+    },
 )
 SOME_B = made([[0.9, 0.2, 0.3], [0.1, -0.04, 0.5]], names=("a", "b"), names_b=("a", "c", "b"))
 APART = made([[0.9, 0.2], [0.1, 0.5]], names=("a", "b"), names_b=("c", "d"))
@@ -336,7 +340,10 @@ def test_the_answer_says_what_and_how():
     assert layers.aside == {3}
     verdicts = [row[-1] for row in layers.rows]
     assert verdicts == ["nearly the same", "nearly the same", "changed", "undefined"]
-    assert predictions.rows[:2] == (("agreement", 0.9123), ("agreement by chance", 0.8011))
+    assert predictions.rows[:2] == (
+        ("both right or both wrong", 0.9123, MEASURES["agreement"].formula),
+        ("the same by chance", 0.8011, MEASURES["chance-agreement"].formula),
+    )
     assert math.isnan(predictions.rows[2][1])
 
 

@@ -10,11 +10,16 @@ import typer
 
 from histofast._machine import TORCH
 from histofast.cli import options as o
+from histofast.similarity import MEASURES, Need, names_of
 
 if TYPE_CHECKING:
     from histofast.comparison import SimilarityResult
 
 _NETWORKS = "--a FILE --b FILE --images PATH"
+
+
+def _titles(need: Need) -> str:
+    return ", ".join(f"{name} = {MEASURES[name].title}" for name in names_of(need))
 
 
 def similarity(
@@ -71,28 +76,31 @@ def similarity(
             help="compare whole maps, their channels over all places, or their means [flatten]",
         ),
     ] = None,
-    kernel: Annotated[
-        str | None, o.choice("--kernel", "linear", "rbf", help="of cka [linear]")
-    ] = None,
     measure: Annotated[
         str | None,
         o.choice(
             "--measure",
-            *("cka", "cca", "svcca", "pwcca"),
-            help="of similarity; all but cka need --mode pool [cka]",
+            *names_of("rows", "pooled rows"),
+            help=f"of similarity: {_titles('rows')}; with --mode pool also "
+            f"{_titles('pooled rows')} [cka]",
         ),
     ] = None,
     preset: Annotated[
         str | None,
         o.choice(
             "--preset",
-            "published",
-            help="repeat published tables: 10,000 places, 64 channels, 5 repeats",
+            *names_of("maps"),
+            help=f"repeat published tables: {MEASURES['published'].formula}",
         ),
     ] = None,
     n: Annotated[
         int | None,
-        typer.Option("--n", parser=o.whole_number, metavar="N", help="images to draw [512]"),
+        typer.Option(
+            "--n",
+            parser=o.whole_number,
+            metavar="N",
+            help="images to draw [512]; of --features, patches [2048]",
+        ),
     ] = None,
     patch_px: o.PatchPx = None,
     mpp: o.Mpp = None,
@@ -120,7 +128,6 @@ def similarity(
     given = o.given(
         layers=None if layers is None else [name for text in layers for name in o.split(text)],
         mode=mode,
-        kernel=kernel,
         measure=measure,
         preset=preset,
         n=n,
@@ -132,7 +139,7 @@ def similarity(
     if features is None and folders:
         raise ValueError(f"{folders[0]} belongs to no option: folders go behind --features")
     if features is not None:
-        _check_features(folders, [*asked, *given])
+        _check_features(folders, [*asked, *(name for name in given if name not in ("n", "seed"))])
     else:
         _check_networks(a, b, network, images, classes=classes, device=device, intersect=intersect)
     target = o.out_folder(out, of="the report", overwrite=overwrite)
@@ -144,7 +151,7 @@ def similarity(
 
     result: SimilarityResult
     if features is not None:
-        result = compare_features(folders, intersect=intersect)
+        result = compare_features(folders, intersect=intersect, **given)
     else:
         assert a is not None
         assert b is not None

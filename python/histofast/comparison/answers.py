@@ -33,7 +33,7 @@ from histofast.report import (
     number,
     percent,
 )
-from histofast.similarity import Comparison
+from histofast.similarity import MEASURES, Comparison
 
 
 def answer_of(comparison: Comparison) -> Answer:
@@ -236,14 +236,17 @@ def _table(comparison: Comparison, pairs: Sequence[Pair]) -> Table:
 
 
 def _predictions(comparison: Comparison) -> Table:
+    formulas = {measure.title: measure.formula for measure in MEASURES.values()}
     return Table(
         name="predictions",
         title="Their predictions",
         columns=(
             Column(title="measure", names=("measure",)),
             Column(title="value", names=("value",), form="number"),
+            Column(title="formula", names=("formula",)),
         ),
         rows=tuple(
-            (name.replace("_", " "), value) for name, value in comparison.predictions.items()
+            (title, value, formulas.get(title, ""))
+            for title, value in comparison.predictions.items()
         ),
     )

@@ -14,7 +14,9 @@ from histofast.comparison.result import SimilarityResult
 from histofast.comparison.sums import MIN_GROUPS
 from histofast.errors import FeatureError
 from histofast.features import FeatureFile, read_features
-from histofast.similarity import Comparison, cka, cka_interval, permutation_null
+from histofast.similarity import MEASURES, Comparison, cka_interval, permutation_null
+
+MEASURE = MEASURES["cka"]  # that interval and null are of
 
 Sample = list[NDArray[np.float32]]  # (n, d) rows of each encoder, the same patches in all
 
@@ -59,7 +61,7 @@ def compare_features(
     pairs = np.array([(i, j) for i in range(size) for j in range(i + 1, size)], np.int64)
     matrix = np.eye(size)
     for i, j in pairs:
-        matrix[i, j] = matrix[j, i] = cka(features[i], features[j])
+        matrix[i, j] = matrix[j, i] = MEASURE.function(features[i], features[j])
     names = _names_of([Path(folder) for folder in folders])
     values = _interval(
         features,
@@ -77,8 +79,10 @@ def compare_features(
             names_a=names,
             names_b=names,
             matrix=matrix,
-            measure="debiased linear CKA",
+            measure=MEASURE.title,
             convention={
+                "formula": MEASURE.formula,
+                "reference": MEASURE.reference,
                 "features": "as stored, a row per patch",
                 "patches": f"{len(slide_of):,} of {total:,}, drawn evenly from the slides",
                 "estimator": "debiased, over these patches at once",

@@ -13,11 +13,12 @@ from histofast._arrays import beside, dtype_name, empty, is_on_gpu, to_numpy
 from histofast.comparison.resampling import resampled, shuffled
 from histofast.comparison.source import Array, Source
 from histofast.comparison.sums import CONSTANT, MIN_GROUPS, Sums
-from histofast.similarity import Kernel, check_grams, gram_products, start_grams, unpack
+from histofast.similarity import MEASURES, Kernel, check_grams, gram_products, start_grams, unpack
 
-_KERNELS: dict[Kernel, tuple[str, str]] = {
-    "linear": ("linear", "linear"),
-    "rbf": ("RBF", "RBF, exp(-d2 / (2 m)), m the median squared distance of each batch"),
+# Measures that are added up over the Grams of batches, and the kernel of each.
+KERNELS: dict[str, Kernel] = {
+    MEASURES["cka"].name: "linear",
+    MEASURES["cka-rbf"].name: "rbf",
 }
 
 
@@ -119,7 +120,6 @@ class GramSums(Sums):
         norm_b = np.where(defined_b, np.sqrt(np.maximum(self._square_b, 0)), np.nan)
         values: dict[str, Any] = {
             "matrix": self._cross / (norm_a[:, None] * norm_b),
-            "measure": f"debiased {_KERNELS[self.kernel][0]} CKA",
         }
         i, j = self.pairs.T
         tail = (1 - confidence) / 2
@@ -144,8 +144,8 @@ class GramSums(Sums):
                 "flatten": "flatten: an image's whole map is one row",
                 "pool": "pool: the mean of the map over the picture is one row",
             }[self.mode],
-            "kernel": _KERNELS[self.kernel][1],
-            "estimator": f"debiased HSIC, summed over batches of {batch_size} images",
+            "estimator": f"debiased HSIC, summed over batches of {batch_size} images"
+            + (", each with its median" if self.kernel == "rbf" else ""),
             "interval": self._interval(confidence),
             **self._null(),
         }

@@ -8,13 +8,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from histofast._arrays import to_numpy
-from histofast.comparison.source import Measure, Source
-from histofast.similarity import Protocol, cca, published_protocol, pwcca, svcca
+from histofast.comparison.source import Source
+from histofast.similarity import MEASURES, Measure, Protocol
 
 
 def by_pooled_features(
-    a: Source, b: Source, pixels: NDArray[np.uint8], measure: Measure, batch_size: int
+    a: Source, b: Source, pixels: NDArray[np.uint8], *, measure: Measure, batch_size: int
 ) -> dict[str, Any]:
+    """Apply a measure of features to all pairs of layers, each pooled to (n, c)."""
+
     def pooled(source: Source) -> list[NDArray[np.float32]]:
         found: dict[str, list[NDArray[np.float32]]] = {name: [] for name in source.names}
 
@@ -26,20 +28,9 @@ def by_pooled_features(
             source.run(np.ascontiguousarray(pixels[start : start + batch_size]), keep)
         return [np.concatenate(found[name]) for name in source.names]
 
-    def value(x: NDArray[np.float32], y: NDArray[np.float32]) -> float:
-        if measure == "cca":
-            return cca(x, y).mean_rho
-        return svcca(x, y).value if measure == "svcca" else pwcca(x, y).x_to_y
-
     layers_a, layers_b = pooled(a), pooled(b)
-    named = {
-        "cca": "mean CCA",
-        "svcca": "SVCCA (99 % of the squared singular values)",
-        "pwcca": "PWCCA, a to b",
-    }
     return {
-        "matrix": np.array([[value(x, y) for y in layers_b] for x in layers_a]),
-        "measure": named[measure],
+        "matrix": np.array([[measure.function(x, y) for y in layers_b] for x in layers_a]),
         "convention": {"mode": "pool: the mean of the map over the picture is one row"},
     }
 
@@ -80,12 +71,8 @@ def by_protocol(
                         f"places, got {len(pixels)}: take more (n=...)"
                     )
             maps.append(np.concatenate(found))
-        matrix[i, j] = published_protocol(maps[0], maps[1], seed=seed).value
+        matrix[i, j] = MEASURES["published"].function(*maps, seed=seed)
     return {
         "matrix": matrix,
-        "measure": "mean CCA by the published protocol",
-        "convention": {
-            "protocol": "10,000 places of shuffled images, 64 channels, 5 repeats (Raghu 2019, "
-            "Juodelyte 2023); layers of the same name only",
-        },
+        "convention": {"layers": "of the same name only"},
     }

@@ -9,7 +9,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 Mode = Literal["flatten", "spatial", "pool"]
-Measure = Literal["cka", "cca", "svcca", "pwcca"]
 Array = NDArray[np.float64]
 
 

@@ -11,8 +11,11 @@ from numpy.typing import NDArray
 from histofast._arrays import to_numpy
 from histofast.comparison.source import Array, Source
 from histofast.comparison.sums import CONSTANT, Sums
+from histofast.similarity import MEASURES
 
 Size = tuple[int, int]
+
+BY_CHANNELS = MEASURES["cka"]  # what is added up here: products of channels, not of rows
 
 
 class SpatialSums(Sums):
@@ -72,7 +75,7 @@ class SpatialSums(Sums):
         defined = (square_a > CONSTANT * self._own[0]) & (square_b > CONSTANT * self._own[1])
         norm = np.where(defined, np.sqrt(np.maximum(square_a * square_b, 0)), np.nan)
         i, j = self.pairs.T
-        values: dict[str, Any] = {"matrix": cross / norm, "measure": "debiased linear CKA"}
+        values: dict[str, Any] = {"matrix": cross / norm}
         values |= self._against_shuffles(norm[i, j], values["matrix"][i, j], confidence)
         if self.random:
             with np.errstate(invalid="ignore", divide="ignore"):
@@ -81,7 +84,6 @@ class SpatialSums(Sums):
         values["convention"] = {
             "mode": "spatial: a place of an image's map is one row, the finer map averaged to the "
             "coarser",
-            "kernel": "linear",
             "estimator": f"debiased HSIC, summed over batches of {batch_size} images",
             "interval": "none: the places of one image are not independent",
             **self._null(),

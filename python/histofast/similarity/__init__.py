@@ -1,35 +1,101 @@
-"""How alike two representations are: arrays in, numbers out."""
+"""How alike two representations are: arrays in, numbers out; `MEASURES` is the table of all.
+
+Modules are loaded when a name of theirs is first used: the table costs no import of NumPy.
+"""
 
 from __future__ import annotations
 
-from histofast.similarity.alignment import cka, cka_minibatch, cka_pairs, pack
-from histofast.similarity.correlation import CcaResult, PwccaResult, SvccaResult, cca, pwcca, svcca
-from histofast.similarity.found import Comparison
-from histofast.similarity.grams import check_grams, gram_products, packed_grams, start_grams, unpack
-from histofast.similarity.hsic import Kernel, hsic1
-from histofast.similarity.moments import CkaAccumulator
-from histofast.similarity.predictions import (
-    PredictionAgreement,
-    error_consistency,
-    js_divergence,
-    prediction_agreement,
-    top1_disagreement,
-)
-from histofast.similarity.protocol import Protocol, ProtocolResult, published_protocol
-from histofast.similarity.uncertainty import (
-    Interval,
-    PermutationNull,
-    block_bootstrap,
-    cka_interval,
-    permutation_null,
-)
+from typing import TYPE_CHECKING
+
+from histofast._lazy import attach
+
+if TYPE_CHECKING:
+    from histofast.similarity.alignment import cka, cka_minibatch, cka_pairs, pack
+    from histofast.similarity.correlation import (
+        CcaResult,
+        PwccaResult,
+        SvccaResult,
+        cca,
+        pwcca,
+        svcca,
+    )
+    from histofast.similarity.found import Comparison
+    from histofast.similarity.grams import (
+        check_grams,
+        gram_products,
+        packed_grams,
+        start_grams,
+        unpack,
+    )
+    from histofast.similarity.hsic import Kernel, hsic1
+    from histofast.similarity.measures import MEASURES, Measure, Need, names_of
+    from histofast.similarity.moments import CkaAccumulator
+    from histofast.similarity.predictions import (
+        PredictionAgreement,
+        error_consistency,
+        js_divergence,
+        prediction_agreement,
+        top1_disagreement,
+    )
+    from histofast.similarity.protocol import Protocol, ProtocolResult, published_protocol
+    from histofast.similarity.uncertainty import (
+        Interval,
+        PermutationNull,
+        block_bootstrap,
+        cka_interval,
+        permutation_null,
+    )
+else:
+    __getattr__, __dir__ = attach(
+        __name__,
+        {
+            "histofast.similarity.alignment": ["cka", "cka_minibatch", "cka_pairs", "pack"],
+            "histofast.similarity.correlation": [
+                "CcaResult",
+                "PwccaResult",
+                "SvccaResult",
+                "cca",
+                "pwcca",
+                "svcca",
+            ],
+            "histofast.similarity.found": ["Comparison"],
+            "histofast.similarity.grams": [
+                "check_grams",
+                "gram_products",
+                "packed_grams",
+                "start_grams",
+                "unpack",
+            ],
+            "histofast.similarity.hsic": ["Kernel", "hsic1"],
+            "histofast.similarity.measures": ["MEASURES", "Measure", "Need", "names_of"],
+            "histofast.similarity.moments": ["CkaAccumulator"],
+            "histofast.similarity.predictions": [
+                "PredictionAgreement",
+                "error_consistency",
+                "js_divergence",
+                "prediction_agreement",
+                "top1_disagreement",
+            ],
+            "histofast.similarity.protocol": ["Protocol", "ProtocolResult", "published_protocol"],
+            "histofast.similarity.uncertainty": [
+                "Interval",
+                "PermutationNull",
+                "block_bootstrap",
+                "cka_interval",
+                "permutation_null",
+            ],
+        },
+    )
 
 __all__ = [
+    "MEASURES",
     "CcaResult",
     "CkaAccumulator",
     "Comparison",
     "Interval",
     "Kernel",
+    "Measure",
+    "Need",
     "PermutationNull",
     "PredictionAgreement",
     "Protocol",
@@ -47,6 +113,7 @@ __all__ = [
     "gram_products",
     "hsic1",
     "js_divergence",
+    "names_of",
     "pack",
     "packed_grams",
     "permutation_null",
@@ -58,7 +125,3 @@ __all__ = [
     "top1_disagreement",
     "unpack",
 ]
-
-
-def __dir__() -> list[str]:
-    return __all__
