@@ -11,7 +11,7 @@ import pytest
 import histofast
 from extras import need
 from histofast import graphs, similarity
-from histofast.comparison import comparing, resampled, shuffled, subjects
+from histofast.comparison import comparing, resampled, shuffled
 from histofast.comparison.sums import turns_of
 from histofast.errors import FeatureError, ModelError
 from histofast.features import FeatureWriter
@@ -145,7 +145,7 @@ def test_random_networks_are_several_seeds(pair, images):
     assert len(np.unique(random)) == 9
     own = captured(pair[0], images, "flatten")
     for s in range(3):
-        twin = networks.create("resnet18", layer="layer2", seed=subjects.FAR + s)
+        twin = networks.create("resnet18", layer="layer2", seed=comparing.FAR + s)
         for k, x in enumerate(captured(twin, images, "flatten")):
             assert random[s, k] == pytest.approx(similarity.cka(own[k], x), abs=2e-5)
     np.testing.assert_array_equal(

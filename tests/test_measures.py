@@ -13,8 +13,7 @@ import typer
 import reference
 from extras import need
 from histofast.cli import app
-from histofast.similarity import MEASURES, names_of
-from histofast.similarity.measures import Change, Need
+from histofast.similarity import MEASURES, Change, Measure, Need, names_of
 
 OF_FEATURES = names_of("rows", "pooled rows", "maps")
 
@@ -213,3 +212,29 @@ def test_compare_takes_no_other_name(two):
     for name in (*names_of("maps", "probabilities", "labels"), "rsa"):
         with pytest.raises(ValueError, match=f"measure must be cka, .* or pwcca, got '{name}'"):
             compare(*pair, images, measure=name, mode="pool")
+
+
+def test_an_entry_is_all_that_compare_needs_of_a_new_measure(two, monkeypatch):
+    pair, images, _ = two
+    from histofast import compare
+
+    own = Measure(
+        name="mean-cosine",
+        title="mean cosine",
+        formula="mean of x_i y_i / (|x_i| |y_i|) over the rows",
+        needs="rows",
+        function=lambda x, y: float(
+            ((x * y).sum(1) / np.linalg.norm(x, axis=1) / np.linalg.norm(y, axis=1)).mean()
+        ),
+        bounds=(-1, 1),
+        of_equals=1,
+        unchanged_by=frozenset({"scale", "exchange"}),
+        reference="this test",
+    )
+    monkeypatch.setitem(MEASURES, own.name, own)
+    layers = {"layers_a": ["layer1"], "layers_b": ["layer1"]}
+    found = compare(pair[0], pair[0], images, measure=own.name, mode="pool", **layers).comparison
+    assert found.matrix[0, 0] == pytest.approx(1, abs=1e-6)
+    assert (found.measure, found.convention["formula"]) == (own.title, own.formula)
+    with pytest.raises(ValueError, match=r"mode must be pool for mean-cosine, got 'flatten'$"):
+        compare(*pair, images, measure=own.name)

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
         unpack,
     )
     from histofast.similarity.hsic import Kernel, hsic1
-    from histofast.similarity.measures import MEASURES, Measure, Need, names_of
+    from histofast.similarity.measures import MEASURES, Change, Measure, Need, names_of
     from histofast.similarity.moments import CkaAccumulator
     from histofast.similarity.predictions import (
         PredictionAgreement,
@@ -67,7 +67,7 @@ else:
                 "unpack",
             ],
             "histofast.similarity.hsic": ["Kernel", "hsic1"],
-            "histofast.similarity.measures": ["MEASURES", "Measure", "Need", "names_of"],
+            "histofast.similarity.measures": ["MEASURES", "Change", "Measure", "Need", "names_of"],
             "histofast.similarity.moments": ["CkaAccumulator"],
             "histofast.similarity.predictions": [
                 "PredictionAgreement",
@@ -90,6 +90,7 @@ else:
 __all__ = [
     "MEASURES",
     "CcaResult",
+    "Change",
     "CkaAccumulator",
     "Comparison",
     "Interval",
