@@ -25,11 +25,11 @@ def main() -> None:
     bags = read_patch_table(options.patches)
     with options.out.open("w", newline="", encoding="utf-8") as file:
         table = csv.writer(file, lineterminator="\n")
-        table.writerow(["slide", "label"])
+        table.writerow(["slide", "patient", "label"])
         for bag in bags:
             label = int(sum(map(float, bag.labels)) / len(bag) >= options.share)
             positive += label
-            table.writerow([bag.name, label])
+            table.writerow([bag.name, bag.name, label])  # all patches of a patient are one bag
     print(f"{len(bags)} patients, {positive} positive: {options.out}")
 
 

@@ -1,7 +1,7 @@
 """Does attention find the tumour? Attention of a run's models against labels of patches it has never seen.
 
     histofast extract --patches dense/labels.csv --encoder study/encoders/densenet121-cuts.onnx --patch-px 96 --allow-upsampling --out dense-features
-    python examples/score_attention.py study/runs/densenet121-transition2 dense-features/.../features_densenet121-transition2 dense/labels.csv
+    python examples/score_attention.py study/runs/densenet121-transition2/repeat-0 dense-features/.../features_densenet121-transition2 dense/labels.csv
 
 labels.csv as for `histofast extract --patches`, with x, y and labels 0 and 1. Patches are compared within
 their slide; beside it, what the model says of each patch alone, and how dark the patch is.
