@@ -104,7 +104,7 @@ def test_truncation_answers(truncated):
     assert (study["folds"], study["repeats"], study["unit"]) == (2, 2, "slide")
     page = (out / "index.html").read_text()
     assert "histofast extract slides/ --encoder" in page or study["knee"]["name"] is None
-    assert "slides count as patients" in page
+    assert "No column of patients: slides count as patients." in page
     assert (out / "study.png").is_file()
     with (out / "study.csv").open(newline="") as file:
         assert len(list(csv.DictReader(file))) == 4

@@ -85,7 +85,7 @@ def answer(
         convention=_convention(setting, bags),
         commands=tuple(commands),
         chance=setting.chance,
-        remarks=tuple(bags.notes),
+        remarks=tuple(f"{note[:1].upper()}{note[1:]}." for note in bags.notes),
     )
 
 
@@ -163,9 +163,9 @@ def _convention(setting: Setting, bags: Bags) -> dict[str, str]:
         "validation": f"{bags.unit}s that are not tested choose the epoch",
         "value": f"mean over folds and repeats of the {setting.metric_title} of the tested {bags.unit}s; "
         "ranks are compared only where the same model gave them",
-        "interval of the way of training": "corrected for the patients that folds share in training "
+        "interval of the way of training": f"corrected for the {bags.unit}s that folds share in training "
         "(Nadeau and Bengio, 2003)",
-        "interval over patients": f"1000 bootstrap draws of {bags.unit}s, the models as they are",
+        f"interval over {bags.unit}s": f"1000 bootstrap draws of {bags.unit}s, the models as they are",
         "differences": "fold by fold, same folds and seeds; findings after Holm over the candidates",
         "depth": "share of the whole network's multiplications",
         "speed": "ONNX Runtime on this machine's CPUs, median of rounds in turns",
