@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from histofast.cli import options as o
+from histofast.cli import options
 from histofast.cli.progress import show_progress, summarise
 
 
@@ -20,7 +20,7 @@ def demo(
         int | None,
         typer.Option(
             "--labelled",
-            parser=o.whole_number,
+            parser=options.whole_number,
             metavar="N",
             help="N slides of two kinds and labels.csv instead, to try training with",
         ),

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
 import typer
 
 from histofast._machine import ONNX_RUNTIME
-from histofast.cli import options as o
+from histofast.cli import options
 from histofast.cli.progress import show_progress, summarise
 
 if TYPE_CHECKING:
@@ -56,22 +56,22 @@ def extract(
         Path | None,
         typer.Option("--wsi-dir", "--wsi_dir", metavar="FOLDER", help="folder of slides"),
     ] = None,
-    mpp: o.Mpp = None,
-    mag: o.Mag = None,
-    patch_px: o.PatchPx = None,
-    overlap: o.Overlap = 0,
-    min_tissue: o.MinTissue = 0.25,
-    edge: o.Edge = "drop",
-    threshold: o.Threshold = None,
-    mask: o.Mask = None,
-    mpp_override: o.MppOverride = None,
-    allow_upsampling: o.AllowUpsampling = False,
+    mpp: options.Mpp = None,
+    mag: options.Mag = None,
+    patch_px: options.PatchPx = None,
+    overlap: options.Overlap = 0,
+    min_tissue: options.MinTissue = 0.25,
+    edge: options.Edge = "drop",
+    threshold: options.Threshold = None,
+    mask: options.Mask = None,
+    mpp_override: options.MppOverride = None,
+    allow_upsampling: options.AllowUpsampling = False,
     half: Annotated[bool, typer.Option("--half", help="store features as float16")] = False,
     layout: Annotated[
         str,
         typer.Option(
             "--layout",
-            parser=o.one_of("trident", "clam", "stamp"),
+            parser=options.one_of("trident", "clam", "stamp"),
             metavar="trident|clam|stamp",
             help="whose feature files to write",
         ),
@@ -85,12 +85,12 @@ def extract(
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="replace feature files that something else made")
     ] = False,
-    recursive: o.Recursive = False,
+    recursive: options.Recursive = False,
     shard: Annotated[
         str | None,
         typer.Option("--shard", metavar="I/N", help="part i of n of the slides, for job arrays"),
     ] = None,
-    device: Annotated[str, o.device(ONNX_RUNTIME, help="where the encoder runs")] = "auto",
+    device: Annotated[str, options.device(ONNX_RUNTIME, help="where the encoder runs")] = "auto",
     gpus: Annotated[
         Any,
         typer.Option(
@@ -104,7 +104,7 @@ def extract(
         int | None,
         typer.Option(
             "--threads",
-            parser=o.whole_number,
+            parser=options.whole_number,
             metavar="N",
             help="threads that encode, on all devices together [the CPUs available]",
         ),
@@ -113,7 +113,7 @@ def extract(
         int | None,
         typer.Option(
             "--workers",
-            parser=o.whole_number,
+            parser=options.whole_number,
             metavar="N",
             help="threads that decode, for all devices together [the CPUs available]",
         ),
@@ -123,7 +123,7 @@ def extract(
         typer.Option(
             "--batch-size",
             "--batch_size",
-            parser=o.whole_number,
+            parser=options.whole_number,
             metavar="N",
             help="patches per encoder call",
         ),
@@ -131,7 +131,7 @@ def extract(
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="only count patches and estimate the time")
     ] = False,
-    as_json: o.AsJson = False,
+    as_json: options.AsJson = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="say only what failed")] = False,
 ) -> None:
     """Encode slides into feature files.
@@ -157,7 +157,7 @@ def extract(
             out=out,
             encoder=encoder or DEFAULT_ENCODER,
             patches=patches,
-            mpp=o.mpp_of(mpp, mag),
+            mpp=options.mpp_of(mpp, mag),
             patch_px=patch_px,
             overlap_px=overlap,
             min_tissue=min_tissue,

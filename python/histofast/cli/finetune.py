@@ -13,7 +13,7 @@ import typer
 
 from histofast._machine import TORCH
 from histofast._words import duration
-from histofast.cli import options as o
+from histofast.cli import options
 
 if TYPE_CHECKING:
     from histofast.learning import Metric
@@ -25,7 +25,7 @@ _COMPARED = 512  # patches of the similarity report
 
 
 def finetune(
-    run: o.Run,
+    run: options.Run,
     out: Annotated[
         Path, typer.Option("--out", "-o", metavar="FOLDER", help="of the tuned encoder")
     ],
@@ -59,32 +59,40 @@ def finetune(
     ] = None,
     top_k: Annotated[
         int | None,
-        typer.Option("--top-k", parser=o.whole_number, metavar="K", help="patches a slide [64]"),
+        typer.Option(
+            "--top-k", parser=options.whole_number, metavar="K", help="patches a slide [64]"
+        ),
     ] = None,
     unfreeze: Annotated[
         str | None,
         typer.Option("--unfreeze", metavar="A,B|all", help="stages that train [all]"),
     ] = None,
-    epochs: o.Epochs = None,
+    epochs: options.Epochs = None,
     patience: Annotated[
         int | None,
         typer.Option(
-            "--patience", parser=o.whole_number, metavar="N", help="epochs without gain [5]"
+            "--patience", parser=options.whole_number, metavar="N", help="epochs without gain [5]"
         ),
     ] = None,
     lr: Annotated[
-        float | None, typer.Option("--lr", parser=o.number, metavar="RATE", help="[1e-5]")
+        float | None, typer.Option("--lr", parser=options.number, metavar="RATE", help="[1e-5]")
     ] = None,
     patch_loss: Annotated[
         float | None,
         typer.Option(
-            "--patch-loss", parser=o.number, metavar="W", help="weight of the loss of patches [0]"
+            "--patch-loss",
+            parser=options.number,
+            metavar="W",
+            help="weight of the loss of patches [0]",
         ),
     ] = None,
     reselect: Annotated[
         int | None,
         typer.Option(
-            "--reselect", parser=o.whole_number, metavar="N", help="choose anew every N epochs [0]"
+            "--reselect",
+            parser=options.whole_number,
+            metavar="N",
+            help="choose anew every N epochs [0]",
         ),
     ] = None,
     folds: Annotated[
@@ -92,22 +100,24 @@ def finetune(
     ] = None,
     memory_gb: Annotated[
         float | None,
-        typer.Option("--memory-gb", parser=o.number, metavar="GB", help="for activations [8]"),
+        typer.Option(
+            "--memory-gb", parser=options.number, metavar="GB", help="for activations [8]"
+        ),
     ] = None,
     most_hours: Annotated[
         float | None,
         typer.Option(
-            "--most-hours", parser=o.number, metavar="H", help="refuse work beyond that [24]"
+            "--most-hours", parser=options.number, metavar="H", help="refuse work beyond that [24]"
         ),
     ] = None,
-    seed: o.Seed = None,
-    device: Annotated[str, o.device(TORCH, help="where to tune")] = "auto",
-    jobs: o.Jobs = None,
+    seed: options.Seed = None,
+    device: Annotated[str, options.device(TORCH, help="where to tune")] = "auto",
+    jobs: options.Jobs = None,
     threads: Annotated[
         int | None,
         typer.Option(
             "--threads",
-            parser=o.whole_number,
+            parser=options.whole_number,
             metavar="N",
             help="of torch, in each job [the CPUs available, shared out among the jobs]",
         ),
@@ -121,14 +131,14 @@ def finetune(
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="replace what was tuned with other options")
     ] = False,
-    quiet: o.Quiet = False,
-    as_json: o.AsJson = False,
+    quiet: options.Quiet = False,
+    as_json: options.AsJson = False,
 ) -> None:
     """Train an encoder on the patches that a run attends to most; write the new encoder.
 
     histofast finetune runs/abmil --slides slides/ --out tuned/
     """
-    options = o.given(
+    asked = options.given(
         top_k=top_k,
         epochs=epochs,
         patience=patience,
@@ -138,15 +148,17 @@ def finetune(
         memory_gb=memory_gb,
         most_hours=most_hours,
         seed=seed,
-        unfreeze=None if unfreeze is None else tuple(o.split(unfreeze)),
-        folds=None if folds is None else tuple(o.whole_number(f) for f in o.split(folds)),
+        unfreeze=None if unfreeze is None else tuple(options.split(unfreeze)),
+        folds=None
+        if folds is None
+        else tuple(options.whole_number(f) for f in options.split(folds)),
     )
     if weights is not None and not weights.is_file():
         raise FileNotFoundError(f"no such file: {weights} (--weights)")
 
     from histofast import mil
 
-    config = mil.FineTuneConfig(device=device, **options)
+    config = mil.FineTuneConfig(device=device, **asked)
     found = mil.finetune(
         run,
         out=out,
@@ -160,7 +172,7 @@ def finetune(
         config=config,
         overwrite=overwrite,
         on_progress=None if quiet else _reporter(),
-        **o.given(jobs=jobs, threads=threads),
+        **options.given(jobs=jobs, threads=threads),
     )
     if as_json:
         typer.echo((found.path / "metrics.json").read_text(encoding="utf-8"), nl=False)

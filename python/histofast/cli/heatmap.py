@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from histofast._words import count, one_line
-from histofast.cli import options as o
+from histofast.cli import options
 from histofast.cli.progress import show_progress
 
 if TYPE_CHECKING:
@@ -43,14 +43,14 @@ def heatmap(
         int | None,
         typer.Option(
             "--patch-l0",
-            parser=o.whole_number,
+            parser=options.whole_number,
             metavar="PX",
             help="side of a patch in level-0 pixels, where no feature file tells it",
         ),
     ] = None,
     scale: Annotated[
         str,
-        o.choice(
+        options.choice(
             "--scale",
             *("rank", "minmax", "raw"),
             help="what is coloured: percentile ranks, lowest to highest, or 0 to 1",
@@ -59,22 +59,22 @@ def heatmap(
     alpha: Annotated[
         float,
         typer.Option(
-            "--alpha", parser=o.number, metavar="SHARE", help="opacity of the colours, 0..1"
+            "--alpha", parser=options.number, metavar="SHARE", help="opacity of the colours, 0..1"
         ),
     ] = 0.5,
     fold: Annotated[
         int | None,
         typer.Option(
             "--fold",
-            parser=o.whole_number,
+            parser=options.whole_number,
             metavar="N",
             help="whose model to take, from 0 [the one that tested the slide, else all]",
         ),
     ] = None,
-    mpp_override: o.MppOverride = None,
-    allow_upsampling: o.AllowUpsampling = False,
-    overwrite: o.IntoFolder = False,
-    as_json: o.AsJson = False,
+    mpp_override: options.MppOverride = None,
+    allow_upsampling: options.AllowUpsampling = False,
+    overwrite: options.IntoFolder = False,
+    as_json: options.AsJson = False,
 ) -> None:
     """Show on a slide what a model looks at.
 
@@ -88,7 +88,7 @@ def heatmap(
     run_path, slide_path = _paths(run_and_slide, values)
     if values is not None:
         _check_values(features=features, patch_l0=patch_l0, fold=fold)
-    target = o.out_folder(out, of="the maps", overwrite=overwrite)
+    target = options.out_folder(out, of="the maps", overwrite=overwrite)
 
     from histofast.explain import attention_of_run
     from histofast.report import check_installed

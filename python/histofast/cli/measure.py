@@ -12,7 +12,7 @@ import typer
 
 from histofast._machine import ONNX_RUNTIME
 from histofast._words import count
-from histofast.cli import options as o
+from histofast.cli import options
 
 if TYPE_CHECKING:
     from histofast.graphs import BenchReport, LayerSensitivity, Precision
@@ -44,7 +44,7 @@ def quantize(
         str,
         typer.Option(
             "--precision",
-            parser=o.one_of("int8", "fp16", "float16"),
+            parser=options.one_of("int8", "fp16", "float16"),
             metavar="int8|fp16",
             help="integers for CPUs with VNNI, half precision for GPUs",
         ),
@@ -55,7 +55,7 @@ def quantize(
         int,
         typer.Option(
             "--n",
-            parser=o.whole_number,
+            parser=options.whole_number,
             metavar="N",
             help="patches to draw: half choose the scales, half measure the agreement",
         ),
@@ -70,15 +70,15 @@ def quantize(
         bool,
         typer.Option("--sensitivity", help="say what each layer alone costs, and write nothing"),
     ] = False,
-    mpp_override: o.MppOverride = None,
+    mpp_override: options.MppOverride = None,
     name: Annotated[
         str | None, typer.Option("--name", help="of the encoder [its own and the precision]")
     ] = None,
     seed: Annotated[
-        int, typer.Option("--seed", parser=o.whole_number, metavar="N", help="of the draw")
+        int, typer.Option("--seed", parser=options.whole_number, metavar="N", help="of the draw")
     ] = 0,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="replace OUT")] = False,
-    as_json: o.AsJson = False,
+    as_json: options.AsJson = False,
 ) -> None:
     """Write an encoder at lower precision, if its features agree with float32's on real patches."""
     from histofast import graphs
@@ -139,26 +139,28 @@ def bench(
     encoders: Annotated[list[str], typer.Argument(help="encoders: names or ONNX files")],
     slides: Calibrate = None,
     patches: Patches = None,
-    patch_px: o.PatchPx = None,
-    device: Annotated[str, o.device(ONNX_RUNTIME, help="where the encoders run")] = "cpu",
+    patch_px: options.PatchPx = None,
+    device: Annotated[str, options.device(ONNX_RUNTIME, help="where the encoders run")] = "cpu",
     threads: Annotated[
         int | None,
         typer.Option(
             "--threads",
-            parser=o.whole_number,
+            parser=options.whole_number,
             metavar="N",
             help="patches at a time on the CPU [all usable CPUs]",
         ),
     ] = None,
     rounds: Annotated[
         int,
-        typer.Option("--rounds", parser=o.whole_number, metavar="N", help="of timing, in turns"),
+        typer.Option(
+            "--rounds", parser=options.whole_number, metavar="N", help="of timing, in turns"
+        ),
     ] = 7,
     plot: Annotated[
         Path | None,
         typer.Option("--plot", metavar="FILE", help="draw it: PNG, PDF or SVG (needs .[train])"),
     ] = None,
-    as_json: o.AsJson = False,
+    as_json: options.AsJson = False,
 ) -> None:
     """Time encoders in turns on the same patches, and compare their features with the first's."""
     from histofast.graphs import bench as measure

@@ -15,7 +15,7 @@ import typer
 
 from histofast._machine import TORCH
 from histofast._words import count
-from histofast.cli import options as o
+from histofast.cli import options
 from histofast.cli.flags import told
 
 if TYPE_CHECKING:
@@ -28,12 +28,12 @@ Features = Annotated[
     list[Path],
     typer.Argument(metavar="FEATURES...", help="folder of feature files, or files and folders"),
 ]
-Device = Annotated[str, o.device(TORCH, help="where the models run")]
+Device = Annotated[str, options.device(TORCH, help="where the models run")]
 
 
 def train(
     features: Features,
-    labels: o.Labels,
+    labels: options.Labels,
     out: Annotated[Path, typer.Option("--out", "-o", metavar="FOLDER", help="of the run")],
     model: Annotated[
         str,
@@ -45,9 +45,9 @@ def train(
     ] = "attention",
     task: Annotated[
         str,
-        o.choice(
+        options.choice(
             "--task",
-            *o.TASKS,
+            *options.TASKS,
             help="what the labels are; survival needs columns time and event",
         ),
     ] = "classification",
@@ -56,27 +56,29 @@ def train(
     ] = "label",
     missing: Annotated[
         str,
-        o.choice(
-            "--missing", *o.MISSING, help="labels without features and features without labels"
+        options.choice(
+            "--missing",
+            *options.MISSING,
+            help="labels without features and features without labels",
         ),
     ] = "error",
     folds: Annotated[
         int | None,
-        typer.Option("--folds", parser=o.whole_number, metavar="N", help="by patient [5]"),
+        typer.Option("--folds", parser=options.whole_number, metavar="N", help="by patient [5]"),
     ] = None,
-    epochs: o.Epochs = None,
+    epochs: options.Epochs = None,
     lr: Annotated[
         float | None,
-        typer.Option("--lr", parser=o.number, metavar="RATE", help="learning rate [0.001]"),
+        typer.Option("--lr", parser=options.number, metavar="RATE", help="learning rate [0.001]"),
     ] = None,
     weight_decay: Annotated[
-        float | None, typer.Option("--weight-decay", parser=o.number, metavar="W", help="[0]")
+        float | None, typer.Option("--weight-decay", parser=options.number, metavar="W", help="[0]")
     ] = None,
     patience: Annotated[
         int | None,
         typer.Option(
             "--patience",
-            parser=o.whole_number,
+            parser=options.whole_number,
             metavar="N",
             help="epochs without a better validation metric that end a fold [8]",
         ),
@@ -93,14 +95,14 @@ def train(
     accumulate: Annotated[
         int | None,
         typer.Option(
-            "--accumulate", parser=o.whole_number, metavar="N", help="slides per step [1]"
+            "--accumulate", parser=options.whole_number, metavar="N", help="slides per step [1]"
         ),
     ] = None,
     max_patches: Annotated[
         int | None,
         typer.Option(
             "--max-patches",
-            parser=o.whole_number,
+            parser=options.whole_number,
             metavar="N",
             help="most patches of a slide in training, drawn every epoch [all]",
         ),
@@ -109,7 +111,7 @@ def train(
         float | None,
         typer.Option(
             "--patch-loss",
-            parser=o.number,
+            parser=options.number,
             metavar="WEIGHT",
             help="of the loss of every patch against its slide's label [0]",
         ),
@@ -123,13 +125,13 @@ def train(
     balance: Annotated[
         bool, typer.Option("--balance/--no-balance", help="let all classes count the same")
     ] = True,
-    seed: o.Seed = None,
+    seed: options.Seed = None,
     device: Device = "auto",
-    jobs: o.Jobs = None,
+    jobs: options.Jobs = None,
     threads: Annotated[
         int | None,
         typer.Option(
-            "--threads", parser=o.whole_number, metavar="N", help="of torch, in each job [1]"
+            "--threads", parser=options.whole_number, metavar="N", help="of torch, in each job [1]"
         ),
     ] = None,
     amp: Annotated[bool, typer.Option("--amp/--no-amp", help="train in bfloat16 on a GPU")] = True,
@@ -142,8 +144,8 @@ def train(
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="replace a run of other arguments")
     ] = False,
-    quiet: o.Quiet = False,
-    as_json: o.AsJson = False,
+    quiet: options.Quiet = False,
+    as_json: options.AsJson = False,
 ) -> None:
     """Train a model that tells slides apart by the features of their patches.
 
@@ -154,7 +156,7 @@ def train(
     models, predictions.csv, metrics.json and a log of each fold. A run that was interrupted goes on
     where it was when started again.
     """
-    options = o.given(
+    asked = options.given(
         folds=folds,
         epochs=epochs,
         lr=lr,
@@ -177,7 +179,7 @@ def train(
         device=device,
         amp="auto" if amp else "off",
         model_options=_model_options(model_option or ()),
-        **options,
+        **asked,
     )
     bags = open_bags(
         features,
@@ -197,7 +199,7 @@ def train(
             tensorboard=tensorboard,
             mlflow=mlflow,
             on_progress=on_progress,
-            **o.given(jobs=jobs, threads=threads),
+            **options.given(jobs=jobs, threads=threads),
         )
     _draw_curves(run)
     found = run.metrics()
@@ -211,7 +213,7 @@ def train(
 
 
 def predict(
-    run: o.Run,
+    run: options.Run,
     features: Features,
     out: Annotated[
         Path, typer.Option("--out", "-o", metavar="CSV", help="slide, prediction, p_<class>")
@@ -230,8 +232,8 @@ def predict(
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="replace files that exist")
     ] = False,
-    quiet: o.Quiet = False,
-    as_json: o.AsJson = False,
+    quiet: options.Quiet = False,
+    as_json: options.AsJson = False,
 ) -> None:
     """Predict slides: the mean of the models of a run's folds."""
     from histofast.mil import predict as run_prediction
@@ -276,16 +278,16 @@ def _draw_curves(run: Run) -> None:
 
 def _model_options(texts: Sequence[str]) -> dict[str, Any]:
     """Read NAME=VALUE: numbers, true and false as such, the rest as text."""
-    options: dict[str, Any] = {}
+    asked: dict[str, Any] = {}
     for text in texts:
         name, equals, value = text.partition("=")
         if not (equals and name and value):
             raise ValueError(f"--model-option must be NAME=VALUE, got {text!r}")
         try:
-            options[name] = json.loads(value)
+            asked[name] = json.loads(value)
         except ValueError:
-            options[name] = value
-    return options
+            asked[name] = value
+    return asked
 
 
 def _note(notes: Sequence[str], *, quiet: bool) -> None:

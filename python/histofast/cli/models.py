@@ -12,8 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from histofast.cli import flags, measure
-from histofast.cli import options as o
+from histofast.cli import flags, measure, options
 
 if TYPE_CHECKING:
     from histofast.encoders import EncoderEntry, EncoderSpec, SourceEntry
@@ -52,7 +51,7 @@ def export(
         int | None,
         typer.Option(
             "--random",
-            parser=o.whole_number,
+            parser=options.whole_number,
             metavar="SEED",
             help="random weights instead, for a baseline",
         ),
@@ -72,7 +71,7 @@ def export(
         int,
         typer.Option(
             "--classes",
-            parser=o.whole_number,
+            parser=options.whole_number,
             metavar="N",
             help="keep a linear head of N classes, and give its logits; 0: features",
         ),
@@ -81,7 +80,7 @@ def export(
         float | None,
         typer.Option(
             "--bn-eps",
-            parser=o.number,
+            parser=options.number,
             metavar="EPS",
             help="of the BatchNorms; Keras trains with 1.001e-5 [the network's usual]",
         ),
@@ -93,12 +92,12 @@ def export(
         float | None,
         typer.Option(
             "--mpp",
-            parser=o.number,
+            parser=options.number,
             metavar="UM",
             help="scale it is meant for, um per pixel [the source's, else 0.5]",
         ),
     ] = None,
-    patch_px: o.PatchPx = None,
+    patch_px: options.PatchPx = None,
     name: Annotated[str | None, typer.Option("--name", help="of the encoder [OUT's]")] = None,
     provenance: Annotated[
         str | None, typer.Option("--provenance", help="where the weights come from [registry's]")
@@ -184,7 +183,7 @@ def layers(
     network: Annotated[
         str | None, typer.Argument(help="name of the network; without it the names are listed")
     ] = None,
-    as_json: o.AsJson = False,
+    as_json: options.AsJson = False,
 ) -> None:
     """Show where a network can be cut: width of the features, share of the whole's work."""
     from histofast import networks
@@ -207,7 +206,7 @@ def layers(
 
 
 @app.command(name="list", short_help="Show the encoders at hand, and weights to fetch.")
-def list_models(as_json: o.AsJson = False) -> None:
+def list_models(as_json: options.AsJson = False) -> None:
     """Show the encoders that come with histofast, and weights that it knows how to load.
 
     Speed is fast below 2 GFLOP per patch, medium below 8, else slow.

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from histofast._machine import TORCH
-from histofast.cli import options as o
+from histofast.cli import options
 from histofast.similarity import MEASURES, Need, names_of
 
 if TYPE_CHECKING:
@@ -39,7 +39,7 @@ def similarity(
         int | None,
         typer.Option(
             "--classes",
-            parser=o.whole_number,
+            parser=options.whole_number,
             metavar="N",
             help="of the head in the weights, to compare predictions too (with the labels in the "
             "CSV list)",
@@ -70,7 +70,7 @@ def similarity(
     ] = None,
     mode: Annotated[
         str | None,
-        o.choice(
+        options.choice(
             "--mode",
             *("flatten", "spatial", "pool"),
             help="compare whole maps, their channels over all places, or their means [flatten]",
@@ -78,7 +78,7 @@ def similarity(
     ] = None,
     measure: Annotated[
         str | None,
-        o.choice(
+        options.choice(
             "--measure",
             *names_of("rows", "pooled rows"),
             help=f"of similarity: {_titles('rows')}; with --mode pool also "
@@ -87,7 +87,7 @@ def similarity(
     ] = None,
     preset: Annotated[
         str | None,
-        o.choice(
+        options.choice(
             "--preset",
             *names_of("maps"),
             help=f"repeat published tables: {MEASURES['published'].formula}",
@@ -97,25 +97,26 @@ def similarity(
         int | None,
         typer.Option(
             "--n",
-            parser=o.whole_number,
+            parser=options.whole_number,
             metavar="N",
             help="images to draw [512]; of --features, patches [2048]",
         ),
     ] = None,
-    patch_px: o.PatchPx = None,
-    mpp: o.Mpp = None,
+    patch_px: options.PatchPx = None,
+    mpp: options.Mpp = None,
     seed: Annotated[
-        int | None, typer.Option("--seed", parser=o.whole_number, metavar="N", help="of the draw")
+        int | None,
+        typer.Option("--seed", parser=options.whole_number, metavar="N", help="of the draw"),
     ] = None,
     device: Annotated[
-        str | None, o.device(TORCH, help="where networks of weights run (else auto)")
+        str | None, options.device(TORCH, help="where networks of weights run (else auto)")
     ] = None,
     intersect: Annotated[
         bool,
         typer.Option("--intersect", help="of feature files that differ, take what all have"),
     ] = False,
-    overwrite: o.IntoFolder = False,
-    as_json: o.AsJson = False,
+    overwrite: options.IntoFolder = False,
+    as_json: options.AsJson = False,
 ) -> None:
     """Compare two networks layer by layer, or encoders by their feature files; write a report.
 
@@ -125,8 +126,10 @@ def similarity(
     """
     # Only --features takes several values after it: the rest of them arrive as arguments.
     folders = [*(features or ()), *(more_features or ())]
-    given = o.given(
-        layers=None if layers is None else [name for text in layers for name in o.split(text)],
+    given = options.given(
+        layers=None
+        if layers is None
+        else [name for text in layers for name in options.split(text)],
         mode=mode,
         measure=measure,
         preset=preset,
@@ -135,14 +138,14 @@ def similarity(
         mpp=mpp,
         seed=seed,
     )
-    asked = o.given(a=a, b=b, network=network, classes=classes, images=images, device=device)
+    asked = options.given(a=a, b=b, network=network, classes=classes, images=images, device=device)
     if features is None and folders:
         raise ValueError(f"{folders[0]} belongs to no option: folders go behind --features")
     if features is not None:
         _check_features(folders, [*asked, *(name for name in given if name not in ("n", "seed"))])
     else:
         _check_networks(a, b, network, images, classes=classes, device=device, intersect=intersect)
-    target = o.out_folder(out, of="the report", overwrite=overwrite)
+    target = options.out_folder(out, of="the report", overwrite=overwrite)
 
     from histofast.comparison import compare, compare_features, comparison_text
     from histofast.report import check_installed

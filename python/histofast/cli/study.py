@@ -12,8 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
 
 import typer
 
-from histofast.cli import flags
-from histofast.cli import options as o
+from histofast.cli import flags, options
 
 if TYPE_CHECKING:
     from histofast.studies import StudyProgress, StudyResult
@@ -35,59 +34,65 @@ Patches = Annotated[
 Model = Annotated[
     str, typer.Option("--model", metavar="NAME", help="of bags: attention, gated, mean ...")
 ]
-Task = Annotated[str, o.choice("--task", *o.TASKS, help="what the labels are")]
+Task = Annotated[str, options.choice("--task", *options.TASKS, help="what the labels are")]
 Missing = Annotated[
     str,
-    o.choice("--missing", *o.MISSING, help="labels without slides, and slides without labels"),
+    options.choice(
+        "--missing", *options.MISSING, help="labels without slides, and slides without labels"
+    ),
 ]
 Folds = Annotated[
-    int | None, typer.Option("--folds", parser=o.whole_number, metavar="N", help="[5]")
+    int | None, typer.Option("--folds", parser=options.whole_number, metavar="N", help="[5]")
 ]
-Lr = Annotated[float | None, typer.Option("--lr", parser=o.number, metavar="RATE", help="[1e-3]")]
+Lr = Annotated[
+    float | None, typer.Option("--lr", parser=options.number, metavar="RATE", help="[1e-3]")
+]
 Repeats = Annotated[
     int | None,
     typer.Option(
-        "--repeats", parser=o.whole_number, metavar="N", help="of the cross-validation [3]"
+        "--repeats", parser=options.whole_number, metavar="N", help="of the cross-validation [3]"
     ),
 ]
 Tolerance = Annotated[
     float | None,
     typer.Option(
-        "--tolerance", parser=o.number, metavar="X", help="a loss that counts as none [0.05]"
+        "--tolerance", parser=options.number, metavar="X", help="a loss that counts as none [0.05]"
     ),
 ]
 Jobs = Annotated[
     int | None,
-    typer.Option("--jobs", parser=o.whole_number, metavar="N", help="runs side by side [1]"),
+    typer.Option("--jobs", parser=options.whole_number, metavar="N", help="runs side by side [1]"),
 ]
 Threads = Annotated[
     int | None,
-    typer.Option("--threads", parser=o.whole_number, metavar="N", help="of torch, in each [1]"),
+    typer.Option(
+        "--threads", parser=options.whole_number, metavar="N", help="of torch, in each [1]"
+    ),
 ]
 Speed = Annotated[bool, typer.Option("--speed/--no-speed", help="time the encoders")]
 
 
 def _setting(
-    labels: o.Labels,
+    labels: options.Labels,
     out: Out,
     slides: Slides = None,
     patches: Patches = None,
-    patch_px: o.PatchPx = None,
-    mpp: o.Mpp = None,
-    min_tissue: o.MinTissue = 0.25,
+    patch_px: options.PatchPx = None,
+    mpp: options.Mpp = None,
+    min_tissue: options.MinTissue = 0.25,
     model: Model = "attention",
     task: Task = "classification",
     missing: Missing = "error",
     folds: Folds = None,
     repeats: Repeats = None,
-    epochs: o.Epochs = None,
+    epochs: options.Epochs = None,
     lr: Lr = None,
-    seed: o.Seed = None,
+    seed: options.Seed = None,
     tolerance: Tolerance = None,
     speed: Speed = True,
     jobs: Jobs = None,
     threads: Threads = None,
-    quiet: o.Quiet = False,
+    quiet: options.Quiet = False,
 ) -> Any:
     """Options that every study has."""
     from histofast.mil import TrainConfig
@@ -103,12 +108,12 @@ def _setting(
         min_tissue=min_tissue,
         model=model,
         task=cast(Literal["classification", "regression", "survival"], task),
-        config=TrainConfig(**o.given(folds=folds, epochs=epochs, lr=lr, seed=seed)),
+        config=TrainConfig(**options.given(folds=folds, epochs=epochs, lr=lr, seed=seed)),
         missing=cast(Literal["error", "skip"], missing),
         measure_speed=speed,
         command=shlex.join(["histofast", *sys.argv[1:]]),
         on_progress=None if quiet else _tell(),
-        **o.given(repeats=repeats, tolerance=tolerance, jobs=jobs, threads=threads),
+        **options.given(repeats=repeats, tolerance=tolerance, jobs=jobs, threads=threads),
     )
 
 
@@ -129,7 +134,7 @@ def _study(short_help: str) -> Callable[[Callable[..., Any]], Callable[..., None
             _print(function(setting=setting, **given), as_json=as_json)
 
         last = inspect.Parameter(
-            "as_json", inspect.Parameter.KEYWORD_ONLY, default=False, annotation=o.AsJson
+            "as_json", inspect.Parameter.KEYWORD_ONLY, default=False, annotation=options.AsJson
         )
         everything = [p.replace(kind=last.kind) for p in (*own, *shared.values())] + [last]
         command.__signature__ = inspect.Signature(everything)  # type: ignore[attr-defined]
@@ -154,7 +159,7 @@ def truncation(
         int,
         typer.Option(
             "--random-seeds",
-            parser=o.whole_number,
+            parser=options.whole_number,
             metavar="N",
             help="the network never trained, so many times; 0: not",
         ),
@@ -170,7 +175,7 @@ def truncation(
     return study(
         _pairs(network),
         setting,
-        cuts=None if cuts is None else o.split(cuts),
+        cuts=None if cuts is None else options.split(cuts),
         random_seeds=random_seeds,
     )
 

@@ -9,7 +9,7 @@ from typing import Annotated, Literal, cast
 import typer
 
 from histofast._words import count, one_line
-from histofast.cli import options as o
+from histofast.cli import options
 from histofast.cli.flags import told
 
 
@@ -18,18 +18,18 @@ def tissue(
     out: Annotated[
         Path, typer.Option("--out", "-o", metavar="FOLDER", help="output folder")
     ] = Path("qc"),
-    mpp: o.Mpp = None,
-    mag: o.Mag = None,
-    patch_px: o.PatchPx = 256,
-    overlap: o.Overlap = 0,
-    min_tissue: o.MinTissue = 0.25,
-    edge: o.Edge = "drop",
-    threshold: o.Threshold = None,
-    mask: o.Mask = None,
-    mpp_override: o.MppOverride = None,
-    allow_upsampling: o.AllowUpsampling = False,
-    recursive: o.Recursive = False,
-    as_json: o.AsJson = False,
+    mpp: options.Mpp = None,
+    mag: options.Mag = None,
+    patch_px: options.PatchPx = 256,
+    overlap: options.Overlap = 0,
+    min_tissue: options.MinTissue = 0.25,
+    edge: options.Edge = "drop",
+    threshold: options.Threshold = None,
+    mask: options.Mask = None,
+    mpp_override: options.MppOverride = None,
+    allow_upsampling: options.AllowUpsampling = False,
+    recursive: options.Recursive = False,
+    as_json: options.AsJson = False,
 ) -> None:
     """Show where tissue is found and where patches would lie.
 
@@ -39,7 +39,7 @@ def tissue(
     from histofast.patches import TissueOptions
     from histofast.pipeline import check_slides
 
-    scale = o.mpp_of(mpp, mag)
+    scale = options.mpp_of(mpp, mag)
     rows = []
     for job, result in check_slides(
         slides,

@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from histofast._words import count
-from histofast.cli import options as o
+from histofast.cli import options
 
 
 def verify(
@@ -24,7 +24,7 @@ def verify(
             help="ONNX file that the feature files under its name must be made by",
         ),
     ] = None,
-    as_json: o.AsJson = False,
+    as_json: options.AsJson = False,
 ) -> None:
     """Check that every feature file is whole, finite, and made by what it says."""
     from histofast.features import verify_folder
@@ -53,7 +53,7 @@ def verify(
     raise typer.Exit(1 if report.problems else 0)
 
 
-def doctor(as_json: o.AsJson = False) -> None:
+def doctor(as_json: options.AsJson = False) -> None:
     """Show versions, CPU features and what really works here, and what to do about the rest."""
     from histofast.doctor import examine
 
