@@ -128,6 +128,8 @@ def _columns(study: Study, *, depth: bool, versus: bool) -> tuple[Column, ...]:
             form="difference",
             missing="— not compared",
         ),
+        Column(title="", names=("p_adjusted",), form="number"),
+        Column(title="", names=("spread_low", "spread_high"), form="interval"),
         Column(title="finding"),
         Column(title="notes", names=("notes",), under=True),
         Column(title="patches/s", names=("patches_per_s",), form="rate", missing=unmeasured),
@@ -163,6 +165,8 @@ def _cells(study: Study, row: StudyRow) -> tuple[Cell, ...]:
         row.patients.value,
         _bounds(row.patients),
         difference,
+        None if versus is None else versus.p_adjusted,
+        row.spread,
         finding_of(study, row),
         row.notes,
         row.patches_per_s,
@@ -285,8 +289,10 @@ def _forest(study: Study, rows: Sequence[StudyRow]) -> Chart:
 
 
 def _bars(study: Study, rows: Sequence[StudyRow]) -> str:
-    some = any(row.has_interval for row in rows)
-    return f" Bars: {percent(study.confidence)} interval, the wider of the two." if some else ""
+    if not any(row.has_interval for row in rows):
+        return ""
+    ranges = "; of random networks, their range" * any(row.spread is not None for row in rows)
+    return f" Bars: {percent(study.confidence)} interval, the wider of the two{ranges}."
 
 
 def _by_network(
@@ -317,14 +323,14 @@ def _by_role(rows: Sequence[StudyRow], point: Callable[[StudyRow], Point]) -> tu
 
 def _point(study: Study, row: StudyRow, place: float | None) -> Point:
     tip = f"{row.name}: {study.metric} {number(row.value)}" if row.is_defined else ""
-    stated = row.interval
-    if row.has_interval:
-        tip += f" ({interval(stated.low, stated.high)})"
+    low, high = row.spread or (row.interval.low, row.interval.high)
+    if row.is_defined and not math.isnan(low + high):
+        tip += f" ({interval(low, high)})"
     return Point(
         place=place or 0.0,
         value=row.value,
-        low=stated.low,
-        high=stated.high,
+        low=low,
+        high=high,
         tip=tip,
         label=row.layer if study.kind == "truncation" else row.name,
         ringed=row.chosen,
@@ -349,7 +355,7 @@ def _rules(study: Study, rows: Sequence[StudyRow]) -> tuple[Rule, ...]:
         if row.is_defined:
             among = "" if row.spread is None else f" ({interval(*row.spread)})"
             tip = f"{row.name}: {study.metric} {number(row.value)}{among}"
-            rules.append(Rule(name=f"baseline: {row.name}", value=row.value, tip=tip))
+            rules.append(Rule(name=f"baseline: {row.name}{among}", value=row.value, tip=tip))
     if study.chance is not None:
         said = f"chance: {number(study.chance)}"
         rules.append(Rule(name="chance", value=study.chance, tip=said, faint=True))

@@ -129,7 +129,8 @@ def _pooled_row(row: StudyRow) -> StudyRow:
 
 
 def _highest_of(measured: Sequence[Measured]) -> Measured | None:
-    defined = [m for m in measured if not m.row.baseline and m.row.is_defined]
+    """Return the one that the others are held against: the cheapest of equal ones."""
+    defined = _by_cost([m for m in measured if not m.row.baseline and m.row.is_defined])
     return max(defined, key=lambda m: m.row.value, default=None)
 
 

@@ -14,7 +14,8 @@ Kind = Literal["truncation", "networks"]
 _COLUMNS = (
     *("name", "network", "layer", "depth", "d", "value", "low", "high"),
     *("patients_value", "patients_low", "patients_high", "difference", "difference_low"),
-    *("difference_high", "patches_per_s", "size_bytes", "baseline", "chosen", "notes"),
+    *("difference_high", "p_adjusted", "spread_low", "spread_high", "patches_per_s", "size_bytes"),
+    *("baseline", "chosen", "notes"),
 )
 _NONE = Metric(value=math.nan, low=math.nan, high=math.nan)
 
@@ -84,7 +85,7 @@ class StudyRow:
         numbers = [*self.extra.values(), *(self.spread or ())]
         numbers += [*astuple(self.method), *astuple(self.patients)]
         if self.versus is not None:
-            numbers += [self.versus.value, self.versus.low, self.versus.high]
+            numbers += astuple(self.versus)
         for number in numbers:
             if math.isinf(number):
                 raise ValueError(f"numbers {named} must be finite or NaN, got {number}")
@@ -123,7 +124,8 @@ class Study:
         remarks: sentences of the study's own, said after those that follow from the rows.
 
     Raises:
-        ValueError: no rows, two of one name, two chosen, a chosen baseline, numbers out of range.
+        ValueError: no rows, two of one name, two chosen, a chosen baseline, a choice that is not the
+            knee's or was not compared with the highest, numbers out of range.
     """
 
     kind: Kind
@@ -162,8 +164,21 @@ class Study:
             )
         if chosen and chosen[0].baseline:
             raise ValueError(f"a baseline cannot be chosen, got {chosen[0].name!r}")
+        if self.chance is not None and not math.isfinite(self.chance):
+            raise ValueError(f"chance must be finite or None, got {self.chance}")
         for row in self.rows:
             row._check()
+        self._check_choice()
+
+    def _check_choice(self) -> None:
+        row = self.chosen
+        if self.knee is not None and self.knee.name != (row.name if row else None):
+            got = f"got {self.knee.name!r} and {row.name!r}" if row else f"got {self.knee.name!r}"
+            raise ValueError(f"knee must name the chosen row, or None where none is, {got}")
+        if row is not None and row is not self.highest and row.versus is None:
+            raise ValueError(
+                f"the chosen row must have a difference to the highest, got none for {row.name!r}"
+            )
 
     @property
     def candidates(self) -> tuple[StudyRow, ...]:
@@ -177,9 +192,16 @@ class Study:
 
     @property
     def highest(self) -> StudyRow | None:
-        """The candidate of the highest value, or the lowest where lower is better; None: none is defined."""
+        """The candidate of the highest value, or the lowest where lower is better; None: none is defined.
+
+        Of equal ones it is that which the others were held against.
+        """
         defined = [row for row in self.candidates if row.is_defined]
-        return max(defined, key=lambda row: self.goodness(row.value)) if defined else None
+        return max(
+            defined,
+            key=lambda row: (self.goodness(row.value), row.versus is None),
+            default=None,
+        )
 
     @property
     def chosen(self) -> StudyRow | None:

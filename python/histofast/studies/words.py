@@ -5,13 +5,14 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 
-from histofast._words import count, listed
+from histofast._words import count, joined, listed
 from histofast.learning import Difference
 from histofast.report import interval, number, percent, round_number, signed, size
 from histofast.studies.rows import Study, StudyRow
 
 _FEW_PATIENTS = 30  # an interval of fewer is rough
 _FASTER = 1.05  # less is no gain worth a sentence
+_NAMED = 3  # rows of a sentence
 
 
 def describe_study(study: Study) -> tuple[str, ...]:
@@ -63,6 +64,11 @@ def study_basis(study: Study) -> str:
     return f"{study.metric} on {who}, {folds}"
 
 
+def defined_of(study: Study) -> list[StudyRow]:
+    """Return the candidates that the highest is the highest of."""
+    return [row for row in study.candidates if row.is_defined]
+
+
 def in_order(study: Study) -> list[StudyRow]:
     """Return cuts from pixels to the end, or networks from the highest on; baselines come last."""
     rows = list(study.candidates)
@@ -79,7 +85,8 @@ def finding_of(study: Study, row: StudyRow) -> str:
     if row.spread is not None:
         return f"random: {interval(*row.spread)}"
     if row is study.highest:
-        said = f"{top} of {len(study.candidates)}" if len(study.candidates) > 1 else "the only one"
+        n = len(defined_of(study))
+        said = f"{top} of {n}" if n > 1 else "the only one"
         return f"{said}, and the {chosen_word(study)}" if row.chosen else said
     if row.versus is None:
         said = "not compared"
@@ -100,9 +107,15 @@ def _interval(study: Study, low: float, high: float, write: Callable[[float], st
     return f"{percent(study.confidence)} interval {write(low)} to {write(high)}"
 
 
-def _value(study: Study, row: StudyRow, *, metric: bool = False) -> str:
+def _names(rows: Sequence[StudyRow]) -> str:
+    """Return names as a sentence has them, the first few of many."""
+    names = [row.name for row in rows]
+    return joined(names) if len(names) <= _NAMED else listed(names, most=_NAMED)
+
+
+def _value(study: Study, row: StudyRow) -> str:
     """Return a row's value with its wider interval, for brackets."""
-    text = f"{study.metric} {number(row.value)}" if metric else number(row.value)
+    text = f"{study.metric} {number(row.value)}"
     if not row.has_interval:
         return text
     return f"{text}, {_interval(study, row.interval.low, row.interval.high)}"
@@ -117,21 +130,28 @@ def _difference(study: Study, versus: Difference) -> str:
 
 def _highest(study: Study) -> list[str]:
     top = study.highest
-    n = len(study.candidates)
     if top is None:
-        return [f"{study.metric} is undefined for all {noun_of(study)}."]
-    value = _value(study, top, metric=True)
-    if n == 1:
+        what = f"all {noun_of(study)}" if study.candidates else "all rows: there are baselines only"
+        return [f"{study.metric} is undefined for {what}."]
+    n, value = len(defined_of(study)), _value(study, top)
+    if len(study.candidates) == 1:
         said = [f"{top.name} is the only {noun_of(study, 1)} ({value})."]
+    elif n == 1:
+        one = f"the only {noun_of(study, 1)} whose {study.metric} is defined"
+        said = [f"{top.name} is {one} ({value})."]
     else:
-        word = extreme(study)
-        said = [f"{word.capitalize()} of {n} {noun_of(study)} is {top.name} ({value})."]
-        said += [f"Chosen by the {study.unit}s that it is measured on, it looks better than it is."]
+        by = f"it was chosen by the {study.unit}s that it is measured on"
+        said = [
+            f"The {extreme(study)} of {n} {noun_of(study)} is {top.name} ({value}).",
+            f"The {study.metric} of {top.name} is optimistic: {by}.",
+        ]
     if study.chance is not None and top.has_interval:
         worst = top.interval.low if study.higher_is_better else top.interval.high
         if study.goodness(worst) <= study.goodness(study.chance):
             chance = number(study.chance)
-            said.append(f"Its interval reaches chance ({chance}): it may have learnt nothing.")
+            said.append(
+                f"The interval of {top.name} reaches chance ({chance}): it may have learnt nothing."
+            )
     return said
 
 
@@ -142,16 +162,13 @@ def _choice(study: Study) -> list[str]:
     limit = number(study.knee.tolerance)
     one, superlative = noun_of(study, 1), extreme(study)
     if row is None:
-        none = (
-            f"There is no {word}: of no cheaper {one} the interval of the difference shows that it "
-            f"loses less than {limit} to the {superlative}."
-        )
+        none = f"There is no {word}: no cheaper {one} is shown to lose less than {limit} to the {superlative}."
         return [none + _needed(study)]
     if row is top:
         return [
-            f"It is the {word} as well: no {one} is cheaper, or each that is has been shown to be worse."
+            f"The {word} is {row.name} as well: every cheaper {one}, if there is one, is shown to be worse."
         ]
-    assert row.versus is not None, "what is chosen was compared"
+    assert row.versus is not None, "Study refuses a choice that was not compared"
     shown = f"lose less than {limit} to the {superlative} ({_difference(study, row.versus)})"
     said = f"The {word} is {row.name} ({number(row.value)}), the cheapest {one} that is shown to {shown}."
     return [" ".join([said, *_gain(study, row, top)])]
@@ -159,10 +176,16 @@ def _choice(study: Study) -> list[str]:
 
 def _needed(study: Study) -> str:
     found = study.knee
-    if found is None or found.closest is None or found.patients_needed is None:
+    if found is None or found.closest is None:
         return ""
+    if found.patients_needed is None:
+        closest = next((row for row in study.rows if row.name == found.closest), None)
+        if closest is None or closest.versus is None or math.isnan(closest.versus.low):
+            return ""
+        stays = "if its difference stays as it is"
+        return f" More {study.unit}s would not show it of {found.closest}, {stays}."
     return (
-        f" About {count(found.patients_needed, study.unit)} would be needed to show it of "
+        f" About {found.patients_needed:,} {study.unit}s would be needed to show it of "
         f"{found.closest}, if its difference stays as it is; there are {study.n_patients:,}."
     )
 
@@ -200,7 +223,7 @@ def _times(ratio: float) -> str:
 
 
 def _told_apart(study: Study) -> list[str]:
-    """Say which rows are shown to be worse than the highest, and which are not told from it."""
+    """Say which rows are shown to differ from the highest, and which are not told from it."""
     known = [
         (row, row.versus)
         for row in study.candidates
@@ -209,46 +232,60 @@ def _told_apart(study: Study) -> list[str]:
     if not known:
         return []
     top = extreme(study)
-    shown = [row.name for row, versus in known if versus.is_shown]
-    level = [row.name for row, versus in known if not versus.is_shown]
+    worse = [row for row, versus in known if versus.is_shown and _gain_of(study, versus) < 0]
+    # On the folds that both have: where one lacks some, the lower mean may be of harder folds.
+    better = [row for row, versus in known if versus.is_shown and _gain_of(study, versus) > 0]
+    level = [row for row, versus in known if not versus.is_shown]
     among = f", after adjusting for {len(known)} comparisons" if len(known) > 1 else ""
     where = f"with {patients_of(study)}"
-    if not shown:
-        which = level[0] if len(level) == 1 else f"None of the other {len(level)}"
+    if not worse and not better:
+        which = level[0].name if len(level) == 1 else f"None of the other {len(level)}"
         verb = "is not" if len(level) == 1 else "is"
         little = f"{where} the order of the {noun_of(study)} says little"
         return [f"{which} {verb} told from the {top}{among}: {little}."]
-    verb = "is" if len(shown) == 1 else "are"
-    said = [f"{listed(shown)} {verb} worse than the {top}{among}."]
+    said = [
+        f"{_names(rows)} {'is' if len(rows) == 1 else 'are'} {how} than the {top}{among}."
+        for rows, how in ((worse, "worse"), (better, "better on the folds of both"))
+        if rows
+    ]
     if level:
-        said.append(f"Not told from it {where}: {listed(level)}.")
+        said.append(f"Not told from the {top} {where}: {_names(level)}.")
     return said
 
 
 def _above_random(study: Study) -> list[str]:
-    """Say which candidates are above the most that random networks reach."""
+    """Say which candidates are beyond the most that random networks reach."""
     said = []
+    several = len(study.networks) > 1 and study.kind == "truncation"
+    beyond_word = "above" if study.higher_is_better else "below"
     for null in study.baselines:
         if null.spread is None:
             continue
-        least = null.spread[1] if study.higher_is_better else null.spread[0]
+        most = null.spread[1] if study.higher_is_better else null.spread[0]
         rivals = [
             row
             for row in study.candidates
-            if row.has_interval and (row.network == null.network or study.kind == "networks")
+            if row.network == null.network or study.kind == "networks"
         ]
-        beyond = [row for row in rivals if study.goodness(_worst(study, row) - least) > 0]
-        reach = f"{null.name} reach {interval(*null.spread)}"
-        if len(beyond) == len(rivals) > 0:
-            every = "The" if len(rivals) == 1 else "Every"
-            said.append(
-                f"{reach}. {every} {noun_of(study, 1)} is above them with its whole interval."
-            )
-        elif beyond:
-            names = listed([row.name for row in beyond])
-            said.append(f"{reach}. Above them with their whole interval: {names}.")
+        if not rivals:
+            continue
+        beyond = [
+            row
+            for row in rivals
+            if row.has_interval and study.goodness(_worst(study, row) - most) > 0
+        ]
+        one = noun_of(study, 1) + (f" of {null.network}" if several else "")
+        if len(beyond) == len(rivals):
+            who = f"The {one} is" if len(rivals) == 1 else f"Every {one} is"
         else:
-            said.append(f"{reach}. No {noun_of(study, 1)} is above them with its whole interval.")
+            who = f"Of the {len(rivals)} {noun_of(study)} only {_names(beyond)}"
+            who += " is" if len(beyond) == 1 else " are"
+        if not beyond:
+            who = f"No {one} is"
+        whole = "its whole interval" if len(beyond) in (0, 1, len(rivals)) else "whole intervals"
+        low, high = null.spread
+        reach = number(low) if low == high else interval(low, high)
+        said.append(f"{null.name}: {study.metric} {reach}. {who} {beyond_word} that with {whole}.")
     return said
 
 
@@ -260,7 +297,7 @@ def _baselines(study: Study) -> list[str]:
     top = study.highest
     if top is None:
         return []
-    said, below, word = [], [], extreme(study)
+    said, worse, word = [], [], extreme(study)
     for row in study.baselines:
         if not row.is_defined or row.spread is not None:
             continue
@@ -279,10 +316,10 @@ def _baselines(study: Study) -> list[str]:
             shown = _difference(study, versus)
             said.append(f"{name} beats the {word} {noun_of(study, 1)} ({shown}): prefer it here.")
         else:
-            below.append(f"{row.name} ({number(row.value)}; {_difference(study, versus)})")
-    if below:
-        words = ("baseline", "is") if len(below) == 1 else ("baselines", "are")
-        said.append(f"The {words[0]} {listed(below)} {words[1]} below the {word}.")
+            worse.append(f"{row.name} ({number(row.value)}; {_difference(study, versus)})")
+    if worse:
+        words = ("baseline", "is") if len(worse) == 1 else ("baselines", "are")
+        said.append(f"The {words[0]} {joined(worse)} {words[1]} worse than the {word}.")
     return said
 
 
@@ -295,9 +332,9 @@ def _few(study: Study) -> list[str]:
 def _not_measured(study: Study) -> list[str]:
     rows, top = study.candidates, study.highest
     said = []
-    undefined = [row.name for row in study.rows if not row.is_defined]
+    undefined = [row for row in study.rows if not row.is_defined]
     if undefined and top is not None:
-        said.append(f"{study.metric} is undefined for {listed(undefined)}.")
+        said.append(f"{study.metric} is undefined for {_names(undefined)}.")
     defined = [row for row in study.rows if row.is_defined and row.spread is None]
     said += _absent("No intervals were computed", defined, lambda row: row.has_interval)
     others = [row for row in rows if row.is_defined and row is not top]
@@ -306,12 +343,12 @@ def _not_measured(study: Study) -> list[str]:
     said += _absent("Speed was not measured", rows, lambda row: row.patches_per_s is not None)
     said += _absent("The encoder's size is not known", rows, lambda row: row.size_bytes is not None)
     if study.kind == "truncation":
-        depth = "Depth is not known, and no place in the charts,"
+        depth = "Depth, and so a place in the charts, is not known"
         said += _absent(depth, rows, lambda row: row.depth is not None)
     for name in study.extras:
-        having = [row.name for row in rows if name in row.extra]
+        having = [row for row in rows if name in row.extra]
         if having and len(having) < len(rows):
-            said.append(f"{name[:1].upper()}{name[1:]} was measured for {listed(having)} only.")
+            said.append(f"{name[:1].upper()}{name[1:]} was measured for {_names(having)} only.")
     if not study.baselines:
         said.append(f"No baseline was run: what the {noun_of(study)} add to one is not known.")
     return said
@@ -319,9 +356,9 @@ def _not_measured(study: Study) -> list[str]:
 
 def _absent(what: str, rows: Sequence[StudyRow], is_there: Callable[[StudyRow], bool]) -> list[str]:
     """Say what none of the rows has, or for which it is not there."""
-    absent = [row.name for row in rows if not is_there(row)]
+    absent = [row for row in rows if not is_there(row)]
     if not absent:
         return []
     if len(absent) == len(rows):
-        return [f"{what.rstrip(',')}."]
-    return [f"{what} for {listed(absent)}."]
+        return [f"{what}."]
+    return [f"{what} for {_names(absent)}."]
