@@ -347,3 +347,10 @@ def test_remarks_come_last():
 def test_words_are_words(study):
     assert not re.search(r"\bnan\b|\bNone\b|  |\b1 cuts|-0\.000", said(study))
     assert all(sentence.endswith(".") for sentence in describe_study(study))
+
+
+def test_few_random_seeds_are_shown_and_claim_nothing():
+    null = spread_of(0.5, 0.6, seeds=2)
+    text = said(made(row("a", 0.9, depth=0.5), null))
+    assert "random weights: AUROC 0.500 to 0.600, 2 seeds of 5 that a claim needs." in text
+    assert "above that" not in text

@@ -195,6 +195,7 @@ def _range_of(nulls: Sequence[Measured]) -> list[StudyRow]:
                 method=Metric(value=float(np.mean(values)), low=nan, high=nan),
                 patients=Metric(value=nan, low=nan, high=nan),
                 spread=(min(values), max(values)),
+                seeds=len(values),
                 notes=f"never trained; mean and range of {count(len(values), 'seed')}",
             )
         )

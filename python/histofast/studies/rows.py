@@ -39,6 +39,7 @@ class StudyRow:
         versus: difference to the highest row on the same folds and seeds, adjusted for the number of
             comparisons; None: it is the highest, or not compared.
         spread: smallest and largest of several networks with random weights, whose mean `method` is.
+        seeds: how many these are.
         chosen: the cheapest that is shown to be about as good as the highest.
         notes: anything a reader should know of this row, in words; "": nothing.
         extra: what else was measured, by name in words; NaN: undefined.
@@ -56,6 +57,7 @@ class StudyRow:
     baseline: bool = False
     versus: Difference | None = None
     spread: tuple[float, float] | None = None
+    seeds: int = 0
     chosen: bool = False
     notes: str = ""
     extra: Mapping[str, float] = field(default_factory=dict)

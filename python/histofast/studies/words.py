@@ -11,6 +11,7 @@ from histofast.report import interval, number, percent, round_number, signed, si
 from histofast.studies.rows import Study, StudyRow
 
 _FEW_PATIENTS = 30  # an interval of fewer is rough
+_SEEDS = 5  # random networks that a claim about them needs
 _FASTER = 1.05  # less is no gain worth a sentence
 _NAMED = 3  # rows of a sentence
 
@@ -285,6 +286,10 @@ def _above_random(study: Study) -> list[str]:
         whole = "its whole interval" if len(beyond) in (0, 1, len(rivals)) else "whole intervals"
         low, high = null.spread
         reach = number(low) if low == high else interval(low, high)
+        if null.seeds < _SEEDS:
+            few = f"{count(null.seeds, 'seed')} of {_SEEDS} that a claim needs"
+            said.append(f"{null.name}: {study.metric} {reach}, {few}.")
+            continue
         said.append(f"{null.name}: {study.metric} {reach}. {who} {beyond_word} that with {whole}.")
     return said
 
