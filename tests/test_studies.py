@@ -245,9 +245,8 @@ def measured(name, values, **more):
         name=name,
         network="n",
         layer=name,
-        depth=0.5,
         method=Metric(value=float(values.mean()), low=0.1, high=0.9),
-        **more,
+        **({"depth": 0.5} | more),
     )
     return measures.Measured(row=row, values=values)
 
@@ -269,9 +268,9 @@ def test_the_cheapest_that_is_shown_to_lose_little_is_chosen():
     noise = np.array([0.01, -0.01, 0.0, 0.01, -0.01, 0.0])
     rows, knee = compared(
         SETTING,
-        measured("worse", FOLDS - 0.25 + noise, patches_per_s=900.0),
-        measured("level", FOLDS - 0.01 + noise, patches_per_s=300.0),
-        measured("highest", FOLDS, patches_per_s=100.0),
+        measured("worse", FOLDS - 0.25 + noise, depth=0.1),
+        measured("level", FOLDS - 0.01 + noise, depth=0.3),
+        measured("highest", FOLDS, depth=0.9),
     )
     assert [row.chosen for row in rows] == [False, True, False]
     assert knee.name == "level"
@@ -286,8 +285,8 @@ def test_without_enough_patients_there_is_no_knee():
     wild = np.array([0.2, -0.2, 0.15, -0.15, 0.1, -0.13])
     rows, knee = compared(
         SETTING,
-        measured("cheap", FOLDS + wild, patches_per_s=900.0),
-        measured("highest", FOLDS + 0.01, patches_per_s=100.0),
+        measured("cheap", FOLDS + wild, depth=0.1),
+        measured("highest", FOLDS + 0.01, depth=0.9),
     )
     assert not any(row.chosen for row in rows)
     assert knee.name is None
@@ -295,14 +294,17 @@ def test_without_enough_patients_there_is_no_knee():
     assert knee.patients_needed > 60
 
 
-def test_cheapest_is_by_speed_then_depth_then_size():
+def test_cheapest_is_the_shallowest_of_one_network_else_by_speed_depth_or_size():
     def order(*rows):
         return [m.row.name for m in measures._by_cost(rows)]
 
     def some(name, **more):
         return replace(measured(name, FOLDS), row=replace(measured(name, FOLDS).row, **more))
 
-    a = some("a", patches_per_s=1.0, depth=0.1, size_bytes=3)
+    # A clock may err; a deeper cut of one network is never cheaper.
+    shallow = some("shallow", patches_per_s=1.0, depth=0.1)
+    assert order(some("deep", patches_per_s=1.1, depth=0.2), shallow) == ["shallow", "deep"]
+    a = some("a", patches_per_s=1.0, depth=0.1, size_bytes=3, network="other")
     b = some("b", patches_per_s=2.0, depth=0.2, size_bytes=2)
     c = some("c", patches_per_s=None, depth=0.15, size_bytes=1)
     d = some("d", patches_per_s=None, depth=None, size_bytes=4)

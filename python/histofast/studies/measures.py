@@ -55,7 +55,8 @@ class Verdict:
 def judge(candidates: Sequence[Candidate], trained: Sequence[Trained], setting: Setting) -> Verdict:
     """Measure all candidates, hold them against the highest, and choose the cheapest as good.
 
-    The cheapest: most patches per second where all were measured, else least depth, else smallest.
+    The cheapest: of one network the shallowest, which is cheaper whatever the clock says; of several the
+    one with most patches per second where all were measured, else least depth, else smallest.
     """
     test_share = test_share_of(trained[0].bags, trained[0].runs[0])
     measured, nulls, pooled = [], [], []
@@ -153,6 +154,10 @@ def _compared(
 
 
 def _by_cost(measured: Sequence[Measured]) -> list[Measured]:
+    rows = [m.row for m in measured]
+    of_one_network = len({row.network for row in rows}) == 1
+    if of_one_network and all(row.depth is not None for row in rows):
+        return sorted(measured, key=lambda m: m.row.depth or 0.0)
     if all(m.row.patches_per_s is not None for m in measured):
         return sorted(measured, key=lambda m: -(m.row.patches_per_s or 0.0))
     if all(m.row.depth is not None for m in measured):
