@@ -18,6 +18,10 @@ from histofast.cli import main
 
 ROOT = Path(__file__).resolve().parent.parent
 
+# A job in the background of a shell is born deaf to Ctrl-C, and so would be all that tests interrupt.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
 
 @pytest.fixture
 def rng() -> np.random.Generator:
