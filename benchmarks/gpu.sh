@@ -135,6 +135,7 @@ build() {
 
 about() {
     python3 - "$out/device.json" <<'EOF'
+import importlib
 import json
 import platform
 import subprocess
@@ -143,7 +144,7 @@ from importlib.metadata import distributions
 from pathlib import Path
 
 from histofast import _core
-from histofast.encoders import _runtime
+from histofast.encoders import device_problem
 
 assert _core.cuda_is_compiled(), "this library was built without CUDA"
 count = _core.cuda_device_count()
@@ -168,8 +169,8 @@ about = {
     "python": platform.python_version(),
     "histofast": _core.version,
     "cpu_isa": _core.best_isa().name,
-    "onnxruntime": _runtime.runtime().__version__,
-    "onnxruntime without CUDA because": _runtime.why_no_cuda(),
+    "onnxruntime": importlib.import_module("onnxruntime").__version__,
+    "onnxruntime without CUDA because": device_problem("cuda"),
     "packages": {
         d.name: d.version for d in distributions() if d.name and d.name.lower().startswith(kinds)
     },
