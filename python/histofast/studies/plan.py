@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from histofast import jobs
 from histofast.jobs import Job, Local
-from histofast.learning import Missing, Task, read_record, write_csv
+from histofast.learning import read_record, write_csv
 from histofast.mil import Bags, Run, TrainConfig, mean_pooling, open_bags, open_run, train
 from histofast.studies.rows import StudyRow
 from histofast.studies.setting import Setting
@@ -84,39 +84,36 @@ def train_all(
                 f"{candidates[0].row.name}, got {len(own)} and {len(bags[0])}"
             )
     units = [
-        (k, repeat)
-        for k, candidate in enumerate(candidates)
-        for repeat in range(1 if candidate.null else setting.repeats)
+        (candidate, own, repeat)
+        for candidate, own in zip(candidates, bags, strict=True)
+        for repeat in _repeats(candidate, setting)
     ]
     # Repeat by repeat, so that a study that is stopped has all candidates on the first folds.
-    units.sort(key=lambda unit: unit[1])
-    _work(
-        [_train_job(candidates[k], features[k], repeat, setting) for k, repeat in units],
-        setting,
-        "training",
-    )
-    if setting.task == "classification":
-        pooled = [unit for unit in units if not candidates[unit[0]].row.baseline]
-        _work(
-            [_pooling_job(candidates[k], features[k], repeat, setting) for k, repeat in pooled],
-            setting,
-            "mean pooling",
+    units.sort(key=lambda unit: unit[2])
+    _work([_train_job(*unit, setting) for unit in units], setting, "training")
+    pooled = [_pooling_job(*unit, setting) for unit in units if _is_pooled(unit[0], setting)]
+    _work(pooled, setting, "mean pooling")
+    return [
+        Trained(
+            bags=own,
+            runs=tuple(open_run(_run(setting, candidate, r)) for r in _repeats(candidate, setting)),
+            pooled=tuple(
+                _read_pooled(_pooling(setting, candidate, r))
+                if _is_pooled(candidate, setting)
+                else {}
+                for r in _repeats(candidate, setting)
+            ),
         )
-    found = []
-    for candidate, own in zip(candidates, bags, strict=True):
-        repeats = range(1 if candidate.null else setting.repeats)
-        has_pooled = setting.task == "classification" and not candidate.row.baseline
-        found.append(
-            Trained(
-                bags=own,
-                runs=tuple(open_run(_run(setting, candidate, r)) for r in repeats),
-                pooled=tuple(
-                    _read_pooled(_pooling(setting, candidate, r)) if has_pooled else {}
-                    for r in repeats
-                ),
-            )
-        )
-    return found
+        for candidate, own in zip(candidates, bags, strict=True)
+    ]
+
+
+def _repeats(candidate: Candidate, setting: Setting) -> range:
+    return range(1 if candidate.null else setting.repeats)
+
+
+def _is_pooled(candidate: Candidate, setting: Setting) -> bool:
+    return setting.task == "classification" and not candidate.row.baseline
 
 
 def _work(work: Sequence[Job], setting: Setting, doing: str) -> None:
@@ -145,15 +142,15 @@ def _name(candidate: Candidate, repeat: int, setting: Setting) -> str:
     return candidate.row.name + (f", repeat {repeat}" if several else "")
 
 
-def _train_job(candidate: Candidate, features: Path, repeat: int, setting: Setting) -> Job:
+# Bags go along to the jobs: to open them means to open every feature file.
+
+
+def _train_job(candidate: Candidate, bags: Bags, repeat: int, setting: Setting) -> Job:
     return Job(
         name=_name(candidate, repeat, setting),
         function=train_one,
         arguments={
-            "features": features,
-            "labels": setting.labels,
-            "task": setting.task,
-            "missing": setting.missing,
+            "bags": bags,
             "out": _run(setting, candidate, repeat),
             "model": setting.model,
             "config": replace(setting.config, seed=setting.config.seed + repeat),
@@ -163,23 +160,14 @@ def _train_job(candidate: Candidate, features: Path, repeat: int, setting: Setti
 
 
 def train_one(
-    *,
-    features: Path,
-    labels: str | Path,
-    task: Task,
-    missing: Missing,
-    out: Path,
-    model: str,
-    config: TrainConfig,
-    threads: int | None,
+    *, bags: Bags, out: Path, model: str, config: TrainConfig, threads: int | None
 ) -> None:
     """Make one run of a study, wherever this is called; a finished one is only looked at."""
     out.parent.mkdir(parents=True, exist_ok=True)
-    bags = open_bags(features, labels, task=task, missing=missing)
     train(bags, out=out, model=model, config=config, threads=threads)
 
 
-def _pooling_job(candidate: Candidate, features: Path, repeat: int, setting: Setting) -> Job:
+def _pooling_job(candidate: Candidate, bags: Bags, repeat: int, setting: Setting) -> Job:
     run = _run(setting, candidate, repeat)
     record = read_record(run)
     assert record is not None, f"{run} was trained"
@@ -187,21 +175,14 @@ def _pooling_job(candidate: Candidate, features: Path, repeat: int, setting: Set
     return Job(
         name=_name(candidate, repeat, setting),
         function=pool_one,
-        arguments={
-            "features": features,
-            "labels": setting.labels,
-            "missing": setting.missing,
-            "run": run,
-            "out": folder,
-        },
+        arguments={"bags": bags, "run": run, "out": folder},
         folder=folder,
         identity={"run": record.sha256, "revision": _POOLING},
     )
 
 
-def pool_one(*, features: Path, labels: str | Path, missing: Missing, run: Path, out: Path) -> None:
+def pool_one(*, bags: Bags, run: Path, out: Path) -> None:
     """Write what logistic regression on mean features predicts on the folds of a run."""
-    bags = open_bags(features, labels, missing=missing)
     values = mean_pooling(bags, open_run(run).folds)
     rows: list[list[Any]] = [["slide", *(f"p_{name}" for name in bags.classes)]]
     tested = np.flatnonzero(~np.isnan(values).any(axis=1))
