@@ -1,0 +1,27 @@
+"""Files that are whole or not there, and locks between processes. The door to filelock.
+
+Every file that is made here is made in one way: a hidden temporary beside its place, locked while
+its owner lives; its bytes on the disk; the name; the folder on the disk. What a killed process
+leaves is a temporary that nobody has locked, and `remove_stale_temporaries` finds it.
+
+Some file systems (Lustre, NFS, FUSE, as they are mounted) know no locks. That is noted once, and the
+work goes on: equal input gives equal bytes, and a rename leaves one whole file of two.
+"""
+
+from __future__ import annotations
+
+from histofast._files.failing import write_error
+from histofast._files.locks import Holder, Lock, NoLocksWarning
+from histofast._files.opening import regular_file
+from histofast._files.writing import Temporary, remove_stale_temporaries, replacing
+
+__all__ = [
+    "Holder",
+    "Lock",
+    "NoLocksWarning",
+    "Temporary",
+    "regular_file",
+    "remove_stale_temporaries",
+    "replacing",
+    "write_error",
+]
