@@ -3,7 +3,9 @@ from __future__ import annotations
 import errno
 import os
 import socket
+import subprocess
 import sys
+import textwrap
 import threading
 import time
 from datetime import datetime
@@ -72,6 +74,47 @@ def test_a_file_of_a_killed_process_is_swept_and_of_one_at_work_is_not(tmp_path)
         assert remove_stale_temporaries(tmp_path) == [stale]
         pending.write_bytes(b"whole")
     assert [path.name for path in tmp_path.iterdir()] == ["a.json"]
+
+
+def test_the_first_file_that_a_process_writes_in_a_folder_sweeps_it(tmp_path):
+    (tmp_path / "inner").mkdir()
+    stale, other = tmp_path / ".b.json.1.00000000.tmp", tmp_path / "inner" / ".b.1.00000000.tmp"
+    mine = tmp_path / ".b.json.1.note.tmp"
+    for path in (stale, other, mine):
+        path.touch()
+    with replacing(tmp_path / "a.json", overwrite=True) as pending:
+        pending.write_bytes(b"whole")
+    assert sorted(tmp_path.rglob("*")) == sorted([mine, tmp_path / "a.json", other.parent, other])
+
+
+@posix
+def test_a_link_that_looks_like_a_temporary_is_not_followed(tmp_path):
+    link = tmp_path / ".b.json.1.00000000.tmp"
+    link.symlink_to(tmp_path / "mine.txt")
+    assert remove_stale_temporaries(tmp_path) == []
+    assert link.is_symlink()
+    assert not (tmp_path / "mine.txt").exists()
+
+
+@posix
+@pytest.mark.parametrize("made", ["run.json", "a.onnx", "fold-0/state.pt"])
+def test_what_a_killed_writer_leaves_is_gone_when_the_file_is_written_again(tmp_path, made):
+    path = tmp_path / made
+    path.parent.mkdir(exist_ok=True)
+    script = f"""
+        import os, signal
+        from pathlib import Path
+        from histofast._files import replacing
+        with replacing(Path({str(path)!r}), overwrite=True) as pending:
+            pending.write_bytes(b"half")
+            os.kill(os.getpid(), signal.SIGKILL)
+    """
+    subprocess.run([sys.executable, "-c", textwrap.dedent(script)], check=False)
+    (left,) = path.parent.iterdir()
+    assert left.read_bytes() == b"half"
+    with replacing(path, overwrite=True) as pending:
+        pending.write_bytes(b"whole")
+    assert list(path.parent.iterdir()) == [path]
 
 
 def test_a_folder_that_cannot_be_written_is_one_line(tmp_path, monkeypatch):

@@ -2,7 +2,8 @@
 
 Every file that is made here is made in one way: a hidden temporary beside its place, locked while
 its owner lives; its bytes on the disk; the name; the folder on the disk. What a killed process
-leaves is a temporary that nobody has locked, and `remove_stale_temporaries` finds it.
+leaves is a temporary that nobody has locked. The next process removes it before it writes its first
+file there; `remove_stale_temporaries` does so in all folders below one.
 
 Some file systems (Lustre, NFS, FUSE, as they are mounted) know no locks. That is noted once, and the
 work goes on: equal input gives equal bytes, and a rename leaves one whole file of two.

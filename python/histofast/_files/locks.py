@@ -133,7 +133,7 @@ class Lock:
             True
         """
         try:
-            with open(self.path, "rb", opener=_open_plain) as file:
+            with open(self.path, "rb", opener=open_plain) as file:
                 said = json.loads(file.read(4096))
             pid, since = int(said["pid"]), datetime.fromisoformat(said["since"])
             return Holder(host=one_line(said["host"])[:255], pid=pid, since=since)
@@ -166,14 +166,14 @@ class Lock:
             self.release()
 
 
-def _open_plain(path: str, flags: int) -> int:
+def open_plain(path: str, flags: int) -> int:
     """Open a file that is no link, without waiting where it is a pipe."""
     return os.open(path, flags | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0))
 
 
 def _open_lock_file(path: str, flags: int) -> int:
     try:
-        descriptor = _open_plain(path, flags | os.O_CREAT)
+        descriptor = open_plain(path, flags | os.O_CREAT)
     except OSError as error:
         if error.errno == errno.ELOOP:
             raise WriteError(f"cannot lock {path}: it is a link, remove it") from error

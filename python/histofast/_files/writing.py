@@ -13,13 +13,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from histofast._files.failing import write_error
-from histofast._files.locks import try_lock
+from histofast._files.locks import open_plain, try_lock
 from histofast._files.names import longest_name_bytes, shortened
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 _TEMPORARY_NAME = re.compile(r"\..+\.\d+\.[0-9a-f]{8}\.tmp")
+
+_swept: set[Path] = set()  # folders, by this process
 
 
 @contextlib.contextmanager
@@ -68,6 +70,7 @@ class Temporary:
         self._is_ours = False
         if len(os.fsencode(final.name)) > longest_name_bytes(final.parent):
             raise OSError(errno.ENAMETOOLONG, os.strerror(errno.ENAMETOOLONG), str(final))
+        _sweep_once(final.parent)
         short = shortened(final.name, final.parent)
         while True:
             name = f".{short}.{os.getpid()}.{secrets.token_hex(4)}.tmp"
@@ -150,16 +153,28 @@ def remove_stale_temporaries(folder: Path | str) -> list[Path]:
     Returns:
         The files removed, sorted.
     """
-    removed = []
-    for path in sorted(Path(folder).rglob(".*.tmp")):
-        if not _TEMPORARY_NAME.fullmatch(path.name):
-            continue
-        # The sweep is optional. Open for writing: network file systems lock no other file.
-        with contextlib.suppress(OSError), path.open("r+b") as file:
-            if try_lock(file.fileno()):
-                path.unlink()
-                removed.append(path)
-    return removed
+    return [path for path in sorted(Path(folder).rglob(".*.tmp")) if _is_removed(path)]
+
+
+def _sweep_once(folder: Path) -> None:
+    """Remove what killed writers left beside the first file that this process writes there."""
+    folder = folder.absolute()
+    if folder not in _swept:
+        _swept.add(folder)
+        for path in folder.glob(".*.tmp"):
+            _is_removed(path)
+
+
+def _is_removed(path: Path) -> bool:
+    """Remove a temporary that nobody has locked; the sweep is optional, and no error stops it."""
+    if not _TEMPORARY_NAME.fullmatch(path.name):
+        return False
+    # Open for writing: network file systems lock no other file.
+    with contextlib.suppress(OSError), open(path, "r+b", opener=open_plain) as file:
+        if try_lock(file.fileno()):
+            path.unlink()
+            return True
+    return False
 
 
 def _may_stay(descriptor: int) -> bool:

@@ -5,9 +5,11 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
+from histofast._files import replacing
 from histofast._machine import available_cpus
 from histofast.patches import (
     SLIDE_FAILURES,
@@ -112,9 +114,14 @@ def _check(job: Job, options: Settled, pool: ThreadPoolExecutor) -> dict[str, An
         "geojson": options.out / f"{job.name}.geojson",
         "preview": options.out / f"{job.name}_preview.png",
     }
-    write_png(files["mask"], found.mask * 255)
-    files["geojson"].write_text(json.dumps(found.geojson(origin_l0=slide.origin_l0)))
-    write_png(files["preview"], preview(picture, found, plan.boxes_l0))
+    with ExitStack() as stack:
+        pending = {
+            kind: stack.enter_context(replacing(path, overwrite=True))
+            for kind, path in files.items()
+        }
+        write_png(pending["mask"], found.mask * 255)
+        pending["geojson"].write_text(json.dumps(found.geojson(origin_l0=slide.origin_l0)))
+        write_png(pending["preview"], preview(picture, found, plan.boxes_l0))
     return {
         "tissue_mm2": found.area_mm2(slide.mpp),
         "tissue_fraction": found.fraction,
