@@ -94,6 +94,25 @@ def test_nothing_said_is_a_call_for_help(cli):
     assert cli().out == cli("--help").out
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="needs fcntl")
+def test_a_file_system_without_locks_is_noted_once(slides, encoder, tmp_path):
+    script = (
+        "import errno, fcntl\n"
+        "def refuse(*_): raise OSError(errno.ENOSYS, 'Function not implemented')\n"
+        "fcntl.flock = refuse\n"
+        "from histofast.cli import main; main()"
+    )
+    arguments = ["extract", slides, "--out", tmp_path / "f", "-e", encoder]
+    done = subprocess.run(
+        [sys.executable, "-c", script, *arguments], capture_output=True, text=True, check=True
+    )
+    notes = [line for line in done.stderr.splitlines() if "locks" in line]
+    (note,) = notes
+    assert note.startswith(f"note: {tmp_path / 'f'} is on a file system without locks (Function")
+    assert features.verify_folder([tmp_path / "f"]).is_whole
+    assert leftovers(tmp_path) == []
+
+
 def test_version(cli):
     assert cli("--version") == Answer(0, f"histofast {histofast.__version__}\n", [])
 

@@ -10,11 +10,13 @@ import os
 import signal
 import sys
 import time
+import warnings
 from types import FrameType
-from typing import NoReturn
+from typing import NoReturn, TextIO
 
 import typer
 
+from histofast._files import NoLocksWarning
 from histofast._stopping import deferred_interrupts
 from histofast.cli import (
     demo,
@@ -113,6 +115,23 @@ def _interrupt_again() -> None:
     _thread.interrupt_main(signal.SIGTERM)
 
 
+_show_others = warnings.showwarning
+
+
+def _show_warning(
+    message: Warning | str,
+    category: type[Warning],
+    filename: str,
+    lineno: int,
+    file: TextIO | None = None,
+    line: str | None = None,
+) -> None:
+    if issubclass(category, NoLocksWarning):
+        typer.echo(f"note: {told(message)}", err=True)
+    else:
+        _show_others(message, category, filename, lineno, file, line)
+
+
 def main() -> None:
     """Run the command line. Exit codes: 0 done, 1 something failed, 2 usage, 130 interrupted."""
     # Job schedulers end a job with SIGTERM, a lost connection with SIGHUP: leave whole files only
@@ -123,6 +142,7 @@ def main() -> None:
         if number is not None and signal.getsignal(number) is not signal.SIG_IGN:
             signal.signal(number, _stopped)
     sys.unraisablehook = _repeat_lost_interruption
+    warnings.showwarning = _show_warning
     code = 0
     try:
         # What runs long asks between its batches whether to stop; the rest is interrupted anywhere.

@@ -19,12 +19,14 @@ import sys
 import threading
 import time
 import traceback
+import warnings
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from multiprocessing.connection import Connection, Pipe
 from typing import Any, NoReturn
 
+from histofast._files import NoLocksWarning
 from histofast._stopping import deferred_interrupts, interruptions, request_stop, should_stop
 from histofast.errors import HistofastError, JobError
 from histofast.jobs.feed import Worker
@@ -356,6 +358,7 @@ def serve(handle: int, patience_s: float) -> NoReturn:
     # The parent alone says when to stop: schedulers signal every process of a job at once.
     for number in interruptions():
         signal.signal(number, signal.SIG_IGN)
+    warnings.simplefilter("ignore", NoLocksWarning)  # the parent has said so
     sys.stdout = sys.stderr
     os.set_inheritable(handle, False)
     link = Link(Connection(handle), patience_s=patience_s)
