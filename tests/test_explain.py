@@ -394,7 +394,7 @@ def test_attention_map_refuses(changed, error, message):
         ("x,y,value\nnan,2,3\n", "two whole numbers and a number in row 2, got 'nan,2,3'"),
         ("x,y,value\n1,2,high\n", "two whole numbers and a number in row 2, got '1,2,high'"),
         ("x,y,value\n1,2,nan\n", "must have finite values, got nan in row 2"),
-        ("x,y,value\n1,2,\xff\n", "must be a CSV table, got 'utf-8' codec"),
+        ("x,y,value\n1,2,\xff\n", "must be a CSV text file: 'utf-8' codec"),
     ],
 )
 def test_read_values_refuses(tmp_path, text, message):

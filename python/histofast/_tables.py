@@ -1,14 +1,19 @@
-"""Tables that users give: a CSV file in, its rows and which column is what out.
+"""Tables: a CSV file that users give in, its rows and which column is what out; and rows to CSV.
 
 One vocabulary for every table: of slides, of patch images, of labels. A name is read in any case, with
 or without spaces, hyphens and underscores: `Patient ID`, `patient_id` and `PATIENT-ID` are one.
 A patient is always a group of slides; a bag is a slide.
+
+Spreadsheets calculate a cell that begins as a formula does (`=cmd|...`), also one that came as CSV. What
+is written here begins with an apostrophe then, which they take for text, and is read here without it.
 """
 
 from __future__ import annotations
 
 import csv
-from collections.abc import Iterator, Mapping, Sequence
+import io
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -35,6 +40,9 @@ NAMES: Mapping[Role, tuple[str, ...]] = {
     "y": ("y",),
 }
 _SHOWN = 4  # names of a role in an error
+# What begins a formula, in full width too, after any apostrophes that are there already.
+_FORMULA = re.compile(r"'*[=+\-@\t\r\n\uff1d\uff0b\uff0d\uff20]")
+_NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?|[+-](inf|nan)")
 _OF_PATIENTS = ("patient", "case", "subject", "participant", "donor", "submitter", "individual")
 
 
@@ -134,7 +142,7 @@ def read_table(path: Path) -> Table:
     try:
         with path.open(newline="", encoding="utf-8-sig") as file:
             reader = csv.reader(file)
-            header = [name.strip() for name in next(reader, [])]
+            header = [as_read(name.strip()) for name in next(reader, [])]
             rows = []
             for cells in reader:
                 if not cells:
@@ -144,12 +152,56 @@ def read_table(path: Path) -> Table:
                         f"{path}, line {reader.line_num}: must have {len(header)} cells like the "
                         f"header, got {len(cells)}"
                     )
-                rows.append(dict(zip(header, map(str.strip, cells), strict=True)))
+                stripped = (as_read(cell.strip()) for cell in cells)
+                rows.append(dict(zip(header, stripped, strict=True)))
     except (UnicodeDecodeError, csv.Error) as error:
         raise ValueError(f"{path} must be a CSV text file: {error}") from error
     if not rows:
         raise ValueError(f"{path} must have a header and at least one row")
     return Table(path=path, header=tuple(header), rows=tuple(rows))
+
+
+def as_written(text: str) -> str:
+    """Return the text of a cell so that no spreadsheet takes it for a formula; numbers stay as they are.
+
+    Example:
+        >>> [as_written(text) for text in ("=1+1", "-0.5", "-a", "'=b", "it's")]
+        ["'=1+1", '-0.5', "'-a", "''=b", "it's"]
+    """
+    is_formula = _FORMULA.match(text) and not _NUMBER.fullmatch(text)
+    return f"'{text}" if is_formula else text
+
+
+def as_read(cell: str) -> str:
+    """Return the text that `as_written` made a cell of; other cells are as they are."""
+    return cell[1:] if cell.startswith("'") and _FORMULA.match(cell) else cell
+
+
+def csv_text(rows: Iterable[Iterable[object]]) -> str:
+    """Return rows, the header first, as CSV; texts as `as_written`. All CSV is made here."""
+    text = io.StringIO(newline="")
+    plain = csv.writer(text, lineterminator="\n")
+    quoting = csv.writer(text, lineterminator="\n", quoting=csv.QUOTE_ALL)
+    for row in rows:
+        cells = [as_written(cell) if isinstance(cell, str) else cell for cell in row]
+        # Older versions of Python do not quote a line end of another kind.
+        has_returns = any(isinstance(cell, str) and "\r" in cell for cell in cells)
+        (quoting if has_returns else plain).writerow(cells)
+    return text.getvalue()
+
+
+def read_csv(path: Path) -> list[list[str]]:
+    """Return the rows of a file of what `csv_text` made, as they were; empty lines are left out.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: no CSV text file.
+    """
+    try:
+        with path.open(newline="", encoding="utf-8-sig") as file:
+            return [[as_read(cell) for cell in row] for row in csv.reader(file) if row]
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise ValueError(f"{path} must be a CSV text file: {error}") from error
 
 
 def _plain(name: str) -> str:

@@ -6,7 +6,6 @@ Colours come from `histofast.report`, which is loaded when the first of them is 
 
 from __future__ import annotations
 
-import csv
 import json
 import math
 from contextlib import ExitStack
@@ -21,6 +20,7 @@ from numpy.typing import NDArray
 from histofast._arrays import check
 from histofast._files import replacing
 from histofast._numbers import real_number, whole_number
+from histofast._tables import csv_text, read_csv
 from histofast.slides import Slide, open_slide, write_array_pyramid, write_png
 
 Scale = Literal["rank", "minmax", "raw"]
@@ -261,11 +261,9 @@ class AttentionMap:
         )
 
     def _write_csv(self, path: Path) -> None:
-        with path.open("w", encoding="utf-8", newline="") as file:
-            writer = csv.writer(file, lineterminator="\n")
-            writer.writerow(["x", "y", "value"])
-            for (x, y), value in zip(self.coords_l0.tolist(), self.values.tolist(), strict=True):
-                writer.writerow([x, y, value])
+        places = zip(self.coords_l0.tolist(), self.values.tolist(), strict=True)
+        rows = ([x, y, value] for (x, y), value in places)
+        path.write_text(csv_text([("x", "y", "value"), *rows]), encoding="utf-8")
 
 
 def attention_map(
@@ -387,11 +385,7 @@ def read_values(path: str | Path) -> PatchValues:
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"no such file: {path}")
-    try:
-        with path.open(encoding="utf-8-sig", newline="") as file:
-            rows = [row for row in csv.reader(file) if row]
-    except (UnicodeDecodeError, csv.Error) as error:
-        raise ValueError(f"{path} must be a CSV table, got {error}") from error
+    rows = read_csv(path)
     head = [cell.strip() for cell in rows[0]] if rows else []
     if len(head) != 3 or head[:2] != ["x", "y"] or not head[2]:
         raise ValueError(f"{path} must have the columns x, y, value, got {', '.join(head)!r}")

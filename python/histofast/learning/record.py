@@ -17,9 +17,7 @@ what differs. A run may be killed at any moment.
 from __future__ import annotations
 
 import contextlib
-import csv
 import hashlib
-import io
 import json
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -28,6 +26,7 @@ from pathlib import Path
 from typing import Any
 
 from histofast._files import Lock, remove_stale_temporaries, replacing
+from histofast._tables import csv_text
 from histofast.errors import ModelError
 from histofast.learning.scores import Metric
 
@@ -301,8 +300,5 @@ def write_json(path: Path, value: Mapping[str, Any]) -> None:
 
 def write_csv(path: Path, rows: Iterable[Sequence[object]]) -> None:
     """Write a table; floating point numbers as short as float32 needs."""
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    for row in rows:
-        writer.writerow([f"{v:.9g}" if isinstance(v, float) else v for v in row])
-    write_bytes(path, text.getvalue().encode())
+    short = ([f"{v:.9g}" if isinstance(v, float) else v for v in row] for row in rows)
+    write_bytes(path, csv_text(short).encode())

@@ -10,7 +10,6 @@ Every file is whole or not there, so a run may be killed at any moment.
 
 from __future__ import annotations
 
-import csv
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
@@ -24,6 +23,7 @@ from safetensors.torch import save
 from torch import nn
 
 from histofast._machine import TORCH, check_device
+from histofast._tables import read_csv
 from histofast.errors import ModelError
 from histofast.learning import (
     METRICS,
@@ -197,8 +197,7 @@ class Run:
             ModelError: the run is not finished.
         """
         self._need_finished()
-        with (self.path / PREDICTIONS).open(newline="", encoding="utf-8") as file:
-            header, *rows = csv.reader(file)
+        header, *rows = read_csv(self.path / PREDICTIONS)
         first = len(header) - outputs_of(self.task, self.classes)
         found = {row[0]: np.array([float(cell) for cell in row[first:]]) for row in rows}
         return found if self.classes else {name: value[0] for name, value in found.items()}

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 import math
 import re
@@ -11,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from histofast._tables import csv_text
 from histofast.report.charts import Figure, check_name
 from histofast.report.numbers import number, round_number, signed, size
 
@@ -103,12 +102,8 @@ class Table:
 
     def to_csv(self) -> str:
         """Return the rows; a number that is undefined is nan, one that is not known is empty."""
-        text = io.StringIO(newline="")
         names = [name for column in self.columns for name in column.names]
-        table = csv.DictWriter(text, names)
-        table.writeheader()
-        table.writerows(self.records())
-        return text.getvalue()
+        return csv_text([names, *([row[name] for name in names] for row in self.records())])
 
     def records(self) -> list[dict[str, Any]]:
         """Return the rows as the CSV has them, by name."""

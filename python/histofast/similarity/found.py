@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -11,6 +9,8 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+from histofast._tables import csv_text
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -92,8 +92,6 @@ class Comparison:
 
     def to_csv(self) -> str:
         """Return the matrix, one row per pair of layers, with what is known of it."""
-        text = io.StringIO(newline="")
-        table = csv.writer(text)
         between = self.random_range
         known = {
             "low": self.low,
@@ -103,7 +101,7 @@ class Comparison:
             "random_low": None if between is None else between[0],
             "random_high": None if between is None else between[1],
         }
-        table.writerow(["a", "b", "similarity", *known])
+        rows: list[list[str]] = [["a", "b", "similarity", *known]]
         position = {(int(i), int(j)): k for k, (i, j) in enumerate(self.pairs)}
         for i, a in enumerate(self.names_a):
             for j, b in enumerate(self.names_b):
@@ -112,8 +110,8 @@ class Comparison:
                     "" if k is None or array is None else repr(float(array[k]))
                     for array in known.values()
                 ]
-                table.writerow([a, b, repr(float(self.matrix[i, j])), *extra])
-        return text.getvalue()
+                rows.append([a, b, repr(float(self.matrix[i, j])), *extra])
+        return csv_text(rows)
 
 
 def _plain(value: Any) -> Any:

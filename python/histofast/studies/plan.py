@@ -6,7 +6,6 @@ runs/<candidate>/mean-pooling-<r>/   predictions of logistic regression on mean 
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -16,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from histofast import jobs
+from histofast._tables import read_csv
 from histofast.jobs import Job, Local
 from histofast.learning import read_record, write_csv
 from histofast.mil import Bags, Run, TrainConfig, mean_pooling, open_bags, open_run, train
@@ -191,8 +191,7 @@ def pool_one(*, bags: Bags, run: Path, out: Path) -> None:
 
 
 def _read_pooled(folder: Path) -> Predicted:
-    with (folder / _PREDICTIONS).open(newline="", encoding="utf-8") as file:
-        _, *rows = csv.reader(file)
+    _, *rows = read_csv(folder / _PREDICTIONS)
     found = {}
     for name, *values in rows:
         probabilities = np.array(values, np.float64)
