@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import io
 import os
 import shutil
 import signal
@@ -31,9 +32,11 @@ from histofast.features import (
     read_features,
     read_identity,
     read_summary,
+    tensors,
     verify,
     verify_folder,
 )
+from histofast.features.tensors import write_tensor
 
 IDENTITY = {
     "slide": {"name": "a", "identity": "12-ab"},
@@ -264,6 +267,30 @@ class TestNeighbours:
         np.testing.assert_array_equal(tensor.numpy(), arrays(n)[0])
         tensor += 1  # its own memory, writable
         assert verify(path) == []
+
+    @pytest.mark.parametrize("limit", [250, 1000, 2**31 - 1])
+    def test_clam_tensor_is_the_archive_that_zipfile_writes(
+        self, limit: int, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Small limits stand for big files, whose sizes lie in fields of their own."""
+        monkeypatch.setattr(zipfile, "ZIP64_LIMIT", limit)
+        monkeypatch.setattr(tensors, "_ZIP64_LIMIT", limit)
+        for shape in ((0, 3), (1, 1), (60, 1), (100, 7)):
+            features = arrays(*shape)[0]
+            ours, theirs = io.BytesIO(), io.BytesIO()
+            write_tensor(ours, [features.tobytes()], shape=shape)
+            with zipfile.ZipFile(ours) as archive, zipfile.ZipFile(theirs, "w") as copy:
+                assert archive.testzip() is None
+                for old in archive.infolist():
+                    new = zipfile.ZipInfo(old.filename, (1980, 1, 1, 0, 0, 0))
+                    new.create_system = 3
+                    long = old.filename == "archive/data/0"
+                    if not long:
+                        copy.writestr(new, archive.read(old))
+                        continue
+                    with copy.open(new, "w", force_zip64=True) as member:
+                        member.write(features.data)
+            assert ours.getvalue() == theirs.getvalue()
 
     def test_stamp(self, tmp_path: Path) -> None:
         path = write(tmp_path / "a.h5", layout="stamp")
@@ -709,6 +736,75 @@ class TestDamage:
         assert verify(path) == ["no whole a.pt beside it"]
         pt.unlink()
         assert verify(path) == ["no whole a.pt beside it"]
+
+    @pytest.mark.parametrize("n", [0, 10])
+    @pytest.mark.parametrize(
+        "change",
+        [
+            "exchanged pickle",
+            "another pickle",
+            "extra member",
+            "other order",
+            "compressed",
+            "appended",
+            "prepended",
+            "other version",
+            "comment",
+        ],
+    )
+    def test_an_archive_that_is_not_as_written_is_found(
+        self, tmp_path: Path, change: str, n: int
+    ) -> None:
+        """An old reader runs what a pickle says."""
+        path = write(tmp_path / "h5_files" / "a.h5", n, layout="clam")
+        pt = pt_path(path)
+        whole = pt.read_bytes()
+        with zipfile.ZipFile(pt) as archive:
+            members = [(info.filename, archive.read(info)) for info in archive.infolist()]
+        evil = b"cos\nsystem\n(Vecho\ntR."
+        if change == "exchanged pickle":  # of the same length, and the directory left as it was
+            (pickled,) = [content for name, content in members if name == "archive/data.pkl"]
+            changed = whole.replace(pickled, evil.ljust(len(pickled), b"."))
+        elif change == "appended":
+            changed = whole + b"x"
+        elif change == "prepended":
+            changed = b"x" + whole
+        elif change == "other version":
+            changed = whole.replace(b"3\n", b"2\n")
+        elif change == "comment":
+            changed = whole[:-2] + b"\x01\x00x"
+        else:
+            if change == "another pickle":
+                members[0] = (members[0][0], evil)
+            elif change == "extra member":
+                members.append(("archive/.data/0", b"x"))
+            elif change == "other order":
+                members.reverse()
+            kind = zipfile.ZIP_DEFLATED if change == "compressed" else zipfile.ZIP_STORED
+            with zipfile.ZipFile(pt, "w", kind) as archive:
+                for name, content in members:
+                    archive.writestr(name, content)
+            changed = pt.read_bytes()
+        assert changed != whole
+        pt.write_bytes(changed)
+        (problem,) = verify(path)
+        assert ".pt" in problem
+        if change in {"exchanged pickle", "appended", "other version", "comment"}:
+            assert problem == "the .pt file beside it was changed: do not load it"
+        summary = read_summary(path)
+        assert summary is not None
+        assert not summary.is_complete
+        pt.write_bytes(whole)
+        assert verify(path) == []
+
+    def test_a_pipe_in_the_place_of_a_file_is_not_waited_for(self, tmp_path: Path) -> None:
+        path = write(tmp_path / "h5_files" / "a.h5", layout="clam")
+        pt_path(path).unlink()
+        os.mkfifo(pt_path(path))
+        assert verify(path) == ["no whole a.pt beside it"]
+        summary = read_summary(path)
+        assert summary is not None
+        assert not summary.is_complete
 
     def test_folder(self, tmp_path: Path) -> None:
         for name in "abc":

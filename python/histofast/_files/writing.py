@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 _TEMPORARY_NAME = re.compile(r"\..+\.\d+\.[0-9a-f]{8}\.tmp")
 
+_CHUNK_BYTES = 16 << 20
 _swept: set[Path] = set()  # folders, by this process
 
 
@@ -109,6 +110,17 @@ class Temporary:
         self.raw.seek(offset)
         while view:
             view = view[self.raw.write(view) :]
+
+    def read(self, offset: int, length: int) -> Iterator[bytes]:
+        """Yield what was written from `offset` on, some of it at a time."""
+        end = offset + length
+        while offset < end:
+            self.raw.seek(offset)
+            chunk = self.raw.read(min(_CHUNK_BYTES, end - offset))
+            if not chunk:
+                raise OSError(errno.EIO, "the file was made shorter by somebody else")
+            offset += len(chunk)
+            yield chunk
 
     def sync(self) -> None:
         """Wait until the file's bytes are on the disk."""

@@ -151,8 +151,8 @@ class FeatureSummary:
         identity: what made it.
         unreadable: number of regions that could not be decoded.
         damaged_patches: number of patches that show one.
-        is_complete: whether what belongs beside it is there: in layout clam a `.pt` file of its
-            size, elsewhere nothing.
+        is_complete: whether what belongs beside it is there: in layout clam a `.pt` file that is
+            whole but for its numbers, elsewhere nothing.
     """
 
     identity: dict[str, Any]
@@ -168,12 +168,12 @@ def read_summary(path: Path | str) -> FeatureSummary | None:
         if not is_seal_whole(path):
             return None
         with h5py.File(path, "r", locking=False) as file:
-            features_bytes = features_of(file).nbytes
+            n, d = features_of(file).shape
             return FeatureSummary(
                 identity=json.loads(file.attrs["identity"]),
                 unreadable=int(file["unreadable"].attrs["count"]),
                 damaged_patches=len(file["unreadable_patches"]),
-                is_complete=file.attrs["layout"] != "clam" or has_tensor(path, features_bytes),
+                is_complete=file.attrs["layout"] != "clam" or has_tensor(path, (n, d)),
             )
     except (*DAMAGED, FeatureError):
         return None

@@ -131,8 +131,7 @@ def _verify_numbers(file: h5py.File, dataset: h5py.Dataset) -> list[str]:
     rows = max(1, CHUNK_BYTES // (dataset.dtype.itemsize * max(1, d)))
     pt = None
     if file.attrs.get("layout") == "clam":
-        pt = TensorReader(pt_path(file.filename))
-        problems += pt.problems
+        pt = TensorReader(pt_path(file.filename), (n, d))
     for start in range(0, n, rows):
         chunk = dataset[start : start + rows]
         sha256.update(chunk.data)

@@ -255,20 +255,19 @@ class FeatureWriter:
             seal(temporary, self._offset, self.n * self.d * self.dtype.itemsize)
             temporary.sync()
             if self._layout == "clam":
-                self._write_pt(temporary.path)
+                self._write_pt(temporary)
             temporary.keep()
         self._temporary = None
         return sha256
 
-    def _write_pt(self, path: Path) -> None:
+    def _write_pt(self, temporary: Temporary) -> None:
         """Write the tensor file that CLAM reads; first, so that the .h5 means both are there."""
-        features = np.zeros((0, self.d), self.dtype)
-        if self.n:
-            features = np.memmap(path, self.dtype, "r", self._offset, (self.n, self.d))
         place = pt_path(self.path)
         place.parent.mkdir(parents=True, exist_ok=True)
+        features_bytes = self.n * self.d * self.dtype.itemsize
         with replacing(place, overwrite=True) as pending, pending.open("wb") as file:
-            write_tensor(file, features)
+            chunks = temporary.read(self._offset, features_bytes)
+            write_tensor(file, chunks, shape=(self.n, self.d))
 
     def _open(self) -> Temporary:
         if self._temporary is None:
