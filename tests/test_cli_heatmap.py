@@ -144,7 +144,7 @@ OUT = ("--out", "m")
         ),
         (("none.tif", *VALUES[1:], *OUT), "no such slide: none.tif"),
         (("s.tif", "--values", "none.csv", *VALUES[3:], *OUT), "no such file: none.csv"),
-        (("s.tif", "--values", "s.tif", *VALUES[3:], *OUT), "s.tif must be a CSV table, got"),
+        (("s.tif", "--values", "s.tif", *VALUES[3:], *OUT), "s.tif must be a CSV text file: "),
         (("s.tif", "--values", "far.csv", *VALUES[3:], *OUT), "coords_l0 must lie on s, 512 x 640"),
         (
             ("s.tif", "--values", "nan.csv", *VALUES[3:], *OUT),
@@ -343,7 +343,7 @@ def test_what_to_pass_where_the_run_does_not_tell(cli, files, run):
             "f.h5 must be of s.tif, got features of another slide (unknown)",
         ),
         ({"coords_known": False}, (), "f.h5 must tell where its patches lie, got no coordinates"),
-        ({"coords": COORDS[:0]}, (), "f.h5 must hold patches, got none: was no tissue found?"),
+        ({"coords": COORDS[:0]}, (), "s.tif must have patches to look at, got none: was no"),
         ({}, ("--patch-l0", "32"), "--patch-l0 must be 64, as f.h5 says, got 32"),
         ({}, ("--fold", "2"), "--fold must be within 0..1, the folds of the run, got 2"),
         ({}, ("--fold", "-1"), "--fold must be within 0..1, the folds of the run, got -1"),

@@ -105,7 +105,7 @@ def test_train_and_predict(cli, toy):
         write_features(toy / "new" / f"{name}.h5", np.ones((3, D), np.float32))
     answer = cli("predict", "runs/a", "new", "--out", "p.csv", "--attention")
     assert (answer.code, answer.err, answer.out) == (0, [], "2 slides: p.csv\n")
-    assert (toy / "p.csv").read_text().startswith("slide,prediction,p_no,p_yes\na,")
+    assert (toy / "p.csv").read_text().startswith("slide,n_patches,prediction,p_no,p_yes\na,3,")
     assert sorted(p.name for p in (toy / "p-attention").iterdir()) == ["a.csv", "b.csv"]
     answer = cli("predict", "runs/a", "features", "-o", "q.csv", "--json")
     (note,) = answer.err
@@ -114,7 +114,7 @@ def test_train_and_predict(cli, toy):
         "runs/a/predictions.csv"
     )
     said = json.loads(answer.out)
-    assert list(said[0]) == ["slide", "prediction", "p_no", "p_yes"]
+    assert list(said[0]) == ["slide", "n_patches", "prediction", "p_no", "p_yes"]
     assert len(said) == 24
 
 
@@ -223,3 +223,48 @@ def test_a_run_of_other_arguments(cli, toy):
     answer = cli("predict", "runs/a", "features", "-o", "p.csv")
     assert answer.code == 1
     assert answer.err[-1].startswith("histofast: p.csv exists")
+
+
+def test_slides_without_a_patch_are_left_out_and_named(cli, toy):
+    """A slide without tissue stopped `train` and `predict`, and `--missing skip` did not help."""
+    nothing = np.empty((0, D), np.float32)
+    for name in ("s03", "s99"):
+        write_features(toy / "features" / f"{name}.h5", nothing)
+    with (toy / "labels.csv").open("a") as table:
+        table.write("s99,rare,p99\n")
+    answer = cli(*TRAIN, *SHORT)
+    assert answer.code == 0
+    assert answer.err[:3] == [
+        "note: left out slides without a patch: 2 (s03, s99)",
+        "note: left out patients without another slide: 2 (p03, p99)",
+        "note: left out classes without another slide: 1 (rare)",
+    ]
+    assert answer.out.splitlines()[0] == (
+        "attention, 2 folds: 23 slides of 23 patients, each predicted by a model that has not seen "
+        "it; 2 slides without a patch left out"
+    )
+    found = open_run("runs/a").metrics()
+    assert (found["bags"], found["patients"], found["left_out"]) == (23, 23, ["s03", "s99"])
+    assert open_run("runs/a").left_out == ("s03", "s99")
+
+    answer = cli("predict", "runs/a", "features", "--out", "p.csv")
+    assert answer.code == 0
+    assert "note: slides without a patch: 2 (s03, s99)" in answer.err
+    rows = [line.split(",") for line in (toy / "p.csv").read_text().splitlines()]
+    assert rows[0] == ["slide", "n_patches", "prediction", "p_no", "p_yes"]
+    assert [row[0] for row in rows[1:]] == sorted(f"s{i:02}" for i in [*range(24), 99])
+    assert rows[4] == ["s03", "0", "", "", ""]
+    assert all(row[2] for row in rows[1:] if row[1] != "0")
+
+    write_features(toy / "s.h5", nothing)
+    answer = cli("predict", "runs/a", "s.h5", "--out", "s.csv", "--attention", "--json")
+    assert json.loads(answer.out) == [
+        {"slide": "s", "n_patches": 0, "prediction": None, "p_no": None, "p_yes": None}
+    ]
+    assert (toy / "s.csv").read_text() == "slide,n_patches,prediction,p_no,p_yes\ns,0,,,\n"
+    answer = cli("train", "features/s03.h5", *TRAIN[2:], "--missing", "skip")
+    assert answer.code == 2
+    (line,) = answer.err
+    assert line.startswith(
+        "histofast: label of labels.csv must have at least two classes, got only"
+    )

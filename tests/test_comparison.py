@@ -648,6 +648,18 @@ def test_feature_files_of_other_slides_or_grids(feature_folders, tmp_path, rng):
         histofast.compare_features(feature_folders[:1])
 
 
+def test_slides_without_patches_are_left_out(feature_folders):
+    before = histofast.compare_features(feature_folders).comparison
+    for folder, d in zip(feature_folders, (6, 6, 4), strict=True):
+        write_features(folder, "s0", np.empty((0, d), np.float32), np.empty((0, 2), np.int64))
+    found = histofast.compare_features(feature_folders).comparison
+    np.testing.assert_array_equal(found.matrix, before.matrix)
+    assert (found.n, found.groups) == (before.n, 2)
+    assert found.convention["left out"] == "slides without a patch: 1 (s0)"
+    with pytest.raises(FeatureError, match=r"must have patches, got none in all 1 \(s0\): was no"):
+        histofast.compare_features([folder / "s0.h5" for folder in feature_folders])
+
+
 @pytest.mark.parametrize("put", [np.asarray, torch.from_numpy], ids=["numpy", "torch"])
 def test_resamples_and_shuffles_are_their_definitions(rng, put):
     n = 7

@@ -217,6 +217,131 @@ class TestReading:
             open_bags(folder, None).read(4)
 
 
+class TestBagsWithoutPatches:
+    """A slide without tissue is left out, and named; all else stays what it is without it."""
+
+    def test_they_are_left_out(self, folder, table):
+        write(folder, "e", 0)
+        write(folder, "f", 0)
+        lines = ("slide,label,patient,split", "a,no,p,train", "b,yes,q,train", "c,no,r,test")
+        lines += ("d,yes,s,test", "e,other,s,test")
+        path = table(*lines, "f,no,t,train")
+        for missing in ("error", "skip"):
+            bags = open_bags(folder, path, missing=missing)
+            assert (bags.names, bags.empty) == (("a", "b", "c", "d"), ("e", "f"))
+            assert bags.notes == (
+                "left out slides without a patch: 2 (e, f)",
+                "left out patients without another slide: 1 (t)",
+                "left out classes without another slide: 1 (other)",
+            )
+            without = open_bags(folder, table(*lines[:-1]), missing="skip")
+            for name in ("names", "paths", "classes", "patients", "splits", "d", "encoder"):
+                assert getattr(bags, name) == getattr(without, name)
+            assert bags.targets.tolist() == without.targets.tolist()
+            table(*lines, "f,no,t,train")
+
+    def test_what_nobody_asked_for_is_not_named(self, folder, table):
+        write(folder, "e", 0)
+        bags = open_bags(folder, table(*FOUR), missing="skip")
+        assert bags.empty == ()
+        assert "left out features without labels: 1 (e)" in bags.notes
+
+    def test_one_class_left(self, folder, table):
+        write(folder, "e", 0)
+        with pytest.raises(ValueError, match="must have at least two classes, got only no in 4"):
+            open_bags(folder, table("slide,label", *(f"{n},no" for n in "abcd"), "e,yes"))
+
+
+OPTIONS = {
+    "dtype": "float16",
+    "layout": "trident",
+    "slide": "x",
+    "level0_mpp": 0.25,
+    "patch_px": 256,
+    "mpp": 0.5,
+    "overlap": 0,
+    "min_tissue": 0.25,
+    "edge": "drop",
+    "tissue": {"revision": 3, "threshold": None, "overview_mpp": 8.0},
+}
+
+
+class TestOptions:
+    """Features of one folder are of one making; only what is of a slide may differ."""
+
+    @pytest.fixture
+    def made(self, tmp_path):
+        def write_two(folder, **changes):
+            (tmp_path / folder).mkdir()
+            encoder = UNI | {"provider": "CPU"}
+            for name, more in (("a", {}), ("b", changes)):
+                identity = {"encoder": encoder, **OPTIONS, **more}
+                with FeatureWriter(
+                    tmp_path / folder / f"{name}.h5",
+                    coords=np.zeros((2, 2), np.int64),
+                    d=4,
+                    identity=identity,
+                    attributes={"patch_size": 256},
+                ) as writer:
+                    writer.append(np.ones((2, 4), np.float32))
+                    writer.finish()
+            return tmp_path / folder
+
+        return write_two
+
+    @pytest.mark.parametrize(
+        ("change", "one", "two"),
+        [
+            ({"mpp": 1.0}, "mpp 0.5", "mpp 1.0"),
+            ({"overlap": 32, "edge": "shift"}, "overlap 0, edge drop", "overlap 32, edge shift"),
+            ({"patch_px": 224}, "patch_px 256", "patch_px 224"),
+            ({"dtype": "float32"}, "dtype float16", "dtype float32"),
+            ({"min_tissue": 0.5}, "min_tissue 0.25", "min_tissue 0.5"),
+            (
+                {"tissue": {**OPTIONS["tissue"], "threshold": 30}},
+                "tissue.threshold none",
+                "tissue.threshold 30",
+            ),
+            (
+                {"encoder": UNI | {"layer": "layer2"}},
+                "encoder.layer layer1",
+                "encoder.layer layer2",
+            ),
+        ],
+    )
+    def test_two_option_sets_are_refused(self, made, monkeypatch, change, one, two):
+        monkeypatch.setitem(UNI, "layer", "layer1")
+        folder = made("f", **change)
+        with pytest.raises(FeatureError) as refused:
+            open_bags(folder, None)
+        assert str(refused.value) == (
+            f"features must be made with the same options, got {one} in {folder / 'a.h5'} and {two} "
+            f"in {folder / 'b.h5'}: name the folder of one"
+        )
+
+    @pytest.mark.parametrize(
+        "change",
+        [
+            {"level0_mpp": 0.5},
+            {"slide": "y"},
+            {"layout": "clam"},
+            {"tissue": "mask:12"},
+            {"tissue": {"mask": "12", "overview_mpp": 8.0, "revision": 3}},
+            {"encoder": UNI | {"provider": "CUDA", "batch_size": 64}},
+        ],
+    )
+    def test_what_is_of_a_slide_or_a_machine_may_differ(self, made, change):
+        assert open_bags(made("f", **change), None).options["mpp"] == 0.5
+
+    def test_what_other_tools_tell(self, tmp_path):
+        for name, size in (("a", 256), ("b", 512)):
+            write_foreign(tmp_path, name, np.ones((3, 4), np.float32))
+            with h5py.File(tmp_path / f"{name}.h5", "a") as file:
+                file["features"].attrs["patch_size"] = size
+        with pytest.raises(FeatureError, match=r"got patch_size 256 in .*a\.h5 and patch_size 5"):
+            open_bags(tmp_path, None)
+
+
 class TestBadFeatures:
     def test_nothing_there(self, tmp_path):
         with pytest.raises(FileNotFoundError, match=r"no such feature file or folder: .*nowhere"):
@@ -258,14 +383,16 @@ class TestBadFeatures:
         ):
             open_bags(folder, None)
 
-    def test_empty_bags(self, folder):
-        for name in ("e", "f", "g", "h"):
-            write(folder, name, 0)
+    def test_nothing_but_empty_bags(self, tmp_path, table):
+        for name in "abcd":
+            write(tmp_path, name, 0)
         with pytest.raises(
             FeatureError,
-            match=r"bags must have at least one patch, got none in 4 \(e, f, g, \.\.\.\): remove",
+            match=r"bags must have patches, got none in all 4 \(a, b, c, \.\.\.\): was",
         ):
-            open_bags(folder, None)
+            open_bags(tmp_path, table(*FOUR))
+        bags = open_bags(tmp_path, None)
+        assert (len(bags), bags.d, bags.empty) == (0, 4, ("a", "b", "c", "d"))
 
     def test_no_features(self, tmp_path):
         (tmp_path / "a.h5").write_bytes(b"not HDF5")

@@ -65,7 +65,8 @@ class TestPredict:
         assert found.notes == ()
         assert done == [(1, 3), (2, 3), (3, 3)]
         rows = table(tmp_path / "p.csv")
-        assert list(rows[0]) == ["slide", "prediction", "p_no", "p_yes"]
+        assert list(rows[0]) == ["slide", "n_patches", "prediction", "p_no", "p_yes"]
+        assert found.n_patches.tolist() == [int(row["n_patches"]) for row in rows] == [5, 6, 7]
         assert [row["slide"] for row in rows] == list(found.names)
         assert [row["prediction"] for row in rows] == [
             found.classes[i] for i in wanted.argmax(axis=1)
@@ -89,7 +90,7 @@ class TestPredict:
         targets = open_bags(*toy, task="regression").targets[run.folds[0].train]
         assert run.units()[0].offset == pytest.approx(targets.mean())
         assert run.units()[0].scale == pytest.approx(targets.std())
-        assert list(table(tmp_path / "p.csv")[0]) == ["slide", "prediction"]
+        assert list(table(tmp_path / "p.csv")[0]) == ["slide", "n_patches", "prediction"]
 
     def test_attention(self, run, fresh, tmp_path):
         predict(run, fresh, out=tmp_path / "p.csv", attention=True)
@@ -123,6 +124,21 @@ class TestPredict:
             "24 of 24 slides took part in the training: fair predictions are in "
             f"{run.path / 'predictions.csv'}"
         )
+
+    def test_features_of_other_options(self, tmp_path):
+        """Features of another scale went into a run's models without a word."""
+        toy = write_toy(tmp_path, options={"mpp": 0.5, "overlap": 0, "edge": "drop"})
+        run = train(*toy, out=tmp_path / "run", config=SHORT)
+        path = tmp_path / "x.h5"
+        other = {"mpp": 1.0, "overlap": 0, "slide": "x"}
+        write_features(path, np.ones((4, D), np.float32), options=other)
+        message = (
+            r"must be made with the run's options, mpp 0\.5, got mpp 1\.0: extract them so, or"
+        )
+        with pytest.raises(FeatureError, match=message):
+            predict(run, path)
+        found = predict(run, path, other_options=True)
+        assert found.notes == ("features are made with mpp 1.0, the run's with mpp 0.5",)
 
     def test_encoders_that_are_not_known_are_told(self, run, tmp_path, rng):
         path = tmp_path / "x.h5"

@@ -15,6 +15,7 @@ from histofast.cli import _run
 from histofast.errors import FeatureError, ModelError
 from histofast.features import read_features
 from histofast.slides import write_png
+from slide_files import write_tiff
 from small_slides import write_slide
 
 torch = need("torch", "sklearn", "matplotlib", "jinja2")
@@ -384,7 +385,9 @@ def test_the_loop_on_slides(tmp_path, capsys):
     for i in range(8):
         write_slide(tmp_path / "slides" / f"s{i}.tif", seed=i, size=(512 + 128 * (i % 2), 512))
         lines.append(f"s{i},{'large' if i % 2 else 'small'}")
-    (tmp_path / "labels.csv").write_text("\n".join(lines) + "\n")
+    glass = np.full((512, 512, 3), 245, np.uint8)
+    write_tiff(tmp_path / "slides" / "glass.tif", [glass], compression="jpeg", mpp=1.0)
+    (tmp_path / "labels.csv").write_text("\n".join([*lines, "glass,large"]) + "\n")
     network = networks.create("resnet18", layer="layer1", seed=3)
     networks.export(network, tmp_path / "r18.onnx", patch_px=PX, mpp=2.0)
 
@@ -395,16 +398,24 @@ def test_the_loop_on_slides(tmp_path, capsys):
     slides, encoder = tmp_path / "slides", tmp_path / "r18.onnx"
     features, out = tmp_path / "f", tmp_path / "run"
     run("extract", slides, "--encoder", encoder, "--out", features, "--quiet")
-    run("train", features, "--labels", tmp_path / "labels.csv", "--out", out, *QUICK)
+    said = run("train", features, "--labels", tmp_path / "labels.csv", "--out", out, *QUICK)
+    assert "1 slide without a patch left out" in said
+    run("predict", out, features, "--out", tmp_path / "p.csv", "--quiet")
+    assert "glass,0,,,\n" in (tmp_path / "p.csv").read_text()
     found = next(features.rglob("s1.h5"))
     heat = ["heatmap", out, slides / "s1.tif", "--features", found, "--out", tmp_path / "heat"]
     run(*heat)
+    alone = ["--features", next(features.rglob("glass.h5")), "--out", tmp_path / "glass"]
+    with pytest.raises(FeatureError, match=r"glass\.tif must have patches to look at, got none"):
+        run("heatmap", out, slides / "glass.tif", *alone)
     with (tmp_path / "heat" / "attention.csv").open(newline="") as file:
         shares = [float(row["value"]) for row in csv.DictReader(file)]
     assert sum(shares) == pytest.approx(1, abs=1e-3)
     tuned = ["--top-k", 3, "--epochs", 1, "--folds", 0, "--no-similarity", "--quiet"]
     made = ["finetune", out, "--slides", slides, "--encoder", encoder, "--out", tmp_path / "t"]
-    assert "95 % by patients" in run(*made, *tuned)
+    said = run(*made, *tuned)
+    assert "95 % by patients" in said
+    assert "note: slides without a patch are left out, as in the run: 1 (glass)" in said
     again = ["--encoder", tmp_path / "t" / "encoder.onnx", "--out", tmp_path / "f2", "--quiet"]
     run("extract", slides, *again)
     old, new = (sorted(folder.rglob("*.h5")) for folder in (features, tmp_path / "f2"))

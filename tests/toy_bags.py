@@ -12,7 +12,7 @@ UNI = {"name": "uni", "sha256": "ab" * 32}
 D = 8
 
 
-def write_features(path: Path, features, *, encoder=UNI, **attributes) -> None:
+def write_features(path: Path, features, *, encoder=UNI, options=None, **attributes) -> None:
     """Write a feature file of ours; patches lie in a row."""
     n, d = features.shape
     coords = np.stack([256 * np.arange(n), np.zeros(n, int)], axis=1)
@@ -20,7 +20,7 @@ def write_features(path: Path, features, *, encoder=UNI, **attributes) -> None:
         path,
         coords=coords,
         d=d,
-        identity={} if encoder is None else {"encoder": encoder},
+        identity={} if encoder is None else {"encoder": encoder, **(options or {})},
         attributes={"patch_size": 256, "patch_size_level0": 256, **attributes},
         dtype=features.dtype.name,
     ) as writer:
@@ -29,7 +29,15 @@ def write_features(path: Path, features, *, encoder=UNI, **attributes) -> None:
 
 
 def write_toy(
-    folder: Path, *, b=24, task="classification", splits=None, signal=4.0, dtype="float32", least=4
+    folder: Path,
+    *,
+    b=24,
+    task="classification",
+    splits=None,
+    signal=4.0,
+    dtype="float32",
+    least=4,
+    options=None,
 ) -> tuple[Path, Path]:
     """Write features of `b` slides of 4 to 12 patches, and a table of labels.
 
@@ -48,7 +56,8 @@ def write_toy(
         known = i % 2 if task == "classification" else i / b
         features = rng.normal(size=(int(rng.integers(least, 13)), D))
         features[:, 0] += signal * known
-        write_features(folder / "features" / f"s{i:02}.h5", features.astype(dtype))
+        path = folder / "features" / f"s{i:02}.h5"
+        write_features(path, features.astype(dtype), options=options)
         cells = {
             "classification": "no" if known == 0 else "yes",
             "regression": f"{100 + 30 * known:.3f}",

@@ -216,7 +216,8 @@ def predict(
     run: options.Run,
     features: Features,
     out: Annotated[
-        Path, typer.Option("--out", "-o", metavar="CSV", help="slide, prediction, p_<class>")
+        Path,
+        typer.Option("--out", "-o", metavar="CSV", help="slide, n_patches, prediction, p_<class>"),
     ],
     attention: Annotated[
         bool,
@@ -227,6 +228,12 @@ def predict(
     other_encoder: Annotated[
         bool,
         typer.Option("--other-encoder", help="take features of another file of the same network"),
+    ] = False,
+    other_options: Annotated[
+        bool,
+        typer.Option(
+            "--other-options", help="take features made with other options (mpp, overlap, ...)"
+        ),
     ] = False,
     device: Device = "auto",
     overwrite: Annotated[
@@ -245,6 +252,7 @@ def predict(
             out=out,
             attention=attention,
             other_encoder=other_encoder,
+            other_options=other_options,
             device=device,
             overwrite=overwrite,
             on_progress=on_progress,
@@ -298,6 +306,8 @@ def _note(notes: Sequence[str], *, quiet: bool) -> None:
 def _basis(found: Mapping[str, Any]) -> str:
     """What was predicted; patients are spoken of where they are known."""
     slides, unseen = count(found["bags"], "slide"), "each predicted by a model that has not seen it"
+    if found["left_out"]:
+        unseen += f"; {count(len(found['left_out']), 'slide')} without a patch left out"
     if found["unit"] == "slide":
         return f"{slides}, {unseen} (slides count as patients)"
     return f"{slides} of {count(found['patients'], 'patient')}, {unseen}"

@@ -10,13 +10,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from histofast._words import counted
 from histofast.comparison.result import SimilarityResult
 from histofast.comparison.sums import MIN_GROUPS
 from histofast.errors import FeatureError
-from histofast.features import FeatureFile, read_features
+from histofast.features import FeatureFile, options_of, read_features, shared_options
 from histofast.similarity import MEASURES, Comparison, cka_interval, permutation_null
 
 MEASURE = MEASURES["cka"]  # that interval and null are of
+_NAMED = 20  # slides that are left out, in words
 
 Sample = list[NDArray[np.float32]]  # (n, d) rows of each encoder, the same patches in all
 
@@ -33,7 +35,8 @@ def compare_features(
 ) -> SimilarityResult:
     """Compare encoders by their feature files: debiased linear CKA of patches of all slides.
 
-    Patches are drawn evenly from the slides, so that a large slide says no more than a small one.
+    Patches are drawn evenly from the slides, so that a large slide says no more than a small one;
+    slides without a patch are left out, and named in the convention.
     Similarity, interval and null are of these same patches.
 
     Args:
@@ -47,7 +50,8 @@ def compare_features(
         seed: of what is drawn.
 
     Raises:
-        FeatureError: a file that cannot be read, or files of one slide with other patches.
+        FeatureError: a file that cannot be read, files of one slide with other patches or of one
+            folder with other options, or no slide that has a patch.
         FileNotFoundError: a folder without feature files.
         ValueError: fewer than two folders, other slides, an n below 4.
     """
@@ -55,7 +59,7 @@ def compare_features(
         raise ValueError(f"folders must be at least 2, got {len(folders)}")
     if n < 4:
         raise ValueError(f"n must be at least 4, got {n}")
-    slides = _slides_of(folders, intersect=intersect)
+    slides, empty = _with_patches(_slides_of(folders, intersect=intersect))
     features, slide_of, total, ids = _drawn(slides, n=n, seed=seed)
     size = len(folders)
     pairs = np.array([(i, j) for i in range(size) for j in range(i + 1, size)], np.int64)
@@ -90,6 +94,7 @@ def compare_features(
                 if "low" in values
                 else f"none{few if resamples else ''}",
                 "null": f"{permutations} shuffles of the patches" if permutations else "none",
+                **({"left out": f"slides without a patch: {empty}"} if empty else {}),
             },
             n=len(slide_of),
             groups=len(slides),
@@ -118,6 +123,30 @@ def _slides_of(folders: Sequence[str | Path], *, intersect: bool) -> list[list[P
     return [[files[slide] for files in found] for slide in sorted(shared)]
 
 
+def _with_patches(slides: Sequence[Sequence[Path]]) -> tuple[list[Sequence[Path]], str]:
+    """Look at the files of all slides; return those with patches, and in words which have none."""
+    made: list[list[tuple[Path, dict[str, Any]]]] = [[] for _ in slides[0]]  # of each encoder
+    found, empty = [], []
+    for paths in slides:
+        # Maps that are kept would hold a file descriptor for every file.
+        files = [read_features(path, mmap=True) for path in paths]
+        for told, file in zip(made, files, strict=True):
+            told.append((file.path, options_of(file)))
+        for file in files[1:]:
+            _refuse_other_patches(file, files[0])
+        if len(files[0].features):
+            found.append(paths)
+        else:
+            empty.append(paths[0].stem)
+    for told in made:
+        shared_options(told)
+    if not found:
+        raise FeatureError(
+            f"slides must have patches, got none in all {counted(empty)}: was no tissue found?"
+        )
+    return found, counted(empty, most=_NAMED) if empty else ""
+
+
 def _drawn(
     slides: Sequence[Sequence[Path]], *, n: int, seed: int
 ) -> tuple[Sample, NDArray[np.int64], int, str]:
@@ -130,8 +159,6 @@ def _drawn(
     total = 0
     for paths in slides:
         files = [read_features(path, mmap=True) for path in paths]
-        for file in files[1:]:
-            _refuse_other_patches(file, files[0])
         count = len(files[0].features)
         chosen = np.sort(rng.permutation(count)[:share])
         ids.update(f"{paths[0].stem}:{count}\n".encode() + chosen.astype("<i8").tobytes())

@@ -209,7 +209,9 @@ def _checked(
     if file.coords is None or not file.attributes.get("coords_known", True):
         raise FeatureError(f"{file.path} must tell where its patches lie, got no coordinates")
     if len(file.coords) == 0:
-        raise FeatureError(f"{file.path} must hold patches, got none: was no tissue found?")
+        raise FeatureError(
+            f"{slide.path} must have patches to look at, got none: was no tissue found?"
+        )
     told: int | None = file.attributes.get("patch_size_level0")
     if told is None and patch_l0 is None:
         raise ValueError(f"patch_l0 must be given: {file.path} does not tell the side of a patch")

@@ -16,7 +16,7 @@ from histofast.learning.intervals import (
     knee,
     wider,
 )
-from histofast.learning.labels import Labels, Missing, read_labels
+from histofast.learning.labels import NAMED, Labels, Missing, read_labels
 from histofast.learning.logs import Log, loggers
 from histofast.learning.record import (
     METRICS,
@@ -53,6 +53,7 @@ __all__ = [
     "LOWER_IS_BETTER",
     "METRICS",
     "METRICS_OF",
+    "NAMED",
     "PREDICTIONS",
     "RUN",
     "TOLERANCE",

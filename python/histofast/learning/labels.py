@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePath
 from typing import Any, Literal, get_args
@@ -26,6 +26,7 @@ SPLITS: Mapping[str, str] = {
     "validation": "validation",
     "test": "test",
 }
+NAMED = 20  # slides that are left out, in a note
 # Cut off the names in a table. Other endings may be part of a name, as in "case.2".
 _SUFFIXES = SLIDE_SUFFIXES | {".czi", ".h5", ".isyntax", ".pt", ".vsi"}
 
@@ -58,6 +59,7 @@ def read_labels(
     task: Task = "classification",
     missing: Missing = "error",
     label_column: str = "label",
+    without: Collection[str] = (),
 ) -> Labels:
     """Read the labels of some slides from a CSV table.
 
@@ -73,6 +75,7 @@ def read_labels(
             numbers), "regression" (numbers) or "survival" (time > 0 and event 0 or 1).
         missing: what to do about labels of other slides and slides without labels.
         label_column: where the labels of classification and regression are.
+        without: names among these that have no patch, and are left out for it.
 
     Returns:
         Those of the slides that both have. `notes` says what was left out, and that slides count as
@@ -96,6 +99,8 @@ def read_labels(
     rows, notes = _match(path, _read_rows(table, columns), set(names), missing)
     notes += _notes_on_patients(table)
     _refuse_cells(path, columns, rows)
+    left_out = {name: rows.pop(name) for name in without if name in rows}
+    notes += _notes_on_left_out(left_out, rows, task=task)
     targets: NDArray[Any]
     classes: tuple[str, ...] = ()
     if task == "classification":
@@ -178,6 +183,27 @@ def _notes_on_patients(table: Table) -> list[str]:
             "call the right one patient"
         )
     return notes
+
+
+def _notes_on_left_out(
+    left_out: Mapping[str, _Row], rows: Mapping[str, _Row], *, task: Task
+) -> list[str]:
+    """Say which slides have no patch, and which patients and classes no other slide."""
+    if not left_out:
+        return []
+    lost = {"patients": {row.patient for row in left_out.values()} - {""}}
+    lost["patients"] -= {row.patient for row in rows.values()}
+    if task == "classification":
+        lost["classes"] = {row.cells[0] for row in left_out.values()}
+        lost["classes"] -= {row.cells[0] for row in rows.values()}
+    return [
+        f"left out slides without a patch: {counted(sorted(left_out), most=NAMED)}",
+        *(
+            f"left out {what} without another slide: {counted(sorted(names), most=NAMED)}"
+            for what, names in lost.items()
+            if names
+        ),
+    ]
 
 
 def _match(

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -18,8 +19,14 @@ from numpy.typing import NDArray
 
 from histofast._words import counted
 from histofast.errors import FeatureError
-from histofast.features import FeatureFile, content_sha256, read_features
-from histofast.learning import Labels, Missing, Task, read_labels
+from histofast.features import (
+    FeatureFile,
+    content_sha256,
+    options_of,
+    read_features,
+    shared_options,
+)
+from histofast.learning import NAMED, Labels, Missing, Task, read_labels
 
 Paths = str | Path | Sequence[str | Path]
 
@@ -51,6 +58,8 @@ class Bags:
         splits: (b) "train", "validation" or "test", "" where not given.
         d: features per patch.
         encoder: name and sha256 of what made the features; {} for files of other tools.
+        options: with which the features were made, as far as their files tell.
+        empty: (e) names of slides without a patch, which are left out of all of the above.
         notes: what was left out or is unusual, one line each.
     """
 
@@ -64,6 +73,8 @@ class Bags:
     splits: tuple[str, ...]
     d: int
     encoder: Mapping[str, Any]
+    options: Mapping[str, Any] = field(default_factory=dict)
+    empty: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
     _places: tuple[_Place | None, ...] = field(default=(), repr=False)
 
@@ -140,6 +151,7 @@ class Bags:
             splits=tuple(self.splits[i] for i in chosen),
             d=self.d,
             encoder=self.encoder,
+            options=self.options,
             _places=tuple(self._places[i] for i in chosen) if self._places else (),
         )
 
@@ -168,11 +180,13 @@ def open_bags(
         label_column: where the labels of classification and regression are.
 
     Returns:
-        The bags sorted by name. `notes` says what was left out, and that slides count as patients
-        where there is no column of patients.
+        The bags sorted by name. Slides without a patch are left out, whatever `missing` says:
+        `empty` names them. `notes` says what was left out, and that slides count as patients where
+        there is no column of patients.
 
     Raises:
-        FeatureError: a broken file, files of several encoders or widths, a bag without patches.
+        FeatureError: a broken file, files of several encoders, options or widths; labels, and no
+            slide that has a patch.
         FileNotFoundError: no such file, folder or table, or a folder without feature files.
         ValueError: an unknown option; a table without the columns, with two columns for one thing,
             with a slide twice, an empty or unusable cell, one class or no event only; slides that do not match (see `missing`); two
@@ -180,15 +194,25 @@ def open_bags(
     """
     files = _list_files(features)
     if labels is None:
-        return _bags(files, None, task=task)
-    found = read_labels(
+        return _bags(_look(files), None, task=task)
+    asked = partial(
+        read_labels,
         labels,
         {file.stem for file in files},
         task=task,
         missing=missing,
         label_column=label_column,
     )
-    return _bags([file for file in files if file.stem in set(found.names)], found, task=task)
+    found = asked()
+    looked = _look([file for file in files if file.stem in set(found.names)])
+    empty = [file.path.stem for file in looked if not file.size]
+    if len(empty) == len(looked):
+        raise FeatureError(
+            f"bags must have patches, got none in all {counted(empty)}: was no tissue found?"
+        )
+    if empty:
+        found = asked(without=empty)
+    return _bags(looked, found, task=task)
 
 
 def open_labels(
@@ -265,55 +289,74 @@ def open_features(path: Path) -> FeatureFile:
         return read_features(path, mmap=False)
 
 
-def _bags(files: Sequence[Path], labels: Labels | None, *, task: Task) -> Bags:
-    """Look at the files: all there are, or those with labels."""
-    sizes, widths, makers, places = [], [], [], []
+class _Looked(NamedTuple):
+    """What is to be known of a feature file."""
+
+    path: Path
+    size: int
+    d: int
+    encoder: dict[str, Any]
+    options: dict[str, Any]
+    place: _Place | None
+
+
+def _look(files: Sequence[Path]) -> list[_Looked]:
+    """Look at files one by one; refuse those that are no features."""
+    found = []
     for path in files:
         stamp = _stamp(path)
         file = open_features(path)
-        if not np.issubdtype(file.features.dtype, np.floating):
+        features = file.features
+        if not np.issubdtype(features.dtype, np.floating):
             raise FeatureError(
-                f"features of {path} must be floating point, got {file.features.dtype.name}"
+                f"features of {path} must be floating point, got {features.dtype.name}"
             )
-        sizes.append(file.features.shape[0])
-        widths.append(file.features.shape[1])
-        makers.append(_encoder(file))
-        places.append(
-            _Place(file.features.dtype, file.features.offset, stamp, file.sha256)
-            if isinstance(file.features, np.memmap)
-            else None
-        )
+        place = None
+        if isinstance(features, np.memmap):
+            place = _Place(features.dtype, features.offset, stamp, file.sha256)
+        n, d = features.shape
+        found.append(_Looked(path, n, d, _encoder(file), options_of(file), place))
+    return found
+
+
+def _bags(looked: Sequence[_Looked], labels: Labels | None, *, task: Task) -> Bags:
+    """Make bags of those files that have patches; refuse files that do not go together."""
     _refuse_mixed(
-        "made by one encoder", [_name_of(maker) for maker in makers], "name the folder of one"
+        "made by one encoder", [_name_of(file.encoder) for file in looked], "name the folder of one"
     )
+    options = shared_options((file.path, file.options) for file in looked)
     _refuse_mixed(
-        "of one width", [f"{d} per patch" for d in widths], "they are of different encoders"
+        "of one width",
+        [f"{file.d} per patch" for file in looked],
+        "they are of different encoders",
     )
-    for one, other in pairwise(files):
+    for one, other in pairwise([file.path for file in looked]):
         if one.stem == other.stem:
             raise ValueError(
                 f"features must hold one file per slide, got {one} and {other}: name the folder "
                 "of one scale"
             )
-    empty = [path.stem for path, n in zip(files, sizes, strict=True) if n == 0]
-    if empty:
-        raise FeatureError(
-            f"bags must have at least one patch, got none in {counted(empty)}: remove the files"
-        )
+    files = [file for file in looked if file.size]
     unknown = ("",) * len(files)
+    empty = tuple(file.path.stem for file in looked if not file.size)
+    notes = () if labels is None else labels.notes
+    if labels is None and empty:
+        notes = (f"slides without a patch: {counted(empty, most=NAMED)}",)
     return Bags(
-        names=tuple(path.stem for path in files),
-        paths=tuple(files),
-        sizes=np.array(sizes, np.int64),
+        names=tuple(file.path.stem for file in files),
+        paths=tuple(file.path for file in files),
+        sizes=np.array([file.size for file in files], np.int64),
         task=task,
         targets=np.zeros(0) if labels is None else labels.targets,
         classes=() if labels is None else labels.classes,
         patients=unknown if labels is None else labels.patients,
         splits=unknown if labels is None else labels.splits,
-        d=widths[0],
-        encoder=makers[0],
-        notes=() if labels is None else labels.notes,
-        _places=tuple(places),
+        d=looked[0].d,
+        encoder=looked[0].encoder,
+        options=options,
+        empty=empty,
+        notes=notes,
+        _places=tuple(file.place for file in files),
     )
 
 

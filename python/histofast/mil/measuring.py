@@ -85,6 +85,7 @@ def measure(run: Run, bags: Bags, *, device: torch.device) -> None:
             # None where slides count as patients: then nobody knows how many there are.
             "patients": len(set(tested.groups)) if tested.unit == "patient" else None,
             "unit": tested.unit,
+            "left_out": list(bags.empty),  # slides without a patch
         },
     )
 

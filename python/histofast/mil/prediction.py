@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from histofast.errors import FeatureError
-from histofast.features import FeatureFile
+from histofast.features import FeatureFile, differences_of_options
 from histofast.learning import PREDICTIONS, Task, write_csv
 from histofast.mil.bag_model import BagModel
 from histofast.mil.bags import Bags, Paths, open_bags, open_features
@@ -31,7 +31,8 @@ class Predictions:
         task: of the run.
         classes: (c) of the run; () for other tasks.
         values: (b, c) float64 probabilities, or (b,) values, or (b,) log risks relative to the
-            training bags.
+            training bags; NaN where a slide has no patch.
+        n_patches: (b,) int64, of each slide.
         notes: what to know before trusting them, one line each.
     """
 
@@ -39,16 +40,19 @@ class Predictions:
     task: Task
     classes: tuple[str, ...]
     values: NDArray[np.float64]
+    n_patches: NDArray[np.int64]
     notes: tuple[str, ...] = ()
 
     def rows(self) -> Iterator[list[Any]]:
-        """Yield the lines of the table, the header first."""
-        yield ["slide", "prediction", *(f"p_{name}" for name in self.classes)]
-        for name, value in zip(self.names, self.values, strict=True):
-            if self.classes:
-                yield [name, self.classes[int(value.argmax())], *map(float, value)]
+        """Yield the lines of the table, the header first; what is not predicted is None."""
+        yield ["slide", "n_patches", "prediction", *(f"p_{name}" for name in self.classes)]
+        for name, n, value in zip(self.names, self.n_patches.tolist(), self.values, strict=True):
+            if not n:
+                yield [name, 0, None, *(None for _ in self.classes)]
+            elif self.classes:
+                yield [name, n, self.classes[int(value.argmax())], *map(float, value)]
             else:
-                yield [name, float(value)]
+                yield [name, n, float(value)]
 
 
 def predict(
@@ -58,27 +62,33 @@ def predict(
     out: str | Path | None = None,
     attention: bool = False,
     other_encoder: bool = False,
+    other_options: bool = False,
     device: str = "auto",
     overwrite: bool = False,
     on_progress: Callable[[int, int], None] | None = None,
 ) -> Predictions:
     """Predict slides as the mean of the models of a run's folds.
 
+    A slide without a patch, such as one without tissue, has a row without a prediction; a note says
+    so.
+
     Args:
         run: a run whose folds are trained, or its folder.
         features: a folder of feature files, or files and folders; made by the run's encoder.
-        out: CSV table to write: slide, prediction, p_<class>.
+        out: CSV table to write: slide, n_patches, prediction, p_<class>.
         attention: also write x, y (level-0 px) and attention, the mean over the models, of each
             slide's patches to <out without suffix>-attention/<slide>.csv.
         other_encoder: take features of another file than the run's encoder, such as the same network
             alone instead of among other cuts; a note says so.
+        other_options: take features that were made with other options than the run's, such as another
+            mpp or overlap; a note says so.
         device: "auto" is CUDA where there is some; cpu, cuda or such as cuda:1.
         overwrite: replace files that exist.
         on_progress: called with slides done and slides in all.
 
     Raises:
         ValueError: attention without `out` or of a model that has none; an unknown device.
-        FeatureError: features of another width or encoder, that are broken or hold NaN, or without
+        FeatureError: features of another width, encoder or options, that are broken or hold NaN, or without
             coordinates where attention is asked for.
         ModelError: a run that is not trained, or whose files are broken.
         FileNotFoundError: no such run or features, or no folder to write in.
@@ -98,7 +108,12 @@ def predict(
     chosen = pick_device(device)
     models, units = run.models(device=str(chosen)), run.units()
     bags = open_bags(features, None, task=run.task)
-    notes = [*_check_encoder(run, bags, allowed=other_encoder), *_seen(run, bags)]
+    notes = [
+        *_check_encoder(run, bags, allowed=other_encoder),
+        *_check_options(run, bags, allowed=other_options),
+        *_seen(run, bags),
+        *bags.notes,
+    ]
     folder = None
     if where is not None:
         folder = where.with_name(f"{where.stem}-attention") if attention else None
@@ -113,16 +128,29 @@ def predict(
                 _write_attention(folder / f"{bags.names[i]}.csv", bags.paths[i], attended)
             if on_progress is not None:
                 on_progress(i + 1, len(bags))
-    predictions = Predictions(
-        names=bags.names,
-        task=run.task,
-        classes=run.classes,
-        values=np.stack(values),
-        notes=tuple(notes),
-    )
+    predictions = _predictions(run, bags, values, notes)
     if where is not None:
         write_csv(where, predictions.rows())
     return predictions
+
+
+def _predictions(
+    run: Run, bags: Bags, values: Sequence[NDArray[np.float64]], notes: Sequence[str]
+) -> Predictions:
+    """Put the slides without a patch among the others, by name."""
+    nothing = np.full(len(run.classes) if run.classes else (), np.nan)
+    names = (*bags.names, *bags.empty)
+    order = sorted(range(len(names)), key=names.__getitem__)
+    sizes = [*bags.sizes.tolist(), *(0 for _ in bags.empty)]
+    every = [*values, *(nothing for _ in bags.empty)]
+    return Predictions(
+        names=tuple(names[i] for i in order),
+        task=run.task,
+        classes=run.classes,
+        values=np.stack([every[i] for i in order]),
+        n_patches=np.array([sizes[i] for i in order], np.int64),
+        notes=tuple(notes),
+    )
 
 
 def attention_of(
@@ -215,6 +243,23 @@ def _check_encoder(run: Run, bags: Bags, *, allowed: bool = False) -> list[str]:
             "say so with other_encoder=True"
         )
     return []
+
+
+def _check_options(run: Run, bags: Bags, *, allowed: bool) -> list[str]:
+    """Refuse features made otherwise than the run's; encoders are looked at by themselves."""
+    known, asked = (
+        {name: value for name, value in options.items() if not name.startswith("encoder")}
+        for options in (run.options, bags.options)
+    )
+    wanted, got = differences_of_options(known, asked)
+    if not wanted:
+        return []
+    if allowed:
+        return [f"features are made with {got}, the run's with {wanted}"]
+    raise FeatureError(
+        f"features must be made with the run's options, {wanted}, got {got}: extract them so, or, if "
+        "that is meant, say so with other_options=True"
+    )
 
 
 def _name_of(encoder: Any) -> str:

@@ -125,6 +125,7 @@ class Run:
         classes: in the order of the outputs; () for other tasks.
         d: features per patch.
         encoder: name and sha256 of what made the features; {} where the files did not tell.
+        options: with which the features were made, as far as their files told.
         config: how it was trained.
         metric: what chose the epochs.
         names: (b) of the bags.
@@ -132,6 +133,7 @@ class Run:
         patients: (b) patient of each, "" where not known.
         targets: (b,) int64 class, (b,) float64 value, or (b, 2) float64 time and event.
         folds: which bags trained, chose and tested.
+        left_out: names of slides that had no patch, and are not among the bags.
         record: what all of this was read from.
     """
 
@@ -141,6 +143,7 @@ class Run:
     classes: tuple[str, ...]
     d: int
     encoder: Mapping[str, Any]
+    options: Mapping[str, Any]
     config: TrainConfig
     metric: str
     names: tuple[str, ...]
@@ -148,6 +151,7 @@ class Run:
     patients: tuple[str, ...]
     targets: NDArray[Any]
     folds: tuple[Fold, ...]
+    left_out: tuple[str, ...]
     record: RunRecord
 
     @property
@@ -221,6 +225,7 @@ class Run:
             classes=tuple(identity["classes"]),
             d=identity["d"],
             encoder=about["encoder"],
+            options=about["options"],
             config=TrainConfig(**identity["config"], **about["config"]),
             metric=identity["metric"],
             names=tuple(slides),
@@ -234,6 +239,7 @@ class Run:
                 Fold(**{part.name: np.array(fold[part.name], np.int64) for part in fields(Fold)})
                 for fold in identity["folds"].values()
             ),
+            left_out=tuple(about["left_out"]),
             record=record,
         )
 

@@ -191,6 +191,8 @@ def record_of(bags: Bags, model: str, config: TrainConfig) -> RunRecord:
         about={
             "versions": {"histofast": __version__, "torch": torch.__version__},
             "encoder": dict(bags.encoder),
+            "options": dict(bags.options),
+            "left_out": list(bags.empty),
             "config": aside,
             "paths": [str(path.resolve()) for path in bags.paths],
         },

@@ -10,8 +10,10 @@ from typing import Any
 
 import numpy as np
 
+from histofast._words import counted
 from histofast.learning import (
     METRICS,
+    NAMED,
     PREDICTIONS,
     Metric,
     differences,
@@ -163,6 +165,9 @@ def _notes(tuning: Tuning, best: int) -> tuple[str, ...]:
         notes.append(
             f"{short} of {len(bags)} slides have fewer than {top_k} patches: all are taken"
         )
+    if tuning.run.left_out:
+        left_out = counted(tuning.run.left_out, most=NAMED)
+        notes.append(f"slides without a patch are left out, as in the run: {left_out}")
     kept = [fold for fold, found in told.items() if found["best_epoch"] == 0]
     if kept:
         notes.append(
