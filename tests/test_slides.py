@@ -906,7 +906,7 @@ def test_find_slides(tmp_path):
         write(tmp_path / name, dicom(series))
 
     def names(*paths: Any, **options: Any) -> list[str]:
-        return [path.name for path in find_slides(paths, **options)]
+        return [slide.path.name for slide in find_slides(paths, **options)]
 
     assert names(tmp_path) == ["1.dcm", "3.dcm", "a.TIFF", "b.svs"]
     assert names(tmp_path, recursive=True) == ["1.dcm", "3.dcm", "a.TIFF", "b.svs", "d.ndpi"]

@@ -18,7 +18,7 @@ from histofast.patches.images import stream_bag
 from histofast.patches.sources import Job, list_bags, list_jobs
 from histofast.patches.stream import iter_patches
 from histofast.patches.tables import PatchBag
-from histofast.slides import Slide, open_slide
+from histofast.slides import Slide
 from histofast.tiling import PatchPlan
 
 
@@ -87,7 +87,7 @@ class PatchReader:
         assert file.identity is not None
         assert file.coords is not None
         made_of = file.identity
-        with open_slide(job.path, mpp=made_of.get("level0_mpp")) as slide:
+        with job.open(mpp=made_of.get("level0_mpp")) as slide:
             self._check_same(job, slide, file, made_of.get("slide"))
             level = int(file.attributes["level"])
             coords_l0 = file.coords[rows]

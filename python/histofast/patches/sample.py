@@ -16,7 +16,6 @@ from histofast.patches.sources import Job, list_bags, list_jobs
 from histofast.patches.stream import iter_patches
 from histofast.patches.survey import TissueOptions, find_tissue_with
 from histofast.patches.tables import PatchBag
-from histofast.slides import open_slide
 from histofast.tiling import plan_patches
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg")
@@ -154,7 +153,9 @@ def _jobs(
                 )
                 for file in files
             ]
-    return list_jobs(given)
+    # A sample is of what can be looked at; of nothing else the first one says why not.
+    listed = list_jobs(given)
+    return [job for job in listed if not job.problem] or listed
 
 
 def _of_bag(
@@ -180,7 +181,7 @@ def _of_slide(
     rng: np.random.Generator,
     pool: ThreadPoolExecutor,
 ) -> list[NDArray[np.uint8]]:
-    with open_slide(job.path, mpp=job.mpp or mpp_override) as slide:
+    with job.open(mpp=job.mpp or mpp_override) as slide:
         tissue = find_tissue_with(slide, TissueOptions(), None, pool)
         for overlap_px in (0, patch_px // 2):
             plan = plan_patches(

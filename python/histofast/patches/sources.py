@@ -9,13 +9,17 @@ from pathlib import Path
 
 from histofast._numbers import mpp_number
 from histofast._tables import read_table
+from histofast.errors import SlideError
 from histofast.patches.tables import PatchBag, read_patch_table
-from histofast.slides import find_slides
+from histofast.slides import Slide, find_slides, open_slide
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Job:
-    """One slide, or one bag of ready-made patches, to encode; `patient` is "" where not known."""
+    """One slide, or one bag of ready-made patches, to encode.
+
+    `patient` is "" where it is not known; `problem` is why there is no slide to open, "" where one is.
+    """
 
     name: str
     path: Path
@@ -23,6 +27,17 @@ class Job:
     mask: Path | None = None
     bag: PatchBag | None = None
     patient: str = ""
+    problem: str = ""
+
+    def open(self, *, mpp: float | None) -> Slide:
+        """Open the slide; `mpp` is level-0 um per pixel, the file's own when None.
+
+        Raises:
+            FileNotFoundError, SlideError: as `open_slide`, and for the problem that there is.
+        """
+        if self.problem:
+            raise SlideError(self.problem)
+        return open_slide(self.path, mpp=mpp)
 
 
 def list_jobs(slides: str | Path | Sequence[str | Path], *, recursive: bool = False) -> list[Job]:
@@ -42,17 +57,12 @@ def list_jobs(slides: str | Path | Sequence[str | Path], *, recursive: bool = Fa
             files.append(item)
     if files:
         jobs += [
-            Job(name=_stem(path), path=path) for path in find_slides(files, recursive=recursive)
+            Job(name=_stem(slide.path), path=slide.path, problem=slide.problem)
+            for slide in find_slides(files, recursive=recursive)
         ]
     if not jobs:
         raise ValueError("slides must name at least one slide, got none")
-    for job in jobs:
-        try:
-            job.name.encode()
-        except UnicodeEncodeError:
-            raise ValueError(
-                f"slides must have names in UTF-8, got {str(job.path)!a}: rename it"
-            ) from None
+    jobs = _problems_apart([_named_well(job) for job in jobs])
     seen: dict[str, Job] = {}
     for job in jobs:
         other = seen.setdefault(job.name, job)
@@ -64,6 +74,28 @@ def list_jobs(slides: str | Path | Sequence[str | Path], *, recursive: bool = Fa
                 f"'{job.name}': rename one, or encode them into different output folders"
             )
     return jobs
+
+
+def _named_well(job: Job) -> Job:
+    """Mark a slide whose name no feature file can have."""
+    try:
+        job.name.encode()
+    except UnicodeEncodeError:
+        name = ascii(str(job.path))
+        return replace(job, name=name, problem=f"{name} must have a name in UTF-8: rename it")
+    return job
+
+
+def _problems_apart(jobs: list[Job]) -> list[Job]:
+    """Call what is no slide by its path where another one has its name."""
+    taken = {job.name for job in jobs if not job.problem}
+    apart = []
+    for job in jobs:
+        if job.problem and job.name in taken:
+            job = replace(job, name=str(job.path))
+        taken.add(job.name)
+        apart.append(job)
+    return apart
 
 
 def _stem(path: Path) -> str:

@@ -13,13 +13,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from histofast._numbers import real_number, whole_number
-from histofast.errors import HistofastError, SlideError
+from histofast.errors import SlideError
 from histofast.slides import Level, Slide, read_mask
 from histofast.tissue import REVISION as TISSUE_REVISION
 from histofast.tissue import Tissue, find_tissue
 
-# What can be wrong with one slide without anything being wrong with the run.
-SLIDE_FAILURES = (HistofastError, OSError, ValueError, MemoryError, RuntimeError)
+# What fails one slide and leaves the run going on: all that is no interruption, our mistakes too.
+SLIDE_FAILURES = Exception
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -11,6 +11,7 @@ from typing import Any
 
 from histofast._files import replacing
 from histofast._machine import available_cpus
+from histofast.errors import SlideError
 from histofast.patches import (
     SLIDE_FAILURES,
     Job,
@@ -21,8 +22,8 @@ from histofast.patches import (
     with_masks,
 )
 from histofast.pipeline.options import Edge, Settled
-from histofast.pipeline.reports import make_folder
-from histofast.slides import open_slide, write_png
+from histofast.pipeline.reports import is_plain, make_folder, said
+from histofast.slides import write_png
 from histofast.tiling import plan_patches
 from histofast.tissue import preview
 
@@ -85,14 +86,14 @@ def check_slides(
             try:
                 found = _check(job, options, pool)
             except SLIDE_FAILURES as error:
-                yield job, error
+                yield job, error if is_plain(error) else SlideError(said(error))
             else:
                 yield job, found
 
 
 def _check(job: Job, options: Settled, pool: ThreadPoolExecutor) -> dict[str, Any]:
     """Write the files of one slide; return what was found."""
-    with open_slide(job.path, mpp=job.mpp or options.mpp_override) as slide:
+    with job.open(mpp=job.mpp or options.mpp_override) as slide:
         given = MaskFile(job.mask) if job.mask else None
         survey = survey_tissue(slide, options.tissue, given, pool)
         found = survey.tissue

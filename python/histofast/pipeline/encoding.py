@@ -15,7 +15,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from histofast import _core
-from histofast._words import one_line
 from histofast.encoders import EncoderSet, Pending, load_all
 from histofast.errors import CudaError, ModelError, SlideError, TileError
 from histofast.jobs import Feed, Job, Outcome, Status, deferred_interrupts
@@ -218,13 +217,15 @@ class Encoding:
     def _end(self, event: End) -> None:
         report, prepared = event.report, self._current
         error = event.error or self._error
-        if prepared is not None and prepared.report is report and error is None:
-            try:
+        try:
+            if prepared is not None and prepared.report is report and error is None:
                 self._finish(prepared)
-            except SLIDE_FAILURES as failure:
-                error = failure
+            self._drop()
+        except SLIDE_FAILURES as failure:
+            error = error or failure
+            self._drop()
         if error is not None:
-            report.status, report.error = "failed", one_line(error)
+            report.fail(error)
         if prepared is not None:
             # A slide that was ready early has only waited for the one before.
             now = time.perf_counter()
@@ -233,7 +234,6 @@ class Encoding:
         if report.status == "done":
             self._slides_done += 1
             self._patches_done += report.patches
-        self._drop()
         self._account()
         outcome = Outcome(
             job=event.job,
@@ -281,12 +281,15 @@ class Encoding:
 
     def _drop(self) -> None:
         """Close the current slide, which removes what is not finished."""
-        while self._submitted:
-            for _, pending in self._submitted.popleft().pending:
-                pending.discard()
-        if self._current is not None:
-            self._current.close()
+        current = self._current
         self._job = self._current = self._error = None
+        try:
+            while self._submitted:
+                for _, pending in self._submitted.popleft().pending:
+                    pending.discard()
+        finally:
+            if current is not None:
+                current.close()
 
     def _tell(self, prepared: Prepared) -> None:
         self._feed.tell(

@@ -11,7 +11,6 @@ from dataclasses import replace
 
 import numpy as np
 
-from histofast._words import one_line
 from histofast.encoders import EncoderSet
 from histofast.patches import SLIDE_FAILURES, Job
 from histofast.pipeline.encoding import about, equip, notes_of
@@ -78,7 +77,7 @@ def _plan(
             assert prepared is not None, "what is only planned is never skipped"
             patches_of[prepared.planned.attributes["patch_size"]] += entry.patches
     except SLIDE_FAILURES as error:
-        entry.status, entry.error = "failed", one_line(error)
+        entry.fail(error)
     return entry
 
 

@@ -37,7 +37,7 @@ from histofast.pipeline.options import (
     flag,
     path,
 )
-from histofast.pipeline.reports import Progress, RunReport
+from histofast.pipeline.reports import Progress, RunReport, said
 
 POLL_S = 0.5  # how often a run asks whether another one has let go of a slide
 PATIENCE_S = 30.0  # for the batch at hand, before a process that was told to stop is ended
@@ -209,6 +209,9 @@ def _encode(
         if not gathering.is_ready:
             raise ModelError(str(error)) from error
         gathering.report.error = str(error)
+    except Exception as error:
+        gathering.report.error = said(error)
+        raise
     finally:
         is_interrupted = any(isinstance(each.error, KeyboardInterrupt) for each in outcomes)
         gathering.finish(interrupted=is_interrupted)
@@ -256,5 +259,5 @@ def _bytes_of(slide: Job) -> float:
         return len(slide.bag)
     try:
         return slide.path.stat().st_size
-    except OSError:  # whoever opens it will say
+    except (OSError, ValueError):  # whoever opens it will say
         return 0

@@ -90,9 +90,10 @@ class Prepared:
 
     def close(self) -> None:
         """Remove the files that are not finished, and let other processes make them."""
-        for writer in self.writers:
-            writer.close()
-        _release(self.locks)
+        with ExitStack() as stack:  # whatever one of them meets
+            stack.callback(_release, self.locks)
+            for writer in self.writers:
+                stack.callback(writer.close)
 
 
 class Busy(Exception):

@@ -5,16 +5,19 @@ from __future__ import annotations
 import json
 import os
 import time
+import traceback
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
 from histofast._files import Lock, replacing, write_error
-from histofast.errors import WriteError
+from histofast._words import one_line
+from histofast.errors import CudaError, HistofastError, WriteError
 
 SAVE_S = 5.0  # the report of a long run is saved this often
+TRACEBACK_CHARACTERS = 8000  # the last ones, which say where it was
 
-Status = Literal["done", "skipped", "failed", "planned", "interrupted"]
+Status = Literal["done", "empty", "skipped", "failed", "planned", "interrupted"]
 Limit = Literal["encoding", "decoding", "writing", ""]
 
 # Where the time of the thread that encodes goes, as `SlideReport.seconds` has it.
@@ -25,6 +28,7 @@ _LIMITS: dict[str, Limit] = {"encode": "encoding", "wait": "decoding", "write": 
 class SlideReport:
     """What became of one slide.
 
+    `error` is why it failed, `traceback` where; `reason` is why it is empty: there is nothing to encode.
     `seconds` by stage: "open", "tissue" and "plan" of preparing it, "supply" of decoding, "wait" of
     the encoding thread for pixels, "encode" and "write" of the same thread, "total". Stages overlap.
     """
@@ -38,6 +42,30 @@ class SlideReport:
     seconds: dict[str, float] = field(default_factory=dict)
     outputs: list[str] = field(default_factory=list)
     error: str = ""
+    traceback: str = ""
+    reason: str = ""
+
+    def fail(self, error: BaseException) -> None:
+        """Enter what failed it."""
+        self.status, self.error = "failed", said(error)
+        text = "".join(traceback.format_exception(error))
+        self.traceback = text[-TRACEBACK_CHARACTERS:]
+
+
+def is_plain(error: BaseException) -> bool:
+    """Whether an error says in words what is wrong; others need their type's name."""
+    return isinstance(error, HistofastError | CudaError | OSError | ValueError)
+
+
+def said(error: BaseException) -> str:
+    """Say on one line what went wrong, also where nobody has thought of it."""
+    text = one_line(error)
+    if is_plain(error):
+        return text
+    if isinstance(error, MemoryError):
+        return "not enough memory" + f": {text}" * (text != type(error).__name__)
+    name = type(error).__name__
+    return name if text == name else f"{name}: {text}"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

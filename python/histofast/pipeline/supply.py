@@ -56,7 +56,7 @@ class _Last:
     """No more slides."""
 
 
-class _Stopped(Exception):
+class _Stopped(BaseException):  # no failure of the slide that is at hand
     """The encoding side wants no more."""
 
 

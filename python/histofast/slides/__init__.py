@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from histofast.slides.images import read_image, read_mask, write_png
 from histofast.slides.jpeg import find_damage
+from histofast.slides.listing import SLIDE_SUFFIXES, ListedSlide, find_slides
 from histofast.slides.metadata import pyramid_downsample
-from histofast.slides.opening import SLIDE_SUFFIXES, find_slides, open_slide
+from histofast.slides.opening import open_slide
 from histofast.slides.openslide import OpenSlideSlide
 from histofast.slides.slide import Level, Slide, Survey
 from histofast.slides.stream import LOOKAHEAD, Schedule, stream_boxes
@@ -23,6 +24,7 @@ __all__ = [
     "LOOKAHEAD",
     "SLIDE_SUFFIXES",
     "Level",
+    "ListedSlide",
     "OpenSlideSlide",
     "Schedule",
     "Slide",

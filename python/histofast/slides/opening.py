@@ -1,25 +1,18 @@
-"""Which door a file goes through, and which files a folder holds."""
+"""Which door a file goes through."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Literal
 
 from histofast.errors import SlideError
 from histofast.slides.images import JPEG_MAGIC, PNG_MAGIC, TIFF_MAGIC, ImageSlide, read_image
-from histofast.slides.metadata import dicom_series, resolve_mpp
+from histofast.slides.metadata import resolve_mpp
 from histofast.slides.slide import Slide
 from histofast.slides.tiff import TiffSlide
 from histofast.slides.tiff_layout import TiffLayout, read_layout
 
 Door = Literal["tifffile", "openslide", "image"]
-
-SLIDE_SUFFIXES = frozenset(
-    {".svs", ".tif", ".tiff", ".btf", ".tf8", ".qptiff", ".ndpi", ".mrxs", ".scn", ".bif"}
-    | {".vms", ".vmu", ".svslide", ".dcm", ".png", ".jpg", ".jpeg"}
-)
-"""What a folder scan takes for a slide: lower-case suffixes."""
 
 
 def open_slide(path: str | Path, *, mpp: float | None = None, door: Door | None = None) -> Slide:
@@ -99,59 +92,3 @@ def _open_with_openslide(path: Path, mpp: float | None, *, why: str = "") -> Sli
         reason = f": {why}, and OpenSlide does not read it" if why else ""
         raise SlideError(f"{path} is in no slide format that histofast reads{reason}")
     return OpenSlideSlide(path, mpp=mpp)
-
-
-def find_slides(paths: Iterable[str | Path], *, recursive: bool = False) -> list[Path]:
-    """Expand files, folders and glob patterns into a list of slides.
-
-    A file stands for itself, whatever its suffix. A folder or pattern stands for the files in it
-    with one of `SLIDE_SUFFIXES`, hidden ones excepted. Of the instances of a DICOM series in one
-    folder the first by name stands for all.
-
-    Args:
-        paths: what to expand.
-        recursive: look into the folders of folders too.
-
-    Returns:
-        The slides sorted by name, each once.
-
-    Raises:
-        FileNotFoundError: a path that does not exist, a pattern that nothing matches.
-        SlideError: a folder or pattern without any slide.
-    """
-    found: dict[Path, Path] = {}
-    for given in paths:
-        path = Path(given)
-        if path.is_dir():
-            slides = _slides_among(path.rglob("*") if recursive else path.iterdir())
-        elif path.exists():
-            slides = [path]
-        else:
-            root = Path(path.anchor or ".")
-            matches = list(root.glob(str(path.relative_to(path.anchor))))
-            if not matches:
-                raise FileNotFoundError(f"no such slide: {path}")
-            slides = _slides_among(matches)
-        if not slides:
-            raise SlideError(
-                f"no slide in {path}: looked for {' '.join(sorted(SLIDE_SUFFIXES))}"
-                + ("" if recursive or not path.is_dir() else ", not in its subfolders")
-            )
-        for slide in slides:
-            found.setdefault(slide.resolve(), slide)
-    return sorted(found.values(), key=lambda slide: (slide.name, str(slide)))
-
-
-def _slides_among(paths: Iterable[Path]) -> list[Path]:
-    slides: list[Path] = []
-    series_seen: set[tuple[Path, bytes]] = set()
-    for path in sorted(paths):
-        suffix = path.suffix.lower()
-        if suffix not in SLIDE_SUFFIXES or path.name.startswith(".") or not path.is_file():
-            continue
-        if suffix == ".dcm" and (series := dicom_series(path)):
-            if (path.parent, series) in series_seen:
-                continue
-            series_seen.add((path.parent, series))
-        slides.append(path)
-    return slides

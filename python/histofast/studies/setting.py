@@ -128,7 +128,7 @@ class Setting:
             assert self.slides is not None
             paths = [self.slides] if isinstance(self.slides, str | Path) else list(self.slides)
             jobs = list_jobs(paths)
-        names = [job.name for job in jobs]
+        names = [job.name for job in jobs if not job.problem]
         known = open_labels(self.labels, names, task=self.task, missing=self.missing)
         for repeat in range(self.repeats):
             folds(known, n=self.config.folds, seed=self.config.seed + repeat)
