@@ -860,7 +860,7 @@ def test_ready_masks(slides, encoder, tmp_path):
     (tmp_path / "s0.geojson").write_text("{")
     report = run(slides, tmp_path / "h", encoder, mask=tmp_path)
     assert "must be GeoJSON" in report.slides[0].error
-    assert "cannot read mask" in report.slides[1].error
+    assert "no such mask: " in report.slides[1].error
     with pytest.raises(ValueError, match="mask must be a folder of masks"):
         run(slides, tmp_path / "h", encoder, mask=tmp_path / "s0.geojson")
 

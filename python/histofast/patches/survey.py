@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from histofast._files import regular_file
 from histofast._numbers import real_number, whole_number
 from histofast.errors import SlideError
 from histofast.slides import Level, Slide, read_mask
@@ -107,7 +108,7 @@ class MaskFile:
     """A ready-made mask on disk."""
 
     def __init__(self, path: Path) -> None:
-        self._path = path
+        self._path = regular_file(path, kind="mask", error=SlideError)
         try:
             self._content = path.read_bytes()
         except OSError as error:

@@ -10,7 +10,9 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from histofast._files import regular_file
 from histofast._tables import read_table
+from histofast._words import one_line
 from histofast.errors import SlideError
 
 
@@ -48,7 +50,9 @@ class PatchBag:
         digest = hashlib.sha256()
         for file in self.files:
             try:
-                content = file.read_bytes()
+                content = regular_file(file, kind="patch image", error=SlideError).read_bytes()
+            except FileNotFoundError as error:
+                raise SlideError(one_line(error)) from error
             except OSError as error:
                 raise SlideError(f"cannot read {file}: {error.strerror}") from error
             digest.update(hashlib.sha256(content).digest())

@@ -30,7 +30,6 @@ from histofast.patches import (
 )
 from histofast.pipeline.options import Settled
 from histofast.pipeline.reports import Clock, SlideReport
-from histofast.slides import open_slide
 from histofast.tiling import plan_patches
 
 # Raised whenever the same input would give other bytes than before; part of every file's identity.
@@ -298,7 +297,7 @@ class _SlideSource:
 
     def __init__(self, job: Job, options: Settled, stack: ExitStack) -> None:
         self._name = job.name
-        slide = stack.enter_context(open_slide(job.path, mpp=job.mpp or options.mpp_override))
+        slide = stack.enter_context(job.open(mpp=job.mpp or options.mpp_override))
         self._slide = slide
         self._mask = MaskFile(job.mask) if job.mask else None
         self.patch_px = options.patch_px

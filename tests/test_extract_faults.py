@@ -1,0 +1,299 @@
+"""What is wrong with one slide, or beside it, and leaves `extract` going on."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from pathlib import Path
+
+import pytest
+
+import histofast
+from histofast import features, jobs
+from histofast.patches import list_jobs
+from histofast.pipeline import check_slides, preparing, supply
+from histofast.slides import TiffSlide
+from small_slides import content, no_leftovers, run, write_slide
+from tiny_encoder import write_encoder
+
+
+@pytest.fixture(scope="module")
+def encoder(tmp_path_factory):
+    return write_encoder(tmp_path_factory.mktemp("encoder") / "tiny.onnx")
+
+
+@pytest.fixture(scope="module")
+def slides(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("slides")
+    for i in range(3):
+        write_slide(folder / f"s{i}.tif", seed=i)
+    return folder
+
+
+def saved(out):
+    return json.loads((out / "run.json").read_text())
+
+
+# --- whatever a slide meets -----------------------------------------------------------------------
+
+PLACES = {
+    "open": (preparing.Job, "open"),
+    "identity": (TiffSlide, "identity"),
+    "survey": (preparing, "survey_tissue"),
+    "plan": (preparing, "plan_patches"),
+    "decode": (TiffSlide, "read_tile"),
+    "stream": (preparing, "stream_slide"),
+    "begin": (features.FeatureWriter, "__init__"),
+    "append": (features.FeatureWriter, "append"),
+    "finish": (features.FeatureWriter, "finish"),
+    "encode": (histofast.encoders.EncoderSet, "submit"),
+    "close": (TiffSlide, "close"),
+    "let go": (features.FeatureWriter, "close"),
+}
+ERRORS = [
+    (KeyError("width"), "KeyError: 'width'"),
+    (IndexError("out of bounds"), "IndexError: out of bounds"),
+    (AssertionError(), "AssertionError"),
+    (ZeroDivisionError("by\nzero"), "ZeroDivisionError: by zero"),
+    (MemoryError(), "not enough memory"),
+    (MemoryError("8 GiB"), "not enough memory: 8 GiB"),
+    (ImportError("no codec"), "ImportError: no codec"),
+    (StopIteration(), "StopIteration"),
+    (RecursionError("too deep"), "RecursionError: too deep"),
+    (UnicodeDecodeError("utf-8", b"\xff", 0, 1, "bad"), None),
+    (EOFError(), "EOFError"),
+]
+
+
+class Fault:
+    """Has a function raise the first time that it is called."""
+
+    def __init__(self, patch, owner, name, error):
+        self.error, self.met = error, 0
+        original = getattr(owner, name)
+        is_property = isinstance(original, property)
+
+        def faulty(*arguments, **options):
+            self.met += 1
+            if self.met == 1:
+                raise error
+            call = original.fget if is_property else original
+            return call(*arguments, **options)
+
+        patch.setattr(owner, name, property(faulty) if is_property else faulty)
+
+
+@pytest.mark.parametrize("place", PLACES)
+def test_any_error_is_of_its_slide_alone(slides, encoder, tmp_path, monkeypatch, place):
+    with monkeypatch.context() as patch:
+        fault = Fault(patch, *PLACES[place], KeyError("width"))
+        report = run(slides, tmp_path, encoder)
+    assert fault.met
+    assert [s.status for s in report.slides] == ["failed", "done", "done"]
+    assert (report.exit_code, report.error, report.interrupted) == (1, "", False)
+    failed, done, _ = saved(tmp_path)["slides"]
+    assert (failed["status"], failed["error"]) == ("failed", "KeyError: 'width'")
+    assert failed["traceback"].startswith("Traceback (most recent call last):")
+    assert "in faulty\n" in failed["traceback"]
+    assert (done["error"], done["traceback"]) == ("", "")
+    assert no_leftovers(tmp_path)
+    again = run(slides, tmp_path, encoder)
+    if place == "let go":  # its file was there when it failed
+        assert {s.status for s in again.slides} == {"skipped"}
+    else:
+        assert [s.status for s in again.slides] == ["done", "skipped", "skipped"]
+
+
+@pytest.mark.parametrize(("error", "text"), ERRORS, ids=lambda e: str(e).replace("\n", " "))
+def test_an_error_of_any_type_is_one_line(slides, encoder, tmp_path, monkeypatch, error, text):
+    Fault(monkeypatch, preparing, "survey_tissue", error)
+    report = run(slides, tmp_path, encoder)
+    assert [s.status for s in report.slides] == ["failed", "done", "done"]
+    assert report.slides[0].error == (text or str(error))
+
+
+def test_a_dry_run_and_a_check_go_on_too(slides, encoder, tmp_path, monkeypatch):
+    with monkeypatch.context() as patch:
+        Fault(patch, preparing, "survey_tissue", KeyError("width"))
+        report = run(slides, tmp_path, encoder, dry_run=True)
+    assert [s.status for s in report.slides] == ["failed", "planned", "planned"]
+    assert report.slides[0].error == "KeyError: 'width'"
+    Fault(monkeypatch, preparing.Job, "open", KeyError("width"))
+    found = [
+        result for _, result in check_slides(slides, out=tmp_path / "qc", patch_px=64, mpp=1.0)
+    ]
+    assert str(found[0]) == "KeyError: 'width'"
+    assert [found_of["patches"] > 0 for found_of in found[1:]] == [True, True]
+
+
+def test_a_bag_whose_images_meet_anything(encoder, tmp_path, monkeypatch):
+    rows = ["file,bag"]
+    for i in range(6):
+        picture = histofast.slides.read_image(write_slide(tmp_path / "s.tif", seed=i))[
+            100:140, 100:140
+        ]
+        histofast.slides.write_png(tmp_path / f"{i}.png", picture.copy())
+        rows.append(f"{i}.png,bag{i // 2}")
+    (tmp_path / "patches.csv").write_text("\n".join(rows))
+    for name in ("read_image", "cut_patches"):
+        with monkeypatch.context() as patch:
+            Fault(patch, histofast.patches.images, name, IndexError("empty"))
+            report = run(
+                None, tmp_path / name, encoder, patches=tmp_path / "patches.csv", patch_px=32
+            )
+        assert [s.status for s in report.slides] == ["failed", "done", "done"]
+        assert report.slides[0].error == "IndexError: empty"
+        assert len(content(tmp_path / name)) == 2
+
+
+def test_what_is_of_no_slide_stops_the_run_and_is_told(slides, encoder, tmp_path, monkeypatch):
+    """Not even a report that says less than it knows."""
+    take = jobs.local._Here.take
+    calls = []
+
+    def fails(self):
+        calls.append(self)
+        if len(calls) == 2:
+            raise KeyError("no such job")
+        return take(self)
+
+    monkeypatch.setattr(jobs.local._Here, "take", fails)
+    with pytest.raises(KeyError):
+        run(slides, tmp_path, encoder)
+    report = saved(tmp_path)
+    assert report["error"] == "KeyError: 'no such job'"
+    assert not report["interrupted"]
+
+
+def test_stopping_is_no_failure_of_the_slide_at_hand(slides, encoder, tmp_path, monkeypatch):
+    monkeypatch.setattr(supply, "QUEUED_BATCHES", 1)
+
+    def interrupt(progress):
+        if progress.slide_patches_done:
+            raise KeyboardInterrupt
+
+    report = run(slides, tmp_path, encoder, on_progress=interrupt, batch_size=2)
+    assert [s.status for s in report.slides] == ["interrupted"] * 3
+    assert report.exit_code == 130
+
+
+def test_small_files_that_fail_do_not_stop_the_others(data, slides, encoder, tmp_path):
+    folder = tmp_path / "in"
+    shutil.copytree(data / "cases", folder)
+    shutil.copy(slides / "s0.tif", folder / "z.tif")
+    report = run(folder, tmp_path / "f", encoder, mpp_override=1.0)
+    status = {s.name: s.status for s in report.slides}
+    assert (status["one_byte_changed"], status["width_0"], status["z"]) == (
+        "failed",
+        "failed",
+        "done",
+    )
+    assert sum(s.seconds.get("total", 0) for s in report.slides) < 5
+    again = run(folder, tmp_path / "f", encoder, mpp_override=1.0)
+    assert {s.name: s.status for s in again.slides}["z"] == "skipped"
+
+
+# --- what a folder holds beside slides ------------------------------------------------------------
+
+
+def errors_of(report):
+    return {s.name: s.error for s in report.slides if s.status == "failed"}
+
+
+def test_links_are_told_of(slides, encoder, tmp_path):
+    folder = tmp_path / "in"
+    folder.mkdir()
+    shutil.copy(slides / "s0.tif", folder / "real.tif")
+    (folder / "a_second.tif").symlink_to("real.tif")
+    (folder / "b_third.svs").symlink_to(folder / "a_second.tif")
+    (folder / "dangling.tif").symlink_to(tmp_path / "gone.tif")
+    (folder / "loop.tif").symlink_to("loop.tif")
+    (folder / "linked.tif").symlink_to(slides / "s1.tif")
+    report = run(folder, tmp_path / "f", encoder)
+    errors = errors_of(report)
+    assert sorted(s.name for s in report.of("done")) == ["linked", "real"]
+    assert set(errors) == {"a_second", "b_third", "dangling", "loop"}
+    second = f"is a second name of {folder / 'real.tif'}: give one of them, or make it a copy"
+    assert errors["a_second"] == f"{folder / 'a_second.tif'} {second}"
+    assert errors["b_third"].endswith(second)
+    assert errors["dangling"].endswith(
+        f"is a link to {tmp_path / 'gone.tif'}, which cannot be reached: No such file or directory"
+    )
+    assert "Too many levels of symbolic links" in errors["loop"]
+    assert run([folder / "dangling.tif", slides], tmp_path / "g", encoder).exit_code == 1
+
+
+def test_one_slide_given_twice_is_one(slides, tmp_path):
+    (tmp_path / "way").symlink_to(slides)
+    jobs_of_both = list_jobs(
+        [slides, slides / "s0.tif", f"{slides}/../{slides.name}", tmp_path / "way"]
+    )
+    assert [(job.name, job.problem) for job in jobs_of_both] == [(f"s{i}", "") for i in range(3)]
+
+
+def test_folders_that_are_links_are_looked_into_once(slides, tmp_path):
+    (tmp_path / "in" / "deep").mkdir(parents=True)
+    (tmp_path / "in" / "elsewhere").symlink_to(slides)
+    (tmp_path / "in" / "round").symlink_to(tmp_path / "in")
+    (tmp_path / "in" / "deep" / "again").symlink_to(slides)
+    assert [job.name for job in list_jobs(tmp_path / "in", recursive=True)] == ["s0", "s1", "s2"]
+
+
+@pytest.fixture
+def closed(monkeypatch):
+    """Have folders of the name "closed" be ones that nobody may look into."""
+    scandir = os.scandir
+
+    def refuse(path="."):
+        if Path(os.fsdecode(path)).name == "closed":
+            raise PermissionError(13, "Permission denied", str(path))
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", refuse)
+
+
+@pytest.mark.usefixtures("closed")
+def test_a_folder_that_cannot_be_read_is_told_of(slides, encoder, tmp_path):
+    folder = tmp_path / "in"
+    shutil.copytree(slides, folder / "open")
+    shutil.copytree(slides, folder / "closed")
+    why = f"{folder / 'closed'} cannot be looked into for slides: Permission denied"
+    for given, options in (
+        (folder, {"recursive": True}),
+        (f"{folder}/*/*.tif", {}),
+        (f"{folder}/**/*.tif", {}),
+        ([folder / "closed", folder / "open"], {}),
+    ):
+        report = run(given, tmp_path / "f", encoder, **options)
+        assert errors_of(report) == {"closed": why}
+        assert len(report.slides) == 4
+    assert errors_of(run(folder / "closed", tmp_path / "f", encoder)) == {"closed": why}
+
+
+def test_a_problem_is_called_by_its_path_where_a_slide_has_its_name(slides, tmp_path):
+    (tmp_path / "in").mkdir()
+    shutil.copy(slides / "s0.tif", tmp_path / "in" / "s0.tif")
+    (tmp_path / "in" / "s0.svs").symlink_to("nowhere")
+    found = {job.name: bool(job.problem) for job in list_jobs(tmp_path / "in")}
+    assert found == {"s0": False, str(tmp_path / "in" / "s0.svs"): True}
+
+
+def test_names_are_taken_as_they_are(slides, encoder, tmp_path):
+    folder = tmp_path / "in"
+    folder.mkdir()
+    names = ["new\nline", "=cmd('calc')!A0", "esc\x1b[31mred", "bidi\u202e", "tab\there", " "]
+    for name in names:
+        shutil.copy(slides / "s0.tif", folder / f"{name}.tif")
+    shutil.copy(slides / "s0.tif", os.fsencode(folder) + b"/not\xffutf8.tif")
+    report = run(folder, tmp_path / "f", encoder)
+    assert sorted(s.name for s in report.of("done")) == sorted(names)
+    (failed,) = report.of("failed")
+    assert failed.error.endswith("must have a name in UTF-8: rename it")
+    assert "not\\udcffutf8" in failed.error
+    assert sorted(
+        s["name"] for s in saved(tmp_path / "f")["slides"] if s["status"] == "done"
+    ) == sorted(names)
+    assert {Path(s.outputs[0]).stem for s in report.of("done")} == set(names)
+    again = run(folder, tmp_path / "f", encoder, shard="1/1")
+    assert len(again.of("skipped")) == len(names)
