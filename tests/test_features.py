@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import gc
 import io
 import os
 import shutil
@@ -482,6 +483,24 @@ class TestWholeOrAbsent:
         with pytest.raises(NoSpaceError, match="no space left on"):
             write(full_disk / "h5_files" / "b.h5", 10, layout=layout)
         assert files_in(full_disk) == ["a.h5", "rest"]
+
+    @pytest.mark.parametrize("layout", ["trident", "clam", "stamp"])
+    def test_who_keeps_the_error_of_a_full_disk_keeps_no_space(
+        self, full_disk: Path, layout: Any
+    ) -> None:
+        free = os.statvfs(full_disk).f_bfree
+        errors = []
+        gc.disable()  # a cycle would end by chance
+        try:
+            for _ in range(2):
+                n = 1000 if layout == "clam" else 4000  # clam: the .h5 fits, the .pt does not
+                with pytest.raises(NoSpaceError) as raised:
+                    write(full_disk / "h5_files" / "a.h5", n, d=180, layout=layout)
+                errors.append(raised.value)
+                assert os.statvfs(full_disk).f_bfree == free
+        finally:
+            gc.enable()
+        assert len(errors) == 2
 
     def test_disk_that_is_nearly_full(self, full_disk: Path) -> None:
         path = full_disk / "h5_files" / "a.h5"
