@@ -838,6 +838,203 @@ class TestDamage:
             verify_folder([tmp_path / "y"])
 
 
+class TestStrangers:
+    """Files of other tools, which HDF5 believes whatever they say."""
+
+    @staticmethod
+    def make(path: Path, **datasets: Any) -> Path:
+        features, coords = arrays(10)
+        with h5py.File(path, "w") as file:
+            for name, data in ({"features": features, "coords": coords} | datasets).items():
+                if data is not None:
+                    file[name] = data
+        return path
+
+    @staticmethod
+    def refused(path: Path, match: str) -> None:
+        for read in (read_features, content_sha256):
+            with pytest.raises(FeatureError, match=match) as raised:
+                read(path)
+            assert "\n" not in str(raised.value)
+        assert len(verify(path)) == 1
+        assert read_summary(path) is None
+
+    @pytest.mark.parametrize("reader", ["read_features", "content_sha256", "verify"])
+    def test_a_file_over_which_hdf5_loops_takes_no_time(self, data: Path, reader: str) -> None:
+        path = data / "cases" / "hdf5_hang_foreign.h5"
+        if not path.is_file():
+            pytest.skip(f"no {path}")
+        script = f"from histofast import features as f; f.{reader}({str(path)!r})"
+        subprocess.run([sys.executable, "-c", script], check=True, timeout=20)
+
+    @pytest.mark.parametrize("text", ["unit", "note"])
+    def test_a_heap_of_texts_that_leads_back_to_itself(self, tmp_path: Path, text: str) -> None:
+        path = self.make(tmp_path / "a.h5")
+        with h5py.File(path, "r+") as file:
+            file.attrs[text] = "um"
+        content = bytearray(path.read_bytes())
+        heap = content.index(b"GCOL")
+        content[heap + 40 : heap + 4096] = bytes(4056)  # free space of no bytes
+        path.write_bytes(content)
+        script = f"""
+            from histofast.features import read_features
+            from histofast.errors import FeatureError
+            try:
+                read_features({str(path)!r})
+            except FeatureError as error:
+                print(error)
+        """
+        done = subprocess.run(
+            [sys.executable, "-c", textwrap.dedent(script)],
+            check=True,
+            timeout=20,
+            capture_output=True,
+            text=True,
+        )
+        damaged = f"{path} must be a whole feature file, got a damaged heap of texts\n"
+        assert done.stdout == (damaged if text == "unit" else "")
+
+    @pytest.mark.parametrize("name", ["features", "coords"])
+    def test_nothing_outside_the_file_is_read(self, tmp_path: Path, name: str) -> None:
+        features, coords = arrays(10)
+        array = features if name == "features" else coords
+        other = self.make(tmp_path / "other.h5")
+        (tmp_path / "raw").write_bytes(array.tobytes())
+        layout = h5py.VirtualLayout(array.shape, array.dtype)
+        layout[:] = h5py.VirtualSource(other, name, array.shape)
+        for number, (make, got) in enumerate(
+            [
+                (
+                    lambda file: file.__setitem__(name, h5py.ExternalLink("other.h5", name)),
+                    "a link",
+                ),
+                (lambda file: file.__setitem__(name, h5py.SoftLink("/x")), "a link"),
+                (lambda file: file.create_virtual_dataset(name, layout), "a virtual dataset"),
+                (
+                    lambda file: file.create_dataset(
+                        name, array.shape, array.dtype, external=[("raw", 0, array.nbytes)]
+                    ),
+                    "external storage",
+                ),
+            ]
+        ):
+            path = self.make(tmp_path / f"{number}.h5", **{name: None})
+            with h5py.File(path, "r+") as file:
+                make(file)
+            self.refused(path, f"^{name} of .* must lie in the file itself, got {got}$")
+
+    def test_no_more_than_the_file_can_hold(self, tmp_path: Path) -> None:
+        def file_of(name: str, shape: tuple[int, ...], **options: Any) -> Path:
+            path = self.make(tmp_path / f"{name}.h5", features=None)
+            with h5py.File(path, "r+") as file:
+                file.create_dataset("features", shape, np.float32, **options)
+            return path
+
+        huge = (10**12, 16)
+        self.refused(
+            file_of("plain", huge), r"must fit into its \d+ bytes, got 64000000000000 bytes"
+        )
+        self.refused(file_of("chunks", huge, chunks=(10**7, 16)), "must fit into its")
+        self.refused(
+            file_of("tiny", (10**6, 16), chunks=(1, 16)), "must fit .*, got 1000000 chunks"
+        )
+        self.refused(
+            file_of("wide", (10, 16), chunks=(10**7, 16), maxshape=(None, 16)),
+            "must fit .*, got chunks of 640000000 bytes",
+        )
+        bomb = self.make(tmp_path / "bomb.h5", features=None)
+        with h5py.File(bomb, "r+") as file:
+            zeros = np.zeros((1 << 20, 80), np.float32)
+            file.create_dataset("features", data=zeros, chunks=(1 << 18, 80), compression="gzip")
+        assert bomb.stat().st_size < 1 << 20
+        self.refused(bomb, "must fit into its .* bytes, got 335544320 bytes of shape")
+
+    def test_what_compresses_well_is_no_bomb(self, tmp_path: Path) -> None:
+        path = self.make(tmp_path / "a.h5", features=None, coords=None)
+        with h5py.File(path, "r+") as file:
+            file.create_dataset("features", data=np.zeros((9999, 64), "f4"), compression="gzip")
+        assert read_features(path).features.shape == (9999, 64)
+
+    @pytest.mark.parametrize(
+        ("datasets", "match"),
+        [
+            ({"features": np.array([b"text"] * 10)}, r"must be floating point numbers, got \|S4$"),
+            (
+                {"features": np.zeros((10, 8), "i8")},
+                "features of .* must be floating point numbers, got int64",
+            ),
+            (
+                {"features": np.zeros((2, 10, 8), "f4")},
+                r"must be of shape \(n, d\), got \(2, 10, 8\)",
+            ),
+            ({"features": np.zeros(10, "f4")}, r"must be of shape \(n, d\), got \(10,\)"),
+            ({"features": np.float32(3)}, r"must be of shape \(n, d\), got \(\)"),
+        ],
+    )
+    def test_what_is_no_features(self, tmp_path: Path, datasets: Any, match: str) -> None:
+        self.refused(self.make(tmp_path / "a.h5", **datasets), match)
+
+    @pytest.mark.parametrize(
+        ("coords", "match"),
+        [
+            (np.zeros((9, 2), "i8"), r"coords of .* must be of shape \(10, 2\), got \(9, 2\)"),
+            (np.zeros((10, 3), "i8"), r"must be of shape \(10, 2\), got \(10, 3\)"),
+            (np.full((10, 2), np.nan), "must be pixels of a slide, got NaN or huge ones"),
+            (np.full((10, 2), 2.0**60), "must be pixels of a slide, got NaN or huge ones"),
+            (np.full((10, 2), 2**63, "u8"), "must be pixels of a slide, got NaN or huge ones"),
+            (np.array([[b"a", b"b"]] * 10), "coords of .* must be numbers, got"),
+        ],
+    )
+    def test_what_is_no_coordinates(self, tmp_path: Path, coords: Any, match: str) -> None:
+        path = self.make(tmp_path / "a.h5", coords=coords)
+        with pytest.raises(FeatureError, match=match):
+            read_features(path)
+
+    def test_of_its_attributes_only_those_asked_for(self, tmp_path: Path) -> None:
+        path = self.make(tmp_path / "a.h5")
+        with h5py.File(path, "r+") as file:
+            file["coords"].attrs.update(
+                patch_size=np.int32(256),
+                overlap=[0],
+                level0_width="wide",
+                mpp=np.zeros(3),
+                note="x",
+            )
+            file.attrs["unit"] = "px"
+            file.attrs["level0_mpp"] = 0.25
+            file.attrs["identity"] = "{}"
+        read = read_features(path)
+        assert read.attributes == {
+            "patch_size": 256,
+            "overlap": 0,
+            "unit": "px",
+            "level0_mpp": 0.25,
+        }
+        assert (read.identity, read.sha256) == (None, None)
+
+    @pytest.mark.parametrize("level0_mpp", [0.0, -1.0, np.nan, "x", None])
+    def test_um_without_a_scale_are_no_coordinates(self, tmp_path: Path, level0_mpp: Any) -> None:
+        path = self.make(tmp_path / "a.h5", coords=np.ones((10, 2), "f4"))
+        with h5py.File(path, "r+") as file:
+            file.attrs["unit"] = np.bytes_("um")
+            if level0_mpp is not None:
+                file.attrs["level0_mpp"] = level0_mpp
+        assert read_features(path).coords is None
+
+    @pytest.mark.skipif(sys.platform == "win32", reason="needs POSIX")
+    def test_what_is_no_file_is_not_waited_for(self, tmp_path: Path) -> None:
+        (tmp_path / "folder.h5").mkdir()
+        os.mkfifo(tmp_path / "pipe.h5")
+        (tmp_path / "gone.h5").symlink_to("nowhere.h5")
+        self.refused(tmp_path / "folder.h5", "feature file .* must be a file, got a folder")
+        self.refused(tmp_path / "pipe.h5", "feature file .* must be a file, got a named pipe")
+        with pytest.raises(FileNotFoundError, match=r"a link to nowhere\.h5, which is not"):
+            read_features(tmp_path / "gone.h5")
+        report = verify_folder([tmp_path, tmp_path / "pipe.h5"])
+        assert sorted(path.name for path in report.problems) == ["folder.h5", "gone.h5", "pipe.h5"]
+        assert all(len(problems) == 1 for problems in report.problems.values())
+
+
 class TestContent:
     def test_of_ours_is_what_the_file_states(self, written: Path) -> None:
         assert content_sha256(written) == read_features(written).sha256

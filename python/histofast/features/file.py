@@ -22,13 +22,17 @@ from numpy.typing import NDArray
 
 from histofast._numbers import whole_number
 from histofast.errors import FeatureError
+from histofast.features.opening import (
+    all_attributes,
+    dataset_of,
+    features_of,
+    known_attributes,
+    reading,
+)
 from histofast.features.seal import CHUNK_BYTES, is_seal_whole
 from histofast.features.tensors import has_tensor
 
-# Attributes about the file itself, not about its patches.
-_OF_FILE = {"identity", "identity_sha256", "sha256"}
-# What h5py raises on files whose inner structure is damaged.
-DAMAGED = (OSError, KeyError, RuntimeError, ValueError, TypeError, OverflowError, AttributeError)
+_FAR_L0 = 2**40  # no slide is as wide
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -39,7 +43,8 @@ class FeatureFile:
         path: the file.
         features: (n, d) float32 or float16; a read-only map of the file if so asked.
         coords: (n, 2) int64 level-0 (x, y), or None where the file does not tell.
-        attributes: of the file and of its coordinates, by name.
+        attributes: of the file and of its coordinates, by name: all of ours, and those of other
+            tools' files that something here asks for.
         tissue_fraction: (n,) float32, or None.
         unreadable: (k, 4) int64 level-0 x, y, width, height of what could not be decoded.
         unreadable_patches: (m,) int64 rows of the patches that show some of it, in white.
@@ -80,30 +85,26 @@ def read_features(path: Path | str, *, mmap: bool = False) -> FeatureFile:
             outside the features), or cannot be mapped.
     """
     path = Path(path)
-    _refuse_changed(path)
-    with open_h5(path) as file:
-        try:
-            dataset = features_of(file)
-            features = _squeeze(_map(path, dataset) if mmap else dataset[()])
-            if features.ndim != 2:
-                raise FeatureError(
-                    f"features of {path} must be of shape (n, d), got {features.shape}"
-                )
-            attributes = read_attributes(file)
-            identity = file.attrs.get("identity")
-            return FeatureFile(
-                path=path,
-                features=features,
-                coords=_read_coords(file, attributes),
-                attributes=attributes,
-                tissue_fraction=file["tissue_fraction"][()] if "tissue_fraction" in file else None,
-                unreadable=_read_or_empty(file, "unreadable", (0, 4)),
-                unreadable_patches=_read_or_empty(file, "unreadable_patches", (0,)),
-                identity=None if identity is None else json.loads(identity),
-                sha256=file.attrs.get("sha256"),
-            )
-        except DAMAGED as error:
-            raise _damaged(path, error) from error
+    is_ours = _refuse_changed(path)
+    with reading(path) as file:
+        dataset = features_of(file)
+        features = _squeeze(_map(path, dataset) if mmap else dataset[()])
+        attributes = all_attributes(file) if is_ours else known_attributes(file)
+        unreadable = _read_or_none(file, "unreadable", (-1, 4), kinds="i")
+        unreadable_patches = _read_or_none(file, "unreadable_patches", (-1,), kinds="i")
+        return FeatureFile(
+            path=path,
+            features=features,
+            coords=_read_coords(file, len(features), attributes),
+            attributes=attributes,
+            tissue_fraction=_read_or_none(file, "tissue_fraction", (len(features),), kinds="f"),
+            unreadable=np.zeros((0, 4), np.int64) if unreadable is None else unreadable,
+            unreadable_patches=(
+                np.zeros(0, np.int64) if unreadable_patches is None else unreadable_patches
+            ),
+            identity=json.loads(file.attrs["identity"]) if is_ours else None,
+            sha256=file.attrs["sha256"] if is_ours else None,
+        )
 
 
 def content_sha256(path: Path | str) -> str:
@@ -119,18 +120,15 @@ def content_sha256(path: Path | str) -> str:
         FeatureError: it is no whole feature file.
     """
     path = Path(path)
-    is_sealed = _refuse_changed(path)
-    with open_h5(path) as file:
-        try:
-            if is_sealed:
-                return str(file.attrs["sha256"])
-            digest = hashlib.sha256()
-            for array in (features_of(file), file.get("coords")):
-                for chunk in () if array is None else _chunks(array):
-                    digest.update(chunk.data)
-            return digest.hexdigest()
-        except DAMAGED as error:
-            raise _damaged(path, error) from error
+    is_ours = _refuse_changed(path)
+    with reading(path) as file:
+        if is_ours:
+            return str(file.attrs["sha256"])
+        digest = hashlib.sha256()
+        for array in (features_of(file), dataset_of(file, "coords", kinds="iuf")):
+            for chunk in () if array is None else _chunks(array):
+                digest.update(chunk.data)
+        return digest.hexdigest()
 
 
 def read_identity(path: Path | str) -> dict[str, Any] | None:
@@ -167,7 +165,7 @@ def read_summary(path: Path | str) -> FeatureSummary | None:
     try:
         if not is_seal_whole(path):
             return None
-        with h5py.File(path, "r", locking=False) as file:
+        with reading(path) as file:
             n, d = features_of(file).shape
             return FeatureSummary(
                 identity=json.loads(file.attrs["identity"]),
@@ -175,20 +173,16 @@ def read_summary(path: Path | str) -> FeatureSummary | None:
                 damaged_patches=len(file["unreadable_patches"]),
                 is_complete=file.attrs["layout"] != "clam" or has_tensor(path, (n, d)),
             )
-    except (*DAMAGED, FeatureError):
+    except (OSError, FeatureError):
         return None
 
 
 def _refuse_changed(path: Path) -> bool:
     """Whether a file has a seal; refuse one that does not fit its file."""
-    seal = is_seal_whole(path) if path.is_file() else None
+    seal = is_seal_whole(path)
     if seal is False:
         raise FeatureError(f"{path} must be as it was written, got one changed or damaged since")
     return bool(seal)
-
-
-def _damaged(path: Path, error: Exception) -> FeatureError:
-    return FeatureError(f"{path} must be a whole feature file, got {error}")
 
 
 def _chunks(dataset: h5py.Dataset) -> Iterator[NDArray[Any]]:
@@ -196,28 +190,6 @@ def _chunks(dataset: h5py.Dataset) -> Iterator[NDArray[Any]]:
     rows = max(1, CHUNK_BYTES * len(dataset) // max(1, dataset.nbytes))
     for start in range(0, len(dataset), rows):
         yield np.ascontiguousarray(dataset[start : start + rows])
-
-
-def open_h5(path: Path) -> h5py.File:
-    try:
-        return h5py.File(path, "r", locking=False)
-    except FileNotFoundError:
-        raise FileNotFoundError(f"no such feature file: {path}") from None
-    except OSError as error:
-        got = "none at all"
-        if path.is_file() and h5py.is_hdf5(path):
-            got = f"a truncated or damaged one of {path.stat().st_size} bytes"
-        raise FeatureError(f"{path} must be a whole HDF5 file, got {got}") from error
-
-
-def features_of(file: h5py.File) -> h5py.Dataset:
-    for name in ("features", "feats"):
-        if isinstance(file.get(name), h5py.Dataset):
-            return file[name]
-    raise FeatureError(
-        f"{file.filename} must have a dataset 'features' or 'feats', "
-        f"got {', '.join(map(repr, file)) or 'none'}"
-    )
 
 
 def _squeeze(array: NDArray[Any]) -> NDArray[Any]:
@@ -237,29 +209,42 @@ def _map(path: Path, dataset: h5py.Dataset) -> NDArray[Any]:
     return np.memmap(path, dataset.dtype, "r", offset, dataset.shape)
 
 
-def read_attributes(file: h5py.File) -> dict[str, Any]:
-    attributes: dict[str, Any] = {}
-    for group in (features_of(file), file.get("coords"), file):
-        for key, value in () if group is None else group.attrs.items():
-            if key in _OF_FILE:
-                continue
-            if isinstance(value, bytes):
-                value = value.decode()
-            attributes[key] = value.item() if isinstance(value, np.generic) else value
-    return attributes
-
-
-def _read_coords(file: h5py.File, attributes: Mapping[str, Any]) -> NDArray[np.int64] | None:
-    if "coords" not in file:
+def _read_coords(
+    file: h5py.File, n: int, attributes: Mapping[str, Any]
+) -> NDArray[np.int64] | None:
+    dataset = dataset_of(file, "coords", kinds="iuf")
+    if dataset is None:
         return None
-    coords = _squeeze(file["coords"][()])
+    coords: NDArray[Any] = _squeeze(dataset[()])
+    if coords.shape != (n, 2):
+        raise FeatureError(
+            f"coords of {file.filename} must be of shape {(n, 2)}, got {coords.shape}"
+        )
     if attributes.get("unit") == "um":
-        if "level0_mpp" not in attributes:
+        level0_mpp = attributes.get("level0_mpp")
+        if not isinstance(level0_mpp, int | float) or not level0_mpp > 0:
             return None
-        coords = np.rint(coords.astype(np.float64) / attributes["level0_mpp"])
+        coords = coords.astype(np.float64) / level0_mpp
+    if coords.dtype.kind == "f":
+        coords = np.rint(coords)
+    with np.errstate(invalid="ignore"):
+        is_far = not (np.abs(coords) < _FAR_L0).all()  # NaN as well
+    if is_far:
+        raise FeatureError(
+            f"coords of {file.filename} must be pixels of a slide, got NaN or huge ones"
+        )
     return coords.astype(np.int64)
 
 
-def _read_or_empty(file: h5py.File, name: str, shape: tuple[int, ...]) -> NDArray[np.int64]:
-    array: NDArray[np.int64] = file[name][()] if name in file else np.zeros(shape, np.int64)
-    return array
+def _read_or_none(file: h5py.File, name: str, shape: tuple[int, ...], kinds: str) -> Any:
+    """A dataset of ours whose first side is any where `shape` says -1."""
+    dataset = dataset_of(file, name, kinds=kinds)
+    if dataset is None:
+        return None
+    if len(dataset.shape) != len(shape) or any(
+        wanted not in (-1, got) for wanted, got in zip(shape, dataset.shape, strict=True)
+    ):
+        raise FeatureError(
+            f"{name} of {file.filename} must be of shape {shape}, got {dataset.shape}"
+        )
+    return dataset[()]

@@ -14,7 +14,9 @@ from typing import Any
 
 import numpy as np
 
-from histofast._files import Temporary
+from histofast._files import Temporary, regular_file
+from histofast._words import one_line
+from histofast.errors import FeatureError
 
 # Mark, offset and length of the features, length of the HDF5 file, sha256 of it without features.
 _SEAL = struct.Struct("<16sQQQ32s")
@@ -41,7 +43,20 @@ def seal(temporary: Temporary, offset: int, features_bytes: int) -> None:
 
 
 def is_seal_whole(path: Path) -> bool | None:
-    """Whether all but the features is as it was written; None for a file without a seal."""
+    """Whether all but the features is as it was written; None for a file without a seal.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        FeatureError: it is no file, or cannot be read.
+    """
+    regular_file(path, kind="feature file", error=FeatureError)
+    try:
+        return _is_whole(path)
+    except OSError as error:
+        raise FeatureError(f"cannot read {path}: {one_line(error.strerror)}") from error
+
+
+def _is_whole(path: Path) -> bool | None:
     with path.open("rb") as file:
         length = file.seek(0, os.SEEK_END) - _SEAL.size
         if length < 0:

@@ -13,14 +13,9 @@ import h5py
 import numpy as np
 
 from histofast.errors import FeatureError
-from histofast.features.file import (
-    DAMAGED,
-    features_of,
-    open_h5,
-    read_attributes,
-    read_identity,
-)
+from histofast.features.file import read_identity
 from histofast.features.layouts import pt_path
+from histofast.features.opening import all_attributes, dataset_of, features_of, reading
 from histofast.features.seal import CHUNK_BYTES, is_seal_whole
 from histofast.features.tensors import TensorReader
 
@@ -76,7 +71,7 @@ def verify_folder(
     for path in given:
         if path.is_dir():
             files += sorted(p for p in path.rglob("*.h5") if not p.name.startswith("."))
-        elif path.is_file():
+        elif path.exists():
             files.append(path)
         else:
             raise FileNotFoundError(f"no such feature file or folder: {path}")
@@ -105,21 +100,19 @@ def _verify(path: Path, encoders_sha256: Mapping[str, str]) -> tuple[list[str], 
         sealed = is_seal_whole(path)
         if sealed is False:
             return ["changed or damaged since it was written, outside the features"], 0
-        with open_h5(path) as file:
+        with reading(path) as file:
             dataset = features_of(file)
             if sealed is None:
                 return ["no seal: not written by histofast, or changed since"], 0
-            if dataset.ndim != 2 or file["coords"].shape != (dataset.shape[0], 2):
-                return [f"features {dataset.shape} and coords {file['coords'].shape} disagree"], 0
+            coords = dataset_of(file, "coords", kinds="if")
+            if dataset.ndim != 2 or coords is None or coords.shape != (dataset.shape[0], 2):
+                of = "none" if coords is None else coords.shape
+                return [f"features {dataset.shape} and coords {of} disagree"], 0
             problems = _verify_numbers(file, dataset)
             problems += _verify_origin(file, dataset, encoders_sha256)
             return problems, dataset.shape[0]
-    except FileNotFoundError:
-        return [f"no such feature file: {path}"], 0
-    except FeatureError as error:
+    except (FileNotFoundError, FeatureError) as error:
         return [str(error)], 0
-    except DAMAGED as error:
-        return [f"damaged: {error}"], 0
 
 
 def _verify_numbers(file: h5py.File, dataset: h5py.Dataset) -> list[str]:
@@ -160,7 +153,7 @@ def _verify_origin(
     if hashlib.sha256(text.encode()).hexdigest() != file.attrs["identity_sha256"]:
         return ["the identity does not have the hash the file states"]
     identity = json.loads(text)
-    attributes = read_attributes(file)
+    attributes = all_attributes(file)
     attributes.update(d=dataset.shape[1], n=dataset.shape[0], dtype=dataset.dtype.name)
     # The encoder and the slide both have a name in the identity.
     problems = [

@@ -1,0 +1,217 @@
+"""An HDF5 file in, those of its datasets and attributes out that can be read without harm.
+
+HDF5 believes what a file says: it follows links to other files, makes room for any shape, and may loop
+for ever over damaged metadata, holding Python's lock. So nothing is touched that nobody asked for, all
+that is read lies in the file itself, and no more is read than a file of its size can hold.
+"""
+
+from __future__ import annotations
+
+import itertools
+import struct
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+
+from histofast._files import regular_file
+from histofast._words import clipped, listed, one_line
+from histofast.errors import FeatureError
+
+# What h5py raises on files whose inner structure is damaged.
+_DAMAGED = (OSError, KeyError, RuntimeError, ValueError, TypeError, OverflowError, AttributeError)
+_OF_FILE = {"identity", "identity_sha256", "sha256"}
+# The numbers of other tools' files that something here asks for.
+_NUMBERS = (
+    *("patch_size", "patch_size_level0", "overlap", "mpp", "level0_mpp", "coords_known"),
+    *("level0_magnification", "target_magnification", "level0_width", "level0_height"),
+    *("patch_level", "level", "downsample", "tile_size_um", "tile_size_px"),
+)
+_TEXTS = ("unit",)
+_TEXT_BYTES = 256
+# A compressed dataset may be so much, or this many times its file, and no more.
+_MOST_BYTES, _MOST_TIMES = 256 << 20, 100
+_CHUNK_PLACE_BYTES = 8  # of a chunk in its index, at the least
+_SHOWN = 200  # characters of what HDF5 says
+_SCAN_BYTES = 16 << 20
+_HEAP = b"GCOL\x01\x00\x00\x00"
+
+
+@contextmanager
+def reading(path: Path) -> Iterator[h5py.File]:
+    """Open an HDF5 file for reading; what HDF5 stumbles over inside is one line.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        FeatureError: it is no file, no whole HDF5 file, or a damaged one.
+    """
+    regular_file(path, kind="feature file", error=FeatureError)
+    try:
+        file = h5py.File(path, "r", locking=False)
+    except _DAMAGED as error:
+        got = "none at all"
+        if h5py.is_hdf5(path):
+            got = f"a truncated or damaged one of {path.stat().st_size} bytes"
+        raise FeatureError(f"{path} must be a whole HDF5 file, got {got}") from error
+    try:
+        with file:
+            yield file
+    except _DAMAGED as error:
+        why = clipped(one_line(error), _SHOWN)
+        raise FeatureError(f"{path} must be a whole feature file, got {why}") from error
+
+
+def features_of(file: h5py.File) -> h5py.Dataset:
+    """Return the features of a file; (1, n, d) where the writer kept the batch axis of the slide.
+
+    Raises:
+        FeatureError: there are none, or such as are not read here.
+    """
+    for name in ("features", "feats"):
+        dataset = dataset_of(file, name, kinds="f")
+        if dataset is None:
+            continue
+        if dataset.ndim != 2 and not (dataset.ndim == 3 and dataset.shape[0] == 1):
+            raise FeatureError(
+                f"features of {file.filename} must be of shape (n, d), got {dataset.shape}"
+            )
+        return dataset
+    some = [repr(one_line(name)) for name in itertools.islice(file, 4)]
+    raise FeatureError(
+        f"{file.filename} must have a dataset 'features' or 'feats', got {listed(some) or 'none'}"
+    )
+
+
+def dataset_of(file: h5py.File, name: str, *, kinds: str) -> h5py.Dataset | None:
+    """Return a dataset that lies in the file and fits into it; None where there is none.
+
+    Args:
+        file: the open file.
+        name: of the dataset.
+        kinds: of numbers that it may hold, as NumPy's `dtype.kind` names them.
+
+    Raises:
+        FeatureError: it lies elsewhere, is bigger than the file can hold, or holds something else.
+    """
+    if name not in file:
+        return None
+    if not isinstance(file.get(name, getlink=True), h5py.HardLink):
+        raise FeatureError(f"{name} of {file.filename} must lie in the file itself, got a link")
+    dataset = file[name]
+    if not isinstance(dataset, h5py.Dataset):
+        return None
+    if dataset.is_virtual or dataset.external:
+        got = "a virtual dataset" if dataset.is_virtual else "external storage"
+        raise FeatureError(f"{name} of {file.filename} must lie in the file itself, got {got}")
+    if dataset.dtype.kind not in kinds or dataset.dtype.itemsize > 8 or dataset.shape is None:
+        wanted = "floating point numbers" if kinds == "f" else "numbers"
+        raise FeatureError(f"{name} of {file.filename} must be {wanted}, got {dataset.dtype}")
+    _refuse_oversized(file, name, dataset)
+    return dataset
+
+
+def _refuse_oversized(file: h5py.File, name: str, dataset: h5py.Dataset) -> None:
+    file_bytes = Path(file.filename).stat().st_size
+    most, what = file_bytes, f"{dataset.nbytes} bytes of shape {dataset.shape}"
+    wanted = dataset.nbytes
+    if dataset.chunks is not None:
+        most = max(_MOST_BYTES, _MOST_TIMES * file_bytes)
+        counts = [
+            -(-side // chunk) for side, chunk in zip(dataset.shape, dataset.chunks, strict=True)
+        ]
+        chunk_bytes = int(np.prod(dataset.chunks, dtype=object)) * dataset.dtype.itemsize
+        if chunk_bytes > wanted:
+            wanted, what = chunk_bytes, f"chunks of {chunk_bytes} bytes"
+        if int(np.prod(counts, dtype=object)) * _CHUNK_PLACE_BYTES > file_bytes:
+            wanted, what = most + 1, f"{int(np.prod(counts, dtype=object))} chunks"
+    if wanted > most:
+        raise FeatureError(
+            f"{name} of {file.filename} must fit into its {file_bytes} bytes, got {what}"
+        )
+
+
+def all_attributes(file: h5py.File) -> dict[str, Any]:
+    """Return the attributes of a file of ours and its datasets, but for those about the file itself."""
+    attributes: dict[str, Any] = {}
+    for group in _with_attributes(file):
+        for key, value in group.attrs.items():
+            if key in _OF_FILE:
+                continue
+            if isinstance(value, bytes):
+                value = value.decode()
+            attributes[key] = value.item() if isinstance(value, np.generic) else value
+    return attributes
+
+
+def known_attributes(file: h5py.File) -> dict[str, Any]:
+    """Return the attributes of another tool's file that something here asks for, by name."""
+    attributes: dict[str, Any] = {}
+    for group in _with_attributes(file):
+        for key in _NUMBERS + _TEXTS:
+            if key in group.attrs:
+                value = _plain(file, group.attrs.get_id(key), is_text=key in _TEXTS)
+                if value is not None:
+                    attributes[key] = value
+    return attributes
+
+
+def _with_attributes(file: h5py.File) -> list[Any]:
+    coords = dataset_of(file, "coords", kinds="iuf")
+    return [group for group in (features_of(file), coords, file) if group is not None]
+
+
+def _plain(file: h5py.File, attribute: h5py.h5a.AttrID, *, is_text: bool) -> Any:
+    """The one number or short text of an attribute; None where it is anything else."""
+    dtype = attribute.dtype
+    if attribute.shape not in ((), (1,)):
+        return None
+    if not is_text:
+        if dtype.kind not in "iufb" or dtype.itemsize > 8:
+            return None
+    elif dtype.kind == "O" and h5py.check_string_dtype(dtype) is not None:
+        _refuse_looping_heaps(Path(file.filename))
+    elif dtype.kind != "S" or dtype.itemsize > _TEXT_BYTES:
+        return None
+    value = np.empty(attribute.shape, dtype)
+    attribute.read(value)
+    plain = value.reshape(()).item()
+    return plain.decode() if isinstance(plain, bytes) else plain
+
+
+def _refuse_looping_heaps(path: Path) -> None:
+    """Refuse a file with a heap of texts in which free space of no bytes follows itself for ever.
+
+    HDF5 steps from object to object of a heap by their sizes, the damaged ones too.
+    """
+    with path.open("rb") as file:
+        start, before = 0, b""
+        while block := file.read(_SCAN_BYTES):
+            window = before + block
+            at = window.find(_HEAP)
+            while at >= 0:
+                _refuse_looping_heap(path, start + at)
+                at = window.find(_HEAP, at + 1)
+            before = window[-len(_HEAP) + 1 :]
+            start += len(window) - len(before)
+
+
+def _refuse_looping_heap(path: Path, offset: int) -> None:
+    with path.open("rb") as file:
+        file.seek(offset + 8)
+        (size,) = struct.unpack("<Q", file.read(8).ljust(8, b"\0"))
+        at, end = offset + 16, offset + size
+        while at + 16 <= end:
+            file.seek(at)
+            header = file.read(16)
+            if len(header) < 16:
+                return  # HDF5 sees the end of the file as well
+            index, object_bytes = struct.unpack("<H6xQ", header)
+            step = object_bytes if index == 0 else 16 + (object_bytes + 7) // 8 * 8
+            if step == 0:
+                raise FeatureError(
+                    f"{path} must be a whole feature file, got a damaged heap of texts"
+                )
+            at += step
