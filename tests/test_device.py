@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -25,6 +26,24 @@ def restored_isa():
 
 def test_the_best_isa_is_used_unless_told_otherwise():
     assert _core.current_isa() == _core.best_isa()
+
+
+def flags_of_this_cpu() -> set[str]:
+    file = Path("/proc/cpuinfo")
+    lines = file.read_text().splitlines() if file.is_file() else []
+    return next((set(line.split()) for line in lines if line.startswith("flags")), set())
+
+
+def test_the_best_isa_is_what_linux_says_of_the_processor():
+    """Whatever compiler built the library: one whose run-time library knows no CPUs is slow."""
+    flags = flags_of_this_cpu()
+    if not flags:
+        pytest.skip("no /proc/cpuinfo with the flags of an x86 processor")
+    avx2 = {"avx2", "fma", "f16c", "bmi1", "bmi2", "abm", "popcnt"}
+    avx512 = {"avx512f", "avx512bw", "avx512dq", "avx512vl", "avx512cd"}
+    best = _core.Isa.avx512 if avx2 | avx512 <= flags else _core.Isa.avx2
+    assert _core.best_isa() == (best if avx2 <= flags else _core.Isa.baseline)
+    assert _core.int8_is_exact() == bool({"avx512_vnni", "avx_vnni"} & flags)
 
 
 @pytest.mark.usefixtures("restored_isa")

@@ -62,8 +62,8 @@ public:
     double seconds_since(const Event& begin) const;  // both must be over
 
 private:
-    int device_;
-    CUevent_st* event_ = nullptr;
+    [[maybe_unused]] int device_;  // by the stand-ins without CUDA
+    [[maybe_unused]] CUevent_st* event_ = nullptr;
 };
 
 // Memory of the host that a GPU copies from and to without help of the CPU, or of a device.
