@@ -399,7 +399,7 @@ class TestBadFeatures:
         with pytest.raises(FeatureError, match=r"a\.h5 must be a whole HDF5 file"):
             open_bags(tmp_path, None)
         write_foreign(tmp_path, "a", np.zeros((3, 4), np.int64))
-        with pytest.raises(FeatureError, match=r"a\.h5 must be floating point, got int64"):
+        with pytest.raises(FeatureError, match=r"a\.h5 must be floating point numbers, got int64"):
             open_bags(tmp_path, None)
 
 
