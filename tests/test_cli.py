@@ -352,7 +352,7 @@ def test_a_slide_without_tissue(extract, tmp_path):
     write_tiff(tmp_path / "white.tif", [np.full((400, 400, 3), 255, np.uint8)], mpp=1.0)
     answer = extract(tmp_path / "white.tif")
     assert answer.code == 0
-    assert "white: no patches, for there is no tissue" in answer.err[0]
+    assert "white: empty: no tissue was found" in answer.err[0]
     assert features.verify_folder([tmp_path / "f"]).is_whole
     assert histofast.read_features(feature_files(tmp_path)["white.h5"]).features.shape == (0, 8)
 

@@ -7,13 +7,18 @@ import os
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 import histofast
 from histofast import features, jobs
+from histofast.errors import SlideError
 from histofast.patches import list_jobs
-from histofast.pipeline import check_slides, preparing, supply
-from histofast.slides import TiffSlide
+from histofast.pipeline import check_slides, preparing, sources, supply
+from histofast.pipeline.watching import Watched
+from histofast.slides import TiffSlide, write_png
+from histofast.slides.openslide import _companions as openslide_companions
+from slide_files import half, overwrite, tile_extent, write_tiff
 from small_slides import content, no_leftovers, run, write_slide
 from tiny_encoder import write_encoder
 
@@ -40,10 +45,10 @@ def saved(out):
 PLACES = {
     "open": (preparing.Job, "open"),
     "identity": (TiffSlide, "identity"),
-    "survey": (preparing, "survey_tissue"),
-    "plan": (preparing, "plan_patches"),
+    "survey": (sources, "survey_tissue"),
+    "plan": (sources, "plan_patches"),
     "decode": (TiffSlide, "read_tile"),
-    "stream": (preparing, "stream_slide"),
+    "stream": (sources, "stream_slide"),
     "begin": (features.FeatureWriter, "__init__"),
     "append": (features.FeatureWriter, "append"),
     "finish": (features.FeatureWriter, "finish"),
@@ -77,6 +82,8 @@ class Fault:
         def faulty(*arguments, **options):
             self.met += 1
             if self.met == 1:
+                if name == "close":
+                    original(*arguments)
                 raise error
             call = original.fget if is_property else original
             return call(*arguments, **options)
@@ -107,7 +114,7 @@ def test_any_error_is_of_its_slide_alone(slides, encoder, tmp_path, monkeypatch,
 
 @pytest.mark.parametrize(("error", "text"), ERRORS, ids=lambda e: str(e).replace("\n", " "))
 def test_an_error_of_any_type_is_one_line(slides, encoder, tmp_path, monkeypatch, error, text):
-    Fault(monkeypatch, preparing, "survey_tissue", error)
+    Fault(monkeypatch, sources, "survey_tissue", error)
     report = run(slides, tmp_path, encoder)
     assert [s.status for s in report.slides] == ["failed", "done", "done"]
     assert report.slides[0].error == (text or str(error))
@@ -115,7 +122,7 @@ def test_an_error_of_any_type_is_one_line(slides, encoder, tmp_path, monkeypatch
 
 def test_a_dry_run_and_a_check_go_on_too(slides, encoder, tmp_path, monkeypatch):
     with monkeypatch.context() as patch:
-        Fault(patch, preparing, "survey_tissue", KeyError("width"))
+        Fault(patch, sources, "survey_tissue", KeyError("width"))
         report = run(slides, tmp_path, encoder, dry_run=True)
     assert [s.status for s in report.slides] == ["failed", "planned", "planned"]
     assert report.slides[0].error == "KeyError: 'width'"
@@ -192,6 +199,200 @@ def test_small_files_that_fail_do_not_stop_the_others(data, slides, encoder, tmp
     assert sum(s.seconds.get("total", 0) for s in report.slides) < 5
     again = run(folder, tmp_path / "f", encoder, mpp_override=1.0)
     assert {s.name: s.status for s in again.slides}["z"] == "skipped"
+
+
+# --- slides with nothing to encode ----------------------------------------------------------------
+
+
+def inked(path):
+    """A white slide on which somebody has drawn."""
+    image = np.full((640, 512, 3), 245, np.uint8)
+    image[200:400, 100:400] = (40, 60, 200)
+    return write_tiff(path, [image, half(image, 2)], compression="jpeg", mpp=1.0)
+
+
+def test_a_slide_with_nothing_to_encode_is_empty_and_says_why(slides, encoder, tmp_path, cli):
+    inked(tmp_path / "ink.tif")
+    (tmp_path / "masks").mkdir()
+    write_png(tmp_path / "masks" / "s0.png", np.zeros((80, 64), np.uint8))
+    found = {
+        "ink": ([tmp_path / "ink.tif"], {}),
+        "mask": ([slides / "s0.tif"], {"mask": tmp_path / "masks"}),
+        "share": ([slides / "s0.tif"], {"mpp": 8.0, "patch_px": 64, "min_tissue": 0.9}),
+    }
+    reasons = {
+        "ink": "all that could be tissue was taken for pen marks or black",
+        "mask": f"the mask {tmp_path / 'masks' / 's0.png'} marks nothing",
+        "share": "no patch has min_tissue of 0.9, the most that one has is 0.5",
+    }
+    for name, (given, options) in found.items():
+        for dry in ({"dry_run": True}, {}, {}):  # the second time its file is there
+            report = run(given, tmp_path / name, encoder, **options, **dry)
+            (slide,) = report.slides
+            assert (slide.status, slide.reason, slide.error) == ("empty", reasons[name], "")
+            assert (report.exit_code, slide.patches) == (0, 0)
+        (entry,) = saved(tmp_path / name)["slides"]
+        assert (entry["status"], entry["reason"]) == ("empty", reasons[name])
+        file = histofast.read_features(slide.outputs[0])
+        assert file.features.shape == (0, 8)
+        assert file.attributes["empty"] == reasons[name]
+    assert features.verify_folder([tmp_path]).is_whole
+    answer = cli("extract", slides / "s0.tif", "-o", tmp_path / "share", "-e", encoder,
+                 "--mpp", 8, "--patch-px", 64, "--min-tissue", 0.9)  # fmt: skip
+    assert answer.code == 0
+    told = "no patch has --min-tissue of 0.9, the most that one has is 0.5"
+    assert f"[1/1] s0: empty: {told}" in answer.err
+    assert any(line.startswith("1 slide: 1 empty") for line in answer.err)
+
+
+# --- slides that change ---------------------------------------------------------------------------
+
+
+def changing(monkeypatch, change):
+    """Have something happen while the second batch of a slide is made."""
+    stream = sources.stream_slide
+
+    def streamed(slide, *arguments, **options):
+        for i, batch in enumerate(stream(slide, *arguments, **options)):
+            if i == 1:
+                change(slide.path)
+            yield batch
+
+    monkeypatch.setattr(sources, "stream_slide", streamed)
+
+
+def overwrite_in_place(path):
+    """With the same size and, as `cp --preserve` does, the same time of the last write."""
+    before = path.stat()
+    data = path.read_bytes()
+    with path.open("r+b") as file:
+        file.write(data)
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+
+
+def replace_by_another(path):
+    before = path.stat()
+    shutil.copy2(path, path.with_suffix(".new"))
+    path.with_suffix(".new").replace(path)
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+
+
+CHANGES = {
+    "grows": (lambda path: path.write_bytes(path.read_bytes() + b"x"), "another size"),
+    "in place": (overwrite_in_place, "another time of change"),
+    "touched": (lambda path: path.touch(), "another time of change"),
+    "replaced": (replace_by_another, "another time of change"),
+    "removed": (Path.unlink, "it is gone"),
+}
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_a_slide_that_changes_while_it_is_encoded_has_failed(
+    slides, encoder, tmp_path, monkeypatch, change
+):
+    folder = tmp_path / "in"
+    shutil.copytree(slides, folder)
+    happens, what = CHANGES[change]
+    with monkeypatch.context() as patch:
+        changing(patch, lambda path: happens(path) if path.stem == "s1" else None)
+        report = run(folder, tmp_path / "f", encoder, batch_size=4)
+    assert [s.status for s in report.slides] == ["done", "failed", "done"]
+    assert report.slides[1].error == (
+        f"{folder / 's1.tif'} was changed while it was encoded ({what}): start again when it is whole"
+    )
+    assert {Path(name).stem for name in content(tmp_path / "f")} == {"s0", "s2"}
+    assert no_leftovers(tmp_path)
+    if change != "removed":
+        assert run(folder, tmp_path / "f", encoder).of("done")
+
+
+def test_other_content_is_found_even_where_it_cannot_be_read(
+    slides, encoder, tmp_path, monkeypatch
+):
+    """The change is what is told, not the tiles that could not be decoded for it."""
+    path = tmp_path / "s.tif"
+    shutil.copy(slides / "s0.tif", path)
+
+    def spoil(_):
+        path.write_bytes(bytes(path.stat().st_size))
+        raise SlideError("cannot decode this")
+
+    changing(monkeypatch, spoil)
+    (slide,) = run(path, tmp_path / "f", encoder, batch_size=4).of("failed")
+    assert "was changed while it was encoded" in slide.error
+    assert "cannot decode this" in slide.traceback
+
+
+def test_images_of_a_bag_that_change_are_found(slides, encoder, tmp_path, monkeypatch):
+    picture = histofast.slides.read_image(slides / "s0.tif")
+    for i in range(8):
+        write_png(tmp_path / f"{i}.png", picture[100 + i : 132 + i, 100:132].copy())
+    names = "\n".join(f"{i}.png,bag" for i in range(8))
+    (tmp_path / "patches.csv").write_text(f"file,bag\n{names}\n")
+    stream = sources.stream_bag
+
+    def streamed(*arguments, **options):
+        write_png(tmp_path / "7.png", picture[:32, :32].copy())
+        yield from stream(*arguments, **options)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(sources, "stream_bag", streamed)
+        report = run(None, tmp_path / "f", encoder, patches=tmp_path / "patches.csv")
+    (slide,) = report.of("failed")
+    assert slide.error.startswith(f"{tmp_path / '7.png'} was changed while it was encoded")
+    assert run(None, tmp_path / "f", encoder, patches=tmp_path / "patches.csv").exit_code == 0
+
+
+def test_all_files_of_a_slide_are_watched(tmp_path):
+    (tmp_path / "a").mkdir()
+    for name in ("a.mrxs", "a/Index.dat", "a/Data0000.dat"):
+        (tmp_path / name).write_bytes(b"x")
+    files = [tmp_path / "a.mrxs", *openslide_companions(tmp_path / "a.mrxs")]
+    watched = Watched(files)
+    before = watched.seen
+    watched.check()
+    (tmp_path / "a" / "Data0000.dat").write_bytes(b"y")
+    with pytest.raises(SlideError, match=r"Data0000\.dat was changed while it was encoded"):
+        watched.check()
+    assert Watched(files).seen != before
+
+
+def hurt(path):
+    offset, size = tile_extent(path, 3 * 8 + 4)
+    overwrite(path, offset, b"\xff\xd8" + bytes(size - 2))
+
+
+def test_a_repaired_slide_is_encoded_again(encoder, tmp_path, monkeypatch):
+    """Of a large file the identity knows three MiB only: as if no part of it had changed."""
+    monkeypatch.setattr(TiffSlide, "identity", property(lambda slide: slide.name))
+    path = write_slide(tmp_path / "s.tif")
+    whole = run(path, tmp_path / "whole", encoder).slides[0]
+    intact = path.read_bytes()
+    hurt(path)
+    (slide,) = run(path, tmp_path / "f", encoder).slides
+    assert (slide.status, slide.unreadable) == ("done", 1)
+    assert run(path, tmp_path / "f", encoder).of("skipped")
+    assert run(path, tmp_path / "f", encoder, overwrite=True).of("done")
+    times = path.stat()
+    path.write_bytes(intact)
+    os.utime(path, ns=(times.st_atime_ns, times.st_mtime_ns))
+    (slide,) = run(path, tmp_path / "f", encoder).slides
+    assert (slide.status, slide.unreadable) == ("done", 0)
+    assert Path(slide.outputs[0]).read_bytes() == Path(whole.outputs[0]).read_bytes()
+    for options in ({}, {"overwrite": True}):
+        path.touch()
+        assert run(path, tmp_path / "f", encoder, **options).of("skipped")
+
+
+def test_a_damaged_slide_that_was_touched_gives_the_same_features(encoder, tmp_path):
+    path = write_slide(tmp_path / "s.tif")
+    hurt(path)
+    first = histofast.read_features(run(path, tmp_path / "f", encoder).slides[0].outputs[0])
+    path.touch()
+    (slide,) = run(path, tmp_path / "f", encoder, strict=False).of("done")
+    second = histofast.read_features(slide.outputs[0])
+    assert (first.sha256, first.identity) == (second.sha256, second.identity)
+    assert run(path, tmp_path / "f", encoder).of("skipped")
 
 
 # --- what a folder holds beside slides ------------------------------------------------------------

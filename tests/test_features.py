@@ -146,9 +146,14 @@ class TestRoundTrip:
             tmp_path / "a.h5", coords=coords, d=8, identity=IDENTITY, attributes=ATTRIBUTES
         ) as writer:
             writer.append(features)
-            writer.finish(unreadable=regions, unreadable_patches=np.array([1]))
+            writer.finish(unreadable=regions, unreadable_patches=np.array([1]), seen="size:1")
         assert read_summary(tmp_path / "a.h5") == FeatureSummary(
-            identity=IDENTITY, unreadable=2, damaged_patches=1, is_complete=True
+            identity=IDENTITY,
+            unreadable=2,
+            damaged_patches=1,
+            seen="size:1",
+            empty="",
+            is_complete=True,
         )
         assert read_summary(tmp_path / "none.h5") is None
 

@@ -151,10 +151,15 @@ def test_blank_slide_is_a_whole_file_without_patches(encoder, tmp_path):
     blank = np.full((400, 400, 3), 244, np.uint8)
     write_tiff(tmp_path / "blank.tif", [blank], mpp=1.0)
     report = run(tmp_path / "blank.tif", tmp_path / "f", encoder)
-    assert (report.exit_code, report.slides[0].patches) == (0, 0)
+    (slide,) = report.slides
+    assert (report.exit_code, slide.patches, slide.status) == (0, 0, "empty")
+    assert slide.reason == "no tissue was found"
     assert histofast.read_features(report.slides[0].outputs[0]).features.shape == (0, 8)
     assert features.verify_folder([tmp_path / "f"]).is_whole
-    assert run(tmp_path / "blank.tif", tmp_path / "f", encoder).of("skipped")
+    before = content(tmp_path)
+    (again,) = run(tmp_path / "blank.tif", tmp_path / "f", encoder).slides
+    assert (again.status, again.reason) == ("empty", "no tissue was found")
+    assert content(tmp_path) == before
 
 
 def table_of_patches(folder, sides):
@@ -473,8 +478,7 @@ def test_strict_looks_at_what_is_there(encoder, tmp_path):
     assert (slide.unreadable, slide.damaged_patches) == (1, done.damaged_patches)
     before = content(tmp_path)
     (slide,) = run(path, tmp_path / "f", encoder, strict=True).of("failed")
-    assert "lists 1 unreadable region, which strict=True refuses: " in slide.error
-    assert "overwrite=True" in slide.error
+    assert "lists 1 unreadable region, which strict=True refuses: copy the" in slide.error
     (slide,) = run(path, tmp_path / "f", encoder, strict=True, overwrite=True).of("failed")
     assert "(strict=True)" in slide.error
     assert content(tmp_path) == before
@@ -960,7 +964,7 @@ def test_errors_after_the_lock_give_it_back(slides, encoder, tmp_path, monkeypat
     def fails(*_, **__):
         raise ValueError("planning failed")
 
-    monkeypatch.setattr("histofast.pipeline.preparing.plan_patches", fails)
+    monkeypatch.setattr("histofast.pipeline.sources.plan_patches", fails)
     report = run(slides / "s0.tif", tmp_path, encoder)
     assert (report.slides[0].status, report.slides[0].error) == ("failed", "planning failed")
     with Lock(Path(report.slides[0].outputs[0])) as held:

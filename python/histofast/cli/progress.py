@@ -102,8 +102,8 @@ def describe(slide: SlideReport) -> str:
         return f"{name}: already there"
     if slide.status == "interrupted":
         return f"{name}: not done"
-    if slide.patches == 0:
-        return f"{name}: no patches, for there is no tissue, or less than --min-tissue"
+    if slide.status == "empty":
+        return f"{name}: empty: {told(slide.reason)}"
     text = f"{name}: {count(slide.patches, 'patch')}"
     if slide.status == "done":
         text += f" in {slide.seconds.get('total', 0.0):.1f} s"
@@ -165,6 +165,7 @@ def _totals(report: RunReport) -> str:
         f"{len(found)} {word}"
         for word, found in (
             ("done", report.of("done")),
+            ("empty", report.of("empty")),
             ("already there", report.of("skipped")),
             ("failed", report.of("failed")),
             ("not done", report.of("interrupted")),

@@ -149,6 +149,8 @@ class FeatureSummary:
         identity: what made it.
         unreadable: number of regions that could not be decoded.
         damaged_patches: number of patches that show one.
+        seen: what the slide's file looked like when they were met; "" where there are none.
+        empty: why there is no patch; "" where there are some, or nobody has said.
         is_complete: whether what belongs beside it is there: in layout clam a `.pt` file that is
             whole but for its numbers, elsewhere nothing.
     """
@@ -156,6 +158,8 @@ class FeatureSummary:
     identity: dict[str, Any]
     unreadable: int
     damaged_patches: int
+    seen: str
+    empty: str
     is_complete: bool
 
 
@@ -171,6 +175,8 @@ def read_summary(path: Path | str) -> FeatureSummary | None:
                 identity=json.loads(file.attrs["identity"]),
                 unreadable=int(file["unreadable"].attrs["count"]),
                 damaged_patches=len(file["unreadable_patches"]),
+                seen=str(file["unreadable"].attrs.get("seen", "")),
+                empty=str(file["coords"].attrs.get("empty", "")),
                 is_complete=file.attrs["layout"] != "clam" or has_tensor(path, (n, d)),
             )
     except (OSError, FeatureError):

@@ -210,12 +210,15 @@ class FeatureWriter:
         *,
         unreadable: NDArray[np.int64] | None = None,
         unreadable_patches: NDArray[np.int64] | None = None,
+        seen: str = "",
     ) -> str:
         """Close the file and give it its name.
 
         Args:
             unreadable: (k, 4) int64, regions that could not be decoded: level-0 x, y, width, height.
             unreadable_patches: (m,) int64, rows of the patches that show such a region, in white.
+            seen: what the slide's file looked like, to know a repaired one; kept with regions only,
+                for files without any depend on the content of the slide alone.
 
         Returns:
             sha256 of features and coordinates, hexadecimal.
@@ -250,6 +253,8 @@ class FeatureWriter:
             with h5py.File(temporary.path, "r+", **_HDF5_OPTIONS) as file:
                 regions = file.create_dataset("unreadable", data=unreadable.astype("<i8"))
                 regions.attrs["count"] = len(unreadable)
+                if len(unreadable):
+                    regions.attrs["seen"] = seen
                 file.create_dataset("unreadable_patches", data=unreadable_patches.astype("<i8"))
                 file.attrs["sha256"] = sha256
             seal(temporary, self._offset, self.n * self.d * self.dtype.itemsize)

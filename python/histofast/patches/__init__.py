@@ -13,12 +13,19 @@ from histofast.patches.sources import (
     with_masks,
 )
 from histofast.patches.stream import PatchBatch, iter_patches, stream_slide
-from histofast.patches.survey import SLIDE_FAILURES, MaskFile, TissueOptions, survey_tissue
+from histofast.patches.survey import (
+    SLIDE_FAILURES,
+    FoundTissue,
+    MaskFile,
+    TissueOptions,
+    survey_tissue,
+)
 from histofast.patches.synthetic import make_demo_slides, make_labelled_slides, make_slide
 from histofast.patches.tables import PatchBag, read_patch_table
 
 __all__ = [
     "SLIDE_FAILURES",
+    "FoundTissue",
     "Job",
     "MaskFile",
     "PatchBag",

@@ -25,7 +25,12 @@ from histofast.pipeline.reports import Clock, DeviceReport, SlideReport
 from histofast.pipeline.supply import Begin, End, Pixels, Supply
 
 # What became of a slide, as the engine of jobs has it.
-_STATUS: dict[str, Status] = {"done": "done", "skipped": "there", "failed": "failed"}
+_STATUS: dict[str, Status] = {
+    "done": "done",
+    "empty": "done",
+    "skipped": "there",
+    "failed": "failed",
+}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -218,11 +223,15 @@ class Encoding:
         report, prepared = event.report, self._current
         error = event.error or self._error
         try:
-            if prepared is not None and prepared.report is report and error is None:
-                self._finish(prepared)
+            if prepared is not None and prepared.report is report:
+                if error is None or isinstance(error, SlideError):
+                    prepared.watched.check()  # or what is wrong is that it has changed
+                if error is None:
+                    self._finish(prepared)
             self._drop()
         except SLIDE_FAILURES as failure:
-            error = error or failure
+            failure.__context__ = failure.__context__ or error
+            error = failure
             self._drop()
         if error is not None:
             report.fail(error)
@@ -256,7 +265,9 @@ class Encoding:
         if len(damaged) and len(damaged) == report.patches:
             raise SlideError(f"no patch of {report.path} could be read whole")
         for writer in prepared.writers:
-            writer.finish(unreadable=unreadable, unreadable_patches=damaged)
+            writer.finish(
+                unreadable=unreadable, unreadable_patches=damaged, seen=prepared.watched.seen
+            )
         clock.lap("write")
 
     def _account(self) -> None:

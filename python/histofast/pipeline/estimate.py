@@ -75,6 +75,7 @@ def _plan(
         with ExitStack() as stack:
             prepared = prepare(slide, entry, encoders, settled, pool, stack, only_plan=True)
             assert prepared is not None, "what is only planned is never skipped"
+            entry.status = "empty" if entry.reason else "planned"
             patches_of[prepared.planned.attributes["patch_size"]] += entry.patches
     except SLIDE_FAILURES as error:
         entry.fail(error)

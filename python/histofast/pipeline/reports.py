@@ -47,7 +47,7 @@ class SlideReport:
 
     def fail(self, error: BaseException) -> None:
         """Enter what failed it."""
-        self.status, self.error = "failed", said(error)
+        self.status, self.error, self.reason = "failed", said(error), ""
         text = "".join(traceback.format_exception(error))
         self.traceback = text[-TRACEBACK_CHARACTERS:]
 

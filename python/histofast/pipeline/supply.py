@@ -174,7 +174,7 @@ class Supply:
             except BaseException:
                 stack.close()
                 raise
-            report.status = "skipped" if prepared is None else "done"
+            report.status = "empty" if report.reason else "skipped" if prepared is None else "done"
             return _Ready(job=job, report=report, stack=stack, prepared=prepared)
         return None
 

@@ -44,7 +44,7 @@ class OpenSlideSlide(Slide):
         self.name = path.stem
         self._handle: openslide.OpenSlide | None = _open(path)
         self._retry_lock = threading.Lock()
-        self._identity = ""
+        self._identity, self._files = "", tuple[Path, ...]()
         try:
             properties = dict(self._handle.properties)
             self.mpp = resolve_mpp(
@@ -66,9 +66,15 @@ class OpenSlideSlide(Slide):
         self.bounds_l0 = _bounds(properties, sizes[0])
 
     @property
+    def files(self) -> tuple[Path, ...]:
+        if not self._files:
+            self._files = (self.path, *_companions(self.path))
+        return self._files
+
+    @property
     def identity(self) -> str:
         if not self._identity:
-            self._identity = file_identity(self.path, _companions(self.path))
+            self._identity = file_identity(self.path, self.files[1:])
         return self._identity
 
     @property

@@ -92,6 +92,11 @@ class Slide(ABC):
     def identity(self) -> str: ...
 
     @property
+    def files(self) -> tuple[Path, ...]:
+        """All files that the slide is read from."""
+        return (self.path,)
+
+    @property
     def origin_l0(self) -> tuple[int, int]:
         """Level-0 pixel that QuPath counts from: the corner of the scanned part, where it is known.
 

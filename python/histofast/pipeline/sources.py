@@ -1,0 +1,175 @@
+"""A slide or a bag of patch images in; its identity, its patches and how to get their pixels out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from histofast.errors import TileError
+from histofast.patches import (
+    FoundTissue,
+    Job,
+    MaskFile,
+    PatchBatch,
+    bag_patch_px,
+    stream_bag,
+    stream_slide,
+    survey_tissue,
+)
+from histofast.pipeline.options import Settled
+from histofast.pipeline.reports import Clock
+from histofast.pipeline.watching import Watched
+from histofast.tiling import PatchPlan, plan_patches
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Planned:
+    """The patches of a slide or bag, and how to get their pixels; `empty` is why there are none."""
+
+    coords_l0: NDArray[np.int64]
+    tissue_fraction: NDArray[np.float32]
+    unreadable_l0: NDArray[np.int64]  # what could not be looked at for tissue
+    attributes: dict[str, Any]
+    empty: str
+    stream: Callable[[], Iterator[PatchBatch]]
+
+
+class BagSource:
+    """A bag of ready-made patch images."""
+
+    def __init__(self, job: Job, options: Settled) -> None:
+        assert job.bag is not None
+        self._bag = job.bag
+        self.watched = Watched(job.bag.files)
+        self.patch_px = options.patch_px or bag_patch_px(job.bag)
+        self.made_of: dict[str, Any] = {
+            "patches": job.bag.identity,
+            "patch_px": self.patch_px,
+            "mpp": options.mpp if options.mag_known else None,
+        }
+
+    def plan(self, options: Settled, pool: ThreadPoolExecutor, clock: Clock) -> Planned:
+        """All patches of the bag, in the table's order."""
+        bag = self._bag
+        attributes: dict[str, Any] = {
+            "name": bag.name,
+            "patch_size": self.patch_px,
+            "coords_known": bag.coords_l0 is not None,
+        }
+        if options.mag_known:
+            attributes |= {"mpp": options.mpp, "target_magnification": _magnification(options.mpp)}
+
+        def stream() -> Iterator[PatchBatch]:
+            return stream_bag(
+                bag,
+                patch_px=options.patch_px or None,
+                batch_size=options.batch_size,
+                allow_upsampling=options.allow_upsampling,
+                workers=pool,
+            )
+
+        return Planned(
+            coords_l0=bag.coords,
+            tissue_fraction=np.ones(len(bag), np.float32),
+            unreadable_l0=np.empty((0, 4), np.int64),
+            attributes=attributes,
+            empty="",
+            stream=stream,
+        )
+
+
+class SlideSource:
+    """A slide."""
+
+    def __init__(self, job: Job, options: Settled, stack: ExitStack) -> None:
+        self._job = job
+        self.watched = Watched([job.path])
+        slide = stack.enter_context(job.open(mpp=job.mpp or options.mpp_override))
+        self.watched.add(slide.files)
+        self._slide = slide
+        self._mask = MaskFile(job.mask) if job.mask else None
+        self.patch_px = options.patch_px
+        self.made_of: dict[str, Any] = {
+            "slide": slide.identity,
+            "level0_mpp": slide.mpp,
+            "tissue": (
+                self._mask.identity(options.tissue) if self._mask else options.tissue.identity
+            ),
+            "patch_px": options.patch_px,
+            "mpp": options.mpp,
+            "overlap": options.overlap_px,
+            "min_tissue": options.min_tissue,
+            "edge": options.edge,
+        }
+
+    def plan(self, options: Settled, pool: ThreadPoolExecutor, clock: Clock) -> Planned:
+        """The patches with tissue, row by row."""
+        slide = self._slide
+        found = survey_tissue(slide, options.tissue, self._mask, pool)
+        clock.lap("tissue")
+        if options.strict and len(found.unreadable_l0):
+            raise TileError(f"{found.reason} (strict=True)")
+        plan = self._plan_on(found, options, options.min_tissue)
+        empty = "" if len(plan) else self._why_empty(found, options, pool)
+        clock.lap("plan")
+        attributes = {
+            "name": self._job.name,
+            "patch_size": options.patch_px,
+            "patch_size_level0": plan.patch_l0,
+            "overlap": options.overlap_px,
+            "level0_magnification": _magnification(slide.mpp),
+            "target_magnification": _magnification(options.mpp),
+            "level0_width": slide.levels[0].width,
+            "level0_height": slide.levels[0].height,
+            "mpp": options.mpp,
+            "level0_mpp": slide.mpp,
+            "level": plan.level,
+        }
+
+        def stream() -> Iterator[PatchBatch]:
+            return stream_slide(slide, plan, batch_size=options.batch_size, workers=pool)
+
+        return Planned(
+            coords_l0=plan.coords_l0,
+            tissue_fraction=plan.tissue_fraction,
+            unreadable_l0=found.unreadable_l0,
+            attributes=attributes | ({"empty": empty} if empty else {}),
+            empty=empty,
+            stream=stream,
+        )
+
+    def _plan_on(self, found: FoundTissue, options: Settled, min_tissue: float) -> PatchPlan:
+        return plan_patches(
+            self._slide,
+            found.tissue,
+            mpp=options.mpp,
+            patch_px=options.patch_px,
+            overlap_px=options.overlap_px,
+            min_tissue=min_tissue,
+            edge=options.edge,
+            allow_upsampling=options.allow_upsampling,
+        )
+
+    def _why_empty(self, found: FoundTissue, options: Settled, pool: ThreadPoolExecutor) -> str:
+        """Say why there is no patch."""
+        if found.tissue.mask.any():
+            most = self._plan_on(found, options, 0.0).tissue_fraction.max(initial=0.0)
+            return f"no patch has min_tissue of {options.min_tissue:g}, the most that one has is {most:.2g}"
+        if self._mask is not None:
+            return f"the mask {self._job.mask} marks nothing"
+        if options.tissue.exclude_foreign:
+            with_foreign = replace(options.tissue, exclude_foreign=False)
+            if survey_tissue(self._slide, with_foreign, None, pool).tissue.mask.any():
+                return "all that could be tissue was taken for pen marks or black"
+        return "no tissue was found"
+
+
+def _magnification(mpp: float) -> float:
+    """Nominal magnification of a scanner, 10 um per pixel being 1x."""
+    return round(10 / mpp, 2)
