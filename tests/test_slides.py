@@ -479,7 +479,7 @@ def tiff(path: Path, samples: NDArray[Any], **options: Any) -> Path:
 GREY = {"photometric": "minisblack"}
 REFUSED = {
     "no such slide": lambda d: d / "none.svs",
-    "is a folder": lambda d: d,
+    "must be a file, got a folder": lambda d: d,
     "is empty": lambda d: write(d / "a.svs", b""),
     "in no slide format that histofast reads$": lambda d: write(d / "a.svs", b"slide, case\n" * 9),
     "no slide format that": lambda d: write(d / "a.mrxs", b"\xff\xd8\xff\xe0" + bytes(40)),

@@ -7,7 +7,6 @@ comes out dark).
 
 from __future__ import annotations
 
-import struct
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,14 +18,25 @@ import tifffile
 from numpy.typing import NDArray
 
 from histofast._arrays import check
+from histofast._files import regular_file
 from histofast._words import clipped, one_line
 from histofast.errors import SlideError, TileError
+from histofast.slides.codestreams import jpeg_size, png_size
 from histofast.slides.jpeg import find_damage
 from histofast.slides.metadata import file_identity
 from histofast.slides.slide import Level, Slide
+from histofast.slides.tiff_directories import check_directories, check_pages, check_picture
+from histofast.slides.tiff_segments import segment_decoder
 
 MAX_IMAGE_PX = 300_000_000  # decoded whole into memory: 0.9 GB
+# What no picture of tissue comes near, though one of nothing may: deflate and JPEG end at 1 : 1032.
+_MAX_EXPANSION = 2000
+_SMALL_BYTES = 64 << 20  # decoded whatever its size in the file
 _TILE_PX = 512
+_ROWS = 1024  # converted to RGB at a time
+# Fax and old-style JPEG are read from strips only; tiles see CODECS of the decoders.
+_STRIP_CODECS = {1, 2, 3, 4, 5, 6, 7, 8, 32773, 32946, 33003, 33005, 34712, 34887, 34925, 34926}
+_STRIP_CODECS |= {22610, 34933, 34934, 50000, 50001, 50002}
 
 TIFF_MAGIC = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 PNG_MAGIC = b"\x89PNG\r\n\x1a\n"
@@ -99,6 +109,8 @@ def tiff_pixel_kind(page: tifffile.TiffPage) -> PixelKind:
     if samples == colours + 1:
         extra = tuple(page.extrasamples)
         alpha = {(1,): "premultiplied", (2,): "straight"}.get(extra, "ignored")  # type: ignore[assignment]
+        if colours == 1 and alpha == "ignored":
+            raise SlideError(f"{wanted}, got 2 channels ({name})")
     # JPEG 2000 and WebP hold the colours themselves; elsewhere YCbCr would have to be undone here.
     if photometric == 6 and int(page.compression) not in (6, 7, 33003, 33005, 34712, 50001):
         raise SlideError(f"{wanted}, got YCbCr compressed with {compression_name(page)}")
@@ -121,14 +133,15 @@ def read_image(path: str | Path) -> NDArray[np.uint8]:
 
     Raises:
         FileNotFoundError: no such file.
-        SlideError: not such an image, broken, of a kind of pixel that is not grey or RGB, or of
-            more than 300 million pixels.
+        SlideError: no file, not such an image, broken, of a kind of pixel that is not grey or RGB,
+            or of more pixels than 300 million or than its bytes can hold.
     """
     samples, kind = _read_samples(Path(path))
     if samples.dtype == np.uint8 and samples.shape[2] == 3 and kind == PixelKind():
         return samples
     image = np.empty((*samples.shape[:2], 3), np.uint8)
-    to_rgb(samples, kind, image)
+    for top in range(0, len(image), _ROWS):
+        to_rgb(samples[top : top + _ROWS], kind, image[top : top + _ROWS])
     return image
 
 
@@ -169,81 +182,100 @@ def write_png(path: str | Path, image: NDArray[np.uint8]) -> None:
 
 def _read_samples(path: Path) -> tuple[NDArray[Any], PixelKind]:
     """Decode a file to (h, w, s) and what the samples mean."""
-    if not path.exists():
-        raise FileNotFoundError(f"no such image: {path}")
+    regular_file(path, kind="image", error=SlideError)
     try:
         with path.open("rb") as file:
-            head = file.read(32)
+            head = file.read(8)
         if head[:4] in TIFF_MAGIC:
             return _decode_tiff(path)
-        if not head.startswith((PNG_MAGIC, JPEG_MAGIC)):
-            raise SlideError(
-                f"{path} must be a PNG, JPEG or TIFF image, it starts with {head[:8]!r}"
-            )
-        data = path.read_bytes()
+        if head.startswith(PNG_MAGIC):
+            return _decode_png(path)
+        if head.startswith(JPEG_MAGIC):
+            return _decode_jpeg(path)
+    except SlideError:
+        raise
     except OSError as error:
         raise SlideError(f"{path} cannot be read: {error.strerror or error}") from error
-    png = head.startswith(PNG_MAGIC)
-    width, height = struct.unpack(">II", head[16:24].ljust(8, b"\0")) if png else _jpeg_size(data)
-    _refuse_huge(path, width, height)
-    try:
-        samples = _decode_png(data) if png else _decode_jpeg(data)
     except Exception as error:
         raise SlideError(f"{path} cannot be decoded: {clipped(one_line(error), 200)}") from error
-    if not png and samples.shape[2] == 4:
-        raise SlideError(f"{path}: pixels must be grey or RGB, 8 or 16 bit, got CMYK")
-    damage = None if png else find_damage(data, b"", samples, _decode_jpeg)
-    if damage is not None:
-        raise SlideError(f"{path} is corrupt: {damage}")
+    raise SlideError(f"{path} must be a PNG, JPEG or TIFF image, it starts with {head!r}")
+
+
+def _decode_png(path: Path) -> tuple[NDArray[Any], PixelKind]:
+    data = path.read_bytes()
+    size = png_size(data)
+    samples_px = {0: 1, 4: 2, 6: 4}.get(data[25], 3) * (2 if data[24] == 16 else 1)
+    _refuse_size(path, size, bytes_px=samples_px, stored_bytes=len(data))
+    samples = _planes(imagecodecs.png_decode(data))
     transparent = samples.shape[2] in (2, 4)
     return samples, PixelKind(alpha="straight" if transparent else "none")
 
 
-def _decode_png(data: bytes) -> NDArray[Any]:
-    samples: NDArray[Any] = imagecodecs.png_decode(data)
-    return samples[..., np.newaxis] if samples.ndim == 2 else samples
+def _decode_jpeg(path: Path) -> tuple[NDArray[Any], PixelKind]:
+    data = path.read_bytes()
+    size = jpeg_size(data)
+    _refuse_size(path, size, bytes_px=3, stored_bytes=len(data))
+    samples = _planes(imagecodecs.jpeg_decode(data))
+    if samples.shape[1::-1] != size:
+        raise SlideError(
+            f"{path} is corrupt: {samples.shape[1]} x {samples.shape[0]} pixels come out, its header"
+            f" says {size}"
+        )
+    if samples.shape[2] == 4:
+        raise SlideError(f"{path}: pixels must be grey or RGB, 8 or 16 bit, got CMYK")
+    damage = find_damage(data, b"", samples, lambda data: _planes(imagecodecs.jpeg_decode(data)))
+    if damage is not None:
+        raise SlideError(f"{path} is corrupt: {damage}")
+    return samples, PixelKind()
 
 
-def _decode_jpeg(data: bytes) -> NDArray[Any]:
-    samples: NDArray[Any] = imagecodecs.jpeg_decode(data)
+def _planes(samples: NDArray[Any]) -> NDArray[Any]:
     return samples[..., np.newaxis] if samples.ndim == 2 else samples
 
 
 def _decode_tiff(path: Path) -> tuple[NDArray[Any], PixelKind]:
-    try:
-        with tifffile.TiffFile(path) as tiff:
-            page = tiff.pages.first
+    check_directories(path)
+    with tifffile.TiffFile(path) as tiff:
+        page = tiff.pages.first
+        check_pages(path, [page])
+        check_picture(path, page, list(tiff.pages))
+        try:
             kind = tiff_pixel_kind(page)
-            _refuse_huge(path, page.imagewidth, page.imagelength)
-            if page.imagedepth > 1:
-                raise SlideError(f"pixels must lie in a plane, got a depth of {page.imagedepth}")
-            samples = page.asarray(squeeze=False)[:, 0]  # (planes, h, w, contiguous samples)
-    except SlideError as error:
-        raise SlideError(f"{path}: {error}") from None
-    except Exception as error:
-        raise SlideError(f"{path} cannot be decoded: {clipped(one_line(error), 200)}") from error
+        except SlideError as error:
+            raise SlideError(f"{path}: {error}") from None
+        if int(page.compression) not in _STRIP_CODECS:
+            raise SlideError(
+                f"{path}: its compression, {compression_name(page)}, is none that histofast reads"
+            )
+        _refuse_size(
+            path,
+            (page.imagewidth, page.imagelength),
+            bytes_px=page.samplesperpixel * max(1, page.bitspersample // 8),
+            stored_bytes=path.stat().st_size,
+        )
+        page.decode = segment_decoder(page)
+        samples = page.asarray(squeeze=False)[:, 0]  # (planes, h, w, contiguous samples)
     samples = np.moveaxis(samples[..., 0], 0, -1) if samples.shape[0] > 1 else samples[0]
     return np.ascontiguousarray(samples), kind
 
 
-def _refuse_huge(path: Path, width: int, height: int) -> None:
+def _refuse_size(
+    path: Path, size: tuple[int, int] | None, *, bytes_px: int, stored_bytes: int
+) -> None:
+    """Refuse a picture by what its header says, before there is memory for it."""
+    width, height = size or (0, 0)
+    if width <= 0 or height <= 0:
+        raise SlideError(f"{path} is corrupt: its header says {width} x {height} pixels")
     if width * height > MAX_IMAGE_PX:
         raise SlideError(
             f"an image without tiles must have at most {MAX_IMAGE_PX // 10**6} million pixels,"
             f" {path} has {width} x {height}: convert it to a tiled pyramidal TIFF"
         )
-
-
-def _jpeg_size(data: bytes) -> tuple[int, int]:
-    """(width, height) from the frame header; (0, 0) where there is none, for the decoder to say."""
-    at = 2
-    while at + 9 <= len(data) and data[at] == 0xFF:
-        marker, length = data[at + 1], int.from_bytes(data[at + 2 : at + 4], "big")
-        if 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC):
-            height, width = struct.unpack(">HH", data[at + 5 : at + 9])
-            return width, height
-        at += 1 if marker == 0xFF else 2 + length
-    return 0, 0
+    if width * height * bytes_px > max(_SMALL_BYTES, _MAX_EXPANSION * stored_bytes):
+        raise SlideError(
+            f"{path} says {width} x {height} pixels, more than its {stored_bytes:,} bytes can hold"
+            f" (1 : {_MAX_EXPANSION}): copy or export it again"
+        )
 
 
 class ImageSlide(Slide):

@@ -5,6 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Literal
 
+from histofast._files import regular_file
+from histofast._numbers import mpp_number
+from histofast._words import clipped, one_line
 from histofast.errors import SlideError
 from histofast.slides.images import JPEG_MAGIC, PNG_MAGIC, TIFF_MAGIC, ImageSlide, read_image
 from histofast.slides.metadata import resolve_mpp
@@ -33,19 +36,40 @@ def open_slide(path: str | Path, *, mpp: float | None = None, door: Door | None 
 
     Raises:
         FileNotFoundError: no such file.
-        SlideError: it is a folder, empty, truncated, broken or in no known format; its pixels are
-            not grey or RGB; or its mpp is missing, absurd or differs between x and y.
+        SlideError: it is no file, or empty, truncated, broken or in no known format; it asks for
+            more memory than a slide may; its pixels are not grey or RGB; or its mpp is missing,
+            absurd or differs between x and y.
         ValueError: `mpp` is out of range, or there is no such door.
     """
-    path = Path(path)
+    path = regular_file(path, kind="slide", error=SlideError)
     if door not in (None, "tifffile", "openslide", "image"):
         raise ValueError(f"door must be tifffile, openslide or image, got {door!r}")
-    head = _head(path)
-    if door is None and path.suffix.lower() in (".mrxs", ".vsi"):
+    if mpp is not None:
+        mpp = mpp_number("mpp", mpp)
+    try:
+        return _open(path, mpp, door)
+    except SlideError:
+        raise
+    except OSError as error:
+        raise SlideError(f"{path} cannot be read: {error.strerror or error}") from error
+    except Exception as error:  # whatever it is, it is this slide's failure and no other's
+        said = clipped(f"{type(error).__name__}: {one_line(error)}", 200)
+        raise SlideError(f"{path} cannot be opened: {said}") from error
+
+
+def _open(path: Path, mpp: float | None, door: Door | None) -> Slide:
+    with path.open("rb") as file:
+        head = file.read(16)
+    if not head:
+        raise SlideError(f"{path} is empty: copy it again")
+    suffix = path.suffix.lower()
+    if door is None and suffix in (".mrxs", ".vsi"):
         return _open_with_openslide(path, mpp)  # no image, whatever they begin with
     if door == "openslide":
         return _open_with_openslide(path, mpp)
     if head[:4] in TIFF_MAGIC:
+        if suffix == ".ndpi" and door is None and _is_hamamatsu(path):
+            return _open_with_openslide(path, mpp)  # its directories are of a kind of their own
         return _open_tiff(path, read_layout(path), mpp, door)
     if door == "image" or (door is None and head.startswith((PNG_MAGIC, JPEG_MAGIC))):
         scale = resolve_mpp(path, found=None, source="", given=mpp)
@@ -56,20 +80,10 @@ def open_slide(path: str | Path, *, mpp: float | None = None, door: Door | None 
     return _open_with_openslide(path, mpp)
 
 
-def _head(path: Path) -> bytes:
-    """The first bytes of a file; refuses what is no file or has none."""
-    if not path.exists():
-        raise FileNotFoundError(f"no such slide: {path}")
-    if path.is_dir():
-        raise SlideError(f"{path} is a folder, not a slide: name a file in it, or list it first")
-    try:
-        with path.open("rb") as file:
-            head = file.read(16)
-    except OSError as error:
-        raise SlideError(f"{path} cannot be read: {error.strerror or error}") from error
-    if not head:
-        raise SlideError(f"{path} is empty: copy it again")
-    return head
+def _is_hamamatsu(path: Path) -> bool:
+    from histofast.slides.openslide import detect
+
+    return detect(path) == "hamamatsu"
 
 
 def _open_tiff(path: Path, layout: TiffLayout, mpp: float | None, door: Door | None) -> Slide:

@@ -1,7 +1,8 @@
 """Tiled TIFF of any vendor: tifffile reads the directories once, imagecodecs decodes the tiles.
 
-A tile that the file leaves out (no bytes; Aperio and others do so) shows what the next finer level
-shows there, and white on level 0: that is background which the scanner skipped.
+A tile that the file leaves out (no bytes) shows what the next finer level shows there (its nearest
+pixels), and white on level 0: that is background which a scanner skipped. GDAL leaves out tiles of its
+"no data" value, or of zeros: in its files they show that, as with other readers.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from histofast.errors import TileError
 from histofast.slides.metadata import file_identity
 from histofast.slides.slide import Slide
 from histofast.slides.tiff_layout import TiffLayout
+from histofast.tiling import WHITE
 
 _HAS_PREAD = hasattr(os, "pread")  # not on Windows
 
@@ -90,9 +92,10 @@ class TiffSlide(Slide):
         return data
 
     def _fill_absent(self, level: int, column: int, row: int, out: NDArray[np.uint8]) -> None:
-        """Show what the next finer level has there (its nearest pixels), white where it has none."""
-        out.fill(255)
-        if level == 0:
+        """Show what the file says of absent tiles, else the next finer level there, else white."""
+        absent = self._tables[level].absent
+        out[...] = WHITE if absent is None else absent
+        if level == 0 or absent is not None:
             return
         info, finer, table = self.levels[level], self.levels[level - 1], self._tables[level - 1]
         ratio = info.downsample / finer.downsample

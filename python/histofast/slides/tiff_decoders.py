@@ -10,8 +10,10 @@ import numpy as np
 import tifffile
 from numpy.typing import NDArray
 
+from histofast.slides.codestreams import jpeg_size, refuse_jpeg, refuse_jpeg_2000
 from histofast.slides.images import PixelKind, to_rgb
 from histofast.slides.jpeg import find_damage
+from histofast.slides.tiff_segments import segment_decoder
 
 # The bytes of a tile (one part per colour plane), its index in the table, where the pixels go.
 Decode = Callable[[list[bytes], int, NDArray[np.uint8]], None]
@@ -41,7 +43,7 @@ def decoder_of(page: tifffile.TiffPage, size: tuple[int, int], kind: PixelKind) 
         return _jpeg_decoder(page, size)
     if plain and compression in _JPEG_2000:
         ycbcr = compression == _JPEG_2000_YCBCR or int(page.photometric) == 6
-        return _jpeg_2000_decoder(ycbcr)
+        return _jpeg_2000_decoder(page, ycbcr)
     if plain and compression == _WEBP:
         return _webp_decoder()
     if plain and page.predictor in (1, 2):
@@ -60,6 +62,8 @@ def decoder_of(page: tifffile.TiffPage, size: tuple[int, int], kind: PixelKind) 
 def _jpeg_decoder(page: tifffile.TiffPage, size: tuple[int, int]) -> Decode:
     jpeg8_decode = imagecodecs.jpeg8_decode
     tables = page.jpegtables or b""
+    if jpeg_size(tables) is not None:  # the decoder would take that for every tile's size
+        raise ValueError("its shared JPEG tables hold a picture")
     # Without a JFIF header nothing in the stream says RGB; with one it is YCbCr, whatever the tag.
     colorspace = _RGB if int(page.photometric) == 2 and not page.is_jfif else None
     options: dict[str, Any] = {
@@ -76,6 +80,7 @@ def _jpeg_decoder(page: tifffile.TiffPage, size: tuple[int, int]) -> Decode:
 
     def decode(parts: list[bytes], index: int, out: NDArray[np.uint8]) -> None:
         data = parts[0]
+        refuse_jpeg(data, (tile_width, tile_height))
         pixels = out
         try:
             jpeg8_decode(data, out=out, **options)
@@ -99,10 +104,12 @@ def _place(pixels: NDArray[np.uint8], h: int, w: int, out: NDArray[np.uint8]) ->
     out[:h, :w] = pixels[:h, :w]
 
 
-def _jpeg_2000_decoder(ycbcr: bool) -> Decode:
+def _jpeg_2000_decoder(page: tifffile.TiffPage, ycbcr: bool) -> Decode:
     jpeg2k_decode = imagecodecs.jpeg2k_decode
+    whole = page.tilewidth, page.tilelength
 
     def decode(parts: list[bytes], index: int, out: NDArray[np.uint8]) -> None:
+        refuse_jpeg_2000(parts[0], whole)
         jpeg2k_decode(parts[0], out=out, numthreads=1)
         if ycbcr and not _is_converted(parts[0]):
             out[...] = _ycbcr_to_rgb(out)
@@ -165,7 +172,7 @@ def _raw_decode(parts: list[bytes], index: int, out: NDArray[np.uint8]) -> None:
 
 def _rare_decoder(page: tifffile.TiffPage, kind: PixelKind) -> Decode:
     """Through tifffile's own decoder: slower, for any samples; allocates."""
-    samples_of = page.decode  # a closure over numbers: it keeps neither the page nor the file
+    samples_of = segment_decoder(page)
     options = {"jpegtables": page.jpegtables} if int(page.compression) == _JPEG else {}
     plane_tiles = -(-page.imagewidth // page.tilewidth) * -(-page.imagelength // page.tilelength)
 

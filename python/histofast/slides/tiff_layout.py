@@ -5,11 +5,9 @@ from __future__ import annotations
 import logging
 import math
 import re
-import struct
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import BinaryIO
 from xml.etree import ElementTree
 
 import numpy as np
@@ -18,15 +16,23 @@ from numpy.typing import NDArray
 
 from histofast._words import clipped, one_line
 from histofast.errors import SlideError
-from histofast.slides.images import PixelKind, compression_name, tiff_pixel_kind
+from histofast.slides.images import PixelKind, compression_name, tiff_pixel_kind, to_rgb
 from histofast.slides.metadata import pyramid_downsample
 from histofast.slides.slide import Level
 from histofast.slides.tiff_decoders import CODECS, Decode, decoder_of
+from histofast.slides.tiff_directories import (
+    MAX_TILE_PX,
+    check_directories,
+    check_pages,
+    check_picture,
+)
 
 # tifffile logs what it meets in broken files; without a handler Python prints that on stderr.
 logging.getLogger("tifffile").addHandler(logging.NullHandler())
 
 _UM_PER = {"nm": 1e-3, "µm": 1.0, "um": 1.0, "mm": 1e3, "cm": 1e4, "m": 1e6, "in": 25400.0}
+_REDUCED, _MASK = 1, 4  # bits of NewSubfileType
+_GDAL_TAGS = (42112, 42113)  # its metadata, its value for "no data"
 # Their levels overlap, are scattered over several areas or are padded, which OpenSlide undoes.
 _OPENSLIDE_VENDORS = ("hamamatsu", "leica", "philips", "trestle", "ventana")
 
@@ -39,6 +45,7 @@ class TileTable:
     sizes_bytes: NDArray[np.uint64]
     file_columns: int  # of the stored grid; a padded level shows fewer
     plane_tiles: int  # tiles of one colour plane; the planes follow each other in the table
+    absent: NDArray[np.uint8] | None  # (1, 1, 3): tiles without bytes, where the file says it
     decode: Decode
 
 
@@ -60,23 +67,20 @@ def read_layout(path: Path) -> TiffLayout:
     """Read the directories of a TIFF file, no pixels.
 
     Raises:
-        SlideError: not a TIFF, truncated, broken, or with pixels that are not grey or RGB.
+        SlideError: not a TIFF, truncated, broken, asking for too much, or with pixels that are not
+            grey or RGB.
     """
-    size_bytes = path.stat().st_size
+    check_directories(path)
     try:
         with tifffile.TiffFile(path) as tiff:
-            page = tiff.pages.first
-            vendor = _vendor(page)
+            vendor = _vendor(tiff.pages.first)
             if vendor in _OPENSLIDE_VENDORS:
                 return _not_ours(vendor, "its pyramid needs OpenSlide")
-            _refuse_truncated(path, size_bytes)
-            for each in _all_pages(tiff):
-                _refuse_lost_segments(path, each, size_bytes)
+            check_pages(path, _all_pages(tiff))
             return _layout(path, tiff, vendor)
     except SlideError:
         raise
     except Exception as error:
-        _refuse_truncated(path, size_bytes)
         raise SlideError(
             f"{path} is not a readable TIFF file: {clipped(one_line(error), 200)}"
         ) from error
@@ -122,61 +126,76 @@ def _all_pages(tiff: tifffile.TiffFile) -> list[tifffile.TiffPage]:
 
 
 def _layout(path: Path, tiff: tifffile.TiffFile, vendor: str) -> TiffLayout:
-    base = _base_page(list(tiff.pages))
+    pages = list(tiff.pages)
+    base = _base_page(pages)
+    check_picture(path, base, pages)
     try:
         kind = tiff_pixel_kind(base)
     except SlideError as error:
         raise SlideError(f"{path}: {error}") from None
     mpp, mpp_source = _mpp(base, vendor)
-    properties = _properties(base, vendor)
-    if not base.is_tiled:
-        return TiffLayout(
-            vendor=vendor,
-            tiled=False,
-            reason="it has no tiles",
-            levels=(),
-            tables=(),
-            mpp=mpp,
-            mpp_source=mpp_source,
-            properties=properties,
-        )
-    if int(base.compression) not in CODECS:
-        return _not_ours(vendor, f"its compression is {compression_name(base)}")
-    _refuse_stack(path, tiff, base)
-    levels, tables = [], []
-    for page, level in _pyramid(tiff, base, vendor):
-        levels.append(level)
-        tables.append(_tile_table(path, page, level, kind))
-    return TiffLayout(
+    layout = TiffLayout(
         vendor=vendor,
         tiled=True,
         reason="",
-        levels=tuple(levels),
-        tables=tuple(tables),
+        levels=(),
+        tables=(),
         mpp=mpp,
         mpp_source=mpp_source,
-        properties=properties,
+        properties=_properties(base, vendor),
     )
+    if not base.is_tiled:
+        return replace(layout, tiled=False, reason="it has no tiles")
+    if int(base.compression) not in CODECS:
+        return _not_ours(vendor, f"its compression is {compression_name(base)}")
+    absent = _absent_colour(base, pages, kind)
+    levels, tables = [], []
+    for page, level in _pyramid(tiff, base, vendor):
+        levels.append(level)
+        tables.append(_tile_table(path, page, level, kind, absent))
+    return replace(layout, levels=tuple(levels), tables=tuple(tables))
 
 
 def _base_page(pages: list[tifffile.TiffPage]) -> tifffile.TiffPage:
-    """The largest tiled page, the first of equals; the first page when none is tiled."""
-    tiled = [page for page in pages if page.is_tiled]
-    return max(tiled, key=lambda page: page.imagewidth * page.imagelength, default=pages[0])
+    """The page of level 0: the largest tiled one, the first of equals.
+
+    The first page where none is tiled, or where the tiled ones are overviews of it: GDAL writes
+    level 0 in strips if nobody asks for tiles, but overviews always in tiles.
+    """
+    first = pages[0]
+    tiled = [page for page in pages if page.is_tiled and not int(page.subfiletype) & _MASK]
+    base = max(tiled, key=lambda page: page.imagewidth * page.imagelength, default=first)
+    if first.is_tiled or base is first or int(first.subfiletype) & (_REDUCED | _MASK):
+        return base
+    size, reduced = (first.imagewidth, first.imagelength), (base.imagewidth, base.imagelength)
+    is_larger = size[0] * size[1] > reduced[0] * reduced[1]
+    if is_larger and (int(base.subfiletype) & _REDUCED or _shows_the_same(size, reduced, base)):
+        return first
+    return base
 
 
-def _refuse_stack(path: Path, tiff: tifffile.TiffFile, base: tifffile.TiffPage) -> None:
-    """Refuse colours or channels that lie in separate pages: one of them would pass for grey."""
-    if base.imagedepth > 1:
-        raise SlideError(f"{path}: pixels must lie in a plane, got a depth of {base.imagedepth}")
-    if base.samplesperpixel > 2:
-        return
-    same = sum(page.shape == base.shape and page.is_tiled for page in tiff.pages)
-    if same > 1:
-        raise SlideError(
-            f"{path}: pixels must be grey or RGB in one page, got {same} grey pages of one size:"
-            " write the colours interleaved (raw2ometiff --rgb)"
-        )
+def _shows_the_same(
+    size: tuple[int, int], reduced: tuple[int, int], page: tifffile.TiffPage
+) -> bool:
+    if 0 in reduced:
+        return False
+    return pyramid_downsample(size, reduced, (page.tilewidth, page.tilelength)) is not None
+
+
+def _absent_colour(
+    base: tifffile.TiffPage, pages: list[tifffile.TiffPage], kind: PixelKind
+) -> NDArray[np.uint8] | None:
+    """What tiles without bytes show, (1, 1, 3) uint8, where the file says it; else None.
+
+    GDAL leaves out tiles that hold nothing but its "no data" value, or zeros where it has none, as
+    its tags tell; of others nothing is known but that scanners leave out background.
+    """
+    if base.dtype is None or not any(code in base.tags for code in _GDAL_TAGS):
+        return None
+    samples = np.full((1, 1, base.samplesperpixel), base.nodata, base.dtype)
+    colour = np.empty((1, 1, 3), np.uint8)
+    to_rgb(samples, kind, colour)
+    return colour
 
 
 def _pyramid(
@@ -191,7 +210,8 @@ def _pyramid(
         page
         for page in candidates
         if page.is_tiled
-        and not page.subfiletype & 4  # a mask
+        and 0 < page.tilewidth * page.tilelength <= MAX_TILE_PX
+        and not int(page.subfiletype) & _MASK
         and page.samplesperpixel == base.samplesperpixel
         and page.bitspersample == base.bitspersample
         and int(page.compression) in CODECS
@@ -223,7 +243,13 @@ def _level(page: tifffile.TiffPage, downsample: float, base: tuple[int, int]) ->
     )
 
 
-def _tile_table(path: Path, page: tifffile.TiffPage, level: Level, kind: PixelKind) -> TileTable:
+def _tile_table(
+    path: Path,
+    page: tifffile.TiffPage,
+    level: Level,
+    kind: PixelKind,
+    absent: NDArray[np.uint8] | None,
+) -> TileTable:
     columns = -(-page.imagewidth // page.tilewidth)
     rows = -(-page.imagelength // page.tilelength)
     tiles = columns * rows * (page.samplesperpixel if page.planarconfig == 2 else 1)
@@ -236,60 +262,9 @@ def _tile_table(path: Path, page: tifffile.TiffPage, level: Level, kind: PixelKi
         sizes_bytes=np.array(page.databytecounts[:tiles], np.uint64),
         file_columns=columns,
         plane_tiles=columns * rows,
+        absent=absent,
         decode=decoder_of(page, (level.width, level.height), kind),
     )
-
-
-def _refuse_truncated(path: Path, size_bytes: int) -> None:
-    """Walk the chain of directories and refuse one that leads past the end of the file."""
-    with path.open("rb") as file:
-        header = file.read(16).ljust(16, b"\0")
-        order = "<" if header[:2] == b"II" else ">"
-        big = header[2] == 43 or header[3] == 43
-        (at,) = struct.unpack(order + ("Q" if big else "I"), header[8:16] if big else header[4:8])
-        count_format, entry_bytes, next_format = ("Q", 20, "Q") if big else ("H", 12, "I")
-        seen: set[int] = set()
-        while at:
-            if at in seen:
-                raise SlideError(f"{path} is not a readable TIFF file: its directories form a loop")
-            seen.add(at)
-            count = _unpack_at(file, at, order + count_format)
-            following = None
-            if count is not None:
-                link = at + struct.calcsize(order + count_format) + count * entry_bytes
-                following = _unpack_at(file, link, order + next_format)
-            if following is None:
-                raise SlideError(
-                    f"{path} is truncated: a directory should be at byte {at:,}, the file ends at"
-                    f" byte {size_bytes:,}: copy it again"
-                )
-            at = following
-
-
-def _unpack_at(file: BinaryIO, at: int, number_format: str) -> int | None:
-    wanted = struct.calcsize(number_format)
-    if at >= 1 << 62:
-        return None
-    file.seek(at)
-    data = file.read(wanted)
-    return int(struct.unpack(number_format, data)[0]) if len(data) == wanted else None
-
-
-def _refuse_lost_segments(path: Path, page: tifffile.TiffPage, size_bytes: int) -> None:
-    """Refuse a page some of whose tiles or strips lie past the end of the file."""
-    offsets = np.array(page.dataoffsets, np.uint64)
-    sizes = np.array(page.databytecounts, np.uint64)
-    if offsets.shape != sizes.shape:
-        raise SlideError(
-            f"{path} is truncated: {offsets.size} tile offsets, {sizes.size} tile sizes: copy it again"
-        )
-    end = np.uint64(size_bytes)
-    lost = int(np.count_nonzero((sizes > 0) & ((offsets > end) | (sizes > end - offsets))))
-    if lost:
-        raise SlideError(
-            f"{path} is truncated: {lost} of {sizes.size} tiles of a {page.imagewidth} x"
-            f" {page.imagelength} picture lie past its end at byte {size_bytes:,}: copy it again"
-        )
 
 
 def _mpp(page: tifffile.TiffPage, vendor: str) -> tuple[tuple[float, float] | None, str]:
