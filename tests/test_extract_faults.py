@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
 import shutil
@@ -13,11 +14,9 @@ import pytest
 import histofast
 from histofast import features, jobs
 from histofast.errors import SlideError
-from histofast.patches import list_jobs
-from histofast.pipeline import check_slides, preparing, sources, supply
-from histofast.pipeline.watching import Watched
-from histofast.slides import TiffSlide, write_png
-from histofast.slides.openslide import _companions as openslide_companions
+from histofast.patches import Job, list_jobs
+from histofast.pipeline import check_slides
+from histofast.slides import OpenSlideSlide, TiffSlide, write_png
 from slide_files import half, overwrite, tile_extent, write_tiff
 from small_slides import content, no_leftovers, run, write_slide
 from tiny_encoder import write_encoder
@@ -43,12 +42,12 @@ def saved(out):
 # --- whatever a slide meets -----------------------------------------------------------------------
 
 PLACES = {
-    "open": (preparing.Job, "open"),
+    "open": (Job, "open"),
     "identity": (TiffSlide, "identity"),
-    "survey": (sources, "survey_tissue"),
-    "plan": (sources, "plan_patches"),
+    "survey": ("histofast.pipeline.sources", "survey_tissue"),
+    "plan": ("histofast.pipeline.sources", "plan_patches"),
     "decode": (TiffSlide, "read_tile"),
-    "stream": (sources, "stream_slide"),
+    "stream": ("histofast.pipeline.sources", "stream_slide"),
     "begin": (features.FeatureWriter, "__init__"),
     "append": (features.FeatureWriter, "append"),
     "finish": (features.FeatureWriter, "finish"),
@@ -76,6 +75,7 @@ class Fault:
 
     def __init__(self, patch, owner, name, error):
         self.error, self.met = error, 0
+        owner = importlib.import_module(owner) if isinstance(owner, str) else owner
         original = getattr(owner, name)
         is_property = isinstance(original, property)
 
@@ -114,7 +114,7 @@ def test_any_error_is_of_its_slide_alone(slides, encoder, tmp_path, monkeypatch,
 
 @pytest.mark.parametrize(("error", "text"), ERRORS, ids=lambda e: str(e).replace("\n", " "))
 def test_an_error_of_any_type_is_one_line(slides, encoder, tmp_path, monkeypatch, error, text):
-    Fault(monkeypatch, sources, "survey_tissue", error)
+    Fault(monkeypatch, "histofast.pipeline.sources", "survey_tissue", error)
     report = run(slides, tmp_path, encoder)
     assert [s.status for s in report.slides] == ["failed", "done", "done"]
     assert report.slides[0].error == (text or str(error))
@@ -122,11 +122,11 @@ def test_an_error_of_any_type_is_one_line(slides, encoder, tmp_path, monkeypatch
 
 def test_a_dry_run_and_a_check_go_on_too(slides, encoder, tmp_path, monkeypatch):
     with monkeypatch.context() as patch:
-        Fault(patch, sources, "survey_tissue", KeyError("width"))
+        Fault(patch, "histofast.pipeline.sources", "survey_tissue", KeyError("width"))
         report = run(slides, tmp_path, encoder, dry_run=True)
     assert [s.status for s in report.slides] == ["failed", "planned", "planned"]
     assert report.slides[0].error == "KeyError: 'width'"
-    Fault(monkeypatch, preparing.Job, "open", KeyError("width"))
+    Fault(monkeypatch, Job, "open", KeyError("width"))
     found = [
         result for _, result in check_slides(slides, out=tmp_path / "qc", patch_px=64, mpp=1.0)
     ]
@@ -174,7 +174,7 @@ def test_what_is_of_no_slide_stops_the_run_and_is_told(slides, encoder, tmp_path
 
 
 def test_stopping_is_no_failure_of_the_slide_at_hand(slides, encoder, tmp_path, monkeypatch):
-    monkeypatch.setattr(supply, "QUEUED_BATCHES", 1)
+    monkeypatch.setattr("histofast.pipeline.supply.QUEUED_BATCHES", 1)
 
     def interrupt(progress):
         if progress.slide_patches_done:
@@ -250,7 +250,7 @@ def test_a_slide_with_nothing_to_encode_is_empty_and_says_why(slides, encoder, t
 
 def changing(monkeypatch, change):
     """Have something happen while the second batch of a slide is made."""
-    stream = sources.stream_slide
+    stream = histofast.patches.stream_slide
 
     def streamed(slide, *arguments, **options):
         for i, batch in enumerate(stream(slide, *arguments, **options)):
@@ -258,7 +258,7 @@ def changing(monkeypatch, change):
                 change(slide.path)
             yield batch
 
-    monkeypatch.setattr(sources, "stream_slide", streamed)
+    monkeypatch.setattr("histofast.pipeline.sources.stream_slide", streamed)
 
 
 def overwrite_in_place(path):
@@ -329,32 +329,38 @@ def test_images_of_a_bag_that_change_are_found(slides, encoder, tmp_path, monkey
         write_png(tmp_path / f"{i}.png", picture[100 + i : 132 + i, 100:132].copy())
     names = "\n".join(f"{i}.png,bag" for i in range(8))
     (tmp_path / "patches.csv").write_text(f"file,bag\n{names}\n")
-    stream = sources.stream_bag
+    stream = histofast.patches.stream_bag
 
     def streamed(*arguments, **options):
         write_png(tmp_path / "7.png", picture[:32, :32].copy())
         yield from stream(*arguments, **options)
 
     with monkeypatch.context() as patch:
-        patch.setattr(sources, "stream_bag", streamed)
+        patch.setattr("histofast.pipeline.sources.stream_bag", streamed)
         report = run(None, tmp_path / "f", encoder, patches=tmp_path / "patches.csv")
     (slide,) = report.of("failed")
     assert slide.error.startswith(f"{tmp_path / '7.png'} was changed while it was encoded")
     assert run(None, tmp_path / "f", encoder, patches=tmp_path / "patches.csv").exit_code == 0
 
 
-def test_all_files_of_a_slide_are_watched(tmp_path):
+def test_all_files_of_a_slide_are_watched(slides, encoder, tmp_path, monkeypatch):
+    path, other = tmp_path / "s.tif", tmp_path / "s" / "Data0000.dat"
+    shutil.copy(slides / "s0.tif", path)
+    other.parent.mkdir()
+    other.write_bytes(b"x")
+    monkeypatch.setattr(TiffSlide, "files", property(lambda _: (path, other)))
+    changing(monkeypatch, lambda _: other.write_bytes(b"y"))
+    (slide,) = run(path, tmp_path / "f", encoder, batch_size=4).of("failed")
+    assert slide.error.startswith(f"{other} was changed while it was encoded")
+
+
+def test_openslide_names_all_files_of_a_slide(tmp_path):
     (tmp_path / "a").mkdir()
     for name in ("a.mrxs", "a/Index.dat", "a/Data0000.dat"):
         (tmp_path / name).write_bytes(b"x")
-    files = [tmp_path / "a.mrxs", *openslide_companions(tmp_path / "a.mrxs")]
-    watched = Watched(files)
-    before = watched.seen
-    watched.check()
-    (tmp_path / "a" / "Data0000.dat").write_bytes(b"y")
-    with pytest.raises(SlideError, match=r"Data0000\.dat was changed while it was encoded"):
-        watched.check()
-    assert Watched(files).seen != before
+    slide = object.__new__(OpenSlideSlide)
+    slide.path, slide._files = tmp_path / "a.mrxs", ()
+    assert {path.name for path in slide.files} == {"a.mrxs", "Index.dat", "Data0000.dat"}
 
 
 def hurt(path):
