@@ -6,12 +6,14 @@ import errno
 import gc
 import io
 import os
+import resource
 import shutil
 import signal
 import subprocess
 import sys
 import textwrap
 import zipfile
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -953,6 +955,35 @@ class TestStrangers:
             file.create_dataset("features", data=zeros, chunks=(1 << 18, 80), compression="gzip")
         assert bomb.stat().st_size < 1 << 20
         self.refused(bomb, "must fit into its .* bytes, got 335544320 bytes of shape")
+
+    def test_a_chunk_that_holds_more_than_a_chunk(self, tmp_path: Path) -> None:
+        """HDF5 takes 1.6 GB for it, whatever its shape says."""
+        path = self.make(tmp_path / "a.h5", features=None)
+        stream = zlib.compressobj(9)
+        deflated = b"".join(stream.compress(bytes(1 << 24)) for _ in range(96)) + stream.flush()
+        with h5py.File(path, "r+") as file:
+            made = file.create_dataset(
+                "features", (10, 8), np.float32, chunks=(10, 8), compression="gzip"
+            )
+            made.id.write_direct_chunk((0, 0), deflated)
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        self.refused(path, "features of .* must have chunks of 320 bytes, got more in one")
+        assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 100_000  # kB
+
+    @pytest.mark.parametrize("fletcher32", [False, True])
+    def test_big_chunks_that_are_deflated(self, tmp_path: Path, fletcher32: bool) -> None:
+        path = self.make(tmp_path / "a.h5", features=None, coords=None)
+        features = arrays(3000, 256)[0]
+        with h5py.File(path, "r+") as file:
+            file.create_dataset(
+                "features",
+                data=features,
+                chunks=(2000, 256),
+                compression="gzip",
+                shuffle=True,
+                fletcher32=fletcher32,
+            )
+        np.testing.assert_array_equal(read_features(path).features, features)
 
     def test_what_compresses_well_is_no_bomb(self, tmp_path: Path) -> None:
         path = self.make(tmp_path / "a.h5", features=None, coords=None)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import tempfile
 from functools import cache
 from pathlib import Path
+from unittest import mock
 
 import h5py
 import numpy as np
@@ -15,6 +16,7 @@ from histofast.errors import FeatureError
 from histofast.features import (
     FeatureWriter,
     content_sha256,
+    opening,
     pt_path,
     read_features,
     read_summary,
@@ -51,6 +53,12 @@ def read_ours(path: Path) -> None:
 def whole_files() -> list[bytes]:
     with tempfile.TemporaryDirectory() as folder:
         return [write(Path(folder, kind, "h5", "a.h5"), kind).read_bytes() for kind in LAYOUTS]
+
+
+def read_looking_for_bombs(path: Path) -> None:
+    """As in big files, where every chunk that may grow is looked at first."""
+    with mock.patch.object(opening, "_MOST_BYTES", 0):
+        read_features(path)
 
 
 def read_mapped(path: Path) -> None:
@@ -104,7 +112,10 @@ def foreign(tmp_path: Path) -> list[Path]:
     rng = np.random.default_rng(0)
     features = rng.standard_normal((N, D), np.float32)
     coords = rng.integers(0, 9999, (N, 2))
-    paths = [tmp_path / f"{name}.h5" for name in ("trident", "clam", "stamp", "latest", "odd")]
+    paths = [
+        tmp_path / f"{name}.h5"
+        for name in ("trident", "clam", "stamp", "latest", "odd", "deflated")
+    ]
     with h5py.File(paths[0], "w") as file:
         file.create_dataset("features", data=features)
         made = file.create_dataset("coords", data=coords)
@@ -132,6 +143,9 @@ def foreign(tmp_path: Path) -> list[Path]:
         file.create_dataset("features", data=features[None], chunks=(1, 4, D), compression="lzf")
         file.create_dataset("coords", data=coords.astype(np.float64), compression="gzip")
         file.attrs["unit"] = np.bytes_("px")
+    with h5py.File(paths[5], "w") as file:
+        file.create_dataset("features", data=features, chunks=(4, D), compression="gzip")
+        file.create_dataset("coords", data=coords, chunks=(4, 2), compression="gzip")
     return paths
 
 
@@ -139,6 +153,14 @@ def test_files_of_other_tools(foreign: list[Path], tmp_path: Path) -> None:
     folder = tmp_path / "broken"
     folder.mkdir()
     strays = fuzzing.attack(read, foreign, folder)
+    assert not strays, fuzzing.told(strays)
+
+
+def test_deflated_chunks(foreign: list[Path], tmp_path: Path) -> None:
+    deflated = [path for path in foreign if path.stem in {"latest", "odd", "deflated"}]
+    folder = tmp_path / "broken"
+    folder.mkdir()
+    strays = fuzzing.attack(read_looking_for_bombs, deflated, folder, mutants=fuzzing.MUTANTS // 4)
     assert not strays, fuzzing.told(strays)
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import itertools
 import struct
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -34,6 +35,8 @@ _TEXTS = ("unit",)
 _TEXT_BYTES = 256
 # A compressed dataset may be so much, or this many times its file, and no more.
 _MOST_BYTES, _MOST_TIMES = 256 << 20, 100
+_DEFLATE_TIMES = 1032  # no more comes out of a deflated byte
+_CHECKSUM_BYTES = 4  # of fletcher32, where it was put in first
 _CHUNK_PLACE_BYTES = 8  # of a chunk in its index, at the least
 _SHOWN = 200  # characters of what HDF5 says
 _SCAN_BYTES = 16 << 20
@@ -110,6 +113,7 @@ def dataset_of(file: h5py.File, name: str, *, kinds: str) -> h5py.Dataset | None
         wanted = "floating point numbers" if kinds == "f" else "numbers"
         raise FeatureError(f"{name} of {file.filename} must be {wanted}, got {dataset.dtype}")
     _refuse_oversized(file, name, dataset)
+    _refuse_bombs(file, name, dataset)
     return dataset
 
 
@@ -131,6 +135,46 @@ def _refuse_oversized(file: h5py.File, name: str, dataset: h5py.Dataset) -> None
         raise FeatureError(
             f"{name} of {file.filename} must fit into its {file_bytes} bytes, got {what}"
         )
+
+
+def _refuse_bombs(file: h5py.File, name: str, dataset: h5py.Dataset) -> None:
+    """Refuse deflated chunks that hold more than a chunk: HDF5 makes room for all that comes out."""
+    harmless = _MOST_BYTES // _DEFLATE_TIMES
+    codes = dataset.id.get_create_plist()
+    is_deflated = any(
+        codes.get_filter(number)[0] == h5py.h5z.FILTER_DEFLATE
+        for number in range(codes.get_nfilters())
+    )
+    if not is_deflated or Path(file.filename).stat().st_size <= harmless:
+        return
+    if not hasattr(dataset.id, "chunk_iter"):  # HDF5 before 1.12.3
+        return
+    chunk_bytes = int(np.prod(dataset.chunks)) * dataset.dtype.itemsize
+    large: list[tuple[int, ...]] = []
+
+    def look(chunk: h5py.h5d.StoreInfo) -> None:
+        if chunk.size > harmless:
+            large.append(chunk.chunk_offset)
+
+    dataset.id.chunk_iter(look)
+    for start in large:
+        _, stored = dataset.id.read_direct_chunk(start)
+        if _is_longer(stored, chunk_bytes + _CHECKSUM_BYTES):
+            raise FeatureError(
+                f"{name} of {file.filename} must have chunks of {chunk_bytes} bytes, got more in one"
+            )
+
+
+def _is_longer(deflated: bytes, most: int) -> bool:
+    """Whether more than `most` bytes come out, without room for them."""
+    stream, found = zlib.decompressobj(), 0
+    try:
+        while deflated and not stream.eof and found <= most:
+            found += len(stream.decompress(deflated, _SCAN_BYTES))
+            deflated = stream.unconsumed_tail
+    except zlib.error:
+        return False  # HDF5 meets it as well
+    return found > most
 
 
 def all_attributes(file: h5py.File) -> dict[str, Any]:
