@@ -3,6 +3,7 @@ from __future__ import annotations
 import errno
 import os
 import socket
+import stat
 import subprocess
 import sys
 import textwrap
@@ -395,6 +396,48 @@ def test_where_there_are_no_locks_files_are_whole_and_nobody_sweeps_what_is_writ
         pending.write_bytes(b"whole")
         assert remove_stale_temporaries(tmp_path) == []
     assert [path.name for path in tmp_path.iterdir()] == ["a.json"]
+
+
+@posix
+@pytest.mark.parametrize("code", [errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP, 524])
+def test_where_folders_cannot_be_synced_nor_space_reserved_files_are_written(
+    tmp_path, monkeypatch, code
+):
+    sync = os.fsync
+
+    def refuse(*_: object) -> None:
+        raise OSError(code, os.strerror(code))
+
+    def sync_files(descriptor: int) -> None:
+        if stat.S_ISDIR(os.fstat(descriptor).st_mode):
+            refuse()
+        sync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", sync_files)
+    monkeypatch.setattr(os, "posix_fallocate", refuse)
+    made = Temporary(tmp_path / "a")
+    made.raw.write(b"whole")
+    made.reserve()
+    made.sync()
+    made.keep()
+    assert (tmp_path / "a").read_bytes() == b"whole"
+
+
+@posix
+def test_a_folder_that_fails_to_sync_is_told(tmp_path, monkeypatch):
+    sync = os.fsync
+
+    def fail(descriptor: int) -> None:
+        if stat.S_ISDIR(os.fstat(descriptor).st_mode):
+            raise OSError(errno.EIO, "Input/output error")
+        sync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", fail)
+    with (
+        pytest.raises(WriteError, match="Input/output error"),
+        replacing(tmp_path / "a", overwrite=True),
+    ):
+        pass
 
 
 @posix

@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
 _TEMPORARY_NAME = re.compile(r"\..+\.\d+\.[0-9a-f]{8}\.tmp")
 
+# What file systems say to what they do not do; 524 is the kernel's own ENOTSUPP.
+_NOT_DONE_HERE = {errno.EOPNOTSUPP, errno.ENOTSUP, errno.ENOSYS, errno.EINVAL, errno.EBADF, 524}
 _CHUNK_BYTES = 16 << 20
 _swept: set[Path] = set()  # folders, by this process
 
@@ -101,7 +103,7 @@ class Temporary:
         try:
             os.posix_fallocate(self.raw.fileno(), start, length)
         except OSError as error:
-            if error.errno not in {errno.EOPNOTSUPP, errno.EINVAL}:  # reserving is optional
+            if error.errno not in _NOT_DONE_HERE:  # reserving is optional
                 raise
 
     def write(self, offset: int, data: NDArray[Any]) -> None:
@@ -135,11 +137,7 @@ class Temporary:
         self._is_ours = False
         self.raw.close()
         if sys.platform != "win32":
-            folder = os.open(self.final.parent, os.O_RDONLY)
-            try:
-                os.fsync(folder)
-            finally:
-                os.close(folder)
+            _sync_folder(self.final.parent)
 
     def discard(self) -> None:
         """Remove the file; nothing after `keep()`. Safe to call twice."""
@@ -154,6 +152,21 @@ class Temporary:
         # A signal may come between its making and the moment that somebody is there to remove it.
         with contextlib.suppress(OSError):
             self.discard()
+
+
+def _sync_folder(folder: Path) -> None:
+    """Wait until a new name is on the disk, where folders can be opened and synced."""
+    try:
+        descriptor = os.open(folder, os.O_RDONLY)
+    except PermissionError:  # one that may be written and not read
+        return
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        if error.errno not in _NOT_DONE_HERE:
+            raise
+    finally:
+        os.close(descriptor)
 
 
 def remove_stale_temporaries(folder: Path | str) -> list[Path]:
