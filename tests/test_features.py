@@ -456,6 +456,34 @@ class TestWholeOrAbsent:
             write(tmp_path / "a.h5")
         assert files_in(tmp_path) == []
 
+    @pytest.mark.skipif(sys.platform == "win32", reason="needs POSIX")
+    @pytest.mark.parametrize("n", [500, 3000])
+    def test_a_limit_of_file_sizes_is_met_before_hdf5_meets_it(
+        self, tmp_path: Path, n: int
+    ) -> None:
+        """HDF5 would end the process."""
+        script = f"""
+            import resource
+            import numpy as np
+            from histofast.errors import WriteError
+            from histofast.features import FeatureWriter
+            resource.setrlimit(resource.RLIMIT_FSIZE, (60_000, 60_000))
+            try:
+                FeatureWriter({str(tmp_path / "a.h5")!r}, coords=np.zeros(({n}, 2), np.int64), d=30,
+                              identity={{}}, attributes={{}})
+            except WriteError as error:
+                print(error)
+        """
+        done = subprocess.run(
+            [sys.executable, "-c", textwrap.dedent(script)],
+            check=True,
+            capture_output=True,
+            text=True,
+        )
+        words = "File too large: the file system or `ulimit -f` allows no file of this size\n"
+        assert (done.stdout, done.stderr) == (f"cannot write {tmp_path / 'a.h5'}: {words}", "")
+        assert files_in(tmp_path) == []
+
     @pytest.mark.parametrize("when", ["append", "finish"])
     def test_no_room_later(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, when: str

@@ -47,6 +47,8 @@ def _what_is_full(folder: Path, code: int | None) -> str:
     if code == errno.EDQUOT:
         return "no quota"
     with contextlib.suppress(AttributeError, OSError):
+        while not folder.exists():  # the folder itself may be what has no room
+            folder = folder.parent
         about = os.statvfs(folder)
         if about.f_files and not about.f_favail:  # some count no inodes and say 0 of 0
             return "no inodes (room for more files, whatever their size)"

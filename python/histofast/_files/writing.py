@@ -97,6 +97,14 @@ class Temporary:
         finally:
             os.ftruncate(self.raw.fileno(), size)
 
+    def make_sure_of_length(self, length: int) -> None:
+        """Raise OSError if no file may be so long here; takes no space."""
+        size = os.fstat(self.raw.fileno()).st_size
+        try:
+            os.ftruncate(self.raw.fileno(), max(size, length))
+        finally:
+            os.ftruncate(self.raw.fileno(), size)
+
     def _allocate(self, start: int, length: int) -> None:
         if not hasattr(os, "posix_fallocate") or length == 0:
             return

@@ -145,20 +145,26 @@ def _refuse_bombs(file: h5py.File, name: str, dataset: h5py.Dataset) -> None:
         codes.get_filter(number)[0] == h5py.h5z.FILTER_DEFLATE
         for number in range(codes.get_nfilters())
     )
-    if not is_deflated or Path(file.filename).stat().st_size <= harmless:
+    file_bytes = Path(file.filename).stat().st_size
+    if not is_deflated or file_bytes <= harmless:
         return
     if not hasattr(dataset.id, "chunk_iter"):  # HDF5 before 1.12.3
         return
     chunk_bytes = int(np.prod(dataset.chunks)) * dataset.dtype.itemsize
-    large: list[tuple[int, ...]] = []
+    large: list[h5py.h5d.StoreInfo] = []
 
     def look(chunk: h5py.h5d.StoreInfo) -> None:
         if chunk.size > harmless:
-            large.append(chunk.chunk_offset)
+            large.append(chunk)
 
     dataset.id.chunk_iter(look)
-    for start in large:
-        _, stored = dataset.id.read_direct_chunk(start)
+    for chunk in large:
+        if chunk.size > file_bytes:
+            raise FeatureError(
+                f"{name} of {file.filename} must fit into its {file_bytes} bytes, got a chunk of "
+                f"{chunk.size}"
+            )
+        _, stored = dataset.id.read_direct_chunk(chunk.chunk_offset)
         if _is_longer(stored, chunk_bytes + _CHECKSUM_BYTES):
             raise FeatureError(
                 f"{name} of {file.filename} must have chunks of {chunk_bytes} bytes, got more in one"

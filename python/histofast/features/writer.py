@@ -106,6 +106,7 @@ class FeatureWriter:
             with self._write_errors():
                 self.path.parent.mkdir(parents=True, exist_ok=True)
                 self._temporary = Temporary(self.path)
+                self._temporary.make_sure_of_length(self._needs_bytes + len(self._identity))
                 self._temporary.make_sure_of(self.n * 24 + len(self._identity) + _METADATA_BYTES)
                 self._stored_coords, self._offset = self._create(coords)
                 self._temporary.reserve()
