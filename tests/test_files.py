@@ -221,7 +221,7 @@ def test_what_may_wait_for_ever_is_refused_unopened(tmp_path):
     ("name", "why"),
     [
         ("a" * 300, "File name too long"),
-        ("a\0b", "embedded null byte"),
+        ("a\0b", "no name of a file has a NUL character"),
         ("ring", "Too many levels of symbolic links"),
     ],
 )

@@ -39,9 +39,9 @@ def regular_file(path: Path | str, *, kind: str, error: type[Exception] = ValueE
         if path.is_symlink():
             what += f", a link to {one_line(path.readlink())}, which is not there"
         raise FileNotFoundError(what) from None
-    except (OSError, ValueError) as reason:  # ValueError: a NUL in the name
-        why = getattr(reason, "strerror", None) or reason
-        raise error(f"cannot look at {kind} {one_line(path)}: {one_line(why)}") from reason
+    except (OSError, ValueError) as reason:  # versions of Python word the second differently
+        why = getattr(reason, "strerror", None) or "no name of a file has a NUL character"
+        raise error(f"cannot look at {kind} {one_line(path)}: {why}") from reason
     if not stat.S_ISREG(mode):
         got = _KINDS.get(stat.S_IFMT(mode), "something else")
         raise error(f"{kind} {one_line(path)} must be a file, got {got}")
