@@ -2,9 +2,48 @@
 
 from __future__ import annotations
 
+import json
+import unicodedata
 from collections.abc import Iterable, Sequence
 
 _SHOWN = 3  # names of a list
+# Format characters that words are written with: joiners of Persian and Indian scripts and of
+# emoji, and the signs of Arabic, Syriac and Kaithi that stand before a number.
+_OF_WORDS = frozenset(
+    "\u200c\u200d\u0600\u0601\u0602\u0603\u0604\u0605\u06dd\u070f\u0890\u0891\u08e2"
+    "\U000110bd\U000110cd"
+)
+_STEERING = frozenset(["Cc", "Cf", "Cs", "Zl", "Zp"])  # categories of Unicode
+
+
+def printable(text: str, *, encoding: str | None = None, keep: str = "") -> str:
+    r"""Return a text with what could steer a terminal or hide shown as JSON escapes it.
+
+    That is: control characters with line ends, escapes and tabs, marks of direction, characters
+    without width that no word needs, and bytes of file names that are no text. Letters of all
+    scripts stay.
+
+    Args:
+        text: a name or message of the outside world.
+        encoding: of the terminal; letters that it lacks are escaped too.
+        keep: characters that stay in any case.
+
+    Example:
+        >>> print(printable("caf\u00e9 \u001b[31mred.svs"), printable("\u00e9", encoding="ascii"))
+        café \u001b[31mred.svs \u00e9
+    """
+    if encoding is None and text.isprintable():
+        return text
+    return "".join(
+        each if each in keep or _is_shown(each, encoding) else json.dumps(each)[1:-1]
+        for each in text
+    )
+
+
+def _is_shown(character: str, encoding: str | None) -> bool:
+    if unicodedata.category(character) in _STEERING and character not in _OF_WORDS:
+        return False
+    return encoding is None or bool(character.encode(encoding, "ignore"))
 
 
 def one_line(what: object) -> str:

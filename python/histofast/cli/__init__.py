@@ -32,6 +32,7 @@ from histofast.cli import (
     tools,
 )
 from histofast.cli.flags import told
+from histofast.cli.output import escape_streams, say
 
 GRACE_S = 0.5  # for work that does not ask whether to stop
 
@@ -77,7 +78,7 @@ def _print_version(wanted: bool) -> None:
     if wanted:
         from histofast import __version__
 
-        typer.echo(f"histofast {__version__}")
+        say(f"histofast {__version__}")
         raise typer.Exit
 
 
@@ -127,13 +128,14 @@ def _show_warning(
     line: str | None = None,
 ) -> None:
     if issubclass(category, NoLocksWarning):
-        typer.echo(f"note: {told(message)}", err=True)
+        say(f"note: {told(message)}", err=True)
     else:
         _show_others(message, category, filename, lineno, file, line)
 
 
 def main() -> None:
     """Run the command line. Exit codes: 0 done, 1 something failed, 2 usage, 130 interrupted."""
+    escape_streams()
     # Job schedulers end a job with SIGTERM, a lost connection with SIGHUP: leave whole files only
     # and a report, as with Ctrl-C. Whoever has them ignored (nohup) wants them ignored.
     _Interruption.came = False
@@ -197,5 +199,5 @@ def _usage(error: Exception) -> str:
 
 
 def _fail(message: object, code: int) -> NoReturn:
-    typer.echo(f"histofast: {told(message)}", err=True)
+    say(f"histofast: {told(message)}", err=True)
     sys.exit(code)

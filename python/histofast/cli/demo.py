@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from histofast.cli import options
+from histofast.cli.output import say
 from histofast.cli.progress import show_progress, summarise
 
 
@@ -36,24 +37,24 @@ def demo(
         slides = make_demo_slides(out / "slides")
     else:
         slides, table = make_labelled_slides(out / "slides", n=labelled)
-    typer.echo(f"1. made {len(slides)} synthetic slides in {out / 'slides'}")
-    typer.echo("2. tissue and patch grid:")
+    say(f"1. made {len(slides)} synthetic slides in {out / 'slides'}")
+    say("2. tissue and patch grid:")
     for job, result in check_slides(slides, out=out / "qc"):
         if isinstance(result, Exception):
             raise result
-        typer.echo(f"   {job.name}: {result['patches']} patches, see {result['preview']}")
-    typer.echo(f"3. histofast extract {out / 'slides'} --out {out / 'features'}")
+        say(f"   {job.name}: {result['patches']} patches, see {result['preview']}")
+    say(f"3. histofast extract {out / 'slides'} --out {out / 'features'}")
     with show_progress(quiet=False) as on_progress:
         report = extract(slides, out=out / "features", on_progress=on_progress)
     for line in summarise(report, quiet=False):
-        typer.echo(line, err=True)
+        say(line, err=True)
     checked = verify_folder([out / "features"])
-    typer.echo(f"4. verified {checked.files} files: {len(checked.problems)} with problems")
+    say(f"4. verified {checked.files} files: {len(checked.problems)} with problems")
     for slide in report.of("done") + report.of("skipped"):
         file = read_features(slide.outputs[0])
-        typer.echo(f"   {slide.outputs[0]}: features {file.features.shape} {file.features.dtype}")
+        say(f"   {slide.outputs[0]}: features {file.features.shape} {file.features.dtype}")
     then = "Now yours: histofast extract slides/ --out features/"
     if labelled is not None:
         then = f"Next: histofast train {out / 'features'} --labels {table} --out {out / 'run'}"
-    typer.echo(f"done in {time.perf_counter() - started:.0f} s. {then}")
+    say(f"done in {time.perf_counter() - started:.0f} s. {then}")
     raise typer.Exit(report.exit_code or int(bool(checked.problems)))

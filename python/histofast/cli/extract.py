@@ -11,6 +11,7 @@ import typer
 
 from histofast._machine import ONNX_RUNTIME
 from histofast.cli import options
+from histofast.cli.output import say, say_document
 from histofast.cli.progress import show_progress, summarise
 
 if TYPE_CHECKING:
@@ -182,8 +183,8 @@ def extract(
             on_progress=on_progress,
         )
     if as_json:
-        typer.echo(json.dumps(asdict(report), indent=1))
+        say_document(json.dumps(asdict(report), indent=1))
     if not as_json or quiet:
         for line in summarise(report, quiet=quiet):
-            typer.echo(line, err=True)
+            say(line, err=True)
     raise typer.Exit(report.exit_code)

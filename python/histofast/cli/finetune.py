@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -14,6 +13,7 @@ import typer
 from histofast._machine import TORCH
 from histofast._words import duration
 from histofast.cli import options
+from histofast.cli.output import say, say_document
 
 if TYPE_CHECKING:
     from histofast.learning import Metric
@@ -175,23 +175,23 @@ def finetune(
         **options.given(jobs=jobs, threads=threads),
     )
     if as_json:
-        typer.echo((found.path / "metrics.json").read_text(encoding="utf-8"), nl=False)
+        say_document((found.path / "metrics.json").read_text(encoding="utf-8"))
     else:
         for line in _table(found):
-            typer.echo(line)
+            say(line)
         for note in found.notes:
-            typer.echo(f"note: {note}")
-        typer.echo(f"encoder: {found.encoder}")
+            say(f"note: {note}")
+        say(f"encoder: {found.encoder}")
     if not similarity:
         return
     if not quiet:
-        typer.echo("comparing frozen and tuned, layer by layer", err=True)
+        say("comparing frozen and tuned, layer by layer", err=True)
     sample = mil.sample_of_run(
         mil.open_run(run), slides=slides, patches=patches, features=features, n=_COMPARED
     )
     page = _compare(found, sample)
     if not as_json:
-        typer.echo(f"frozen and tuned, layer by layer: {page}")
+        say(f"frozen and tuned, layer by layer: {page}")
 
 
 def _reporter() -> Callable[[FineTuneProgress], None]:
@@ -205,19 +205,18 @@ def _reporter() -> Callable[[FineTuneProgress], None]:
             found = progress.finished
             loss = "frozen" if not progress.epoch else f"loss {found.loss:.4f}"
             star = " *" if found.is_best else ""
-            typer.echo(
+            say(
                 f"{where}, epoch {progress.epoch}: {loss}, validation {progress.metric} "
                 f"{found.score(progress.metric):.4f}{star}",
                 err=True,
             )
         elif time.monotonic() - said > _SAY_S and not math.isnan(progress.remaining_s):
             said = time.monotonic()
-            typer.echo(
+            say(
                 f"{where}, epoch {progress.epoch}: {progress.slides_done} of "
                 f"{progress.slides_total} slides, at most {duration(progress.remaining_s)} left",
                 err=True,
             )
-        sys.stderr.flush()
 
     return tell
 

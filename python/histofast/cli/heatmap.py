@@ -11,6 +11,7 @@ import typer
 
 from histofast._words import count, one_line
 from histofast.cli import options
+from histofast.cli.output import say, say_document
 from histofast.cli.progress import show_progress
 
 if TYPE_CHECKING:
@@ -117,12 +118,12 @@ def heatmap(
         about = {"fold": made.folds[0]} if len(made.folds) == 1 else {"folds": len(made.folds)}
     if as_json:
         said = {"slide": made.slide, "patches": len(made.values), "unreadable": made.unreadable}
-        typer.echo(json.dumps({**said, **about, "out": str(target)}, indent=1))
+        say_document(json.dumps({**said, **about, "out": str(target)}, indent=1))
         return
     notes = [count(len(made.values), "patch"), *(f"{key} {value}" for key, value in about.items())]
     if made.unreadable:
         notes.append(count(made.unreadable, "unreadable region"))
-    typer.echo(f"{one_line(made.slide)}: {', '.join(notes)}: {target / 'overlay.png'}")
+    say(f"{one_line(made.slide)}: {', '.join(notes)}: {target / 'overlay.png'}")
 
 
 def _paths(given: Sequence[Path], values: Path | None) -> tuple[Path | None, Path]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, cast
@@ -13,6 +12,7 @@ import typer
 from histofast._machine import ONNX_RUNTIME
 from histofast._words import count
 from histofast.cli import options
+from histofast.cli.output import counted, say, say_document
 
 if TYPE_CHECKING:
     from histofast.graphs import BenchReport, LayerSensitivity, Precision
@@ -92,7 +92,8 @@ def quantize(
         "seed": seed,
     }
     if sensitivity:
-        found = graphs.sensitivity(encoder, n=min(n, 64), progress=_progress, **drawn)
+        with counted("layers", quiet=False) as progress:
+            found = graphs.sensitivity(encoder, n=min(n, 64), progress=progress, **drawn)
         _show_sensitivity(found, as_json=as_json)
         return
     if out is None:
@@ -110,29 +111,24 @@ def quantize(
     )
     said = json.loads(spec.agreement or "{}")
     if as_json:
-        typer.echo(json.dumps({"path": str(out), "name": spec.name, "agreement": said}))
+        say_document(json.dumps({"path": str(out), "name": spec.name, "agreement": said}))
         return
-    typer.echo(
+    say(
         f"{out}: {spec.name}, {spec.d} features, {spec.size_bytes / 1e6:.1f} MB; on "
         f"{said['n']} held-out patches median cosine {said['median_cosine']:.4f}, 1st percentile "
         f"{said['p1_cosine']:.4f}, debiased CKA {said['cka']:.4f} to float32"
     )
 
 
-def _progress(done: int, total: int) -> None:
-    if sys.stderr.isatty():
-        typer.echo(f"\rlayer {done} of {total}", nl=done == total, err=True)
-
-
 def _show_sensitivity(found: tuple[LayerSensitivity, ...], *, as_json: bool) -> None:
     if as_json:
-        typer.echo(json.dumps([asdict(entry) for entry in found], indent=1))
+        say_document(json.dumps([asdict(entry) for entry in found], indent=1))
         return
-    typer.echo("1 - median cosine to float32 with this layer alone in int8:")
+    say("1 - median cosine to float32 with this layer alone in int8:")
     for entry in found[:_SHOWN]:
-        typer.echo(f"{entry.loss:10.2e}  {entry.layer}")
+        say(f"{entry.loss:10.2e}  {entry.layer}")
     if len(found) > _SHOWN:
-        typer.echo(f"{count(len(found) - _SHOWN, 'layer')} more, all below (--json has them)")
+        say(f"{count(len(found) - _SHOWN, 'layer')} more, all below (--json has them)")
 
 
 def bench(
@@ -183,7 +179,7 @@ def bench(
 
         save_figure(_bars(report), plot)
     if as_json:
-        typer.echo(report.to_json())
+        say_document(report.to_json())
     else:
         _show_times(report)
 
@@ -220,7 +216,7 @@ def _conditions(report: BenchReport) -> str:
 
 
 def _show_times(report: BenchReport) -> None:
-    typer.echo(_conditions(report))
+    say(_conditions(report))
     header = ("encoder", "precision", "d", "MB", "GFLOP", "patches/s", "of GEMM", "cosine", "CKA")
     rows = [header] + [
         (
@@ -242,4 +238,4 @@ def _show_times(report: BenchReport) -> None:
             cell.ljust(width) if i < 2 else cell.rjust(width)
             for i, (cell, width) in enumerate(zip(row, widths, strict=True))
         ]
-        typer.echo("  ".join(cells).rstrip())
+        say("  ".join(cells).rstrip())

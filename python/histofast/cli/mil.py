@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import json
 import math
-import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,10 +16,9 @@ from histofast._machine import TORCH
 from histofast._words import count
 from histofast.cli import options
 from histofast.cli.flags import told
+from histofast.cli.output import bars, counted, say, say_document, watched
 
 if TYPE_CHECKING:
-    from rich.progress import Progress as Bars
-
     from histofast.learning import Task
     from histofast.mil import Run, TrainProgress
 
@@ -204,12 +202,12 @@ def train(
     _draw_curves(run)
     found = run.metrics()
     if as_json:
-        typer.echo(json.dumps(found, indent=1))
+        say_document(json.dumps(found, indent=1))
         return
-    typer.echo(f"{run.model}, {count(len(run.folds), 'fold')}: {_basis(found)}")
+    say(f"{run.model}, {count(len(run.folds), 'fold')}: {_basis(found)}")
     for line in _table(found):
-        typer.echo(line)
-    typer.echo(f"predictions: {run.path / 'predictions.csv'}, curves: {run.path / 'curves.png'}")
+        say(line)
+    say(f"predictions: {run.path / 'predictions.csv'}, curves: {run.path / 'curves.png'}")
 
 
 def predict(
@@ -245,7 +243,7 @@ def predict(
     """Predict slides: the mean of the models of a run's folds."""
     from histofast.mil import predict as run_prediction
 
-    with _slides(quiet=quiet) as on_progress:
+    with counted("slides", quiet=quiet) as on_progress:
         found = run_prediction(
             run,
             features,
@@ -260,9 +258,9 @@ def predict(
     _note(found.notes, quiet=quiet)
     if as_json:
         header, *rows = found.rows()
-        typer.echo(json.dumps([dict(zip(header, row, strict=True)) for row in rows], indent=1))
+        say_document(json.dumps([dict(zip(header, row, strict=True)) for row in rows], indent=1))
         return
-    typer.echo(f"{count(len(found.names), 'slide')}: {out}")
+    say(f"{count(len(found.names), 'slide')}: {out}")
 
 
 def _draw_curves(run: Run) -> None:
@@ -300,7 +298,7 @@ def _model_options(texts: Sequence[str]) -> dict[str, Any]:
 
 def _note(notes: Sequence[str], *, quiet: bool) -> None:
     for note in () if quiet else notes:
-        typer.echo(f"note: {told(note)}", err=True)
+        say(f"note: {told(note)}", err=True)
 
 
 def _basis(found: Mapping[str, Any]) -> str:
@@ -358,54 +356,24 @@ def _say(progress: TrainProgress) -> str:
 @contextmanager
 def _epochs(*, quiet: bool) -> Iterator[Callable[[TrainProgress], None] | None]:
     """Yield what `train(on_progress=...)` wants: a line per epoch, on a terminal a bar as well."""
-    if quiet or sys.stderr is None:
-        yield None
-        return
-    if not sys.stderr.isatty():
+    if not watched(quiet=quiet):
 
         def plain(progress: TrainProgress) -> None:
             if progress.finished is not None:
-                typer.echo(_say(progress), err=True)
+                say(_say(progress), err=True)
 
-        yield plain
+        yield None if quiet else plain
         return
-    with _bars() as bars:
-        task = bars.add_task("slides", total=None)
+    with bars() as shown:
+        slides = shown.add("slides")
 
         def update(progress: TrainProgress) -> None:
             if progress.finished is not None:
-                bars.console.print(_say(progress), markup=False, highlight=False, soft_wrap=True)
-            bars.update(
-                task,
+                shown.say(_say(progress))
+            slides(
                 description=f"fold {progress.fold}, epoch {progress.epoch}",
                 completed=progress.bags_done,
                 total=progress.bags_total,
             )
 
         yield update
-
-
-@contextmanager
-def _slides(*, quiet: bool) -> Iterator[Callable[[int, int], None] | None]:
-    """Yield what `predict(on_progress=...)` wants: a bar on a terminal, else nothing."""
-    if quiet or sys.stderr is None or not sys.stderr.isatty():
-        yield None
-        return
-    with _bars() as bars:
-        task = bars.add_task("slides", total=None)
-        yield lambda done, total: bars.update(task, completed=done, total=total)
-
-
-@contextmanager
-def _bars() -> Iterator[Bars]:
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
-
-    with Progress(
-        TextColumn("{task.description}", markup=False),
-        BarColumn(bar_width=30),
-        MofNCompleteColumn(),
-        console=Console(stderr=True, emoji=False),
-        transient=True,
-    ) as bars:
-        yield bars

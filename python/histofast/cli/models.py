@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from histofast.cli import flags, measure, options
+from histofast.cli.output import say, say_document
 
 if TYPE_CHECKING:
     from histofast.encoders import EncoderEntry, EncoderSpec, SourceEntry
@@ -145,12 +146,12 @@ def export(
     )
     if made.loaded is not None:
         for line in made.loaded.remarks():
-            typer.echo(f"{weights}: {line}")
+            say(f"{weights}: {line}")
     if layers is not None:
         _tell_cuts(out, specs, against="torch")
         return
     spec = specs[0]
-    typer.echo(
+    say(
         f"{out}: {spec.name}, {spec.d} features, {spec.size_bytes / 1e6:.1f} MB, verified against "
         f"torch, sha256 {spec.sha256}"
     )
@@ -158,8 +159,8 @@ def export(
 
 def _tell_cuts(out: Path, specs: Sequence[EncoderSpec], *, against: str) -> None:
     for spec in specs:
-        typer.echo(f"{spec.name}: {spec.d} features from {spec.layer}")
-    typer.echo(
+        say(f"{spec.name}: {spec.d} features from {spec.layer}")
+    say(
         f"{out}: {len(specs)} cut{'s' * (len(specs) > 1)}, {specs[0].size_bytes / 1e6:.1f} MB, "
         f"verified against {against}, sha256 {specs[0].sha256}"
     )
@@ -190,16 +191,16 @@ def layers(
 
     if network is None:
         known = networks.names()
-        typer.echo(json.dumps(known) if as_json else "\n".join([*known, "timm:NAME"]))
+        say(*([json.dumps(known)] if as_json else [*known, "timm:NAME"]))
         return
     cuts = networks.layers(network)
     if as_json:
-        typer.echo(json.dumps([asdict(cut) for cut in cuts], indent=1))
+        say_document(json.dumps([asdict(cut) for cut in cuts], indent=1))
         return
-    typer.echo(f"{'layer':24}{'features':>9}{'work':>9}")
+    say(f"{'layer':24}{'features':>9}{'work':>9}")
     for cut in cuts:
-        typer.echo(f"{cut.name:24}{cut.d:9d}{cut.flops_share:9.1%}")
-    typer.echo(
+        say(f"{cut.name:24}{cut.d:9d}{cut.flops_share:9.1%}")
+    say(
         f"features of all in one run: histofast models export {network} --weights FILE --layers all "
         "--out FILE.onnx"
     )
@@ -229,16 +230,17 @@ def list_models(as_json: options.AsJson = False) -> None:
             "weights": [asdict(entry) for entry in known.weights.values()],
             "sources": [asdict(entry) for entry in known.sources.values()],
         }
-        typer.echo(json.dumps(report, indent=1))
+        say_document(json.dumps(report, indent=1))
         return
     for line in _encoder_lines(known.encoders.values()):
-        typer.echo(line)
-    typer.echo(
-        "\nweights to fetch, then: histofast models export NAME --weights FILE --out OUT.onnx\n"
-        "(loader untested: it has not met the real file)"
+        say(line)
+    say(
+        "",
+        "weights to fetch, then: histofast models export NAME --weights FILE --out OUT.onnx",
+        "(loader untested: it has not met the real file)",
     )
     for line in _source_lines(known.sources.values()):
-        typer.echo(line)
+        say(line)
 
 
 def _encoder_lines(entries: Collection[EncoderEntry]) -> list[str]:
@@ -354,7 +356,7 @@ def add(
         overwrite=overwrite,
     )
     size = f"{spec.height_px} px only" if spec.height_px else "any patch size"
-    typer.echo(
+    say(
         f"{out}: {spec.name}, {spec.d} features from {spec.layer}, {size}, "
         f"{spec.size_bytes / 1e6:.1f} MB, verified against {model}, sha256 {spec.sha256}"
     )
@@ -403,9 +405,7 @@ def truncate(
         for cut in graphs.cuts(model):
             also = f" (also {', '.join(cut.aliases)})" if cut.aliases else ""
             shape = " x ".join(map(str, cut.shape[1:]))
-            typer.echo(
-                f"{cut.name}{also}: {cut.d} features, {shape}, {cut.flops_share:.1%} of the FLOPs"
-            )
+            say(f"{cut.name}{also}: {cut.d} features, {shape}, {cut.flops_share:.1%} of the FLOPs")
         return
     if at is not None and layers is not None:
         raise ValueError("--at and --layers must not be given together")
@@ -418,7 +418,7 @@ def truncate(
         _tell_cuts(out, specs, against=model)
         return
     spec = graphs.truncate(model, at=at, out=out, pool=pool, name=name, overwrite=overwrite)
-    typer.echo(
+    say(
         f"{out}: {spec.name}, {spec.d} features from {spec.layer}, {spec.size_bytes / 1e6:.1f} MB, "
         f"verified against {model}, sha256 {spec.sha256}"
     )

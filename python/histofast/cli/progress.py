@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-import typer
-
 from histofast._words import clipped, count, duration, one_line
 from histofast.cli.flags import told
+from histofast.cli.output import Bars, bars, say, watched
 
 _NAME_WIDTH = 28  # of a slide beside its bar
 
@@ -23,64 +21,42 @@ if TYPE_CHECKING:
 @contextmanager
 def show_progress(*, quiet: bool) -> Iterator[Callable[[Progress], None] | None]:
     """Yield what `extract(on_progress=...)` wants."""
-    if quiet or sys.stderr is None:  # None: started with the stream closed
-        yield None
-    elif sys.stderr.isatty():
-        with _bars() as update:
-            yield update
+    if watched(quiet=quiet):
+        with bars() as shown:
+            yield _drawn(shown)
     else:
-        yield _plain
+        yield None if quiet else _plain
 
 
 def _plain(progress: Progress) -> None:
     # A run that goes on after days says nothing on the thousands that are there.
     if progress.finished is not None and progress.finished.status != "skipped":
-        typer.echo(
+        say(
             f"[{progress.slides_done}/{progress.slides_total}] {describe(progress.finished)}",
             err=True,
         )
 
 
-@contextmanager
-def _bars() -> Iterator[Callable[[Progress], None]]:
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn
-    from rich.progress import Progress as Bars
+def _drawn(shown: Bars) -> Callable[[Progress], None]:
+    slides, patches = shown.add("slides"), shown.add("patches")
 
-    # Names of slides are text, whatever brackets and colons are in them.
-    bars = Bars(
-        TextColumn("{task.description}", markup=False),
-        BarColumn(bar_width=30),
-        MofNCompleteColumn(),
-        TextColumn("{task.fields[note]}", markup=False),
-        console=Console(stderr=True, emoji=False),
-        transient=True,
-    )
-    with bars:
-        slides = bars.add_task("slides", total=None, note="")
-        patches = bars.add_task("patches", total=None, note="")
-
-        def update(progress: Progress) -> None:
-            if progress.finished is not None and progress.finished.status != "skipped":
-                bars.console.print(
-                    describe(progress.finished), markup=False, highlight=False, soft_wrap=True
-                )
-            bars.update(
-                slides,
-                total=progress.slides_total,
-                completed=progress.slides_done,
-                note=duration(progress.seconds) + _time_left(progress),
+    def update(progress: Progress) -> None:
+        if progress.finished is not None and progress.finished.status != "skipped":
+            shown.say(describe(progress.finished))
+        slides(
+            total=progress.slides_total,
+            completed=progress.slides_done,
+            note=duration(progress.seconds) + _time_left(progress),
+        )
+        if progress.slide_patches:  # between two slides the bar of the last one stays
+            patches(
+                description=clipped(one_line(progress.name), _NAME_WIDTH),
+                total=progress.slide_patches,
+                completed=progress.slide_patches_done,
+                note=f"{progress.patches_done / max(progress.seconds, 1e-9):.1f} patches/s",
             )
-            if progress.slide_patches:  # between two slides the bar of the last one stays
-                bars.update(
-                    patches,
-                    description=clipped(one_line(progress.name), _NAME_WIDTH),
-                    total=progress.slide_patches,
-                    completed=progress.slide_patches_done,
-                    note=f"{progress.patches_done / max(progress.seconds, 1e-9):.1f} patches/s",
-                )
 
-        yield update
+    return update
 
 
 def _time_left(progress: Progress) -> str:

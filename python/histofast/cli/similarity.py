@@ -10,6 +10,7 @@ import typer
 
 from histofast._machine import TORCH
 from histofast.cli import options
+from histofast.cli.output import say, say_document
 from histofast.similarity import MEASURES, Need, names_of
 
 if TYPE_CHECKING:
@@ -172,10 +173,10 @@ def similarity(
         )
     result.save(target)
     if as_json:
-        typer.echo(result.comparison.to_json(), nl=False)
+        say_document(result.comparison.to_json())
         return
-    typer.echo(comparison_text(result.comparison))
-    typer.echo(f"report: {target / 'index.html'}")
+    say_document(comparison_text(result.comparison))
+    say(f"report: {target / 'index.html'}")
 
 
 def _check_features(folders: Sequence[Path], others: Sequence[str]) -> None:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
 import typer
 
 from histofast.cli import flags, options
+from histofast.cli.output import say, say_document
 
 if TYPE_CHECKING:
     from histofast.studies import StudyProgress, StudyResult
@@ -216,7 +217,7 @@ def _pairs(texts: list[str]) -> dict[str, Path]:
 def _tell() -> Callable[[StudyProgress], None]:
     def tell(progress: StudyProgress) -> None:
         count = f" ({progress.done + 1} of {progress.total})" if progress.total > 1 else ""
-        typer.echo(f"{progress.doing}{count}", err=True)
+        say(f"{progress.doing}{count}", err=True)
 
     return tell
 
@@ -227,16 +228,16 @@ def _print(result: StudyResult, *, as_json: bool) -> None:
 
     study = result.study
     if as_json:
-        typer.echo(answer_of(study).to_json(), nl=False)
+        say_document(answer_of(study).to_json())
         return
     width = max(len(row.name) for row in study.rows)
-    typer.echo(f"{'':{width}}   {study.metric}   95 % interval    patches/s")
+    say(f"{'':{width}}   {study.metric}   95 % interval    patches/s")
     for row in study.rows:
         low, high = row.spread or (row.interval.low, row.interval.high)
         speed = "" if row.patches_per_s is None else f"{round_number(row.patches_per_s):>10}"
         bounds = f"{number(low):>6} to {number(high)}"
         mark = " *" if row.chosen else ""
-        typer.echo(f"{row.name:{width}}  {number(row.value):>6}  {bounds} {speed}{mark}")
+        say(f"{row.name:{width}}  {number(row.value):>6}  {bounds} {speed}{mark}")
     for line in describe_study(study):
-        typer.echo(line)
-    typer.echo(f"report: {result.path / 'index.html'}")
+        say(line)
+    say(f"report: {result.path / 'index.html'}")

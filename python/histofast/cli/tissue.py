@@ -11,6 +11,7 @@ import typer
 from histofast._words import count, one_line
 from histofast.cli import options
 from histofast.cli.flags import told
+from histofast.cli.output import say, say_document
 
 
 def tissue(
@@ -57,7 +58,7 @@ def tissue(
     ):
         if isinstance(result, Exception):
             rows.append({"name": job.name, "error": told(result)})
-            typer.echo(f"{one_line(job.name)}: failed: {told(result)}", err=True)
+            say(f"{one_line(job.name)}: failed: {told(result)}", err=True)
             continue
         rows.append({"name": job.name, **result})
         if not as_json:
@@ -66,11 +67,11 @@ def tissue(
                 if result["unreadable"]
                 else ""
             )
-            typer.echo(
+            say(
                 f"{one_line(job.name)}: {result['tissue_mm2']:.2f} mm2 of tissue "
                 f"({100 * result['tissue_fraction']:.1f} %), {result['patches']} patches"
                 f"{unreadable}: {result['preview']}"
             )
     if as_json:
-        typer.echo(json.dumps(rows, indent=1))
+        say_document(json.dumps(rows, indent=1))
     raise typer.Exit(int(any("error" in row for row in rows)))

@@ -11,6 +11,7 @@ import typer
 
 from histofast._words import count
 from histofast.cli import options
+from histofast.cli.output import say, say_document
 
 
 def verify(
@@ -39,14 +40,12 @@ def verify(
         raise FileNotFoundError(f"no feature file (.h5) in {', '.join(map(str, paths))}")
     if as_json:
         problems = {str(path): list(found) for path, found in report.problems.items()}
-        typer.echo(
-            json.dumps({"files": report.files, "patches": report.patches, "problems": problems})
-        )
+        say(json.dumps({"files": report.files, "patches": report.patches, "problems": problems}))
     else:
         for path, found in report.problems.items():
             for problem in found:
-                typer.echo(problem if problem.startswith(str(path)) else f"{path}: {problem}")
-        typer.echo(
+                say(problem if problem.startswith(str(path)) else f"{path}: {problem}")
+        say(
             f"{count(report.files, 'feature file')}, {len(report.problems)} broken; "
             f"{count(report.patches, 'patch')} in whole ones"
         )
@@ -59,10 +58,10 @@ def doctor(as_json: options.AsJson = False) -> None:
 
     findings = examine()
     if as_json:
-        typer.echo(json.dumps([asdict(finding) for finding in findings], indent=1))
+        say_document(json.dumps([asdict(finding) for finding in findings], indent=1))
     else:
         for finding in findings:
-            typer.echo(f"{finding.status:4}  {finding.topic}: {finding.text}")
+            say(f"{finding.status:4}  {finding.topic}: {finding.text}")
             if finding.remedy:
-                typer.echo(f"      -> {finding.remedy}")
+                say(f"      -> {finding.remedy}")
     raise typer.Exit(1 if any(finding.status == "fail" for finding in findings) else 0)

@@ -8,6 +8,7 @@ import os
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
+from histofast._words import printable
 from histofast.errors import missing_extra
 
 Log = Callable[[Mapping[str, float], int], None]  # values by name, epoch
@@ -62,7 +63,7 @@ def _mlflow(out: Path) -> Logger:
         client = library.MlflowClient(tracking_uri=uri)
         experiment = client.get_experiment_by_name("histofast")
         number = experiment.experiment_id if experiment else client.create_experiment("histofast")
-        run = client.create_run(number, run_name=f"{out.name} fold {fold}").info.run_id
+        run = client.create_run(number, run_name=printable(f"{out.name} fold {fold}")).info.run_id
 
         def log(values: Mapping[str, float], epoch: int) -> None:
             for name, value in values.items():
