@@ -15,8 +15,8 @@ from pathlib import Path
 import pytest
 
 import histofast
+from histofast import cli as commands
 from histofast._words import printable
-from histofast.cli import output
 from small_slides import write_slide
 
 PACKAGE = Path(histofast.__file__).parent
@@ -65,7 +65,7 @@ def test_names_are_shown(name, shown):
 @pytest.mark.parametrize("encoding", ["ascii", "latin-1", "utf-8"])
 def test_a_terminal_without_the_letters_has_them_escaped(encoding):
     raw = io.BytesIO()
-    stream = output.Escaped(io.TextIOWrapper(raw, encoding=encoding, newline="\n"))
+    stream = commands.output.Escaped(io.TextIOWrapper(raw, encoding=encoding, newline="\n"))
     stream.write("é病\udcff\x1b\n\ttab\r")
     stream.flush()
     shown = {"ascii": "\\u00e9\\u75c5", "latin-1": "é\\u75c5", "utf-8": "é病"}[encoding]
