@@ -791,6 +791,24 @@ class TestDamage:
         pt.unlink()
         assert verify(path) == ["no whole a.pt beside it"]
 
+    @pytest.mark.parametrize("layout", ["trident", "clam", "stamp"])
+    @pytest.mark.parametrize("what", ["dataset", "attribute", "link", "byte", "front"])
+    def test_what_is_added_to_a_file_is_found(self, tmp_path: Path, layout: Any, what: str) -> None:
+        path = write(tmp_path / "h5_files" / "a.h5", layout=layout)
+        if what in {"byte", "front"}:
+            content = path.read_bytes()
+            path.write_bytes(content + b"x" if what == "byte" else bytes(512) + content)
+        else:
+            with h5py.File(path, "r+") as file:
+                if what == "dataset":
+                    file["more"] = np.zeros(3)
+                elif what == "attribute":
+                    file["coords"].attrs["more"] = 1
+                else:
+                    file["more"] = h5py.ExternalLink("other.h5", "x")
+        assert len(verify(path)) == 1
+        assert read_identity(path) is None
+
     @pytest.mark.parametrize("n", [0, 10])
     @pytest.mark.parametrize(
         "change",

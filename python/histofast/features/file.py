@@ -89,13 +89,14 @@ def read_features(path: Path | str, *, mmap: bool = False) -> FeatureFile:
     with reading(path) as file:
         dataset = features_of(file)
         features = _squeeze(_map(path, dataset) if mmap else dataset[()])
-        attributes = all_attributes(file) if is_ours else known_attributes(file)
+        coords = dataset_of(file, "coords", kinds="iuf")
+        attributes = (all_attributes if is_ours else known_attributes)(dataset, coords, file)
         unreadable = _read_or_none(file, "unreadable", (-1, 4), kinds="i")
         unreadable_patches = _read_or_none(file, "unreadable_patches", (-1,), kinds="i")
         return FeatureFile(
             path=path,
             features=features,
-            coords=_read_coords(file, len(features), attributes),
+            coords=None if coords is None else _read_coords(coords, len(features), attributes),
             attributes=attributes,
             tissue_fraction=_read_or_none(file, "tissue_fraction", (len(features),), kinds="f"),
             unreadable=np.zeros((0, 4), np.int64) if unreadable is None else unreadable,
@@ -216,16 +217,12 @@ def _map(path: Path, dataset: h5py.Dataset) -> NDArray[Any]:
 
 
 def _read_coords(
-    file: h5py.File, n: int, attributes: Mapping[str, Any]
+    dataset: h5py.Dataset, n: int, attributes: Mapping[str, Any]
 ) -> NDArray[np.int64] | None:
-    dataset = dataset_of(file, "coords", kinds="iuf")
-    if dataset is None:
-        return None
+    path = dataset.file.filename
     coords: NDArray[Any] = _squeeze(dataset[()])
     if coords.shape != (n, 2):
-        raise FeatureError(
-            f"coords of {file.filename} must be of shape {(n, 2)}, got {coords.shape}"
-        )
+        raise FeatureError(f"coords of {path} must be of shape {(n, 2)}, got {coords.shape}")
     if attributes.get("unit") == "um":
         level0_mpp = attributes.get("level0_mpp")
         if not isinstance(level0_mpp, int | float) or not level0_mpp > 0:
@@ -236,9 +233,7 @@ def _read_coords(
     with np.errstate(invalid="ignore"):
         is_far = not (np.abs(coords) < _FAR_L0).all()  # NaN as well
     if is_far:
-        raise FeatureError(
-            f"coords of {file.filename} must be pixels of a slide, got NaN or huge ones"
-        )
+        raise FeatureError(f"coords of {path} must be pixels of a slide, got NaN or huge ones")
     return coords.astype(np.int64)
 
 

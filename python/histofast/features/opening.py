@@ -99,21 +99,25 @@ def dataset_of(file: h5py.File, name: str, *, kinds: str) -> h5py.Dataset | None
     Raises:
         FeatureError: it lies elsewhere, is bigger than the file can hold, or holds something else.
     """
-    if name not in file:
+    links, key = file.id.links, name.encode()
+    if not links.exists(key):
         return None
-    if not isinstance(file.get(name, getlink=True), h5py.HardLink):
+    if links.get_info(key).type != h5py.h5l.TYPE_HARD:
         raise FeatureError(f"{name} of {file.filename} must lie in the file itself, got a link")
     dataset = file[name]
     if not isinstance(dataset, h5py.Dataset):
         return None
-    if dataset.is_virtual or dataset.external:
-        got = "a virtual dataset" if dataset.is_virtual else "external storage"
+    made = dataset.id.get_create_plist()
+    is_virtual = made.get_layout() == h5py.h5d.VIRTUAL
+    if is_virtual or made.get_external_count():
+        got = "a virtual dataset" if is_virtual else "external storage"
         raise FeatureError(f"{name} of {file.filename} must lie in the file itself, got {got}")
     if dataset.dtype.kind not in kinds or dataset.dtype.itemsize > 8 or dataset.shape is None:
         wanted = "floating point numbers" if kinds == "f" else "numbers"
         raise FeatureError(f"{name} of {file.filename} must be {wanted}, got {dataset.dtype}")
     _refuse_oversized(file, name, dataset)
-    _refuse_bombs(file, name, dataset)
+    if made.get_nfilters():
+        _refuse_bombs(file, name, dataset)
     return dataset
 
 
@@ -183,10 +187,14 @@ def _is_longer(deflated: bytes, most: int) -> bool:
     return found > most
 
 
-def all_attributes(file: h5py.File) -> dict[str, Any]:
-    """Return the attributes of a file of ours and its datasets, but for those about the file itself."""
+def all_attributes(*groups: Any) -> dict[str, Any]:
+    """Return the attributes of a file of ours and of its datasets, but for those about the file itself.
+
+    Args:
+        groups: features, coordinates if there are any (else None), file: the later ones win.
+    """
     attributes: dict[str, Any] = {}
-    for group in _with_attributes(file):
+    for group in filter(None, groups):
         for key, value in group.attrs.items():
             if key in _OF_FILE:
                 continue
@@ -196,21 +204,16 @@ def all_attributes(file: h5py.File) -> dict[str, Any]:
     return attributes
 
 
-def known_attributes(file: h5py.File) -> dict[str, Any]:
-    """Return the attributes of another tool's file that something here asks for, by name."""
+def known_attributes(*groups: Any) -> dict[str, Any]:
+    """As `all_attributes`, of another tool's file: those that something here asks for."""
     attributes: dict[str, Any] = {}
-    for group in _with_attributes(file):
+    for group in filter(None, groups):
         for key in _NUMBERS + _TEXTS:
             if key in group.attrs:
-                value = _plain(file, group.attrs.get_id(key), is_text=key in _TEXTS)
+                value = _plain(group.file, group.attrs.get_id(key), is_text=key in _TEXTS)
                 if value is not None:
                     attributes[key] = value
     return attributes
-
-
-def _with_attributes(file: h5py.File) -> list[Any]:
-    coords = dataset_of(file, "coords", kinds="iuf")
-    return [group for group in (features_of(file), coords, file) if group is not None]
 
 
 def _plain(file: h5py.File, attribute: h5py.h5a.AttrID, *, is_text: bool) -> Any:

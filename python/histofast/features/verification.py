@@ -153,7 +153,7 @@ def _verify_origin(
     if hashlib.sha256(text.encode()).hexdigest() != file.attrs["identity_sha256"]:
         return ["the identity does not have the hash the file states"]
     identity = json.loads(text)
-    attributes = all_attributes(file)
+    attributes = all_attributes(dataset, file["coords"], file)
     attributes.update(d=dataset.shape[1], n=dataset.shape[0], dtype=dataset.dtype.name)
     # The encoder and the slide both have a name in the identity.
     problems = [
