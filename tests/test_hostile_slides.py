@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import io
 import os
 import socket
@@ -20,6 +21,7 @@ import tifffile
 from PIL import Image
 
 import slide_files as files
+from fake_slides import FakeSlide
 from histofast.errors import SlideError, TileError
 from histofast.slides import open_slide, read_image, read_mask
 
@@ -360,6 +362,50 @@ def test_large_tiles_are_refused_with_the_bound(tmp_path):
         files.overwrite(path, at, entry(tag, 4, 1, 37008))
     with pytest.raises(SlideError, match="tiles of 1 to 33,554,432 px, got 37008 x 37008: write"):
         open_slide(path)
+
+
+def set_tag(path: Path, tag: int, kind: int, count: int, value: int) -> None:
+    with tifffile.TiffFile(path) as tiff:
+        at = tiff.pages[0].tags[tag].offset
+    files.overwrite(path, at, entry(tag, kind, count, value))
+
+
+@pytest.mark.parametrize("tag", [256, 257, 259, 277, 322])
+def test_a_list_for_a_size_is_refused(tag, tmp_path):
+    path = files.write_tiff(tmp_path / "a.tif", [SMALL], compression="zlib")
+    set_tag(path, tag, 3, 100, 8)
+    with pytest.raises(SlideError, match=r"is no number$|cannot be|not a readable TIFF") as caught:
+        open_slide(path)
+    assert len(str(caught.value)) < 300
+
+
+@pytest.mark.parametrize("door", ["openslide", None])
+def test_openslide_is_not_asked_for_all_memory(door, tmp_path):
+    """It would end the process, or take a minute for a slide of few tiles."""
+    vendor = {"software": "MedScan", "description": "Background Color=FFFFFF;"}
+    made = {"compression": "jpeg", **vendor}
+    far = files.write_tiff(tmp_path / "far.tif", [SMALL], **made)
+    set_tag(far, 305, 2, 2**31, 64)  # a text of 2 GB
+    tall = files.write_tiff(tmp_path / "tall.tif", [SMALL], **made)
+    set_tag(tall, 257, 4, 1, 6_000_000)
+    wide = files.write_tiff(tmp_path / "wide.tif", [SMALL], **made)
+    for tag in (322, 323):
+        set_tag(wide, tag, 4, 1, 37008)
+    lost = files.write_tiff(tmp_path / "lost.tif", [SMALL], **made)
+    set_tag(lost, 325, 4, 1, 2**31)
+    wanted = {far: "64 MB of tags", tall: "lists only", wide: "33,554,432 px", lost: "is truncated"}
+    for path, said in wanted.items():
+        with pytest.raises(SlideError, match=said):
+            open_slide(path, mpp=0.5, door=door if path != far else "openslide")
+
+
+def test_an_overview_is_bounded():
+    slide = FakeSlide(np.zeros((64, 64, 3), np.uint8), mpp=1.0)
+    slide.levels = (dataclasses.replace(slide.levels[0], width=2**31, height=2**31),)
+    with pytest.raises(
+        SlideError, match=r"at most 268,435,456 px, .* at 8.0 um/px: ask for a larger"
+    ):
+        slide.survey(mpp=8.0)
 
 
 def test_width_0_is_refused(data):

@@ -786,6 +786,84 @@ def test_openslide_survives_a_broken_tile(fake_openslide):
         assert out[0, 0].tolist() == [3072 % 256, 1024 % 256, 7]
 
 
+def test_a_broken_region_of_a_real_slide_leaves_the_others(tmp_path):
+    image = files.picture(2048, 2048)
+    path = files.write_tiff(tmp_path / "a.tif", [image], tile_px=256, compression="jpeg")
+    offset, _ = files.tile_extent(path, 0)
+    files.overwrite(path, offset, bytes(20))
+    out = np.empty((1024, 1024, 3), np.uint8)
+    with open_slide(path, door="openslide") as slide:
+
+        def read(at):
+            try:
+                slide.read_tile(0, *at, np.empty_like(out))
+            except TileError:
+                return "unreadable"
+            return "read"
+
+        grid = [(0, 0), (1, 0), (0, 1), (1, 1)] * 5
+        with ThreadPoolExecutor(4) as pool:
+            said = list(pool.map(read, grid))
+        assert said == ["unreadable", "read", "read", "read"] * 5
+        slide.read_tile(0, 1, 1, out)
+        assert difference(out, image[1024:, 1024:]) < 4
+        survey = slide.survey(mpp=4)
+        assert survey.unreadable_l0.tolist() == [[0, 0, 1024, 1024]]
+
+
+@pytest.mark.parametrize(
+    ("what", "value", "said"),
+    [
+        ("level_dimensions", ((0, 4000),), "must have 1 to 1,000,000,000,000 pixels, got 0 x 4000"),
+        ("level_dimensions", ((2**40, 2**40),), "must have 1 to 1,000,000,000,000 pixels, got"),
+        ("level_dimensions", openslide.OpenSlideError("in a\nbad state"), "opened: in a bad state"),
+        (
+            "level_downsamples",
+            openslide.OpenSlideError("in a\nbad state"),
+            "opened: in a bad state",
+        ),
+        ("level_dimensions", (), "IndexError"),
+    ],
+    ids=["no width", "huge", "error state", "error state later", "no levels"],
+)
+def test_openslide_says_what_it_cannot_open(fake_openslide, monkeypatch, what, value, said):
+    closed = []
+
+    class Odd(FakeOpenSlide):
+        def __init__(self, path):
+            super().__init__(path)
+            del self.__dict__[what]
+
+        def __getattr__(self, name):
+            if isinstance(value, Exception):
+                raise value
+            return value
+
+        @staticmethod
+        def detect_format(path):
+            return "mirax"
+
+        def close(self):
+            closed.append(True)
+
+    monkeypatch.setattr("histofast.slides.openslide.openslide.OpenSlide", Odd)
+    with pytest.raises(SlideError, match=said) as caught:
+        open_slide(fake_openslide)
+    assert "\n" not in str(caught.value)
+    assert closed
+
+
+def test_bounds_that_show_nothing_are_not_believed(fake_openslide, monkeypatch):
+    class Odd(FakeOpenSlide):
+        def __init__(self, path):
+            super().__init__(path)
+            self.properties["openslide.bounds-width"] = "0"
+
+    monkeypatch.setattr("histofast.slides.openslide.openslide.OpenSlide", Odd)
+    with OpenSlideSlide(fake_openslide) as slide:
+        assert slide.bounds_l0 == (0, 0, 5000, 4000)
+
+
 def test_openslide_counts_the_companions_of_mrxs(fake_openslide):
     before = OpenSlideSlide(fake_openslide).identity
     assert ";companions:" in before

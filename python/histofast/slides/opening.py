@@ -13,7 +13,7 @@ from histofast.slides.images import JPEG_MAGIC, PNG_MAGIC, TIFF_MAGIC, ImageSlid
 from histofast.slides.metadata import resolve_mpp
 from histofast.slides.slide import Slide
 from histofast.slides.tiff import TiffSlide
-from histofast.slides.tiff_layout import TiffLayout, read_layout
+from histofast.slides.tiff_layout import TiffLayout, check_for_openslide, read_layout
 
 Door = Literal["tifffile", "openslide", "image"]
 
@@ -66,6 +66,8 @@ def _open(path: Path, mpp: float | None, door: Door | None) -> Slide:
     if door is None and suffix in (".mrxs", ".vsi"):
         return _open_with_openslide(path, mpp)  # no image, whatever they begin with
     if door == "openslide":
+        if head[:4] in TIFF_MAGIC and suffix != ".ndpi":
+            check_for_openslide(path)
         return _open_with_openslide(path, mpp)
     if head[:4] in TIFF_MAGIC:
         if suffix == ".ndpi" and door is None and _is_hamamatsu(path):
@@ -90,6 +92,7 @@ def _open_tiff(path: Path, layout: TiffLayout, mpp: float | None, door: Door | N
     if door == "tifffile" and not layout.tiled:
         raise SlideError(f"{path} cannot be read tile by tile: {layout.reason}")
     if not layout.tiled and layout.reason != "it has no tiles":
+        check_for_openslide(path)
         return _open_with_openslide(path, mpp, why=layout.reason)
     scale = resolve_mpp(path, found=layout.mpp, source=layout.mpp_source, given=mpp)
     if layout.tiled and door != "image":

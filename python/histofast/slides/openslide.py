@@ -28,6 +28,7 @@ from histofast.slides.metadata import (
 from histofast.slides.slide import Level, Slide
 
 _BLOCK_PX = 1024
+_MAX_PX = 10**12  # of level 0; a glass slide at 0.05 um/px has as many
 
 
 class OpenSlideSlide(Slide):
@@ -46,20 +47,32 @@ class OpenSlideSlide(Slide):
         self._retry_lock = threading.Lock()
         self._identity, self._files = "", tuple[Path, ...]()
         try:
-            properties = dict(self._handle.properties)
-            self.mpp = resolve_mpp(
-                path, found=_mpp(properties), source="OpenSlide's mpp-x, mpp-y", given=mpp
-            )
-            sizes = self._handle.level_dimensions
-            # What OpenSlide divides level-0 coordinates by; not always whole where `Level`'s is.
-            self._factors = self._handle.level_downsamples
+            self._describe(self._handle, mpp)
+        except openslide.OpenSlideError as error:
+            self._handle.close()
+            raise SlideError(f"{path} cannot be opened: {clipped(one_line(error), 200)}") from error
         except BaseException:
             self._handle.close()
             raise
+
+    def _describe(self, handle: openslide.OpenSlide, mpp: float | None) -> None:
+        properties = dict(handle.properties)
+        self.mpp = resolve_mpp(
+            self.path, found=_mpp(properties), source="OpenSlide's mpp-x, mpp-y", given=mpp
+        )
         vendor = properties.get("openslide.vendor", "")
         self.properties = {"door": "openslide", "vendor": vendor, **properties}
         if "openslide.objective-power" in properties:
             self.properties["objective_power"] = properties["openslide.objective-power"]
+        # What OpenSlide divides level-0 coordinates by; not always whole where `Level`'s is.
+        self._factors = handle.level_downsamples
+        sizes = handle.level_dimensions
+        width, height = sizes[0]
+        if not (width > 0 and height > 0 and width * height <= _MAX_PX):
+            raise SlideError(
+                f"{self.path} must have 1 to {_MAX_PX:,} pixels, got {width} x {height}: copy or"
+                " export it again"
+            )
         self._file_level, self.levels = _levels(sizes)
         colour = properties.get("openslide.background-color", "FFFFFF")
         self._background = np.frombuffer(bytes.fromhex(colour), np.uint8)
@@ -186,6 +199,8 @@ def _bounds(properties: dict[str, str], size: tuple[int, int]) -> tuple[int, int
         x, y, width, height = (int(properties[f"openslide.bounds-{name}"]) for name in names)
     except (KeyError, ValueError):
         return 0, 0, *size
+    if not (0 <= x < size[0] and 0 <= y < size[1] and width > 0 and height > 0):
+        return 0, 0, *size
     return x, y, width, height
 
 
@@ -193,6 +208,8 @@ def _levels(sizes: tuple[tuple[int, int], ...]) -> tuple[list[int], tuple[Level,
     """OpenSlide's levels that are true reductions of level 0: their numbers, and what they are."""
     numbers, levels = [], []
     for number, (width, height) in enumerate(sizes):
+        if width <= 0 or height <= 0:
+            continue
         block = min(_BLOCK_PX, width), min(_BLOCK_PX, height)
         downsample = pyramid_downsample(sizes[0], (width, height), block) if number else 1.0
         if downsample is None:

@@ -26,6 +26,7 @@ from histofast.errors import SlideError
 from histofast.slides.stream import Unreadable, stream_boxes
 from histofast.tiling import WHITE
 
+MAX_OVERVIEW_PX = 1 << 28  # 0.8 GB
 SURVEY_BATCH = 32  # blocks of an overview that are cut at a time
 
 
@@ -180,12 +181,17 @@ class Slide(ABC):
         """Return `overview` together with the tiles of its level that cannot be decoded.
 
         Raises:
-            SlideError: not one tile could be decoded.
+            SlideError: not one tile could be decoded, or the picture would not fit into memory.
         """
         base = self.levels[0]
         scale = max(real_number("mpp", mpp, above=0) / self.mpp, 1.0)
         w = max(1, round(base.width / scale))
         h = max(1, round(base.height / scale))
+        if w * h > MAX_OVERVIEW_PX:
+            raise SlideError(
+                f"an overview of {self.path} must have at most {MAX_OVERVIEW_PX:,} px, {w} x {h} at"
+                f" {mpp} um/px: ask for a larger mpp"
+            )
         index = max(
             (i for i, level in enumerate(self.levels) if level.downsample <= scale * 1.01),
             key=lambda i: self.levels[i].downsample,

@@ -27,6 +27,15 @@ MAX_TILE_PX = 1 << 25  # 100 MB of RGB
 _VALUE_BYTES = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8}
 _VALUE_BYTES |= {13: 4, 16: 8, 17: 8, 18: 8}
 _SUB_DIRECTORIES = 330
+_NUMBERS: tuple[str, ...] = (
+    "imagewidth",
+    "imagelength",
+    "imagedepth",
+    "tilewidth",
+    "tilelength",
+    "rowsperstrip",
+)
+_NUMBERS += ("samplesperpixel", "planarconfig", "compression", "photometric", "predictor")
 _MASK = 4  # a bit of NewSubfileType
 _IMAGEJ_IMAGES = re.compile(r"^images=(\d{1,9})\s*$", re.MULTILINE)
 _TIFFFILE_SHAPE = re.compile(r'"shape": \[([\d, ]{1,99})\]')
@@ -41,15 +50,20 @@ class _Entry(NamedTuple):
     at: int
 
 
-def check_directories(path: Path) -> None:
+def check_directories(path: Path, *, for_openslide: bool = False) -> None:
     """Refuse a TIFF file whose directories are cut off, form a loop or ask for too much.
+
+    Args:
+        path: of the file.
+        for_openslide: whether OpenSlide is to read it. It asks for the memory even of tags that lie
+            past the end of the file, and where there is not as much it ends the process.
 
     Raises:
         SlideError: they do; a bound is in the message.
         OSError: the file cannot be read.
     """
     with path.open("rb") as file:
-        directories = _Directories(path, file)
+        directories = _Directories(path, file, for_openslide)
         chain: set[int] = set()
         below: list[int] = []
         at = directories.first
@@ -70,8 +84,8 @@ def check_directories(path: Path) -> None:
 class _Directories:
     """Reads the directories of one file, and counts what they ask for."""
 
-    def __init__(self, path: Path, file: BinaryIO) -> None:
-        self._path, self._file = path, file
+    def __init__(self, path: Path, file: BinaryIO, for_openslide: bool) -> None:
+        self._path, self._file, self._for_openslide = path, file, for_openslide
         self._size_bytes = file.seek(0, 2)
         self._read = self._tag_bytes = 0
         file.seek(0)
@@ -95,9 +109,10 @@ class _Directories:
         entries = []
         for i in range(count):
             entry = self._entry(data[i * width : (i + 1) * width], start + i * width)
-            # What lies outside is passed over here and by tifffile.
-            if entry.at + entry.length <= self._size_bytes:
+            is_there = entry.at + entry.length <= self._size_bytes
+            if is_there or self._for_openslide:
                 self._tag_bytes += entry.length
+            if is_there:
                 entries.append(entry)
         if self._tag_bytes > MAX_TAG_BYTES:
             raise self._refused(f"at most {MAX_TAG_BYTES >> 20} MB of tags, got more")
@@ -150,14 +165,17 @@ class _Directories:
 
 
 def check_pages(path: Path, pages: Sequence[tifffile.TiffPage]) -> None:
-    """Refuse pages some of whose tiles or strips lie past the end of the file.
+    """Refuse pages whose sizes are no numbers, or some of whose tiles lie past the file's end.
 
     Raises:
-        SlideError: they do.
+        SlideError: they are, or do.
     """
     size_bytes = path.stat().st_size
     end = np.uint64(size_bytes)
     for page in pages:
+        for name in _NUMBERS:  # tifffile hands on whatever the tag holds
+            if not isinstance(getattr(page, name), int):
+                raise SlideError(f"{path} is not a readable TIFF file: its {name} is no number")
         offsets = np.array(page.dataoffsets, np.uint64)
         sizes = np.array(page.databytecounts, np.uint64)
         if offsets.shape != sizes.shape:
@@ -191,6 +209,20 @@ def check_picture(path: Path, page: tifffile.TiffPage, pages: Sequence[tifffile.
         )
     if page.imagedepth != 1:
         raise SlideError(f"{path}: pixels must lie in a plane, got a depth of {page.imagedepth}")
+    check_tiles(path, page)
+    if page.samplesperpixel <= 2 and (count := _pictures_of_one_size(page, pages)) > 1:
+        raise SlideError(
+            f"{path}: pixels must be grey or RGB in one page, got {count} grey pages of one size:"
+            " write the colours interleaved (raw2ometiff --rgb)"
+        )
+
+
+def check_tiles(path: Path, page: tifffile.TiffPage) -> None:
+    """Refuse tiles or strips that no decoder should be asked for.
+
+    Raises:
+        SlideError: they are larger than `MAX_TILE_PX`, of no pixel, or fewer than the picture needs.
+    """
     tiled = page.is_tiled
     width, height = (
         (page.tilewidth, page.tilelength) if tiled else (page.imagewidth, page.rowsperstrip)
@@ -201,10 +233,12 @@ def check_picture(path: Path, page: tifffile.TiffPage, pages: Sequence[tifffile.
             f"{path} must have tiles of 1 to {MAX_TILE_PX:,} px, got {width} x {height}: write it"
             " again with tiles of 512 x 512"
         )
-    if page.samplesperpixel <= 2 and (count := _pictures_of_one_size(page, pages)) > 1:
+    wanted = -(-page.imagewidth // width) * -(-page.imagelength // height)
+    wanted *= page.samplesperpixel if page.planarconfig == 2 else 1
+    listed = min(len(page.dataoffsets), len(page.databytecounts))
+    if tiled and listed < wanted:
         raise SlideError(
-            f"{path}: pixels must be grey or RGB in one page, got {count} grey pages of one size:"
-            " write the colours interleaved (raw2ometiff --rgb)"
+            f"{path} is truncated: a level of {wanted} tiles lists only {listed}: copy it again"
         )
 
 

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from xml.etree import ElementTree
@@ -25,6 +26,7 @@ from histofast.slides.tiff_directories import (
     check_directories,
     check_pages,
     check_picture,
+    check_tiles,
 )
 
 # tifffile logs what it meets in broken files; without a handler Python prints that on stderr.
@@ -70,14 +72,34 @@ def read_layout(path: Path) -> TiffLayout:
         SlideError: not a TIFF, truncated, broken, asking for too much, or with pixels that are not
             grey or RGB.
     """
-    check_directories(path)
+    with _checked(path) as tiff:
+        vendor = _vendor(tiff.pages.first)
+        if vendor in _OPENSLIDE_VENDORS:
+            return _not_ours(vendor, "its pyramid needs OpenSlide")
+        check_pages(path, _all_pages(tiff))
+        return _layout(path, tiff, vendor)
+
+
+def check_for_openslide(path: Path) -> None:
+    """Refuse a TIFF file that would have OpenSlide ask for so much memory that the process ends.
+
+    Raises:
+        SlideError: it would, or tifffile cannot read it.
+    """
+    with _checked(path, for_openslide=True) as tiff:
+        tiled = [page for page in _all_pages(tiff) if page.is_tiled]
+        check_pages(path, tiled)
+        for page in tiled:
+            check_tiles(path, page)
+
+
+@contextlib.contextmanager
+def _checked(path: Path, *, for_openslide: bool = False) -> Iterator[tifffile.TiffFile]:
+    """Open a TIFF file whose directories are in order; whatever goes wrong with it is a SlideError."""
+    check_directories(path, for_openslide=for_openslide)
     try:
         with tifffile.TiffFile(path) as tiff:
-            vendor = _vendor(tiff.pages.first)
-            if vendor in _OPENSLIDE_VENDORS:
-                return _not_ours(vendor, "its pyramid needs OpenSlide")
-            check_pages(path, _all_pages(tiff))
-            return _layout(path, tiff, vendor)
+            yield tiff
     except SlideError:
         raise
     except Exception as error:
@@ -250,13 +272,10 @@ def _tile_table(
     kind: PixelKind,
     absent: NDArray[np.uint8] | None,
 ) -> TileTable:
+    check_tiles(path, page)
     columns = -(-page.imagewidth // page.tilewidth)
     rows = -(-page.imagelength // page.tilelength)
     tiles = columns * rows * (page.samplesperpixel if page.planarconfig == 2 else 1)
-    if len(page.dataoffsets) < tiles or len(page.databytecounts) < tiles:
-        raise SlideError(
-            f"{path} is truncated: a level of {tiles} tiles lists only {len(page.dataoffsets)}: copy it again"
-        )
     return TileTable(
         offsets=np.array(page.dataoffsets[:tiles], np.uint64),
         sizes_bytes=np.array(page.databytecounts[:tiles], np.uint64),
