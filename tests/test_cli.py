@@ -852,6 +852,32 @@ def test_who_has_heard_is_not_interrupted_while_it_cleans_up(cli, monkeypatch, s
     assert (answer.code, answer.err, ended) == (130, ["histofast: interrupted"], [True])
 
 
+@pytest.mark.skipif(os.name != "posix", reason="needs signals")
+@pytest.mark.parametrize("ends_as", ["KeyboardInterrupt", "ImportError('not initialized')"])
+def test_ctrl_c_again_while_the_first_is_told_shows_no_traceback(ends_as, slides):
+    code = f"""
+import os, signal, sys, time, typer
+from histofast import cli, pipeline
+
+def interrupted(*_, **__):
+    cli._Interruption.came = True
+    raise {ends_as}
+
+def again(*_, **__):
+    os.kill(os.getpid(), signal.SIGINT)
+    time.sleep(10)
+
+pipeline.extract, typer.echo = interrupted, again
+sys.argv = ["histofast", "extract", {str(slides)!r}, "-o", "f"]
+cli.main()
+"""
+    signal_of = {"preexec_fn": lambda: signal.signal(signal.SIGINT, signal.default_int_handler)}
+    ran = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, check=False, **signal_of
+    )
+    assert (ran.returncode, ran.stderr) == (-signal.SIGINT, b"")
+
+
 def test_an_interruption_that_hits_a_destructor(cli, monkeypatch, slides, tmp_path):
     class Unlucky:
         def __del__(self):

@@ -17,7 +17,7 @@ from typing import NoReturn, TextIO
 import typer
 
 from histofast._files import NoLocksWarning
-from histofast._stopping import deferred_interrupts
+from histofast._stopping import deferred_interrupts, interruptions
 from histofast.cli import (
     demo,
     extract,
@@ -102,6 +102,13 @@ def _stopped(number: int, frame: FrameType | None) -> None:
     raise KeyboardInterrupt
 
 
+def _hear_no_more() -> None:
+    """From here on a further signal ends the process at once, where nothing is left to clean up."""
+    for number in interruptions():
+        if signal.getsignal(number) is _stopped:
+            signal.signal(number, signal.SIG_DFL)
+
+
 def _repeat_lost_interruption(lost: sys.UnraisableHookArgs) -> None:
     """Python drops what is raised in a destructor; a Ctrl-C that came just then must not be."""
     if issubclass(lost.exc_type, KeyboardInterrupt):
@@ -139,9 +146,8 @@ def main() -> None:
     # Job schedulers end a job with SIGTERM, a lost connection with SIGHUP: leave whole files only
     # and a report, as with Ctrl-C. Whoever has them ignored (nohup) wants them ignored.
     _Interruption.came = False
-    for name in ("SIGINT", "SIGTERM", "SIGHUP"):
-        number = getattr(signal, name, None)
-        if number is not None and signal.getsignal(number) is not signal.SIG_IGN:
+    for number in interruptions():
+        if signal.getsignal(number) is not signal.SIG_IGN:
             signal.signal(number, _stopped)
     sys.unraisablehook = _repeat_lost_interruption
     warnings.showwarning = _show_warning
@@ -153,6 +159,7 @@ def main() -> None:
             if sys.stdout is not None:
                 sys.stdout.flush()  # here its failure can still be told
     except KeyboardInterrupt:
+        _hear_no_more()
         if code != 130:  # else it has said so itself
             _fail("interrupted", 130)
     except BrokenPipeError:
@@ -165,6 +172,7 @@ def main() -> None:
     except Exception as error:
         # A library that is interrupted while it is imported says that it is broken.
         if _Interruption.came:
+            _hear_no_more()
             _fail("interrupted", 130)
         if isinstance(error, _UsageError):
             _fail(_usage(error), 2)
