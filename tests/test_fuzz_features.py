@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import tempfile
 from functools import cache
 from pathlib import Path
@@ -67,14 +68,14 @@ def read_mapped(path: Path) -> None:
 
 def read_tensor(path: Path) -> None:
     """Hold a tensor file against its feature file, which is whole."""
-    beside = path.parent / "h5_files" / "a.h5"
+    beside = path.parent / str(os.getpid()) / "h5_files" / "a.h5"  # originals are read side by side
     if not beside.exists():
         write(beside, layout="clam")
-    changed = path.read_bytes() != pt_path(beside).read_bytes()
-    twin = path.parent / "h5_files" / f"{path.stem}.h5"
+    whole, broken = pt_path(beside).read_bytes(), path.read_bytes()
+    changed = broken != whole
+    twin = beside.with_name("b.h5")
     twin.write_bytes(beside.read_bytes())
-    if pt_path(twin) != path:
-        pt_path(twin).write_bytes(path.read_bytes())
+    pt_path(twin).write_bytes(broken)
     problems, summary = verify(twin), read_summary(twin)
     assert bool(problems) is changed
     assert all(".pt" in problem and "\n" not in problem for problem in problems)
