@@ -395,6 +395,11 @@ def test_where_there_are_no_locks_files_are_whole_and_nobody_sweeps_what_is_writ
     with replacing(tmp_path / "a.json", overwrite=True) as pending:
         pending.write_bytes(b"whole")
         assert remove_stale_temporaries(tmp_path) == []
+        left = tmp_path / ".b.json.1.00000000.tmp"
+        left.touch()
+        assert remove_stale_temporaries(tmp_path) == []
+        os.utime(left, (0, time.time() - 8 * 24 * 3600))
+        assert remove_stale_temporaries(tmp_path) == [left]
     assert [path.name for path in tmp_path.iterdir()] == ["a.json"]
 
 

@@ -28,7 +28,7 @@ if sys.platform != "win32":
 
 _HELD = {errno.EAGAIN, errno.EACCES}
 # What flock says where there are no locks; 524 is the kernel's own ENOTSUPP, which NFS lets out.
-_NO_LOCKS = {errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOTSUP, 524}
+NO_LOCKS = {errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOTSUP, 524}
 _POLL_S = 0.1
 
 _without_locks: set[int] = set()  # devices of which it was said
@@ -206,7 +206,7 @@ def _lock_or_note(descriptor: int, path: Path) -> bool:
             return filelock.lock_descriptor(descriptor, blocking=False)
         return try_lock(descriptor)
     except OSError as error:
-        if error.errno not in _NO_LOCKS:
+        if error.errno not in NO_LOCKS:
             raise write_error(path, error) from error
         device = os.fstat(descriptor).st_dev
         if device not in _without_locks:

@@ -8,12 +8,13 @@ import os
 import re
 import secrets
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from histofast._files.failing import write_error
-from histofast._files.locks import open_plain, try_lock
+from histofast._files.locks import NO_LOCKS, open_plain, try_lock
 from histofast._files.names import longest_name_bytes, shortened
 
 if TYPE_CHECKING:
@@ -23,6 +24,7 @@ _TEMPORARY_NAME = re.compile(r"\..+\.\d+\.[0-9a-f]{8}\.tmp")
 
 # What file systems say to what they do not do; 524 is the kernel's own ENOTSUPP.
 _NOT_DONE_HERE = {errno.EOPNOTSUPP, errno.ENOTSUP, errno.ENOSYS, errno.EINVAL, errno.EBADF, 524}
+_LONG_S = 7 * 24 * 3600  # no living writer leaves its file alone for so long
 _CHUNK_BYTES = 16 << 20
 _swept: set[Path] = set()  # folders, by this process
 
@@ -204,10 +206,20 @@ def _is_removed(path: Path) -> bool:
         return False
     # Open for writing: network file systems lock no other file.
     with contextlib.suppress(OSError), open(path, "r+b", opener=open_plain) as file:
-        if try_lock(file.fileno()):
+        if _is_left_behind(file.fileno()):
             path.unlink()
             return True
     return False
+
+
+def _is_left_behind(descriptor: int) -> bool:
+    """Whether nobody has locked an open temporary; where there are no locks, touched it for long."""
+    try:
+        return try_lock(descriptor)
+    except OSError as error:
+        if error.errno not in NO_LOCKS:
+            raise
+        return time.time() - os.fstat(descriptor).st_mtime > _LONG_S
 
 
 def _may_stay(descriptor: int) -> bool:
