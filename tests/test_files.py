@@ -429,6 +429,24 @@ def test_where_folders_cannot_be_synced_nor_space_reserved_files_are_written(
 
 
 @posix
+def test_a_file_system_that_counts_no_links(tmp_path, monkeypatch):
+    real = os.fstat
+
+    def without_links(descriptor: int) -> os.stat_result:
+        values = list(real(descriptor))
+        values[stat.ST_NLINK] = 0
+        return os.stat_result(values)
+
+    monkeypatch.setattr(os, "fstat", without_links)
+    with replacing(tmp_path / "a", overwrite=True) as pending:
+        pending.write_bytes(b"whole")
+    with Lock(tmp_path / "a") as held:
+        assert held
+        assert Lock(tmp_path / "a").holder().pid == os.getpid()
+        assert not Lock(tmp_path / "a").acquire()
+
+
+@posix
 def test_a_folder_that_fails_to_sync_is_told(tmp_path, monkeypatch):
     sync = os.fsync
 

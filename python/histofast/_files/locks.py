@@ -80,9 +80,10 @@ class Lock:
         """Take the lock; whether it is now held.
 
         Args:
-            wait_s: how long to wait where somebody else holds it; Ctrl-C ends the waiting.
+            wait_s: how long to wait where somebody else holds it.
 
         Raises:
+            Interrupted: the work is to end before somebody gave it back.
             WriteError: the folder cannot be written, or a link lies where the lock file belongs.
         """
         until = time.monotonic() + wait_s
@@ -104,9 +105,11 @@ class Lock:
         try:
             is_held = _lock_or_note(file.fileno(), self.path)
             # Whoever removes the folder of locks by hand takes the file from those who wait for it.
-            if is_held and os.fstat(file.fileno()).st_nlink > 0:
+            if is_held and has_name(file.fileno(), self.path):
                 self._file, file = file, None
                 self._say_who()
+        except OSError as error:
+            raise write_error(self.path, error) from error
         finally:
             if file is not None:
                 file.close()
@@ -119,7 +122,7 @@ class Lock:
             "since": datetime.now().astimezone().isoformat(timespec="seconds"),
         }
         with contextlib.suppress(OSError):  # a full disk: the lock holds all the same
-            if os.fstat(self._file.fileno()).st_nlink == 1:  # never into a file of another name
+            if os.fstat(self._file.fileno()).st_nlink <= 1:  # never into a file of another name
                 self._file.truncate(0)
                 self._file.write(json.dumps(me).encode() + b"\n")
 
@@ -146,7 +149,7 @@ class Lock:
         if file is None:
             return
         with file, contextlib.suppress(OSError):
-            if os.fstat(file.fileno()).st_nlink == 1:
+            if os.fstat(file.fileno()).st_nlink <= 1:
                 file.truncate(0)
             _unlock(file.fileno())  # a forked child may have the file open as well
 
@@ -184,6 +187,17 @@ def _open_lock_file(path: str, flags: int) -> int:
     return descriptor
 
 
+def has_name(descriptor: int, path: Path) -> bool:
+    """Whether an open file is still the one of that path."""
+    about = os.fstat(descriptor)
+    if about.st_nlink > 0:
+        return True
+    try:  # some file systems count no links
+        return os.path.samestat(about, path.stat())
+    except FileNotFoundError:
+        return False
+
+
 def try_lock(descriptor: int) -> bool:
     """Lock an open file for this process without waiting; whether it is held now."""
     if sys.platform == "win32":
@@ -207,7 +221,7 @@ def _lock_or_note(descriptor: int, path: Path) -> bool:
         return try_lock(descriptor)
     except OSError as error:
         if error.errno not in NO_LOCKS:
-            raise write_error(path, error) from error
+            raise
         device = os.fstat(descriptor).st_dev
         if device not in _without_locks:
             _without_locks.add(device)

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from histofast._files.failing import write_error
-from histofast._files.locks import NO_LOCKS, open_plain, try_lock
+from histofast._files.locks import NO_LOCKS, has_name, open_plain, try_lock
 from histofast._files.names import longest_name_bytes, shortened
 
 if TYPE_CHECKING:
@@ -83,7 +83,7 @@ class Temporary:
             self._is_ours = True  # before it is there: a signal may come right after its making
             self.raw = open(self.path, "x+b", buffering=0)  # noqa: PTH123, SIM115
             # A sweeper may have come between creation and lock; it would have left no name.
-            if _may_stay(self.raw.fileno()):
+            if _may_stay(self.raw.fileno(), self.path):
                 return
             self.raw.close()
 
@@ -222,9 +222,9 @@ def _is_left_behind(descriptor: int) -> bool:
         return time.time() - os.fstat(descriptor).st_mtime > _LONG_S
 
 
-def _may_stay(descriptor: int) -> bool:
+def _may_stay(descriptor: int, path: Path) -> bool:
     """Lock a file just made; whether no sweeper has it, or had it and removed its name."""
     with contextlib.suppress(OSError):  # a file system without locks sweeps nothing either
         if not try_lock(descriptor):
             return False
-    return os.fstat(descriptor).st_nlink > 0
+    return has_name(descriptor, path)
