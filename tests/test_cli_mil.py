@@ -67,7 +67,7 @@ def test_patients_in_another_spelling_are_kept_together(cli, toy):
 def test_train_and_predict(cli, toy):
     answer = cli(*TRAIN, *SHORT, "--lr", "0.01")
     assert answer.code == 0
-    assert len(answer.err) == 4
+    assert len(answer.err) == 5
     assert re.fullmatch(
         r"fold 0, epoch 1/2: loss \d\.\d{3}, validation loss \d\.\d{3}, auroc \d\.\d{3}, \d+\.\d s "
         r"\(best\)",
@@ -180,7 +180,10 @@ def test_interrupted_goes_on(cli, toy, monkeypatch):
     assert (answer.code, answer.err[-1], answer.out) == (130, "histofast: interrupted", "")
     answer = cli(*TRAIN, *SHORT)
     assert answer.code == 0
-    assert [line.split(":")[0] for line in answer.err] == ["fold 1, epoch 2/2"]
+    assert [line.split(":")[0] for line in answer.err] == [
+        "fold 1, epoch 2/2",
+        "predicting test slides, and their metrics with intervals",
+    ]
 
 
 @pytest.mark.parametrize(

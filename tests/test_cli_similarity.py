@@ -58,6 +58,7 @@ def calls(monkeypatch):
     room.comparison_text = comparison_text
 
     def compare(*arguments, **options):
+        assert callable(options.pop("on_progress"))
         asked.append((arguments, options))
         return Made()
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import errno
-import json
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -18,7 +17,18 @@ from toy_bags import UNI, D, write_features, write_toy
 
 torch = need("torch", "sklearn")
 
-from histofast.mil import TrainConfig, attention_of, evaluate, open_bags, open_run, predict, train
+from histofast.learning import write_json
+from histofast.mil import (
+    TrainConfig,
+    attention_of,
+    create,
+    evaluate,
+    open_bags,
+    open_run,
+    predict,
+    train,
+)
+from histofast.mil.runs import Unit, save_model
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -287,19 +297,22 @@ class TestRun:
         [
             ("{", r"run\.json must be JSON, got "),
             ("[]", r"run\.json must be a JSON object, got list"),
-            ("{}", r"run\.json must be of a run, got no kind in it"),
+            ({}, r"run\.json must be of a run, got no kind in it"),
             (
-                '{"kind": "train", "identity": {}, "about": {}}',
+                {"kind": "train", "identity": {}, "about": {}},
                 r"run\.json must be of a run, got KeyError \('slides'\)",
             ),
             (
-                '{"kind": "finetune", "identity": {}, "about": {}}',
+                {"kind": "finetune", "identity": {}, "about": {}},
                 "must be of `train`, got a folder of `finetune`",
             ),
         ],
     )
     def test_a_broken_run_json(self, tmp_path, content, message):
-        (tmp_path / "run.json").write_text(content)
+        if isinstance(content, str):
+            (tmp_path / "run.json").write_text(content)
+        else:
+            write_json(tmp_path / "run.json", content)
         with pytest.raises(ModelError, match=message):
             open_run(tmp_path)
 
@@ -340,17 +353,10 @@ class TestRun:
             open_run(copy).models()
 
     def test_weights_that_do_not_fit_their_description(self, run, tmp_path):
-        from safetensors.torch import save_file
-
-        copy = tmp_path / "copy"
+        copy, unit = tmp_path / "copy", Unit()
         shutil.copytree(run.path, copy)
-        about = {
-            "name": "attention", "d": D, "outputs": 2, "options": {}, "offset": 0, "scale": 1,
-        }  # fmt: skip
-        save_file(
-            {"w": torch.zeros(2)},
-            copy / "fold-0" / "model.safetensors",
-            metadata={"histofast.bag_model": json.dumps(about)},
-        )
+        other = create("attention", d=D, outputs=2, hidden=16)
+        other.options = {}
+        save_model(copy / "fold-0" / "model.safetensors", other, unit=unit)
         with pytest.raises(ModelError, match="must hold the weights of attention, got: Error"):
             open_run(copy).models()

@@ -434,7 +434,7 @@ class TestFolder:
             *(f"fold-{i}/{name}" for i in range(2) for name in ("model.safetensors", "log.csv")),
         }
         record = json.loads((run.path / "run.json").read_text())
-        assert list(record) == ["kind", "identity", "about"]
+        assert list(record) == ["kind", "identity", "about", "sha256"]
         identity = record["identity"]
         assert identity["config"]["lr"] == 3e-3
         assert identity["classes"] == ["no", "yes"]
@@ -498,21 +498,48 @@ class TestFolder:
             with pytest.raises(ModelError, match="must be worked on by one process, got a second"):
                 train(*toy, out=tmp_path / "run", config=SHORT)
 
-    def test_a_broken_state(self, toy, tmp_path):
+    @pytest.mark.parametrize(
+        "change",
+        [lambda b: b[:1000], lambda b: b[:-1], lambda b: b[:5000] + b"!" + b[5001:], bytes],
+    )
+    def test_a_broken_state_is_told_and_the_fold_begun_anew(self, toy, tmp_path, change):
         def stop(progress):
-            if progress.finished:
+            if progress.finished and progress.epoch == 2:
                 raise Stop
 
+        whole = numbers_of(train(*toy, out=tmp_path / "whole", config=SHORT).path)
+        out, notes, epochs = tmp_path / "run", [], []
         with pytest.raises(Stop):
-            train(*toy, out=tmp_path / "run", config=SHORT, on_progress=stop)
-        state = tmp_path / "run" / "fold-0" / "state.pt"
-        state.write_bytes(state.read_bytes()[:1000])
-        with pytest.raises(
-            ModelError, match=r"state\.pt must be the state of a fold, got .*: remove"
-        ):
-            train(*toy, out=tmp_path / "run", config=SHORT)
-        state.unlink()
-        assert train(*toy, out=tmp_path / "run", config=SHORT).is_finished
+            train(*toy, out=out, config=SHORT, on_progress=stop)
+        state = out / "fold-0" / "state.pt"
+        state.write_bytes(change(state.read_bytes()) if change is not bytes else b"")
+        train(
+            *toy,
+            out=out,
+            config=SHORT,
+            on_progress=lambda p: epochs.append((p.fold, p.epoch)) if p.finished else None,
+            on_note=notes.append,
+        )
+        assert notes[0] == f"fold 0 is trained from its start: {state} is not as it was written"
+        assert epochs[0] == (0, 1)
+        assert numbers_of(out) == whole
+
+    @pytest.mark.parametrize(
+        "name", ["fold-1/model.safetensors", "predictions.csv", "metrics.json"]
+    )
+    def test_one_bit_of_a_finished_run(self, toy, tmp_path, name):
+        """Weights, predictions and metrics that changed on the disk gave other numbers, silently."""
+        run = train(*toy, out=tmp_path / "run", config=SHORT)
+        path = run.path / name
+        content = bytearray(path.read_bytes())
+        content[-20] ^= 1
+        path.write_bytes(content)
+        with pytest.raises(ModelError, match=f"{path.name} must be .*: remove "):
+            run.models() if path.suffix == ".safetensors" else run.predictions()
+        if name != "predictions.csv":
+            path.unlink()
+        (run.path / "metrics.json").unlink(missing_ok=True)
+        assert len(train(*toy, out=run.path, config=SHORT).predictions()) == 24
 
     def test_a_broken_run_json(self, toy, tmp_path):
         run = train(*toy, out=tmp_path / "run", config=SHORT)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import socket
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -21,6 +22,7 @@ from histofast.learning import (
     difference,
     is_finished,
     parts_of_config,
+    read_json,
     read_record,
     run_folder,
     write_json,
@@ -131,17 +133,43 @@ def test_a_folder_of_something_else(tmp_path):
     [
         ("{", r"run\.json must be JSON, got "),
         ("[]", r"run\.json must be a JSON object, got list"),
-        ("{}", r"run\.json must be of a run, got no kind in it"),
-        ('{"kind": "train", "identity": []}', r"run\.json must be of a run, got no identity in it"),
+        ("[" * 100_000, r"run\.json must be JSON, got .*recursion"),
+        ("{}", r"run\.json must be as it was written, got one changed or damaged since: choose an"),
+        ({}, r"run\.json must be of a run, got no kind in it"),
+        ({"kind": "train", "identity": []}, r"run\.json must be of a run, got no identity in it"),
     ],
 )
 def test_a_broken_record(tmp_path, content, message):
-    (tmp_path / RUN).write_text(content)
+    if isinstance(content, str):
+        (tmp_path / RUN).write_text(content)
+    else:
+        write_json(tmp_path / RUN, content)
     with pytest.raises(ModelError, match=message), folder(tmp_path, record()):
         raise AssertionError
     assert not is_finished(tmp_path, record())
     with folder(tmp_path, record(), overwrite=True):
         assert json.loads((tmp_path / RUN).read_text())["identity"] == IDENTITY
+
+
+def test_json_of_a_run_tells_whether_it_is_as_it_was_written(tmp_path):
+    path, value = tmp_path / "a.json", {"b": [1, 2.5, None], "a": {"10": "x", "9": "é"}}
+    write_json(path, value)
+    assert read_json(path, remedy="write it anew") == value
+    whole = path.read_bytes()
+    cuts = [whole[:i] for i in range(len(whole))]
+    flips = [whole[:i] + bytes([whole[i] ^ 1]) + whole[i + 1 :] for i in range(len(whole))]
+    refused = 0
+    for content in (*cuts, *flips):
+        path.write_bytes(content)
+        try:  # a change of white space is none
+            assert read_json(path, remedy="write it anew") == value
+        except ModelError as error:
+            refused += bool(re.fullmatch(r".*a\.json must be .*: write it anew", str(error)))
+    assert len(cuts) + len(flips) - 20 < refused < len(cuts) + len(flips)
+    path.unlink()
+    path.mkdir()
+    with pytest.raises(ModelError, match=r"a\.json must be a file, got a folder"):
+        read_json(path, remedy="write it anew")
 
 
 def test_killed_while_run_json_was_written(tmp_path):
@@ -167,7 +195,10 @@ def test_a_second_process_is_refused(tmp_path):
         [sys.executable, "-c", code], stdin=pipe, stdout=pipe, text=True
     ) as other:
         assert other.stdout.readline() == "True\n"
-        message = "must be worked on by one process, got a second one: wait for the first"
+        message = (
+            "must be worked on by one process, got a second one: wait for process "
+            rf"{other.pid} on {re.escape(socket.gethostname())} since [-\d]+ [:\d]+, or end it"
+        )
         with pytest.raises(ModelError, match=message), folder(tmp_path, record()):
             raise AssertionError
         other.communicate("\n")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import time
 from collections.abc import Callable
@@ -13,7 +14,8 @@ import typer
 from histofast._machine import TORCH
 from histofast._words import duration
 from histofast.cli import options
-from histofast.cli.output import say, say_document
+from histofast.cli.flags import told
+from histofast.cli.output import counted, say, say_document
 
 if TYPE_CHECKING:
     from histofast.learning import Metric
@@ -172,24 +174,30 @@ def finetune(
         config=config,
         overwrite=overwrite,
         on_progress=None if quiet else _reporter(),
+        on_note=None if quiet else lambda text: say(told(text), err=True),
         **options.given(jobs=jobs, threads=threads),
     )
     if as_json:
-        say_document((found.path / "metrics.json").read_text(encoding="utf-8"))
+        say_document(json.dumps(found.metrics(), indent=1))
     else:
         for line in _table(found):
             say(line)
         for note in found.notes:
-            say(f"note: {note}")
+            say(f"note: {told(note)}")
         say(f"encoder: {found.encoder}")
     if not similarity:
         return
     if not quiet:
-        say("comparing frozen and tuned, layer by layer", err=True)
+        say(
+            "comparing frozen and tuned, layer by layer (--no-similarity leaves it out): reading "
+            f"{_COMPARED} patches",
+            err=True,
+        )
     sample = mil.sample_of_run(
         mil.open_run(run), slides=slides, patches=patches, features=features, n=_COMPARED
     )
-    page = _compare(found, sample)
+    with counted("comparing images", quiet=quiet) as on_progress:
+        page = _compare(found, sample, on_progress)
     if not as_json:
         say(f"frozen and tuned, layer by layer: {page}")
 
@@ -221,12 +229,19 @@ def _reporter() -> Callable[[FineTuneProgress], None]:
     return tell
 
 
-def _compare(found: FineTuned, sample: PatchSample) -> Path:
+def _compare(
+    found: FineTuned, sample: PatchSample, on_progress: Callable[[int, int], None] | None
+) -> Path:
     """Compare the encoder before and after, on patches as the run's features know them."""
     from histofast.comparison import compare
 
     result = compare(
-        found.frozen_network, found.tuned_network, sample, label_a="frozen", label_b="tuned"
+        found.frozen_network,
+        found.tuned_network,
+        sample,
+        label_a="frozen",
+        label_b="tuned",
+        on_progress=on_progress,
     )
     result.save(found.path / "similarity")
     return found.path / "similarity" / "index.html"

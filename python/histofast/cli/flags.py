@@ -26,7 +26,11 @@ _at_hand: ContextVar[Mapping[str, str]] = ContextVar("flags", default={})  # noq
 
 
 class Group(TyperGroup):
-    """A group of commands that keeps in mind the flags of the one that is run."""
+    """A group of commands that keeps in mind the flags of the one that is run; alone it shows help."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> Any:
+        """Show the help where nothing is asked for."""
+        return super().parse_args(ctx, args or ["--help"])
 
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
         """Find the command that `args` name."""

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from histofast.learning import Task
     from histofast.mil import Run, TrainProgress
 
+OnProgress = Callable[["TrainProgress"], None]
+OnNote = Callable[[str], None]
 Features = Annotated[
     list[Path],
     typer.Argument(metavar="FEATURES...", help="folder of feature files, or files and folders"),
@@ -187,7 +189,7 @@ def train(
         label_column=label_column,
     )
     _note(bags.notes, quiet=quiet)
-    with _epochs(quiet=quiet) as on_progress:
+    with _epochs(quiet=quiet) as (on_progress, on_note):
         run = run_training(
             bags,
             out=out,
@@ -197,6 +199,7 @@ def train(
             tensorboard=tensorboard,
             mlflow=mlflow,
             on_progress=on_progress,
+            on_note=on_note,
             **options.given(jobs=jobs, threads=threads),
         )
     _draw_curves(run)
@@ -243,7 +246,7 @@ def predict(
     """Predict slides: the mean of the models of a run's folds."""
     from histofast.mil import predict as run_prediction
 
-    with counted("slides", quiet=quiet) as on_progress:
+    with counted("predicting slides", quiet=quiet) as on_progress:
         found = run_prediction(
             run,
             features,
@@ -354,15 +357,18 @@ def _say(progress: TrainProgress) -> str:
 
 
 @contextmanager
-def _epochs(*, quiet: bool) -> Iterator[Callable[[TrainProgress], None] | None]:
-    """Yield what `train(on_progress=...)` wants: a line per epoch, on a terminal a bar as well."""
+def _epochs(*, quiet: bool) -> Iterator[tuple[OnProgress | None, OnNote | None]]:
+    """Yield what `train` tells: a line per epoch and note, on a terminal a bar as well."""
+    if quiet:
+        yield None, None
+        return
     if not watched(quiet=quiet):
 
         def plain(progress: TrainProgress) -> None:
             if progress.finished is not None:
                 say(_say(progress), err=True)
 
-        yield None if quiet else plain
+        yield plain, lambda text: say(told(text), err=True)
         return
     with bars() as shown:
         slides = shown.add("slides")
@@ -376,4 +382,4 @@ def _epochs(*, quiet: bool) -> Iterator[Callable[[TrainProgress], None] | None]:
                 total=progress.bags_total,
             )
 
-        yield update
+        yield update, lambda text: shown.say(told(text))

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 import sys
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, TextIO
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from rich.progress import Progress
 
 _OF_TEXT = "\n\r\t"
+_SAY_S = 10.0  # between lines on work that goes on
 
 
 class Escaped(io.TextIOBase):
@@ -132,10 +134,23 @@ def bars() -> Iterator[Bars]:
 
 @contextmanager
 def counted(what: str, *, quiet: bool) -> Iterator[Callable[[int, int], None] | None]:
-    """Yield what is told (done, total) of one thing: a bar on a terminal, else nothing."""
+    """Yield what is told (done, total) of one thing: a bar on a terminal, else a line now and then."""
     if not watched(quiet=quiet):
-        yield None
+        yield None if quiet else now_and_then(what)
         return
     with bars() as shown:
         update = shown.add(what)
         yield lambda done, total: update(completed=done, total=total)
+
+
+def now_and_then(what: str) -> Callable[[int, int], None]:
+    """Return what says how many are done, but for work that is done soon."""
+    said = time.monotonic()
+
+    def tell(done: int, total: int) -> None:
+        nonlocal said
+        if done < total and time.monotonic() - said > _SAY_S:
+            said = time.monotonic()
+            say(f"{what}: {done} of {total}", err=True)
+
+    return tell

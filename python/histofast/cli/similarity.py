@@ -10,7 +10,7 @@ import typer
 
 from histofast._machine import TORCH
 from histofast.cli import options
-from histofast.cli.output import say, say_document
+from histofast.cli.output import counted, say, say_document
 from histofast.similarity import MEASURES, Need, names_of
 
 if TYPE_CHECKING:
@@ -155,22 +155,27 @@ def similarity(
 
     result: SimilarityResult
     if features is not None:
-        result = compare_features(folders, intersect=intersect, **given)
+        with counted("comparing encoders", quiet=False) as on_progress:
+            result = compare_features(
+                folders, intersect=intersect, on_progress=on_progress, **given
+            )
     else:
         assert a is not None
         assert b is not None
         assert images is not None
         label_a, label_b = _labels(a, b)
         chosen = given.pop("layers", None)
-        result = compare(
-            _network(a, network, classes, device),
-            _network(b, network, classes, device),
-            images,
-            label_a=label_a,
-            label_b=label_b,
-            **({} if chosen is None else {"layers_a": chosen, "layers_b": chosen}),
-            **given,
-        )
+        with counted("comparing images", quiet=False) as on_progress:
+            result = compare(
+                _network(a, network, classes, device),
+                _network(b, network, classes, device),
+                images,
+                label_a=label_a,
+                label_b=label_b,
+                on_progress=on_progress,
+                **({} if chosen is None else {"layers_a": chosen, "layers_b": chosen}),
+                **given,
+            )
     result.save(target)
     if as_json:
         say_document(result.comparison.to_json())

@@ -21,7 +21,6 @@ if TYPE_CHECKING:
 app = typer.Typer(
     cls=flags.Group,
     help="Answer a question about pretrained networks, with a page that shows how.",
-    no_args_is_help=True,
     rich_markup_mode=None,
 )
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -54,6 +54,7 @@ def compare(
     seed: int = 0,
     label_a: str | None = None,
     label_b: str | None = None,
+    on_progress: Callable[[int, int], None] | None = None,
 ) -> SimilarityResult:
     """Compare the layers of two networks on the same images.
 
@@ -90,6 +91,7 @@ def compare(
         confidence: of interval and null.
         seed: of everything random.
         label_a, label_b: what to call the two.
+        on_progress: called with the images compared and those in all.
 
     Raises:
         ModelError: no such layer, or a network that fails.
@@ -121,12 +123,15 @@ def compare(
     if options.is_summed:
         twins = random_twins(a, seed=seed + FAR, n=options.random_seeds)
         random = [source_of(twin, layers_a) for twin in twins]
-        return _result(subjects, options, _summed(subjects, options, random))
+        return _result(subjects, options, _summed(subjects, options, random, on_progress))
     return _result(subjects, options, _by_pixels(subjects, options))
 
 
 def _summed(
-    subjects: Subjects, options: CompareOptions, random: Sequence[Source]
+    subjects: Subjects,
+    options: CompareOptions,
+    random: Sequence[Source],
+    on_progress: Callable[[int, int], None] | None,
 ) -> dict[str, Any]:
     """Add up over batches what a `Comparison` is made of; random networks share the batches."""
     batches = _batches(subjects.order, options.batch_size)
@@ -151,8 +156,12 @@ def _summed(
             group_of=subjects.group_of,
             resamples=options.resamples,
         )
+    done = 0
     for batch in batches:
         sums.add(subjects.pixels[batch], batch)
+        done += len(batch)
+        if on_progress is not None:
+            on_progress(done, len(subjects.order))
     found = sums.result(options.confidence, options.batch_size)
     if subjects.classes:
         outputs = [np.concatenate(given) for given in sums.outputs]

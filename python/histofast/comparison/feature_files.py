@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,8 @@ MEASURE = MEASURES["cka"]  # that interval and null are of
 _NAMED = 20  # slides that are left out, in words
 
 Sample = list[NDArray[np.float32]]  # (n, d) rows of each encoder, the same patches in all
+Pairs = Iterator[tuple[int, int]]  # of encoders
+OnCount = Callable[[int, int], None]  # done, in all
 
 
 def compare_features(
@@ -32,6 +34,7 @@ def compare_features(
     permutations: int = 99,
     confidence: float = 0.95,
     seed: int = 0,
+    on_progress: OnCount | None = None,
 ) -> SimilarityResult:
     """Compare encoders by their feature files: debiased linear CKA of patches of all slides.
 
@@ -48,6 +51,8 @@ def compare_features(
         permutations: of the patches, for the null; 0: none.
         confidence: of interval and null.
         seed: of what is drawn.
+        on_progress: called with the numbers of pairs of encoders that are done, and of all; similarity,
+            interval and null count each.
 
     Raises:
         FeatureError: a file that cannot be read, files of one slide with other patches or of one
@@ -63,19 +68,21 @@ def compare_features(
     features, slide_of, total, ids = _drawn(slides, n=n, seed=seed)
     size = len(folders)
     pairs = np.array([(i, j) for i in range(size) for j in range(i + 1, size)], np.int64)
+    n_resamples = resamples if len(slides) >= MIN_GROUPS else 0
+    turns = _counted(pairs, 1 + (n_resamples > 0) + (permutations > 0), on_progress)
     matrix = np.eye(size)
-    for i, j in pairs:
+    for i, j in next(turns):
         matrix[i, j] = matrix[j, i] = MEASURE.function(features[i], features[j])
     names = _names_of([Path(folder) for folder in folders])
     values = _interval(
         features,
-        pairs,
+        turns,
         groups=slide_of,
-        n_resamples=resamples if len(slides) >= MIN_GROUPS else 0,
+        n_resamples=n_resamples,
         confidence=confidence,
         seed=seed,
-    ) | _null(features, pairs, permutations=permutations, confidence=confidence, seed=seed)
-    few = f": {MIN_GROUPS} slides are needed, these are {len(slides)}"
+    ) | _null(features, turns, permutations=permutations, confidence=confidence, seed=seed)
+    few = f": {MIN_GROUPS} slides are needed, these are {len(slides)}" if resamples else ""
     return SimilarityResult(
         comparison=Comparison(
             label_a="encoders",
@@ -84,18 +91,14 @@ def compare_features(
             names_b=names,
             matrix=matrix,
             measure=MEASURE.title,
-            convention={
-                "formula": MEASURE.formula,
-                "reference": MEASURE.reference,
-                "features": "as stored, a row per patch",
-                "patches": f"{len(slide_of):,} of {total:,}, drawn evenly from the slides",
-                "estimator": "debiased, over these patches at once",
-                "interval": f"{confidence:.0%}, {resamples} resamples of slides"
+            convention=_convention(
+                patches=f"{len(slide_of):,} of {total:,}, drawn evenly from the slides",
+                interval=f"{confidence:.0%}, {resamples} resamples of slides"
                 if "low" in values
-                else f"none{few if resamples else ''}",
-                "null": f"{permutations} shuffles of the patches" if permutations else "none",
-                **({"left out": f"slides without a patch: {empty}"} if empty else {}),
-            },
+                else f"none{few}",
+                null=f"{permutations} shuffles of the patches" if permutations else "none",
+                empty=empty,
+            ),
             n=len(slide_of),
             groups=len(slides),
             images_sha256=ids,
@@ -104,6 +107,20 @@ def compare_features(
             **values,
         )
     )
+
+
+def _convention(*, patches: str, interval: str, null: str, empty: str) -> dict[str, str]:
+    left_out = {"left out": f"slides without a patch: {empty}"} if empty else {}
+    return {
+        "formula": MEASURE.formula,
+        "reference": MEASURE.reference,
+        "features": "as stored, a row per patch",
+        "patches": patches,
+        "estimator": "debiased, over these patches at once",
+        "interval": interval,
+        "null": null,
+        **left_out,
+    }
 
 
 def _slides_of(folders: Sequence[str | Path], *, intersect: bool) -> list[list[Path]]:
@@ -181,13 +198,27 @@ def _refuse_other_patches(file: FeatureFile, first: FeatureFile) -> None:
         )
 
 
+def _counted(pairs: NDArray[np.int64], turns: int, on_progress: OnCount | None) -> Iterator[Pairs]:
+    """Yield the pairs as often as they are gone through; each that is done is told."""
+
+    def told(turn: int) -> Pairs:
+        for k, (i, j) in enumerate(pairs.tolist()):
+            yield i, j
+            if on_progress is not None:
+                on_progress(turn * len(pairs) + k + 1, turns * len(pairs))
+
+    for turn in range(turns):
+        yield told(turn)
+
+
 def _interval(
-    features: Sample, pairs: NDArray[np.int64], *, n_resamples: int, **options: Any
+    features: Sample, turns: Iterator[Pairs], *, n_resamples: int, **options: Any
 ) -> dict[str, Any]:
     if not n_resamples:
         return {}
     found = [
-        cka_interval(features[i], features[j], n_resamples=n_resamples, **options) for i, j in pairs
+        cka_interval(features[i], features[j], n_resamples=n_resamples, **options)
+        for i, j in next(turns)
     ]
     return {
         "low": np.array([interval.low for interval in found]),
@@ -196,13 +227,13 @@ def _interval(
 
 
 def _null(
-    features: Sample, pairs: NDArray[np.int64], *, permutations: int, confidence: float, seed: int
+    features: Sample, turns: Iterator[Pairs], *, permutations: int, confidence: float, seed: int
 ) -> dict[str, Any]:
     if not permutations:
         return {}
     found = [
         permutation_null(features[i], features[j], n_permutations=permutations, seed=seed)
-        for i, j in pairs
+        for i, j in next(turns)
     ]
     return {
         "permuted": np.array([null.upper(confidence) for null in found]),

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, NoReturn
 
-from histofast._files import replacing
+from histofast._files import regular_file, replacing
 from histofast.errors import JobError
 
 MARKER = "done.json"
@@ -201,12 +201,13 @@ def is_there(job: Job) -> bool:
         return False
     marker = job.folder / MARKER
     try:
-        found = json.loads(marker.read_text())
+        regular_file(marker, kind="file", error=JobError)
+        found = json.loads(marker.read_bytes().decode())
     except FileNotFoundError:
         return False
     except OSError as error:
         raise JobError(f"cannot read {marker}: {error.strerror}") from error
-    except ValueError:
+    except (ValueError, RecursionError):
         raise JobError(f"{marker} is broken: remove it, or choose another folder") from None
     differs = differences(found, json.loads(canonical(job.identity)))
     if differs:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from histofast.learning.epochs import EpochReport, best_of, has_ended, is_better, rank, write_log
+from histofast.learning.files import read_json, write_bytes, write_csv, write_json
 from histofast.learning.intervals import (
     TOLERANCE,
     Difference,
@@ -34,9 +35,6 @@ from histofast.learning.record import (
     refuse_out_of_range,
     run_folder,
     sha256_of,
-    write_bytes,
-    write_csv,
-    write_json,
 )
 from histofast.learning.scores import (
     LOWER_IS_BETTER,
@@ -90,6 +88,7 @@ __all__ = [
     "parts_of_config",
     "plain",
     "rank",
+    "read_json",
     "read_labels",
     "read_record",
     "refuse_out_of_range",

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from histofast.learning.record import write_csv
+from histofast.learning.files import write_csv
 from histofast.learning.scores import LOWER_IS_BETTER, METRICS_OF
 
 

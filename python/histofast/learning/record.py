@@ -20,19 +20,20 @@ import contextlib
 import hashlib
 import json
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
-from histofast._files import Lock, remove_stale_temporaries, replacing
-from histofast._tables import csv_text
+from histofast._files import Lock, remove_stale_temporaries
 from histofast.errors import ModelError
+from histofast.learning.files import read_json, write_json
 from histofast.learning.scores import Metric
 
 RUN, METRICS, PREDICTIONS = "run.json", "metrics.json", "predictions.csv"
 
 _ASIDE = "aside"  # in the metadata of a field
+_ELSEWHERE = "choose another folder, or replace the run with overwrite=True"
 _MISSING = object()
 _SHORT = 40  # characters of a value that is told; longer ones are checksums and lists
 
@@ -142,20 +143,16 @@ def read_record(path: Path) -> RunRecord | None:
     """Return what the run.json of a folder holds, None if there is none.
 
     Raises:
-        ModelError: it is no record of a run.
+        ModelError: it is no record of a run, or was changed since.
     """
     try:
-        record = json.loads((path / RUN).read_text(encoding="utf-8"))
-    except (FileNotFoundError, NotADirectoryError):
+        record = read_json(path / RUN, remedy=_ELSEWHERE)
+    except FileNotFoundError:
         return None
-    except ValueError as error:
-        raise ModelError(f"{path / RUN} must be JSON, got {error}") from error
-    if not isinstance(record, dict):
-        raise ModelError(f"{path / RUN} must be a JSON object, got {type(record).__name__}")
     wanted = {"kind": str, "identity": dict, "about": dict}
     wrong = [name for name, kind in wanted.items() if not isinstance(record.get(name), kind)]
     if wrong:
-        raise ModelError(f"{path / RUN} must be of a run, got no {wrong[0]} in it")
+        raise ModelError(f"{path / RUN} must be of a run, got no {wrong[0]} in it: {_ELSEWHERE}")
     return RunRecord(**{name: record[name] for name in wanted})
 
 
@@ -190,7 +187,8 @@ def run_folder(
     lock = Lock(path / RUN)
     if not lock.acquire():
         raise ModelError(
-            f"{path} must be worked on by one process, got a second one: wait for the first"
+            f"{path} must be worked on by one process, got a second one: wait for "
+            f"{lock.holder() or 'the first'}, or end it"
         )
     try:
         _refuse(path, record, overwrite=overwrite)  # another may have come between
@@ -256,7 +254,7 @@ def sha256_of(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-# --- Values and files --------------------------------------------------------------------------
+# --- Values ------------------------------------------------------------------------------------
 
 
 def refuse_out_of_range(
@@ -284,21 +282,3 @@ def or_none(value: float) -> float | None:
 def plain(metric: Metric) -> dict[str, float | None]:
     """Return a metric and its interval as JSON holds them."""
     return {part.name: or_none(getattr(metric, part.name)) for part in fields(Metric)}
-
-
-def write_bytes(path: Path, content: bytes) -> None:
-    """Write a file whole or not at all; a full disk is an OSError."""
-    with replacing(path, overwrite=True) as pending:
-        pending.write_bytes(content)
-
-
-def write_json(path: Path, value: Mapping[str, Any]) -> None:
-    """Write JSON, one line for each key; NaN must not be in it."""
-    lines = (f"{json.dumps(k)}: {json.dumps(v, allow_nan=False)}" for k, v in value.items())
-    write_bytes(path, ("{\n " + ",\n ".join(lines) + "\n}\n").encode())
-
-
-def write_csv(path: Path, rows: Iterable[Sequence[object]]) -> None:
-    """Write a table; floating point numbers as short as float32 needs."""
-    short = ([f"{v:.9g}" if isinstance(v, float) else v for v in row] for row in rows)
-    write_bytes(path, csv_text(short).encode())

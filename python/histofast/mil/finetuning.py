@@ -34,7 +34,7 @@ from histofast.mil.fold_tuning import (
 from histofast.mil.pixels import Pixels, Slides, bags_of
 from histofast.mil.reading import threads_of_torch
 from histofast.mil.runs import LOG, MODEL, STATE, Run, open_run
-from histofast.mil.side_by_side import refuse_jobs, work_on_folds
+from histofast.mil.side_by_side import OnNote, refuse_jobs, work_on_folds
 from histofast.mil.tuning_answer import ENCODER, FineTuned, answer
 from histofast.mil.tuning_source import source_of
 from histofast.networks import Network, PixelsIn, pick_device
@@ -65,6 +65,7 @@ def finetune(
     jobs: int = 1,
     threads: int | None = None,
     on_progress: OnProgress | None = None,
+    on_note: OnNote | None = None,
 ) -> FineTuned:
     """Train encoder and model of bags end to end on the patches of highest attention.
 
@@ -87,6 +88,7 @@ def finetune(
         jobs: folds at a time, side by side in processes.
         threads: of torch, in each; None: all CPUs, shared out among the jobs.
         on_progress: called after every step.
+        on_note: called with a line on what is done besides steps, or had to be begun anew.
 
     Raises:
         ValueError: options that do not fit, a survival run, stages that the network has not; work
@@ -106,14 +108,9 @@ def finetune(
     refuse_jobs(jobs, threads)
     if threads is None and jobs > 1:
         threads = max(1, available_cpus() // jobs)
-    if not isinstance(run, Run):
-        run = open_run(run)
-    run.metrics()  # refuses a run that is not finished
-    if run.task == "survival":
-        raise ValueError("run must be of classification or regression, got survival")
-    for fold in config.folds or ():
-        if not 0 <= fold < len(run.folds):
-            raise ValueError(f"folds must be in 0..{len(run.folds) - 1}, got {fold}")
+    say = on_note or (lambda text: None)
+    run = _checked(run, config)
+    say("looking at features, slides and network")
     bags = bags_of(run, features)
     source = source_of(run, encoder=encoder, weights=weights, network=network, layer=layer)
     tuning = Tuning(
@@ -138,8 +135,23 @@ def finetune(
                 jobs=jobs,
                 threads=threads,
                 on_progress=on_progress,
+                on_note=on_note,
             )
+            say("writing encoder.onnx, and metrics of test slides with intervals")
             return answer(tuning, frozen=frozen, pixels=pixels)
+
+
+def _checked(run: Run | str | Path, config: FineTuneConfig) -> Run:
+    """Open a run; refuse one that cannot be tuned, or folds that it has not."""
+    if not isinstance(run, Run):
+        run = open_run(run)
+    run.predictions()  # refuses a run that is not finished, or not as it was written
+    if run.task == "survival":
+        raise ValueError("run must be of classification or regression, got survival")
+    for fold in config.folds or ():
+        if not 0 <= fold < len(run.folds):
+            raise ValueError(f"folds must be in 0..{len(run.folds) - 1}, got {fold}")
+    return run
 
 
 def record_of(tuning: Tuning, pixels: Pixels) -> RunRecord:

@@ -14,10 +14,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from histofast._words import clipped, one_line
 from histofast.errors import ModelError
 from histofast.learning import EpochReport, write_bytes
 
 _SUM_BYTES = 32  # the file begins with the sha256 of the rest
+_SHOWN = 200  # characters of what torch says
 
 Weights = dict[str, dict[str, Tensor]]  # by the name of the module
 
@@ -67,18 +69,24 @@ class FoldState:
         content = buffer.getvalue()
         write_bytes(path, hashlib.sha256(content).digest() + content)
 
-    def go_on(self, path: Path, device: torch.device) -> None:
+    def go_on(self, path: Path, device: torch.device) -> str:
         """Go to the state in a file, if there is one.
 
+        Returns:
+            Why not, where the file is not as it was written; "" else.
+
         Raises:
-            ModelError: it is broken, or of other modules.
+            ModelError: it is of other modules.
         """
         if not path.is_file():
-            return
-        content = path.read_bytes()
+            return ""
         try:
-            if hashlib.sha256(content[_SUM_BYTES:]).digest() != content[:_SUM_BYTES]:
-                raise ValueError("another checksum than it was written with")
+            content = path.read_bytes()
+        except OSError as error:
+            return f"{path} cannot be read ({one_line(error)})"
+        if hashlib.sha256(content[_SUM_BYTES:]).digest() != content[:_SUM_BYTES]:
+            return f"{path} is not as it was written"
+        try:
             buffer = io.BytesIO(content[_SUM_BYTES:])
             found = torch.load(buffer, map_location=device, weights_only=True)
             for name, module in self.modules.items():
@@ -90,11 +98,11 @@ class FoldState:
             *(RuntimeError, EOFError, pickle.UnpicklingError),
             *(KeyError, TypeError, ValueError),
         ) as error:
-            said = " ".join(str(error).split())[:200]
             raise ModelError(
-                f"{path} must be the state of a fold, got {type(error).__name__} ({said}): remove it "
-                "to train the fold anew"
+                f"{path} must be the state of this fold, got {type(error).__name__} "
+                f"({clipped(one_line(error), _SHOWN)}): remove it to begin the fold anew"
             ) from error
+        return ""
 
     def _weights(self) -> Weights:
         return {name: module.state_dict() for name, module in self.modules.items()}

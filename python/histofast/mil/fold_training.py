@@ -43,10 +43,12 @@ from histofast.mil.runs import (
     Run,
     TrainConfig,
     Unit,
+    load_model,
     outputs_of,
     save_model,
     values_of,
 )
+from histofast.mil.side_by_side import OnNote
 from histofast.mil.survival import cox_loss
 from histofast.networks import pick_device
 
@@ -83,9 +85,14 @@ OnProgress = Callable[[TrainProgress], None]
 
 
 def is_trained(run: Run, fold: int) -> bool:
-    """Whether a fold's model is there, and nothing of its training is left to do."""
+    """Whether a fold's model is there, and nothing of its training is left to do.
+
+    Raises:
+        ModelError: it was changed since.
+    """
     folder = fold_folder(run.path, fold)
-    return (folder / MODEL).is_file() and not (folder / STATE).exists()
+    is_done = (folder / MODEL).is_file() and not (folder / STATE).exists()
+    return is_done and bool(load_model(run, fold))
 
 
 def train_fold(
@@ -97,17 +104,18 @@ def train_fold(
     tensorboard: bool = False,
     mlflow: bool = False,
     on_progress: OnProgress | None = None,
+    on_note: OnNote | None = None,
 ) -> None:
     """Train one fold of a run, from where it is; write its model and its log.
 
-    For engines of jobs: all arguments but `on_progress` can be sent to another process.
+    For engines of jobs: all arguments but `on_progress` and `on_note` can be sent to another process.
 
     Args:
         run: whose run.json is written; nobody else may be at this fold.
         bags: of the run.
         fold: its number.
         threads: of torch; None: as many as it has.
-        tensorboard, mlflow, on_progress: as of `train`.
+        tensorboard, mlflow, on_progress, on_note: as of `train`.
 
     Raises:
         FeatureError, ModelError, ModuleNotFoundError, OSError: as `train`.
@@ -120,7 +128,7 @@ def train_fold(
         stack.enter_context(forked_generators(device))
         logging = loggers(run.path, tensorboard=tensorboard, mlflow=mlflow)
         logs = [stack.enter_context(logger(fold)) for logger in logging]
-        _Training(run, bags, fold, device, logs, on_progress).work()
+        _Training(run, bags, fold, device, logs, on_progress, on_note).work()
 
 
 class _Training:
@@ -134,9 +142,10 @@ class _Training:
         device: torch.device,
         logs: Sequence[Log],
         on_progress: OnProgress | None,
+        on_note: OnNote | None,
     ) -> None:
         self.run, self.bags, self.fold, self.device = run, bags, fold, device
-        self.logs, self.on_progress = logs, on_progress
+        self.logs, self.on_progress, self.on_note = logs, on_progress, on_note
         self.part = run.folds[fold]
         self.folder = fold_folder(run.path, fold)
         self.goal = Goal.of(bags, run, self.part.train)
@@ -158,7 +167,9 @@ class _Training:
         """Train until the fold has ended; its model is written last."""
         config, state = self.run.config, self.state
         self.folder.mkdir(exist_ok=True)
-        state.go_on(self.folder / STATE, self.device)
+        lost = state.go_on(self.folder / STATE, self.device)
+        if lost and self.on_note is not None:
+            self.on_note(f"fold {self.fold} is trained from its start: {lost}")
         for epoch in state.epochs:
             self._log(epoch)
         now = TrainProgress(

@@ -9,7 +9,6 @@ number of the fold and the epoch alone.
 from __future__ import annotations
 
 import contextlib
-import json
 import math
 import time
 from collections.abc import Callable, Sequence
@@ -33,7 +32,9 @@ from histofast.learning import (
     has_ended,
     is_better,
     or_none,
+    read_json,
     refuse_out_of_range,
+    sha256_of,
     write_json,
     write_log,
 )
@@ -53,6 +54,7 @@ from histofast.mil.runs import (
     values_of,
     write_weights,
 )
+from histofast.mil.side_by_side import OnNote
 from histofast.mil.topk import top_rows
 from histofast.mil.tuning_source import Source
 from histofast.networks import Network, PixelsIn, pick_device
@@ -60,6 +62,7 @@ from histofast.networks import Network, PixelsIn, pick_device
 FOLD, NETWORK = "fold.json", "network.safetensors"
 _ROWS = 256  # patches whose pixels are in memory at a time when all of a slide are looked at
 _DAY_S = 86_400.0
+_SAY_S = 10.0  # between lines on slides that are only looked at
 
 Chosen = dict[int, NDArray[np.int64]]  # patches, by the row of their bag
 
@@ -152,14 +155,29 @@ class Tuning:
         return tuple(every) if self.config.folds is None else tuple(sorted(set(self.config.folds)))
 
     def is_tuned(self, fold: int) -> bool:
-        """Whether a fold's network is there, and nothing of it is left to do."""
+        """Whether a fold's network is there, and nothing of it is left to do.
+
+        Raises:
+            ModelError: as `told`.
+        """
         folder = fold_folder(self.out, fold)
-        return (folder / FOLD).is_file() and not (folder / STATE).exists()
+        is_done = (folder / FOLD).is_file() and not (folder / STATE).exists()
+        return is_done and bool(self.told(fold))
 
     def told(self, fold: int) -> dict[str, Any]:
-        """Return what a tuned fold came to: `test` rows, their `values`, the best epoch."""
-        path = fold_folder(self.out, fold) / FOLD
-        found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        """Return what a tuned fold came to: `test` rows, their `values`, the best epoch.
+
+        Raises:
+            ModelError: it, or the fold's network, was changed since.
+        """
+        folder = fold_folder(self.out, fold)
+        remedy = f"remove {folder / FOLD} to tune the fold anew"
+        found = read_json(folder / FOLD, remedy=remedy)
+        path = folder / NETWORK
+        if not path.is_file() or sha256_of(path) != found[NETWORK]:
+            raise ModelError(
+                f"{path} must be as it was written, got one changed or removed since: {remedy}"
+            )
         return found
 
 
@@ -170,6 +188,7 @@ def tune_fold(
     pixels: Pixels | None = None,
     threads: int | None = None,
     on_progress: OnProgress | None = None,
+    on_note: OnNote | None = None,
 ) -> None:
     """Tune one fold, from where it is; write its network, its model and what they say of test slides.
 
@@ -179,6 +198,7 @@ def tune_fold(
         pixels: of the bags, if they are open.
         threads: of torch; None: as many as it has.
         on_progress: called after every step.
+        on_note: called with a line on what is done besides steps.
 
     Raises:
         As `finetune`.
@@ -192,7 +212,7 @@ def tune_fold(
         if pixels is None:
             pixels = Pixels(tuning.bags, slides=tuning.slides, patches=tuning.patches)
             stack.enter_context(pixels)
-        _FoldTuning(tuning, fold, pixels, device, on_progress).work()
+        _FoldTuning(tuning, fold, pixels, device, on_progress, on_note).work()
 
 
 @dataclass(kw_only=True, slots=True)
@@ -217,9 +237,10 @@ class _FoldTuning:
         pixels: Pixels,
         device: torch.device,
         on_progress: OnProgress | None,
+        on_note: OnNote | None,
     ) -> None:
         self.tuning, self.fold, self.pixels, self.device = tuning, fold, pixels, device
-        self.on_progress, self.pace = on_progress, _Pace()
+        self.on_progress, self.on_note, self.pace = on_progress, on_note, _Pace()
         self.run, self.bags, self.config = tuning.run, tuning.bags, tuning.config
         self.part = self.run.folds[fold]
         self.rows = [*self.part.train.tolist(), *self.part.validation.tolist()]
@@ -245,11 +266,13 @@ class _FoldTuning:
         """Tune until the fold has ended; what it came to is written last."""
         config, state = self.config, self.state
         self.folder.mkdir(exist_ok=True)
+        self._say("choosing patches")
         self.chosen = {row: self._top(self._known(row)) for row in self.rows}
         first = self.rows[0]
         probe = self.pixels.read(first, self.chosen[first][:1]).to(self.device)
         self.chunk = chunk_of(self.module, probe, memory_gb=config.memory_gb)
-        state.go_on(self.folder / STATE, self.device)
+        if lost := state.go_on(self.folder / STATE, self.device):
+            self._say(f"tuned from its start: {lost}")
         for row, patches in state.more.items():
             self.chosen[int(row)] = patches.cpu().numpy()
         now = FineTuneProgress(
@@ -269,17 +292,18 @@ class _FoldTuning:
             state.save(self.folder / STATE)
             self._tell(replace(now, slides_done=now.slides_total, finished=found))
         state.take_best()
-        outputs = self._outputs(self.part.test, chosen=None)
+        outputs = self._outputs(self.part.test, chosen=None, doing="test slides, all patches")
         self._save(values_of(self.run.task, outputs, self.unit))
 
     def _epoch(self, now: FineTuneProgress) -> EpochReport:
         """Train an epoch, if it is not that of the frozen encoder; look at the validation slides."""
         began, every, validation = time.perf_counter(), self.config.reselect, self.part.validation
         if every and now.epoch > 1 and (now.epoch - 1) % every == 0:
+            self._say("choosing patches anew")
             self.chosen = {row: self._top(self._features(row, None)) for row in self.rows}
             self.state.more = {str(row): torch.from_numpy(p) for row, p in self.chosen.items()}
         loss = self._train(now) if now.epoch else math.nan
-        outputs = self._outputs(validation, chosen=self.chosen)
+        outputs = self._outputs(validation, chosen=self.chosen, doing="validation slides")
         if not np.isfinite(outputs).all() or (now.epoch and not math.isfinite(loss)):
             raise ModelError(
                 f"loss of fold {self.fold} must be finite, got {loss:g} in epoch {now.epoch}: tune "
@@ -348,11 +372,22 @@ class _FoldTuning:
         pixels = (self.pixels.read(row, some).to(self.device) for some in parts)
         return torch.cat([encode(self.module, some, chunk=self.chunk) for some in pixels])
 
-    def _outputs(self, rows: NDArray[np.int64], *, chosen: Chosen | None) -> NDArray[np.float32]:
+    def _say(self, text: str) -> None:
+        if self.on_note is not None:
+            self.on_note(f"fold {self.fold}: {text}")
+
+    def _outputs(
+        self, rows: NDArray[np.int64], *, chosen: Chosen | None, doing: str
+    ) -> NDArray[np.float32]:
         """Return (b, o) of bags: of their chosen patches, or of all."""
         self.head.eval()
-        found = []
+        found: list[Tensor] = []
+        said = time.monotonic()
         for row in map(int, rows):
+            stop_if_asked()
+            if time.monotonic() - said > _SAY_S:
+                said = time.monotonic()
+                self._say(f"{doing}, {len(found)} of {len(rows)}")
             features = self._features(row, None if chosen is None else chosen[row])
             with torch.no_grad():
                 found.append(self.head(features).output.float().cpu())
@@ -395,6 +430,7 @@ class _FoldTuning:
                 "best_epoch": best.epoch,
                 "best_score": or_none(best.score(self.run.metric)),
                 "best_loss": best.validation_loss,
+                NETWORK: sha256_of(self.folder / NETWORK),
             },
         )
         (self.folder / STATE).unlink(missing_ok=True)

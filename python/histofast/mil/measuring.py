@@ -18,6 +18,7 @@ from histofast.learning import (
     metrics_of_models,
     or_none,
     plain,
+    sha256_of,
     write_csv,
     write_json,
 )
@@ -86,6 +87,7 @@ def measure(run: Run, bags: Bags, *, device: torch.device) -> None:
             "patients": len(set(tested.groups)) if tested.unit == "patient" else None,
             "unit": tested.unit,
             "left_out": list(bags.empty),  # slides without a patch
+            PREDICTIONS: sha256_of(run.path / PREDICTIONS),
         },
     )
 

@@ -10,6 +10,7 @@ Every file is whole or not there, so a run may be killed at any moment.
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
@@ -20,10 +21,11 @@ import numpy as np
 from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
-from torch import nn
+from torch import Tensor, nn
 
 from histofast._machine import TORCH, check_device
 from histofast._tables import read_csv
+from histofast._words import one_line
 from histofast.errors import ModelError
 from histofast.learning import (
     METRICS,
@@ -34,8 +36,10 @@ from histofast.learning import (
     Task,
     aside,
     fold_folder,
+    read_json,
     read_record,
     refuse_out_of_range,
+    sha256_of,
     write_bytes,
 )
 from histofast.mil.bag_model import BagModel
@@ -45,6 +49,9 @@ from histofast.mil.models import create
 KIND = "train"
 MODEL, STATE, LOG = "model.safetensors", "state.pt", "log.csv"
 FILES = tuple(f"fold-*/{name}" for name in (MODEL, STATE, LOG))
+_ABOUT, _SUM = "histofast.bag_model", "sha256"  # in the metadata of a model, and within that
+_DAMAGED = (AttributeError, KeyError, TypeError, ValueError)  # of JSON that is not as it should be
+_ANEW = f"remove {METRICS} and train again with the same arguments, trained folds are kept"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -185,11 +192,10 @@ class Run:
         this way of training. `folds` has the value of each.
 
         Raises:
-            ModelError: the run is not finished.
+            ModelError: the run is not finished, or metrics.json was changed since.
         """
         self._need_finished()
-        found: dict[str, Any] = json.loads((self.path / METRICS).read_text(encoding="utf-8"))
-        return found
+        return read_json(self.path / METRICS, remedy=_ANEW)
 
     def predictions(self) -> dict[str, NDArray[np.float64]]:
         """Return what predictions.csv holds of each slide that was tested, by name.
@@ -198,10 +204,14 @@ class Run:
             (c,) probabilities, or () the value or log risk.
 
         Raises:
-            ModelError: the run is not finished.
+            ModelError: the run is not finished, or the table was changed since.
         """
-        self._need_finished()
-        header, *rows = read_csv(self.path / PREDICTIONS)
+        path = self.path / PREDICTIONS
+        if not path.is_file() or sha256_of(path) != self.metrics()[PREDICTIONS]:
+            raise ModelError(
+                f"{path} must be as it was written, got one changed or removed since: {_ANEW}"
+            )
+        header, *rows = read_csv(path)
         first = len(header) - outputs_of(self.task, self.classes)
         found = {row[0]: np.array([float(cell) for cell in row[first:]]) for row in rows}
         return found if self.classes else {name: value[0] for name, value in found.items()}
@@ -260,7 +270,7 @@ def open_run(path: str | Path) -> Run:
         raise ModelError(f"{path} must be of `{KIND}`, got a folder of `{record.kind}`")
     try:
         return Run.of(path, record)
-    except (KeyError, TypeError, ValueError) as error:
+    except _DAMAGED as error:
         raise ModelError(
             f"{path / RUN} must be of a run, got {type(error).__name__} ({error})"
         ) from error
@@ -304,13 +314,28 @@ def save_model(path: Path, model: BagModel, *, unit: Unit) -> None:
         "offset": unit.offset,
         "scale": unit.scale,
     }
-    write_weights(path, model, metadata={"histofast.bag_model": json.dumps(about)})
+    state = _state_of(model)
+    # One entry: safetensors writes several in any order.
+    told = json.dumps({**about, _SUM: _checksum(about, state)})
+    write_bytes(path, save(state, metadata={_ABOUT: told}))
 
 
-def write_weights(path: Path, module: nn.Module, *, metadata: dict[str, str] | None = None) -> None:
+def write_weights(path: Path, module: nn.Module) -> None:
     """Write the state of a module as safetensors."""
-    state = {k: v.detach().cpu().contiguous() for k, v in module.state_dict().items()}
-    write_bytes(path, save(state, metadata=metadata))
+    write_bytes(path, save(_state_of(module)))
+
+
+def _state_of(module: nn.Module) -> dict[str, Tensor]:
+    return {k: v.detach().cpu().contiguous() for k, v in module.state_dict().items()}
+
+
+def _checksum(about: Mapping[str, Any], state: Mapping[str, Tensor]) -> str:
+    """Of all that a model's file holds, whatever the order of its tensors."""
+    digest = hashlib.sha256(json.dumps(about, sort_keys=True).encode())
+    for name, tensor in sorted(state.items()):
+        digest.update(f"{name} {tensor.dtype} {list(tensor.shape)}".encode())
+        digest.update(tensor.numpy().tobytes())
+    return digest.hexdigest()
 
 
 def load_model(run: Run, fold: int) -> tuple[BagModel, Unit]:
@@ -327,13 +352,16 @@ def load_model(run: Run, fold: int) -> tuple[BagModel, Unit]:
         )
     try:
         with safe_open(path, framework="pt") as file:
-            about = json.loads((file.metadata() or {})["histofast.bag_model"])
+            about = json.loads((file.metadata() or {})[_ABOUT])
             state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        if about.pop(_SUM) != _checksum(about, state):
+            raise ValueError("another checksum than it was written with")
         unit = Unit(offset=about["offset"], scale=about["scale"])
         made = (about["name"], about["d"], about["outputs"])
-    except (SafetensorError, KeyError, TypeError, ValueError) as error:
+    except (SafetensorError, OSError, RecursionError, *_DAMAGED) as error:
         raise ModelError(
-            f"{path} must be a model that `train` wrote, got {type(error).__name__} ({error})"
+            f"{path} must be a model that `train` wrote, got {type(error).__name__} "
+            f"({one_line(error)}): remove it to train the fold anew"
         ) from error
     wanted = (run.model, run.d, outputs_of(run.task, run.classes))
     if made != wanted:

@@ -7,6 +7,8 @@ from typing import Any
 
 from histofast.jobs import Event, Job, Local, Told, run, tell, values_of
 
+OnNote = Callable[[str], None]  # one line on what is done, besides epochs
+
 
 def work_on_folds(
     function: Callable[..., None],
@@ -15,8 +17,9 @@ def work_on_folds(
     jobs: int,
     threads: int | None,
     on_progress: Callable[[Any], None] | None,
+    on_note: OnNote | None,
 ) -> None:
-    """Call `function(fold=..., on_progress=...)` for each fold; stop at the first that fails.
+    """Call `function(fold=..., on_progress=..., on_note=...)` for each fold; stop at the first that fails.
 
     Args:
         function: of the top level of a module, or a partial of one, with arguments that pickle takes.
@@ -24,20 +27,32 @@ def work_on_folds(
         jobs: how many at a time, >= 1; 1: here.
         threads: of the libraries of numbers in each process.
         on_progress: called here with what the folds tell.
+        on_note: called here with what they tell in words.
 
     Raises:
         What `function` raises for the first fold that fails; JobError: a process died.
     """
 
     def listen(event: Event) -> None:
-        if isinstance(event, Told) and on_progress is not None:
+        if not isinstance(event, Told):
+            return
+        if isinstance(event.what, str):
+            assert on_note is not None
+            on_note(event.what)
+        else:
+            assert on_progress is not None
             on_progress(event.what)
 
     asked = [
         Job(
             name=f"fold {fold}",
             function=_work,
-            arguments={"function": function, "fold": fold, "tells": on_progress is not None},
+            arguments={
+                "function": function,
+                "fold": fold,
+                "tells": on_progress is not None,
+                "notes": on_note is not None,
+            },
         )
         for fold in folds
     ]
@@ -56,5 +71,5 @@ def refuse_jobs(jobs: int, threads: int | None) -> None:
             raise ValueError(f"{name} must be at least 1, got {value}")
 
 
-def _work(*, function: Callable[..., None], fold: int, tells: bool) -> None:
-    function(fold=fold, on_progress=tell if tells else None)
+def _work(*, function: Callable[..., None], fold: int, tells: bool, notes: bool) -> None:
+    function(fold=fold, on_progress=tell if tells else None, on_note=tell if notes else None)

@@ -30,7 +30,7 @@ from histofast.mil.measuring import measure
 from histofast.mil.models import create, names
 from histofast.mil.reading import threads_of_torch
 from histofast.mil.runs import FILES, KIND, Run, TrainConfig, outputs_of, slides_of
-from histofast.mil.side_by_side import refuse_jobs, work_on_folds
+from histofast.mil.side_by_side import OnNote, refuse_jobs, work_on_folds
 from histofast.networks import pick_device
 
 # Raised whenever the same input would give other numbers than before; part of every run's identity.
@@ -55,6 +55,7 @@ def train(
     jobs: int = 1,
     threads: int | None = 1,
     on_progress: OnProgress | None = None,
+    on_note: OnNote | None = None,
 ) -> Run:
     """Train a model of bags for each fold, and measure it on the fold's test bags.
 
@@ -79,6 +80,7 @@ def train(
             and gives the same bits however many CPUs there are; more may pay for bags of thousands.
             None: as many as torch has.
         on_progress: called after every epoch, and within one now and then.
+        on_note: called with a line on what is done besides epochs, or had to be begun anew.
 
     Returns:
         The finished run.
@@ -89,7 +91,8 @@ def train(
             a folder of something else or of other arguments.
         FeatureError: feature files that do not fit, are broken, or hold NaN.
         FileNotFoundError: no such file or folder.
-        ModelError: the loss is not finite; another process trains in this folder; a broken state.
+        ModelError: the loss is not finite; another process trains in this folder; files of the run
+            that were changed since.
         ModuleNotFoundError: tensorboard or mlflow is asked for and not installed.
         OSError: the folder cannot be written, or the disk is full; what is there stays whole.
 
@@ -116,7 +119,10 @@ def train(
             jobs=jobs,
             threads=threads,
             on_progress=on_progress,
+            on_note=on_note,
         )
+        if on_note is not None:
+            on_note("predicting test slides, and their metrics with intervals")
         measure(run, bags, device=device)
     return run
 

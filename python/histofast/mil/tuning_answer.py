@@ -22,6 +22,7 @@ from histofast.learning import (
     metrics_of_models,
     plain,
     rank,
+    read_json,
     write_csv,
     write_json,
 )
@@ -62,6 +63,14 @@ class FineTuned:
     frozen_network: Network
     tuned_network: Network
     notes: tuple[str, ...]
+
+    def metrics(self) -> dict[str, Any]:
+        """Return what metrics.json holds.
+
+        Raises:
+            ModelError: it was changed since.
+        """
+        return read_json(self.path / METRICS, remedy="tune again with the same arguments")
 
 
 def answer(tuning: Tuning, *, frozen: Network, pixels: Pixels) -> FineTuned:

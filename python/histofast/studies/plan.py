@@ -6,24 +6,33 @@ runs/<candidate>/mean-pooling-<r>/   predictions of logistic regression on mean 
 
 from __future__ import annotations
 
+import contextvars
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from histofast import jobs
-from histofast._tables import read_csv
 from histofast.jobs import Job, Local
-from histofast.learning import read_record, write_csv
-from histofast.mil import Bags, Run, TrainConfig, mean_pooling, open_bags, open_run, train
+from histofast.learning import read_json, read_record, write_json
+from histofast.mil import (
+    Bags,
+    Run,
+    TrainConfig,
+    TrainProgress,
+    mean_pooling,
+    open_bags,
+    open_run,
+    train,
+)
 from histofast.studies.rows import StudyRow
-from histofast.studies.setting import Setting
+from histofast.studies.setting import SAY_S, Setting
 
-_PREDICTIONS = "predictions.csv"
-_POOLING = 1  # revision of the baseline: raised when the same features would give other numbers
+_PREDICTIONS = "predictions.json"
+_POOLING = 2  # revision of the baseline: raised when the same features would give other numbers
 
 Predicted = Mapping[str, NDArray[np.float64]]  # by slide
 
@@ -117,13 +126,19 @@ def _is_pooled(candidate: Candidate, setting: Setting) -> bool:
 
 
 def _work(work: Sequence[Job], setting: Setting, doing: str) -> None:
-    begun = 0
+    begun, said = 0, time.monotonic()
 
     def hear(event: jobs.Event) -> None:
-        nonlocal begun
+        nonlocal begun, said
         if isinstance(event, jobs.Started):
             setting.tell(f"{doing}: {event.job.name}", done=begun, total=len(work))
-            begun += 1
+            begun, said = begun + 1, time.monotonic()
+        elif isinstance(event, jobs.Told) and isinstance(event.what, str):
+            setting.tell(f"{doing}: {event.name}: {event.what}")
+        elif isinstance(event, jobs.Told) and time.monotonic() - said > SAY_S:
+            said, now = time.monotonic(), event.what
+            epoch = f"fold {now.fold}, epoch {now.epoch} of {now.epochs}"
+            setting.tell(f"{doing}: {event.name}, {epoch}", done=begun - 1, total=len(work))
 
     engine = Local(processes=setting.jobs, threads=setting.threads)
     jobs.values_of(jobs.run(work, engine=engine, on_event=hear))
@@ -164,7 +179,21 @@ def train_one(
 ) -> None:
     """Make one run of a study, wherever this is called; a finished one is only looked at."""
     out.parent.mkdir(parents=True, exist_ok=True)
-    train(bags, out=out, model=model, config=config, threads=threads)
+    outside = contextvars.copy_context()  # the folds of `train` are jobs that tell by themselves
+
+    def on_progress(progress: TrainProgress) -> None:
+        if progress.finished is not None:
+            outside.run(jobs.tell, progress)
+
+    train(
+        bags,
+        out=out,
+        model=model,
+        config=config,
+        threads=threads,
+        on_progress=on_progress,
+        on_note=lambda text: outside.run(jobs.tell, text),
+    )
 
 
 def _pooling_job(candidate: Candidate, bags: Bags, repeat: int, setting: Setting) -> Job:
@@ -184,16 +213,11 @@ def _pooling_job(candidate: Candidate, bags: Bags, repeat: int, setting: Setting
 def pool_one(*, bags: Bags, run: Path, out: Path) -> None:
     """Write what logistic regression on mean features predicts on the folds of a run."""
     values = mean_pooling(bags, open_run(run).folds)
-    rows: list[list[Any]] = [["slide", *(f"p_{name}" for name in bags.classes)]]
     tested = np.flatnonzero(~np.isnan(values).any(axis=1))
-    rows += [[bags.names[i], *map(float, values[i])] for i in tested]
-    write_csv(out / _PREDICTIONS, rows)
+    predicted = {bags.names[i]: values[i].tolist() for i in tested}
+    write_json(out / _PREDICTIONS, {"probabilities": predicted})
 
 
 def _read_pooled(folder: Path) -> Predicted:
-    _, *rows = read_csv(folder / _PREDICTIONS)
-    found = {}
-    for name, *values in rows:
-        probabilities = np.array(values, np.float64)
-        found[name] = probabilities / probabilities.sum()  # rounded when they were written
-    return found
+    found = read_json(folder / _PREDICTIONS, remedy=f"remove {folder} to make it anew")
+    return {name: np.array(p, np.float64) for name, p in found["probabilities"].items()}

@@ -9,10 +9,11 @@ from pathlib import Path
 from typing import Literal
 
 from histofast import report
+from histofast._words import count
 from histofast.errors import HistofastError
 from histofast.graphs import bench
 from histofast.mil import Bags
-from histofast.pipeline import extract
+from histofast.pipeline import Progress, extract
 from histofast.studies.answers import answer_of
 from histofast.studies.measures import judge
 from histofast.studies.plan import Candidate, train_all
@@ -57,9 +58,10 @@ def answer(
     _compute_features(encoders, setting)
     features = [features_of(candidate.key, setting) for candidate in candidates]
     if setting.measure_speed:
-        setting.tell("timing encoders")
+        setting.tell(f"timing {count(len(candidates), 'encoder')}")
         candidates = _timed(candidates, setting)
     trained = train_all(candidates, features, setting)
+    setting.tell("metrics, intervals and differences")
     verdict = judge(candidates, trained, setting)
     commands = [] if setting.command is None else [("Repeat the study", setting.command)]
     chosen = {row.name for row in verdict.rows if row.chosen}
@@ -118,6 +120,13 @@ def save(study: Study, out: Path, *, links: Mapping[str, str] | None = None) -> 
 
 def _compute_features(encoders: Sequence[str | Path], setting: Setting) -> None:
     """Run `extract`, in which no slide may fail."""
+
+    def tell(progress: Progress) -> None:
+        slide = progress.finished
+        if slide is not None and slide.status != "skipped":
+            done, total = progress.slides_done - 1, progress.slides_total
+            setting.tell(f"features of {slide.name}", done=done, total=total)
+
     found = extract(
         setting.slides,
         patches=setting.patches,
@@ -127,6 +136,7 @@ def _compute_features(encoders: Sequence[str | Path], setting: Setting) -> None:
         mpp=setting.mpp,
         min_tissue=setting.min_tissue,
         allow_upsampling=setting.patches is not None,
+        on_progress=tell,
     )
     failed = [slide for slide in found.slides if slide.status == "failed"]
     if failed:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,6 +15,7 @@ from histofast.patches import list_bags, list_jobs
 from histofast.report import check_installed
 
 CONFIDENCE = 0.95  # of all intervals
+SAY_S = 10.0  # between words on work that goes on
 
 _METRIC_OF = {"classification": "auroc", "regression": "spearman", "survival": "c_index"}
 _TITLE_OF = {"auroc": "AUROC", "spearman": "Spearman's rho", "c_index": "C-index"}
@@ -112,6 +114,18 @@ class Setting:
         """Say what is done next."""
         if self.on_progress is not None:
             self.on_progress(StudyProgress(doing=doing, done=done, total=total))
+
+    def counting(self, doing: str) -> Callable[[int, int], None]:
+        """Return what says now and then how many are done of how many."""
+        said = time.monotonic()
+
+        def count(done: int, total: int) -> None:
+            nonlocal said
+            if done < total and time.monotonic() - said > SAY_S:
+                said = time.monotonic()
+                self.tell(doing, done=done, total=total)
+
+        return count
 
     def check(self) -> None:
         """Find out before the work whether labels, slides and folds agree.
