@@ -136,7 +136,6 @@ def test_help_and_mistakes_load_nothing_heavy():
     [
         ("extract", "nothing to encode: name slides, a folder, a CSV list or --patches"),
         ("verify", "missing argument 'paths"),
-        ("models", r"missing command \(see histofast models --help\)"),
         ("extrct", r"no such command 'extrct'.*\(see histofast --help\)"),
         ("extract x --patchpx 3", "no such option: --patchpx .*--patch-px"),
         ("extract x --mag", "--mag"),

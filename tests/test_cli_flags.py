@@ -107,3 +107,12 @@ def test_a_command_speaks_of_its_own_flags(module):
         rest = re.sub(r"`?histofast .*", "", text)
         for flag in re.findall(r"(?<![\w-])--[a-z][a-z0-9_-]*", rest):
             assert flag in own, f"{flag} in {text!r}"
+
+
+@pytest.mark.parametrize("group", [(), ("study",), ("models",)])
+def test_a_group_of_commands_alone_shows_its_help(cli, group):
+    """`histofast study` printed its help in one line, as an error."""
+    answer, asked = cli(*group), cli(*group, "--help")
+    assert (answer.code, answer.err) == (asked.code, asked.err) == (0, [])
+    assert answer.out == asked.out
+    assert len(answer.out.splitlines()) > 8

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import errno
+import json
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -21,14 +22,12 @@ from histofast.learning import write_json
 from histofast.mil import (
     TrainConfig,
     attention_of,
-    create,
     evaluate,
     open_bags,
     open_run,
     predict,
     train,
 )
-from histofast.mil.runs import Unit, save_model
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -352,11 +351,21 @@ class TestRun:
         ):
             open_run(copy).models()
 
-    def test_weights_that_do_not_fit_their_description(self, run, tmp_path):
-        copy, unit = tmp_path / "copy", Unit()
+    def test_a_model_of_another_making(self, run, tmp_path):
+        from safetensors.torch import save_file
+
+        copy = tmp_path / "copy"
         shutil.copytree(run.path, copy)
-        other = create("attention", d=D, outputs=2, hidden=16)
-        other.options = {}
-        save_model(copy / "fold-0" / "model.safetensors", other, unit=unit)
-        with pytest.raises(ModelError, match="must hold the weights of attention, got: Error"):
+        about = {
+            "name": "attention", "d": D, "outputs": 2, "options": {}, "offset": 0, "scale": 1,
+        }  # fmt: skip
+        save_file(
+            {"w": torch.zeros(2)},
+            copy / "fold-0" / "model.safetensors",
+            metadata={"histofast.bag_model": json.dumps(about)},
+        )
+        message = (
+            r"must be a model that `train` wrote, got KeyError \('sha256'\): remove it to train"
+        )
+        with pytest.raises(ModelError, match=message):
             open_run(copy).models()

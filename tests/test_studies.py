@@ -358,7 +358,7 @@ def test_the_chosen_cut_alone_serves_the_studys_models(stage, truncated, tmp_pat
     folder = next(whole.rglob("features_resnet18-layer1"))
     assert _run(["predict", predict[1], str(folder), "--out", str(tmp_path / "q.csv")]) == 0
     one, other = (
-        [list(map(float, row.split(",")[2:])) for row in (tmp_path / name).read_text().split()[1:]]
+        [list(map(float, row.split(",")[3:])) for row in (tmp_path / name).read_text().split()[1:]]
         for name in ("p.csv", "q.csv")
     )
     np.testing.assert_allclose(one, other, atol=1e-3)
