@@ -291,6 +291,16 @@ def below(count: int) -> bytes:
     )  # fmt: skip
 
 
+def chain_below(count: int) -> bytes:
+    """A chain that begins at a directory below the first."""
+    start = 8 + 256
+    first = directory([*PICTURE, entry(330, 4, 1, start + 200)]).ljust(200, b"\0")
+    one = len(directory(PICTURE))
+    return b"II*\0" + struct.pack("<I", start) + bytes(256) + first + b"".join(
+        directory(PICTURE, start + 200 + (i + 1) % count * one) for i in range(count)
+    )  # fmt: skip
+
+
 def tags(count: int) -> bytes:
     content = b"II*\0" + struct.pack("<I", 8 + 256) + bytes(256)
     return content + directory(PICTURE + [entry(60000 + i % 5000, 3, 1, 1) for i in range(count)])
@@ -328,6 +338,13 @@ def test_two_thousand_directories_are_read(tmp_path):
     with pytest.raises(SlideError, match="got 2000 grey pages"):  # all of them were looked at
         open_slide(path, mpp=0.5)
     assert whole(write(tmp_path / "b.tif", chain(1))).shape == (16, 16, 3)
+
+
+def test_what_follows_a_directory_below_is_not_followed(tmp_path):
+    path = write(tmp_path / "a.tif", chain_below(50_000))
+    began = time.perf_counter()
+    assert whole(path).shape == (16, 16, 3)
+    assert time.perf_counter() - began < 1
 
 
 @pytest.mark.parametrize("following", [264, 264 + 4])
@@ -473,6 +490,19 @@ def test_what_is_no_file_is_refused_at_once(tmp_path):
         open_slide(tmp_path / "e.svs")
 
 
+@pytest.mark.parametrize("name", ["a.mrxs", "a.dcm", "a.vms"])
+def test_pipes_among_the_parts_of_a_slide_are_not_waited_for(name, tmp_path):
+    path = write(tmp_path / name, b"[Virtual Microscope]\n")
+    folder = tmp_path / "a" if name == "a.mrxs" else tmp_path
+    folder.mkdir(exist_ok=True)
+    os.mkfifo(folder / "Slidedat.ini")
+    for door in (None, "openslide"):
+        with pytest.raises(
+            SlideError, match=f"part of slide {name}, .*Slidedat.ini must be a file"
+        ):
+            open_slide(path, mpp=0.5, door=door)
+
+
 # --- GDAL's files, and pictures in pieces -------------------------------------------------------
 
 
@@ -579,6 +609,32 @@ def test_colours_that_lie_apart_are_refused(how, tile, tmp_path):
     for read in (lambda: open_slide(path, mpp=0.5), lambda: read_image(path)):
         with pytest.raises(SlideError, match=r"got 3 grey pages of one size|got 2 channels"):
             read()
+
+
+def test_an_overview_of_another_kind_is_no_level(tmp_path):
+    grey = files.picture(128, 128)[..., 1].copy()
+    path = tmp_path / "a.tif"
+    with tifffile.TiffWriter(path) as tiff:
+        tiff.write(grey, tile=(64, 64), photometric="minisblack", metadata=None)
+        small = 255 - files.half(grey[..., None])[..., 0]
+        tiff.write(small, tile=(64, 64), photometric="miniswhite", metadata=None)
+    with open_slide(path, mpp=0.5) as slide:
+        assert len(slide.levels) == 1
+
+
+def test_descriptions_of_megabytes_cost_little(tmp_path):
+    many = "|".join(f"k{i} = v" for i in range(200_000))
+    files.write_tiff(tmp_path / "a.svs", [SMALL], description=f"{files.APERIO}|{many}")
+    elements = "".join(f"<A{i}/>" for i in range(200_000))
+    pixels = '<Image><Pixels PhysicalSizeX="0.3" PhysicalSizeY="0.3"/></Image>'
+    ome = f"<?xml version='1.0'?><OME xmlns='x'>{pixels}{elements}</OME>"
+    files.write_tiff(tmp_path / "b.tif", [SMALL], description=ome)
+    bomb = "".join(f'<!ENTITY a{i} "{f"&a{i - 1};" * 10}">' for i in range(1, 12))
+    laughs = f'<!DOCTYPE OME [<!ENTITY a0 "ha">{bomb}]><OME>&a11;{pixels}</OME>'
+    files.write_tiff(tmp_path / "c.tif", [SMALL], description=laughs)
+    assert set(read_all_in_little_memory(tmp_path).values()) == {"read"}
+    with open_slide(tmp_path / "b.tif") as slide:
+        assert slide.mpp == 0.3
 
 
 @pytest.mark.parametrize("tile", [None, (64, 64)], ids=["strips", "tiles"])

@@ -17,6 +17,7 @@ import openslide
 from numpy.typing import NDArray
 
 from histofast._arrays import check
+from histofast._files import regular_file
 from histofast._words import clipped, one_line
 from histofast.errors import SlideError, TileError
 from histofast.slides.metadata import (
@@ -28,6 +29,8 @@ from histofast.slides.metadata import (
 from histofast.slides.slide import Level, Slide
 
 _BLOCK_PX = 1024
+_SEVERAL_FILES = frozenset({".mrxs", ".dcm", ".vms", ".vmu"})
+_INDEX_CHARACTERS = 1 << 20  # of a .vms or .vmu, which have a few hundred
 _MAX_PX = 10**12  # of level 0; a glass slide at 0.05 um/px has as many
 
 
@@ -43,6 +46,7 @@ class OpenSlideSlide(Slide):
         """
         self.path = path
         self.name = path.stem
+        _refuse_pipes(path)
         self._handle: openslide.OpenSlide | None = _open(path)
         self._retry_lock = threading.Lock()
         self._identity, self._files = "", tuple[Path, ...]()
@@ -144,12 +148,34 @@ class OpenSlideSlide(Slide):
 
 
 def detect(path: Path) -> str | None:
-    """OpenSlide's name of the format of a file; None when it is none of its formats."""
+    """OpenSlide's name of the format of a file; None when it is none of its formats.
+
+    Raises:
+        SlideError: see `_refuse_pipes`; OpenSlide looks into the other files as well.
+    """
+    _refuse_pipes(path)
     try:
         vendor: str | None = openslide.OpenSlide.detect_format(path)
     except openslide.OpenSlideError:
         return None
     return vendor
+
+
+def _refuse_pipes(path: Path) -> None:
+    """Refuse a slide in several files with something among them that OpenSlide would wait for.
+
+    Raises:
+        SlideError: there is a named pipe, a socket or a device, or a folder cannot be listed.
+    """
+    folder = path.with_suffix("") if path.suffix.lower() == ".mrxs" else path.parent
+    if path.suffix.lower() in _SEVERAL_FILES and folder.is_dir():
+        try:
+            among = list(folder.iterdir())
+        except OSError as error:
+            raise SlideError(f"{folder} cannot be listed: {error.strerror or error}") from error
+        for other in among:
+            if other.exists() and not other.is_dir():
+                regular_file(other, kind=f"part of slide {path.name},", error=SlideError)
 
 
 def _companions(path: Path) -> list[Path]:
@@ -168,7 +194,8 @@ def _companions(path: Path) -> list[Path]:
                 if dicom_series(p) == series
             ]
         if suffix in (".vms", ".vmu"):  # a text of lines `ImageFile=name`
-            lines = path.read_text(encoding="latin-1").splitlines()
+            with path.open(encoding="latin-1") as file:
+                lines = file.read(_INDEX_CHARACTERS).splitlines()
             named = {line.partition("=")[2].strip() for line in lines}
             return [p for p in path.parent.iterdir() if p.name in named and p.is_file()]
     except OSError as error:

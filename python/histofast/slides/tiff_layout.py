@@ -9,7 +9,7 @@ import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from xml.etree import ElementTree
+from xml.parsers import expat
 
 import numpy as np
 import tifffile
@@ -33,6 +33,8 @@ from histofast.slides.tiff_directories import (
 logging.getLogger("tifffile").addHandler(logging.NullHandler())
 
 _UM_PER = {"nm": 1e-3, "µm": 1.0, "um": 1.0, "mm": 1e3, "cm": 1e4, "m": 1e6, "in": 25400.0}
+_OME_BYTES, _OME_STEP_BYTES = 1 << 22, 1 << 14  # of its XML: looked through, at a time
+_APERIO_CHARACTERS = 1 << 16  # of a description; it has a thousand
 _REDUCED, _MASK = 1, 4  # bits of NewSubfileType
 _GDAL_TAGS = (42112, 42113)  # its metadata, its value for "no data"
 # Their levels overlap, are scattered over several areas or are padded, which OpenSlide undoes.
@@ -172,7 +174,7 @@ def _layout(path: Path, tiff: tifffile.TiffFile, vendor: str) -> TiffLayout:
         return _not_ours(vendor, f"its compression is {compression_name(base)}")
     absent = _absent_colour(base, pages, kind)
     levels, tables = [], []
-    for page, level in _pyramid(tiff, base, vendor):
+    for page, level in _pyramid(tiff, base, vendor, kind):
         levels.append(level)
         tables.append(_tile_table(path, page, level, kind, absent))
     return replace(layout, levels=tuple(levels), tables=tuple(tables))
@@ -221,7 +223,7 @@ def _absent_colour(
 
 
 def _pyramid(
-    tiff: tifffile.TiffFile, base: tifffile.TiffPage, vendor: str
+    tiff: tifffile.TiffFile, base: tifffile.TiffPage, vendor: str, kind: PixelKind
 ) -> list[tuple[tifffile.TiffPage, Level]]:
     """The levels of `base`, finest first, each with the page that holds it."""
     candidates = list(base.pages or ())
@@ -237,6 +239,7 @@ def _pyramid(
         and page.samplesperpixel == base.samplesperpixel
         and page.bitspersample == base.bitspersample
         and int(page.compression) in CODECS
+        and _is_of_kind(page, kind)
     ]
     candidates.sort(key=lambda page: -page.imagewidth)
     size = base.imagewidth, base.imagelength
@@ -249,6 +252,13 @@ def _pyramid(
         if downsample is not None and downsample > 1.1 * levels[-1][1].downsample:
             levels.append((page, _level(page, downsample, size)))
     return levels
+
+
+def _is_of_kind(page: tifffile.TiffPage, kind: PixelKind) -> bool:
+    try:
+        return tiff_pixel_kind(page) == kind
+    except SlideError:
+        return False
 
 
 def _level(page: tifffile.TiffPage, downsample: float, base: tuple[int, int]) -> Level:
@@ -322,13 +332,24 @@ def _ome_mpp(description: str) -> tuple[float, float] | None:
 
 
 def _ome_element(description: str, tag: str) -> Mapping[str, str] | None:
-    """Attributes of the first element called `tag`."""
+    """Attributes of the first element called `tag`, read no further than that."""
+    found: list[dict[str, str]] = []
+
+    def start(name: str, attributes: dict[str, str]) -> None:
+        if name.rpartition("}")[2] == tag:
+            found.append(attributes)
+
+    text = description.encode()[:_OME_BYTES]
+    parser = expat.ParserCreate(namespace_separator="}")
+    parser.StartElementHandler = start
     try:
-        root = ElementTree.fromstring(description.encode())
-    except ElementTree.ParseError:
+        for at in range(0, len(text), _OME_STEP_BYTES):
+            parser.Parse(text[at : at + _OME_STEP_BYTES], False)
+            if found:
+                return found[0]
+    except expat.ExpatError:
         return None
-    element = next((e for e in root.iter() if e.tag.rpartition("}")[2] == tag), None)
-    return None if element is None else element.attrib
+    return None
 
 
 def _properties(page: tifffile.TiffPage, vendor: str) -> dict[str, str]:
@@ -338,7 +359,7 @@ def _properties(page: tifffile.TiffPage, vendor: str) -> dict[str, str]:
         "compression": compression_name(page),
     }
     if vendor == "aperio":
-        for part in page.description.split("|")[1:]:
+        for part in page.description[:_APERIO_CHARACTERS].split("|")[1:]:
             key, equals, value = part.partition("=")
             if equals:
                 properties[f"aperio.{key.strip()}"] = value.strip()
