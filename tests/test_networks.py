@@ -518,7 +518,7 @@ def test_weights_cut_shorter_than_asked(file):
 
 
 def test_no_weights_file(tmp_path):
-    with pytest.raises(FileNotFoundError, match="no weights file at"):
+    with pytest.raises(FileNotFoundError, match="no such weights file: "):
         networks.create("densenet121", weights=tmp_path / "none.pth")
 
 

@@ -362,7 +362,10 @@ def test_missing_and_unexpected_tensors_are_refused_or_reported(tmp_path, stem):
     ("change", "message"),
     [
         ({"conv1.weight": torch.ones(64, 1, 7, 7)}, r"conv1.weight must be of shape \(64, 3, 7, 7"),
-        ({"bn1.weight": torch.ones(64, dtype=torch.int32)}, "bn1.weight must be floating point, g"),
+        (
+            {"bn1.weight": torch.ones(64, dtype=torch.int32)},
+            "bn1.weight must be floating point of 16 bits or more, got torch.int32",
+        ),
         ({"bn1.bias": torch.full((64,), torch.nan)}, "bn1.bias holds NaN or infinity"),
         ({"bn1.running_var": torch.full((64,), torch.inf)}, "bn1.running_var holds NaN or inf"),
     ],
@@ -518,8 +521,155 @@ def test_a_damaged_file_is_refused_or_read_but_nothing_else(tmp_path):
     assert not [message for message in messages if "\n" in message]
 
 
-def test_no_file_and_a_folder(tmp_path):
-    with pytest.raises(FileNotFoundError, match="no weights file at"):
+def test_no_file_and_what_is_none(tmp_path):
+    with pytest.raises(FileNotFoundError, match="no such weights file: "):
         load(tmp_path / "none.pth")
-    with pytest.raises(ModelError, match="is a folder, not a weights file: name the file in it"):
+    with pytest.raises(ModelError, match=r"weights file .* must be a file, got a folder"):
         load(tmp_path)
+    os.mkfifo(tmp_path / "pipe.pth")
+    with pytest.raises(
+        ModelError, match=r"weights file .*pipe\.pth must be a file, got a named pip"
+    ):
+        load(tmp_path / "pipe.pth")
+    with pytest.raises(ModelError, match="weights file /dev/zero must be a file, got a device"):
+        load("/dev/zero")
+
+
+# --- Files that claim what they have not -----------------------------------------------------
+
+
+def a_strange_version(path, data):
+    path.write_bytes((data / "cases" / "bad_archive_version.pth").read_bytes())
+
+
+def archive(path, *, old="", new="", records=(), compression=zipfile.ZIP_STORED):
+    """Write a torch archive of one tensor of 3 float32, its pickle changed, records added."""
+    torch.save({"conv1.weight": torch.ones(3)}, path)
+    with zipfile.ZipFile(path) as written:
+        content = [(entry.filename, written.read(entry)) for entry in written.infolist()]
+    with zipfile.ZipFile(path, "w", compression) as changed:
+        for name, held in [*content, *records]:
+            changed.writestr(name, held.replace(old, new) if old else held)
+
+
+THREE = b"X\x03\x00\x00\x00cpuq\x06K\x03"  # the device of the storage, and its count
+
+
+def more_than_its_record(path, _):
+    archive(path, old=THREE, new=THREE[:-2] + b"J\xff\xff\xff\x7f")
+
+
+def less_than_nothing(path, _):
+    archive(path, old=THREE, new=THREE[:-2] + b"J\xff\xff\xff\xff")
+
+
+def compressed(path, _):
+    archive(path, records=[("w/bomb", bytes(1 << 20))], compression=zipfile.ZIP_DEFLATED)
+
+
+def a_room_for_nothing(path, _):
+    """`bytearray(2**31 - 1)`, which torch allows."""
+    archive(path, old=b"}q\x00", new=b"}q\x00cbuiltins\nbytearray\nJ\xff\xff\xff\x7f\x85R0")
+
+
+def deep(path, _):
+    """A key of a dict that takes the stack of its thread to be hashed."""
+    archive(path, old=b"}q\x00", new=b"}q\x00)" + b"\x85" * 1_000_000 + b"NsX\x01\x00\x00\x00aNs")
+
+
+def old_form(path, old, new):
+    torch.save({"conv1.weight": torch.ones(3)}, path, _use_new_zipfile_serialization=False)
+    written = path.read_bytes()
+    assert old in written
+    path.write_bytes(written.replace(old, new))
+
+
+def more_than_the_file(path, _):
+    old_form(path, b"K\x03N", b"J\xff\xff\xff\x7fN")
+
+
+def a_text_beyond_the_file(path, _):
+    old_form(path, b"X\x0c\x00\x00\x00conv1", b"X\xff\xff\xff\xffconv1")
+
+
+def many_of_one(path, _):
+    """Dicts of dicts that are ten times the same: 10^8 entries of 80 objects."""
+    inner = {"conv1.weight": torch.ones(3)}
+    for _ in range(7):
+        inner = {str(i): inner for i in range(10)}
+    torch.save(inner, path)
+
+
+def a_page_of_a_name(path, _):
+    torch.save({"conv1.weight": torch.ones(1), "a\nb" * 9999: torch.ones(2)}, path)
+
+
+def sparse(path, _):
+    torch.save({"conv1.weight": torch.ones(3, 3).to_sparse()}, path)
+
+
+@pytest.mark.parametrize(
+    ("write", "message"),
+    [
+        (a_strange_version, r"is not a torch file of plain tensors \(zip file version 11\.6\)"),
+        (more_than_its_record, r"\(storage 0 of 8589934588 bytes, 12 are there\)"),
+        (less_than_nothing, r"\(a storage of -1 x torch\.FloatStorage\)"),
+        (compressed, r"\(compressed records, which torch does not write\)"),
+        (a_room_for_nothing, r"\(builtins\.bytearray of a size and no content\)"),
+        (deep, r"\(tuples within tuples, over 100 deep\)"),
+        (more_than_the_file, r"\(storages of 8589934588 bytes, \d+ are there\)"),
+        (
+            a_text_beyond_the_file,
+            r"is not a torch file of plain tensors \(.*exp.* 4294967295 bytes",
+        ),
+        (many_of_one, r"holds over 1,000,000 entries: save the state dict alone"),
+        (a_page_of_a_name, r"lacks \d+ tensors|has 1 tensors"),
+        (
+            sparse,
+            r"conv1\.weight must be a plain tensor, got one of layout torch\.sparse_coo on cpu",
+        ),
+    ],
+)
+def test_files_that_claim_what_they_have_not(tmp_path, data, write, message):
+    path = tmp_path / "w.pth"
+    write(path, data)
+    resource = pytest.importorskip("resource")
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    with pytest.raises(ModelError, match=message) as told:
+        load(path)
+    assert "\n" not in str(told.value)
+    assert len(str(told.value)) < 600
+    after = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    assert after - before < 200_000  # KiB
+
+
+def test_a_file_of_many_forms_is_read_within_its_claims(tmp_path):
+    """Views, shared storages, all precisions, empty and wrapped tensors, in both forms."""
+    base = torch.arange(12.0)
+    dtypes = [torch.float64, torch.float16, torch.bfloat16, torch.int8, torch.bool, torch.complex64]
+    content = {
+        "whole": base,
+        "view": base[3:7],
+        "turned": base.view(3, 4).t(),
+        "empty": torch.ones(0),
+        "wrapped": nn.Parameter(torch.ones(2)),
+        "inner": {str(dtype): torch.ones(5, dtype=dtype) for dtype in dtypes},
+        "epoch": 3,
+        "size": torch.Size([2, 3]),
+        "device": torch.device("cpu"),
+        "numbers": {1, 2},
+    }
+    for new in (True, False):
+        path = tmp_path / f"{new}.pth"
+        torch.save(content, path, _use_new_zipfile_serialization=new)
+        state = read_weights(path)
+        assert len(state) == 5 + len(dtypes)
+        assert torch.equal(state["turned"], content["turned"])
+
+
+def test_a_dtype_that_torch_has_not(tmp_path):
+    header = b'{"a":{"dtype":"F128","shape":[1],"data_offsets":[0,16]}}'
+    path = tmp_path / "w.safetensors"
+    path.write_bytes(len(header).to_bytes(8, "little") + header + bytes(16))
+    with pytest.raises(ModelError, match="is not a whole safetensors file"):
+        read_weights(path)

@@ -19,11 +19,11 @@ from histofast.networks.device import pick_device
 from histofast.networks.exporting import export, export_cuts, export_encoder
 from histofast.networks.known import names
 from histofast.networks.network import Architecture, Cut, LoadReport, Network, Stage
+from histofast.networks.reading import read_weights
 from histofast.networks.recorder import Recorder
 from histofast.networks.restored import restore
 from histofast.networks.timm import TimmNetwork
 from histofast.networks.verifying import PixelsIn
-from histofast.networks.weights import read_weights
 
 __all__ = [
     "AdoptedNetwork",

@@ -15,8 +15,9 @@ from histofast.encoders import SourceEntry, WeightsEntry, registry, sha256_of
 from histofast.errors import ModelError
 from histofast.networks.known import ARCHITECTURES, cuts_of, no_such, whole
 from histofast.networks.network import Architecture, Cut, Network, Stage
+from histofast.networks.reading import read_weights
 from histofast.networks.timm import PREFIX, TimmNetwork, create_timm, timm_layers
-from histofast.networks.weights import load_weights, read_weights
+from histofast.networks.weights import load_weights
 
 
 def create(

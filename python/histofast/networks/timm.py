@@ -26,7 +26,8 @@ from histofast.encoders import sha256_of
 from histofast.errors import ModelError
 from histofast.networks.known import no_such
 from histofast.networks.network import Cut, LoadReport
-from histofast.networks.weights import load_weights, read_weights
+from histofast.networks.reading import read_weights
+from histofast.networks.weights import load_weights
 
 PREFIX = "timm:"
 HUB = "hub"  # instead of a weights file: download what timm names

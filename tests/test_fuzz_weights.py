@@ -1,0 +1,55 @@
+"""Broken copies of weights files: read into a network or refused in one line."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+import fuzzing
+from extras import need
+
+torch = need("torch")
+safetensors = need("safetensors.torch")
+
+from histofast import networks
+
+pytestmark = pytest.mark.slow
+LAYER = "conv1"
+
+
+def read(path: Path) -> None:
+    networks.create("squeezenet1.1", weights=path, layer=LAYER)
+
+
+def state():
+    return networks.create("squeezenet1.1", layer=LAYER).state_dict()
+
+
+@pytest.fixture
+def folder(tmp_path) -> Path:
+    (tmp_path / "attacked").mkdir()
+    return tmp_path / "attacked"
+
+
+def test_archives_of_torch(tmp_path, folder):
+    paths = [tmp_path / "plain.pth", tmp_path / "checkpoint.pth"]
+    torch.save(state(), paths[0])
+    half = {key: value.half() for key, value in state().items()}
+    torch.save({"state_dict": half, "optimizer": {"lr": 0.1}, "epoch": 3}, paths[1])
+    strays = fuzzing.attack(read, paths, folder)
+    assert not strays, fuzzing.told(strays)
+
+
+def test_torch_files_from_before_archives(tmp_path, folder):
+    path = tmp_path / "old.pth"
+    torch.save(state(), path, _use_new_zipfile_serialization=False)
+    strays = fuzzing.attack(read, [path], folder)
+    assert not strays, fuzzing.told(strays)
+
+
+def test_safetensors(tmp_path, folder):
+    path = tmp_path / "w.safetensors"
+    safetensors.save_file(state(), path)
+    strays = fuzzing.attack(read, [path], folder)
+    assert not strays, fuzzing.told(strays)
