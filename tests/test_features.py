@@ -6,6 +6,7 @@ import errno
 import gc
 import io
 import os
+import re
 import resource
 import shutil
 import signal
@@ -30,6 +31,7 @@ from histofast.features import (
     FeatureSummary,
     FeatureWriter,
     content_sha256,
+    feature_files,
     feature_path,
     pt_path,
     read_features,
@@ -1115,6 +1117,40 @@ class TestStrangers:
         report = verify_folder([tmp_path, tmp_path / "pipe.h5"])
         assert sorted(path.name for path in report.problems) == ["folder.h5", "gone.h5", "pipe.h5"]
         assert all(len(problems) == 1 for problems in report.problems.values())
+
+
+class TestListing:
+    def test_files_below_and_behind_links_once_and_none_that_is_hidden(
+        self, tmp_path: Path
+    ) -> None:
+        for name in ("x/b.h5", "x/a.h5", "y/c.h5", "x/.d.h5", "x/e.txt"):
+            (tmp_path / name).parent.mkdir(exist_ok=True)
+            (tmp_path / name).touch()
+        (tmp_path / "x" / "linked").symlink_to(tmp_path / "y")
+        (tmp_path / "y" / "back").symlink_to(tmp_path / "x")
+        assert feature_files(tmp_path / "x") == [
+            tmp_path / "x" / name for name in ("a.h5", "b.h5", "linked/c.h5")
+        ]
+        assert feature_files(tmp_path / "x" / "linked" / ".." / "none") == []
+
+    def test_a_folder_that_cannot_be_read_is_told(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        write(tmp_path / "a.h5")
+        (tmp_path / "closed").mkdir()
+        scan = os.scandir
+
+        def refuse(path: Any) -> Any:
+            if Path(path).name == "closed":
+                raise PermissionError(errno.EACCES, "Permission denied", str(path))
+            return scan(path)
+
+        monkeypatch.setattr(os, "scandir", refuse)
+        words = f"cannot look for feature files in {tmp_path / 'closed'}: Permission denied"
+        with pytest.raises(FeatureError, match=f"^{re.escape(words)}$"):
+            feature_files(tmp_path)
+        report = verify_folder([tmp_path])
+        assert (report.files, report.problems) == (1, {tmp_path / "closed": [words]})
 
 
 class TestContent:

@@ -36,7 +36,7 @@ def verify(
 
         expected = {spec.name: spec.sha256 for path in encoder for spec in read_specs(path)}
     report = verify_folder(paths, encoders_sha256=expected)
-    if report.files == 0:
+    if report.files == 0 and not report.problems:
         raise FileNotFoundError(f"no feature file (.h5) in {', '.join(map(str, paths))}")
     if as_json:
         problems = {str(path): list(found) for path, found in report.problems.items()}

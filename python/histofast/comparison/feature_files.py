@@ -14,7 +14,7 @@ from histofast._words import counted
 from histofast.comparison.result import SimilarityResult
 from histofast.comparison.sums import MIN_GROUPS
 from histofast.errors import FeatureError
-from histofast.features import FeatureFile, options_of, read_features, shared_options
+from histofast.features import FeatureFile, feature_files, options_of, read_features, shared_options
 from histofast.similarity import MEASURES, Comparison, cka_interval, permutation_null
 
 MEASURE = MEASURES["cka"]  # that interval and null are of
@@ -243,7 +243,7 @@ def _null(
 
 def _feature_files(folder: Path) -> dict[str, Path]:
     """Return the feature files under a folder, by the name of the slide."""
-    files = [folder] if folder.is_file() else sorted(folder.rglob("*.h5"))
+    files = [folder] if folder.is_file() else feature_files(folder)
     if not files:
         raise FileNotFoundError(f"no feature file (.h5) in {folder}")
     found: dict[str, Path] = {}

@@ -14,6 +14,7 @@ from histofast.features.file import (
     read_summary,
 )
 from histofast.features.layouts import Layout, feature_path, pt_path
+from histofast.features.listing import feature_files
 from histofast.features.options import differences_of_options, options_of, shared_options
 from histofast.features.verification import VerifyReport, verify, verify_folder
 from histofast.features.writer import FeatureWriter
@@ -26,6 +27,7 @@ __all__ = [
     "VerifyReport",
     "content_sha256",
     "differences_of_options",
+    "feature_files",
     "feature_path",
     "options_of",
     "pt_path",

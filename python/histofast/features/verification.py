@@ -15,6 +15,7 @@ import numpy as np
 from histofast.errors import FeatureError
 from histofast.features.file import read_identity
 from histofast.features.layouts import pt_path
+from histofast.features.listing import feature_files
 from histofast.features.opening import all_attributes, dataset_of, features_of, reading
 from histofast.features.seal import CHUNK_BYTES, is_seal_whole
 from histofast.features.tensors import TensorReader
@@ -27,7 +28,7 @@ class VerifyReport:
     Attributes:
         files: number of files looked at.
         patches: rows in those without a problem.
-        problems: by file, in order of their paths; only files that have some.
+        problems: by file, only files that have some; folders that cannot be read first.
     """
 
     files: int
@@ -68,16 +69,16 @@ def verify_folder(
     """
     given = [Path(path) for path in paths]
     files: list[Path] = []
+    problems: dict[Path, list[str]] = {}
     for path in given:
         if path.is_dir():
-            files += sorted(p for p in path.rglob("*.h5") if not p.name.startswith("."))
+            files += feature_files(path, on_error=lambda at, why: problems.update({at: [why]}))
         elif path.exists():
             files.append(path)
         else:
             raise FileNotFoundError(f"no such feature file or folder: {path}")
     files = list(dict.fromkeys(files))
     expected = dict(encoders_sha256 or {})
-    problems: dict[Path, list[str]] = {}
     patches = 0
     unused = set(expected)
     for path in files:

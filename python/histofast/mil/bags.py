@@ -22,6 +22,7 @@ from histofast.errors import FeatureError
 from histofast.features import (
     FeatureFile,
     content_sha256,
+    feature_files,
     options_of,
     read_features,
     shared_options,
@@ -261,7 +262,7 @@ def _list_files(features: Paths) -> list[Path]:
     files: list[Path] = []
     for path in map(Path, given):
         if path.is_dir():
-            found = sorted(p for p in path.rglob("*.h5") if not p.name.startswith("."))
+            found = feature_files(path)
             if not found:
                 raise FileNotFoundError(f"no feature file (.h5) in {path}")
             files += found
