@@ -26,6 +26,7 @@ def commands(group, path=()):
 
 
 COMMANDS = dict(commands(typer.main.get_command(cli.app)))
+ARGUMENTS = cli.flags.arguments_of(typer.main.get_command(cli.app))
 
 
 def test_examples():
@@ -39,16 +40,25 @@ def test_examples():
         ("ask for patch_px=224", "ask for --patch-px 224"),
         ("tile 3 is broken (strict=True)", "tile 3 is broken (--strict)"),
         ('take device="cpu"', "take --device cpu"),
-        ("say overwrite=True", "say overwrite=True (in Python)"),
+        ("a: say overwrite=True", "a"),
+        ("a: say overwrite=True, or take another", "a: take another"),
+        ("a: take another, or say overwrite=True", "a: take another"),
+        ("a: ask for patch_px=224, or label_column=x", "a: ask for --patch-px 224"),
+        ("a: name it with label_column", "a"),
+        ("label_column must be a column", "label column must be a column"),
+        ("no patch has min_tissue of 1", "no patch has least share of tissue of 1"),
+        ("tile 3 is broken (overwrite=True)", "tile 3 is broken (overwrite)"),
+        ('a: leave it out with missing="skip"', "a"),
         # What looks like a name and is none, or stands for the thing itself.
         ("a/patch_px.h5 was made by something else (mpp: 1, not 2)", None),
         ("mpp of a.tif must be within 0.05..20", None),
         ("ask for a coarser mpp", None),
         ("sha256=ab12 must not be", None),
+        ("a: use b, or rename my_file.svs", None),
     ],
 )
 def test_arguments_become_flags(said, told):
-    assert cli.flags.with_flags(said, FLAGS) == (told or said)
+    assert cli.flags.with_flags(said, FLAGS, ARGUMENTS) == (told or said)
 
 
 def test_a_flag_of_several_spellings_is_called_by_the_first():
@@ -116,3 +126,43 @@ def test_a_group_of_commands_alone_shows_its_help(cli, group):
     assert (answer.code, answer.err) == (asked.code, asked.err) == (0, [])
     assert answer.out == asked.out
     assert len(answer.out.splitlines()) > 8
+
+
+# What only Python hands over: no command has an option for it, none passes one on.
+PYTHONS = {
+    *("block_l0", "coords_l0", "gram_x", "gram_y", "input_px", "log_risk", "packed_a", "packed_b"),
+    *("rbf_scale", "repeat_px", "slot_of", "statistic_of_rows", "test_share", "tile_px"),
+    "unreadable_patches",
+}
+TABLE = {"tissue_fraction"}  # of feature files
+
+
+def parameters(path):
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.FunctionDef):
+            yield from (a.arg for a in (*node.args.args, *node.args.kwonlyargs))
+        elif isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name):
+            yield node.target.id
+
+
+PARAMETERS = {name for path in LIBRARY for name in parameters(path)}
+
+
+@pytest.mark.parametrize("path", LIBRARY, ids=lambda p: str(p.relative_to(PACKAGE)))
+def test_no_message_has_pythons_words_for_a_command(path):
+    """Whichever command a message reaches: it names no argument as Python does."""
+    for text in literals(path):
+        if " " not in text or re.match(r"<\?xml|import ", text):
+            continue
+        # Forms that are no flag's: `missing 'skip'`, `kernel='linear'`, `x=True (in Python)`.
+        for name in re.findall(r"\b([a-z]\w*)[= ]'\{?\w+", text):
+            assert name not in ARGUMENTS, text
+        for command, made in COMMANDS.items():
+            said = cli.flags.with_flags(
+                text.replace("{}", "7"), cli.flags.flags_of(made), ARGUMENTS
+            )
+            left = {
+                *re.findall(r"(?<![\w./-])([a-z]+(?:_[a-z0-9]+)+)(?![\w./(])", said),
+                *re.findall(r"(?<![\w./-])([a-z]\w*)=(?:True|False|None|\.\.\.|\")", said),
+            }
+            assert not left & PARAMETERS - PYTHONS - TABLE, (command, text, said)

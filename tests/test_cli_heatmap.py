@@ -80,7 +80,7 @@ def test_mpp_override(cli, files):
     bare = ("bare.tif", *VALUES[1:])
     answer = cli("heatmap", *bare, "--out", "m")
     assert answer.code == 1
-    assert "does not say its mpp (um per pixel): give the right one with" in answer.err[0]
+    assert answer.err[0].endswith("in an mpp column of the list, or with --mpp-override")
     assert cli("heatmap", *bare, "--out", "m", "--mpp-override", 0.25).code == 0
     with open_slide(files / "m" / "attention.ome.tif") as pyramid:
         assert pyramid.mpp == pytest.approx(0.25)
@@ -145,14 +145,14 @@ OUT = ("--out", "m")
         (("none.tif", *VALUES[1:], *OUT), "no such slide: none.tif"),
         (("s.tif", "--values", "none.csv", *VALUES[3:], *OUT), "no such file: none.csv"),
         (("s.tif", "--values", "s.tif", *VALUES[3:], *OUT), "s.tif must be a CSV text file: "),
-        (("s.tif", "--values", "far.csv", *VALUES[3:], *OUT), "coords_l0 must lie on s, 512 x 640"),
+        (("s.tif", "--values", "far.csv", *VALUES[3:], *OUT), "patches must lie on s, 512 x 640"),
         (
             ("s.tif", "--values", "nan.csv", *VALUES[3:], *OUT),
             "nan.csv must have finite values, got nan in row 3",
         ),
         (
             ("s.tif", "--values", "high.csv", *VALUES[3:], *OUT, "--scale", "raw"),
-            "--values must be within 0..1 for scale 'raw', got 0.1..7: take 'minmax' or 'rank'",
+            "--values must be within 0..1 for --scale raw, got 0.1..7: take --scale minmax, or --scale rank",
         ),
     ],
 )
@@ -347,7 +347,7 @@ def test_what_to_pass_where_the_run_does_not_tell(cli, files, run):
         ({}, ("--patch-l0", "32"), "--patch-l0 must be 64, as f.h5 says, got 32"),
         ({}, ("--fold", "2"), "--fold must be within 0..1, the folds of the run, got 2"),
         ({}, ("--fold", "-1"), "--fold must be within 0..1, the folds of the run, got -1"),
-        ({"coords": COORDS + 600}, (), "coords_l0 must lie on s, 512 x 640 px, got 3 of 3"),
+        ({"coords": COORDS + 600}, (), "patches must lie on s, 512 x 640 px, got 3 of 3"),
         (None, (), "no such feature file: f.h5"),
     ],
 )

@@ -454,7 +454,7 @@ def test_export_cuts_refuses(resnet, tmp_path, monkeypatch):
         networks.export_cuts(resnet, out, layers=["layr1"])
     with pytest.raises(ValueError, match="layers must name at least one, got none"):
         networks.export_cuts(resnet, out, layers=[])
-    with pytest.raises(ValueError, match=r"path must end in \.onnx"):
+    with pytest.raises(ValueError, match=r"out must end in \.onnx"):
         networks.export_cuts(resnet, tmp_path / "x")
     with pytest.raises(ValueError, match="network must have no head, got one of 2 classes"):
         networks.export_cuts(networks.create("resnet18", layer="conv1", classes=2), out)

@@ -347,7 +347,7 @@ def test_a_slide_by_its_path_is_closed_and_its_holes_are_counted(tmp_path):
         (
             {"coords_l0": CORNERS + np.array([64, 0])},
             ValueError,
-            r"coords_l0 must lie on fake, 160 x 96 px, got 1 of 3 patches beside it, first at \(160",
+            r"patches must lie on fake, 160 x 96 px, got 1 of 3 patches beside it, first at \(160",
         ),
         ({"coords_l0": CORNERS - [1, 0]}, ValueError, r"first at \(-1, 0\)"),
         ({"patch_l0": 0}, ValueError, "patch_l0 must be at least 1, got 0"),
@@ -360,7 +360,7 @@ def test_a_slide_by_its_path_is_closed_and_its_holes_are_counted(tmp_path):
         (
             {"scale": "raw", "values": np.array([0, 0.5, 1.5])},
             ValueError,
-            r"values must be within 0..1 for scale 'raw', got 0..1.5: take 'minmax' or 'rank'",
+            r'values must be within 0..1 for scale="raw", got 0..1.5: take scale="minmax", or scale="rank"',
         ),
         ({"alpha": 1.5}, ValueError, r"alpha must be within 0..1, got 1.5"),
         ({"alpha": float("nan")}, ValueError, r"alpha must be within 0..1, got nan"),

@@ -257,7 +257,9 @@ def test_bad_values_are_refused(rng):
             packed_grams(layers, **options)
     outlier = np.zeros((9, 3), np.float32)
     outlier[0] = 1
-    with pytest.raises(ValueError, match=r"rows in half of the pairs of layers\[1\]: use kernel"):
+    with pytest.raises(
+        ValueError, match=r"rows in half of the pairs of layers\[1\]: take the linear"
+    ):
         packed_grams([np.eye(9, dtype=np.float32), outlier], kernel="rbf")
 
 
@@ -506,7 +508,11 @@ def test_gpu_bad_values_are_refused(gpu, rng):
     outlier[0] = 1
     cases = [
         ([huge], {}, r"layers\[0\] must differ by less than 3.4e38 in a column: scale it down"),
-        ([outlier], {"kernel": "rbf"}, r"rows in half of the pairs of layers\[0\]: use kernel"),
+        (
+            [outlier],
+            {"kernel": "rbf"},
+            r"rows in half of the pairs of layers\[0\]: take the linear",
+        ),
         ([x[:3]], {}, r"layers\[0\] must have at least 4 rows, got 3"),
         ([x, x[:6]], {}, r"layers\[1\] must have the rows of layers\[0\], got 6 and 8"),
     ]

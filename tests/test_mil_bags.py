@@ -482,7 +482,7 @@ class TestBadLabels:
         with pytest.raises(
             ValueError,
             match=r"labels\.csv and features must be of the same slides, got labels without "
-            r"features: 4 \(v, x, y, \.\.\.\); features without labels: 2 \(c, d\): missing 'skip'",
+            r"features: 4 \(v, x, y, \.\.\.\); features without labels: 2 \(c, d\): leave them out with missing",
         ):
             open_bags(folder, path)
         bags = open_bags(folder, path, missing="skip")

@@ -629,7 +629,7 @@ def test_existing_files_are_kept(tmp_path, small):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"path": "a.bin"}, "path must end in .onnx, got a.bin"),
+        ({"out": "a.bin"}, "out must end in .onnx, got a.bin"),
         ({"patches": np.zeros((3, 32, 32, 3), np.uint8)}, "patches must be at least 7, got 3"),
         ({"patches": np.zeros((7, 16, 16, 3), np.uint8)}, "patches must be .*32, 32, 3"),
         ({"mpp": 0.0}, "mpp must be within"),
@@ -638,7 +638,7 @@ def test_existing_files_are_kept(tmp_path, small):
 )
 def test_wrong_arguments(small, arguments, message):
     with pytest.raises(ValueError, match=message):
-        networks.export(small, **({"path": "a.onnx", "patch_px": 32} | arguments))
+        networks.export(small, **({"out": "a.onnx", "patch_px": 32} | arguments))
 
 
 def test_training_mode_is_refused(small, tmp_path):

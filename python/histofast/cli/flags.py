@@ -2,14 +2,15 @@
 
 Python says `patch_px` and `allow_upsampling=True`; who has typed a command knows `--patch-px` and
 `--allow-upsampling`. One becomes the other here and nowhere else, so that no remedy names a flag that
-the command lacks.
+the command lacks: what of a remedy needs one is left out, elsewhere the name becomes plain words.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextvars import ContextVar
+from dataclasses import dataclass, field
 from typing import Any
 
 from typer.core import TyperGroup
@@ -18,11 +19,30 @@ from histofast._words import one_line
 
 # Arguments whose flags have other names.
 _CALLED = {"overlap_px": "overlap", "size_px": "size"}
+# Arguments without a flag, in words; of all others the words are in the name.
+_IN_WORDS = {
+    "patch_px": "patch size",
+    "size_px": "patch size",
+    "overlap_px": "overlap",
+    "min_tissue": "least share of tissue",
+    "patch_l0": "patch side at level 0",
+}
 _SUBJECT = re.compile(r"^([a-z]\w*)(?= must\b)")
 _GIVEN = re.compile(r"(?<![\w.-])([a-z]\w*)=(True|\.\.\.|\"[^\"]*\"|[\w.]*\w)")
 _NAMED = re.compile(r"(?<![\w./\\=-])([a-z]+(?:_[a-z0-9]+)+)(?![\w./\\=(-])")
+_REMEDY = re.compile(r"^(.*): (.*)$", re.DOTALL)
+_ALTERNATIVES = re.compile(r"(?:, or|;) ")
 
-_at_hand: ContextVar[Mapping[str, str]] = ContextVar("flags", default={})  # noqa: B039
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Known:
+    """The flags of the command that is run, and the arguments that any command has flags for."""
+
+    flags: Mapping[str, str] = field(default_factory=dict)
+    arguments: Collection[str] = ()
+
+
+_at_hand: ContextVar[_Known] = ContextVar("flags", default=_Known())  # noqa: B039
 
 
 class Group(TyperGroup):
@@ -35,7 +55,8 @@ class Group(TyperGroup):
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
         """Find the command that `args` name."""
         resolved = super().resolve_command(ctx, args)
-        _at_hand.set(flags_of(resolved[1]))
+        root = ctx.find_root().command
+        _at_hand.set(_Known(flags=flags_of(resolved[1]), arguments=arguments_of(root)))
         return resolved
 
 
@@ -52,29 +73,76 @@ def flags_of(command: Any) -> dict[str, str]:
     return flags
 
 
+def arguments_of(group: Any) -> frozenset[str]:
+    """Return the arguments that any command of a group has a flag for."""
+    return frozenset(name for command in _commands(group) for name in flags_of(command))
+
+
+def _commands(group: Any) -> Iterator[Any]:
+    for command in group.commands.values():
+        if hasattr(command, "commands"):
+            yield from _commands(command)
+        else:
+            yield command
+
+
 def told(message: object) -> str:
     """Return a message on one line, with the flags of the command at hand for its arguments."""
-    return with_flags(one_line(message), _at_hand.get())
+    known = _at_hand.get()
+    return with_flags(one_line(message), known.flags, known.arguments)
 
 
-def with_flags(text: str, flags: Mapping[str, str]) -> str:
+def with_flags(text: str, flags: Mapping[str, str], arguments: Collection[str] = ()) -> str:
     """Put flags for the arguments of a message: its subject, what is given in it, long names.
+
+    Args:
+        text: a message of the library.
+        flags: of the command at hand, by argument.
+        arguments: those of all commands; one without a flag here is not told as Python has it.
 
     Example:
         >>> with_flags("patch_px must fit: use a smaller patch_px", {"patch_px": "--patch-px"})
         '--patch-px must fit: use a smaller --patch-px'
-        >>> with_flags('it is there: say overwrite=True, or device="cpu"', {"device": "--device"})
-        'it is there: say overwrite=True (in Python), or --device cpu'
+        >>> said = 'it is there: take another, or say overwrite=True, or device="cpu"'
+        >>> with_flags(said, {"device": "--device"}, ["device", "overwrite"])
+        'it is there: take another, or --device cpu'
     """
+    foreign = {name for name in arguments if name not in flags}
+    text = _possible(text, foreign)
 
     def given(match: re.Match[str]) -> str:
         name, value = match.groups()
-        if name not in flags:
-            return f"{match[0]} (in Python)" if value == "True" else match[0]
         plain = value.strip('"')
-        return flags[name] if value in ("True", "...") else f"{flags[name]} {plain}"
+        if name in flags:
+            return flags[name] if value in ("True", "...") else f"{flags[name]} {plain}"
+        if name in foreign:
+            return _in_words(name) if value in ("True", "...") else f"{_in_words(name)} {plain}"
+        return match[0]
 
     def named(match: re.Match[str]) -> str:
-        return flags.get(match[1], match[1])
+        name = match[1]
+        return flags.get(name) or (_in_words(name) if name in foreign else name)
 
     return _NAMED.sub(named, _GIVEN.sub(given, _SUBJECT.sub(named, text)))
+
+
+def _possible(text: str, foreign: Collection[str]) -> str:
+    """Leave out of the remedy of a message what needs an argument that the command lacks."""
+    parted = _REMEDY.match(text)
+    if parted is None:
+        return text
+    what, remedy = parted.groups()
+    ways = _ALTERNATIVES.split(remedy)
+    offered = [way for way in ways if not any(name in foreign for name in _arguments_in(way))]
+    if len(offered) == len(ways):
+        return text
+    return f"{what}: {', or '.join(offered)}" if offered else what
+
+
+def _arguments_in(text: str) -> Iterator[str]:
+    for pattern in (_GIVEN, _NAMED):
+        yield from (match[1] for match in pattern.finditer(text))
+
+
+def _in_words(name: str) -> str:
+    return _IN_WORDS.get(name) or name.replace("_", " ")

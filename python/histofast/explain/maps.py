@@ -357,8 +357,8 @@ def _check_values(
         )
     if scale == "raw" and not (values.min() >= 0 and values.max() <= 1):
         raise ValueError(
-            f"values must be within 0..1 for scale 'raw', got {values.min():g}..{values.max():g}: "
-            "take 'minmax' or 'rank'"
+            f'values must be within 0..1 for scale="raw", got {values.min():g}..{values.max():g}: '
+            'take scale="minmax", or scale="rank"'
         )
 
 
@@ -425,7 +425,7 @@ def _check_on_slide(slide: Slide, coords_l0: NDArray[np.int64]) -> None:
     if beside.any():
         x, y = coords_l0[beside][0].tolist()
         raise ValueError(
-            f"coords_l0 must lie on {slide.name}, {base.width} x {base.height} px, got "
+            f"patches must lie on {slide.name}, {base.width} x {base.height} px, got "
             f"{beside.sum()} of {len(coords_l0)} patches beside it, first at ({x}, {y}): are they "
             "of another slide?"
         )

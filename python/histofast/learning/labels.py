@@ -230,7 +230,7 @@ def _match(
     if notes and missing == "error":
         raise ValueError(
             f"{path} and features must be of the same slides, got {'; '.join(notes)}: "
-            "missing 'skip' leaves them out"
+            'leave them out with missing="skip"'
         )
     return found, [f"left out {note}" for note in notes]
 

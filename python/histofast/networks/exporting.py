@@ -76,7 +76,7 @@ def export_encoder(
 
 def export(
     network: Network | TimmNetwork,
-    path: str | os.PathLike[str],
+    out: str | os.PathLike[str],
     *,
     name: str | None = None,
     patch_px: int | None = None,
@@ -95,8 +95,8 @@ def export(
 
     Args:
         network: in evaluation mode.
-        path: of the .onnx file; its folder must exist.
-        name: what the encoder is called; None: the stem of `path`.
+        out: of the .onnx file; its folder must exist.
+        name: what the encoder is called; None: the stem of `out`.
         patch_px: the patch size it is meant for; None: that of the weights' source, else 256, or
             what the network was designed for where that is larger or it is one of timm.
         mpp: the resolution it is meant for, um/px; None: that of the weights' source, else 0.5.
@@ -117,14 +117,14 @@ def export(
 
     Determinism: the same network and arguments give the same bytes.
     """
-    path = Path(path)
-    _check_target(network, path)
+    out = Path(out)
+    _check_target(network, out)
     patch_px, mpp = _meant_for(network, patch_px, mpp)
     patches = checked_patches(patches, patch_px)
     if isinstance(network, TimmNetwork):
         return _export_timm(
             network,
-            path,
+            out,
             name=name,
             patch_px=patch_px,
             mpp=mpp,
@@ -137,7 +137,7 @@ def export(
     provenance, licence = _origin(network, provenance, licence)
     metadata = _metadata(
         network,
-        name=path.stem if name is None else name,
+        name=out.stem if name is None else name,
         layer=network.layer + ("+head" if network.classes else ""),
         d=network.d,
         patch_px=patch_px,
@@ -148,16 +148,16 @@ def export(
     graph = PixelGraph(mean=network.mean, std=network.std)
     writer = Writer(network, graph)
     model = graph.finish(writer.write(), metadata=metadata)
-    with replacing(path, overwrite=overwrite) as pending:
+    with replacing(out, overwrite=overwrite) as pending:
         pending.write_bytes(to_bytes(model))
-        verify(pending, network, patches, stage_of_tensor=writer.stage_of_tensor, shown=path)
-    with load(path, device="cpu", threads=1) as encoder:
+        verify(pending, network, patches, stage_of_tensor=writer.stage_of_tensor, shown=out)
+    with load(out, device="cpu", threads=1) as encoder:
         return encoder.spec
 
 
 def export_cuts(
     network: Network | TimmNetwork,
-    path: str | os.PathLike[str],
+    out: str | os.PathLike[str],
     *,
     layers: Sequence[str] | None = None,
     name: str | None = None,
@@ -176,9 +176,9 @@ def export_cuts(
 
     Args:
         network: in evaluation mode, built up to the last of the cuts or beyond, without a head.
-        path: of the .onnx file; its folder must exist.
+        out: of the .onnx file; its folder must exist.
         layers: of `network.stage_names`, in any order; None: all.
-        name: what the encoders' names begin with, before `-<layer>`; None: the stem of `path`.
+        name: what the encoders' names begin with, before `-<layer>`; None: the stem of `out`.
         patch_px, mpp, provenance, licence, patches, overwrite: see `export`.
 
     Returns:
@@ -196,13 +196,13 @@ def export_cuts(
 
     Determinism: the same network and arguments give the same bytes.
     """
-    path = Path(path)
+    out = Path(out)
     if not isinstance(network, Network):
         raise TypeError(
             "network must be of histofast's own architectures to write its cuts, got "
             f"{type(network).__name__}: export it whole, then use graphs.join_cuts on the file"
         )
-    _check_target(network, path)
+    _check_target(network, out)
     if network.classes:
         raise ValueError(f"network must have no head, got one of {network.classes} classes")
     chosen = _chosen_layers(network, layers)
@@ -210,7 +210,7 @@ def export_cuts(
     patches = checked_patches(patches, patch_px)
     _check_size(network, patch_px)
     provenance, licence = _origin(network, provenance, licence)
-    stem = path.stem if name is None else name
+    stem = out.stem if name is None else name
     graph = PixelGraph(mean=network.mean, std=network.std)
     writer = Writer(network, graph, kept=chosen)
     tensors = writer.write_cuts()
@@ -229,10 +229,10 @@ def export_cuts(
         for layer, tensor in tensors.items()
     }
     model = graph.finish_cuts(features, name=stem)
-    with replacing(path, overwrite=overwrite) as pending:
+    with replacing(out, overwrite=overwrite) as pending:
         pending.write_bytes(to_bytes(model))
-        verify_cuts(pending, network, patches, shown=path)
-    return read_specs(path)
+        verify_cuts(pending, network, patches, shown=out)
+    return read_specs(out)
 
 
 def _chosen_layers(network: Network, layers: Sequence[str] | None) -> tuple[str, ...]:
@@ -248,9 +248,9 @@ def _chosen_layers(network: Network, layers: Sequence[str] | None) -> tuple[str,
     return tuple(layer for layer in known if layer in layers)
 
 
-def _check_target(network: Network | TimmNetwork, path: Path) -> None:
-    if path.suffix != ".onnx":
-        raise ValueError(f"path must end in .onnx, got {path}")
+def _check_target(network: Network | TimmNetwork, out: Path) -> None:
+    if out.suffix != ".onnx":
+        raise ValueError(f"out must end in .onnx, got {out}")
     if network.training:
         raise ValueError("network must be in evaluation mode: call network.eval() first")
 

@@ -205,13 +205,13 @@ def check_grams(
         if problem == _ZERO_MEDIAN:
             raise ValueError(
                 f"rbf needs a median distance above 0, got equal rows in half of the pairs of "
-                f"{name}: use kernel='linear'"
+                f"{name}: take the linear kernel"
             )
         low, high = _FLOAT32_NORMS
         if dtype == np.float32 and square and not low <= math.sqrt(square) <= high:
             raise ValueError(
                 f"{name} must have a Gram of norm 1e-18 to 1e18 for float32, got "
-                f"{math.sqrt(square):.1e}: use dtype=numpy.float64"
+                f"{math.sqrt(square):.1e}: compute in float64"
             )
     return np.asarray(squares, np.float64)
 

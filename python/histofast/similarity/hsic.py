@@ -66,7 +66,7 @@ def check_norm(name: str, norm: float, *, raw: float, n: int, resolution: float 
     if is_undefined(norm, raw=raw, resolution=resolution):
         raise ValueError(
             f"{name} must differ in its distances, got rows equally far from each other but for "
-            "one at most: debiased CKA is undefined, estimator='biased' is not"
+            "one at most: debiased CKA is undefined, biased CKA is not"
         )
 
 
@@ -171,7 +171,7 @@ def _to_rbf(gram: Gram, rbf_scale: float) -> None:
     if median <= 1e-24 * float(gram.max()):
         raise ValueError(
             "rbf needs a median distance above 0, got equal rows in half of the pairs: "
-            "use kernel='linear'"
+            "take the linear kernel"
         )
     gram *= -1 / (2 * rbf_scale**2 * median)
     np.expm1(gram, out=gram)

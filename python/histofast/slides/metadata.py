@@ -10,9 +10,7 @@ from pathlib import Path
 from histofast._numbers import MPP_MAX, MPP_MIN, mpp_number
 from histofast.errors import SlideError
 
-_REMEDY = (
-    "give the right one with mpp_override (mpp of open_slide), or in an mpp column in the list"
-)
+_REMEDY = "give the right one in an mpp column of the list, or with mpp_override"
 _PART_BYTES = 1 << 20
 
 
