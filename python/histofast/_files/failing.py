@@ -15,8 +15,6 @@ from histofast.errors import NoSpaceError, WriteError
 _NO_SPACE = {errno.ENOSPC, errno.EDQUOT}
 _REMEDIES = {
     errno.EROFS: ": choose another folder",
-    errno.EACCES: ": choose another folder, or ask for the right to write there",
-    errno.EPERM: ": choose another folder, or ask for the right to write there",
     errno.EFBIG: ": the file system or `ulimit -f` allows no file of this size",
 }
 
