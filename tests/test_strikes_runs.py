@@ -16,7 +16,13 @@ from tuning_stage import write_stage
 
 pytestmark = pytest.mark.slow
 
-PRELOAD = ("histofast.mil", "histofast.report", "matplotlib.pyplot", "histofast.cli")
+PRELOAD = (
+    "histofast.mil",
+    "histofast.cli",
+    "matplotlib.pyplot",
+    "torch._dynamo",
+    "sklearn.metrics",
+)
 
 
 def without_seconds(folder: Path) -> dict[str, bytes]:
@@ -31,10 +37,10 @@ def without_seconds(folder: Path) -> dict[str, bytes]:
 
 @pytest.mark.parametrize("jobs", [1, 2])
 def test_train(tmp_path, jobs):
-    features, labels = write_toy(tmp_path)
+    features, labels = write_toy(tmp_path, b=12)
     out = tmp_path / "run"
     command = ["train", features, "--labels", labels, "--out", out, "--device", "cpu"]
-    command += ["--folds", 3, "--epochs", 4, "--jobs", jobs]
+    command += ["--folds", 2, "--epochs", 4, "--jobs", jobs]
     struck = strike(command, out, preload=PRELOAD, seed=jobs, told=without_seconds)
     assert struck.ended
 

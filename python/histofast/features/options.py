@@ -65,8 +65,9 @@ def shared_options(files: Iterable[tuple[Path, Mapping[str, Any]]]) -> dict[str,
                     f"features must be made with the same options, got {one} in {first[name]} and "
                     f"{two} in {path}: name the folder of one"
                 )
-        for name in options.keys() - first.keys():
-            shared[name], first[name] = options[name], path
+        for name in options:
+            first.setdefault(name, path)
+            shared.setdefault(name, options[name])
     return shared
 
 
