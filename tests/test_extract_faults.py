@@ -6,6 +6,7 @@ import importlib
 import json
 import os
 import shutil
+import socket
 from pathlib import Path
 
 import numpy as np
@@ -484,6 +485,39 @@ def test_a_problem_is_called_by_its_path_where_a_slide_has_its_name(slides, tmp_
     (tmp_path / "in" / "s0.svs").symlink_to("nowhere")
     found = {job.name: bool(job.problem) for job in list_jobs(tmp_path / "in")}
     assert found == {"s0": False, str(tmp_path / "in" / "s0.svs"): True}
+
+
+def test_what_is_no_file_is_refused_at_once(slides, encoder, tmp_path):
+    folder = tmp_path / "in"
+    folder.mkdir()
+    shutil.copy(slides / "s0.tif", folder / "s0.tif")
+    os.mkfifo(folder / "pipe.tif")
+    os.mkfifo(folder / "series.dcm")
+    (folder / "folder.svs").mkdir()
+    (folder / "device.png").symlink_to("/dev/zero")
+    with socket.socket(socket.AF_UNIX) as listening:
+        listening.bind(os.path.relpath(folder / "socket.tif"))
+        table = tmp_path / "list.csv"
+        table.write_text("wsi\n" + "\n".join(map(str, sorted(folder.iterdir()))))
+        for given, expected in ((folder, "done"), (table, "skipped")):
+            report = run(given, tmp_path / "f", encoder)
+            errors = errors_of(report)
+            assert set(errors) == {"pipe", "series", "folder.svs", "device", "socket"}
+            assert [s.status for s in report.slides if s.name == "s0"] == [expected]
+            assert errors["pipe"] == f"slide {folder / 'pipe.tif'} must be a file, got a named pipe"
+            assert all("\n" not in text for text in errors.values())
+            assert not report.of("interrupted")
+
+
+def test_images_and_masks_that_are_no_files_are_refused_at_once(slides, encoder, tmp_path):
+    os.mkfifo(tmp_path / "pipe.png")
+    os.mkfifo(tmp_path / "pipe.geojson")
+    (tmp_path / "patches.csv").write_text("file,bag\npipe.png,a\n")
+    report = run(None, tmp_path / "f", encoder, patches=tmp_path / "patches.csv")
+    assert "pipe" in errors_of(report)["a"]
+    for mask in ("pipe.png", "pipe.geojson"):
+        report = run(slides / "s0.tif", tmp_path / "f", encoder, mask=tmp_path / mask)
+        assert "must be a file, got a named pipe" in errors_of(report)["s0"]
 
 
 def test_names_are_taken_as_they_are(slides, encoder, tmp_path):
