@@ -20,7 +20,7 @@ import pytest
 import histofast
 from histofast import features
 from histofast._files import Lock, Temporary
-from histofast.errors import ModelError, WriteError
+from histofast.errors import FeatureError, ModelError, WriteError
 from histofast.patches import Job, TissueOptions, list_jobs, select_shard
 from histofast.pipeline import ExtractOptions, encoding, extraction
 from histofast.slides import read_image, write_array_pyramid
@@ -253,11 +253,16 @@ def test_files_of_another_making_are_never_taken_for_ours(
     used = encoder
     if change.pop("encoder", None):
         used = write_encoder(tmp_path / "tiny.onnx", scale=0.5)  # same name, other content
-    report = run(slides / "s0.tif", tmp_path / "f", used, **change)
-    (slide,) = report.of("failed")
-    assert "was made by something else" in slide.error
-    assert f"{differs}: " in slide.error
-    assert "overwrite=True" in slide.error
+    if differs == "level0_mpp":  # of this slide
+        report = run(slides / "s0.tif", tmp_path / "f", used, **change)
+        (slide,) = report.of("failed")
+        assert "was made by something else (level0_mpp: 1.0, not 1.04)" in slide.error
+        assert "overwrite=True" in slide.error
+    else:
+        with pytest.raises(
+            FeatureError, match=rf"is for features made with {differs} .* asked for"
+        ):
+            run(slides / "s1.tif", tmp_path / "f", used, **change)
     assert content(tmp_path) == before
     assert run(slides / "s0.tif", tmp_path / "f", used, overwrite=True, **change).of("done")
     assert content(tmp_path) != before

@@ -15,7 +15,12 @@ from histofast.features.file import (
 )
 from histofast.features.layouts import Layout, feature_path, pt_path
 from histofast.features.listing import feature_files
-from histofast.features.options import differences_of_options, options_of, shared_options
+from histofast.features.options import (
+    differences_of_options,
+    options_in,
+    options_of,
+    shared_options,
+)
 from histofast.features.verification import VerifyReport, verify, verify_folder
 from histofast.features.writer import FeatureWriter
 
@@ -29,6 +34,7 @@ __all__ = [
     "differences_of_options",
     "feature_files",
     "feature_path",
+    "options_in",
     "options_of",
     "pt_path",
     "read_features",

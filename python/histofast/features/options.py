@@ -26,9 +26,14 @@ def options_of(file: FeatureFile) -> dict[str, Any]:
     told: Mapping[str, Any] = file.identity or {}
     if not told:
         told = {name: file.attributes[name] for name in _OF_OTHERS if name in file.attributes}
+    return options_in(told)
+
+
+def options_in(identity: Mapping[str, Any]) -> dict[str, Any]:
+    """As `options_of`, from the identity of a file, or what files yet to be made will have in it."""
     return {
         name: value
-        for name, value in _flat(told, "").items()
+        for name, value in _flat(identity, "").items()
         if isinstance(value, str | int | float | bool | None)
     }
 

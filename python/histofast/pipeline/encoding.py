@@ -19,8 +19,9 @@ from histofast.encoders import EncoderSet, Pending, load_all
 from histofast.errors import CudaError, ModelError, SlideError, TileError
 from histofast.jobs import Feed, Job, Outcome, Status, deferred_interrupts
 from histofast.patches import SLIDE_FAILURES
+from histofast.pipeline.folders import Folder
 from histofast.pipeline.options import ExtractOptions, Settled, settle
-from histofast.pipeline.preparing import Prepared
+from histofast.pipeline.preparing import Prepared, folders_of
 from histofast.pipeline.reports import Clock, DeviceReport, SlideReport
 from histofast.pipeline.supply import Begin, End, Pixels, Supply
 
@@ -35,10 +36,14 @@ _STATUS: dict[str, Status] = {
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Ready:
-    """The encoders are loaded: what the report says of them, and what speaks against them here."""
+    """The encoders are loaded: what the report says of them, what speaks against them here.
+
+    `folders` are those that will be written to, with the options of all that is in them.
+    """
 
     about: dict[str, Any]
     notes: list[str]
+    folders: tuple[Folder, ...]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -58,7 +63,13 @@ def encode_slides(feed: Feed, *, options: ExtractOptions) -> None:
     """
     with ExitStack() as stack:
         encoders, settled, pool = equip(options, stack)
-        feed.tell(Ready(about=about(settled, encoders), notes=notes_of(encoders)))
+        feed.tell(
+            Ready(
+                about=about(settled, encoders),
+                notes=notes_of(encoders),
+                folders=folders_of(encoders, settled),
+            )
+        )
         supply = Supply(feed, encoders, settled, pool)
         stack.enter_context(deferred_interrupts(supply.wake))
         stack.enter_context(supply)

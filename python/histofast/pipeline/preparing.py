@@ -15,12 +15,13 @@ from histofast._files import Lock
 from histofast._words import count
 from histofast.encoders import CPU, EncoderSet, EncoderSpec
 from histofast.errors import FeatureError, ModelError
-from histofast.features import FeatureWriter, feature_path, read_summary
+from histofast.features import FeatureWriter, feature_path, options_in, read_summary
 from histofast.jobs import differences
 from histofast.patches import Job
+from histofast.pipeline.folders import Folder, folder_of
 from histofast.pipeline.options import Settled
 from histofast.pipeline.reports import Clock, SlideReport
-from histofast.pipeline.sources import BagSource, Planned, SlideSource
+from histofast.pipeline.sources import BagSource, Planned, SlideSource, found_with, planned_with
 from histofast.pipeline.watching import Watched
 
 # Raised whenever the same input would give other bytes than before; part of every file's identity.
@@ -90,26 +91,52 @@ def _outputs(
         _Output(
             spec=spec,
             encoders=together,
-            path=feature_path(
-                options.out,
-                mpp=options.mpp if options.mag_known else None,
-                patch_px=source.patch_px,
-                overlap_px=options.overlap_px,
-                encoder=spec.name,
-                slide=job.name,
-                layout=options.layout,
-            ),
-            identity={
-                "revision": REVISION,
-                "encoder": _made_by(spec, together.provider, options),
-                "dtype": options.dtype,
-                "layout": options.layout,
-                **source.made_of,
-            },
+            path=_place(spec, options, slide=job.name, patch_px=source.patch_px),
+            identity=_made_with(spec, together.provider, options) | source.made_of,
         )
         for together in encoders
         for spec in together.specs
     ]
+
+
+def _place(spec: EncoderSpec, options: Settled, *, slide: str, patch_px: int) -> Path:
+    return feature_path(
+        options.out,
+        mpp=options.mpp if options.mag_known else None,
+        patch_px=patch_px,
+        overlap_px=options.overlap_px,
+        encoder=spec.name,
+        slide=slide,
+        layout=options.layout,
+    )
+
+
+def _made_with(spec: EncoderSpec, provider: str, options: Settled) -> dict[str, Any]:
+    """What of an identity all slides of a run share, whatever they are."""
+    return {
+        "revision": REVISION,
+        "encoder": _made_by(spec, provider, options),
+        "dtype": options.dtype,
+        "layout": options.layout,
+    }
+
+
+def folders_of(encoders: Sequence[EncoderSet], options: Settled) -> tuple[Folder, ...]:
+    """Return the folders that a run writes to, as far as they are known before its first slide.
+
+    Bags of patches of their own sizes have folders of their own: none is known.
+    """
+    if not options.patch_px:
+        return ()
+    shared = {} if options.of_bags else {**planned_with(options), **found_with(options)}
+    folders = []
+    for together in encoders:
+        for spec in together.specs:
+            place = _place(spec, options, slide="any", patch_px=options.patch_px)
+            identity = _made_with(spec, together.provider, options) | shared
+            path = folder_of(place, options.layout)
+            folders.append(Folder(path=path, options=options_in(identity)))
+    return tuple(folders)
 
 
 def _made_by(spec: EncoderSpec, provider: str, options: Settled) -> dict[str, Any]:
@@ -197,6 +224,11 @@ def prepare(
     outputs = _outputs(job, source, encoders, options)
     report.outputs = [str(output.path) for output in outputs]
     clock.lap("open")
+    if not options.patch_px and not only_plan:
+        for output in outputs:
+            folder = folder_of(output.path, options.layout)
+            found = Folder(path=folder, options=options_in(output.identity))
+            found.claim(overwrite=options.overwrite)
 
     locks: list[Lock] = []
     try:

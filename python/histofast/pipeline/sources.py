@@ -40,6 +40,22 @@ class Planned:
     stream: Callable[[], Iterator[PatchBatch]]
 
 
+def planned_with(options: Settled) -> dict[str, Any]:
+    """What of the options decides where the patches of a slide lie."""
+    return {
+        "patch_px": options.patch_px,
+        "mpp": options.mpp,
+        "overlap": options.overlap_px,
+        "min_tissue": options.min_tissue,
+        "edge": options.edge,
+    }
+
+
+def found_with(options: Settled) -> dict[str, Any]:
+    """What of the options decides what is tissue, where no mask says so."""
+    return {"tissue": options.tissue.identity}
+
+
 class BagSource:
     """A bag of ready-made patch images."""
 
@@ -98,15 +114,11 @@ class SlideSource:
         self.made_of: dict[str, Any] = {
             "slide": slide.identity,
             "level0_mpp": slide.mpp,
-            "tissue": (
-                self._mask.identity(options.tissue) if self._mask else options.tissue.identity
-            ),
-            "patch_px": options.patch_px,
-            "mpp": options.mpp,
-            "overlap": options.overlap_px,
-            "min_tissue": options.min_tissue,
-            "edge": options.edge,
+            **planned_with(options),
+            **found_with(options),
         }
+        if self._mask is not None:
+            self.made_of["tissue"] = self._mask.identity(options.tissue)
 
     def plan(self, options: Settled, pool: ThreadPoolExecutor, clock: Clock) -> Planned:
         """The patches with tissue, row by row."""
