@@ -29,6 +29,8 @@ def show_progress(*, quiet: bool) -> Iterator[Callable[[Progress], None] | None]
 
 
 def _plain(progress: Progress) -> None:
+    if progress.note:
+        say(told(progress.note), err=True)
     # A run that goes on after days says nothing on the thousands that are there.
     if progress.finished is not None and progress.finished.status != "skipped":
         say(
@@ -41,6 +43,8 @@ def _drawn(shown: Bars) -> Callable[[Progress], None]:
     slides, patches = shown.add("slides"), shown.add("patches")
 
     def update(progress: Progress) -> None:
+        if progress.note:
+            shown.say(told(progress.note))
         if progress.finished is not None and progress.finished.status != "skipped":
             shown.say(describe(progress.finished))
         slides(

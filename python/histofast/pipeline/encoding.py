@@ -20,6 +20,7 @@ from histofast.errors import CudaError, ModelError, SlideError, TileError
 from histofast.jobs import Feed, Job, Outcome, Status, deferred_interrupts
 from histofast.patches import SLIDE_FAILURES
 from histofast.pipeline.folders import Folder
+from histofast.pipeline.holding import Waiting
 from histofast.pipeline.options import ExtractOptions, Settled, settle
 from histofast.pipeline.preparing import Prepared, folders_of
 from histofast.pipeline.reports import Clock, DeviceReport, SlideReport
@@ -161,6 +162,8 @@ class Encoding:
                     self._begin(event)
                 elif isinstance(event, Pixels):
                     self._encode(event, waited_s)
+                elif isinstance(event, Waiting):
+                    self._feed.tell(event)
                 else:
                     self._end(event)
         finally:

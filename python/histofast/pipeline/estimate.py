@@ -73,7 +73,7 @@ def _plan(
     entry = SlideReport(name=slide.name, path=str(slide.path), status="planned")
     try:
         with ExitStack() as stack:
-            prepared = prepare(slide, entry, encoders, settled, pool, stack, only_plan=True)
+            prepared = prepare(slide, entry, encoders, settled, pool, stack, holding=None)
             assert prepared is not None, "what is only planned is never skipped"
             entry.status = "empty" if entry.reason else "planned"
             patches_of[prepared.planned.attributes["patch_size"]] += entry.patches

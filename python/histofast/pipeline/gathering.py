@@ -11,6 +11,7 @@ from histofast.errors import NoSpaceError
 from histofast.jobs import Ended, Event, Job, Lost, Outcome, Retried, Told
 from histofast.pipeline.encoding import BatchDone, Ready
 from histofast.pipeline.folders import Folder
+from histofast.pipeline.holding import Waiting
 from histofast.pipeline.options import ExtractOptions
 from histofast.pipeline.reports import (
     DeviceReport,
@@ -60,6 +61,9 @@ class Gathering:
                 self._at_work[event.worker] = (event.name, done)
                 self._patches[event.worker] = done.patches
                 self._tell()
+            case Told(what=Waiting() as waiting):
+                self.report.notes.append(f"{waiting.name}: {waiting.why}")
+                self._tell(note=self.report.notes[-1])
             case Retried(outcome=outcome):
                 self._at_work.pop(outcome.worker, None)
                 self._refused[outcome.job.name] = outcome
@@ -121,7 +125,7 @@ class Gathering:
         self.report.devices = list(self._devices)
         self.report.find_limit()
 
-    def _tell(self, finished: SlideReport | None = None) -> None:
+    def _tell(self, finished: SlideReport | None = None, *, note: str = "") -> None:
         if self._on_progress is None:
             return
         at_work = list(self._at_work.values())
@@ -134,6 +138,7 @@ class Gathering:
             slide_patches=0 if finished else sum(done.slide_patches for _, done in at_work),
             slide_patches_done=0 if finished else sum(d.slide_patches_done for _, d in at_work),
             finished=finished,
+            note=note,
         )
         on_progress, self._on_progress = self._on_progress, None
         on_progress(progress)

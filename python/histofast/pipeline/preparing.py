@@ -19,6 +19,7 @@ from histofast.features import FeatureWriter, feature_path, options_in, read_sum
 from histofast.jobs import differences
 from histofast.patches import Job
 from histofast.pipeline.folders import Folder, folder_of
+from histofast.pipeline.holding import Holding
 from histofast.pipeline.options import Settled
 from histofast.pipeline.reports import Clock, SlideReport
 from histofast.pipeline.sources import BagSource, Planned, SlideSource, found_with, planned_with
@@ -46,8 +47,9 @@ class Prepared:
     planned: Planned
     watched: Watched
     outputs: list[_Output]
-    locks: list[Lock]
     started: float
+    holding: Holding | None = None  # of the locks on the outputs; None where only plans are made
+    locks: list[Lock] = field(default_factory=list)
     writers: list[FeatureWriter] = field(default_factory=list)  # one for each output
     is_cancelled: bool = False
 
@@ -72,13 +74,10 @@ class Prepared:
     def close(self) -> None:
         """Remove the files that are not finished, and let other processes make them."""
         with ExitStack() as stack:  # whatever one of them meets
-            stack.callback(_release, self.locks)
+            if self.holding is not None:
+                stack.callback(self.holding.release, self.locks)
             for writer in self.writers:
                 stack.callback(writer.close)
-
-
-class Busy(Exception):
-    """Another process is making one of the files."""
 
 
 def _outputs(
@@ -191,18 +190,6 @@ def _in_the_way(output: _Output, found: Mapping[str, Any] | None) -> str:
     return f"{output.path} {what}: choose another output folder, or replace it with overwrite=True"
 
 
-def _acquire(outputs: Sequence[_Output]) -> list[Lock]:
-    """Take all locks or none."""
-    locks = [Lock(output.path) for output in outputs]
-    held: list[Lock] = []
-    for lock in locks:
-        if not lock.acquire():
-            _release(held)
-            raise Busy
-        held.append(lock)
-    return held
-
-
 def prepare(
     job: Job,
     report: SlideReport,
@@ -211,11 +198,12 @@ def prepare(
     pool: ThreadPoolExecutor,
     stack: ExitStack,
     *,
-    only_plan: bool = False,
+    holding: Holding | None,
 ) -> Prepared | None:
     """Open and plan a slide; None when all its files are there. Fills in `report`, but its status.
 
-    What is opened is closed by `stack`; what is prepared is the caller's to close.
+    What is opened is closed by `stack`; what is prepared is the caller's to close. Locks on the files
+    to be made are taken into `holding`; without one the slide is planned only, whatever is there.
     """
     started = time.perf_counter()
     clock = Clock(report.seconds)
@@ -224,7 +212,7 @@ def prepare(
     outputs = _outputs(job, source, encoders, options)
     report.outputs = [str(output.path) for output in outputs]
     clock.lap("open")
-    if not options.patch_px and not only_plan:
+    if not options.patch_px and holding is not None:
         for output in outputs:
             folder = folder_of(output.path, options.layout)
             found = Folder(path=folder, options=options_in(output.identity))
@@ -232,19 +220,20 @@ def prepare(
 
     locks: list[Lock] = []
     try:
-        if not only_plan:
+        if holding is not None:
             seen = source.watched.seen
             outputs = _missing(outputs, options, report, seen)
             if outputs:
-                locks = _acquire(outputs)
+                locks = holding.acquire(output.path for output in outputs)
                 # Another process may have finished one between the look and the lock.
                 outputs = _missing(outputs, options, report, seen)
             if not outputs:
-                _release(locks)
+                holding.release(locks)
                 return None
         planned = source.plan(options, pool, clock)
     except BaseException:
-        _release(locks)
+        if holding is not None:
+            holding.release(locks)
         raise
     report.patches, report.unreadable = len(planned.coords_l0), len(planned.unreadable_l0)
     report.damaged_patches, report.reason = 0, planned.empty
@@ -253,8 +242,9 @@ def prepare(
         planned=planned,
         watched=source.watched,
         outputs=outputs,
-        locks=locks,
         started=started,
+        holding=holding,
+        locks=locks,
     )
 
 
@@ -267,8 +257,3 @@ def _check_side(patch_px: int, encoders: Sequence[EncoderSet]) -> None:
                 f"encoder {spec.name} takes patches of {fixed} x {fixed} px, got "
                 f"{patch_px} x {patch_px} px: ask for patch_px={fixed}"
             )
-
-
-def _release(locks: Sequence[Lock]) -> None:
-    for lock in locks:
-        lock.release()

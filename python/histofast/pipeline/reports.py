@@ -143,7 +143,7 @@ class RunReport:
 class Progress:
     """Where a run stands; given to `on_progress` after every batch and every slide.
 
-    On several GPUs `name`, `slide_patches` and `slide_patches_done` are of the slides at work.
+    A `note` tells that a slide is waited for, which another process is at. On several GPUs `name`, `slide_patches` and `slide_patches_done` are of the slides at work.
     """
 
     slides_total: int
@@ -154,6 +154,7 @@ class Progress:
     slide_patches: int
     slide_patches_done: int
     finished: SlideReport | None = None
+    note: str = ""
 
 
 class Clock:

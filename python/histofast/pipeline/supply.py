@@ -20,8 +20,9 @@ from histofast.encoders import EncoderSet
 from histofast.jobs import Feed, Job
 from histofast.patches import SLIDE_FAILURES, PatchBatch
 from histofast.patches import Job as SlideJob
+from histofast.pipeline.holding import Busy, Holding, Patience, Waiting
 from histofast.pipeline.options import Settled
-from histofast.pipeline.preparing import Busy, Prepared, prepare
+from histofast.pipeline.preparing import Prepared, prepare
 from histofast.pipeline.reports import SlideReport
 
 QUEUED_BATCHES = 4
@@ -90,12 +91,13 @@ class Supply:
         # A Ctrl-C in the encoding thread may hit it inside a queue.Queue or Event and leave their
         # lock taken for ever; a SimpleQueue is safe. Its bound is one token per free place.
         self._queue: queue.SimpleQueue[
-            Begin | Pixels | End | BaseException | _Last | None
+            Begin | Pixels | End | Waiting | BaseException | _Last | None
         ]  # None: look up
         self._queue, self._free = queue.SimpleQueue(), queue.SimpleQueue[None]()
         for _ in range(QUEUED_BATCHES):
             self._free.put(None)
         self._is_stopped = False
+        self._holding, self._patience = Holding(), Patience()
         self._thread = threading.Thread(target=self._run, name="histofast-supply", daemon=True)
 
     def __enter__(self) -> Self:
@@ -113,8 +115,8 @@ class Supply:
         """Have the thread that reads the events look whether it is to stop; from anywhere."""
         self._queue.put(None)
 
-    def events(self) -> Iterator[tuple[Begin | Pixels | End, float]]:
-        """Per slide: begin, pixels..., end; or only an end. In the order of supply.
+    def events(self) -> Iterator[tuple[Begin | Pixels | End | Waiting, float]]:
+        """Per slide: begin, pixels..., end; or only an end. In the order of supply; waitings anywhere.
 
         With each comes for how many seconds it was waited for. They end early when the run stops.
         """
@@ -131,7 +133,7 @@ class Supply:
                 raise event
             yield event, time.perf_counter() - begin
 
-    def _put(self, event: Begin | Pixels | End | BaseException | _Last) -> None:
+    def _put(self, event: Begin | Pixels | End | Waiting | BaseException | _Last) -> None:
         while not self._is_stopped:
             try:
                 self._free.get(timeout=0.1)
@@ -142,7 +144,10 @@ class Supply:
         raise _Stopped
 
     def _run(self) -> None:
-        with ThreadPoolExecutor(1, thread_name_prefix="histofast-prepare") as ahead:
+        with (
+            self._holding,
+            ThreadPoolExecutor(1, thread_name_prefix="histofast-prepare") as ahead,
+        ):
             upcoming = ahead.submit(self._prepare)
             try:
                 while (slide := upcoming.result()) is not None:
@@ -164,11 +169,22 @@ class Supply:
             report = SlideReport(name=slide.name, path=str(slide.path), status="failed")
             stack = ExitStack()
             try:
-                prepared = prepare(slide, report, self._encoders, self._options, self._pool, stack)
-            except Busy:
-                stack.close()
-                self._feed.give_back(job)
-                continue
+                try:
+                    prepared = prepare(
+                        slide,
+                        report,
+                        self._encoders,
+                        self._options,
+                        self._pool,
+                        stack,
+                        holding=self._holding,
+                    )
+                except Busy as busy:
+                    if (waiting := self._patience.meet(job.name, busy)) is not None:
+                        self._put(waiting)
+                    stack.close()
+                    self._feed.give_back(job)
+                    continue
             except SLIDE_FAILURES as error:
                 return _Ready(job=job, report=report, stack=stack, error=error)
             except BaseException:
