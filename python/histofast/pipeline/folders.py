@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -11,7 +10,13 @@ from typing import Any
 
 from histofast._files import Lock, replacing
 from histofast.errors import FeatureError
-from histofast.features import Layout, differences_of_options, options_in, read_summary
+from histofast.features import (
+    Layout,
+    differences_of_options,
+    feature_files,
+    options_in,
+    read_summary,
+)
 
 WAIT_S = 30.0  # for a run that looks at the same folder now
 LOOKED_AT = 8  # feature files, where nothing is beside them
@@ -61,7 +66,7 @@ class Folder:
         try:
             known = json.loads(self.record.read_text())
         except FileNotFoundError:
-            found = itertools.islice(sorted(self.path.rglob("*.h5")), LOOKED_AT)
+            found = feature_files(self.path)[:LOOKED_AT]
             summaries = filter(None, map(read_summary, found))
             return next((options_in(summary.identity) for summary in summaries), {})
         except (OSError, ValueError) as error:
