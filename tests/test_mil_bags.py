@@ -293,7 +293,7 @@ class TestOptions:
         ("change", "one", "two"),
         [
             ({"mpp": 1.0}, "mpp 0.5", "mpp 1.0"),
-            ({"overlap": 32, "edge": "shift"}, "overlap 0, edge drop", "overlap 32, edge shift"),
+            ({"overlap": 32, "edge": "shift"}, "edge drop, overlap 0", "edge shift, overlap 32"),
             ({"patch_px": 224}, "patch_px 256", "patch_px 224"),
             ({"dtype": "float32"}, "dtype float16", "dtype float32"),
             ({"min_tissue": 0.5}, "min_tissue 0.25", "min_tissue 0.5"),
