@@ -195,6 +195,8 @@ def _refuse_changed(path: Path) -> bool:
 def _chunks(dataset: h5py.Dataset) -> Iterator[NDArray[Any]]:
     """Yield some rows of a dataset at a time."""
     rows = max(1, CHUNK_BYTES * len(dataset) // max(1, dataset.nbytes))
+    if dataset.chunks is not None:  # none is inflated twice
+        rows = -(-rows // dataset.chunks[0]) * dataset.chunks[0]
     for start in range(0, len(dataset), rows):
         yield np.ascontiguousarray(dataset[start : start + rows])
 

@@ -40,6 +40,7 @@ _CHECKSUM_BYTES = 4  # of fletcher32, where it was put in first
 _CHUNK_PLACE_BYTES = 8  # of a chunk in its index, at the least
 _SHOWN = 200  # characters of what HDF5 says
 _SCAN_BYTES = 16 << 20
+_HEAP_OBJECT_BYTES = 16  # at the least, free space too
 _HEAP = b"GCOL\x01\x00\x00\x00"
 
 
@@ -235,7 +236,7 @@ def _plain(file: h5py.File, attribute: h5py.h5a.AttrID, *, is_text: bool) -> Any
 
 
 def _refuse_looping_heaps(path: Path) -> None:
-    """Refuse a file with a heap of texts in which free space of no bytes follows itself for ever.
+    """Refuse a file with a heap of texts in which free space of no bytes is followed by itself.
 
     HDF5 steps from object to object of a heap by their sizes, the damaged ones too.
     """
@@ -256,14 +257,14 @@ def _refuse_looping_heap(path: Path, offset: int) -> None:
         file.seek(offset + 8)
         (size,) = struct.unpack("<Q", file.read(8).ljust(8, b"\0"))
         at, end = offset + 16, offset + size
-        while at + 16 <= end:
+        while at + _HEAP_OBJECT_BYTES <= end:
             file.seek(at)
-            header = file.read(16)
-            if len(header) < 16:
+            header = file.read(_HEAP_OBJECT_BYTES)
+            if len(header) < _HEAP_OBJECT_BYTES:
                 return  # HDF5 sees the end of the file as well
             index, object_bytes = struct.unpack("<H6xQ", header)
             step = object_bytes if index == 0 else 16 + (object_bytes + 7) // 8 * 8
-            if step == 0:
+            if step < _HEAP_OBJECT_BYTES:
                 raise FeatureError(
                     f"{path} must be a whole feature file, got a damaged heap of texts"
                 )
