@@ -180,7 +180,7 @@ def test_mistakes_are_answered_in_one_line(cli, tmp_path, monkeypatch, arguments
 @pytest.mark.parametrize(
     ("option", "value", "message"),
     [
-        ("--mpp", "nan", "--mpp must be within 0.05..20 um per pixel, got nan"),
+        ("--mpp", "nan", "--mpp must be a finite number, got 'nan'"),
         ("--mpp", "0", "--mpp must be within 0.05..20 um per pixel, got 0"),
         ("--mpp", "-1", "--mpp must be within 0.05..20 um per pixel, got -1"),
         ("--mpp-override", "inf", "--mpp-override must be within 0.05..20 um per pixel, got inf"),
@@ -528,7 +528,7 @@ def test_a_folder_without_slides(extract, tmp_path):
     [
         ("scanned,mpp\na,1\n", r"must have a column file \(or .*\), got scanned, mpp"),
         ("wsi\na.svs\na.svs\n", "slides must be given once each, got .*a.svs twice"),
-        ("wsi,mpp\na.svs,nan\n", "line 2: mpp must be within 0.05..20 um per pixel, got nan"),
+        ("wsi,mpp\na.svs,nan\n", "line 2: mpp must be a finite number, got 'nan'"),
         ("", "must have a header and at least one row"),
     ],
 )

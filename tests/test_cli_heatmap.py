@@ -143,12 +143,15 @@ OUT = ("--out", "m")
             "invalid value for '--patch-l0': must be a whole number, got '6.5'",
         ),
         (("none.tif", *VALUES[1:], *OUT), "no such slide: none.tif"),
-        (("s.tif", "--values", "none.csv", *VALUES[3:], *OUT), "no such file: none.csv"),
-        (("s.tif", "--values", "s.tif", *VALUES[3:], *OUT), "s.tif must be a CSV text file: "),
+        (("s.tif", "--values", "none.csv", *VALUES[3:], *OUT), "no such table: none.csv"),
+        (
+            ("s.tif", "--values", "s.tif", *VALUES[3:], *OUT),
+            "s.tif, line 1: must be CSV text in UTF-8, got ",
+        ),
         (("s.tif", "--values", "far.csv", *VALUES[3:], *OUT), "patches must lie on s, 512 x 640"),
         (
             ("s.tif", "--values", "nan.csv", *VALUES[3:], *OUT),
-            "nan.csv must have finite values, got nan in row 3",
+            "nan.csv, line 3: must have two whole numbers and a finite number, got ",
         ),
         (
             ("s.tif", "--values", "high.csv", *VALUES[3:], *OUT, "--scale", "raw"),

@@ -286,7 +286,7 @@ def test_patch_table_takes_the_fields_other_names(table):
         ("file,bag\na.png,\n", "line 2: bag is empty"),
         ("file,bag\na.png,s\na.png,s\n", r"line 3: a.png is there twice \(first in line 2\)"),
         ("file,bag,x\na.png,s,1\n", "must have both of the columns x and y"),
-        ("file,bag,x,y\na.png,s,1,nan\n", "line 2: y must be a number, got 'nan'"),
+        ("file,bag,x,y\na.png,s,1,nan\n", "line 2: y must be a finite number, got 'nan'"),
         (
             "file,bag,x,y\na.png,s,1e30,0\n",
             r"line 2: x must be a level-0 pixel below 2\*\*63, got '1e",
@@ -305,8 +305,8 @@ def test_patch_table_refuses(tmp_path, text, message):
 def test_patch_table_that_is_not_there_or_no_text(tmp_path):
     with pytest.raises(FileNotFoundError, match="no such table"):
         read_patch_table(tmp_path / "none.csv")
-    (tmp_path / "binary.csv").write_bytes(b"\xff\xfe\x00\x81" * 20)
-    with pytest.raises(ValueError, match="must be a CSV text file"):
+    (tmp_path / "binary.csv").write_bytes(b"\x89PNG\r\n\x1a\n\x00" * 20)
+    with pytest.raises(ValueError, match=r"binary\.csv, line 1: must be CSV text"):
         read_patch_table(tmp_path / "binary.csv")
 
 

@@ -815,7 +815,7 @@ def test_csv_list(slides, encoder, tmp_path):
     ("text", "message"),
     [
         ("picture,mpp\na,1\n", r"must have a column file \(or .*\), got picture, mpp"),
-        ("wsi,mpp\na.svs,fast\n", "line 2: mpp must be a number, got 'fast'"),
+        ("wsi,mpp\na.svs,fast\n", "line 2: mpp must be a finite number, got 'fast'"),
         ("wsi,mpp\na.svs,90\n", r"line 2: mpp must be within 0.05..20 um per pixel, got 90"),
         ("wsi\n", "must have a header and at least one row"),
         ("wsi,mpp\n,0.5\n", "line 2: wsi is empty"),

@@ -20,7 +20,8 @@ from numpy.typing import NDArray
 from histofast._arrays import check
 from histofast._files import replacing
 from histofast._numbers import real_number, whole_number
-from histofast._tables import csv_text, read_csv
+from histofast._tables import as_number, as_read, csv_text, records, shown
+from histofast._words import one_line
 from histofast.slides import Slide, open_slide, write_array_pyramid, write_png
 
 Scale = Literal["rank", "minmax", "raw"]
@@ -383,39 +384,32 @@ def read_values(path: str | Path) -> PatchValues:
             no finite numbers.
     """
     path = Path(path)
-    if not path.is_file():
-        raise FileNotFoundError(f"no such file: {path}")
-    rows = read_csv(path)
-    head = [cell.strip() for cell in rows[0]] if rows else []
+    (_, head), *rows = list(records(path)) or [(1, [])]
+    head = [as_read(cell.strip()) for cell in head]
     if len(head) != 3 or head[:2] != ["x", "y"] or not head[2]:
-        raise ValueError(f"{path} must have the columns x, y, value, got {', '.join(head)!r}")
-    if len(rows) < 2:
+        raise ValueError(f"{path} must have the columns x, y, value, got {shown(', '.join(head))}")
+    if not rows:
         raise ValueError(f"{path} must have a row per patch, got none")
     coords, values = [], []
-    for number, row in enumerate(rows[1:], start=2):
-        try:
-            x, y, value = row
-            coords.append((_whole(x), _whole(y)))
-            values.append(float(value))
-        except ValueError:
+    for line, cells in rows:
+        numbers = [as_number(cell.strip()) for cell in cells]
+        x, y, value = numbers if len(numbers) == 3 else (None, None, None)
+        if x is None or y is None or value is None or not (_is_whole(x) and _is_whole(y)):
             raise ValueError(
-                f"{path} must have two whole numbers and a number in row {number}, "
-                f"got {','.join(row)!r}"
-            ) from None
-        if not math.isfinite(values[-1]):
-            raise ValueError(f"{path} must have finite values, got {value} in row {number}")
+                f"{path}, line {line}: must have two whole numbers and a finite number, "
+                f"got {shown(','.join(cells))}"
+            )
+        coords.append((int(x), int(y)))
+        values.append(value)
     return PatchValues(
-        name=head[2],
+        name=one_line(head[2]),
         coords_l0=np.array(coords, np.int64),
         values=np.array(values, np.float64),
     )
 
 
-def _whole(text: str) -> int:
-    number = float(text)
-    if not number.is_integer() or abs(number) >= 1 << 53:
-        raise ValueError(text)
-    return int(number)
+def _is_whole(number: float) -> bool:
+    return number.is_integer() and abs(number) < 1 << 53
 
 
 def _check_on_slide(slide: Slide, coords_l0: NDArray[np.int64]) -> None:

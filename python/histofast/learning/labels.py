@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import math
+import re
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -12,8 +12,8 @@ from typing import Any, Literal, get_args
 import numpy as np
 from numpy.typing import NDArray
 
-from histofast._tables import Table, read_table
-from histofast._words import counted
+from histofast._tables import Table, as_number, number_remedy, read_table, shown
+from histofast._words import counted, listed
 from histofast.learning.weighted import Task
 from histofast.slides import SLIDE_SUFFIXES
 
@@ -28,6 +28,7 @@ SPLITS: Mapping[str, str] = {
 }
 NAMED = 20  # slides that are left out, in a note
 # Cut off the names in a table. Other endings may be part of a name, as in "case.2".
+_WHOLE = re.compile(r"[+-]?\d{1,300}")  # a class; Python reads no number of some thousand digits
 _SUFFIXES = SLIDE_SUFFIXES | {".czi", ".h5", ".isyntax", ".pt", ".vsi"}
 
 
@@ -95,7 +96,7 @@ def read_labels(
         if value not in wanted:
             raise ValueError(f"{option} must be one of {', '.join(wanted)}, got {value!r}")
     columns = ("time", "event") if task == "survival" else (label_column,)
-    table = read_table(path)
+    table = read_table(path, named=columns)
     rows, notes = _match(path, _read_rows(table, columns), set(names), missing)
     notes += _notes_on_patients(table)
     _refuse_cells(path, columns, rows)
@@ -135,7 +136,7 @@ def _read_rows(table: Table, columns: Sequence[str]) -> list[_Row]:
         remedy = "" if "time" in columns else ": name it with label_column"
         raise ValueError(
             f"{table.path} must have a column {' and a column '.join(lacking)}, "
-            f"got {', '.join(table.header)}{remedy}"
+            f"got {table.header_shown}{remedy}"
         )
     cells = [name for name in wanted if name is not None]
     patient, split_column = table.column("patient"), table.column("split")
@@ -151,7 +152,7 @@ def _read_rows(table: Table, columns: Sequence[str]) -> list[_Row]:
             if row[split_column].lower() not in SPLITS:
                 raise ValueError(
                     f"{table.path}, line {line}: split must be train, val or test, "
-                    f"got {row[split_column]!r}"
+                    f"got {shown(row[split_column])}"
                 )
             split = SPLITS[row[split_column].lower()]
         rows.append(
@@ -169,7 +170,7 @@ def _slide_column(table: Table, others: set[str | None]) -> str:
     """Return the column of slides: by its name, else the first one, else that of patients."""
     found = table.column("slide") or table.column("file")
     if found is None and table.header[0] and table.header[0] not in others:
-        return table.header[0]
+        found = table.named(table.header[0])
     return found or table.needed("slide", "patient")
 
 
@@ -179,7 +180,7 @@ def _notes_on_patients(table: Table) -> list[str]:
     notes = ["no column of patients: slides count as patients"]
     if strange := table.unread_patients():
         notes.append(
-            f"columns that may be patients and are not read: {', '.join(strange)}: "
+            f"columns that may be patients and are not read: {listed(strange, most=NAMED)}: "
             "call the right one patient"
         )
     return notes
@@ -263,7 +264,7 @@ def _classes(
             f"{column} of {path} must have at least two classes, "
             f"got only {classes[0]} in {len(labels)} bags"
         )
-    if all(name.lstrip("+-").isdecimal() for name in classes):
+    if all(_WHOLE.fullmatch(name) for name in classes):
         classes.sort(key=int)
     number = {name: i for i, name in enumerate(classes)}
     return np.array([number[label] for label in labels], np.int64), tuple(classes)
@@ -280,19 +281,13 @@ def _two_faced(rows: Mapping[str, _Row]) -> list[str]:
 
 
 def _numbers(path: Path, column: str, rows: Mapping[str, _Row], i: int) -> NDArray[np.float64]:
-    values: list[float] = []
-    bad: list[str] = []
-    for name, row in rows.items():
-        try:
-            values.append(float(row.cells[i]))
-        except ValueError:
-            values.append(math.nan)
-        if not math.isfinite(values[-1]):
-            bad.append(name)
+    values = [as_number(row.cells[i]) for row in rows.values()]
+    bad = [name for name, value in zip(rows, values, strict=True) if value is None]
     if bad:
+        cell = rows[bad[0]].cells[i]
         raise ValueError(
-            f"{column} of {path} must be a finite number, "
-            f"got {rows[bad[0]].cells[i]!r} first for {counted(bad)}"
+            f"{column} of {path} must be a finite number, got {shown(cell)} first for "
+            f"{counted(bad)}{number_remedy(cell)}"
         )
     return np.array(values, np.float64)
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from histofast._numbers import mpp_number
-from histofast._tables import read_table
+from histofast._tables import as_number, number_remedy, read_table, shown
 from histofast.errors import SlideError
 from histofast.patches.tables import PatchBag, read_patch_table
 from histofast.slides import Slide, find_slides, open_slide
@@ -115,10 +115,12 @@ def _jobs_of_table(path: Path) -> list[Job]:
         value = None
         if mpp and row[mpp]:
             cell = f"{path}, line {line}: {mpp}"
-            try:
-                value = float(row[mpp])
-            except ValueError:
-                raise ValueError(f"{cell} must be a number, got {row[mpp]!r}") from None
+            value = as_number(row[mpp])
+            if value is None:
+                raise ValueError(
+                    f"{cell} must be a finite number, got {shown(row[mpp])}"
+                    f"{number_remedy(row[mpp])}"
+                )
             mpp_number(cell, value)
         jobs.append(
             Job(

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from histofast._files import regular_file
-from histofast._tables import read_table
+from histofast._tables import as_number, number_remedy, read_table, shown
 from histofast._words import one_line
 from histofast.errors import SlideError
 
@@ -135,14 +135,16 @@ def _of_bag(
 
 
 def _whole(path: Path, line: int, row: Mapping[str, str], axis: str) -> int:
-    try:
-        value = round(float(row[axis]))
-    except (ValueError, OverflowError):
+    cell = row[axis]
+    number = as_number(cell)
+    if number is None:
         raise ValueError(
-            f"{path}, line {line}: {axis} must be a number, got {row[axis]!r}"
-        ) from None
+            f"{path}, line {line}: {axis} must be a finite number, got {shown(cell)}"
+            f"{number_remedy(cell)}"
+        )
+    value = int(cell) if cell.lstrip("+-").isdecimal() else round(number)
     if not -(2**63) <= value < 2**63:
         raise ValueError(
-            f"{path}, line {line}: {axis} must be a level-0 pixel below 2**63, got {row[axis]!r}"
+            f"{path}, line {line}: {axis} must be a level-0 pixel below 2**63, got {shown(cell)}"
         )
     return value

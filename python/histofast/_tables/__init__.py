@@ -1,0 +1,35 @@
+"""Tables: a CSV file that users give in, its rows and which column is what out; and rows to CSV.
+
+One vocabulary for every table: of slides, of patch images, of labels. A name is read in any case, with
+or without spaces, hyphens and underscores: `Patient ID`, `patient_id` and `PATIENT-ID` are one.
+A patient is always a group of slides; a bag is a slide.
+
+Text is UTF-8, or UTF-16 with its mark; cells are separated by commas, semicolons or tabs, whichever
+divides the header. What is not so is refused with its line, and memory does not grow with columns that
+nobody reads.
+
+Spreadsheets calculate a cell that begins as a formula does (`=cmd|...`), also one that came as CSV. What
+is written here begins with an apostrophe then, which they take for text, and is read here without it.
+"""
+
+from __future__ import annotations
+
+from histofast._tables.cells import as_number, as_read, as_written, number_remedy, shown
+from histofast._tables.reading import read_csv, records
+from histofast._tables.table import NAMES, Role, Table, read_table
+from histofast._tables.writing import csv_text
+
+__all__ = [
+    "NAMES",
+    "Role",
+    "Table",
+    "as_number",
+    "as_read",
+    "as_written",
+    "csv_text",
+    "number_remedy",
+    "read_csv",
+    "read_table",
+    "records",
+    "shown",
+]

@@ -1,0 +1,57 @@
+"""The text of a cell to what it means, and back."""
+
+from __future__ import annotations
+
+import math
+import re
+
+from histofast._words import clipped
+
+_SHOWN_CHARACTERS = 80
+# What begins a formula, in full width too, after any apostrophes that are there already.
+_FORMULA = re.compile(r"'*[=+\-@\t\r\n\uff1d\uff0b\uff0d\uff20]")
+_NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?|[+-](inf|nan)")
+_FINITE = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?", re.ASCII)
+# Numbers as people group and point them, which mean one thing here and another there.
+_POINTED_OTHERWISE = re.compile(r"[+-]?\d[\d.,'_ \u00a0\u2009\u2019\u202f]*([eE][+-]?\d+)?")
+
+
+def as_written(text: str) -> str:
+    """Return the text of a cell so that no spreadsheet takes it for a formula; numbers stay as they are.
+
+    Example:
+        >>> [as_written(text) for text in ("=1+1", "-0.5", "-a", "'=b", "it's")]
+        ["'=1+1", '-0.5', "'-a", "''=b", "it's"]
+    """
+    is_formula = _FORMULA.match(text) and not _NUMBER.fullmatch(text)
+    return f"'{text}" if is_formula else text
+
+
+def as_read(cell: str) -> str:
+    """Return the text that `as_written` made a cell of; other cells are as they are."""
+    return cell[1:] if cell.startswith("'") and _FORMULA.match(cell) else cell
+
+
+def as_number(cell: str) -> float | None:
+    """Return the finite number that a cell holds, None where there is none.
+
+    Example:
+        >>> [as_number(cell) for cell in ("-1.5", "2e3", "1,5", "1_0", "nan", "1e309")]
+        [-1.5, 2000.0, None, None, None, None]
+    """
+    if not _FINITE.fullmatch(cell):
+        return None
+    number = float(cell)
+    return number if math.isfinite(number) else None
+
+
+def number_remedy(cell: str) -> str:
+    """Return the end of a message on a cell that `as_number` reads no number from, often nothing."""
+    if _POINTED_OTHERWISE.fullmatch(cell) and not _FINITE.fullmatch(cell):
+        return ": write decimals with a point and thousands without a mark"
+    return ""
+
+
+def shown(cell: str) -> str:
+    """Return a cell as messages have it: quoted, escaped, not at any length."""
+    return repr(clipped(cell, _SHOWN_CHARACTERS))

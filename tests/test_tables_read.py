@@ -1,0 +1,191 @@
+"""CSV as it comes from anywhere: read right, or refused in one line with the file and the line."""
+
+from __future__ import annotations
+
+import codecs
+import os
+import re
+
+import pytest
+
+from histofast._tables import as_number, number_remedy, read_table
+from histofast.explain import read_values
+from histofast.learning import read_labels
+from histofast.patches import list_jobs, read_patch_table
+
+
+@pytest.fixture
+def write(tmp_path):
+    def write_bytes(content: bytes | str):
+        path = tmp_path / "t.csv"
+        path.write_bytes(content.encode() if isinstance(content, str) else content)
+        return path
+
+    return write_bytes
+
+
+GOOD = "slide,label\ná,0\nb,1\n"
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        GOOD,
+        GOOD.encode("utf-8-sig"),
+        GOOD.encode("utf-16"),
+        codecs.BOM_UTF16_BE + GOOD.encode("utf-16-be"),
+        GOOD.replace("\n", "\r\n"),
+        GOOD.replace("\n", "\r"),
+        "slide,label\r\ná,0\rb,1\n",
+        "\n\r\nslide,label\n\n  \ná,0\n,\nb,1\n\n,,,\n".replace(",,,", ","),
+        GOOD.replace(",", ";"),
+        GOOD.replace(",", "\t"),
+        "sep=;\n" + GOOD.replace(",", ";"),
+        ("sep=\t\r\n" + GOOD.replace(",", "\t")).encode("utf-16"),
+        'slide, "label"\n"á", "0"\n b , 1\n',
+        '"sli\nde","label"\ná,0\nb,1\n',
+        "slide;label;note, if any\ná;0;a, b\nb;1;\n",
+        "slide,label,note\ná,0,a; b; c\nb,1,\n",
+        'slide,label,note\ná,0,"several\nlines, and ""quotes"""\nb,1,\n',
+        "slide,label,x,x,x\ná,0,1,2,3\nb,1,1,2,3\n",
+    ],
+)
+def test_tables_as_spreadsheets_save_them(write, content):
+    found = read_labels(write(content), "áb")
+    assert found.names == ("b", "á")
+    assert found.classes == ("0", "1")
+
+
+REFUSED = {
+    GOOD.encode(
+        "latin-1"
+    ): "t.csv, line 2: must be CSV text in UTF-8, got the byte 0xe1: save it so",
+    GOOD.encode("utf-16-le"): "t.csv, line 1: must be CSV text in UTF-8, got a NUL: save it so",
+    GOOD.encode("utf-16")[:-1]: "t.csv, line 3: must be CSV text in UTF-8, got half a character",
+    b"PK\x03\x04\xe1\0": "t.csv, line 1: must be CSV text in UTF-8, got the byte 0xe1",
+    b"slide,label\na,0\nb\0,1\n": "t.csv, line 3: must be CSV text in UTF-8, got a NUL",
+    b"slide,label\na,0\n\nb,1,2\n": "t.csv, line 4: must have 2 cells like the header, got 3",
+    b"slide;label\na;0\nb;1;2\n": "t.csv, line 3: must have 2 cells like the header, got 3",
+    b"slide,label\na,0\nb\n": "t.csv, line 3: must have 2 cells like the header, got 1",
+    b'slide,label\n"a,0\nb,1\n': (
+        "t.csv, line 2: must close its quotes, got one that is open at the end of the file"
+    ),
+    b'slide,label\n"a,0\n"b",1\n': (
+        "t.csv, line 2: must have a quote in a quoted cell twice, got one alone: "
+        "is one not closed before?"
+    ),
+    b'slide,label\n"a,0\nb,1\n",0\nc,1\n': (
+        "t.csv, line 2: slide must be text of one line and at most 4096 characters, "
+        r"got 'a,0\nb,1': is a quote not closed?"
+    ),
+    b"slide,label\n" + b"a" * 5000 + b",0\nb,1\n": "line 2: slide must be text of one line",
+    b'slide,label\n"' + b"a,0\n" * 50_000: (
+        "t.csv, line 2: must have cells of at most 131072 characters: is a quote not closed?"
+    ),
+    b"slide,label\na,0\n" + b"x" * (1 << 24) + b"y": (
+        "t.csv, line 3: must have rows of at most 16777216 characters, got a longer one: "
+    ),
+    b"slide,label\na,0\n" + b'"x\n",' * (1 << 22): (
+        "t.csv, line 3: must have rows of at most 16777216 characters, got a longer one: "
+    ),
+    b"slide,label;x\na,0;1\nb,1;2\n": (
+        "t.csv, line 1: must be divided into cells in one way, got the same number by commas and "
+        "by semicolons: quote the cells that have one"
+    ),
+    b"\n\n": "t.csv must have a header and at least one row",
+    b"a,b\n1,2\n": "t.csv must have a column label, got a, b: name it with label_column",
+}
+
+
+@pytest.mark.parametrize(("content", "message"), REFUSED.items(), ids=range(len(REFUSED)))
+def test_what_is_no_table_is_refused_with_its_line(write, content, message):
+    with pytest.raises(ValueError, match=re.escape(message)) as error:
+        read_labels(write(content), "ab")
+    assert "\n" not in str(error.value)
+    assert len(str(error.value)) < 400
+
+
+def test_a_million_columns_cost_nothing_that_lasts(write):
+    header = ",".join(f"g{i}" for i in range(1_000_000))
+    row = "," * 999_999
+    table = read_table(write(f"slide,label,{header}\na,0,{row}\nb,1,{row}\n"))
+    assert table.rows == ({"slide": "a", "label": "0"}, {"slide": "b", "label": "1"})
+    with pytest.raises(
+        ValueError,
+        match=r"must have a column file \(or .*\), got slide, label, g0, .* and 999982 more$",
+    ):
+        table.needed("file")
+
+
+READERS = {
+    "labels": lambda path: read_labels(path, "ab"),
+    "patches": read_patch_table,
+    "list": list_jobs,
+    "values": read_values,
+}
+
+
+@pytest.mark.parametrize("kind", ["pipe", "folder", "device"])
+@pytest.mark.parametrize("read", READERS.values())
+def test_what_is_no_file_is_refused_unopened(tmp_path, read, kind):
+    path = tmp_path / "t.csv"
+    if kind == "pipe":
+        os.mkfifo(path)
+    elif kind == "folder":
+        path.mkdir()
+    else:
+        path.symlink_to("/dev/zero")
+    with pytest.raises(ValueError, match=r"table .*t\.csv must be a file, got a ") as error:
+        read(path)
+    assert "\n" not in str(error.value)
+
+
+NUMBERS = ["nan", "inf", "-inf", "1e309", "1,5", "1.234,5", "1'000", "1 000", "1_0", "1\u202f000"]
+NUMBERS += ["٣", "1.5.", "0x1", "1e", "--1", "+-1", "½"]
+
+
+@pytest.mark.parametrize("cell", NUMBERS)
+def test_numbers_are_finite_and_written_with_a_point(write, cell):
+    assert as_number(cell) is None
+    remedy = ": write decimals with a point and thousands without a mark"
+    assert number_remedy(cell) in ("", remedy)
+    if cell[0] == "1" and cell[1] in ",'_ \u202f.":
+        assert number_remedy(cell) == remedy
+    got = re.escape(f"must be a finite number, got {cell!r}")
+    for read, text, place in (
+        (list_jobs, f"wsi,mpp\na.svs,0.5\nb.svs,'{cell}'\n", "t.csv, line 3: mpp"),
+        (read_patch_table, f"file,slide,x,y\n1,a,0,'{cell}'\n", "t.csv, line 2: y"),
+        (
+            lambda path: read_labels(path, "ab", task="regression"),
+            f"slide,label\na,1\nb,'{cell}'\n",
+            "label of",
+        ),
+        (
+            lambda path: read_labels(path, "a", task="survival"),
+            f"slide,time,event\na,'{cell}',1\n",
+            "time of",
+        ),
+    ):
+        quoted = text.replace("'" + cell + "'", f'"{cell}"')
+        with pytest.raises(ValueError, match=f"{place}.*{got}") as error:
+            read(write(quoted))
+        assert str(error.value).endswith(number_remedy(cell))
+
+
+def test_coordinates_beyond_floats_are_whole(write):
+    (bag,) = read_patch_table(write("file,slide,x,y\n1,a,9007199254740993,-0\n"))
+    assert bag.coords.tolist() == [[9007199254740993, 0]]
+
+
+def test_classes_that_look_like_numbers(write):
+    """`+-1` is a name; a number of thousands of digits is one too."""
+    found = read_labels(write("slide,label\na,+-1\nb,2\n"), "ab")
+    assert found.classes == ("+-1", "2")
+    found = read_labels(write(f"slide,label\na,{'1' * 4000}5\nb,2\n"), "ab")
+    assert found.classes[0].startswith("1")
+    assert read_labels(write("slide,label\na,10\nb,+9\n"), "ab").classes == ("+9", "10")
+
+
+def test_lines_are_those_of_the_file(write):
+    table = read_table(write('note,slide\n\n"a\nb",x\n,\nc,y\n'))
+    assert list(table.line_numbers) == [3, 6]
