@@ -787,7 +787,7 @@ def test_openslide_survives_a_broken_tile(fake_openslide):
 
 
 def test_a_broken_region_of_a_real_slide_leaves_the_others(tmp_path):
-    image = files.picture(2048, 2048)
+    image = np.tile(files.picture(512, 512), (4, 4, 1))
     path = files.write_tiff(tmp_path / "a.tif", [image], tile_px=256, compression="jpeg")
     offset, _ = files.tile_extent(path, 0)
     files.overwrite(path, offset, bytes(20))
@@ -801,10 +801,10 @@ def test_a_broken_region_of_a_real_slide_leaves_the_others(tmp_path):
                 return "unreadable"
             return "read"
 
-        grid = [(0, 0), (1, 0), (0, 1), (1, 1)] * 5
+        grid = [(0, 0), (1, 0), (0, 1), (1, 1)] * 3
         with ThreadPoolExecutor(4) as pool:
             said = list(pool.map(read, grid))
-        assert said == ["unreadable", "read", "read", "read"] * 5
+        assert said == ["unreadable", "read", "read", "read"] * 3
         slide.read_tile(0, 1, 1, out)
         assert difference(out, image[1024:, 1024:]) < 4
         survey = slide.survey(mpp=4)
