@@ -679,6 +679,19 @@ def test_a_file_that_shrinks_after_opening(jpeg_slide):
             slide.read_tile(0, 2, 1, np.empty((256, 256, 3), np.uint8))
 
 
+def test_a_lack_of_memory_is_no_damage(tmp_path, monkeypatch):
+    path = files.write_tiff(tmp_path / "a.tif", [files.picture(64, 64)], compression="png")
+
+    def decode(*arguments, **options):
+        raise MemoryError
+
+    out = np.empty((64, 64, 3), np.uint8)
+    with open_slide(path) as slide:
+        monkeypatch.setattr(slide._tables[0].__class__, "decode", decode)
+        with pytest.raises(MemoryError):
+            slide.read_tile(0, 0, 0, out)
+
+
 def test_flat_pictures_are_not_taken_for_damage():
     def decode(data):
         return imagecodecs.jpeg8_decode(data)

@@ -127,6 +127,8 @@ class OpenSlideSlide(Slide):
                 with self._retry_lock:
                     rgba = self._read_alone((x_l0, y_l0), self._file_level[level], size)
             pixels = np.asarray(rgba)
+        except MemoryError:  # no damage to the tile
+            raise
         except Exception as error:
             raise TileError(
                 f"{self.path}: tile (column {column}, row {row}) of level {level} cannot be"

@@ -114,6 +114,7 @@ class Slide(ABC):
 
         Raises:
             TileError: the tile is missing, truncated or corrupt; `out` is then unspecified.
+            MemoryError: there is not enough; that says nothing of the tile.
         """
 
     @abstractmethod

@@ -67,7 +67,7 @@ class TiffSlide(Slide):
                 table.decode(parts, index, out)
             else:
                 self._fill_absent(level, column, row, out)
-        except TileError:
+        except (TileError, MemoryError):  # a lack of memory is no damage to the tile
             raise
         except Exception as error:
             raise TileError(
