@@ -64,7 +64,7 @@ def test_bad_arguments(files):
         bench(files, rounds=0)
     with pytest.raises(ModelError, match="encoder c takes patches of 32 x 32 px, got 48 x 48 px"):
         bench(files, patch_px=48)
-    with pytest.raises(FileNotFoundError, match=r"no encoder file at none\.onnx"):
+    with pytest.raises(FileNotFoundError, match=r"no such encoder file: none\.onnx"):
         bench(["none.onnx"])
 
 

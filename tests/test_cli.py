@@ -194,7 +194,7 @@ def test_mistakes_are_answered_in_one_line(cli, tmp_path, monkeypatch, arguments
         ("--workers", "-2", "--workers must be at least 1, got -2"),
         ("--batch-size", "0", "--batch-size must be at least 1, got 0"),
         ("--mask", "no.png", "no such mask: no.png"),
-        ("--encoder", "no.onnx", "no encoder file at no.onnx"),
+        ("--encoder", "no.onnx", "no such encoder file: no.onnx"),
     ],
 )
 def test_values_out_of_range(extract, slides, tmp_path, option, value, message):
@@ -408,7 +408,7 @@ def _png(path):
         ("cut30.tif", _cut(30), "cut30.tif (is truncated|cannot be|has)"),
         ("cut60.tif", _cut(60), "cut60.tif (is truncated|cannot be|has)"),
         ("cut99.tif", _cut(99), "cut99.tif (is truncated|cannot be|has)"),
-        ("none.tif", _tiff(mpp=None), "does not say its mpp .*--mpp-override .* mpp column"),
+        ("none.tif", _tiff(mpp=None), "does not say its mpp .*mpp column .* --mpp-override"),
         (
             "absurd.tif",
             _tiff(mpp=0.005),

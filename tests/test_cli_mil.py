@@ -190,7 +190,7 @@ def test_interrupted_goes_on(cli, toy, monkeypatch):
     ("arguments", "code", "message"),
     [
         (TRAIN[:2], 2, "missing option '--labels'"),
-        ((*TRAIN[:3], "none.csv", *TRAIN[4:]), 2, r"no such file: none\.csv \(--labels\)$"),
+        ((*TRAIN[:3], "none.csv", *TRAIN[4:]), 2, r"no such table: none\.csv$"),
         (("train", "none", *TRAIN[2:]), 2, "no such feature file or folder: none$"),
         ((*TRAIN, "--folds", "two"), 2, "invalid value for '--folds': must be a whole number"),
         ((*TRAIN, "--folds", 30), 2, "n must be at most the number of patients, 24, got 30$"),

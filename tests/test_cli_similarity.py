@@ -209,7 +209,7 @@ IMAGES = ("--images", "p.csv")
             (*ONNX, *IMAGES, "--device", "cpu"),
             "--device is for weights: frozen.onnx and tuned.onnx are whole networks",
         ),
-        (("--a", "frozen.onnx", "--b", "none.onnx", *IMAGES), "no such file: none.onnx"),
+        (("--a", "frozen.onnx", "--b", "none.onnx", *IMAGES), "no such network: none.onnx"),
         (
             (*ONNX, "--mode", "mean"),
             "invalid value for '--mode': must be one of flatten, spatial, pool, got 'mean'",

@@ -221,7 +221,7 @@ def test_unknown_name_offers_close_ones():
 
 def test_missing_file():
     for path in ("none.onnx", "folder/none", Path("none")):
-        with pytest.raises(FileNotFoundError, match=r"no encoder file at .*none"):
+        with pytest.raises(FileNotFoundError, match=r"no such encoder file: .*none"):
             encoders.load(path)
 
 

@@ -347,7 +347,7 @@ def test_features_that_do_not_vary_are_refused(tmp_path, residual):
         ),
         ({"held_out": np.zeros((32, 8, 8, 3))}, TypeError, "held_out must be C-contiguous uint8"),
         ({"keep": ["brunch"]}, ModelError, "got 'brunch': did you mean branch"),
-        ({"encoder": "nothing.onnx"}, FileNotFoundError, r"no encoder file at nothing\.onnx"),
+        ({"encoder": "nothing.onnx"}, FileNotFoundError, r"no such encoder file: nothing\.onnx"),
     ],
 )
 def test_bad_arguments(tmp_path, residual, patches, change, error, message):

@@ -182,7 +182,11 @@ def test_finetune_follows(stage, truncated, tmp_path, capsys):
     ("arguments", "error", "message"),
     [
         (["--network", "resnet18"], ValueError, "--network must be NAME=WEIGHTS, got 'resnet18'"),
-        (["--network", "resnet18=none.pth"], FileNotFoundError, "no such file: none.pth"),
+        (
+            ["--network", "resnet18=none.pth"],
+            FileNotFoundError,
+            "no such weights file of resnet18: none.pth",
+        ),
     ],
 )
 def test_bad_commands(stage, tmp_path, arguments, error, message):

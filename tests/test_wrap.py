@@ -337,7 +337,7 @@ def test_wrong_arguments(net, arguments, error, match):
 
 
 def test_no_such_file(tmp_path):
-    refuse(tmp_path / "none.onnx", FileNotFoundError, "no ONNX file at")
+    refuse(tmp_path / "none.onnx", FileNotFoundError, "no such ONNX file:")
 
 
 def test_a_size_must_come_from_somewhere(tmp_path):

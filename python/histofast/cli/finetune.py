@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from histofast._files import regular_file
 from histofast._machine import TORCH
 from histofast._words import duration
 from histofast.cli import options
@@ -155,8 +156,8 @@ def finetune(
         if folds is None
         else tuple(options.whole_number(f) for f in options.split(folds)),
     )
-    if weights is not None and not weights.is_file():
-        raise FileNotFoundError(f"no such file: {weights} (--weights)")
+    if weights is not None:
+        regular_file(weights, kind="weights file")
 
     from histofast import mil
 

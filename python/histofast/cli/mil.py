@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
 
 import typer
 
+from histofast._files import regular_file
 from histofast._machine import TORCH
 from histofast._words import count
 from histofast.cli import options
@@ -168,8 +169,7 @@ def train(
         patch_loss=patch_loss,
         seed=seed,
     )
-    if not labels.is_file():
-        raise FileNotFoundError(f"no such file: {labels} (--labels)")
+    regular_file(labels, kind="table")
 
     from histofast.mil import TrainConfig, open_bags
     from histofast.mil import train as run_training

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from histofast._files import regular_file
 from histofast._machine import TORCH
 from histofast.cli import options
 from histofast.cli.output import counted, say, say_document
@@ -218,8 +219,7 @@ def _check_networks(
         if value is not None and not weights:
             raise ValueError(f"--{name} is for weights: {a.name} and {b.name} are whole networks")
     for path in (a, b):
-        if not path.is_file():
-            raise FileNotFoundError(f"no such file: {path}")
+        regular_file(path, kind="network")
 
 
 def _is_onnx(path: Path) -> bool:

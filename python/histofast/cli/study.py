@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
 
 import typer
 
+from histofast._files import regular_file
 from histofast.cli import flags, options
 from histofast.cli.output import say, say_document
 
@@ -207,9 +208,7 @@ def _pairs(texts: list[str]) -> dict[str, Path]:
             )
         if name in found:
             raise ValueError(f"--network must name each network once, got {name} twice")
-        if not Path(file).is_file():
-            raise FileNotFoundError(f"no such file: {file} (--network {name})")
-        found[name] = Path(file)
+        found[name] = regular_file(file, kind=f"weights file of {name}")
     return found
 
 

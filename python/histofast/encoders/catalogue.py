@@ -9,6 +9,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any, TypeVar
 
+from histofast._files import regular_file
 from histofast._words import did_you_mean
 from histofast.errors import ModelError
 
@@ -187,9 +188,7 @@ def find(name_or_path: str | os.PathLike[str]) -> Path:
     text = os.fspath(name_or_path)
     as_path = Path(text)
     if not isinstance(name_or_path, str) or as_path.suffix == ".onnx" or as_path.name != text:
-        if not as_path.is_file():
-            raise FileNotFoundError(f"no encoder file at {as_path}")
-        return as_path
+        return regular_file(as_path, kind="encoder file", error=ModelError)
     known = registry().encoders
     if text not in known:
         raise ModelError(

@@ -6,6 +6,7 @@ import os
 from dataclasses import asdict
 from pathlib import Path
 
+from histofast._files import regular_file
 from histofast.encoders.form import Form, Value, form_of, read_form
 from histofast.encoders.opening import check_not_empty, open_file
 from histofast.encoders.spec import (
@@ -52,8 +53,7 @@ def read_specs(path: str | os.PathLike[str]) -> tuple[EncoderSpec, ...]:
 
 
 def _form(path: Path) -> Form:
-    if not path.is_file():
-        raise FileNotFoundError(f"no encoder file at {path}")
+    regular_file(path, kind="encoder file", error=ModelError)
     check_not_empty(path)
     form = read_form(path)
     if all(output.shape and isinstance(output.shape[-1], int) for output in form.outputs):

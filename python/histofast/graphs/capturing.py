@@ -10,6 +10,7 @@ from typing import Any
 import onnx
 from numpy.typing import NDArray
 
+from histofast._files import regular_file
 from histofast._words import did_you_mean
 from histofast.errors import ModelError
 from histofast.graphs.graph import Graph
@@ -49,8 +50,8 @@ def capture(
 
 
 def _read(model: str | os.PathLike[str] | bytes, where: str) -> onnx.ModelProto:
-    if not isinstance(model, bytes) and not Path(model).is_file():
-        raise FileNotFoundError(f"no ONNX file at {where}")
+    if not isinstance(model, bytes):
+        regular_file(Path(model), kind="ONNX file", error=ModelError)
     return (
         onnx.load_model_from_string(model) if isinstance(model, bytes) else read_model(Path(model))
     )

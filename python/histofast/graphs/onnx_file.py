@@ -15,6 +15,7 @@ from google.protobuf.message import DecodeError
 from numpy.typing import NDArray
 from onnx import numpy_helper
 
+from histofast._files import regular_file
 from histofast.encoders import PREFIX
 from histofast.errors import ModelError
 from histofast.graphs.graph import Graph, names_read
@@ -45,8 +46,7 @@ def read_onnx(path: Path) -> OnnxFile:
         FileNotFoundError: no such file.
         ModelError: no ONNX file, data files missing, too short or outside its folder, over 2 GB.
     """
-    if not path.is_file():
-        raise FileNotFoundError(f"no ONNX file at {path}")
+    regular_file(path, kind="ONNX file", error=ModelError)
     try:
         model = onnx.load(path, load_external_data=False)
     except DecodeError:

@@ -17,6 +17,7 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from histofast._files import regular_file
 from histofast._words import counted
 from histofast.errors import FeatureError
 from histofast.features import (
@@ -266,10 +267,8 @@ def _list_files(features: Paths) -> list[Path]:
             if not found:
                 raise FileNotFoundError(f"no feature file (.h5) in {path}")
             files += found
-        elif path.is_file():
-            files.append(path)
         else:
-            raise FileNotFoundError(f"no such feature file or folder: {path}")
+            files.append(regular_file(path, kind="feature file or folder", error=FeatureError))
     once = {path.resolve(): path for path in reversed(files)}
     return sorted(once.values(), key=lambda path: (path.stem, str(path)))
 
