@@ -857,7 +857,7 @@ def test_who_has_heard_is_not_interrupted_while_it_cleans_up(cli, monkeypatch, s
 @pytest.mark.parametrize("ends_as", ["KeyboardInterrupt", "ImportError('not initialized')"])
 def test_ctrl_c_again_while_the_first_is_told_shows_no_traceback(ends_as, slides):
     code = f"""
-import os, signal, sys, time, typer
+import os, signal, sys, time
 from histofast import cli, pipeline
 
 def interrupted(*_, **__):
@@ -868,7 +868,7 @@ def again(*_, **__):
     os.kill(os.getpid(), signal.SIGINT)
     time.sleep(10)
 
-pipeline.extract, typer.echo = interrupted, again
+pipeline.extract, cli.say = interrupted, again
 sys.argv = ["histofast", "extract", {str(slides)!r}, "-o", "f"]
 cli.main()
 """
