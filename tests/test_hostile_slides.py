@@ -228,6 +228,23 @@ def test_a_picture_larger_than_its_tile_is_unreadable(codec, tmp_path):
     assert np.abs(tile_of(path, column=1).astype(int) - large[:64, :64]).mean() < 40
 
 
+@pytest.mark.parametrize("kind", ["fill", "markers", "long"])
+def test_streams_of_many_bytes_are_given_up_soon(kind, tmp_path):
+    stream = files.jpeg(SMALL)
+    codec, long = {
+        "fill": ("jpeg", stream[:2] + b"\xff" * 900_000 + stream[2:]),
+        "markers": ("jpeg", stream[:2] + b"\xff\xe5\0\2" * 200_000 + stream[2:]),
+        "long": ("zlib", zlib.compress(SMALL.tobytes()) + bytes(40_000_000)),
+    }[kind]
+    options: dict[str, Any] = {"shape": SMALL.shape, "dtype": np.uint8, "metadata": None}
+    options |= {"compression": codec, "photometric": "ycbcr" if codec == "jpeg" else "rgb"}
+    tifffile.imwrite(tmp_path / "tile.tif", iter([long]), tile=(64, 64), **options)
+    tifffile.imwrite(tmp_path / "strip.tif", iter([long]), rowsperstrip=64, **options)
+    said = read_all_in_little_memory(tmp_path)  # and in two seconds each
+    wanted = {"fill": "read", "markers": "no JPEG header", "long": "at most 1,114,112 bytes"}[kind]
+    assert all(wanted in words for words in said.values()), said
+
+
 def test_shared_jpeg_tables_that_hold_a_picture_are_refused(tmp_path):
     _, rest = files.split_tables(files.jpeg(SMALL))
     path = files.write_encoded(

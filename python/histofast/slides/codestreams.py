@@ -8,16 +8,20 @@ where there is no header that the decoder would accept.
 from __future__ import annotations
 
 import lzma
+import re
 
+_JPEG_MARKER = re.compile(rb"\xff+([^\x00\xff])", re.DOTALL)  # libjpeg passes over what is between
 _JPEG_STANDALONE = {0x01, *range(0xD0, 0xD8)}
-_JPEG_NO_FRAME = {
-    0xC4,
-    0xC8,
-    0xCC,
-}  # among the codes of frames: tables, reserved, arithmetic coding
+_JPEG_NO_FRAME = {0xC4, 0xC8, 0xCC}  # tables and such, among the numbers of frames
+_JPEG_MAX_MARKERS = 1000  # before the frame; a picture with its colour profile has dozens
 _JP2_SIGNATURE = b"\0\0\0\x0cjP  \r\n\x87\n"
 _J2K_MAX_TILES = 1024  # inside one stream; OpenJPEG prepares for all of them at once
 _LZMA_MEMORY_BYTES = 100 << 20  # xz -9 needs 65 MB
+
+
+def largest_stream(tile_px: int) -> int:
+    """How many bytes at most are read for a tile: twice 16-bit RGBA, or a header and nothing else."""
+    return 16 * tile_px + (1 << 20)
 
 
 def jpeg_size(data: bytes) -> tuple[int, int] | None:
@@ -25,23 +29,19 @@ def jpeg_size(data: bytes) -> tuple[int, int] | None:
     at, end = 2, len(data)
     if data[:2] != b"\xff\xd8":
         return None
-    while True:
-        at = data.find(b"\xff", at)  # as libjpeg, which passes over what is between markers
-        if at < 0:
+    for _ in range(_JPEG_MAX_MARKERS):
+        found = _JPEG_MARKER.search(data, at)
+        if found is None or found.end() + 7 > end:
             return None
-        while at < end and data[at] == 0xFF:
-            at += 1
-        if at + 8 > end:
-            return None
-        marker = data[at]
-        at += 1
-        if marker == 0 or marker in _JPEG_STANDALONE:
+        marker, at = data[found.end() - 1], found.end()
+        if marker in _JPEG_STANDALONE:
             continue
         if marker in (0xD8, 0xD9, 0xDA):  # another start, the end, or pixels without a frame
             return None
         if 0xC0 <= marker <= 0xCF and marker not in _JPEG_NO_FRAME:
             return data[at + 5] << 8 | data[at + 6], data[at + 3] << 8 | data[at + 4]
         at += data[at] << 8 | data[at + 1]
+    return None
 
 
 def refuse_jpeg(data: bytes, whole: tuple[int, int]) -> None:

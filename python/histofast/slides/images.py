@@ -21,7 +21,7 @@ from histofast._arrays import check
 from histofast._files import regular_file
 from histofast._words import clipped, one_line
 from histofast.errors import SlideError, TileError
-from histofast.slides.codestreams import jpeg_size, png_size
+from histofast.slides.codestreams import jpeg_size, largest_stream, png_size
 from histofast.slides.jpeg import find_damage
 from histofast.slides.metadata import file_identity
 from histofast.slides.slide import Level, Slide
@@ -253,10 +253,23 @@ def _decode_tiff(path: Path) -> tuple[NDArray[Any], PixelKind]:
             bytes_px=page.samplesperpixel * max(1, page.bitspersample // 8),
             stored_bytes=path.stat().st_size,
         )
+        _refuse_long_segments(path, page)
         page.decode = segment_decoder(page)
         samples = page.asarray(squeeze=False)[:, 0]  # (planes, h, w, contiguous samples)
     samples = np.moveaxis(samples[..., 0], 0, -1) if samples.shape[0] > 1 else samples[0]
     return np.ascontiguousarray(samples), kind
+
+
+def _refuse_long_segments(path: Path, page: tifffile.TiffPage) -> None:
+    """Refuse strips or tiles of more bytes than one can hold: all of them would be read."""
+    most = largest_stream(
+        page.tilewidth * page.tilelength if page.is_tiled else page.imagewidth * page.rowsperstrip
+    )
+    longest = max(page.databytecounts, default=0)
+    if longest > most:
+        raise SlideError(
+            f"{path} is corrupt: a strip of its size has at most {most:,} bytes, got {longest:,}"
+        )
 
 
 def _refuse_size(

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from histofast._arrays import check
 from histofast._words import clipped, one_line
 from histofast.errors import TileError
+from histofast.slides.codestreams import largest_stream
 from histofast.slides.metadata import file_identity
 from histofast.slides.slide import Slide
 from histofast.slides.tiff_layout import TiffLayout
@@ -59,8 +60,9 @@ class TiffSlide(Slide):
                 raise ValueError("there is no such tile")
             table = self._tables[level]
             index = row * table.file_columns + column
+            most = largest_stream(info.tile_width * info.tile_height)
             parts = [
-                self._read_bytes(table.offsets.item(i), table.sizes_bytes.item(i))
+                self._read_bytes(table.offsets.item(i), table.sizes_bytes.item(i), most)
                 for i in range(index, table.offsets.size, table.plane_tiles)
             ]
             if all(parts):
@@ -75,10 +77,12 @@ class TiffSlide(Slide):
                 f" decoded: {clipped(one_line(error), 200)}"
             ) from error
 
-    def _read_bytes(self, offset: int, count: int) -> bytes:
+    def _read_bytes(self, offset: int, count: int, most: int) -> bytes:
         """Read part of the file; empty for a tile that the file leaves out."""
         if count == 0 or offset == 0:
             return b""
+        if count > most:
+            raise ValueError(f"a tile of its size has at most {most:,} bytes, got {count:,}")
         if self._file is None:
             raise ValueError(f"{self.path} is closed")
         if _HAS_PREAD:
