@@ -7,6 +7,7 @@ import json
 import os
 import shutil
 import socket
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -153,6 +154,37 @@ def test_a_bag_whose_images_meet_anything(encoder, tmp_path, monkeypatch):
         assert [s.status for s in report.slides] == ["failed", "done", "done"]
         assert report.slides[0].error == "IndexError: empty"
         assert len(content(tmp_path / name)) == 2
+
+
+ODD = """
+from histofast.patches import Job
+
+class Odd(Exception):  # pickle cannot make it again
+    def __init__(self, one, two):
+        super().__init__(one)
+
+def faulty(self, *, mpp, original=Job.open):
+    if self.name == "s1":
+        raise Odd("width", 0)
+    return original(self, mpp=mpp)
+
+Job.open = faulty
+"""
+
+
+def test_any_error_in_a_process_of_its_own_is_of_its_slide(slides, encoder, tmp_path, monkeypatch):
+    monkeypatch.setattr("histofast.pipeline.extraction.devices_of", lambda *_: ["cpu", "cpu"])
+    (tmp_path / "site").mkdir()
+    (tmp_path / "site" / "sitecustomize.py").write_text(ODD)  # every process begins with it
+    monkeypatch.setenv(
+        "PYTHONPATH", os.pathsep.join([str(tmp_path / "site"), *filter(None, sys.path)])
+    )
+    report = run(slides, tmp_path / "f", encoder, gpus=[0, 1])
+    assert {s.name: s.status for s in report.slides} == {"s0": "done", "s1": "failed", "s2": "done"}
+    (failed,) = report.of("failed")
+    assert failed.error == "Odd: width"
+    assert "in faulty\n" in failed.traceback
+    assert (report.error, report.interrupted) == ("", False)
 
 
 def test_what_is_of_no_slide_stops_the_run_and_is_told(slides, encoder, tmp_path, monkeypatch):

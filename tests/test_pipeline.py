@@ -5,9 +5,7 @@ from __future__ import annotations
 import csv
 import errno
 import json
-import random
 import shutil
-import signal
 import subprocess
 import sys
 import time
@@ -1006,26 +1004,3 @@ def test_two_processes_share_a_folder(ten_slides, encoder, tmp_path):
     done = [s["name"] for r in reports for s in r["slides"] if s["status"] == "done"]
     assert sorted(done) == sorted({f"s{i}" for i in range(10)})  # each exactly once
     assert content(tmp_path / "f") == content(tmp_path / "alone")
-
-
-@pytest.mark.slow
-@pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="needs SIGKILL")
-def test_killed_at_20_moments_and_resumed_gives_the_same_bytes(ten_slides, encoder, tmp_path):
-    began = time.perf_counter()
-    process = start(ten_slides, tmp_path / "whole", encoder)
-    assert process.wait(timeout=120) == 0
-    whole_s = time.perf_counter() - began
-    whole = content(tmp_path / "whole")
-    moments = random.Random(5)
-    for _ in range(20):
-        process = start(ten_slides, tmp_path / "f", encoder)
-        time.sleep(moments.uniform(0.3, 1.0) * whole_s)
-        process.send_signal(signal.SIGKILL)
-        process.wait()
-        for name, data in content(tmp_path / "f").items():
-            if not Path(name).name.startswith("."):
-                assert data == whole[name]
-    process = start(ten_slides, tmp_path / "f", encoder)
-    assert process.wait(timeout=120) == 0
-    assert content(tmp_path / "f") == whole
-    assert no_leftovers(tmp_path)

@@ -10,17 +10,17 @@ from pathlib import Path
 
 from histofast.errors import SlideError
 
-_WHAT = ("size", "time of change", "time of last write", "file of that name")
+_WHAT = ("size", "time of change", "time of last write")
 
-State = tuple[int, int, int, tuple[int, int]]  # as `_WHAT` has it
+State = tuple[int, int, int]  # as `_WHAT` has it
 
 
 class Watched:
     """Files that must not change while somebody reads them.
 
-    Who writes into a file or puts another one in its place leaves another size, another time or
-    another number of the file: `cp --preserve` sets back the time of the last write, and nobody
-    that of the last change.
+    Who writes into a file or puts another one in its place leaves another size or another time:
+    `cp --preserve` sets back the time of the last write, and nobody that of the last change. The
+    number of a file tells nothing: FUSE gives one file another number when it likes.
     """
 
     def __init__(self, paths: Iterable[Path]) -> None:
@@ -36,12 +36,9 @@ class Watched:
 
     @property
     def seen(self) -> str:
-        """What the files looked like: another text when one of them was written to or replaced.
-
-        Only their places on the disk are left out.
-        """
+        """What the files looked like: another text when one of them was written to or replaced."""
         states = [state for _, state in sorted(self._states.items()) if state is not None]
-        digest = hashlib.sha256(repr([state[:3] for state in states]).encode()).hexdigest()
+        digest = hashlib.sha256(repr(states).encode()).hexdigest()
         return f"size:{sum(state[0] for state in states)};files:{len(states)};times:{digest[:16]}"
 
     def check(self) -> None:
@@ -64,7 +61,7 @@ class Watched:
 
 
 def _state(path: Path) -> State | None:
-    """Size, times and number of a file; None where there is none to be read."""
+    """Size and times of a file; None where there is none to be read."""
     try:
         status = os.stat(path)  # noqa: PTH116  # of thousands of images: no Path is made
         if stat.S_ISREG(status.st_mode):
@@ -76,5 +73,4 @@ def _state(path: Path) -> State | None:
                 os.close(descriptor)
     except (OSError, ValueError):  # who reads it says why
         return None
-    number = (status.st_dev, status.st_ino)
-    return status.st_size, status.st_ctime_ns, status.st_mtime_ns, number
+    return status.st_size, status.st_ctime_ns, status.st_mtime_ns
