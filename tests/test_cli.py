@@ -114,6 +114,24 @@ def test_a_file_system_without_locks_is_noted_once(slides, encoder, tmp_path):
     assert leftovers(tmp_path) == []
 
 
+@pytest.mark.parametrize("number", ["SIGINT", "SIGTERM"])
+def test_a_signal_when_all_is_done_ends_without_a_traceback(number):
+    script = (
+        "import os, signal, sys, time\n"
+        "end = sys.exit\n"
+        "def late(code):\n"
+        f"    os.kill(os.getpid(), signal.{number})\n"
+        "    time.sleep(1)\n"
+        "    end(code)\n"
+        "sys.exit = late\n"
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
+        "from histofast.cli import main; main()"
+    )
+    command = [sys.executable, "-c", script, "--version"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (-getattr(signal, number), "")
+
+
 def test_version(cli):
     assert cli("--version") == Answer(0, f"histofast {histofast.__version__}\n", [])
 

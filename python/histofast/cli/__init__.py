@@ -158,6 +158,7 @@ def main() -> None:
             code = _run(sys.argv[1:] or ["--help"])
             if sys.stdout is not None:
                 sys.stdout.flush()  # here its failure can still be told
+        _hear_no_more()
     except KeyboardInterrupt:
         _hear_no_more()
         if code != 130:  # else it has said so itself
