@@ -677,13 +677,13 @@ def test_a_polygon_over_the_edge_is_clipped():
 @pytest.mark.parametrize(
     ("geojson", "message"),
     [
-        ({}, "geojson must hold polygons only, got dict"),
+        ({}, "geojson must hold polygons only, got an object"),
         ({"type": "FeatureCollection", "features": []}, "geojson must hold at least one polygon"),
-        ({"type": "FeatureCollection"}, "geojson must hold at least one polygon"),
+        ({"type": "FeatureCollection"}, "geojson must have a list of features, got none"),
         ({"type": "Point", "coordinates": [1, 2]}, "must hold polygons only, got Point"),
-        ({"type": "Feature", "geometry": None}, "must hold polygons only, got NoneType"),
-        ({"type": "Polygon", "coordinates": []}, "rings in every Polygon"),
-        ({"type": "Polygon"}, "rings in every Polygon"),
+        ({"type": "Feature", "geometry": None}, "must hold at least one polygon, got none"),
+        ({"type": "Polygon", "coordinates": []}, "must hold at least one polygon, got none"),
+        ({"type": "Polygon"}, "geojson must have a list of coordinates, got none"),
         ({"type": "Polygon", "coordinates": [[[0, 0], [1, 1]]]}, "three or more finite points"),
         (
             {"type": "Polygon", "coordinates": [[[0, 0], [1, float("nan")], [1, 1]]]},

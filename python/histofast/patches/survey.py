@@ -14,10 +14,15 @@ from numpy.typing import NDArray
 
 from histofast._files import regular_file
 from histofast._numbers import real_number, whole_number
+from histofast._words import one_line
 from histofast.errors import SlideError
 from histofast.slides import Level, Slide, read_mask
 from histofast.tissue import REVISION as TISSUE_REVISION
 from histofast.tissue import Tissue, find_tissue
+
+# Keys of an object that say what it is and where; of two nobody knows which is meant.
+_SAID_ONCE = ("type", "features", "geometry", "geometries", "coordinates")
+_MOST_BYTES = 1 << 28  # of a GeoJSON: ten million points
 
 # What fails one slide and leaves the run going on: all that is no interruption, our mistakes too.
 SLIDE_FAILURES = Exception
@@ -91,16 +96,21 @@ def survey_tissue(
 ) -> FoundTissue:
     """`find_tissue_with`, and what could not be looked at."""
     surveyed = _Surveyed(slide, pool)
-    tissue = find_tissue(
-        surveyed,
-        mpp=options.mpp,
-        threshold=None if mask else options.threshold,
-        min_area_um2=options.min_area_um2,
-        max_hole_um2=options.max_hole_um2,
-        exclude_foreign=options.exclude_foreign,
-        mask=mask.read() if mask else None,
-        origin_l0=slide.origin_l0,
-    )
+    try:
+        tissue = find_tissue(
+            surveyed,
+            mpp=options.mpp,
+            threshold=None if mask else options.threshold,
+            min_area_um2=options.min_area_um2,
+            max_hole_um2=options.max_hole_um2,
+            exclude_foreign=options.exclude_foreign,
+            mask=mask.read() if mask else None,
+            origin_l0=slide.origin_l0,
+        )
+    except ValueError as error:
+        if mask is None:
+            raise
+        raise SlideError(f"mask {mask.path}: {error}") from error
     return FoundTissue(tissue=tissue, unreadable_l0=surveyed.unreadable_l0, reason=surveyed.reason)
 
 
@@ -108,12 +118,17 @@ class MaskFile:
     """A ready-made mask on disk."""
 
     def __init__(self, path: Path) -> None:
-        self._path = regular_file(path, kind="mask", error=SlideError)
+        self.path = regular_file(path, kind="mask", error=SlideError)
+        self._is_geojson = path.suffix.lower() in {".json", ".geojson"}
         try:
+            if self._is_geojson and (size := path.stat().st_size) > _MOST_BYTES:
+                raise SlideError(
+                    f"mask {path} must have at most {_MOST_BYTES >> 20} MiB, got "
+                    f"{size >> 20} MiB: simplify its polygons"
+                )
             self._content = path.read_bytes()
         except OSError as error:
             raise SlideError(f"cannot read mask {path}: {error.strerror}") from error
-        self._is_geojson = path.suffix.lower() in {".json", ".geojson"}
         self._digest = "mask:" + hashlib.sha256(self._content).hexdigest()
 
     def identity(self, options: TissueOptions) -> str | dict[str, Any]:
@@ -128,11 +143,33 @@ class MaskFile:
 
     def read(self) -> NDArray[np.uint8] | dict[str, Any]:
         if not self._is_geojson:
-            return read_mask(self._path)
+            return read_mask(self.path)
         try:
-            value = json.loads(self._content)
+            value = json.loads(
+                self._content,
+                object_pairs_hook=_object,
+                parse_int=float,
+                parse_constant=_refuse_constant,
+            )
+        except RecursionError:
+            raise SlideError(f"{self.path} must be GeoJSON, got lists nested too deeply") from None
         except ValueError as error:
-            raise SlideError(f"{self._path} must be GeoJSON: {error}") from error
+            raise SlideError(f"{self.path} must be GeoJSON: {one_line(error)}") from error
         if not isinstance(value, dict):
-            raise SlideError(f"{self._path} must be a GeoJSON object, got a {type(value).__name__}")
+            got = "a list" if isinstance(value, list) else "one value"
+            raise SlideError(f"{self.path} must be a GeoJSON object, got {got}")
         return value
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """An object of JSON that says one thing of its place."""
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        keys = [key for key, _ in pairs]
+        if twice := [key for key in _SAID_ONCE if keys.count(key) > 1]:
+            raise ValueError(f"an object must have its {twice[0]} once, got it twice")
+    return found
+
+
+def _refuse_constant(text: str) -> float:
+    raise ValueError(f"numbers must be finite, got {text}")

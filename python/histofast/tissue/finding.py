@@ -18,7 +18,8 @@ from numpy.typing import NDArray
 from histofast._arrays import check, empty, to_numpy
 from histofast._numbers import real_number, whole_number
 from histofast.tissue.mask import MAX_CLOSE_PX, mask_into
-from histofast.tissue.outline import Polygon, fill, read_polygons, trace
+from histofast.tissue.outline import Polygon, trace
+from histofast.tissue.polygons import fill, read_polygons
 
 REVISION = 1  # of the definition of the mask; part of every identity
 CLOSE_UM = 24.0
@@ -269,8 +270,8 @@ def tissue_from_geojson(
 
     Raises:
         TypeError: not a mapping.
-        ValueError: no polygon, another geometry, a broken ring, or polygons that cover no mask
-            pixel of the slide.
+        ValueError: no polygon, another geometry, a broken ring, polygons that cover no mask pixel
+            of the slide, or too many rows of it to be drawn.
     """
     width_l0 = whole_number("width_l0", width_l0, at_least=1)
     height_l0 = whole_number("height_l0", height_l0, at_least=1)
@@ -290,8 +291,8 @@ def tissue_from_geojson(
     h = max(1, round(height_l0 / downsample))
     w = max(1, round(width_l0 / downsample))
     mask = np.zeros((h, w), np.uint8)
-    for rings in polygons:
-        fill(mask, [ring * (w / width_l0, h / height_l0) for ring in rings])
+    scale = w / width_l0, h / height_l0
+    fill(mask, [[ring * scale for ring in rings] for rings in polygons])
     if not mask.any():
         raise ValueError(
             f"geojson must cover the centre of a mask pixel, got polygons that cover none at "

@@ -1,9 +1,8 @@
-"""Masks to polygons along the edges of their pixels, and polygons of a GeoJSON to masks."""
+"""Masks to polygons along the edges of their pixels."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from collections.abc import Iterator
 
 import numpy as np
 from numpy.typing import NDArray
@@ -134,74 +133,3 @@ def _nest(
         object_of.append(parent)
         polygons[parent][1].append(hole.astype(np.float64))
     return polygons
-
-
-def read_polygons(geojson: Any) -> Iterator[list[NDArray[np.float64]]]:
-    """Yield the rings of every polygon in a GeoJSON object, (k, 2) and not closed.
-
-    Raises:
-        ValueError: it holds something else, or a broken ring.
-    """
-    kind = geojson.get("type") if isinstance(geojson, Mapping) else None
-    if kind == "FeatureCollection":
-        children = geojson.get("features")
-    elif kind == "GeometryCollection":
-        children = geojson.get("geometries")
-    elif kind == "Feature":
-        children = [geojson.get("geometry")]
-    elif kind in ("Polygon", "MultiPolygon"):
-        children = geojson.get("coordinates")
-        children = [children] if kind == "Polygon" else children
-        if not isinstance(children, Sequence) or not all(
-            isinstance(rings, Sequence) and len(rings) > 0 for rings in children
-        ):
-            raise ValueError(f"geojson must hold rings in every {kind}, got coordinates without")
-        yield from ([_ring(ring) for ring in rings] for rings in children)
-        return
-    else:
-        raise ValueError(
-            f"geojson must hold polygons only, got {kind or type(geojson).__name__}: "
-            "export areas, not points or lines"
-        )
-    for child in children if isinstance(children, Sequence) else ():
-        yield from read_polygons(child)
-
-
-def _ring(ring: Any) -> NDArray[np.float64]:
-    try:
-        points = np.array([[float(point[0]), float(point[1])] for point in ring])
-    except (TypeError, ValueError, IndexError, KeyError) as error:
-        raise ValueError(
-            f"geojson must hold rings of (x, y) numbers, got one with {error}"
-        ) from None
-    if len(points) > 1 and (points[0] == points[-1]).all():
-        points = points[:-1]
-    if len(points) < 3 or not np.isfinite(points).all():
-        raise ValueError(
-            f"geojson must hold rings of three or more finite points, got one of {len(points)}"
-        )
-    return points
-
-
-def fill(mask: NDArray[np.uint8], rings: list[NDArray[np.float64]]) -> None:
-    """Set the pixels whose centres lie inside the rings (in mask pixels) by the even-odd rule."""
-    h, w = mask.shape
-    start = np.concatenate(rings)
-    end = np.concatenate([np.roll(ring, -1, axis=0) for ring in rings])
-    upper = np.where(start[:, 1] < end[:, 1], start.T, end.T).T
-    lower = np.where(start[:, 1] < end[:, 1], end.T, start.T).T
-    # A side crosses the centres of rows first .. last - 1: its upper end counts, its lower not.
-    first = np.clip(np.ceil(upper[:, 1] - 0.5), 0, h).astype(np.int64)
-    last = np.clip(np.ceil(lower[:, 1] - 0.5), 0, h).astype(np.int64)
-    count = last - first
-    if not count.any():
-        return
-    side = np.repeat(np.arange(len(count)), count)
-    row = np.arange(len(side)) - np.repeat(np.cumsum(count) - count, count) + first[side]
-    x0, y0, x1, y1 = *upper[side].T, *lower[side].T
-    x = x0 + (row + 0.5 - y0) / (y1 - y0) * (x1 - x0)
-    column = np.clip(np.ceil(x - 0.5), 0, w).astype(np.int64)
-    top, bottom = int(row.min()), int(row.max()) + 1
-    crossings = np.zeros((bottom - top, w + 1), np.int64)
-    np.add.at(crossings, (row - top, column), 1)
-    mask[top:bottom] |= (np.cumsum(crossings[:, :-1], axis=1) & 1).astype(np.uint8)

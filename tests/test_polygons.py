@@ -1,0 +1,219 @@
+"""GeoJSON as it comes from anywhere: drawn right in little memory, or refused in one line."""
+
+from __future__ import annotations
+
+import json
+import re
+import tracemalloc
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from fake_slides import FakeSlide
+from histofast.errors import SlideError
+from histofast.patches import MaskFile, TissueOptions, survey_tissue
+from histofast.tissue import tissue_from_geojson
+
+SQUARE = [[10, 10], [50, 10], [50, 50], [10, 50], [10, 10]]
+
+
+def drawn(geojson, *, width=60, height=60):
+    return tissue_from_geojson(geojson, width_l0=width, height_l0=height, downsample=1).mask
+
+
+def polygon(*rings):
+    return {"type": "Polygon", "coordinates": list(rings)}
+
+
+def collection(*geometries, name=""):
+    features = [
+        {"type": "Feature", "geometry": each, "properties": {"name": name}} for each in geometries
+    ]
+    return {"type": "FeatureCollection", "features": features}
+
+
+def is_inside(rings, x, y):
+    """The definition: a ray to the right crosses the sides of the rings an odd number of times."""
+    crossed = 0
+    for ring in rings:
+        for (x0, y0), (x1, y1) in zip(ring, [*ring[1:], ring[0]], strict=True):
+            if (y0 <= y) != (y1 <= y):
+                crossed += x0 + (y - y0) / (y1 - y0) * (x1 - x0) > x
+    return crossed % 2 == 1
+
+
+# Odd numerators: no centre of a pixel lies on a corner, where it could go either way.
+CORNERS = st.tuples(*[st.integers(-40, 100).map(lambda k: (2 * k + 1) / 8)] * 2)
+RINGS = st.lists(CORNERS, min_size=3, max_size=7)
+
+
+@given(st.lists(st.lists(RINGS, min_size=1, max_size=2), min_size=1, max_size=4))
+def test_a_mask_is_the_union_of_polygons_each_by_the_even_odd_rule(polygons):
+    centres = np.arange(20) + 0.5
+    want = [[any(is_inside(rings, x, y) for rings in polygons) for x in centres] for y in centres]
+    geojson = {"type": "MultiPolygon", "coordinates": polygons}
+    if not np.any(want):
+        with pytest.raises(ValueError, match="geojson must"):
+            drawn(geojson, width=20, height=20)
+    else:
+        np.testing.assert_array_equal(drawn(geojson, width=20, height=20), want)
+
+
+def test_what_has_no_place_is_left_out():
+    square = polygon(SQUARE)
+    nothing = [
+        *(None, polygon(), {"type": "MultiPolygon", "coordinates": []}),
+        *({"type": "GeometryCollection", "geometries": []},),
+        {"type": "MultiPolygon", "coordinates": [[]]},
+    ]
+    np.testing.assert_array_equal(drawn(collection(*nothing, square)), drawn(square))
+    with pytest.raises(ValueError, match=r"^geojson must hold at least one polygon, got none$"):
+        drawn(collection(*nothing))
+
+
+@pytest.mark.parametrize("ring", [SQUARE[:-1], SQUARE, SQUARE[::-1], [*SQUARE, *SQUARE[:1]]])
+def test_rings_need_not_be_closed_and_run_either_way(ring):
+    assert drawn(polygon(ring)).sum() == 1600
+    assert drawn(polygon([(x, y, 7.0) for x, y in ring])).sum() == 1600
+
+
+RING = "must hold rings of"
+FAR = f"{RING} three or more finite points in level-0 pixels, got"
+BROKEN = {
+    "a number": (
+        {"type": "Polygon", "coordinates": 5},
+        "must have a list of coordinates, got a number",
+    ),
+    "text": ({"type": "Polygon", "coordinates": "abc"}, "must have a list of coordinates, got abc"),
+    "no ring": (polygon(7), f"{RING} (x, y) numbers, got a number"),
+    "no point": (polygon([1, 2, 3]), f"{RING} (x, y) numbers, got a number for a point"),
+    "digits": (polygon(["12", "34", "56"]), f"{RING} (x, y) numbers, got 12 for a point"),
+    "texts": (polygon([["1", "2"]] * 3), f"{RING} (x, y) numbers, got a list for a point"),
+    "true": (
+        polygon([[True, 0], [9, 9], [0, 9]]),
+        f"{RING} (x, y) numbers, got a list for a point",
+    ),
+    "null": (
+        polygon([[None, 0], [9, 9], [0, 9]]),
+        f"{RING} (x, y) numbers, got a list for a point",
+    ),
+    "one number": (polygon([[1], [2], [3]]), f"{RING} (x, y) numbers, got a list for a point"),
+    "nested": (polygon([[[1, 2]], [[3, 4]]]), f"{RING} (x, y) numbers, got a list for a point"),
+    "two points": (polygon([[1, 2], [3, 4], [1, 2]]), f"{FAR} one of 2"),
+    "empty ring": (polygon([]), f"{FAR} one of 0"),
+    "infinite": (polygon([[0, 0], [np.inf, 0], [9, 9]]), f"{FAR} (inf, 0)"),
+    "NaN": (polygon([[0, 0], [0, np.nan], [9, 9]]), f"{FAR} (0, nan)"),
+    "far": (polygon([[0, 0], [1e300, 0], [9, 9]]), f"{FAR} (1e+300, 0)"),
+    "beyond floats": (polygon([[0, 0], [10**400, 0], [9, 9]]), f"{FAR} (inf, inf)"),
+    "no rings": (
+        {"type": "MultiPolygon", "coordinates": [5]},
+        "must hold lists of rings, got a number",
+    ),
+    "type": ({"type": ["Polygon"]}, "must hold polygons only, got a list"),
+    "steering": ({"type": "Pol\n\x1b[2Jygon"}, "must hold polygons only, got Pol\\n\\u001b[2Jygon"),
+    "geometries": (
+        {"type": "GeometryCollection", "geometries": {}},
+        "must have a list of geometries, got an object",
+    ),
+    "point": ({"type": "Point", "coordinates": [1, 2]}, "must hold polygons only, got Point"),
+    "feature": (5, "must hold polygons only, got a number"),
+}
+
+
+@pytest.mark.parametrize(("geometry", "message"), BROKEN.values(), ids=BROKEN)
+def test_the_feature_that_is_broken_is_named(geometry, message):
+    geojson = collection(polygon(SQUARE), geometry, name="Tumour\n1" + "x" * 500)
+    with pytest.raises(ValueError, match=r"^geojson: feature 2 ") as error:
+        drawn(geojson)
+    assert str(error.value).startswith("geojson: feature 2 (Tumour\\n1xxx")
+    assert message in str(error.value)
+    assert "\n" not in str(error.value)
+    assert len(str(error.value)) < 300
+
+
+def test_collections_within_collections_end():
+    geojson = polygon(SQUARE)
+    for _ in range(100_000):
+        geojson = {"type": "GeometryCollection", "geometries": [geojson]}
+    with pytest.raises(
+        ValueError, match="geojson must hold collections in each other at most 8 deep"
+    ):
+        drawn(geojson)
+    geojson = collection({"type": "GeometryCollection", "geometries": [polygon(SQUARE)]})
+    assert drawn(geojson).sum() == 1600
+
+
+def test_memory_does_not_follow_what_polygons_cross():
+    """Sides that run from top to bottom, a thousand rows each: 10 million crossings."""
+    zigzag = [[i / 10, 1000 * (i % 2)] for i in range(10_000)]
+    tracemalloc.start()
+    drawn(polygon(zigzag), width=1000, height=1000)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 300e6
+    with pytest.raises(ValueError, match=r"cross 67108864 rows .*, got \d+: simplify them"):
+        drawn(polygon(zigzag * 10), width=1000, height=1000)
+
+
+# --- Files ---------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def survey(tmp_path):
+    def survey(content: bytes | str):
+        path = tmp_path / "m.geojson"
+        path.write_bytes(content.encode() if isinstance(content, str) else content)
+        with ThreadPoolExecutor(1) as pool:
+            slide = FakeSlide(np.zeros((60, 60, 3), np.uint8), tile=(60, 60), mpp=8.0)
+            return survey_tissue(slide, TissueOptions(), MaskFile(path), pool).tissue
+
+    return survey
+
+
+GOOD = json.dumps(collection(polygon(SQUARE)))
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-16-be", "utf-32"])
+def test_encodings_of_json(survey, encoding):
+    assert survey(GOOD.encode(encoding)).mask.sum() == 1600
+
+
+FILES = {
+    "not UTF-8": (GOOD.replace("Feature", "F\xe9").encode("latin-1"), "must be GeoJSON: "),
+    "empty": ("", "must be GeoJSON: Expecting value: line 1 column 1"),
+    "cut": (GOOD[:-9], "must be GeoJSON: "),
+    "nested": ("[" * 200_000, "must be GeoJSON, got lists nested too deeply"),
+    "objects": ('{"a":' * 200_000, "must be GeoJSON, got lists nested too deeply"),
+    "list": ("[1]", "must be a GeoJSON object, got a list"),
+    "value": ("null", "must be a GeoJSON object, got one value"),
+    "NaN": (GOOD.replace("10", "NaN", 1), "must be GeoJSON: numbers must be finite, got NaN"),
+    "digits": (
+        GOOD.replace("10", "1" * 9999, 1),
+        "feature 1 must hold rings of three or more finite",
+    ),
+    "1e999": (GOOD.replace("10", "1e999", 1), "feature 1 must hold rings of three or more finite"),
+    "twice": (
+        GOOD.replace('"coordinates"', '"coordinates": [], "coordinates"'),
+        "must be GeoJSON: an object must have its coordinates once, got it twice",
+    ),
+}
+
+
+@pytest.mark.parametrize(("content", "message"), FILES.values(), ids=FILES)
+def test_files_that_are_no_geojson_are_refused_by_name(survey, content, message):
+    with pytest.raises(SlideError, match=rf"m\.geojson.* {re.escape(message)}") as error:
+        survey(content)
+    assert "\n" not in str(error.value)
+    assert len(str(error.value)) < 400
+
+
+def test_a_file_of_any_size_is_not_read(tmp_path):
+    path = tmp_path / "m.geojson"
+    path.touch()
+    with path.open("r+b") as file:
+        file.truncate(1 << 33)
+    with pytest.raises(SlideError, match=r"must have at most 256 MiB, got 8192 MiB"):
+        MaskFile(path)
