@@ -46,7 +46,7 @@ def test_what_cannot_be_captured(tmp_path, model, pixels):
         capture(model, ["xyz"], pixels)
     with pytest.raises(ModelError, match="the model cannot be run: Unexpected input data type"):
         capture(model, ["pooled"], pixels.astype(np.float32))
-    with pytest.raises(FileNotFoundError, match="no such ONNX file:"):
+    with pytest.raises(FileNotFoundError, match="no such ONNX file: "):
         capture(tmp_path / "none.onnx", ["pooled"], pixels)
     (tmp_path / "a.onnx").write_text("no protobuf")
     with pytest.raises(ModelError, match="is not an ONNX file"):

@@ -132,7 +132,7 @@ def test_a_set_refuses_what_an_encoder_refuses(joined, tmp_path):
         together.encode(np.zeros((1, 8, 8, 3), np.uint8))
     with pytest.raises(ValueError, match="threads must be at least 1, got 0"):
         encoders.load_all(joined, threads=0)
-    with pytest.raises(FileNotFoundError, match="no such encoder file:"):
+    with pytest.raises(FileNotFoundError, match="no such encoder file: "):
         encoders.read_specs(tmp_path / "none.onnx")
 
 

@@ -319,8 +319,8 @@ def test_float_input_is_told_what_to_do(tmp_path):
         ({"d": 4}, "says d = 4 but its output has 3 features"),
         ({"mpp": "half"}, "'histofast.mpp' must be float, got 'half'"),
         ({"mpp": 50.0}, r"metadata: mpp must be within 0.05..20 um per pixel, got 50"),
-        ({"patch_px": 0}, "metadata: patch_px must be at least 1, got 0"),
-        ({"name": "a/b"}, "name must be non-empty without spaces and slashes, got 'a/b'"),
+        ({"patch_px": 0}, "metadata: patch_px must be within 1..16384, got 0"),
+        ({"name": "a/b"}, "name must be 1..200 characters without spaces, slashes .*, got 'a/b'"),
     ],
 )
 def test_spoiled_contract_is_refused(tmp_path, spoiled, message):

@@ -162,7 +162,7 @@ def test_what_no_process_can_do_is_raised_as_ever(slides, encoder, tmp_path, two
     (tmp_path / "bad.onnx").write_bytes(b"no encoder")
     with pytest.raises(ModelError, match=r"bad\.onnx"):
         run(slides, tmp_path / "f", tmp_path / "bad.onnx")
-    with pytest.raises(FileNotFoundError, match="no such encoder file:"):
+    with pytest.raises(FileNotFoundError, match="no such encoder file: "):
         run(slides, tmp_path / "f", tmp_path / "none.onnx")
     assert not (tmp_path / "f").exists()
 

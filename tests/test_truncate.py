@@ -117,7 +117,7 @@ def test_flops_of_what_cannot_be_known(tmp_path, kinds, message):
 def test_flops_refuses(net, tmp_path):
     with pytest.raises(ModelError, match=r"is fixed to patches of 32 px, got 64 px"):
         graphs.flops(net, patch_px=64)
-    with pytest.raises(FileNotFoundError, match="no such ONNX file:"):
+    with pytest.raises(FileNotFoundError, match="no such ONNX file: "):
         graphs.flops(tmp_path / "none.onnx", patch_px=64)
 
 
@@ -165,7 +165,7 @@ def test_cuts_refuses(tmp_path):
     (tmp_path / "page.onnx").write_text("<!doctype html>")
     with pytest.raises(ModelError, match=r"page.onnx is not an ONNX file, or is truncated"):
         graphs.cuts(tmp_path / "page.onnx")
-    with pytest.raises(FileNotFoundError, match="no such encoder file:"):
+    with pytest.raises(FileNotFoundError, match="no such encoder file: "):
         graphs.cuts(tmp_path / "none.onnx")
 
 
@@ -357,7 +357,7 @@ def test_truncate_refuses(wrapped, net, tmp_path, monkeypatch):
     )
     refused(ValueError, "pool must be one of auto, nchw, nhwc, cls, mean, got 'max'", pool="max")
     refused(ValueError, "out must end in .onnx, got", out=tmp_path / "a.pt")
-    refused(FileNotFoundError, "no such encoder file:", path=tmp_path / "none.onnx")
+    refused(FileNotFoundError, "no such encoder file: ", path=tmp_path / "none.onnx")
     refused(FileNotFoundError, "no folder", out=tmp_path / "none" / "a.onnx")
     monkeypatch.setattr(cutting, "max_relative_error", lambda precision: -1.0)
     refused(ModelError, r"is not written: its features differ from 'layer1' of .* by .*e-0")

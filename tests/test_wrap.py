@@ -326,7 +326,7 @@ def net(tmp_path):
         ({"patch_px": 64}, ModelError, "takes 32 px only, patch_px is 64: leave it out"),
         ({"output": "layr2"}, ModelError, "has no tensor 'layr2': did you mean layer2"),
         ({"pool": "cls"}, ModelError, r"is of shape \(n, 5\), pool cls is for tensors of 3 axes"),
-        ({"name": "a b"}, ValueError, "name must be non-empty without spaces"),
+        ({"name": "a b"}, ValueError, "name must be 1..200 characters without spaces"),
         ({"patches": np.zeros((6, 32, 32, 3), np.uint8)}, ValueError, "at least 7, got 6"),
         ({"patches": np.zeros((7, 9, 9, 3), np.uint8)}, ValueError, "patches must be .*32, 32, 3"),
     ],
@@ -337,7 +337,7 @@ def test_wrong_arguments(net, arguments, error, match):
 
 
 def test_no_such_file(tmp_path):
-    refuse(tmp_path / "none.onnx", FileNotFoundError, "no such ONNX file:")
+    refuse(tmp_path / "none.onnx", FileNotFoundError, "no such ONNX file: ")
 
 
 def test_a_size_must_come_from_somewhere(tmp_path):

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
         registry,
     )
     from histofast.encoders.form import Value
-    from histofast.encoders.opening import OpenGraph
+    from histofast.encoders.opening import OpenGraph, check_model
     from histofast.encoders.providers import try_providers
     from histofast.encoders.reading import read_spec, read_specs
     from histofast.encoders.runtime import CPU, device_problem, driver_gpu_count
@@ -61,7 +61,7 @@ else:
                 "registry",
             ],
             "histofast.encoders.form": ["Value"],
-            "histofast.encoders.opening": ["OpenGraph"],
+            "histofast.encoders.opening": ["OpenGraph", "check_model"],
             "histofast.encoders.providers": ["try_providers"],
             "histofast.encoders.reading": ["read_spec", "read_specs"],
             "histofast.encoders.runtime": ["CPU", "device_problem", "driver_gpu_count"],
@@ -103,6 +103,7 @@ __all__ = [
     "SourceEntry",
     "Value",
     "WeightsEntry",
+    "check_model",
     "cut_name",
     "cuts_to_props",
     "device_problem",

@@ -181,8 +181,8 @@ def find(name_or_path: str | os.PathLike[str]) -> Path:
     A string is a path if it ends in `.onnx` or has a folder in it, else a name.
 
     Raises:
-        FileNotFoundError: a path where no file is.
-        ModelError: a name that is not in the registry (close ones are offered), or whose file is
+        FileNotFoundError: a path where nothing is.
+        ModelError: a path of something else than a file; a name that is not in the registry (close ones are offered), or whose file is
             missing from this installation.
     """
     text = os.fspath(name_or_path)

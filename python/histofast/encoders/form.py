@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from histofast._words import one_line
+from histofast._words import clipped, one_line
 from histofast.encoders.protobuf import BrokenMessageError, Span, fields, spans, text
 from histofast.errors import ModelError
 
@@ -39,6 +39,8 @@ _DTYPES = [
     "complex128",
     "bfloat16",
 ]
+_WIDEST = 60  # characters of a name in a message
+_MOST_AXES = 8  # of a value, in a message
 _RUNTIME_DTYPES = {"float": "float32", "double": "float64"}  # where ONNX Runtime's names differ
 
 
@@ -51,8 +53,9 @@ class Value:
     shape: tuple[int | str | None, ...]
 
     def __str__(self) -> str:
-        sizes = ", ".join(str(size or "?") for size in self.shape)
-        return one_line(f"'{self.name}' {self.dtype} ({sizes})")
+        sizes = ", ".join("?" if size is None else shown(size) for size in self.shape[:_MOST_AXES])
+        more = ", ..." * (len(self.shape) > _MOST_AXES)
+        return f"'{shown(self.name)}' {self.dtype} ({sizes}{more})"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -62,6 +65,11 @@ class Form:
     inputs: tuple[Value, ...]
     outputs: tuple[Value, ...]
     props: dict[str, str]
+
+
+def shown(name: object) -> str:
+    """Return a name in a file as a message has it; files spell them as they like."""
+    return clipped(one_line(str(name) or "?"), _WIDEST)
 
 
 def form_of(session: Any) -> Form:

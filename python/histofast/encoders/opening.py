@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import re
+import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +14,8 @@ from histofast import _core
 from histofast.encoders import runtime
 from histofast.encoders.bound import Place
 from histofast.encoders.form import form_of
+from histofast.encoders.protobuf import BrokenMessageError
+from histofast.encoders.soundness import UnsoundError, check_sound
 from histofast.errors import ModelError
 
 
@@ -28,8 +30,13 @@ class Opened:
 
 
 def open_file(path: Path, *, kind: str, gpu: int) -> Opened:
-    """Open a file; the note says why `auto` did not take CUDA."""
+    """Open a file; the note says why `auto` did not take CUDA.
+
+    Raises:
+        ModelError: no sound ONNX file, ONNX Runtime refuses it, or the device does not work.
+    """
     check_not_empty(path)
+    check_model(path)
     note = ""
     try:
         if kind != "cpu":
@@ -50,11 +57,8 @@ def open_file(path: Path, *, kind: str, gpu: int) -> Opened:
             note = f"CUDA is not used: {reason}"
         return Opened(session=runtime.make_session(str(path)), note=note)
     except runtime.runtime_errors() as error:
-        state = type(error).__name__
-        if state == "InvalidProtobuf":
-            raise ModelError(
-                f"{path} is not an ONNX file, or is truncated: copy or export it again"
-            ) from None
+        if type(error).__name__ == "InvalidProtobuf":
+            raise _no_onnx(str(path)) from None
         raise ModelError(
             f"{path} cannot be loaded by onnxruntime {runtime.runtime().__version__}: "
             f"{runtime.first_line(error)}"
@@ -92,6 +96,32 @@ def check_not_empty(path: Path) -> None:
         raise ModelError(f"{path} is empty: copy or export it again")
 
 
+def check_model(model: Path | bytes, *, where: str | None = None, external: bool = False) -> None:
+    """Refuse what is no ONNX file, or claims what it has not, before anything makes room for it.
+
+    Args:
+        model: path of a file that is there, or its bytes.
+        where: what to call it in messages; None: its path.
+        external: its weights may lie in other files.
+
+    Raises:
+        ModelError: it is no ONNX file, or not a sound one.
+    """
+    where = where or str(model)
+    try:
+        with io.BytesIO(model) if isinstance(model, bytes) else model.open("rb") as file:
+            size_bytes = file.seek(0, io.SEEK_END)
+            check_sound(file, size_bytes, external=external)
+    except BrokenMessageError:
+        raise _no_onnx(where) from None
+    except UnsoundError as error:
+        raise ModelError(f"{where} cannot be used, {error}: export it again") from None
+
+
+def _no_onnx(where: str) -> ModelError:
+    return ModelError(f"{where} is not an ONNX file, or is truncated: copy or export it again")
+
+
 class OpenGraph:
     """Any ONNX graph on the CPU, run by one thread: for looking at graphs, not for encoding."""
 
@@ -108,7 +138,7 @@ class OpenGraph:
         try:
             self._session: Any = runtime.make_session(model)
         except runtime.runtime_errors() as error:
-            told = _reason(error)
+            told = runtime.first_line(error)
             remedy = ""
             if "opset" in told.lower() or "IR version" in told:
                 remedy = ": export it with opset 18, or update onnxruntime"
@@ -135,10 +165,5 @@ class OpenGraph:
         try:
             arrays: list[NDArray[Any]] = self._session.run(list(tensors), dict(feed))
         except runtime.runtime_errors() as error:
-            raise ModelError(f"{where or self.where}: {_reason(error)}") from None
+            raise ModelError(f"{where or self.where}: {runtime.first_line(error)}") from None
         return arrays
-
-
-def _reason(error: Exception) -> str:
-    """Return the first line of what ONNX Runtime says, without its source lines."""
-    return re.sub(r"/\S+:\d+ [^()]*\([^()]*\) ", "", runtime.first_line(error))

@@ -7,6 +7,7 @@ from typing import BinaryIO
 
 _MOST_FIELDS = 100_000  # of one message; graphs have thousands
 _MOST_BYTES = 1 << 24  # of one text; ours have hundreds
+_MOST_PACKED = 1024  # bytes of the sizes of one tensor
 _HEAD = 20  # a key and a length take no more
 _VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5  # wire types
 
@@ -87,3 +88,23 @@ def _varint(data: bytes, at: int) -> tuple[int, int]:
         if byte < 0x80:
             return number & 0xFFFF_FFFF_FFFF_FFFF, at + shift + 1
     raise BrokenMessageError("a number without end")
+
+
+def varints(file: BinaryIO, value: int | Span) -> list[int]:
+    """Return the numbers of one entry of a repeated field: one, or several packed together.
+
+    Raises:
+        BrokenMessageError: too many, or without end.
+    """
+    if isinstance(value, int):
+        return [value]
+    at, end = value
+    if end - at > _MOST_PACKED:
+        raise BrokenMessageError(f"{end - at} bytes of numbers")
+    file.seek(at)
+    data = file.read(end - at)
+    numbers, used = [], 0
+    while used < len(data):
+        number, used = _varint(data, used)
+        numbers.append(number)
+    return numbers

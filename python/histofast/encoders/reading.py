@@ -7,11 +7,13 @@ from dataclasses import asdict
 from pathlib import Path
 
 from histofast._files import regular_file
-from histofast.encoders.form import Form, Value, form_of, read_form
+from histofast._words import listed
+from histofast.encoders.form import Form, Value, form_of, read_form, shown
 from histofast.encoders.opening import check_not_empty, open_file
 from histofast.encoders.spec import (
     CUTS,
     INPUT,
+    MOST_PX,
     OUTPUT,
     EncoderMetadata,
     EncoderSpec,
@@ -38,7 +40,8 @@ def read_spec(path: str | os.PathLike[str]) -> EncoderSpec:
         ModelError: it is no encoder in the pixel-in form, or a file of cuts.
     """
     path = Path(path)
-    return one_spec(_form(path), path, sha256_of(path))[0]
+    form = _form(path)
+    return one_spec(form, path, sha256_of(path))[0]
 
 
 def read_specs(path: str | os.PathLike[str]) -> tuple[EncoderSpec, ...]:
@@ -53,8 +56,7 @@ def read_specs(path: str | os.PathLike[str]) -> tuple[EncoderSpec, ...]:
 
 
 def _form(path: Path) -> Form:
-    regular_file(path, kind="encoder file", error=ModelError)
-    check_not_empty(path)
+    check_not_empty(regular_file(path, kind="encoder file", error=ModelError))
     form = read_form(path)
     if all(output.shape and isinstance(output.shape[-1], int) for output in form.outputs):
         return form
@@ -70,7 +72,7 @@ def one_spec(form: Form, path: Path, sha256: str) -> tuple[EncoderSpec, ...]:
     height_px, width_px = _checked_input(form, path)
     refuse_cuts(form.props, where=str(path))
     if len(form.outputs) != 1:
-        names = ", ".join(repr(o.name) for o in form.outputs)
+        names = listed([f"'{shown(output.name)}'" for output in form.outputs])
         raise ModelError(
             f"{path} has {len(form.outputs)} outputs ({names}), wanted the one '{OUTPUT}': "
             f"{_REMEDY}"
@@ -107,8 +109,8 @@ def all_specs(form: Form, path: Path, sha256: str) -> tuple[EncoderSpec, ...]:
     encoders = cuts_from_props(form.props, where=str(path))
     widths = {o.name: o.shape[1] for o in form.outputs if _is_features(o)}
     if len(form.outputs) != len(encoders) or widths != {o: e.d for o, e in encoders.items()}:
-        names = ", ".join(map(str, form.outputs))
-        wanted = ", ".join(f"'{o}' float32 (n, {e.d})" for o, e in encoders.items())
+        names = listed([str(output) for output in form.outputs])
+        wanted = listed([f"'{shown(o)}' float32 (n, {e.d})" for o, e in encoders.items()])
         raise ModelError(f"{path} has outputs {names}, but says {wanted}: export it again")
     return tuple(
         EncoderSpec(
@@ -128,7 +130,7 @@ def all_specs(form: Form, path: Path, sha256: str) -> tuple[EncoderSpec, ...]:
 def _checked_input(form: Form, path: Path) -> tuple[int | None, int | None]:
     """Return the height and the width that a file is fixed to, having checked its input."""
     if len(form.inputs) != 1:
-        names = ", ".join(repr(i.name) for i in form.inputs) or "none"
+        names = listed([f"'{shown(given.name)}'" for given in form.inputs]) or "none"
         raise ModelError(
             f"{path} has {len(form.inputs)} inputs ({names}), not {_WANTED}: {_REMEDY}"
         )
@@ -138,7 +140,10 @@ def _checked_input(form: Form, path: Path) -> tuple[int | None, int | None]:
         raise ModelError(f"{path} has input {given}, not {_WANTED}: {_REMEDY}")
     if isinstance(n, int):
         raise ModelError(f"{path} has a fixed batch of {n}, input {given}: {_REMEDY}")
-    return h if isinstance(h, int) else None, w if isinstance(w, int) else None
+    sides = [side if isinstance(side, int) else None for side in (h, w)]
+    if any(side is not None and not 1 <= side <= MOST_PX for side in sides):
+        raise ModelError(f"{path} has input {given}, wanted sides of 1..{MOST_PX} px: {_REMEDY}")
+    return sides[0], sides[1]
 
 
 def _is_features(output: Value) -> bool:

@@ -11,6 +11,7 @@ import ctypes
 import importlib
 import io
 import os
+import re
 import sys
 import warnings
 from collections.abc import Iterator
@@ -26,6 +27,7 @@ TENSORRT = "TensorrtExecutionProvider"
 PROVIDERS = {"cpu": CPU, "cuda": CUDA, "tensorrt": TENSORRT}  # by kind of device
 MEMORY = "cuda"  # ONNX Runtime's name of the memory that graphs on a GPU are bound to
 
+_LONGEST = 300  # characters of a message; it repeats names and shapes
 _FATAL, _ERROR = 4, 3  # ONNX Runtime's severities
 
 
@@ -53,17 +55,27 @@ def runtime() -> Any:
 
 @cache
 def runtime_errors() -> tuple[type[Exception], ...]:
-    """Return the exception types of ONNX Runtime; they share no base but Exception."""
+    """Return the exception types of ONNX Runtime; they share no base but Exception.
+
+    What it says may be no text, as names in the file, and it may run out of memory.
+    """
     state = importlib.import_module(f"{runtime().__name__}.capi.onnxruntime_pybind11_state")
     found = [value for value in vars(state).values() if isinstance(value, type)]
-    return tuple(kind for kind in found if issubclass(kind, Exception))
+    own = (kind for kind in found if issubclass(kind, Exception))
+    return (*own, MemoryError, UnicodeDecodeError)
 
 
 def first_line(error: Exception) -> str:
     """Return the first line of an ONNX Runtime message, without its code in front."""
+    if isinstance(error, UnicodeDecodeError):
+        return "names in it are no text"
+    if isinstance(error, MemoryError):
+        return "there is not enough memory"
     line = _words.first_line(error)
     _, code, rest = line.rpartition("[ONNXRuntimeError] : ")
-    return (rest.split(" : ", 2)[-1] if code else line).strip()
+    told = rest.split(" : ", 2)[-1] if code else line
+    told = re.sub(r"/\S+:\d+ [^()]*\([^()]*\) ", "", told)  # a line of its source
+    return _words.clipped(told.strip(), _LONGEST)
 
 
 def make_session(

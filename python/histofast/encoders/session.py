@@ -11,7 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -214,14 +214,15 @@ class _OpenFile:
 
         def encode_one(i: int) -> None:
             rows = session.run(names, {INPUT: pixels[i : i + 1]})
-            for out, row in zip(outs, rows, strict=True):
-                out[i] = row[0]
+            for spec, out, row in zip(self.specs, outs, rows, strict=True):
+                out[i] = _checked_rows(spec, row, 1)[0]
 
         if self._runner is not None:
             self._run_bound(self._runner, pixels, outs)
         elif self.provider != runtime.CPU:
-            for out, rows in zip(outs, session.run(names, {INPUT: pixels}), strict=True):
-                out[:] = rows
+            found = session.run(names, {INPUT: pixels})
+            for spec, out, rows in zip(self.specs, outs, found, strict=True):
+                out[:] = _checked_rows(spec, rows, len(pixels))
         elif self._workers is None:
             for i in range(len(pixels)):
                 encode_one(i)
@@ -252,12 +253,12 @@ class _OpenFile:
     def _encode_together(self, pixels: NDArray[np.uint8]) -> list[NDArray[np.float32]]:
         n, h, w = self._checked_sizes(pixels)
         with self._told(n, h, w):
-            found: list[NDArray[np.float32]] = self._session.run(
+            found = self._session.run(
                 [spec.output for spec in self.specs],
                 {INPUT: pixels},
                 runtime.run_options(graph=None, waits=True),
             )
-        return found
+        return [_checked_rows(*pair, n) for pair in zip(self.specs, found, strict=True)]
 
     def _checked_sizes(self, pixels: NDArray[np.uint8]) -> tuple[int, int, int]:
         if self._session is None:
@@ -306,6 +307,18 @@ class _OpenFile:
 def _write(rows: slice, ticket: Ticket, outs: Sequence[NDArray[np.float32]]) -> None:
     for out, found in zip(outs, ticket.result(), strict=True):
         out[rows] = found
+
+
+def _checked_rows(spec: EncoderSpec, rows: Any, n: int) -> NDArray[np.float32]:
+    """Return what a graph gave for `n` patches; its sizes need not be those that the file states."""
+    shape = getattr(rows, "shape", None)
+    if shape != (n, spec.d):
+        raise ModelError(
+            f"encoder {spec.name} gave features of shape {shape} for {n} patches, but says "
+            f"({n}, {spec.d}): export it again"
+        )
+    features: NDArray[np.float32] = rows
+    return features
 
 
 def _check_finite(spec: EncoderSpec, features: NDArray[np.float32]) -> None:

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from histofast._numbers import mpp_number, whole_number
-from histofast._words import one_line
+from histofast._words import clipped, one_line
 from histofast.errors import ModelError
 
 FORMAT = 1  # raised when a reader of the older form could misread a file of the newer one
@@ -26,7 +26,12 @@ PREFIX = "histofast."
 INPUT, OUTPUT = "pixels", "features"
 CUTS = f"{PREFIX}cuts"  # JSON: [{"output": ..., "name": ..., "layer": ..., "d": ...}, ...]
 _CUT_FIELDS = {"output": str, "name": str, "layer": str, "d": int}
+MOST_PX = 16_384  # side of a patch; above, one patch takes a GB
+MOST_FEATURES = 1_000_000  # d; above, one row takes 4 MB
 _SHOWN = 12  # cuts named in a line
+_WIDEST = 60  # characters of a value in a message
+_LONGEST = 200  # characters of a name, which becomes that of a folder
+_FOLDER = re.compile(rf"(?!\.+$)[^/\\\s]{{1,{_LONGEST}}}")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -54,14 +59,16 @@ class EncoderMetadata:
     agreement: str | None = None
 
     def __post_init__(self) -> None:
-        for key in ("d", "patch_px"):
-            object.__setattr__(self, key, whole_number(key, getattr(self, key), at_least=1))
+        for key, most in (("d", MOST_FEATURES), ("patch_px", MOST_PX)):
+            number = whole_number(key, getattr(self, key), at_least=1, at_most=most)
+            object.__setattr__(self, key, number)
         mpp = mpp_number("mpp", self.mpp)
         if type(self.mpp) is not int:  # which stays as it is written in files
             object.__setattr__(self, "mpp", mpp)
-        if not self.name or any(c in "/\\" or c.isspace() for c in self.name):
+        if not _FOLDER.fullmatch(self.name) or not self.name.isprintable():
             raise ValueError(
-                f"name must be non-empty without spaces and slashes, got {self.name!r}"
+                f"name must be 1..{_LONGEST} characters without spaces, slashes and control "
+                f"characters, not only dots, got {clipped(repr(self.name), _WIDEST)}"
             )
 
     def to_props(self) -> dict[str, str]:
@@ -92,7 +99,7 @@ class EncoderMetadata:
             )
         if props[PREFIX + "format"] != str(FORMAT):
             raise ModelError(
-                f"{where} is of encoder format {one_line(props[PREFIX + 'format'])}, this histofast reads "
+                f"{where} is of encoder format {clipped(one_line(props[PREFIX + 'format']), _WIDEST)}, this histofast reads "
                 f"{FORMAT}: update histofast, or export the encoder again"
             )
         values: dict[str, str | int | float] = {}
@@ -110,7 +117,7 @@ class EncoderMetadata:
             except ValueError:
                 raise ModelError(
                     f"{where}: metadata entry '{PREFIX}{key}' must be {kind.__name__}, "
-                    f"got {text!r}: export it again"
+                    f"got {clipped(repr(text), _WIDEST)}: export it again"
                 ) from None
         try:
             return EncoderMetadata(**values)  # type: ignore[arg-type]
@@ -180,7 +187,8 @@ def refuse_cuts(props: Mapping[str, str], *, where: str) -> None:
     """
     if CUTS not in props:
         return
-    layers = [one_line(entry["layer"]) for entry in _cut_entries(props, where)]
+    entries = _cut_entries(props, where)
+    layers = [clipped(one_line(entry["layer"]), _WIDEST // 2) for entry in entries]
     shown = ", ".join(layers[:_SHOWN]) + (", ..." if len(layers) > _SHOWN else "")
     raise ModelError(
         f"{where} computes {len(layers)} cut{'s' * (len(layers) > 1)} in one run ({shown}), wanted one encoder: "
@@ -192,7 +200,7 @@ def _cut_entries(props: Mapping[str, str], where: str) -> list[dict[str, Any]]:
     """Return what the entry `CUTS` lists, as `_CUT_FIELDS` wants it."""
     try:
         entries = json.loads(props[CUTS])
-    except ValueError:
+    except (ValueError, RecursionError):
         entries = None
     fits = isinstance(entries, list) and all(
         isinstance(entry, dict)
@@ -200,7 +208,8 @@ def _cut_entries(props: Mapping[str, str], where: str) -> list[dict[str, Any]]:
         and all(type(entry[key]) is kind for key, kind in _CUT_FIELDS.items())
         for entry in entries
     )
-    if not fits or len({entry["output"] for entry in entries}) < max(1, len(entries)):
+    distinct = fits and [len({entry[key] for entry in entries}) for key in ("output", "name")]
+    if not distinct or min(distinct) < max(1, len(entries)):
         raise ModelError(f"{where}: metadata entry '{CUTS}' is not a list of cuts: export it again")
     return list(entries)
 

@@ -10,11 +10,10 @@ from typing import Any
 import onnx
 from numpy.typing import NDArray
 
-from histofast._files import regular_file
 from histofast._words import did_you_mean
 from histofast.errors import ModelError
 from histofast.graphs.graph import Graph
-from histofast.graphs.onnx_file import read_model
+from histofast.graphs.onnx_file import model_of, read_model
 
 
 def capture(
@@ -50,8 +49,4 @@ def capture(
 
 
 def _read(model: str | os.PathLike[str] | bytes, where: str) -> onnx.ModelProto:
-    if not isinstance(model, bytes):
-        regular_file(Path(model), kind="ONNX file", error=ModelError)
-    return (
-        onnx.load_model_from_string(model) if isinstance(model, bytes) else read_model(Path(model))
-    )
+    return model_of(model, where=where) if isinstance(model, bytes) else read_model(Path(model))

@@ -16,11 +16,13 @@ from numpy.typing import NDArray
 from onnx import numpy_helper
 
 from histofast._files import regular_file
-from histofast.encoders import PREFIX
+from histofast._words import clipped, one_line
+from histofast.encoders import PREFIX, check_model
 from histofast.errors import ModelError
 from histofast.graphs.graph import Graph, names_read
 
 MAX_BYTES = 2**31 - 1  # of one ONNX file: protobuf's limit
+_DIGITS = 20  # of a place in a file, and no more
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -44,23 +46,18 @@ def read_onnx(path: Path) -> OnnxFile:
 
     Raises:
         FileNotFoundError: no such file.
-        ModelError: no ONNX file, data files missing, too short or outside its folder, over 2 GB.
+        ModelError: no sound ONNX file, data files missing, too short or outside its folder, over
+            2 GB with what it reads of them.
     """
-    regular_file(path, kind="ONNX file", error=ModelError)
-    try:
-        model = onnx.load(path, load_external_data=False)
-    except DecodeError:
-        model = onnx.ModelProto()
-    if not model.graph.node:
-        raise ModelError(f"{path} is not an ONNX file, or is truncated: copy or export it again")
+    path = regular_file(path, kind="ONNX file", error=ModelError)
+    if (size_bytes := path.stat().st_size) > MAX_BYTES:
+        raise _too_big(path, size_bytes)
+    model = model_of(path.read_bytes(), where=str(path), external=True)
     outside = [t for t in _tensors(model.graph) if t.data_location == onnx.TensorProto.EXTERNAL]
     files = _data_files(path, outside)
-    size_bytes = path.stat().st_size + sum(file.stat().st_size for file in files)
+    size_bytes += sum(file.stat().st_size for file in files)
     if size_bytes > MAX_BYTES:
-        raise ModelError(
-            f"{path} has {size_bytes / 1e9:.1f} GB with its weights, one ONNX file holds at most "
-            f"{MAX_BYTES / 1e9:.1f} GB: export it in float16"
-        )
+        raise _too_big(path, size_bytes)
     digest = hashlib.sha256()
     for file in (path, *files):
         with file.open("rb") as stream:
@@ -75,7 +72,7 @@ def read_onnx(path: Path) -> OnnxFile:
         tensor.data_location = onnx.TensorProto.DEFAULT
         del tensor.external_data[:]
     if model.functions:
-        model = onnx.inliner.inline_local_functions(model)
+        model = _with_functions_put_in(model, path)
     graph = Graph(model, where=str(path))
     graph.nodes = in_order(graph.nodes, where=graph.where)
     return OnnxFile(path=path, graph=graph, sha256=digest.hexdigest())
@@ -85,12 +82,32 @@ def read_model(path: Path) -> onnx.ModelProto:
     """Return the model in an encoder file.
 
     Raises:
-        ModelError: it cannot be read as ONNX.
+        FileNotFoundError: no such file.
+        ModelError: it is no ONNX file, not a sound one, or its weights lie in other files.
     """
+    path = regular_file(path, kind="ONNX file", error=ModelError)
+    return model_of(path.read_bytes(), where=str(path))
+
+
+def model_of(data: bytes, *, where: str, external: bool = False) -> onnx.ModelProto:
+    """Return the model that the bytes of an ONNX file are.
+
+    Args:
+        data: of the file.
+        where: what to call it in messages.
+        external: its weights may lie in other files.
+
+    Raises:
+        ModelError: it is no ONNX file, or not a sound one.
+    """
+    check_model(data, where=where, external=external)
     try:
-        return onnx.load(path)
-    except (OSError, DecodeError) as error:
-        raise ModelError(f"{path} is not an ONNX file, or is truncated: {error}") from None
+        model = onnx.load_model_from_string(data)
+    except (DecodeError, ValueError):  # ValueError: no text where one should be
+        model = onnx.ModelProto()
+    if not model.graph.node:
+        raise ModelError(f"{where} is not an ONNX file, or is truncated: copy or export it again")
+    return model
 
 
 def read_constants(path: Path) -> dict[str, NDArray[Any]]:
@@ -105,24 +122,63 @@ def read_constants(path: Path) -> dict[str, NDArray[Any]]:
 
 
 def _data_files(path: Path, tensors: Sequence[onnx.TensorProto]) -> list[Path]:
+    """Return the files that weights lie in, having checked that all of them are there.
+
+    Raises:
+        ModelError: a file is missing, too short or outside the folder, or over 2 GB are read.
+    """
     folder = path.parent.resolve()
-    files = set()
+    files: dict[str, Path] = {}
+    read_bytes = path.stat().st_size
     for tensor in tensors:
         entries = {entry.key: entry.value for entry in tensor.external_data}
-        file = (folder / entries.get("location", "")).resolve()
-        if folder not in file.parents:
-            raise ModelError(f"{path} names weights outside its folder: export it again")
-        if not file.is_file():
-            raise ModelError(
-                f"{path} keeps its weights in {file.name}, which is missing: put it beside the file"
-            )
-        ends = [entries.get("offset", "0"), entries.get("length", "0")]
-        if not all(map(str.isdecimal, ends)):
+        location = entries.get("location", "")
+        if location not in files:
+            files[location] = _data_file(path, folder, location)
+        ends = [entries.get(key, "0") for key in ("offset", "length")]
+        if not all(end.isdecimal() and len(end) < _DIGITS for end in ends):
             raise ModelError(f"{path} does not say where its weights lie: export it again")
-        if sum(map(int, ends)) > file.stat().st_size:
-            raise ModelError(f"{file} is truncated: copy or export {path.name} again")
-        files.add(file)
-    return sorted(files)
+        offset, length = map(int, ends)
+        size_bytes = files[location].stat().st_size
+        if offset + length > size_bytes:
+            raise ModelError(f"{files[location]} is truncated: copy or export {path.name} again")
+        read_bytes += length or size_bytes - offset
+        if read_bytes > MAX_BYTES:  # tensors may name the same bytes again and again
+            raise _too_big(path, read_bytes)
+    return sorted(set(files.values()))
+
+
+def _data_file(path: Path, folder: Path, location: str) -> Path:
+    try:
+        file = (folder / location).resolve()
+    except (OSError, RuntimeError, ValueError):  # links in a circle, a NUL
+        file = folder
+    if folder not in file.parents:
+        raise ModelError(f"{path} names weights outside its folder: export it again")
+    try:
+        return regular_file(file, kind="weights file", error=ModelError)
+    except FileNotFoundError:
+        raise ModelError(
+            f"{path} keeps its weights in {one_line(file.name)}, which is missing: put it beside "
+            "the file"
+        ) from None
+
+
+def _too_big(path: Path, size_bytes: int) -> ModelError:
+    return ModelError(
+        f"{path} has {size_bytes / 1e9:.1f} GB with its weights, one ONNX file holds at most "
+        f"{MAX_BYTES / 1e9:.1f} GB: export it in float16"
+    )
+
+
+def _with_functions_put_in(model: onnx.ModelProto, path: Path) -> onnx.ModelProto:
+    try:
+        return onnx.inliner.inline_local_functions(model)
+    except Exception as error:  # noqa: BLE001  # what it raises is documented nowhere
+        raise ModelError(
+            f"{path} has functions that cannot be put in ({clipped(one_line(error), 200)}): "
+            "export it again without"
+        ) from None
 
 
 def _tensors(graph: onnx.GraphProto) -> Iterator[onnx.TensorProto]:
