@@ -104,10 +104,10 @@ def greedy_lzma() -> bytes:
 
 
 def bomb(codec: str) -> bytes:
-    """Fifty megabytes of nothing in little."""
+    """Thirty megabytes of nothing in little."""
     if codec == "packbits":
-        return b"\x81\0" * (50_000_000 // 128)
-    nothing = bytes(50_000_000)
+        return b"\x81\0" * (30_000_000 // 128)
+    nothing = bytes(30_000_000)
     encode: Any = {
         "zlib": imagecodecs.zlib_encode,
         "lzw": imagecodecs.lzw_encode,
@@ -135,10 +135,10 @@ import numpy as np
 from histofast.errors import SlideError, TileError
 from histofast.slides import open_slide, read_image
 pages = int(Path("/proc/self/statm").read_text().split()[0])
-limit = pages * resource.getpagesize() + (64 << 20)
+limit = pages * resource.getpagesize() + (int(sys.argv[2]) << 20)
 resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
 for path in sorted(Path(sys.argv[1]).iterdir()):
-    began = time.perf_counter()
+    began = time.process_time()
     try:
         with open_slide(path, mpp=0.5) as slide:
             info = slide.levels[0]
@@ -146,15 +146,18 @@ for path in sorted(Path(sys.argv[1]).iterdir()):
         said = "read"
     except SlideError as error:
         said = str(error)
-    assert time.perf_counter() - began < 2, path
+    assert time.process_time() - began < 2, path
     print(said)
 """
 
 
-def read_all_in_little_memory(folder: Path) -> dict[str, str]:
-    """What opening and the first tile of each file say, in a process that may take 64 MB more."""
+def read_all_in_little_memory(folder: Path, *, megabytes: int = 64) -> dict[str, str]:
+    """What opening and the first tile of each file say, in a process that may take little more."""
     done = subprocess.run(
-        [sys.executable, "-c", READ_ALL, str(folder)], capture_output=True, text=True, check=False
+        [sys.executable, "-c", READ_ALL, str(folder), str(megabytes)],
+        capture_output=True,
+        text=True,
+        check=False,
     )
     assert done.returncode == 0, done.stderr[-2000:]
     names = [path.name for path in sorted(folder.iterdir())]
@@ -207,9 +210,9 @@ def test_more_bytes_than_a_tile_holds_are_not_made(codec, tmp_path):
             tmp_path / f"{shape[2]}.tif", [bomb(codec)], shape=shape, tile_px=64,
             compression=codec, **options,
         )  # fmt: skip
-    for words in read_all_in_little_memory(tmp_path).values():
+    for words in read_all_in_little_memory(tmp_path, megabytes=24).values():
         assert words == "read" or "cannot be decoded" in words
-        assert "llocate" not in words
+        assert not any(word in words.lower() for word in ("memory", "allocate"))
 
 
 @pytest.mark.parametrize("codec", ["png", "webp", "jpegxl", "jpegxr", "lerc", "jpeg2000", "jpeg"])
@@ -342,12 +345,12 @@ def long_tags() -> bytes:
 )
 def test_directories_are_bounded(content, said, tmp_path):
     path = write(tmp_path / "a.tif", content)
-    began = time.perf_counter()
+    began = time.process_time()
     for read in (lambda: open_slide(path, mpp=0.5), lambda: read_image(path)):
         with pytest.raises(SlideError, match=said) as caught:
             read()
         assert str(path) in str(caught.value)
-    assert time.perf_counter() - began < 2
+    assert time.process_time() - began < 2
 
 
 def test_two_thousand_directories_are_read(tmp_path):
@@ -359,9 +362,9 @@ def test_two_thousand_directories_are_read(tmp_path):
 
 def test_what_follows_a_directory_below_is_not_followed(tmp_path):
     path = write(tmp_path / "a.tif", chain_below(50_000))
-    began = time.perf_counter()
+    began = time.process_time()
     assert whole(path).shape == (16, 16, 3)
-    assert time.perf_counter() - began < 1
+    assert time.process_time() - began < 1
 
 
 @pytest.mark.parametrize("following", [264, 264 + 4])
@@ -482,8 +485,8 @@ def test_pictures_that_claim_more_than_their_bytes_hold(kind, tmp_path):
 
 def test_a_blank_picture_is_no_bomb(tmp_path):
     blank = np.full((4800, 4800, 3), 255, np.uint8)
-    path = write(tmp_path / "a.png", bytes(imagecodecs.png_encode(blank, level=5)))
-    assert blank.nbytes > max(64 << 20, 300 * path.stat().st_size)
+    path = write(tmp_path / "a.png", bytes(imagecodecs.png_encode(blank, level=1)))
+    assert blank.nbytes > max(64 << 20, 100 * path.stat().st_size)
     np.testing.assert_array_equal(read_image(path), blank)
 
 
