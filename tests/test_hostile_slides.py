@@ -258,6 +258,17 @@ def test_shared_jpeg_tables_that_hold_a_picture_are_refused(tmp_path):
         open_slide(path, mpp=0.5)
 
 
+def test_a_slide_of_unreadable_tiles_says_why(tmp_path):
+    path = files.write_encoded(
+        tmp_path / "a.tif", [huge_png()], shape=(64, 64, 3), tile_px=64, compression="png"
+    )
+    with (
+        open_slide(path, mpp=0.5) as slide,
+        pytest.raises(SlideError, match=r"no tile can be decoded, the first: .*a\.tif: .*30000"),
+    ):
+        slide.overview()
+
+
 @pytest.mark.parametrize("name", ["mem_jpeg.tif", "mem_j2k.tif"])
 def test_one_lying_tile_of_a_slide_leaves_the_others(name, data):
     with open_slide(data / "cases" / name) as slide:

@@ -206,7 +206,7 @@ class Slide(ABC):
                 if hole.any():
                     self._draw(finer, picture, hole, pool)
         if hole.all():
-            raise SlideError(f"no tile of level {index} of {self.path} can be decoded")
+            raise SlideError(f"no tile can be decoded, the first: {unreadable[0].reason}")
         tiles = np.array([(t.column, t.row) for t in unreadable], np.int64).reshape(-1, 2)
         return Survey(
             picture=picture,
