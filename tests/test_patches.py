@@ -183,7 +183,7 @@ def test_overview_of_a_coarse_slide_is_the_slide():
 
 def test_overview_of_a_slide_with_no_readable_tile():
     slide = FakeSlide(noise(60, 60), broken={(0, c, r) for c in range(2) for r in range(2)})
-    with pytest.raises(SlideError, match="no tile of level 0"):
+    with pytest.raises(SlideError, match="no tile can be decoded, the first: "):
         slide.overview()
 
 
