@@ -14,18 +14,24 @@ GOT = {"pipe": "a named pipe", "folder": "a folder"}
 # What stands for the thing that is no file, by command; its suffix is what the option is given.
 COMMANDS = [
     ("extract", "s.tif", "-e", "X.onnx"),
+    ("extract", "X.csv", "-e", "tiny.onnx"),
     ("extract", "X.svs", "-e", "tiny.onnx"),
+    ("extract", "--patches", "X.csv", "-e", "tiny.onnx"),
     ("extract", "s.tif", "-e", "tiny.onnx", "--mask", "X.geojson"),
     ("tissue", "s.tif", "--mask", "X.png"),
+    ("tissue", "X.csv"),
     ("verify", "X.h5"),
     ("verify", "f", "-e", "X.onnx"),
+    ("train", "f", "--labels", "X.csv", "--out", "run"),
     ("train", "X.h5", "--labels", "labels.csv", "--out", "run"),
     ("heatmap", "X.svs", "--values", "values.csv", "--patch-l0", "64", "--out", "m"),
+    ("heatmap", "s.tif", "--values", "X.csv", "--patch-l0", "64", "--out", "m"),
     ("similarity", "--a", "X.onnx", "--b", "tiny.onnx", "--images", "s.tif", "--out", "r"),
     (
         *("similarity", "--a", "X.pth", "--b", "tiny.onnx", "--network", "resnet18"),
         *("--images", "s.tif", "--out", "r"),
     ),
+    ("similarity", "--a", "tiny.onnx", "--b", "tiny.onnx", "--images", "X.csv", "--out", "r"),
     (
         *("study", "truncation", "--network", "resnet18=X.pth", "--slides", "s.tif"),
         *("--labels", "labels.csv", "--out", "study"),
@@ -34,7 +40,12 @@ COMMANDS = [
         *("study", "networks", "--encoder", "tiny.onnx", "--encoder", "X.onnx"),
         *("--slides", "s.tif", "--labels", "labels.csv", "--out", "study"),
     ),
+    (
+        *("study", "networks", "--encoder", "tiny.onnx", "--encoder", "other.onnx"),
+        *("--slides", "s.tif", "--labels", "X.csv", "--out", "study"),
+    ),
     ("models", "quantize", "X.onnx", "--slides", "s.tif", "--out", "q.onnx"),
+    ("models", "quantize", "tiny.onnx", "--slides", "X.csv", "--out", "q.onnx"),
     ("models", "bench", "X.onnx"),
     ("models", "add", "X.onnx", "--out", "w.onnx", "--mean", "imagenet"),
     ("models", "truncate", "X.onnx", "--list"),

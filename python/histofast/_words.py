@@ -7,6 +7,7 @@ import unicodedata
 from collections.abc import Iterable, Sequence
 
 _SHOWN = 3  # names of a list
+_WIDEST = 100  # characters of each
 # Format characters that words are written with: joiners of Persian and Indian scripts and of
 # emoji, and the signs of Arabic, Syriac and Kaithi that stand before a number.
 _OF_WORDS = frozenset(
@@ -44,6 +45,17 @@ def _is_shown(character: str, encoding: str | None) -> bool:
     if unicodedata.category(character) in _STEERING and character not in _OF_WORDS:
         return False
     return encoding is None or bool(character.encode(encoding, "ignore"))
+
+
+def text_of(name: str, value: object) -> str:
+    """Return an argument that is a text.
+
+    Raises:
+        TypeError: it is none.
+    """
+    if not isinstance(value, str):
+        raise TypeError(f"{name} must be a text, got {value!r}")
+    return value
 
 
 def one_line(what: object) -> str:
@@ -109,14 +121,15 @@ def count(n: int, one: str, many: str | None = None) -> str:
 
 
 def listed(names: Sequence[str], *, most: int = _SHOWN) -> str:
-    """Return the first few names and how many more there are.
+    """Return the first few names, the long ones cut short, and how many more there are.
 
     Example:
         >>> listed(["a", "b"]), listed(["a", "b", "c", "d", "e"])
         ('a, b', 'a, b, c and 2 more')
     """
     more = len(names) - most
-    return ", ".join(names[:most]) + (f" and {more} more" if more > 0 else "")
+    shown = (clipped(printable(one_line(name)), _WIDEST) for name in names[:most])
+    return ", ".join(shown) + (f" and {more} more" if more > 0 else "")
 
 
 def joined(names: Sequence[str]) -> str:

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from histofast._files.failing import write_error
 from histofast._files.locks import Holder, Lock, NoLocksWarning
-from histofast._files.opening import regular_file
+from histofast._files.opening import path_of, paths_of, regular_file
 from histofast._files.writing import Temporary, remove_stale_temporaries, replacing
 
 __all__ = [
@@ -21,6 +21,8 @@ __all__ = [
     "Lock",
     "NoLocksWarning",
     "Temporary",
+    "path_of",
+    "paths_of",
     "regular_file",
     "remove_stale_temporaries",
     "replacing",

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import stat
+from collections.abc import Iterable
 from pathlib import Path
 
 from histofast._words import one_line
@@ -14,6 +16,30 @@ _KINDS = {
     stat.S_IFCHR: "a device",
     stat.S_IFBLK: "a device",
 }
+
+
+def path_of(name: str, value: object) -> Path:
+    """Return an argument that is a path.
+
+    Raises:
+        TypeError: it is none.
+    """
+    if not isinstance(value, str | os.PathLike) or not isinstance(os.fspath(value), str):
+        raise TypeError(f"{name} must be a path, got {value!r}")
+    return Path(value)
+
+
+def paths_of(name: str, value: object) -> list[Path]:
+    """Return an argument that is a path or several.
+
+    Raises:
+        TypeError: it is neither.
+    """
+    if isinstance(value, str | os.PathLike):
+        return [path_of(name, value)]
+    if not isinstance(value, Iterable) or isinstance(value, bytes):
+        raise TypeError(f"{name} must be a path or several, got {value!r}")
+    return [path_of(name, each) for each in value]
 
 
 def regular_file(path: Path | str, *, kind: str, error: type[Exception] = ValueError) -> Path:
@@ -28,10 +54,11 @@ def regular_file(path: Path | str, *, kind: str, error: type[Exception] = ValueE
         error: what to raise for anything that is not one.
 
     Raises:
+        TypeError: `path` is none.
         FileNotFoundError: nothing is there, or a link that leads nowhere.
         Exception: `error`, where something else is, or where nobody may look.
     """
-    path = Path(path)
+    path = path_of(kind, path)
     try:
         mode = path.stat().st_mode
     except (FileNotFoundError, NotADirectoryError):

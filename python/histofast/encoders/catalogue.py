@@ -185,6 +185,8 @@ def find(name_or_path: str | os.PathLike[str]) -> Path:
         ModelError: a path of something else than a file; a name that is not in the registry (close ones are offered), or whose file is
             missing from this installation.
     """
+    if not isinstance(name_or_path, str | os.PathLike):
+        raise TypeError(f"encoder must be a name or a path, got {name_or_path!r}")
     text = os.fspath(name_or_path)
     as_path = Path(text)
     if not isinstance(name_or_path, str) or as_path.suffix == ".onnx" or as_path.name != text:

@@ -6,7 +6,7 @@ import os
 from dataclasses import asdict
 from pathlib import Path
 
-from histofast._files import regular_file
+from histofast._files import path_of, regular_file
 from histofast._words import listed
 from histofast.encoders.form import Form, Value, form_of, read_form, shown
 from histofast.encoders.opening import check_not_empty, open_file
@@ -39,7 +39,7 @@ def read_spec(path: str | os.PathLike[str]) -> EncoderSpec:
         FileNotFoundError: no such file.
         ModelError: it is no encoder in the pixel-in form, or a file of cuts.
     """
-    path = Path(path)
+    path = path_of("path", path)
     form = _form(path)
     return one_spec(form, path, sha256_of(path))[0]
 
@@ -51,7 +51,7 @@ def read_specs(path: str | os.PathLike[str]) -> tuple[EncoderSpec, ...]:
         FileNotFoundError: no such file.
         ModelError: it is not in the pixel-in form.
     """
-    path = Path(path)
+    path = path_of("path", path)
     return all_specs(_form(path), path, sha256_of(path))
 
 

@@ -20,6 +20,7 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
+from histofast._files import path_of
 from histofast._numbers import whole_number
 from histofast.errors import FeatureError
 from histofast.features.opening import (
@@ -84,7 +85,7 @@ def read_features(path: Path | str, *, mmap: bool = False) -> FeatureFile:
         FeatureError: it is no whole HDF5 file, holds no features, was changed (ours only, and
             outside the features), or cannot be mapped.
     """
-    path = Path(path)
+    path = path_of("path", path)
     is_ours = _refuse_changed(path)
     with reading(path) as file:
         dataset = features_of(file)
@@ -120,7 +121,7 @@ def content_sha256(path: Path | str) -> str:
         FileNotFoundError: there is no such file.
         FeatureError: it is no whole feature file.
     """
-    path = Path(path)
+    path = path_of("path", path)
     is_ours = _refuse_changed(path)
     with reading(path) as file:
         if is_ours:
@@ -166,7 +167,7 @@ class FeatureSummary:
 
 def read_summary(path: Path | str) -> FeatureSummary | None:
     """As `read_identity`, with what the file says besides."""
-    path = Path(path)
+    path = path_of("path", path)
     try:
         if not is_seal_whole(path):
             return None

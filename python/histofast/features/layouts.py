@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, get_args
 
+from histofast._files import path_of
 from histofast._numbers import real_number, whole_number
 
 Layout = Literal["trident", "clam", "stamp"]
@@ -89,7 +90,7 @@ def feature_path(
 
 def pt_path(path: Path | str) -> Path:
     """Return the place of the `.pt` file that belongs to a feature file of layout clam."""
-    path = Path(path)
+    path = path_of("path", path)
     return path.parent.parent / "pt_files" / f"{path.stem}.pt"
 
 

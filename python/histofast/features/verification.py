@@ -12,6 +12,7 @@ from typing import Any
 import h5py
 import numpy as np
 
+from histofast._files import path_of, paths_of
 from histofast.errors import FeatureError
 from histofast.features.file import read_identity
 from histofast.features.layouts import pt_path
@@ -52,7 +53,7 @@ def verify(path: Path | str, *, encoders_sha256: Mapping[str, str] | None = None
         encoders_sha256: sha256 of the encoder files to be had, by name; a file made by an encoder
             of one of these names must have been made by that very file.
     """
-    return _verify(Path(path), encoders_sha256 or {})[0]
+    return _verify(path_of("path", path), encoders_sha256 or {})[0]
 
 
 def verify_folder(
@@ -67,7 +68,7 @@ def verify_folder(
     Raises:
         FileNotFoundError: one of `paths` is missing.
     """
-    given = [Path(path) for path in paths]
+    given = paths_of("paths", paths)
     files: list[Path] = []
     problems: dict[Path, list[str]] = {}
     for path in given:

@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from histofast._arrays import check
-from histofast._files import Temporary, replacing, write_error
+from histofast._files import Temporary, path_of, replacing, write_error
 from histofast._numbers import whole_number
 from histofast.errors import FeatureError
 from histofast.features.layouts import STORAGE, Layout, check_layout, pt_path
@@ -78,7 +78,7 @@ class FeatureWriter:
         dtype: Literal["float32", "float16"] | None = None,
         layout: Layout = "trident",
     ) -> None:
-        self.path = Path(path)
+        self.path = path_of("path", path)
         (self.n,) = check("coords", coords, "int64", ("n", 2))
         self.d = whole_number("d", d, at_least=1)
         if tissue_fraction is not None:

@@ -10,6 +10,7 @@ from typing import Any
 import onnx
 from numpy.typing import NDArray
 
+from histofast._files import path_of
 from histofast._words import did_you_mean
 from histofast.errors import ModelError
 from histofast.graphs.graph import Graph
@@ -35,7 +36,7 @@ def capture(
         ModelError: a file that is not ONNX, no such tensor (close names are offered), or the graph
             fails.
     """
-    where = "the model" if isinstance(model, bytes) else os.fspath(model)
+    where = "the model" if isinstance(model, bytes) else str(path_of("model", model))
     graph = Graph(_read(model, where), where=where)
     known = [name for node in graph.nodes for name in node.output if name]
     for name in tensors:

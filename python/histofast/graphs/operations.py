@@ -10,6 +10,7 @@ import numpy as np
 import onnx
 from onnx import helper
 
+from histofast._files import path_of
 from histofast._numbers import whole_number
 from histofast.errors import ModelError
 from histofast.graphs.graph import Graph
@@ -43,7 +44,11 @@ def flops(model: onnx.ModelProto | str | Path, *, patch_px: int) -> dict[str, in
             contradict each other.
     """
     patch_px = whole_number("patch_px", patch_px, at_least=1)
-    graph = Graph(model) if isinstance(model, onnx.ModelProto) else read_onnx(Path(model)).graph
+    graph = (
+        Graph(model)
+        if isinstance(model, onnx.ModelProto)
+        else read_onnx(path_of("model", model)).graph
+    )
     image = image_input(graph)
     return node_flops(graph, shapes_of(graph, image, patch_px=patch_px), batch=image.batch or 1)
 

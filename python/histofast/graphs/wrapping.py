@@ -10,7 +10,7 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
-from histofast._files import replacing
+from histofast._files import path_of, replacing
 from histofast._numbers import whole_number
 from histofast.encoders import INPUT, EncoderMetadata, EncoderSpec, Value, read_spec
 from histofast.errors import ModelError
@@ -93,7 +93,7 @@ def wrap(
 
     Determinism: the same file and arguments give the same bytes.
     """
-    path, out = Path(path), checked_out(out)
+    path, out = path_of("path", path), checked_out(out)
     check_pool(pool)
     mean, std = _channels("mean", mean), _channels("std", std)
     if min(std) <= 0:

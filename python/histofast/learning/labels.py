@@ -12,6 +12,7 @@ from typing import Any, Literal, get_args
 import numpy as np
 from numpy.typing import NDArray
 
+from histofast._files import path_of
 from histofast._tables import Table, as_number, number_remedy, read_table, shown
 from histofast._words import counted, listed
 from histofast.learning.weighted import Task
@@ -88,7 +89,7 @@ def read_labels(
             with a slide twice, an empty or unusable cell, one class or no event only; slides that
             do not match (see `missing`).
     """
-    path = Path(path)
+    path = path_of("path", path)
     for option, value, wanted in (
         ("task", task, get_args(Task)),
         ("missing", missing, get_args(Missing)),

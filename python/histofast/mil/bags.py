@@ -17,7 +17,7 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from histofast._files import regular_file
+from histofast._files import paths_of, regular_file
 from histofast._words import counted
 from histofast.errors import FeatureError
 from histofast.features import (
@@ -257,11 +257,11 @@ def open_labels(
 
 
 def _list_files(features: Paths) -> list[Path]:
-    given = [features] if isinstance(features, str | Path) else list(features)
+    given = paths_of("features", features)
     if not given:
         raise ValueError("features must name at least one file or folder, got none")
     files: list[Path] = []
-    for path in map(Path, given):
+    for path in given:
         if path.is_dir():
             found = feature_files(path)
             if not found:

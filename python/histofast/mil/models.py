@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from histofast._words import did_you_mean
+from histofast._words import did_you_mean, text_of
 from histofast.mil.attention import AttentionPooling, GatedAttention
 from histofast.mil.bag_model import BagModel, BagOutput
 from histofast.mil.clam import INSTANCE_LOSSES, Clam
@@ -54,7 +54,7 @@ def create(name: str, *, d: int, outputs: int, seed: int = 0, **options: Any) ->
         >>> create("attention", d=512, outputs=2).options["embedding"]
         64
     """
-    if name not in MODELS:
+    if text_of("name", name) not in MODELS:
         near = did_you_mean(name, MODELS)
         raise ValueError(f"name must be one of {', '.join(MODELS)}, got {name!r}{near}")
     if d < 1:

@@ -12,6 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from histofast._files import path_of
 from histofast.errors import FeatureError
 from histofast.features import FeatureFile, differences_of_options
 from histofast.learning import PREDICTIONS, Task, write_csv
@@ -102,7 +103,7 @@ def predict(
     """
     if not isinstance(run, Run):
         run = open_run(run)
-    where = None if out is None else Path(out)
+    where = None if out is None else path_of("out", out)
     if attention and where is None:
         raise ValueError("out must name a table when attention is asked for: it goes beside it")
     chosen = pick_device(device)

@@ -23,6 +23,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor, nn
 
+from histofast._files import path_of
 from histofast._machine import TORCH, check_device
 from histofast._tables import read_csv
 from histofast._words import one_line
@@ -261,7 +262,7 @@ def open_run(path: str | Path) -> Run:
         FileNotFoundError: no such folder, or none of a run.
         ModelError: its run.json is broken, or of another kind of run.
     """
-    path = Path(path)
+    path = path_of("path", path)
     record = read_record(path)
     if record is None:
         wanted = "no such folder" if not path.is_dir() else f"no {RUN}, as `train` writes it, in"

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from histofast._files import path_of
 from histofast.learning import (
     METRICS_OF,
     Fold,
@@ -104,7 +105,7 @@ def train(
     """
     config = config or TrainConfig()
     refuse_jobs(jobs, threads)
-    out = Path(out)
+    out = path_of("out", out)
     bags = _bags(features, labels, task=task, missing=missing, label_column=label_column)
     device = pick_device(config.device)
     record = record_of(bags, model, config)

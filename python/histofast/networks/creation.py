@@ -10,7 +10,9 @@ from pathlib import Path
 import torch
 from torch import nn
 
+from histofast._files import path_of
 from histofast._numbers import real_number, whole_number
+from histofast._words import text_of
 from histofast.encoders import SourceEntry, WeightsEntry, registry, sha256_of
 from histofast.errors import ModelError
 from histofast.networks.known import ARCHITECTURES, cuts_of, no_such, whole
@@ -63,6 +65,7 @@ def create(
     classes = whole_number("classes", classes, at_least=0)
     seed = whole_number("seed", seed)
     bn_eps = real_number("bn_eps", bn_eps)
+    name = text_of("name", name)
     if name.startswith(PREFIX):
         if bn_eps is not None:
             raise ValueError("bn_eps must be left to timm for its models")
@@ -75,7 +78,9 @@ def create(
     layer = _checked_layer(name, architecture, source, layer)
     if source is not None and weights is None:
         raise ValueError(f"weights must be given for {name}: get {source.where}")
-    file = None if weights is None else _read(Path(weights), name, architecture, source)
+    file = (
+        None if weights is None else _read(path_of("weights", weights), name, architecture, source)
+    )
     told = source or (file.known if file else None)
     if bn_eps is None:
         stated = None if told is None else told.bn_eps
@@ -154,6 +159,7 @@ def layers(name: str) -> tuple[Cut, ...]:
         >>> layers("densenet121")[-1]
         Cut(name='relu5', d=1024, flops_share=1.0)
     """
+    name = text_of("name", name)
     return timm_layers(name) if name.startswith(PREFIX) else cuts_of(_resolved(name)[0].name)
 
 

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from histofast._files import replacing
+from histofast._files import path_of, replacing
 from histofast._numbers import mpp_number, whole_number
 from histofast.encoders import (
     EncoderMetadata,
@@ -117,7 +117,7 @@ def export(
 
     Determinism: the same network and arguments give the same bytes.
     """
-    out = Path(out)
+    out = path_of("out", out)
     _check_target(network, out)
     patch_px, mpp = _meant_for(network, patch_px, mpp)
     patches = checked_patches(patches, patch_px)
@@ -196,7 +196,7 @@ def export_cuts(
 
     Determinism: the same network and arguments give the same bytes.
     """
-    out = Path(out)
+    out = path_of("out", out)
     if not isinstance(network, Network):
         raise TypeError(
             "network must be of histofast's own architectures to write its cuts, got "

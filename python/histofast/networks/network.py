@@ -9,13 +9,10 @@ from dataclasses import dataclass, field
 import torch
 from torch import nn
 
-from histofast._words import clipped, one_line
+from histofast._words import listed
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)  # RGB, in units of [0, 1]
 IMAGENET_STD = (0.229, 0.224, 0.225)
-
-_SHOWN = 4  # keys named in a line
-_WIDEST = 80  # characters of a key there
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -143,10 +140,3 @@ class Network(nn.Module):
             x = self.get_submodule(self.prefix + key)(x)
         x = x.mean((2, 3))  # (n, d)
         return self.get_submodule(self.head)(x) if self.classes else x
-
-
-def listed(keys: Sequence[str]) -> str:
-    """Return the first few of many keys, for a line of text; files spell them as they like."""
-    shown = [clipped(one_line(key), _WIDEST) for key in keys[:_SHOWN]]
-    text = ", ".join(shown) + (", ..." if len(keys) > _SHOWN else "")
-    return text.encode(errors="backslashreplace").decode()

@@ -13,10 +13,9 @@ import torch
 from safetensors.torch import load_file
 
 from histofast._files import regular_file
-from histofast._words import one_line
+from histofast._words import listed, one_line
 from histofast.errors import ModelError
 from histofast.networks.claims import BadClaimsError, HoldsCodeError, check_claims
-from histofast.networks.network import listed
 
 _DEEPEST = 8  # nested dicts in a checkpoint; a damaged one may contain itself
 _MOST = 1_000_000  # entries of a checkpoint; dicts that share their inner ones never end

@@ -10,10 +10,11 @@ from typing import Any, Protocol
 
 import torch
 
+from histofast._words import listed
 from histofast.errors import ModelError
 from histofast.networks.known import ARCHITECTURES
 from histofast.networks.known import whole as shapes_of
-from histofast.networks.network import LoadReport, listed
+from histofast.networks.network import LoadReport
 
 _FITS = 0.9  # share of tensors in common from which a network is offered
 _PRECISIONS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)

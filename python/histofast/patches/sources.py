@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from histofast._files import path_of, paths_of
 from histofast._numbers import mpp_number
 from histofast._tables import as_number, number_remedy, read_table, shown
 from histofast.errors import SlideError
@@ -47,12 +48,12 @@ def list_jobs(slides: str | Path | Sequence[str | Path], *, recursive: bool = Fa
         FileNotFoundError: a path that is not there.
         ValueError: a list without the right columns, a slide twice, two slides of one name.
     """
-    given = [slides] if isinstance(slides, str | Path) else list(slides)
+    given = paths_of("slides", slides)
     jobs: list[Job] = []
-    files: list[str | Path] = []
+    files: list[Path] = []
     for item in given:
         if str(item).lower().endswith(".csv"):
-            jobs += _jobs_of_table(Path(item))
+            jobs += _jobs_of_table(item)
         else:
             files.append(item)
     if files:
@@ -136,7 +137,7 @@ def _jobs_of_table(path: Path) -> list[Job]:
 
 def list_bags(table: str | Path) -> list[Job]:
     """Turn a CSV of patch images into bags to encode."""
-    table = Path(table)
+    table = path_of("table", table)
     return [
         Job(name=bag.name, path=table, bag=bag, patient=bag.patient)
         for bag in read_patch_table(table)

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from histofast._files import regular_file
+from histofast._files import path_of, regular_file
 from histofast._tables import as_number, number_remedy, read_table, shown
 from histofast._words import one_line
 from histofast.errors import SlideError
@@ -76,7 +76,7 @@ def read_patch_table(path: str | Path) -> list[PatchBag]:
             file, a coordinate that is no number or does not fit 64 bits, a bag that is of two
             patients or in two splits.
     """
-    table = read_table(Path(path))
+    table = read_table(path_of("path", path))
     file_column, bag_column = table.needed("file"), table.needed("slide", "patient")
     patient, split, label = (table.column(role) for role in ("patient", "split", "label"))
     axes = [table.column("x"), table.column("y")]

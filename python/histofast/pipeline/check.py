@@ -9,7 +9,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-from histofast._files import replacing
+from histofast._files import path_of, replacing
 from histofast._machine import available_cpus
 from histofast.errors import SlideError
 from histofast.patches import (
@@ -67,7 +67,7 @@ def check_slides(
         ValueError, FileNotFoundError, WriteError: as `extract`, before the first slide.
     """
     options = Settled(
-        out=Path(out),
+        out=path_of("out", out),
         mpp=mpp,
         patch_px=patch_px,
         batch_size=1,  # nothing is streamed

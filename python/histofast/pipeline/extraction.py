@@ -14,6 +14,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from histofast import jobs
+from histofast._files import path_of
 from histofast._machine import available_cpus
 from histofast.errors import JobError, ModelError, NoSpaceError
 from histofast.features import Layout
@@ -35,7 +36,6 @@ from histofast.pipeline.options import (
     devices_of,
     encoders_of,
     flag,
-    path,
 )
 from histofast.pipeline.reports import Progress, RunReport, said
 
@@ -132,7 +132,7 @@ def extract(
     if patches is not None and mask is not None:
         raise ValueError("mask must not be given with patches, which are cut already")
     options = ExtractOptions(
-        out=path("out", out),
+        out=path_of("out", out),
         encoders=encoders_of(encoder),
         mpp=mpp,
         patch_px=patch_px,
@@ -157,10 +157,10 @@ def extract(
     devices = devices_of(options.device, gpus)
     is_recursive, is_dry = flag("recursive", recursive), flag("dry_run", dry_run)
     if patches is not None:
-        found = list_bags(path("patches", patches))
+        found = list_bags(path_of("patches", patches))
     else:
         found = list_jobs(_paths(slides), recursive=is_recursive)
-    found = with_masks(found, None if mask is None else path("mask", mask))
+    found = with_masks(found, None if mask is None else path_of("mask", mask))
     found = select_shard(found, options.shard)
     if is_dry:
         return estimate(found, options, devices, on_progress, start_s)
@@ -173,7 +173,7 @@ def _paths(slides: str | Path | Sequence[str | Path] | None) -> list[str | Path]
     if not isinstance(slides, Iterable):
         raise TypeError(f"slides must be a path or several, got {slides!r}")
     for slide in slides:
-        path("slides", slide)
+        path_of("slides", slide)
     return list(slides)
 
 

@@ -10,6 +10,7 @@ from typing import Any, ClassVar, Literal, get_args
 
 import numpy as np
 
+from histofast._files import path_of
 from histofast._machine import ONNX_RUNTIME, available_cpus
 from histofast._numbers import mpp_number, real_number, whole_number
 from histofast.encoders import EncoderSet, EncoderSpec, device_problem, driver_gpu_count
@@ -98,9 +99,9 @@ class ExtractOptions:
         """The same for flags, paths and texts."""
         for name in _FLAGS:
             self._set(name, flag(name, getattr(self, name)))
-        self._set("out", path("out", self.out))
+        self._set("out", path_of("out", self.out))
         for encoder in self.encoders:
-            path("encoder", encoder)
+            path_of("encoder", encoder)
         for name in ("device", "shard"):
             text = getattr(self, name)
             if not isinstance(text, str) and (text is not None or name == "device"):
@@ -197,17 +198,6 @@ def encoders_of(encoder: str | Path | Sequence[str | Path]) -> tuple[str | Path,
     if not isinstance(encoder, Iterable):
         raise TypeError(f"encoder must be a name, a path or several, got {encoder!r}")
     return tuple(encoder)
-
-
-def path(name: str, value: object) -> Path:
-    """Take a path.
-
-    Raises:
-        TypeError: it is none.
-    """
-    if not isinstance(value, str | os.PathLike):
-        raise TypeError(f"{name} must be a path, got {value!r}")
-    return Path(value)
 
 
 def flag(name: str, value: object) -> bool:

@@ -18,7 +18,7 @@ import tifffile
 from numpy.typing import NDArray
 
 from histofast._arrays import check
-from histofast._files import regular_file
+from histofast._files import path_of, regular_file
 from histofast._words import clipped, one_line
 from histofast.errors import SlideError, TileError
 from histofast.slides.codestreams import jpeg_size, largest_stream, png_size
@@ -136,7 +136,7 @@ def read_image(path: str | Path) -> NDArray[np.uint8]:
         SlideError: no file, not such an image, broken, of a kind of pixel that is not grey or RGB,
             or of more pixels than 300 million or than its bytes can hold.
     """
-    samples, kind = _read_samples(Path(path))
+    samples, kind = _read_samples(path_of("path", path))
     if samples.dtype == np.uint8 and samples.shape[2] == 3 and kind == PixelKind():
         return samples
     image = np.empty((*samples.shape[:2], 3), np.uint8)
@@ -155,7 +155,7 @@ def read_mask(path: str | Path) -> NDArray[np.uint8]:
         FileNotFoundError: no such file.
         SlideError: as `read_image`.
     """
-    samples, kind = _read_samples(Path(path))
+    samples, kind = _read_samples(path_of("path", path))
     colours = samples.shape[2] - (kind.alpha != "none")
     mask: NDArray[np.bool_] = np.any(samples[..., :colours], axis=2)
     if kind.alpha in ("straight", "premultiplied"):
@@ -177,7 +177,7 @@ def write_png(path: str | Path, image: NDArray[np.uint8]) -> None:
     """
     grey = getattr(image, "ndim", 3) == 2
     check("image", image, "uint8", ("h", "w") if grey else ("h", "w", 3))
-    Path(path).write_bytes(imagecodecs.png_encode(image, level=6))
+    path_of("path", path).write_bytes(imagecodecs.png_encode(image, level=6))
 
 
 def _read_samples(path: Path) -> tuple[NDArray[Any], PixelKind]:

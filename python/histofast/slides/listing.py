@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
 
+from histofast._files import paths_of
 from histofast._words import one_line
 from histofast.errors import SlideError
 from histofast.slides.metadata import dicom_series
@@ -52,8 +53,8 @@ def find_slides(paths: Iterable[str | Path], *, recursive: bool = False) -> list
     """
     found: dict[str, Path] = {}
     search = _Search()
-    for given in paths:
-        path, known = Path(given), len(search.problems)
+    for path in paths_of("paths", paths):
+        known = len(search.problems)
         if path.is_dir():
             slides = _slides_among(search.within(path, recursive=recursive))
         elif path.exists() or path.is_symlink():

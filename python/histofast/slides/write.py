@@ -21,7 +21,7 @@ import tifffile
 from numpy.typing import NDArray
 
 from histofast._arrays import check
-from histofast._files import replacing, write_error
+from histofast._files import path_of, replacing, write_error
 from histofast._numbers import real_number
 from histofast._stopping import stop_if_asked
 
@@ -85,7 +85,7 @@ def write_pyramid(
 
     Determinism: equal tiles give equal bytes with one release of tifffile and imagecodecs.
     """
-    path = Path(path)
+    path = path_of("path", path)
     _check_pyramid(
         width=width,
         height=height,
