@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 
 import numpy as np
 import pytest
@@ -63,6 +64,8 @@ def test_another_set_of_options_is_refused_before_work(slides, encoder, tmp_path
         "folder, or replace them with overwrite=True"
     )
     assert everything(tmp_path) == before
+    with pytest.raises(FeatureError, match="is for features made with"):
+        run(slides, tmp_path, encoder, layout=layout, dry_run=True, **options)
     report = run(slides, tmp_path, encoder, layout=layout, overwrite=True, **options)
     assert len(report.of("done")) == 3
     assert len(run(slides, tmp_path, encoder, layout=layout, **options).of("skipped")) == 3
@@ -124,10 +127,23 @@ def test_options_that_nobody_wrote_down_are_those_of_the_files(slides, encoder, 
         run(slides / "s1.tif", tmp_path, encoder, min_tissue=0.5)
     assert run(slides / "s1.tif", tmp_path, encoder).exit_code == 0
     assert json.loads(record.read_text()) == written
-    for broken in ("{", "[]"):
+    for broken in ("{", "[]", "[" * 100_000):
         record.write_text(broken)
         with pytest.raises(FeatureError, match=r"features_tiny\.json .*: remove it"):
             run(slides, tmp_path, encoder)
+    record.unlink()
+    os.mkfifo(record)
+    with pytest.raises(FeatureError, match=r"features_tiny\.json must be a file, got a named pipe"):
+        run(slides, tmp_path, encoder)
+
+
+def test_nothing_is_entered_where_one_folder_of_several_refuses(slides, encoder, tmp_path):
+    other = write_encoder(tmp_path / "other.onnx", name="other", d=5)
+    run(slides / "s0.tif", tmp_path, encoder)
+    before = everything(tmp_path)
+    with pytest.raises(FeatureError, match="features_tiny is for features made with"):
+        run(slides / "s1.tif", tmp_path, [other, encoder], min_tissue=0.5)
+    assert everything(tmp_path) == before
 
 
 def test_bags_of_their_own_sizes_have_folders_of_their_own(slides, encoder, tmp_path):

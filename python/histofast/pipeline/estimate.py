@@ -14,8 +14,9 @@ import numpy as np
 from histofast.encoders import EncoderSet
 from histofast.patches import SLIDE_FAILURES, Job
 from histofast.pipeline.encoding import about, equip, notes_of
+from histofast.pipeline.folders import folders_for
 from histofast.pipeline.options import ExtractOptions, Settled, specs_of
-from histofast.pipeline.preparing import prepare
+from histofast.pipeline.preparing import folders_of, prepare
 from histofast.pipeline.reports import Progress, RunReport, SlideReport
 
 DEFAULT_PATCH_PX = 256
@@ -36,6 +37,9 @@ def estimate(
         report = RunReport(
             about={**about(settled, encoders), "slides": len(slides)}, notes=notes_of(encoders)
         )
+        if not options.overwrite:
+            for folder in folders_for(folders_of(encoders, settled), slides):
+                folder.refuse_others()
         for slide in slides:
             entry = _plan(slide, encoders, settled, pool, patches_of)
             report.slides.append(entry)

@@ -97,7 +97,8 @@ def extract(
         layout: "trident", "clam" or "stamp".
         strict: a slide with an unreadable region fails; otherwise regions are counted and listed.
         fail_fast: stop at the first slide that fails.
-        overwrite: replace feature files that were made by something else.
+        overwrite: replace feature files that were made by something else, with other options, or
+            that list unreadable regions.
         recursive: look for slides in sub-folders too.
         shard: "i/n": only the slides whose name falls into part i of n (1-based), for job arrays.
         device: where the encoder runs: "cpu"; "cuda" or "tensorrt", or one of several as "cuda:1",
@@ -113,13 +114,15 @@ def extract(
         on_progress: called after every batch and every slide.
 
     Returns:
-        The report, which is also saved as `run.json` in `out`. A slide that fails does not stop the
-        others; see `RunReport.exit_code`. With several GPUs, a slide on which the encoder fails is
+        The report, which is also saved as `run.json` in `out`. A slide that fails, whatever it meets,
+        does not stop the others; one with nothing to encode is "empty" and has a file without
+        patches; see `SlideReport` and `RunReport.exit_code`. With several GPUs, a slide on which the encoder fails is
         tried once more on another one, and those of a process that dies are given to the others.
 
     Raises:
         ValueError, TypeError: an argument out of range, two slides of one name, an empty list.
         FileNotFoundError: a path that is not there.
+        FeatureError: a folder of features that were made with other options.
         ModelError: an encoder that cannot be used.
         WriteError: the output folder cannot be written, or the disk is full.
 

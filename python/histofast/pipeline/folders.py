@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from histofast._files import Lock, replacing
+from histofast._files import Lock, regular_file, replacing
 from histofast.errors import FeatureError
 from histofast.features import (
     Layout,
@@ -17,6 +17,7 @@ from histofast.features import (
     options_in,
     read_summary,
 )
+from histofast.patches import Job
 
 WAIT_S = 30.0  # for a run that looks at the same folder now
 LOOKED_AT = 8  # feature files, where nothing is beside them
@@ -49,27 +50,37 @@ class Folder:
                 "or choose another output folder"
             )
         with lock:
-            known = self._known()
-            there, asked = differences_of_options(known, self.options)
-            if there and not overwrite:
-                raise FeatureError(
-                    f"{self.path} is for features made with {there}, asked for is {asked}: choose "
-                    "another output folder, or replace them with overwrite=True"
-                )
+            known = self._known() if overwrite else self.refuse_others()
             together = {**known, **self.options}
             if together != known or not self.record.exists():
                 with replacing(self.record, overwrite=True) as pending:
                     pending.write_text(json.dumps(together, indent=1, sort_keys=True) + "\n")
 
+    def refuse_others(self) -> dict[str, Any]:
+        """Return the options known so far.
+
+        Raises:
+            FeatureError: others than those of the run are there, or nobody can tell.
+        """
+        known = self._known()
+        there, asked = differences_of_options(known, self.options)
+        if there:
+            raise FeatureError(
+                f"{self.path} is for features made with {there}, asked for is {asked}: choose "
+                "another output folder, or replace them with overwrite=True"
+            )
+        return known
+
     def _known(self) -> dict[str, Any]:
         """What the record says, or feature files where there is none."""
         try:
-            known = json.loads(self.record.read_text())
+            record = regular_file(self.record, kind="record of options", error=FeatureError)
+            known = json.loads(record.read_text())
         except FileNotFoundError:
             found = feature_files(self.path)[:LOOKED_AT]
             summaries = filter(None, map(read_summary, found))
             return next((options_in(summary.identity) for summary in summaries), {})
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, RecursionError) as error:
             raise FeatureError(f"{self.record} cannot be read: remove it ({error})") from error
         if not isinstance(known, dict):
             raise FeatureError(f"{self.record} must be a JSON object: remove it")
@@ -79,3 +90,19 @@ class Folder:
 def folder_of(file: Path, layout: Layout) -> Path:
     """Return the folder of an encoder that a feature file lies in."""
     return file.parent.parent if layout == "clam" else file.parent
+
+
+def folders_for(folders: Sequence[Folder], slides: Sequence[Job]) -> list[Folder]:
+    """Return the folders with the options that count for these slides.
+
+    How tissue is found does where one of them has no mask.
+    """
+    if not all(slide.mask for slide in slides):
+        return list(folders)
+    return [
+        replace(
+            folder,
+            options={k: v for k, v in folder.options.items() if not k.startswith("tissue.")},
+        )
+        for folder in folders
+    ]

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 
 from histofast._files import remove_stale_temporaries
 from histofast.errors import NoSpaceError
 from histofast.jobs import Ended, Event, Job, Lost, Outcome, Retried, Told
 from histofast.pipeline.encoding import BatchDone, Ready
-from histofast.pipeline.folders import Folder
+from histofast.pipeline.folders import folders_for
 from histofast.pipeline.holding import Waiting
 from histofast.pipeline.options import ExtractOptions
 from histofast.pipeline.reports import (
@@ -81,17 +80,15 @@ class Gathering:
         notes = dict.fromkeys(note for each in self._ready for note in each.notes)
         self.report.about, self.report.notes = about, list(notes)
         make_folder(self._options.out)
-        for folder in self._ready[0].folders:
-            self._claim(folder)
+        slides = [job.arguments["slide"] for job in self._jobs]
+        folders = folders_for(self._ready[0].folders, slides)
+        if not self._options.overwrite:
+            for folder in folders:  # all of them, before anything is entered
+                folder.refuse_others()
+        for folder in folders:
+            folder.claim(overwrite=self._options.overwrite)
         remove_stale_temporaries(self._options.out)
         self._saver = ReportFile(self._options.out, self.report, self._options.shard)
-
-    def _claim(self, folder: Folder) -> None:
-        """Refuse a folder of other options; how tissue is found counts where a slide has no mask."""
-        if all(job.arguments["slide"].mask for job in self._jobs):
-            options = {k: v for k, v in folder.options.items() if not k.startswith("tissue.")}
-            folder = replace(folder, options=options)
-        folder.claim(overwrite=self._options.overwrite)
 
     def _end(self, outcome: Outcome) -> None:
         slide = outcome.value
