@@ -173,6 +173,7 @@ def train(
 
     from histofast.mil import TrainConfig, open_bags
     from histofast.mil import train as run_training
+    from histofast.report import check_installed
 
     config = TrainConfig(
         balance=balance,
@@ -181,13 +182,16 @@ def train(
         model_options=_model_options(model_option or ()),
         **asked,
     )
-    bags = open_bags(
-        features,
-        labels,
-        task=cast("Task", task),
-        missing=cast(Literal["error", "skip"], missing),
-        label_column=label_column,
-    )
+    check_installed()  # before the hours of training
+    with counted("looking at feature files", quiet=quiet) as on_count:
+        bags = open_bags(
+            features,
+            labels,
+            task=cast("Task", task),
+            missing=cast(Literal["error", "skip"], missing),
+            label_column=label_column,
+            on_progress=on_count,
+        )
     _note(bags.notes, quiet=quiet)
     with _epochs(quiet=quiet) as (on_progress, on_note):
         run = run_training(
@@ -202,15 +206,15 @@ def train(
             on_note=on_note,
             **options.given(jobs=jobs, threads=threads),
         )
-    _draw_curves(run)
     found = run.metrics()
     if as_json:
         say_document(json.dumps(found, indent=1))
-        return
-    say(f"{run.model}, {count(len(run.folds), 'fold')}: {_basis(found)}")
-    for line in _table(found):
-        say(line)
-    say(f"predictions: {run.path / 'predictions.csv'}, curves: {run.path / 'curves.png'}")
+    else:
+        say(f"{run.model}, {count(len(run.folds), 'fold')}: {_basis(found)}")
+        say(*_table(found))
+    _draw_curves(run)
+    if not as_json:
+        say(f"predictions: {run.path / 'predictions.csv'}, curves: {run.path / 'curves.png'}")
 
 
 def predict(

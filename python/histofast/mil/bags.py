@@ -7,7 +7,7 @@ one bag at a time, so that the whole may be larger than memory.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import pairwise
@@ -31,6 +31,7 @@ from histofast.features import (
 from histofast.learning import NAMED, Labels, Missing, Task, read_labels
 
 Paths = str | Path | Sequence[str | Path]
+OnCount = Callable[[int, int], None]  # done, in all
 
 _ROWS = 4096  # looked at together for NaN
 
@@ -165,6 +166,7 @@ def open_bags(
     task: Task = "classification",
     missing: Missing = "error",
     label_column: str = "label",
+    on_progress: OnCount | None = None,
 ) -> Bags:
     """Open feature files as bags, and give them the labels of a table.
 
@@ -180,6 +182,7 @@ def open_bags(
             numbers), "regression" (numbers) or "survival" (time > 0 and event 0 or 1).
         missing: what to do about labels without features and features without labels.
         label_column: where the labels of classification and regression are.
+        on_progress: called with the files that were looked at and those in all.
 
     Returns:
         The bags sorted by name. Slides without a patch are left out, whatever `missing` says:
@@ -196,7 +199,7 @@ def open_bags(
     """
     files = _list_files(features)
     if labels is None:
-        return _bags(_look(files), None, task=task)
+        return _bags(_look(files, on_progress), None, task=task)
     asked = partial(
         read_labels,
         labels,
@@ -206,7 +209,8 @@ def open_bags(
         label_column=label_column,
     )
     found = asked()
-    looked = _look([file for file in files if file.stem in set(found.names)])
+    named = set(found.names)
+    looked = _look([file for file in files if file.stem in named], on_progress)
     empty = [file.path.stem for file in looked if not file.size]
     if len(empty) == len(looked):
         raise FeatureError(
@@ -300,7 +304,7 @@ class _Looked(NamedTuple):
     place: _Place | None
 
 
-def _look(files: Sequence[Path]) -> list[_Looked]:
+def _look(files: Sequence[Path], on_progress: OnCount | None) -> list[_Looked]:
     """Look at files one by one; refuse those that are no features."""
     found = []
     for path in files:
@@ -316,6 +320,8 @@ def _look(files: Sequence[Path]) -> list[_Looked]:
             place = _Place(features.dtype, features.offset, stamp, file.sha256)
         n, d = features.shape
         found.append(_Looked(path, n, d, _encoder(file), options_of(file), place))
+        if on_progress is not None:
+            on_progress(len(found), len(files))
     return found
 
 
