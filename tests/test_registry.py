@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 from dataclasses import replace
 
@@ -446,3 +447,32 @@ def test_models_export_of_a_source(cli, weights_file, tmp_path):
     spec = encoders.read_spec(out)
     assert (spec.network, spec.patch_px, spec.mpp) == ("resnet18", 224, 0.5)
     assert spec.provenance.startswith("ciga-simclr-resnet18: pytorchnative_tenpercent_resnet18")
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("a = " + "[" * 9999, r"registry\.toml cannot be read: its arrays are nested too deeply"),
+        ("a = " + "1" * 5000, r"registry\.toml cannot be read: Exceeds the limit"),
+        (".".join("a" * 9999) + " = 1", r"registry\.toml, line 1: must have at most 100 points"),
+        ("#" * (1 << 21), r"registry\.toml must have at most 1048576 bytes, got 2097152"),
+        ("x = 1\0", r"registry\.toml cannot be read: "),
+        ('["a\\nb"]', r"unknown table 'a\\nb'"),
+        (
+            SMALL.replace('"densenet121"', f'["{"x" * 9999}"]', 1),
+            r"network must be str, got \['x+\.\.\.",
+        ),
+        ('["weights"."a\\nb\\u001b"]', r"weights\.a\\nb\\u001b: key 'sha256' is missing"),
+    ],
+)
+def test_whatever_a_registry_holds_is_refused_in_one_short_line(read, text, message):
+    with pytest.raises(ModelError, match=message) as error:
+        read(text)
+    assert "\n" not in str(error.value)
+    assert len(str(error.value)) < 400
+
+
+def test_a_registry_that_is_no_file_is_not_opened(tmp_path):
+    os.mkfifo(tmp_path / "r.toml")
+    with pytest.raises(ModelError, match=r"registry .*r\.toml must be a file, got a named pipe"):
+        encoders.read_registry(tmp_path / "r.toml")

@@ -9,9 +9,10 @@ import re
 import pytest
 
 from histofast._tables import as_number, number_remedy, read_table
+from histofast.errors import SlideError
 from histofast.explain import read_values
 from histofast.learning import read_labels
-from histofast.patches import list_jobs, read_patch_table
+from histofast.patches import list_jobs, read_patch_table, with_masks
 
 
 @pytest.fixture
@@ -189,3 +190,13 @@ def test_classes_that_look_like_numbers(write):
 def test_lines_are_those_of_the_file(write):
     table = read_table(write('note,slide\n\n"a\nb",x\n,\nc,y\n'))
     assert list(table.line_numbers) == [3, 6]
+
+
+def test_names_longer_than_names_can_be_are_slides_that_are_not_there(write, tmp_path):
+    longer, long = "a" * 300, "b" * 250
+    jobs = with_masks(list_jobs(write(f"wsi\n{longer}.svs\n{long}.svs\n")), tmp_path)
+    assert [job.name for job in jobs] == [longer, long]
+    with pytest.raises(SlideError, match=r"File name too long$"):
+        jobs[0].open(mpp=None)
+    with pytest.raises(FileNotFoundError, match="no such mask"):
+        with_masks(jobs, tmp_path / longer)

@@ -10,11 +10,13 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from histofast._files import regular_file
-from histofast._words import did_you_mean
+from histofast._words import clipped, did_you_mean, one_line, printable
 from histofast.errors import ModelError
 
 DEFAULT = "densenet121-t2"
 PRECISIONS = ("float32", "float16", "int8")
+_MOST_BYTES, _MOST_POINTS = 1 << 20, 100  # of a registry, and of a line in it
+_SHOWN_CHARACTERS = 60
 FAST_GFLOP = 2.0  # below: 50 patches/s and more on a core that does 100 GFLOP/s in float32
 MEDIUM_GFLOP = 8.0  # below: 12 patches/s and more there
 
@@ -140,13 +142,10 @@ def read_registry(path: Path) -> Registry:
         ModelError: not TOML; a key is missing, unknown or of the wrong type; an entry that another
             one names is not there.
     """
-    try:
-        tables = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise ModelError(f"{path} cannot be read: {error}") from None
+    tables = _toml(path)
     if unknown := sorted(tables.keys() - {"encoders", "weights", "sources"}):
         raise ModelError(
-            f"{path}: unknown table {unknown[0]!r}, wanted 'encoders', 'weights' or 'sources'"
+            f"{path}: unknown table {_shown(repr(unknown[0]))}, wanted 'encoders', 'weights' or 'sources'"
         )
     read = Registry(
         encoders=_entries(EncoderEntry, tables, "encoders", path),
@@ -154,25 +153,47 @@ def read_registry(path: Path) -> Registry:
         sources=_entries(SourceEntry, tables, "sources", path),
     )
     for name, encoder in read.encoders.items():
-        where = f"{path}: encoders.{name}"
+        where = f"{path}: encoders.{_shown(name)}"
         if encoder.weights not in read.weights:
-            raise ModelError(f"{where}: no table weights.{encoder.weights}")
+            raise ModelError(f"{where}: no table weights.{_shown(encoder.weights)}")
         if encoder.parent is not None and encoder.parent not in read.encoders.keys() - {name}:
-            raise ModelError(f"{where}: parent must be another encoder, got {encoder.parent!r}")
+            raise ModelError(
+                f"{where}: parent must be another encoder, got {_shown(repr(encoder.parent))}"
+            )
         if encoder.precision not in PRECISIONS:
             raise ModelError(
                 f"{where}: precision must be one of {', '.join(PRECISIONS)}, "
-                f"got {encoder.precision!r}"
+                f"got {_shown(repr(encoder.precision))}"
             )
         if encoder.gflop is not None and not encoder.gflop > 0:
             raise ModelError(f"{where}: gflop must be positive, got {encoder.gflop}")
     for name, source in read.sources.items():
         if "https://" not in source.where:
             raise ModelError(
-                f"{path}: sources.{name}: where must name a file and its https:// page, "
-                f"got {source.where!r}"
+                f"{path}: sources.{_shown(name)}: where must name a file and its https:// page, "
+                f"got {_shown(repr(source.where))}"
             )
     return read
+
+
+def _toml(path: Path) -> dict[str, Any]:
+    """Read a file of TOML, in memory and time that are bounded."""
+    try:
+        size = regular_file(path, kind="registry", error=ModelError).stat().st_size
+        if size > _MOST_BYTES:
+            raise ModelError(f"{path} must have at most {_MOST_BYTES} bytes, got {size}")
+        text = path.read_text(encoding="utf-8")
+        for number, line in enumerate(text.splitlines(), start=1):
+            # The reader of TOML takes the square of the parts of a key.
+            if (points := line.count(".")) > _MOST_POINTS:
+                raise ModelError(
+                    f"{path}, line {number}: must have at most {_MOST_POINTS} points, got {points}"
+                )
+        return tomllib.loads(text)
+    except RecursionError:
+        raise ModelError(f"{path} cannot be read: its arrays are nested too deeply") from None
+    except (OSError, ValueError) as error:  # ValueError: no UTF-8, no TOML, a number of any length
+        raise ModelError(f"{path} cannot be read: {one_line(error)}") from None
 
 
 def find(name_or_path: str | os.PathLike[str]) -> Path:
@@ -205,29 +226,35 @@ def find(name_or_path: str | os.PathLike[str]) -> Path:
     return path
 
 
+def _shown(text: str) -> str:
+    return printable(clipped(text, _SHOWN_CHARACTERS))
+
+
 Entry = TypeVar("Entry", EncoderEntry, WeightsEntry, SourceEntry)
 
 
 def _entries(kind: type[Entry], tables: dict[str, Any], table: str, path: Path) -> dict[str, Entry]:
     named = tables.get(table, {})
     if not isinstance(named, dict):
-        raise ModelError(f"{path}: {table} must be a table of entries, got {named!r}")
+        raise ModelError(f"{path}: {table} must be a table of entries, got {_shown(repr(named))}")
     return {
-        name: _entry(kind, values, name=name, where=f"{path}: {table}.{name}", folder=path.parent)
+        name: _entry(
+            kind, values, name=name, where=f"{path}: {table}.{_shown(name)}", folder=path.parent
+        )
         for name, values in named.items()
     }
 
 
 def _entry(kind: type[Entry], table: Any, *, name: str, where: str, folder: Path) -> Entry:
     if not isinstance(table, dict):
-        raise ModelError(f"{where} must be a table, got {table!r}")
+        raise ModelError(f"{where} must be a table, got {_shown(repr(table))}")
     wanted = {
         "file" if field.name == "path" else field.name: field
         for field in fields(kind)
         if field.name != "name"
     }
     if unknown := sorted(table.keys() - wanted.keys()):
-        raise ModelError(f"{where}: unknown key {unknown[0]!r}")
+        raise ModelError(f"{where}: unknown key {_shown(repr(unknown[0]))}")
     values: dict[str, Any] = {"name": name}
     for key, field in wanted.items():
         if key not in table:
@@ -237,7 +264,7 @@ def _entry(kind: type[Entry], table: Any, *, name: str, where: str, folder: Path
         annotation = str(field.type).removesuffix(" | None")
         values[field.name] = _value(table[key], annotation, folder)
         if values[field.name] is None:
-            raise ModelError(f"{where}: {key} must be {annotation}, got {table[key]!r}")
+            raise ModelError(f"{where}: {key} must be {annotation}, got {_shown(repr(table[key]))}")
     return kind(**values)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -100,7 +100,15 @@ def _problems_apart(jobs: list[Job]) -> list[Job]:
 
 
 def _stem(path: Path) -> str:
-    return path.name if path.is_dir() else path.stem
+    return path.name if _is(path, Path.is_dir) else path.stem
+
+
+def _is(path: Path, kind: Callable[[Path], bool]) -> bool:
+    """What is there; a name longer than the file system's names is not."""
+    try:
+        return kind(path)
+    except OSError:
+        return False
 
 
 def _jobs_of_table(path: Path) -> list[Job]:
@@ -162,7 +170,7 @@ def with_masks(jobs: list[Job], mask: str | Path | None) -> list[Job]:
     if mask is None:
         return jobs
     mask = Path(mask)
-    if not mask.exists():
+    if not _is(mask, Path.exists):
         raise FileNotFoundError(f"no such mask: {mask}")
     if not mask.is_dir():
         if len(jobs) != 1:
@@ -174,6 +182,6 @@ def with_masks(jobs: list[Job], mask: str | Path | None) -> list[Job]:
     found = []
     for job in jobs:
         candidates = [mask / f"{job.name}{suffix}" for suffix in (".png", ".geojson", ".json")]
-        file = next((path for path in candidates if path.is_file()), candidates[0])
+        file = next((path for path in candidates if _is(path, Path.is_file)), candidates[0])
         found.append(replace(job, mask=job.mask or file))
     return found

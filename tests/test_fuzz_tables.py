@@ -1,0 +1,142 @@
+"""Broken copies of tables, of GeoJSON and of the registry: read or refused in one line."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import fuzzing
+from fake_slides import FakeSlide
+from histofast.encoders import read_registry
+from histofast.learning import read_labels
+from histofast.patches import (
+    MaskFile,
+    TissueOptions,
+    list_jobs,
+    read_patch_table,
+    select_shard,
+    survey_tissue,
+    with_masks,
+)
+from histofast.tissue import Tissue
+from test_registry import SMALL
+
+pytestmark = pytest.mark.slow
+SLIDES = [f"slide-{i}" for i in range(8)]
+
+
+def read_classes(path: Path) -> None:
+    """As `train` reads them, which leaves out what does not match where it is asked to."""
+    found = read_labels(path, SLIDES, missing="skip")
+    assert all("\n" not in note for note in found.notes)
+    assert len(found.targets) == len(found.names) == len(found.patients) == len(found.splits)
+    read_labels(path, SLIDES)
+
+
+def read_values_of_slides(path: Path) -> None:
+    found = read_labels(path, SLIDES, missing="skip", task="regression", label_column="age")
+    assert np.isfinite(found.targets).all()
+    survival = read_labels(path, SLIDES, missing="skip", task="survival")
+    assert np.isfinite(survival.targets).all()
+
+
+def read_patches(path: Path) -> None:
+    for bag in read_patch_table(path):
+        assert bag.coords.shape == (len(bag), 2)
+
+
+def read_list(path: Path) -> None:
+    for job in with_masks(select_shard(list_jobs(path), "1/1"), path.parent):
+        with contextlib.suppress(FileNotFoundError):
+            job.open(mpp=job.mpp)
+
+
+def survey(path: Path) -> Tissue:
+    slide = FakeSlide(np.zeros((64, 96, 3), np.uint8), tile=(96, 64), mpp=8.0)
+    with ThreadPoolExecutor(1) as pool:
+        return survey_tissue(slide, TissueOptions(), MaskFile(path), pool).tissue
+
+
+def read_geojson(path: Path) -> None:
+    tissue = survey(path)
+    again = path.with_name("again.geojson")
+    again.write_text(json.dumps(tissue.geojson()))
+    np.testing.assert_array_equal(survey(again).mask, tissue.mask)
+
+
+LABELS = "Slide ID,label,patient,split,age,time,event,note\n" + "".join(
+    f"{name}.svs,{'luad' if i % 2 else 'lusc'},p{i // 2},{'train' if i else 'test'},"
+    f'{40 + i},{i + 0.5},{i % 2},"a, ""b"""\n'
+    for i, name in enumerate(SLIDES)
+)
+PATCHES = "file,slide,patient,label,x,y,split\n" + "".join(
+    f"a/{i}.png,s{i // 4},p{i // 8},{i % 2},{256 * i},-{i},train\n" for i in range(16)
+)
+LIST = "wsi,mpp,mask,patient\n" + "".join(
+    f"{name}.svs,{0.25 + i / 100},{name}.png,{'=p' if i else ''}\n" for i, name in enumerate(SLIDES)
+)
+
+
+def spellings(text: str) -> list[bytes]:
+    """One table as different programs save it."""
+    return [
+        text.encode(),
+        text.replace(",", ";").replace("\n", "\r\n").encode("utf-8-sig"),
+        text.replace(",", "\t").encode("utf-16"),
+    ]
+
+
+def attacked(
+    read: Callable[[Path], object], originals: list[bytes], suffix: str, folder: Path, mutants: int
+) -> list[fuzzing.Stray]:
+    paths = [folder / f"{number}{suffix}" for number in range(len(originals))]
+    for path, content in zip(paths, originals, strict=True):
+        path.write_bytes(content)
+    broken = folder / "broken"
+    broken.mkdir()
+    return fuzzing.attack(read, paths, broken, text=True, mutants=mutants)
+
+
+@pytest.mark.parametrize(
+    ("read", "text"),
+    [
+        (read_classes, LABELS),
+        (read_values_of_slides, LABELS),
+        (read_patches, PATCHES),
+        (read_list, LIST),
+    ],
+)
+def test_tables(read, text, tmp_path):
+    strays = attacked(read, spellings(text), ".csv", tmp_path, fuzzing.MUTANTS // 4)
+    assert not strays, fuzzing.told(strays)
+
+
+def test_geojson(tmp_path):
+    ring = [[8.5, 8], [80, 8], [80, 56], [8, 56.25], [8.5, 8]]
+    hole = [[20, 20], [40, 20], [40, 40], [20, 20]]
+    areas = [
+        {"type": "Polygon", "coordinates": [ring, hole]},
+        {"type": "MultiPolygon", "coordinates": [[ring], [hole]]},
+        {"type": "GeometryCollection", "geometries": [{"type": "Polygon", "coordinates": [hole]}]},
+    ]
+    features = [
+        {"type": "Feature", "geometry": area, "properties": {"name": "Tumour"}} for area in areas
+    ]
+    whole = {
+        "type": "FeatureCollection",
+        "features": [*features, {**features[0], "geometry": None}],
+    }
+    originals = [json.dumps(whole).encode(), json.dumps(areas[1], indent=1).encode("utf-8-sig")]
+    strays = attacked(read_geojson, originals, ".geojson", tmp_path, fuzzing.MUTANTS)
+    assert not strays, fuzzing.told(strays)
+
+
+def test_registry(tmp_path):
+    strays = attacked(read_registry, [SMALL.encode()], ".toml", tmp_path, fuzzing.MUTANTS // 4)
+    assert not strays, fuzzing.told(strays)
