@@ -200,3 +200,15 @@ def test_names_longer_than_names_can_be_are_slides_that_are_not_there(write, tmp
         jobs[0].open(mpp=None)
     with pytest.raises(FileNotFoundError, match="no such mask"):
         with_masks(jobs, tmp_path / longer)
+
+
+def test_a_name_of_signs_is_no_other_spelling_of_an_unnamed_column(write):
+    path = write("slide,,#\na,0,1\nb,1,2\n")
+    assert read_labels(path, "ab", label_column="#").classes == ("1", "2")
+    with pytest.raises(ValueError, match=r"must have a column \*, got slide, '', #"):
+        read_labels(path, "ab", label_column="*")
+
+
+def test_columns_are_counted_before_they_are_named(write):
+    with pytest.raises(ValueError, match=r"must have at most 2097152 columns, got 3000001"):
+        read_table(write("," * 3_000_000 + "x\n"))

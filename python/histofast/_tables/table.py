@@ -37,6 +37,7 @@ _SHOWN = 4  # names of a role in an error
 _SHOWN_COLUMNS, _SHOWN_CHARACTERS = 20, 300  # of a header in an error
 # What no name of a slide or class and no path has; a cell of several lines is a quote left open.
 _LINE_ENDS = re.compile("[\0-\x1f\x7f-\x9f\u2028\u2029]")
+_MOST_COLUMNS = 1 << 21
 _LONGEST = 4096  # characters of a cell that is read; the longest path has so many
 _OF_PATIENTS = ("patient", "case", "subject", "participant", "donor", "submitter", "individual")
 
@@ -66,7 +67,8 @@ class Table:
     @property
     def header_shown(self) -> str:
         """The names of the columns as messages have them."""
-        return clipped(listed(self.header, most=_SHOWN_COLUMNS), _SHOWN_CHARACTERS)
+        names = [name or "''" for name in self.header]
+        return clipped(listed(names, most=_SHOWN_COLUMNS), _SHOWN_CHARACTERS)
 
     def column(self, role: Role) -> str | None:
         """Return the column of this role, None where there is none.
@@ -102,7 +104,8 @@ class Table:
         Raises:
             ValueError: several differ in spelling only, or a cell of it is no short text of one line.
         """
-        claims = [column for column in self.columns if _plain(column) == _plain(name)]
+        plain = _plain(name)  # "" of a name of signs, which is nothing's other spelling
+        claims = [c for c in self.columns if c == name or (plain and _plain(c) == plain)]
         if claims.count(name) == 1:
             return self._checked(name)
         if len(claims) > 1:
@@ -150,11 +153,13 @@ def read_table(path: Path, *, named: Collection[str] = ()) -> Table:
         FileNotFoundError: no such file.
         ValueError: no CSV text file, no row, a row of another length than the header.
     """
-    wanted = {_plain(name) for names in (*NAMES.values(), named) for name in names}
+    wanted = {_plain(name) for names in (*NAMES.values(), named) for name in names} - {""}
     rows = records(path)
     _, first = next(rows, (1, []))
+    if len(first) > _MOST_COLUMNS:
+        raise ValueError(f"{path} must have at most {_MOST_COLUMNS} columns, got {len(first)}")
     header = tuple(" ".join(as_read(name.strip()).split()) for name in first)
-    kept = [i for i, name in enumerate(header) if i == 0 or _plain(name) in wanted]
+    kept = [i for i, name in enumerate(header) if i == 0 or name in named or _plain(name) in wanted]
     columns = tuple(header[i] for i in kept)
     read: list[Mapping[str, str]] = []
     line_numbers = []

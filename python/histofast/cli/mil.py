@@ -298,7 +298,7 @@ def _model_options(texts: Sequence[str]) -> dict[str, Any]:
             raise ValueError(f"--model-option must be NAME=VALUE, got {text!r}")
         try:
             asked[name] = json.loads(value)
-        except ValueError:
+        except (ValueError, RecursionError):
             asked[name] = value
     return asked
 
