@@ -212,3 +212,11 @@ def test_bars_keep_their_colours_and_names_have_none(evil_slides, tmp_path):
     assert "s\\u001b[2J\\u001b]0;x\\u0007[red]\\u202efit." in said
     for raw in ("\x1b[2J", "\x1b]0", "\x07", "\u202e", "\u2066", "\x9b", "\x7f"):
         assert raw not in said
+
+
+def test_a_stream_that_is_closed_before_its_end_is_no_error():
+    """Python 3.13 tells what a destructor raises: it would follow every line of a test."""
+    stream = io.StringIO()
+    escaped = commands.output.Escaped(stream)
+    stream.close()
+    escaped.close()

@@ -43,6 +43,9 @@ class Escaped(io.TextIOBase):
         """Flush the stream."""
         self.stream.flush()
 
+    def close(self) -> None:
+        """Do nothing: Python 3.13 closes this at its end, and the stream is somebody else's."""
+
     def fileno(self) -> int:
         """Return the descriptor of the stream."""
         return self.stream.fileno()
