@@ -673,3 +673,17 @@ def test_a_dtype_that_torch_has_not(tmp_path):
     path.write_bytes(len(header).to_bytes(8, "little") + header + bytes(16))
     with pytest.raises(ModelError, match="is not a whole safetensors file"):
         read_weights(path)
+
+
+def test_a_reason_is_not_a_page(tmp_path):
+    """`zipfile` quotes the names that differ, whatever their length."""
+    path = tmp_path / "w.pth"
+    with zipfile.ZipFile(path, "w") as written:
+        written.writestr("w/data.pkl", b"")
+        written.writestr("w/" + "a" * 9999, b"")
+    whole = path.read_bytes()
+    path.write_bytes(whole.replace(b"w/data.pkl", b"v\n" * 5, 1))
+    with pytest.raises(ModelError, match="is not a torch file of plain tensors") as told:
+        read_weights(path)
+    assert "\n" not in str(told.value)
+    assert len(str(told.value)) < 500

@@ -13,12 +13,13 @@ import torch
 from safetensors.torch import load_file
 
 from histofast._files import regular_file
-from histofast._words import listed, one_line
+from histofast._words import clipped, listed, one_line
 from histofast.errors import ModelError
 from histofast.networks.claims import BadClaimsError, HoldsCodeError, check_claims
 
 _DEEPEST = 8  # nested dicts in a checkpoint; a damaged one may contain itself
 _MOST = 1_000_000  # entries of a checkpoint; dicts that share their inner ones never end
+_WIDEST = 200  # characters of a reason; libraries quote what they read
 _ADVICE = ("Weights only load failed", "(1)", "(2)", "Check the documentation")  # torch's
 
 
@@ -79,7 +80,7 @@ def _safetensors_file(path: Path) -> dict[str, torch.Tensor]:
         found: dict[str, torch.Tensor] = load_file(path)
     except Exception as error:  # noqa: BLE001  # of a dtype that torch has not it raises what comes
         raise ModelError(
-            f"{path} is not a whole safetensors file ({one_line(error)}): copy or download it again"
+            f"{path} is not a whole safetensors file ({_shown(error)}): copy or download it again"
         ) from None
     return found
 
@@ -96,7 +97,7 @@ def _torch_file(path: Path) -> Any:
     except HoldsCodeError as error:
         raise _holds_code(path, str(error)) from None
     except BadClaimsError as error:
-        raise _no_torch_file(path, one_line(error)) from None
+        raise _no_torch_file(path, str(error)) from None
     except Exception as error:  # noqa: BLE001  # torch's reader raises whatever damaged bytes lead to
         refused = re.search(r"GLOBAL (\w[\w.]*\w)", str(error))
         if refused is not None:
@@ -115,7 +116,7 @@ def _check_archive(path: Path) -> None:
     except zipfile.BadZipFile:
         raise ModelError(f"{path} is a truncated torch file: copy or download it again") from None
     except Exception as error:  # noqa: BLE001  # it raises whatever a number in the directory leads to
-        raise _no_torch_file(path, one_line(error)) from None
+        raise _no_torch_file(path, str(error)) from None
     if "constants.pkl" in parts:
         raise ModelError(
             f"{path} is a TorchScript archive, which holds code: save the state dict of the "
@@ -132,9 +133,13 @@ def _holds_code(path: Path, name: str) -> ModelError:
 
 def _no_torch_file(path: Path, reason: str) -> ModelError:
     return ModelError(
-        f"{path} is not a torch file of plain tensors ({reason}): save its state dict "
+        f"{path} is not a torch file of plain tensors ({_shown(reason)}): save its state dict "
         "as safetensors where you trust it"
     )
+
+
+def _shown(reason: object) -> str:
+    return clipped(one_line(reason), _WIDEST)
 
 
 def _reason(error: Exception) -> str:
