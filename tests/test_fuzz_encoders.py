@@ -11,6 +11,7 @@ import foreign_models
 import fuzzing
 from histofast import graphs
 from histofast.encoders import load_all, read_specs
+from histofast.errors import ModelError
 from tiny_encoder import write_encoder
 
 pytestmark = pytest.mark.slow
@@ -29,6 +30,23 @@ def read(path: Path) -> None:
 def read_foreign(path: Path) -> None:
     out = path.with_suffix(".out.onnx")
     graphs.wrap(path, out=out, patch_px=16, **CHANNELS, overwrite=True)
+
+
+def make_others(path: Path) -> None:
+    """What is made of encoders, but for its speed and precision."""
+    out = path.with_suffix(".out.onnx")
+    refusals = []
+    for make in (
+        lambda: graphs.truncate(path, at="layer1", out=out, overwrite=True),
+        lambda: graphs.cuts(path),
+        lambda: graphs.flops(path, patch_px=16),
+    ):
+        try:
+            make()
+        except ModelError as error:
+            refusals.append(error)
+    if refusals:
+        raise max(refusals, key=lambda error: len(str(error)))
 
 
 @pytest.fixture
@@ -50,4 +68,12 @@ def test_encoders(tmp_path, folder):
 def test_onnx_files_of_others(tmp_path, folder):
     path = foreign_models.residual(tmp_path / "plain.onnx")
     strays = fuzzing.attack(read_foreign, [path], folder, mutants=fuzzing.MUTANTS // 4)
+    assert not strays, fuzzing.told(strays)
+
+
+def test_what_is_made_of_encoders(tmp_path, folder):
+    path = foreign_models.residual(tmp_path / "plain.onnx")
+    graphs.wrap(path, out=tmp_path / "wrapped.onnx", patch_px=16, **CHANNELS)
+    wrapped = [tmp_path / "wrapped.onnx"]
+    strays = fuzzing.attack(make_others, wrapped, folder, mutants=fuzzing.MUTANTS // 4)
     assert not strays, fuzzing.told(strays)

@@ -22,6 +22,10 @@ def read(path: Path) -> None:
     networks.create("squeezenet1.1", weights=path, layer=LAYER)
 
 
+def read_encoder(path: Path) -> None:
+    networks.restore(path)
+
+
 def state():
     return networks.create("squeezenet1.1", layer=LAYER).state_dict()
 
@@ -52,4 +56,11 @@ def test_safetensors(tmp_path, folder):
     path = tmp_path / "w.safetensors"
     safetensors.save_file(state(), path)
     strays = fuzzing.attack(read, [path], folder)
+    assert not strays, fuzzing.told(strays)
+
+
+def test_encoders_back_into_networks(tmp_path, folder):
+    path = tmp_path / "network.onnx"
+    networks.export(networks.create("squeezenet1.1", layer=LAYER), path)
+    strays = fuzzing.attack(read_encoder, [path], folder, mutants=fuzzing.MUTANTS // 4)
     assert not strays, fuzzing.told(strays)

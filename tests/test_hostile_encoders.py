@@ -256,6 +256,8 @@ def test_what_is_no_file(tmp_path):
         for read in (encoders.read_spec, lambda p: encoders.load(str(p), device="cpu")):
             with pytest.raises(ModelError, match=f"encoder file .* must be a file, got {got}"):
                 read(path)
+        with pytest.raises(ModelError, match=f"file .* must be a file, got {got}"):
+            encoders.sha256_of(path)
         with pytest.raises(ModelError, match=f"ONNX file .* must be a file, got {got}"):
             graphs.wrap(path, out=tmp_path / "out.onnx", patch_px=16, **CHANNELS)
 

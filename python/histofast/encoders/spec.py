@@ -17,6 +17,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
+from histofast._files import regular_file
 from histofast._numbers import mpp_number, whole_number
 from histofast._words import clipped, one_line
 from histofast.errors import ModelError
@@ -237,6 +238,11 @@ class EncoderSpec(EncoderMetadata):
 
 
 def sha256_of(path: str | os.PathLike[str]) -> str:
-    """Return the SHA-256 of a file as 64 hexadecimal digits."""
-    with Path(path).open("rb") as file:
+    """Return the SHA-256 of a file as 64 hexadecimal digits.
+
+    Raises:
+        FileNotFoundError: nothing is there.
+        ModelError: it is no file.
+    """
+    with regular_file(Path(path), kind="file", error=ModelError).open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
