@@ -14,6 +14,7 @@ import pytest
 import fuzzing
 from fake_slides import FakeSlide
 from histofast.encoders import read_registry
+from histofast.explain import read_values
 from histofast.learning import read_labels
 from histofast.patches import (
     MaskFile,
@@ -57,6 +58,12 @@ def read_list(path: Path) -> None:
             job.open(mpp=job.mpp)
 
 
+def read_map(path: Path) -> None:
+    found = read_values(path)
+    assert found.coords_l0.shape == (len(found.values), 2)
+    assert np.isfinite(found.values).all()
+
+
 def survey(path: Path) -> Tissue:
     slide = FakeSlide(np.zeros((64, 96, 3), np.uint8), tile=(96, 64), mpp=8.0)
     with ThreadPoolExecutor(1) as pool:
@@ -81,6 +88,9 @@ PATCHES = "file,slide,patient,label,x,y,split\n" + "".join(
 LIST = "wsi,mpp,mask,patient\n" + "".join(
     f"{name}.svs,{0.25 + i / 100},{name}.png,{'=p' if i else ''}\n" for i, name in enumerate(SLIDES)
 )
+
+
+MAP = "x,y,'=share\n" + "".join(f"{256 * i},-{i}.0,{i / 16:g}e-3\n" for i in range(16))
 
 
 def spellings(text: str) -> list[bytes]:
@@ -110,6 +120,7 @@ def attacked(
         (read_values_of_slides, LABELS),
         (read_patches, PATCHES),
         (read_list, LIST),
+        (read_map, MAP),
     ],
 )
 def test_tables(read, text, tmp_path):
