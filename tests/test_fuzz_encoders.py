@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import math
+import random
+import tempfile
+from functools import cache
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
+from onnx import helper
 
 import foreign_models
 import fuzzing
@@ -49,6 +55,73 @@ def make_others(path: Path) -> None:
         raise max(refusals, key=lambda error: len(str(error)))
 
 
+# --- Graphs that are well written and wrong --------------------------------------------------
+
+NUMBERS = [0, 1, -1, 3, 255, 65536, 2**31 - 1, 2**62, 2**63 - 1, -(2**63)]
+OPERATIONS = ["Add", "AveragePool", "Cast", "Concat", "Conv", "ConvTranspose", "DepthToSpace"]
+OPERATIONS += [
+    "Einsum",
+    "Expand",
+    "Gather",
+    "Gemm",
+    "GridSample",
+    "LSTM",
+    "MatMul",
+    "OneHot",
+    "Pad",
+]
+OPERATIONS += ["QLinearConv", "ReduceMean", "Reshape", "Resize", "Slice", "Split", "TopK", "Where"]
+VALUES = [0, [1, 2, 3], [2**62] * 4, [-1, -1], 1.5, "SAME_UPPER", "ij,jk->ik"]
+ATTRIBUTES = ["axis", "axes", "blocksize", "dilations", "equation", "group", "kernel_shape", "pads"]
+ATTRIBUTES += ["auto_pad", "ceil_mode", "keepdims", "num_outputs", "perm", "strides", "to"]
+
+
+@cache
+def whole_encoder() -> bytes:
+    with tempfile.TemporaryDirectory() as folder:
+        plain, out = Path(folder, "plain.onnx"), Path(folder, "out.onnx")
+        graphs.wrap(foreign_models.residual(plain), out=out, patch_px=16, **CHANNELS)
+        return out.read_bytes()
+
+
+def rearranged(number: int) -> bytes:
+    """Return the encoder with its graph changed: what bytes are changed to is seldom a graph."""
+    draw = random.Random(number)
+    model = onnx.load_model_from_string(whole_encoder())
+    nodes, constants = model.graph.node, model.graph.initializer
+    tensors = ["", "pixels", *(c.name for c in constants), *(o for n in nodes for o in n.output)]
+    for _ in range(draw.choice([1, 1, 2, 3])):
+        node = draw.choice(nodes)
+        kind = draw.choice(["operation", "input", "output", "attribute", "number", "dims", "type"])
+        if kind == "operation":
+            node.op_type = draw.choice(OPERATIONS)
+        elif kind == "input":
+            node.input[draw.randrange(len(node.input))] = draw.choice(tensors)
+        elif kind == "output":
+            node.output[0] = draw.choice(tensors)
+        elif kind == "attribute":
+            value = helper.make_attribute(draw.choice(ATTRIBUTES), draw.choice(VALUES))
+            node.attribute.append(value)
+        elif kind == "number":
+            for attribute in node.attribute:
+                attribute.i = draw.choice(NUMBERS)
+                if attribute.ints:
+                    attribute.ints[draw.randrange(len(attribute.ints))] = draw.choice(NUMBERS)
+        elif kind == "dims":
+            dims = draw.choice(constants).dims
+            dims[:] = draw.choice([[math.prod(dims)], [1, math.prod(dims)], [*dims, 1, 1], dims])
+        else:
+            draw.choice(constants).data_type = draw.randrange(27)
+    return bytes(model.SerializeToString())
+
+
+def read_rearranged(path: Path) -> None:
+    """Read not the mutant of that number but the graph of that number; the original as it is."""
+    if path.stem.isdigit():
+        path.write_bytes(rearranged(int(path.stem)))
+    read(path)
+
+
 @pytest.fixture
 def folder(tmp_path) -> Path:
     (tmp_path / "attacked").mkdir()
@@ -76,4 +149,12 @@ def test_what_is_made_of_encoders(tmp_path, folder):
     graphs.wrap(path, out=tmp_path / "wrapped.onnx", patch_px=16, **CHANNELS)
     wrapped = [tmp_path / "wrapped.onnx"]
     strays = fuzzing.attack(make_others, wrapped, folder, mutants=fuzzing.MUTANTS // 4)
+    assert not strays, fuzzing.told(strays)
+
+
+def test_graphs_that_are_well_written_and_wrong(tmp_path, folder):
+    """Neither ONNX Runtime's loading nor its kernels end the process."""
+    path = tmp_path / "wrapped.onnx"
+    path.write_bytes(whole_encoder())
+    strays = fuzzing.attack(read_rearranged, [path], folder)
     assert not strays, fuzzing.told(strays)
