@@ -198,7 +198,7 @@ def test_mistakes_are_answered_in_one_line(cli, tmp_path, monkeypatch, arguments
 @pytest.mark.parametrize(
     ("option", "value", "message"),
     [
-        ("--mpp", "nan", "--mpp must be a finite number, got 'nan'"),
+        ("--mpp", "nan", "--mpp must be within 0.05..20 um per pixel, got nan"),
         ("--mpp", "0", "--mpp must be within 0.05..20 um per pixel, got 0"),
         ("--mpp", "-1", "--mpp must be within 0.05..20 um per pixel, got -1"),
         ("--mpp-override", "inf", "--mpp-override must be within 0.05..20 um per pixel, got inf"),
