@@ -37,6 +37,25 @@ def data() -> Path:
     return folder
 
 
+@pytest.fixture(scope="module")
+def encoder(tmp_path_factory):
+    """A real encoder file that costs nothing."""
+    from tiny_encoder import write_encoder
+
+    return write_encoder(tmp_path_factory.mktemp("encoder") / "tiny.onnx")
+
+
+@pytest.fixture(scope="module")
+def slides(tmp_path_factory):
+    """A folder of three small slides: s0.tif, s1.tif, s2.tif."""
+    from small_slides import write_slide
+
+    folder = tmp_path_factory.mktemp("slides")
+    for i in range(3):
+        write_slide(folder / f"s{i}.tif", seed=i)
+    return folder
+
+
 @pytest.fixture
 def one_thread():
     """One thread of torch: more cost more than they bring on small bags and pictures."""

@@ -44,19 +44,6 @@ COMMANDS = [
 PROGRAM = [sys.executable, "-c", "from histofast.cli import main; main()"]
 
 
-@pytest.fixture(scope="module")
-def encoder(tmp_path_factory):
-    return write_encoder(tmp_path_factory.mktemp("encoder") / "tiny.onnx")
-
-
-@pytest.fixture(scope="module")
-def slides(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("slides")
-    for i in range(3):
-        write_slide(folder / f"s{i}.tif", seed=i)
-    return folder
-
-
 @pytest.fixture
 def extract(cli, encoder, tmp_path):
     """`histofast extract` with the tiny encoder into `tmp_path / "f"`."""

@@ -43,14 +43,6 @@ def joined(whole):
     return out
 
 
-@pytest.fixture(scope="module")
-def slides(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("slides")
-    for i in range(3):
-        write_slide(folder / f"s{i}.tif", seed=i)
-    return folder
-
-
 @pytest.fixture
 def pixels(rng):
     return rng.integers(0, 256, (9, SIDE, SIDE, 3), dtype=np.uint8)

@@ -12,21 +12,8 @@ import histofast
 from histofast.errors import FeatureError
 from histofast.patches import TissueOptions
 from histofast.slides import write_png
-from small_slides import content, run, write_slide
+from small_slides import content, run
 from tiny_encoder import write_encoder
-
-
-@pytest.fixture(scope="module")
-def encoder(tmp_path_factory):
-    return write_encoder(tmp_path_factory.mktemp("encoder") / "tiny.onnx")
-
-
-@pytest.fixture(scope="module")
-def slides(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("slides")
-    for i in range(3):
-        write_slide(folder / f"s{i}.tif", seed=i)
-    return folder
 
 
 def everything(folder):

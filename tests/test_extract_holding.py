@@ -13,21 +13,7 @@ from pathlib import Path
 import pytest
 
 from histofast._files import Lock
-from small_slides import content, no_leftovers, run, write_slide
-from tiny_encoder import write_encoder
-
-
-@pytest.fixture(scope="module")
-def encoder(tmp_path_factory):
-    return write_encoder(tmp_path_factory.mktemp("encoder") / "tiny.onnx")
-
-
-@pytest.fixture(scope="module")
-def slides(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("slides")
-    for i in range(3):
-        write_slide(folder / f"s{i}.tif", seed=i)
-    return folder
+from small_slides import content, no_leftovers, run
 
 
 @pytest.fixture

@@ -43,11 +43,6 @@ main()
 
 
 @pytest.fixture(scope="module")
-def encoder(tmp_path_factory):
-    return write_encoder(tmp_path_factory.mktemp("encoder") / "tiny.onnx")
-
-
-@pytest.fixture(scope="module")
 def slides(tmp_path_factory):
     folder = tmp_path_factory.mktemp("slides")
     for i in range(5):

@@ -26,20 +26,6 @@ from slide_files import overwrite, picture, tile_extent, write_tiff
 from small_slides import content, no_leftovers, run, write_slide
 from tiny_encoder import write_encoder
 
-
-@pytest.fixture(scope="module")
-def encoder(tmp_path_factory):
-    return write_encoder(tmp_path_factory.mktemp("encoder") / "tiny.onnx")
-
-
-@pytest.fixture(scope="module")
-def slides(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("slides")
-    for i in range(3):
-        write_slide(folder / f"s{i}.tif", seed=i)
-    return folder
-
-
 # --- what comes out -------------------------------------------------------------------------------
 
 

@@ -15,12 +15,6 @@ from histofast.patches import PatchBag, PatchReader
 from histofast.slides import tiff, write_png
 from slide_files import picture
 from small_slides import write_slide
-from tiny_encoder import write_encoder
-
-
-@pytest.fixture(scope="module")
-def encoder(tmp_path_factory):
-    return write_encoder(tmp_path_factory.mktemp("encoder") / "tiny.onnx")
 
 
 @pytest.fixture(scope="module")

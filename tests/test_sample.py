@@ -11,15 +11,6 @@ from histofast.errors import SlideError
 from histofast.patches import PatchSample, sample_patches
 from histofast.slides import read_image, write_png
 from slide_files import picture
-from small_slides import write_slide
-
-
-@pytest.fixture(scope="module")
-def slides(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("slides")
-    for i in range(3):
-        write_slide(folder / f"s{i}.tif", seed=i)
-    return folder
 
 
 @pytest.fixture(scope="module")
