@@ -18,9 +18,12 @@ from histofast.cli import main
 
 ROOT = Path(__file__).resolve().parent.parent
 
-# A job in the background of a shell is born deaf to Ctrl-C, and so would be all that tests interrupt.
+# A job in the background of a shell is born deaf to Ctrl-C, one under nohup to the end of its
+# terminal, and so would be all that tests interrupt.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
+if hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 
 @pytest.fixture

@@ -7,6 +7,7 @@ import signal
 
 import pytest
 
+from extras import need
 from small_slides import write_slide
 from tiny_encoder import write_encoder
 
@@ -52,6 +53,8 @@ COMMANDS = [
     ("models", "truncate", "X.onnx", "--at", "a", "--out", "w.onnx"),
     ("models", "export", "resnet18", "--weights", "X.pth", "--out", "w.onnx"),
 ]
+# Commands that say first what is not installed.
+WITH_EXTRAS = ("train", "heatmap", "similarity", "study", "export")
 # What may be a folder as well.
 FOLDERS_TOO = ("X.svs", "X.h5", "X.png", "X.geojson")
 
@@ -98,6 +101,8 @@ def test_what_is_no_file(cli, command, kind, stage, tmp_path, monkeypatch, at_on
     (name,) = (part for word in command for part in word.split("=") if part.startswith("X."))
     if kind == "folder" and name in FOLDERS_TOO:
         return
+    if any(word in WITH_EXTRAS for word in command[:2]):
+        need("torch", "matplotlib")
     put(kind, tmp_path / name)
     answer = cli(*command)
     said = "\n".join([*answer.err, answer.out])

@@ -14,7 +14,7 @@ import histofast
 from extras import need
 from histofast import encoders, features, graphs
 from histofast.encoders import spec as spec_module
-from histofast.errors import ModelError
+from histofast.errors import FeatureError, ModelError
 from histofast.graphs import joining, set_metadata
 from slide_files import overwrite, tile_extent
 from small_slides import content, run, write_slide
@@ -314,15 +314,17 @@ def test_files_of_another_making_are_in_the_way(slides, whole, joined, tmp_path)
     before = content(tmp_path / "f")
     other = tmp_path / "other.onnx"
     graphs.join_cuts(whole, at=["relu", "conv1"], out=other, name="net")
-    (slide,) = run(slides / "s0.tif", tmp_path / "f", other).slides
-    assert slide.status == "failed"
-    assert "was made by something else (encoder.sha256: " in slide.error
+    with pytest.raises(FeatureError, match=r"is for features made with encoder\.sha256 "):
+        run(slides / "s0.tif", tmp_path / "f", other)
     assert content(tmp_path / "f") == before
     # One cut by itself under the name that it has in the file of cuts is something else too.
     alone = tmp_path / "alone.onnx"
     graphs.truncate(whole, at="relu", out=alone, name="net-relu")
-    (slide,) = run(slides / "s0.tif", tmp_path / "f", alone).slides
-    assert 'encoder.layer: "relu", not null' in slide.error
+    with pytest.raises(
+        FeatureError, match=r"features_net-relu is for features made with encoder\.sha256 "
+    ):
+        run(slides / "s0.tif", tmp_path / "f", alone)
+    assert content(tmp_path / "f") == before
     (slide,) = run(slides / "s0.tif", tmp_path / "f", other, overwrite=True).slides
     assert slide.status == "done"
     after = content(tmp_path / "f")
