@@ -97,6 +97,24 @@ def test_a_run_shows_that_it_lives(slides, encoder, tmp_path, whole):
     assert len(times) > 3
 
 
+@pytest.mark.usefixtures("soon")
+def test_a_run_shows_that_it_lives_until_its_last_slide_is_written(
+    slides, encoder, tmp_path, whole
+):
+    path = whole[1].with_name("s2.h5")
+    times = set()
+
+    def look(progress):
+        is_last_batch = progress.slide_patches_done == progress.slide_patches > 0
+        if progress.name == "s2" and is_last_batch:  # nothing is left to be supplied
+            for _ in range(8):
+                time.sleep(0.06)
+                times.add(Lock(path).path.stat().st_mtime_ns)
+
+    run(slides, tmp_path / "f", encoder, on_progress=look)
+    assert len(times) > 3
+
+
 SCRIPT = """
 import sys, time
 from histofast.cli import main

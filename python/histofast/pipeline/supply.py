@@ -101,15 +101,17 @@ class Supply:
         self._thread = threading.Thread(target=self._run, name="histofast-supply", daemon=True)
 
     def __enter__(self) -> Self:
+        self._holding.__enter__()
         self._thread.start()
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, *exc: object) -> None:
         self._is_stopped = True
         while self._thread.is_alive() or not self._queue.empty():
             with suppress(queue.Empty):
                 _discard(self._queue.get(timeout=0.05))
         self._thread.join()
+        self._holding.__exit__(*exc)  # not before: the last slides are encoded without the thread
 
     def wake(self) -> None:
         """Have the thread that reads the events look whether it is to stop; from anywhere."""
@@ -144,10 +146,7 @@ class Supply:
         raise _Stopped
 
     def _run(self) -> None:
-        with (
-            self._holding,
-            ThreadPoolExecutor(1, thread_name_prefix="histofast-prepare") as ahead,
-        ):
+        with ThreadPoolExecutor(1, thread_name_prefix="histofast-prepare") as ahead:
             upcoming = ahead.submit(self._prepare)
             try:
                 while (slide := upcoming.result()) is not None:
