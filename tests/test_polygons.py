@@ -185,6 +185,14 @@ def test_encodings_of_json(survey, encoding):
     assert survey(GOOD.encode(encoding)).mask.sum() == 1600
 
 
+def test_measurements_may_be_no_number(survey):
+    # QuPath writes them as Java has them.
+    measured = '"properties": {"measurements": {"Circularity": NaN, "Ratio": -Infinity}}'
+    content = GOOD.replace('"type": "Feature",', f'"type": "Feature", {measured},')
+    assert "NaN" in content
+    assert survey(content).mask.sum() == 1600
+
+
 FILES = {
     "not UTF-8": (GOOD.replace("Feature", "F\xe9").encode("latin-1"), "must be GeoJSON: "),
     "empty": ("", "must be GeoJSON: Expecting value: line 1 column 1"),
@@ -193,7 +201,7 @@ FILES = {
     "objects": ('{"a":' * 200_000, "must be GeoJSON, got lists nested too deeply"),
     "list": ("[1]", "must be a GeoJSON object, got a list"),
     "value": ("null", "must be a GeoJSON object, got one value"),
-    "NaN": (GOOD.replace("10", "NaN", 1), "must be GeoJSON: numbers must be finite, got NaN"),
+    "NaN": (GOOD.replace("10", "NaN", 1), "feature 1 must hold rings of three or more finite"),
     "digits": (
         GOOD.replace("10", "1" * 9999, 1),
         "feature 1 must hold rings of three or more finite",

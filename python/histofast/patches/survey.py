@@ -149,7 +149,6 @@ class MaskFile:
                 self._content,
                 object_pairs_hook=_object,
                 parse_int=float,
-                parse_constant=_refuse_constant,
             )
         except RecursionError:
             raise SlideError(f"{self.path} must be GeoJSON, got lists nested too deeply") from None
@@ -169,7 +168,3 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         if twice := [key for key in _SAID_ONCE if keys.count(key) > 1]:
             raise ValueError(f"an object must have its {twice[0]} once, got it twice")
     return found
-
-
-def _refuse_constant(text: str) -> float:
-    raise ValueError(f"numbers must be finite, got {text}")
