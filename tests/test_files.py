@@ -248,7 +248,10 @@ def test_a_lock_tells_who_holds_it_and_since_when(tmp_path):
     assert other.holder() is None
     assert other.acquire()
     other.release()
-    assert (tmp_path / ".locks" / "a.h5.lock").read_bytes() == b""
+    assert other.path == tmp_path / ".locks" / "a.h5.lock"
+    assert other.path.read_bytes() == b""
+    (tmp_path / "plain").touch()  # neither a program nor closed to a group that works together
+    assert other.path.stat().st_mode == (tmp_path / "plain").stat().st_mode
 
 
 @pytest.mark.parametrize(

@@ -534,6 +534,18 @@ def test_pipes_among_the_parts_of_a_slide_are_not_waited_for(name, tmp_path):
             open_slide(path, mpp=0.5, door=door)
 
 
+def test_plain_files_beside_an_instance_are_not_looked_at_one_by_one(tmp_path, monkeypatch):
+    looked_at = []
+    stat = Path.stat
+    monkeypatch.setattr(Path, "stat", lambda p, **o: looked_at.append(p.name) or stat(p, **o))
+    for name in ("a.dcm", "b.dcm", "c.dcm"):
+        write(tmp_path / name, b"no DICOM")
+    with pytest.raises(SlideError, match="no slide format"):
+        open_slide(tmp_path / "a.dcm", mpp=0.5)
+    assert "a.dcm" in looked_at
+    assert not {"b.dcm", "c.dcm"} & set(looked_at)
+
+
 # --- GDAL's files, and pictures in pieces -------------------------------------------------------
 
 

@@ -171,7 +171,8 @@ class Lock:
 
 def open_plain(path: str, flags: int) -> int:
     """Open a file that is no link, without waiting where it is a pipe."""
-    return os.open(path, flags | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0))
+    flags |= getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)
+    return os.open(path, flags, 0o666)  # as `open` makes files: none is a program
 
 
 def _open_lock_file(path: str, flags: int) -> int:

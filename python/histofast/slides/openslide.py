@@ -9,6 +9,7 @@ corner of that part: subtract it from coordinates that go there.
 from __future__ import annotations
 
 import contextlib
+import os
 import threading
 from pathlib import Path
 
@@ -172,7 +173,12 @@ def _refuse_pipes(path: Path) -> None:
     folder = path.with_suffix("") if path.suffix.lower() == ".mrxs" else path.parent
     if path.suffix.lower() in _SEVERAL_FILES and folder.is_dir():
         try:
-            among = list(folder.iterdir())
+            with os.scandir(folder) as entries:  # of thousands of instances: none is looked at
+                among = [
+                    folder / entry.name
+                    for entry in entries
+                    if not entry.is_file(follow_symlinks=False)
+                ]
         except OSError as error:
             raise SlideError(f"{folder} cannot be listed: {error.strerror or error}") from error
         for other in among:
