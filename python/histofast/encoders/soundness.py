@@ -24,14 +24,8 @@ _NODE, _GRAPH_NAME, _INITIALIZER, _VALUES, _SPARSE = 1, 2, 5, (11, 12, 13), 15  
 _TENSORS_OF, _OP_TYPE, _ATTRIBUTE, _DOMAIN, _NOTES = (1, 2, 3), 4, 5, 7, 9  # of a node
 _ATTRIBUTE_NAME, _TENSOR_NAME, _VALUE_NAME = 1, 8, 1
 _ENTRY = (1, 2)  # key and value of an entry, domain of a set of operations
-_A_TENSOR, _A_GRAPH, _TENSORS, _GRAPHS, _A_SPARSE, _SPARSES = (
-    5,
-    6,
-    10,
-    11,
-    22,
-    23,
-)  # of an attribute
+_A_TENSOR, _A_GRAPH, _TENSORS, _GRAPHS = 5, 6, 10, 11  # of an attribute
+_A_SPARSE, _SPARSES = 22, 23
 _FUNCTION_NAME, _FUNCTION_NODE, _FUNCTION_DOMAIN = 1, 7, 10
 _DIMS, _DTYPE, _RAW, _EXTERNAL, _LOCATION = 1, 2, 9, 13, 14  # of a tensor
 _NUMBERS = {4: 4, 5: 1, 6: 1, 7: 1, 10: 8, 11: 1}  # its typed values: least bytes of one
@@ -40,9 +34,7 @@ _BITS = {1: 32, 2: 8, 3: 8, 4: 16, 5: 16, 6: 32, 7: 64, 8: 8, 9: 8, 10: 16, 11: 
 _BITS |= {13: 64, 14: 64, 15: 128, 16: 16, 17: 8, 18: 8, 19: 8, 20: 8, 21: 4, 22: 4, 23: 4}
 _BITS |= {24: 8, 25: 2, 26: 2}
 _STRING, _PACKED = 8, 4  # the type of texts; at most so many numbers share one typed value
-_ENGINE = (
-    "EPContext"  # the operation that runs what a vendor's compiler has left, here or in a file
-)
+_ENGINE = "EPContext"  # runs what a vendor's compiler has left, here or in a file
 
 
 class UnsoundError(Exception):
