@@ -604,6 +604,10 @@ def a_page_of_a_name(path, _):
     torch.save({"conv1.weight": torch.ones(1), "a\nb" * 9999: torch.ones(2)}, path)
 
 
+def of_a_newer_pickle(path, _):
+    torch.save({"conv1.weight": torch.ones(3)}, path, pickle_protocol=4)
+
+
 def sparse(path, _):
     torch.save({"conv1.weight": torch.ones(3, 3).to_sparse()}, path)
 
@@ -614,6 +618,7 @@ def sparse(path, _):
         (a_strange_version, r"is not a torch file of plain tensors \(zip file version 11\.6\)"),
         (more_than_its_record, r"\(storage 0 of 8589934588 bytes, 12 are there\)"),
         (less_than_nothing, r"\(a storage of -1 x torch\.FloatStorage\)"),
+        (of_a_newer_pickle, r"\(Unsupported operand \d+\): save its state dict as safetensors"),
         (compressed, r"\(compressed records, which torch does not write\)"),
         (a_room_for_nothing, r"\(builtins\.bytearray of a size and no content\)"),
         (deep, r"\(tuples within tuples, over 100 deep\)"),

@@ -223,6 +223,47 @@ def test_weights_in_other_files_are_taken_in(tmp_path, patches, files):
         assert encoder.encode(patches).shape == (9, 5)
 
 
+def test_files_and_weights_that_are_links_into_one_folder(tmp_path, patches):
+    blobs, snapshot = tmp_path / "blobs", tmp_path / "snapshots" / "1f" / "onnx"
+    blobs.mkdir()
+    snapshot.mkdir(parents=True)
+    outside = {"save_as_external_data": True, "location": "model.onnx_data", "size_threshold": 0}
+    made = foreign_models.residual(blobs / "9c", batch=1, sides=(32, 32), **outside)
+    (blobs / "model.onnx_data").rename(blobs / "04")
+    for name, blob in (("model.onnx", "9c"), ("model.onnx_data", "04")):
+        (snapshot / name).symlink_to(f"../../../blobs/{blob}")
+    spec = graphs.wrap(snapshot / "model.onnx", out=tmp_path / "out.onnx", **CHANNELS)
+    together = made.read_bytes() + (blobs / "04").read_bytes()
+    assert spec.made_from == hashlib.sha256(together).hexdigest()
+    plain = tmp_path / "plain"
+    plain.mkdir()
+    for name in ("model.onnx", "model.onnx_data"):
+        (plain / name).write_bytes((snapshot / name).read_bytes())
+    assert_equal(plain / "model.onnx", tmp_path / "out.onnx", patches)
+
+
+def test_functions_are_put_in(tmp_path, patches):
+    helper = onnx.helper
+    opsets = [helper.make_opsetid("", 17)]
+    pooled = [
+        helper.make_node("Abs", ["a"], ["size"]),
+        helper.make_node("GlobalAveragePool", ["size"], ["mean"]),
+        helper.make_node("Flatten", ["mean"], ["b"]),
+    ]
+    shapes = {"x": ["n", 3, 32, 32], "y": ["n", 3]}
+    x, y = (helper.make_tensor_value_info(k, onnx.TensorProto.FLOAT, v) for k, v in shapes.items())
+    model = helper.make_model(
+        helper.make_graph([helper.make_node("Size", ["x"], ["y"], domain="own")], "g", [x], [y]),
+        functions=[helper.make_function("own", "Size", ["a"], ["b"], pooled, opsets)],
+        opset_imports=[*opsets, helper.make_opsetid("own", 1)],
+        ir_version=8,
+    )
+    path = tmp_path / "functions.onnx"
+    onnx.save(model, path)
+    graphs.wrap(path, out=tmp_path / "out.onnx", **CHANNELS)
+    assert_equal(path, tmp_path / "out.onnx", patches)
+
+
 def test_metadata_is_complete(tmp_path):
     path = foreign_models.residual(tmp_path / "my net.onnx", sides=(32, 32))
     plain = graphs.wrap(path, out=tmp_path / "plain.onnx", **CHANNELS)

@@ -8,12 +8,12 @@ from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import onnx
 from google.protobuf.message import DecodeError
 from numpy.typing import NDArray
-from onnx import numpy_helper
+from onnx import inliner, numpy_helper
 
 from histofast._files import regular_file
 from histofast._words import clipped, one_line
@@ -54,7 +54,9 @@ def read_onnx(path: Path) -> OnnxFile:
         raise _too_big(path, size_bytes)
     model = model_of(path.read_bytes(), where=str(path), external=True)
     outside = [t for t in _tensors(model.graph) if t.data_location == onnx.TensorProto.EXTERNAL]
-    files = _data_files(path, outside)
+    places = _places(path, outside)
+    by_location = sorted(places, key=lambda place: place.location)
+    files = dict.fromkeys(place.file for place in by_location)
     size_bytes += sum(file.stat().st_size for file in files)
     if size_bytes > MAX_BYTES:
         raise _too_big(path, size_bytes)
@@ -63,12 +65,8 @@ def read_onnx(path: Path) -> OnnxFile:
         with file.open("rb") as stream:
             while chunk := stream.read(1 << 20):
                 digest.update(chunk)
-    for tensor in outside:
-        try:
-            onnx.external_data_helper.load_external_data_for_tensor(tensor, str(path.parent))
-        except (ValueError, onnx.checker.ValidationError) as error:
-            line = str(error).splitlines()[0]
-            raise ModelError(f"{path}: weights of tensor {tensor.name!r}: {line}") from None
+    for tensor, place in zip(outside, places, strict=True):
+        tensor.raw_data = place.read()
         tensor.data_location = onnx.TensorProto.DEFAULT
         del tensor.external_data[:]
     if model.functions:
@@ -121,20 +119,34 @@ def read_constants(path: Path) -> dict[str, NDArray[Any]]:
     }
 
 
-def _data_files(path: Path, tensors: Sequence[onnx.TensorProto]) -> list[Path]:
-    """Return the files that weights lie in, having checked that all of them are there.
+class _Place(NamedTuple):
+    """Where the numbers of a tensor lie: so many bytes from there in a file of that name."""
+
+    location: str
+    file: Path
+    offset: int
+    length: int
+
+    def read(self) -> bytes:
+        with self.file.open("rb") as stream:
+            stream.seek(self.offset)
+            return stream.read(self.length)
+
+
+def _places(path: Path, tensors: Sequence[onnx.TensorProto]) -> list[_Place]:
+    """Return where the numbers of tensors lie, having checked that all of them are there.
 
     Raises:
         ModelError: a file is missing, too short or outside the folder, or over 2 GB are read.
     """
-    folder = path.parent.resolve()
     files: dict[str, Path] = {}
+    places = []
     read_bytes = path.stat().st_size
     for tensor in tensors:
         entries = {entry.key: entry.value for entry in tensor.external_data}
         location = entries.get("location", "")
         if location not in files:
-            files[location] = _data_file(path, folder, location)
+            files[location] = _data_file(path, location)
         ends = [entries.get(key, "0") for key in ("offset", "length")]
         if not all(end.isdecimal() and len(end) < _DIGITS for end in ends):
             raise ModelError(f"{path} does not say where its weights lie: export it again")
@@ -142,19 +154,26 @@ def _data_files(path: Path, tensors: Sequence[onnx.TensorProto]) -> list[Path]:
         size_bytes = files[location].stat().st_size
         if offset + length > size_bytes:
             raise ModelError(f"{files[location]} is truncated: copy or export {path.name} again")
-        read_bytes += length or size_bytes - offset
+        length = length or size_bytes - offset
+        read_bytes += length
         if read_bytes > MAX_BYTES:  # tensors may name the same bytes again and again
             raise _too_big(path, read_bytes)
-    return sorted(set(files.values()))
+        places.append(_Place(location, files[location], offset, length))
+    return places
 
 
-def _data_file(path: Path, folder: Path, location: str) -> Path:
+def _data_file(path: Path, location: str) -> Path:
+    # Hugging Face keeps both files as links into one folder.
+    folders = {path.parent.resolve(), path.resolve().parent}
     try:
-        file = (folder / location).resolve()
+        file = (path.parent / location).resolve()
     except (OSError, RuntimeError, ValueError):  # links in a circle, a NUL
-        file = folder
-    if folder not in file.parents:
-        raise ModelError(f"{path} names weights outside its folder: export it again")
+        file = path.parent.resolve()
+    if folders.isdisjoint(file.parents):
+        raise ModelError(
+            f"{path} names weights outside its folder: export it again, or copy both files, not "
+            "links to them, into one folder"
+        )
     try:
         return regular_file(file, kind="weights file", error=ModelError)
     except FileNotFoundError:
@@ -173,7 +192,7 @@ def _too_big(path: Path, size_bytes: int) -> ModelError:
 
 def _with_functions_put_in(model: onnx.ModelProto, path: Path) -> onnx.ModelProto:
     try:
-        return onnx.inliner.inline_local_functions(model)
+        return inliner.inline_local_functions(model)
     except Exception as error:  # noqa: BLE001  # what it raises is documented nowhere
         raise ModelError(
             f"{path} has functions that cannot be put in ({clipped(one_line(error), 200)}): "

@@ -144,11 +144,12 @@ def _shown(reason: object) -> str:
 
 def _reason(error: Exception) -> str:
     """Return the line that matters of the page that torch writes."""
-    lines = [line.strip() for line in str(error).splitlines()]
+    said = str(error).rpartition("WeightsUnpickler error:")[2]
+    lines = [line.strip() for line in said.splitlines()]
     told = [line for line in lines if line and not line.startswith(_ADVICE)]
     # A byte that no pickle begins with is told by its number only.
     first = told[0] if told and not told[0].isdigit() else "no pickle, or damaged"
-    return first.removeprefix("WeightsUnpickler error: ").partition(". ")[0]
+    return first.partition(". ")[0]
 
 
 def _entries(value: Any, prefix: str, depth: int) -> Iterator[tuple[str, Any]]:
