@@ -408,8 +408,16 @@ class TestBadLabels:
         ("task", "lines", "message"),
         [
             ("classification", ("slide,target", "a,1"), "must have a column label, got slide, tar"),
-            ("survival", ("slide,time", "a,1"), "must have a column event, got slide, time$"),
-            ("survival", ("slide,x", "a,1"), "must have a column time and a column event, got"),
+            (
+                "survival",
+                ("slide,time", "a,1"),
+                "must have a column event, got slide, time: name it so in the header$",
+            ),
+            (
+                "survival",
+                ("slide,x", "a,1"),
+                "must have a column time and a column event, got slide, x: name it so",
+            ),
             ("classification", ("label,x", "a,1"), r"must have a column slide \(or wsi, slide_id"),
             ("classification", ("slide,label",), "must have a header and at least one row"),
             ("classification", ("slide,label", ",1"), r"labels\.csv, line 2: slide is empty"),

@@ -185,6 +185,14 @@ def test_encodings_of_json(survey, encoding):
     assert survey(GOOD.encode(encoding)).mask.sum() == 1600
 
 
+def test_a_list_of_features_is_a_collection(survey):
+    whole = json.loads(GOOD)
+    features = whole.get("features", [whole])
+    assert (survey(json.dumps(features)).mask == survey(GOOD).mask).all()
+    with pytest.raises(SlideError, match="feature 2 must hold polygons only, got Point: export"):
+        survey(json.dumps([*features, {"type": "Point", "coordinates": [1, 2]}]))
+
+
 def test_measurements_may_be_no_number(survey):
     # QuPath writes them as Java has them.
     measured = '"properties": {"measurements": {"Circularity": NaN, "Ratio": -Infinity}}'
@@ -199,7 +207,8 @@ FILES = {
     "cut": (GOOD[:-9], "must be GeoJSON: "),
     "nested": ("[" * 200_000, "must be GeoJSON, got lists nested too deeply"),
     "objects": ('{"a":' * 200_000, "must be GeoJSON, got lists nested too deeply"),
-    "list": ("[1]", "must be a GeoJSON object, got a list"),
+    "list": ("[1]", "must be a GeoJSON object, got a list: export a FeatureCollection"),
+    "nothing": ("[]", "must be a GeoJSON object, got a list"),
     "value": ("null", "must be a GeoJSON object, got one value"),
     "NaN": (GOOD.replace("10", "NaN", 1), "feature 1 must hold rings of three or more finite"),
     "digits": (

@@ -25,6 +25,7 @@ from histofast.learning import (
     read_json,
     read_record,
     run_folder,
+    write_csv,
     write_json,
 )
 
@@ -204,3 +205,9 @@ def test_a_second_process_is_refused(tmp_path):
         other.communicate("\n")
     with folder(tmp_path, record()), Lock(Path(tmp_path) / RUN) as held:
         assert not held
+
+
+def test_a_name_that_is_no_text_spoils_no_table(tmp_path):
+    write_csv(tmp_path / "t.csv", [["slide", "p"], ["caf\udce9", 0.5], ["caf\u00e9", 0.25]])
+    text = (tmp_path / "t.csv").read_text(encoding="utf-8")
+    assert text == "slide,p\ncaf\\udce9,0.5\ncaf\u00e9,0.25\n"

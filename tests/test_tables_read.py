@@ -67,7 +67,7 @@ REFUSED = {
     b"slide,label\na,0\nb\0,1\n": "t.csv, line 3: must be CSV text in UTF-8, got a NUL",
     b"slide,label\na,0\n\nb,1,2\n": "t.csv, line 4: must have 2 cells like the header, got 3",
     b"slide;label\na;0\nb;1;2\n": "t.csv, line 3: must have 2 cells like the header, got 3",
-    b"slide,label\na,0\nb\n": "t.csv, line 3: must have 2 cells like the header, got 1",
+    b"slide,label\na,0\nb\n": "t.csv, line 3: must have 2 cells like the header, got 1: fill the row up",
     b'slide,label\n"a,0\nb,1\n': (
         "t.csv, line 2: must close its quotes, got one that is open at the end of the file"
     ),

@@ -167,7 +167,7 @@ def read_table(path: Path, *, named: Collection[str] = ()) -> Table:
         if len(cells) != len(header):
             raise ValueError(
                 f"{path}, line {line}: must have {len(header)} cells like the header, "
-                f"got {len(cells)}"
+                f"got {len(cells)}: fill the row up with empty cells, or remove what is too many"
             )
         read.append(dict(zip(columns, (as_read(cells[i].strip()) for i in kept), strict=True)))
         line_numbers.append(line)

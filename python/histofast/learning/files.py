@@ -23,9 +23,9 @@ def write_bytes(path: Path, content: bytes) -> None:
 
 
 def write_csv(path: Path, rows: Iterable[Sequence[object]]) -> None:
-    """Write a table; floating point numbers as short as float32 needs."""
+    """Write a table; floats as short as float32 needs, names that are no text escaped."""
     short = ([f"{v:.9g}" if isinstance(v, float) else v for v in row] for row in rows)
-    write_bytes(path, csv_text(short).encode())
+    write_bytes(path, csv_text(short).encode(errors="backslashreplace"))
 
 
 def write_json(path: Path, value: Mapping[str, Any]) -> None:

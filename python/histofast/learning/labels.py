@@ -28,8 +28,8 @@ SPLITS: Mapping[str, str] = {
     "test": "test",
 }
 NAMED = 20  # slides that are left out, in a note
-# Cut off the names in a table. Other endings may be part of a name, as in "case.2".
 _WHOLE = re.compile(r"[+-]?\d{1,300}")  # a class; Python reads no number of some thousand digits
+# Cut off the names in a table. Other endings may be part of a name, as in "case.2".
 _SUFFIXES = SLIDE_SUFFIXES | {".czi", ".h5", ".isyntax", ".pt", ".vsi"}
 
 
@@ -134,7 +134,9 @@ def _read_rows(table: Table, columns: Sequence[str]) -> list[_Row]:
     wanted = [table.named(column) for column in columns]
     lacking = [column for column, name in zip(columns, wanted, strict=True) if name is None]
     if lacking:
-        remedy = "" if "time" in columns else ": name it with label_column"
+        remedy = (
+            ": name it so in the header" if "time" in columns else ": name it with label_column"
+        )
         raise ValueError(
             f"{table.path} must have a column {' and a column '.join(lacking)}, "
             f"got {table.header_shown}{remedy}"

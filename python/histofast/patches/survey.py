@@ -154,9 +154,14 @@ class MaskFile:
             raise SlideError(f"{self.path} must be GeoJSON, got lists nested too deeply") from None
         except ValueError as error:
             raise SlideError(f"{self.path} must be GeoJSON: {one_line(error)}") from error
+        # QuPath's scripts write a plain list of features unless they are asked for a collection.
+        if isinstance(value, list) and value and all(isinstance(part, dict) for part in value):
+            return {"type": "FeatureCollection", "features": value}
         if not isinstance(value, dict):
             got = "a list" if isinstance(value, list) else "one value"
-            raise SlideError(f"{self.path} must be a GeoJSON object, got {got}")
+            raise SlideError(
+                f"{self.path} must be a GeoJSON object, got {got}: export a FeatureCollection"
+            )
         return value
 
 
