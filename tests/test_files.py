@@ -77,6 +77,26 @@ def test_a_file_of_a_killed_process_is_swept_and_of_one_at_work_is_not(tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["a.json"]
 
 
+@posix
+def test_a_file_of_another_machine_is_not_swept_by_its_lock_alone(tmp_path):
+    import fcntl
+
+    with replacing(tmp_path / "a.json", overwrite=True) as pending:
+        pending.write_bytes(b"half")
+        token, machine = pending.name.split(".")[-2].split("-")
+    other = "0" * len(machine)
+    assert machine != other
+    here, elsewhere = (tmp_path / f".b.json.1.{token}-{each}.tmp" for each in (machine, other))
+    for path in (here, elsewhere):
+        path.touch()
+    assert remove_stale_temporaries(tmp_path) == [here]
+    os.utime(elsewhere, (0, time.time() - 8 * 24 * 3600))
+    with elsewhere.open("r+b") as owner:
+        fcntl.flock(owner, fcntl.LOCK_EX)
+        assert remove_stale_temporaries(tmp_path) == []  # at work all the same
+    assert remove_stale_temporaries(tmp_path) == [elsewhere]
+
+
 def test_the_first_file_that_a_process_writes_in_a_folder_sweeps_it(tmp_path):
     (tmp_path / "inner").mkdir()
     stale, other = tmp_path / ".b.json.1.00000000.tmp", tmp_path / "inner" / ".b.1.00000000.tmp"

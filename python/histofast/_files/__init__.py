@@ -6,7 +6,9 @@ leaves is a temporary that nobody has locked. The next process removes it before
 file there; `remove_stale_temporaries` does so in all folders below one.
 
 Some file systems (Lustre, NFS, FUSE, as they are mounted) know no locks. That is noted once, and the
-work goes on: equal input gives equal bytes, and a rename leaves one whole file of two.
+work goes on: equal input gives equal bytes, and a rename leaves one whole file of two. Others lock
+among the processes of one machine only, and say nothing of it: what another machine left is removed
+when it has not been touched for a week.
 """
 
 from __future__ import annotations

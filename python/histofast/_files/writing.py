@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import functools
+import hashlib
 import os
 import re
 import secrets
+import socket
 import sys
 import time
 from collections.abc import Iterator
@@ -20,7 +23,7 @@ from histofast._files.names import longest_name_bytes, shortened
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-_TEMPORARY_NAME = re.compile(r"\..+\.\d+\.[0-9a-f]{8}\.tmp")
+_TEMPORARY_NAME = re.compile(r"\..+\.\d+\.[0-9a-f]{8}(?:-(?P<machine>[0-9a-f]{6}))?\.tmp")
 
 # What file systems say to what they do not do; 524 is the kernel's own ENOTSUPP.
 _NOT_DONE_HERE = {errno.EOPNOTSUPP, errno.ENOTSUP, errno.ENOSYS, errno.EINVAL, errno.EBADF, 524}
@@ -78,7 +81,7 @@ class Temporary:
         _sweep_once(final.parent)
         short = shortened(final.name, final.parent)
         while True:
-            name = f".{short}.{os.getpid()}.{secrets.token_hex(4)}.tmp"
+            name = f".{short}.{os.getpid()}.{secrets.token_hex(4)}-{_machine()}.tmp"
             self.path = final.with_name(name)
             self._is_ours = True  # before it is there: a signal may come right after its making
             self.raw = open(self.path, "x+b", buffering=0)  # noqa: PTH123, SIM115
@@ -202,24 +205,39 @@ def _sweep_once(folder: Path) -> None:
 
 def _is_removed(path: Path) -> bool:
     """Remove a temporary that nobody has locked; the sweep is optional, and no error stops it."""
-    if not _TEMPORARY_NAME.fullmatch(path.name):
+    named = _TEMPORARY_NAME.fullmatch(path.name)
+    if named is None:
         return False
     # Open for writing: network file systems lock no other file.
     with contextlib.suppress(OSError), open(path, "r+b", opener=open_plain) as file:
-        if _is_left_behind(file.fileno()):
+        if _is_left_behind(file.fileno(), is_of_here=named["machine"] in (None, _machine())):
             path.unlink()
             return True
     return False
 
 
-def _is_left_behind(descriptor: int) -> bool:
-    """Whether nobody has locked an open temporary; where there are no locks, touched it for long."""
+def _is_left_behind(descriptor: int, *, is_of_here: bool) -> bool:
+    """Whether nobody has locked an open temporary; where locks tell too little, touched it for long.
+
+    Lustre (localflock) and NFS (nolock, local_lock) may lock among the processes of one machine only.
+    """
     try:
-        return try_lock(descriptor)
+        if not (is_free := try_lock(descriptor)) or is_of_here:
+            return is_free
     except OSError as error:
         if error.errno not in NO_LOCKS:
             raise
-        return time.time() - os.fstat(descriptor).st_mtime > _LONG_S
+    return time.time() - os.fstat(descriptor).st_mtime > _LONG_S
+
+
+@functools.cache
+def _machine() -> str:
+    """Mark of the running kernel, the same in all its containers: as far as every lock reaches."""
+    try:
+        known = Path("/proc/sys/kernel/random/boot_id").read_bytes()
+    except OSError:
+        known = socket.gethostname().encode()
+    return hashlib.sha256(known).hexdigest()[:6]
 
 
 def _may_stay(descriptor: int, path: Path) -> bool:
