@@ -11,9 +11,9 @@ from histofast.features.file import FeatureFile
 
 # Of a slide, of the place where a file was made (last bits) or of how it is stored.
 _MAY_DIFFER = {"slide", "level0_mpp", "patches", "layout", "provider", "batch_size", "mask"}
-# What other tools write beside their features.
+# What other tools write beside their features, in numbers.
 _OF_OTHERS = (
-    *("encoder", "extractor", "mpp", "patch_size", "overlap", "target_magnification"),
+    *("mpp", "patch_size", "overlap", "target_magnification"),
     *("tile_size_um", "tile_size_px"),
 )
 
