@@ -501,6 +501,26 @@ def test_a_blank_picture_is_no_bomb(tmp_path):
     np.testing.assert_array_equal(read_image(path), blank)
 
 
+@pytest.mark.parametrize("kind", ["png", "tif"])
+def test_a_large_mask_of_single_bits_is_no_bomb(kind, tmp_path):
+    mask = np.zeros((8400, 8400), bool)
+    mask[100:200, 300:400] = True
+    path = tmp_path / f"m.{kind}"
+    if kind == "png":
+        header = struct.pack(">2I5B", 8400, 8400, 1, 0, 0, 0, 0)
+        lines = np.pad(np.packbits(mask, axis=1), ((0, 0), (1, 0)))  # 0: as they are
+        parts = [(b"IHDR", header), (b"IDAT", zlib.compress(lines.tobytes(), 9)), (b"IEND", b"")]
+        chunks = [
+            struct.pack(">I", len(body)) + name + body + struct.pack(">I", zlib.crc32(name + body))
+            for name, body in parts
+        ]
+        write(path, b"\x89PNG\r\n\x1a\n" + b"".join(chunks))
+    else:
+        tifffile.imwrite(path, mask, compression="zlib", rowsperstrip=1000, metadata=None)
+    assert mask.nbytes > 2000 * path.stat().st_size
+    np.testing.assert_array_equal(read_mask(path), mask)
+
+
 # --- What is no file ----------------------------------------------------------------------------
 
 

@@ -204,8 +204,8 @@ def _read_samples(path: Path) -> tuple[NDArray[Any], PixelKind]:
 def _decode_png(path: Path) -> tuple[NDArray[Any], PixelKind]:
     data = path.read_bytes()
     size = png_size(data)
-    samples_px = {0: 1, 4: 2, 6: 4}.get(data[25], 3) * (2 if data[24] == 16 else 1)
-    _refuse_size(path, size, bytes_px=samples_px, stored_bytes=len(data))
+    bits_px = {2: 3, 4: 2, 6: 4}.get(data[25], 1) * data[24]
+    _refuse_size(path, size, bits_px=bits_px, stored_bytes=len(data))
     samples = _planes(imagecodecs.png_decode(data))
     transparent = samples.shape[2] in (2, 4)
     return samples, PixelKind(alpha="straight" if transparent else "none")
@@ -214,7 +214,7 @@ def _decode_png(path: Path) -> tuple[NDArray[Any], PixelKind]:
 def _decode_jpeg(path: Path) -> tuple[NDArray[Any], PixelKind]:
     data = path.read_bytes()
     size = jpeg_size(data)
-    _refuse_size(path, size, bytes_px=3, stored_bytes=len(data))
+    _refuse_size(path, size, bits_px=24, stored_bytes=len(data))
     samples = _planes(imagecodecs.jpeg_decode(data))
     if samples.shape[1::-1] != size:
         raise SlideError(
@@ -250,7 +250,7 @@ def _decode_tiff(path: Path) -> tuple[NDArray[Any], PixelKind]:
         _refuse_size(
             path,
             (page.imagewidth, page.imagelength),
-            bytes_px=page.samplesperpixel * max(1, page.bitspersample // 8),
+            bits_px=page.samplesperpixel * page.bitspersample,
             stored_bytes=path.stat().st_size,
         )
         _refuse_long_segments(path, page)
@@ -273,7 +273,7 @@ def _refuse_long_segments(path: Path, page: tifffile.TiffPage) -> None:
 
 
 def _refuse_size(
-    path: Path, size: tuple[int, int] | None, *, bytes_px: int, stored_bytes: int
+    path: Path, size: tuple[int, int] | None, *, bits_px: int, stored_bytes: int
 ) -> None:
     """Refuse a picture by what its header says, before there is memory for it."""
     width, height = size or (0, 0)
@@ -284,7 +284,7 @@ def _refuse_size(
             f"an image without tiles must have at most {MAX_IMAGE_PX // 10**6} million pixels,"
             f" {path} has {width} x {height}: convert it to a tiled pyramidal TIFF"
         )
-    if width * height * bytes_px > max(_SMALL_BYTES, _MAX_EXPANSION * stored_bytes):
+    if width * height * bits_px // 8 > max(_SMALL_BYTES, _MAX_EXPANSION * stored_bytes):
         raise SlideError(
             f"{path} says {width} x {height} pixels, more than its {stored_bytes:,} bytes can hold"
             f" (1 : {_MAX_EXPANSION}): copy or export it again"
