@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 
+import h5py
 import numpy as np
 import pytest
 
@@ -572,6 +573,21 @@ def test_feature_files(feature_folders):
     ]
     a, c = np.concatenate(files[:2]), np.concatenate(files[4:])
     assert found.matrix[2, 0] == pytest.approx(similarity.cka(a, c), abs=1e-5)
+
+
+def test_feature_files_in_chunks_as_other_tools_write_them(feature_folders, tmp_path):
+    chunked = []
+    for folder in feature_folders:
+        chunked.append(tmp_path / "others" / folder.name)
+        chunked[-1].mkdir(parents=True)
+        for path in folder.glob("*.h5"):
+            file = histofast.read_features(path)
+            with h5py.File(chunked[-1] / path.name, "w") as other:
+                other.create_dataset("features", data=file.features, chunks=True, compression=1)
+                other.create_dataset("coords", data=file.coords, chunks=True)
+    found = histofast.compare_features(chunked).comparison
+    wanted = histofast.compare_features(feature_folders).comparison
+    np.testing.assert_array_equal(found.matrix, wanted.matrix)
 
 
 def test_feature_files_have_an_interval_and_a_null(tmp_path, rng):

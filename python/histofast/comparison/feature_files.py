@@ -14,7 +14,7 @@ from histofast._words import counted
 from histofast.comparison.result import SimilarityResult
 from histofast.comparison.sums import MIN_GROUPS
 from histofast.errors import FeatureError
-from histofast.features import FeatureFile, feature_files, options_of, read_features, shared_options
+from histofast.features import FeatureFile, feature_files, open_features, options_of, shared_options
 from histofast.similarity import MEASURES, Comparison, cka_interval, permutation_null
 
 MEASURE = MEASURES["cka"]  # that interval and null are of
@@ -146,7 +146,7 @@ def _with_patches(slides: Sequence[Sequence[Path]]) -> tuple[list[Sequence[Path]
     found, empty = [], []
     for paths in slides:
         # Maps that are kept would hold a file descriptor for every file.
-        files = [read_features(path, mmap=True) for path in paths]
+        files = [open_features(path) for path in paths]
         for told, file in zip(made, files, strict=True):
             told.append((file.path, options_of(file)))
         for file in files[1:]:
@@ -175,7 +175,7 @@ def _drawn(
     sizes = []
     total = 0
     for paths in slides:
-        files = [read_features(path, mmap=True) for path in paths]
+        files = [open_features(path) for path in paths]
         count = len(files[0].features)
         chosen = np.sort(rng.permutation(count)[:share])
         ids.update(f"{paths[0].stem}:{count}\n".encode() + chosen.astype("<i8").tobytes())

@@ -109,6 +109,18 @@ def read_features(path: Path | str, *, mmap: bool = False) -> FeatureFile:
         )
 
 
+def open_features(path: Path | str) -> FeatureFile:
+    """Map a feature file, or read it where it is not one plain run of numbers.
+
+    Raises:
+        FileNotFoundError, FeatureError: as `read_features`.
+    """
+    try:
+        return read_features(path, mmap=True)
+    except FeatureError:
+        return read_features(path, mmap=False)
+
+
 def content_sha256(path: Path | str) -> str:
     """Return the sha256 of the stored bytes of the features in row order, then of the coordinates.
 

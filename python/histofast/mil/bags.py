@@ -24,8 +24,8 @@ from histofast.features import (
     FeatureFile,
     content_sha256,
     feature_files,
+    open_features,
     options_of,
-    read_features,
     shared_options,
 )
 from histofast.learning import NAMED, Labels, Missing, Task, read_labels
@@ -283,14 +283,6 @@ def _stamp(path: Path) -> tuple[int, int]:
     except FileNotFoundError:
         raise FileNotFoundError(f"no such feature file: {path}") from None
     return found.st_size, found.st_mtime_ns
-
-
-def open_features(path: Path) -> FeatureFile:
-    """Map a feature file, or read it where it is not one plain run of numbers."""
-    try:
-        return read_features(path, mmap=True)
-    except FeatureError:
-        return read_features(path, mmap=False)
 
 
 class _Looked(NamedTuple):

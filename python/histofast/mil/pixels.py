@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from histofast.errors import FeatureError
-from histofast.features import FeatureFile, read_features
+from histofast.features import FeatureFile, open_features
 from histofast.mil.bags import Bags, Paths, open_bags
 from histofast.mil.runs import Run
 from histofast.patches import PatchReader, PatchSample
@@ -100,7 +100,7 @@ class Pixels:
     def file(self, row: int) -> FeatureFile:
         """Open a feature file once; its features are left to the bags."""
         if row not in self._files:
-            file = read_features(self._bags.paths[row], mmap=True)
+            file = open_features(self._bags.paths[row])
             # A map that is kept would hold a file descriptor for every slide.
             self._files[row] = replace(file, features=np.empty((0, self._bags.d), np.float32))
         return self._files[row]

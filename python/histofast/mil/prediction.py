@@ -14,10 +14,10 @@ from torch import Tensor
 
 from histofast._files import path_of
 from histofast.errors import FeatureError
-from histofast.features import FeatureFile, differences_of_options
+from histofast.features import FeatureFile, differences_of_options, open_features
 from histofast.learning import PREDICTIONS, Task, write_csv
 from histofast.mil.bag_model import BagModel
-from histofast.mil.bags import Bags, Paths, open_bags, open_features
+from histofast.mil.bags import Bags, Paths, open_bags
 from histofast.mil.reading import bags_on
 from histofast.mil.runs import Run, Unit, load_model, open_run, values_of
 from histofast.networks import pick_device
