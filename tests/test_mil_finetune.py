@@ -193,13 +193,13 @@ def test_each_file_is_opened_once(stage, tmp_path, monkeypatch):
     from histofast.mil import pixels
 
     opened = []
-    plain = pixels.read_features
+    plain = pixels.open_features
 
-    def read_features(path, **options):
+    def open_features(path):
         opened.append(path.name)
-        return plain(path, **options)
+        return plain(path)
 
-    monkeypatch.setattr(pixels, "read_features", read_features)
+    monkeypatch.setattr(pixels, "open_features", open_features)
     tune(stage, tmp_path / "t", dataclasses.replace(QUICK, folds=(0,)))
     assert sorted(opened) == [f"b{i:02}.h5" for i in range(BAGS)]
 
