@@ -989,6 +989,25 @@ def dicom(series: str) -> bytes:
     return bytes(128) + b"DICM" + bytes(60) + element + bytes(99)
 
 
+def test_files_in_folders_are_not_looked_at_one_by_one(tmp_path, monkeypatch):
+    for name in ("a.svs", "notes.txt", "deep/b.svs"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        write(tmp_path / name, b"x")
+    looked_at = set()
+    stat = Path.stat
+
+    def look(path: Path, *, follow_symlinks: bool = True) -> os.stat_result:
+        if follow_symlinks:
+            looked_at.add(path.name)
+        return stat(path, follow_symlinks=follow_symlinks)
+
+    monkeypatch.setattr(Path, "stat", look)
+    found = find_slides([tmp_path], recursive=True)
+    assert [slide.path.name for slide in found] == ["a.svs", "b.svs"]
+    assert "deep" in looked_at
+    assert not looked_at & {"a.svs", "b.svs", "notes.txt"}
+
+
 def test_find_slides(tmp_path):
     for name in ("b.svs", "a.TIFF", "c.txt", ".hidden.svs", "deep/d.ndpi"):
         (tmp_path / name).parent.mkdir(exist_ok=True)

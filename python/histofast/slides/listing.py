@@ -8,6 +8,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
+from typing import NamedTuple
 
 from histofast._files import paths_of
 from histofast._words import one_line
@@ -56,7 +57,8 @@ def find_slides(paths: Iterable[str | Path], *, recursive: bool = False) -> list
     for path in paths_of("paths", paths):
         known = len(search.problems)
         if path.is_dir():
-            slides = _slides_among(search.within(path, recursive=recursive))
+            inside = search.within(path, recursive=recursive)
+            slides = _slides_among(entry.path for entry in inside)
         elif path.exists() or path.is_symlink():
             slides = [path]
         else:
@@ -79,17 +81,28 @@ def _parts(pattern: Path) -> tuple[str, ...]:
     return pattern.relative_to(pattern.anchor).parts
 
 
+class _Entry(NamedTuple):
+    """What is in a folder, as far as the folder tells."""
+
+    path: Path
+    is_folder: bool  # or a link to one
+    is_link: bool
+
+
 class _Search:
     """Looks into folders, and keeps those that it could not look into."""
 
     def __init__(self) -> None:
         self.problems: dict[Path, ListedSlide] = {}
 
-    def entries(self, folder: Path) -> list[Path]:
-        """What is in a folder, sorted."""
+    def entries(self, folder: Path) -> list[_Entry]:
+        """What is in a folder, sorted; of thousands of files none is looked at."""
         try:
             with os.scandir(folder) as entries:
-                return sorted(folder / entry.name for entry in entries)
+                return sorted(
+                    _Entry(folder / entry.name, _is_folder(entry), entry.is_symlink())
+                    for entry in entries
+                )
         except OSError as error:
             self._note(folder, error)
             return []
@@ -100,7 +113,7 @@ class _Search:
             path=folder, problem=f"{folder} cannot be looked into for slides: {reason}"
         )
 
-    def within(self, folder: Path, *, recursive: bool) -> Iterator[Path]:
+    def within(self, folder: Path, *, recursive: bool) -> Iterator[_Entry]:
         """Yield what is in a folder; if recursive, below it too."""
         seen: set[tuple[int, int]] = set()
         # Links last: a slide is known by its place in the tree rather than by a way around.
@@ -118,19 +131,22 @@ class _Search:
             entries = self.entries(here)
             yield from entries
             if recursive:
-                for entry in filter(_is_folder, entries):
-                    (links if entry.is_symlink() else left).append(entry)
+                for entry in entries:
+                    if entry.is_folder:
+                        (links if entry.is_link else left).append(entry.path)
 
     def matches(self, folder: Path, parts: Sequence[str]) -> Iterator[Path]:
         """Yield what a pattern, given by its parts, matches below a folder."""
         part, rest = parts[0], parts[1:]
         if part == "**":
-            below = [folder, *filter(_is_folder, self.within(folder, recursive=True))]
+            inside = self.within(folder, recursive=True)
+            below = [folder, *(entry.path for entry in inside if entry.is_folder)]
             for inner in below if rest else ():
                 yield from self.matches(inner, rest)
             return
         if any(sign in part for sign in "*?["):
-            found = [path for path in self.entries(folder) if fnmatchcase(path.name, part)]
+            names = (entry.path for entry in self.entries(folder))
+            found = [path for path in names if fnmatchcase(path.name, part)]
         else:
             found = [path for path in [folder / part] if path.exists() or path.is_symlink()]
         for path in found:
@@ -140,9 +156,9 @@ class _Search:
                 yield from self.matches(path, rest)
 
 
-def _is_folder(path: Path) -> bool:
+def _is_folder(path: Path | os.DirEntry[str]) -> bool:
     try:
-        return stat.S_ISDIR(path.stat().st_mode)
+        return path.is_dir()
     except OSError:  # a slide by its name is told of when it is opened
         return False
 
