@@ -145,6 +145,11 @@ class TestOpening:
         path = table("slide,label,patient", "a,0,p", "b,1,p", "c,0,q", "d,1,r")
         assert open_bags(folder, path).notes == ("patients with slides in several classes: 1 (p)",)
 
+    def test_a_class_that_may_mean_no_label_is_noted(self, folder, table):
+        rows = ("a,0,p", "b,1,q", "c,NA,r", "d,NA,s")
+        (note,) = open_bags(folder, table("slide,label,patient", *rows)).notes
+        assert note == "classes that may mean no label: NA of 2 slides: remove these rows if so"
+
     def test_part(self, folder, table):
         bags = open_bags(folder, table(*FOUR))
         part = bags.part(np.array([3, 0]))

@@ -435,6 +435,14 @@ def test_code_is_named_and_not_executed(tmp_path, form):
     assert not victim.exists()
 
 
+@pytest.mark.parametrize("zipped", [True, False])
+def test_a_whole_module_is_code(tmp_path, zipped):
+    path = tmp_path / "w.pth"
+    torch.save(nn.Sequential(nn.Linear(2, 2)), path, _use_new_zipfile_serialization=zipped)
+    with pytest.raises(ModelError, match=r"holds code \(torch\.nn\.modules\.[\w.]+\), which is"):
+        load(path)
+
+
 def torchscript(path):
     torch.jit.save(torch.jit.trace(nn.Linear(2, 2), torch.ones(1, 2)), path)
 

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from histofast._files import path_of
 from histofast._tables import Table, as_number, number_remedy, read_table, shown
-from histofast._words import counted, listed
+from histofast._words import count, counted, listed
 from histofast.learning.weighted import Task
 from histofast.slides import SLIDE_SUFFIXES
 
@@ -29,6 +29,7 @@ SPLITS: Mapping[str, str] = {
 }
 NAMED = 20  # slides that are left out, in a note
 _WHOLE = re.compile(r"[+-]?\d{1,300}")  # a class; Python reads no number of some thousand digits
+_NOTHING = {"na", "n/a", "#n/a", "nan", "null", "missing"}  # in R, spreadsheets, pandas, SQL
 # Cut off the names in a table. Other endings may be part of a name, as in "case.2".
 _SUFFIXES = SLIDE_SUFFIXES | {".czi", ".h5", ".isyntax", ".pt", ".vsi"}
 
@@ -107,7 +108,7 @@ def read_labels(
     classes: tuple[str, ...] = ()
     if task == "classification":
         targets, classes = _classes(path, columns[0], rows)
-        notes += _two_faced(rows)
+        notes += _two_faced(rows) + _like_nothing(rows)
     elif task == "regression":
         targets = _numbers(path, columns[0], rows, 0)
     else:
@@ -215,7 +216,7 @@ def _match(
 ) -> tuple[dict[str, _Row], list[str]]:
     """Return the rows that have features by the name of the slide, sorted, and what was skipped."""
     keys = [_key(row.name, stems) for row in rows]
-    twice = [key for key, count in Counter(keys).items() if count > 1]
+    twice = [key for key, n in Counter(keys).items() if n > 1]
     if twice:
         raise ValueError(f"{path} must name each slide once, got several rows for {counted(twice)}")
     found = dict(sorted((k, row) for k, row in zip(keys, rows, strict=True) if k in stems))
@@ -281,6 +282,15 @@ def _two_faced(rows: Mapping[str, _Row]) -> list[str]:
             seen.setdefault(row.patient, set()).add(row.cells[0])
     several = sorted(patient for patient, classes in seen.items() if len(classes) > 1)
     return [f"patients with slides in several classes: {counted(several)}"] if several else []
+
+
+def _like_nothing(rows: Mapping[str, _Row]) -> list[str]:
+    """A note on classes that other programs write where there is no label."""
+    found = Counter(row.cells[0] for row in rows.values() if row.cells[0].lower() in _NOTHING)
+    told = [f"{name} of {count(n, 'slide')}" for name, n in sorted(found.items())]
+    return (
+        [f"classes that may mean no label: {listed(told)}: remove these rows if so"] if told else []
+    )
 
 
 def _numbers(path: Path, column: str, rows: Mapping[str, _Row], i: int) -> NDArray[np.float64]:

@@ -18,6 +18,7 @@ _MAGIC = 0x1950A86A20F9469CFC6C  # what a torch file from before 1.6 begins with
 _PICKLES = 5  # of such a file: magic, version, system, content, keys of the storages
 # What a pickle of plain tensors imports.
 _OF_TENSORS = ("torch.", "collections.", "numpy.", "_codecs.encode", "builtins.bytearray")
+_OF_MODULES = "torch.nn.modules."  # and one of whole modules, which are code
 _ITEM_BYTES = {
     "DoubleStorage": 8,
     "FloatStorage": 4,
@@ -148,7 +149,11 @@ def _instructions(stream: io.BytesIO | _Clipped) -> _Content:
 
 
 def _damaged(reason: str, imported: list[str]) -> Exception:
-    foreign = [name for name in imported if not name.startswith(_OF_TENSORS)]
+    foreign = [
+        name
+        for name in imported
+        if not name.startswith(_OF_TENSORS) or name.startswith(_OF_MODULES)
+    ]
     return HoldsCodeError(foreign[0]) if foreign else BadClaimsError(reason)
 
 
