@@ -116,8 +116,9 @@ def extract(
     Returns:
         The report, which is also saved as `run.json` in `out`. A slide that fails, whatever it meets,
         does not stop the others; one with nothing to encode is "empty" and has a file without
-        patches; see `SlideReport` and `RunReport.exit_code`. With several GPUs, a slide on which the encoder fails is
-        tried once more on another one, and those of a process that dies are given to the others.
+        patches; see `SlideReport` and `RunReport.exit_code`. With several GPUs, a slide on which the
+        encoder fails is tried once more on another one, and those of a process that dies are given
+        to the others.
 
     Raises:
         ValueError, TypeError: an argument out of range, two slides of one name, an empty list.

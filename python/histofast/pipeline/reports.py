@@ -143,7 +143,8 @@ class RunReport:
 class Progress:
     """Where a run stands; given to `on_progress` after every batch and every slide.
 
-    A `note` tells that a slide is waited for, which another process is at. On several GPUs `name`, `slide_patches` and `slide_patches_done` are of the slides at work.
+    On several GPUs `name`, `slide_patches` and `slide_patches_done` are of the slides at work. A
+    `note` tells that a slide is waited for, which another process is at.
     """
 
     slides_total: int
