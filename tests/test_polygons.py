@@ -208,7 +208,7 @@ FILES = {
     "nested": ("[" * 200_000, "must be GeoJSON, got lists nested too deeply"),
     "objects": ('{"a":' * 200_000, "must be GeoJSON, got lists nested too deeply"),
     "list": ("[1]", "must be a GeoJSON object, got a list: export a FeatureCollection"),
-    "nothing": ("[]", "must be a GeoJSON object, got a list"),
+    "nothing": ("[]", "must be a GeoJSON object, got a list: export a FeatureCollection"),
     "value": ("null", "must be a GeoJSON object, got one value"),
     "NaN": (GOOD.replace("10", "NaN", 1), "feature 1 must hold rings of three or more finite"),
     "digits": (
