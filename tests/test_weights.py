@@ -20,6 +20,7 @@ from torch import nn
 
 from histofast import networks
 from histofast.networks import read_weights
+from histofast.networks.weights import load_weights
 from lively import lively
 
 
@@ -441,6 +442,25 @@ def test_a_whole_module_is_code(tmp_path, zipped):
     torch.save(nn.Sequential(nn.Linear(2, 2)), path, _use_new_zipfile_serialization=zipped)
     with pytest.raises(ModelError, match=r"holds code \(torch\.nn\.modules\.[\w.]+\), which is"):
         load(path)
+
+
+class WithPlaces(nn.Module):
+    architecture, layer, prefix, head, stage_keys = "own", "a", "", "fc", ("a",)
+
+    def __init__(self, places):
+        super().__init__()
+        self.a = nn.Linear(2, 2)
+        self.a.register_buffer("places", torch.tensor(places))
+
+
+def test_whole_numbers_are_taken_where_the_network_has_them():
+    network, file = WithPlaces([0, 0]), WithPlaces([3, 4])
+    about = {"whole": network, "sha256": "", "partial": False, "where": "w.pth"}
+    load_weights(network, file.state_dict(), **about)
+    assert network.a.places.tolist() == [3, 4]
+    torch.testing.assert_close(network.a.weight, file.a.weight)
+    with pytest.raises(ModelError, match=r"a\.places must be whole numbers for own, got torch"):
+        load_weights(network, file.float().state_dict() | {"a.places": torch.ones(2)}, **about)
 
 
 def torchscript(path):

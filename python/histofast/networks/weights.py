@@ -212,6 +212,10 @@ def _check_tensor(
             f"{what} must be of shape {tuple(wanted.shape)} for {name}, got "
             f"{tuple(value.shape)}: " + hint("is it of another network?")
         )
+    if not wanted.is_floating_point():  # the places of an attention's biases, in models of timm
+        if value.is_floating_point():
+            raise ModelError(f"{what} must be whole numbers for {name}, got {value.dtype}")
+        return
     if value.dtype not in _PRECISIONS:  # floats of a byte know no comparison
         raise ModelError(f"{what} must be floating point of 16 bits or more, got {value.dtype}")
     if not value.isfinite().all():
