@@ -11,7 +11,7 @@ from toy_bags import write_toy
 
 need("torch", "sklearn", "matplotlib")
 
-from strikes import contents, strike
+from strikes import KILLS, contents, strike
 from tuning_stage import write_stage
 
 pytestmark = pytest.mark.slow
@@ -41,7 +41,8 @@ def test_train(tmp_path, jobs):
     out = tmp_path / "run"
     command = ["train", features, "--labels", labels, "--out", out, "--device", "cpu"]
     command += ["--folds", 2, "--epochs", 4, "--jobs", jobs]
-    struck = strike(command, out, preload=PRELOAD, seed=jobs, told=without_seconds)
+    kills = KILLS if jobs == 1 else -(-KILLS // 5)  # each has processes that import torch anew
+    struck = strike(command, out, preload=PRELOAD, kills=kills, seed=jobs, told=without_seconds)
     assert struck.ended
 
 
