@@ -495,7 +495,7 @@ def test_other_forms_of_the_same_weights(tmp_path, state, form):
         ),
         (
             lambda s: s.update({f"layer1.{i}.weight": torch.zeros(1) for i in range(6)}),
-            r"has 6 tensors that densenet121 has not \(layer1.0.weight, .*, \.\.\.\)",
+            r"has 6 tensors that densenet121 has not \(layer1.0.weight, .* and 3 more\)",
         ),
         (
             lambda s: s.update({"features.conv0.weight": torch.zeros(64, 1, 7, 7)}),
