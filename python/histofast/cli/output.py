@@ -32,7 +32,7 @@ class Escaped(io.TextIOBase):
 
     def write(self, text: str) -> int:
         """Write text whose line ends, tabs and returns (of bars) are its own."""
-        shown = text if text.isprintable() else printable(text, keep=_OF_TEXT)
+        shown = printable(text, keep=_OF_TEXT)
         try:
             self.stream.write(shown)
         except UnicodeEncodeError as error:
