@@ -43,6 +43,7 @@ LEVELS = {
     "pipeline": 5,
     "graphs": 5,
     "learning": 5,
+    "datasets": 6,
     "doctor": 6,
     "networks": 6,
     "report": 6,

@@ -282,7 +282,11 @@ def test_patch_table_takes_the_fields_other_names(table):
         ("", "must have a header and at least one row"),
         ("file,bag\n", "must have a header and at least one row"),
         ("pixels,bag\na,b\n", r"must have a column file \(or path, .*\), got pixels, bag"),
-        ("file,label\na,b\n", r"must have a column slide \(or wsi, .*\), got file, label"),
+        (
+            "file,label\na/1.png,b\nb/1.png,c\n",
+            "line 3 must have a file name of its own .* a column slide",
+        ),
+        ("file,bag\na.png,NA\n", "line 2: bag must be told, got 'NA'"),
         ("file,bag\na.png,\n", "line 2: bag is empty"),
         ("file,bag\na.png,s\na.png,s\n", r"line 3: a.png is there twice \(first in line 2\)"),
         ("file,bag,x\na.png,s,1\n", "must have both of the columns x and y"),

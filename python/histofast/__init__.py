@@ -13,6 +13,7 @@ from histofast._lazy import attach
 
 if TYPE_CHECKING:
     from histofast import comparison as comparison
+    from histofast import datasets as datasets
     from histofast import doctor as doctor
     from histofast import encoders as encoders
     from histofast import errors as errors
@@ -57,6 +58,7 @@ else:
         },
         rooms=[
             "comparison",
+            "datasets",
             "doctor",
             "encoders",
             "errors",

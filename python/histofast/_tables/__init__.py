@@ -6,7 +6,7 @@ A patient is always a group of slides; a bag is a slide.
 
 Text is UTF-8, or UTF-16 with its mark; cells are separated by commas, semicolons or tabs, whichever
 divides the header. What is not so is refused with its line, and memory does not grow with columns that
-nobody reads.
+nobody reads. A cell that is empty, or `NA` and the like, has no value.
 
 Spreadsheets calculate a cell that begins as a formula does (`=cmd|...`), also one that came as CSV. What
 is written here begins with an apostrophe then, which they take for text, and is read here without it.
@@ -14,7 +14,14 @@ is written here begins with an apostrophe then, which they take for text, and is
 
 from __future__ import annotations
 
-from histofast._tables.cells import as_number, as_read, as_written, number_remedy, shown
+from histofast._tables.cells import (
+    as_number,
+    as_read,
+    as_written,
+    is_missing,
+    number_remedy,
+    shown,
+)
 from histofast._tables.reading import read_csv, records
 from histofast._tables.table import NAMES, Role, Table, read_table
 from histofast._tables.writing import csv_text
@@ -27,6 +34,7 @@ __all__ = [
     "as_read",
     "as_written",
     "csv_text",
+    "is_missing",
     "number_remedy",
     "read_csv",
     "read_table",

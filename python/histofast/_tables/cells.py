@@ -12,6 +12,9 @@ _SHOWN_CHARACTERS = 80
 _FORMULA = re.compile(r"'*[=+\-@\t\r\n\uff1d\uff0b\uff0d\uff20]")
 _NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?|[+-](inf|nan)")
 _FINITE = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?", re.ASCII)
+_COMMA = re.compile(r"[+-]?(\d+,\d*|,\d+)([eE][+-]?\d+)?", re.ASCII)
+_THOUSANDS = re.compile(r"[+-]?[1-9]\d{0,2},\d{3}", re.ASCII)  # or a decimal comma: who knows
+_NOTHING = frozenset({"", "na", "n/a", "#n/a", "<na>", "nan", "null", "missing"})
 # Numbers as people group and point them, which mean one thing here and another there.
 _POINTED_OTHERWISE = re.compile(r"[+-]?\d[\d.,'_ \u00a0\u2009\u2019\u202f]*([eE][+-]?\d+)?")
 
@@ -32,13 +35,30 @@ def as_read(cell: str) -> str:
     return cell[1:] if cell.startswith("'") and _FORMULA.match(cell) else cell
 
 
-def as_number(cell: str) -> float | None:
-    """Return the finite number that a cell holds, None where there is none.
+def is_missing(cell: str) -> bool:
+    """Whether a cell says that there is no value: empty, or what R, spreadsheets, pandas, SQL write.
 
     Example:
-        >>> [as_number(cell) for cell in ("-1.5", "2e3", "1,5", "1_0", "nan", "1e309")]
-        [-1.5, 2000.0, None, None, None, None]
+        >>> [is_missing(cell) for cell in ("", "NA", "#N/A", "NaN", "0", "none")]
+        [True, True, True, True, False, False]
     """
+    return cell.strip().casefold() in _NOTHING
+
+
+def as_number(cell: str, *, separator: str = ",") -> float | None:
+    """Return the finite number that a cell holds, None where there is none.
+
+    A comma is a decimal one where the cells are separated by semicolons, as spreadsheets of such
+    countries write tables; elsewhere unless it could divide thousands ("1,234").
+
+    Example:
+        >>> [as_number(cell) for cell in ("-1.5", "2e3", "1,5", "1,234", "1_0", "nan", "1e309")]
+        [-1.5, 2000.0, 1.5, None, None, None, None]
+        >>> as_number("1,234", separator=";")
+        1.234
+    """
+    if _COMMA.fullmatch(cell) and (separator == ";" or not _THOUSANDS.fullmatch(cell)):
+        cell = cell.replace(",", ".")
     if not _FINITE.fullmatch(cell):
         return None
     number = float(cell)

@@ -36,6 +36,15 @@ def records(path: Path) -> Iterator[tuple[int, list[str]]]:
             yield row
 
 
+def separator_of(path: Path) -> str:
+    """Return what separates the cells of a table.
+
+    Raises:
+        FileNotFoundError, ValueError: as `records`.
+    """
+    return _separator_of(path)[0]
+
+
 def read_csv(path: Path) -> list[list[str]]:
     """Return the rows of a file of what `csv_text` made, as they were; empty lines are left out.
 

@@ -8,11 +8,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from histofast._tables.cells import as_read, shown
-from histofast._tables.reading import records
+from histofast._tables.cells import as_number, as_read, number_remedy, shown
+from histofast._tables.reading import records, separator_of
 from histofast._words import clipped, listed
 
-Role = Literal["slide", "file", "patient", "split", "label", "mpp", "mask", "x", "y"]
+Role = Literal["slide", "file", "patient", "group", "split", "label", "mpp", "mask", "x", "y"]
 
 # What users of other tools call these columns; the first name of each is ours.
 NAMES: Mapping[Role, tuple[str, ...]] = {
@@ -26,6 +26,7 @@ NAMES: Mapping[Role, tuple[str, ...]] = {
         *("patient_name", "patient_code", "patient_number", "patient_nr", "bcr_patient_barcode"),
         *("patient_barcode", "subject", "subject_id", "participant", "participant_id"),
     ),
+    "group": ("group", "group_id"),
     "split": ("split",),
     "label": ("label",),
     "mpp": ("mpp", "spacing_at_level_0", "level0_mpp", "um_per_px", "microns_per_pixel"),
@@ -52,6 +53,7 @@ class Table:
         columns: those of the header that may be asked for; the cells of others are not kept.
         rows: cells by column, stripped of white space.
         line_numbers: of the rows.
+        separator: of the cells.
     """
 
     path: Path
@@ -59,6 +61,7 @@ class Table:
     columns: tuple[str, ...]
     rows: tuple[Mapping[str, str], ...]
     line_numbers: tuple[int, ...]
+    separator: str = ","
 
     def lines(self) -> Iterator[tuple[int, Mapping[str, str]]]:
         """Yield rows with their line numbers."""
@@ -111,6 +114,20 @@ class Table:
         if len(claims) > 1:
             raise self._contradicts(name, claims)
         return self._checked(claims[0]) if claims else None
+
+    def number(self, line: int, column: str, cell: str) -> float:
+        """Return the number that a cell of a line holds.
+
+        Raises:
+            ValueError: it holds none.
+        """
+        number = as_number(cell, separator=self.separator)
+        if number is None:
+            raise ValueError(
+                f"{self.path}, line {line}: {column} must be a finite number, got {shown(cell)}"
+                f"{number_remedy(cell)}"
+            )
+        return number
 
     def unread_patients(self) -> tuple[str, ...]:
         """Return the columns that look like patients under names that are not understood."""
@@ -179,6 +196,7 @@ def read_table(path: Path, *, named: Collection[str] = ()) -> Table:
         columns=columns,
         rows=tuple(read),
         line_numbers=tuple(line_numbers),
+        separator=separator_of(path),
     )
 
 

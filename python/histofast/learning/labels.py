@@ -13,23 +13,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from histofast._files import path_of
-from histofast._tables import Table, as_number, number_remedy, read_table, shown
-from histofast._words import count, counted, listed
+from histofast._tables import Table, as_number, is_missing, number_remedy, read_table, shown
+from histofast._words import counted, listed
 from histofast.learning.weighted import Task
+from histofast.patches import SPLIT_NAMES
 from histofast.slides import SLIDE_SUFFIXES
 
 Missing = Literal["error", "skip"]
 
-SPLITS: Mapping[str, str] = {
-    "train": "train",
-    "val": "validation",
-    "valid": "validation",
-    "validation": "validation",
-    "test": "test",
-}
 NAMED = 20  # slides that are left out, in a note
 _WHOLE = re.compile(r"[+-]?\d{1,300}")  # a class; Python reads no number of some thousand digits
-_NOTHING = {"na", "n/a", "#n/a", "nan", "null", "missing"}  # in R, spreadsheets, pandas, SQL
 # Cut off the names in a table. Other endings may be part of a name, as in "case.2".
 _SUFFIXES = SLIDE_SUFFIXES | {".czi", ".h5", ".isyntax", ".pt", ".vsi"}
 
@@ -69,7 +62,8 @@ def read_labels(
     `slide` (or wsi, slide_id, bag, file ...; else the first column) holds names with or without folder
     and suffix; `label`, or `time` and `event`; `patient` (or patient_id, case_id, submitter_id ...)
     and `split` (train, val, test) if known. Names of columns are read in any case and spelling. A
-    table with patients and no slides has one bag for each patient.
+    table with patients and no slides has one bag for each patient. A row whose label is empty, or `NA` and
+    the like, is as if it were not there.
 
     Args:
         path: the table.
@@ -101,18 +95,17 @@ def read_labels(
     table = read_table(path, named=columns)
     rows, notes = _match(path, _read_rows(table, columns), set(names), missing)
     notes += _notes_on_patients(table)
-    _refuse_cells(path, columns, rows)
     left_out = {name: rows.pop(name) for name in without if name in rows}
     notes += _notes_on_left_out(left_out, rows, task=task)
     targets: NDArray[Any]
     classes: tuple[str, ...] = ()
     if task == "classification":
         targets, classes = _classes(path, columns[0], rows)
-        notes += _two_faced(rows) + _like_nothing(rows)
+        notes += _two_faced(rows)
     elif task == "regression":
-        targets = _numbers(path, columns[0], rows, 0)
+        targets = _numbers(path, columns[0], rows, 0, separator=table.separator)
     else:
-        targets = _times(path, rows)
+        targets = _times(path, rows, separator=table.separator)
     return Labels(
         names=tuple(rows),
         targets=targets,
@@ -127,6 +120,7 @@ def read_labels(
 class _Row:
     name: str
     cells: tuple[str, ...]
+    line: int
     patient: str
     split: str
 
@@ -151,22 +145,31 @@ def _read_rows(table: Table, columns: Sequence[str]) -> list[_Row]:
         for column in (slide, patient):
             if column is not None and not row[column]:
                 raise ValueError(f"{table.path}, line {line}: {column} is empty")
+        if patient is not None and is_missing(row[patient]):
+            raise ValueError(
+                f"{table.path}, line {line}: {patient} must be told, got {shown(row[patient])}"
+            )
+        if any(is_missing(row[name]) for name in cells):
+            continue  # as if the table had no such row
         split = ""
         if split_column:
-            if row[split_column].lower() not in SPLITS:
+            if row[split_column].casefold() not in SPLIT_NAMES:
                 raise ValueError(
                     f"{table.path}, line {line}: split must be train, val or test, "
                     f"got {shown(row[split_column])}"
                 )
-            split = SPLITS[row[split_column].lower()]
+            split = SPLIT_NAMES[row[split_column].casefold()]
         rows.append(
             _Row(
                 name=row[slide],
                 cells=tuple(row[name] for name in cells),
+                line=line,
                 patient=row[patient] if patient else "",
                 split=split,
             )
         )
+    if not rows:
+        raise ValueError(f"{table.path} must have a {cells[0]} in some row, got none in any")
     return rows
 
 
@@ -251,13 +254,6 @@ def _key(name: str, stems: set[str]) -> str:
     return plain.stem
 
 
-def _refuse_cells(path: Path, columns: Sequence[str], rows: Mapping[str, _Row]) -> None:
-    for i, column in enumerate(columns):
-        empty = [name for name, row in rows.items() if not row.cells[i]]
-        if empty:
-            raise ValueError(f"{column} of {path} must not be empty, got none for {counted(empty)}")
-
-
 def _classes(
     path: Path, column: str, rows: Mapping[str, _Row]
 ) -> tuple[NDArray[np.int64], tuple[str, ...]]:
@@ -284,29 +280,24 @@ def _two_faced(rows: Mapping[str, _Row]) -> list[str]:
     return [f"patients with slides in several classes: {counted(several)}"] if several else []
 
 
-def _like_nothing(rows: Mapping[str, _Row]) -> list[str]:
-    """A note on classes that other programs write where there is no label."""
-    found = Counter(row.cells[0] for row in rows.values() if row.cells[0].lower() in _NOTHING)
-    told = [f"{name} of {count(n, 'slide')}" for name, n in sorted(found.items())]
-    return (
-        [f"classes that may mean no label: {listed(told)}: remove these rows if so"] if told else []
-    )
-
-
-def _numbers(path: Path, column: str, rows: Mapping[str, _Row], i: int) -> NDArray[np.float64]:
-    values = [as_number(row.cells[i]) for row in rows.values()]
+def _numbers(
+    path: Path, column: str, rows: Mapping[str, _Row], i: int, *, separator: str
+) -> NDArray[np.float64]:
+    values = [as_number(row.cells[i], separator=separator) for row in rows.values()]
     bad = [name for name, value in zip(rows, values, strict=True) if value is None]
     if bad:
-        cell = rows[bad[0]].cells[i]
+        first = rows[bad[0]]
         raise ValueError(
-            f"{column} of {path} must be a finite number, got {shown(cell)} first for "
-            f"{counted(bad)}{number_remedy(cell)}"
+            f"{path}, line {first.line}: {column} must be a finite number, got "
+            f"{shown(first.cells[i])} first for {counted(bad)}{number_remedy(first.cells[i])}"
         )
     return np.array(values, np.float64)
 
 
-def _times(path: Path, rows: Mapping[str, _Row]) -> NDArray[np.float64]:
-    time, event = (_numbers(path, c, rows, i) for i, c in enumerate(("time", "event")))
+def _times(path: Path, rows: Mapping[str, _Row], *, separator: str) -> NDArray[np.float64]:
+    time, event = (
+        _numbers(path, c, rows, i, separator=separator) for i, c in enumerate(("time", "event"))
+    )
     names = np.array(list(rows))
     for column, wanted, values, wrong in (
         ("time", "above 0", time, time <= 0),

@@ -3,6 +3,14 @@
 from __future__ import annotations
 
 from histofast.patches.images import bag_patch_px, stream_bag
+from histofast.patches.pictures import (
+    SPLIT_NAMES,
+    STANDARDISED,
+    Picture,
+    Pictures,
+    read_pictures,
+    table_meant,
+)
 from histofast.patches.rows import PatchReader
 from histofast.patches.sample import PatchSample, sample_patches
 from histofast.patches.sources import (
@@ -25,6 +33,8 @@ from histofast.patches.tables import PatchBag, read_patch_table
 
 __all__ = [
     "SLIDE_FAILURES",
+    "SPLIT_NAMES",
+    "STANDARDISED",
     "FoundTissue",
     "Job",
     "MaskFile",
@@ -32,6 +42,8 @@ __all__ = [
     "PatchBatch",
     "PatchReader",
     "PatchSample",
+    "Picture",
+    "Pictures",
     "TissueOptions",
     "bag_patch_px",
     "iter_patches",
@@ -41,11 +53,13 @@ __all__ = [
     "make_labelled_slides",
     "make_slide",
     "read_patch_table",
+    "read_pictures",
     "sample_patches",
     "select_shard",
     "stream_bag",
     "stream_slide",
     "survey_tissue",
+    "table_meant",
     "with_masks",
 ]
 

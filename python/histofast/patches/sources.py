@@ -9,7 +9,7 @@ from pathlib import Path
 
 from histofast._files import path_of, paths_of
 from histofast._numbers import mpp_number
-from histofast._tables import as_number, number_remedy, read_table, shown
+from histofast._tables import is_missing, read_table
 from histofast.errors import SlideError
 from histofast.patches.tables import PatchBag, read_patch_table
 from histofast.slides import Slide, find_slides, open_slide
@@ -122,15 +122,9 @@ def _jobs_of_table(path: Path) -> list[Job]:
         slide = Path(row[wsi])
         slide = slide if slide.is_absolute() else path.parent / slide
         value = None
-        if mpp and row[mpp]:
-            cell = f"{path}, line {line}: {mpp}"
-            value = as_number(row[mpp])
-            if value is None:
-                raise ValueError(
-                    f"{cell} must be a finite number, got {shown(row[mpp])}"
-                    f"{number_remedy(row[mpp])}"
-                )
-            mpp_number(cell, value)
+        if mpp and not is_missing(row[mpp]):
+            value = table.number(line, mpp, row[mpp])
+            mpp_number(f"{path}, line {line}: {mpp}", value)
         jobs.append(
             Job(
                 name=_stem(slide),

@@ -5,15 +5,16 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 import numpy as np
 from numpy.typing import NDArray
 
-from histofast._files import path_of, regular_file
-from histofast._tables import as_number, number_remedy, read_table, shown
+from histofast._files import regular_file
+from histofast._tables import Table, shown
 from histofast._words import one_line
 from histofast.errors import SlideError
+from histofast.patches.pictures import Picture, Pictures, read_pictures
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -62,10 +63,11 @@ class PatchBag:
 
 
 def read_patch_table(path: str | Path) -> list[PatchBag]:
-    """Read a CSV of patch images: file, slide[, patient, label, x, y, split].
+    """Read a CSV of patch images (file[, slide, patient, label, x, y, split]), or a folder of classes.
 
-    `file` is relative to the CSV's folder. Without a column of slides a patient is a bag. Columns
-    may be called otherwise: see `histofast._tables`.
+    `file` is relative to the CSV's folder. Without a column of slides a patient is a bag, without one
+    of patients (or in a folder) each picture is. Columns may be called otherwise: see
+    `histofast._tables`; folders are read as `read_pictures` says.
 
     Returns:
         The bags in the order of their first row, rows in the table's order.
@@ -76,75 +78,68 @@ def read_patch_table(path: str | Path) -> list[PatchBag]:
             file, a coordinate that is no number or does not fit 64 bits, a bag that is of two
             patients or in two splits.
     """
-    table = read_table(path_of("path", path))
-    file_column, bag_column = table.needed("file"), table.needed("slide", "patient")
-    patient, split, label = (table.column(role) for role in ("patient", "split", "label"))
-    axes = [table.column("x"), table.column("y")]
-    if (axes[0] is None) != (axes[1] is None):
-        raise ValueError(f"{path} must have both of the columns x and y, or neither")
-    grouped: dict[str, list[tuple[int, Mapping[str, str]]]] = {}
-    seen: dict[str, int] = {}
-    for line, row in table.lines():
-        for column in (file_column, bag_column, patient):
-            if column is not None and not row[column]:
-                raise ValueError(f"{path}, line {line}: {column} is empty")
-        file = row[file_column]
-        if file in seen:
-            raise ValueError(
-                f"{path}, line {line}: {file} is there twice (first in line {seen[file]})"
-            )
-        seen[file] = line
-        grouped.setdefault(row[bag_column], []).append((line, row))
-
+    pictures = read_pictures(path)
+    grouped: dict[str, list[Picture]] = {}
+    for row in pictures.rows:
+        grouped.setdefault(row.slide or row.patient or _stem(row.name), []).append(row)
+    if not pictures.has & {"slide", "patient"}:
+        _refuse_one_stem(pictures, grouped)
     bags = []
     for name, members in grouped.items():
         coords = None
-        if None not in axes:
-            coords = np.array(
-                [
-                    [_whole(table.path, line, row, str(axis)) for axis in axes]
-                    for line, row in members
-                ],
-                np.int64,
-            )
+        if members[0].xy is not None:
+            coords = np.array([_whole_xy(pictures, row) for row in members], np.int64)
         bags.append(
             PatchBag(
                 name=name,
-                files=tuple(table.path.parent / row[file_column] for _, row in members),
+                files=tuple(row.file for row in members),
                 coords_l0=coords,
-                labels=tuple(row[label] if label else "" for _, row in members),
-                split=_of_bag(table.path, name, "in one split", members, split),
-                patient=_of_bag(table.path, name, "of one patient", members, patient),
+                labels=tuple(row.labels[0] for row in members),
+                split=_of_bag(pictures, name, "in one split", {row.split for row in members}),
+                patient=_of_bag(pictures, name, "of one patient", {row.patient for row in members}),
             )
         )
     return bags
 
 
-def _of_bag(
-    path: Path,
-    name: str,
-    wanted: str,
-    members: Sequence[tuple[int, Mapping[str, str]]],
-    column: str | None,
-) -> str:
+def _stem(name: str) -> str:
+    return PurePosixPath(name.replace("\\", "/")).stem
+
+
+def _refuse_one_stem(pictures: Pictures, grouped: Mapping[str, Sequence[Picture]]) -> None:
+    for members in grouped.values():
+        if len(members) > 1:
+            raise ValueError(
+                f"{pictures.where(members[1])} must have a file name of its own where pictures are "
+                f"bags, got {members[1].name} beside {members[0].name}: rename one, or add a column "
+                "slide"
+            )
+
+
+def _of_bag(pictures: Pictures, name: str, wanted: str, found: set[str]) -> str:
     """Return what all rows of a bag say."""
-    found = sorted({row[column] for _, row in members}) if column else [""]
     if len(found) > 1:
-        raise ValueError(f"{path}: bag {name} must be {wanted}, got {', '.join(found)}")
-    return found[0]
-
-
-def _whole(path: Path, line: int, row: Mapping[str, str], axis: str) -> int:
-    cell = row[axis]
-    number = as_number(cell)
-    if number is None:
         raise ValueError(
-            f"{path}, line {line}: {axis} must be a finite number, got {shown(cell)}"
-            f"{number_remedy(cell)}"
+            f"{pictures.path}: bag {name} must be {wanted}, got {', '.join(sorted(found))}"
         )
+    return found.pop()
+
+
+def _whole_xy(pictures: Pictures, row: Picture) -> list[int]:
+    assert pictures.table is not None
+    assert row.xy is not None
+    return [
+        _whole(pictures.table, row.line, axis, cell)
+        for axis, cell in zip("xy", row.xy, strict=True)
+    ]
+
+
+def _whole(table: Table, line: int, axis: str, cell: str) -> int:
+    number = table.number(line, axis, cell)
     value = int(cell) if cell.lstrip("+-").isdecimal() else round(number)
     if not -(2**63) <= value < 2**63:
         raise ValueError(
-            f"{path}, line {line}: {axis} must be a level-0 pixel below 2**63, got {shown(cell)}"
+            f"{table.path}, line {line}: {axis} must be a level-0 pixel below 2**63, "
+            f"got {shown(cell)}"
         )
     return value

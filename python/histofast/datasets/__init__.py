@@ -1,0 +1,21 @@
+"""Labelled images: tables and folders of pictures in; targets, groups and splits out. Without torch.
+
+An *image* is a picture that is classified as a whole, a *group* whose it is: a patient, else a slide,
+else the picture itself. No group is ever on two sides of a split.
+"""
+
+from __future__ import annotations
+
+from histofast.datasets.images import GroupKind, Images, ImageTask
+from histofast.datasets.opening import open_images
+
+__all__ = [
+    "GroupKind",
+    "ImageTask",
+    "Images",
+    "open_images",
+]
+
+
+def __dir__() -> list[str]:
+    return __all__
