@@ -105,8 +105,10 @@ def _made(
     if kind == "image" and classes:
         notes = [
             *notes,
-            "neither patients nor slides are told: pictures count as groups, and pictures of one "
-            "patient may be on both sides of a split",
+            (
+                "neither patients nor slides are told: pictures count as groups, and pictures of one "
+                "patient may be on both sides of a split"
+            ),
         ]
     groups = [row.name if kind == "image" else getattr(row, kind) for row in rows]
     images = Images(
