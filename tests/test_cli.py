@@ -533,7 +533,7 @@ def test_a_folder_without_slides(extract, tmp_path):
     [
         ("scanned,mpp\na,1\n", r"must have a column file \(or .*\), got scanned, mpp"),
         ("wsi\na.svs\na.svs\n", "slides must be given once each, got .*a.svs twice"),
-        ("wsi,mpp\na.svs,nan\n", "line 2: mpp must be a finite number, got 'nan'"),
+        ("wsi,mpp\na.svs,inf\n", "line 2: mpp must be a finite number, got 'inf'"),
         ("", "must have a header and at least one row"),
     ],
 )

@@ -49,8 +49,9 @@ def extract(
         Path | None,
         typer.Option(
             "--patches",
-            metavar="CSV",
-            help="patch images instead of slides: file, bag[, label, x, y, split]",
+            metavar="CSV|FOLDER",
+            help="patch images instead of slides: file[, slide, patient, label, x, y, split], or a "
+            "folder of classes",
         ),
     ] = None,
     wsi_dir: Annotated[

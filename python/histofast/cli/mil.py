@@ -52,9 +52,7 @@ def train(
             help="what the labels are; survival needs columns time and event",
         ),
     ] = "classification",
-    label_column: Annotated[
-        str, typer.Option("--label-column", metavar="NAME", help="of the labels")
-    ] = "label",
+    label_column: options.LabelColumn = None,
     missing: Annotated[
         str,
         options.choice(
@@ -189,7 +187,7 @@ def train(
             labels,
             task=cast("Task", task),
             missing=cast(Literal["error", "skip"], missing),
-            label_column=label_column,
+            label_column=label_column or "label",
             on_progress=on_count,
         )
     _note(bags.notes, quiet=quiet)

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from histofast._machine import check_device
+
+if TYPE_CHECKING:
+    from histofast.datasets import Images
 
 
 def number(text: str | float) -> float:
@@ -143,6 +146,25 @@ Run = Annotated[Path, typer.Argument(metavar="RUN", help="folder of `histofast t
 Labels = Annotated[
     Path, typer.Option("--labels", metavar="CSV", help="slide, label[, patient, split]")
 ]
+ImageLabels = Annotated[
+    str | None,
+    typer.Option(
+        "--labels",
+        metavar="A,B,...",
+        help="columns of 0 and 1, one for each label that a picture may have",
+    ),
+]
+LabelColumn = Annotated[
+    str | None, typer.Option("--label-column", metavar="NAME", help="of the labels [label]")
+]
+GroupColumn = Annotated[
+    str | None,
+    typer.Option(
+        "--group-column",
+        metavar="NAME",
+        help="of what must stay on one side of a split [group, else patient, else slide]",
+    ),
+]
 Epochs = Annotated[
     int | None, typer.Option("--epochs", parser=whole_number, metavar="N", help="at most [20]")
 ]
@@ -171,6 +193,26 @@ def split(text: str) -> list[str]:
 def given(**options: Any) -> dict[str, Any]:
     """Keep the options that were given: the API knows the defaults of the others."""
     return {name: value for name, value in options.items() if value is not None}
+
+
+def read_images(
+    path: Path,
+    *,
+    labels: str | None,
+    label_column: str | None,
+    group_column: str | None,
+    labelled: bool = True,
+) -> Images:
+    """Open labelled images as the options `ImageLabels`, `LabelColumn` and `GroupColumn` say."""
+    from histofast.datasets import open_images
+
+    return open_images(
+        path,
+        labels=None if labels is None else split(labels),
+        label_column=label_column,
+        group_column=group_column,
+        labelled=labelled,
+    )
 
 
 def out_folder(out: Path | None, *, of: str, overwrite: bool) -> Path:

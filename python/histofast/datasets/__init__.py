@@ -6,14 +6,17 @@ else the picture itself. No group is ever on two sides of a split.
 
 from __future__ import annotations
 
-from histofast.datasets.images import GroupKind, Images, ImageTask
+from histofast.datasets.images import Images, ImageTask
 from histofast.datasets.opening import open_images
+from histofast.datasets.splitting import split
+from histofast.patches import GroupKind
 
 __all__ = [
     "GroupKind",
     "ImageTask",
     "Images",
     "open_images",
+    "split",
 ]
 
 

@@ -10,8 +10,9 @@ from typing import Any, Literal, Self
 import numpy as np
 from numpy.typing import NDArray
 
+from histofast.patches import GroupKind
+
 ImageTask = Literal["classification", "multilabel"]
-GroupKind = Literal["patient", "slide", "group", "image"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)

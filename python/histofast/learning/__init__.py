@@ -44,7 +44,7 @@ from histofast.learning.scores import (
     metrics,
     metrics_of_models,
 )
-from histofast.learning.splits import Fold, folds
+from histofast.learning.splits import Fold, Labelled, folds
 from histofast.learning.weighted import Task
 
 __all__ = [
@@ -59,6 +59,7 @@ __all__ = [
     "EpochReport",
     "Fold",
     "Knee",
+    "Labelled",
     "Labels",
     "Log",
     "Metric",

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
+from histofast.patches.folders import SPLIT_NAMES, table_meant
 from histofast.patches.images import bag_patch_px, stream_bag
 from histofast.patches.pictures import (
-    SPLIT_NAMES,
     STANDARDISED,
+    GroupKind,
     Picture,
     Pictures,
     read_pictures,
-    table_meant,
 )
 from histofast.patches.rows import PatchReader
 from histofast.patches.sample import PatchSample, sample_patches
@@ -36,6 +36,7 @@ __all__ = [
     "SPLIT_NAMES",
     "STANDARDISED",
     "FoundTissue",
+    "GroupKind",
     "Job",
     "MaskFile",
     "PatchBag",

@@ -9,24 +9,19 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from histofast._files import path_of
 from histofast._numbers import mpp_number
 from histofast._tables import Role, Table, is_missing, read_table, shown
-from histofast._words import listed
-from histofast.errors import SlideError
-from histofast.slides import ListedSlide, find_slides
+from histofast._words import counted, did_you_mean, listed
+from histofast.patches.folders import pictures_in
 
+GroupKind = Literal["patient", "slide", "group", "image"]
+
+_GROUPS: tuple[Literal["group", "patient", "slide"], ...] = ("group", "patient", "slide")
+_ROLES: tuple[Role, ...] = ("slide", "patient", "group", "split", "mpp")
 STANDARDISED = ("dataset.json", "images.csv")  # what `dataset standardise` leaves in its folder
-SPLIT_NAMES: Mapping[str, str] = {
-    "train": "train",
-    "training": "train",
-    "val": "validation",
-    "valid": "validation",
-    "validation": "validation",
-    "test": "test",
-    "testing": "test",
-}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -65,14 +60,16 @@ class Pictures:
         rows: in the order of the table, or sorted by name.
         table: None for a folder.
         has: the roles that there are: "label", "slide", "patient", "group", "split" ...
-        problems: of files that cannot be looked at, a line each.
+        group_kind: the role that tells groups; "image" where none does.
+        notes: what was left out or may not be meant, a line each.
     """
 
     path: Path
     rows: tuple[Picture, ...]
     table: Table | None
     has: frozenset[str]
-    problems: tuple[str, ...] = ()
+    group_kind: GroupKind = "image"
+    notes: tuple[str, ...] = ()
 
     def where(self, row: Picture) -> str:
         """Return how a message begins that is about a row."""
@@ -84,34 +81,38 @@ def read_pictures(
     *,
     label_columns: Sequence[str] = (),
     group_column: str | None = None,
+    labelled: bool = True,
 ) -> Pictures:
     """Read a table of pictures, or a folder with a folder for each class.
 
     A table has `file` (relative to its folder) and what else there is: `label`, `slide`, `patient`,
     `group`, `split`, `mpp`, `x`, `y`, under the usual names in any case and spelling. In a folder, the
-    folder in it is the class, or the split (train, val, test) and the folder in that the class; the
-    pictures may lie deeper. Names that begin with a dot and what is no picture by its suffix are left out.
+    folder in it is the class, or the split (train, val, test) and the folder in that the class, or
+    the other way round; the pictures may lie deeper. Names that begin with a dot and what is no PNG,
+    JPEG or TIFF by its suffix are left out, and noted.
 
     Args:
         path: of the table or folder; a folder of `dataset standardise` is its images.csv.
         label_columns: of the table; () for the one that is called label, if there is one.
-        group_column: what tells groups, instead of a column group.
+        group_column: what tells groups: a column group, else patients, else slides, when None.
+        labelled: False: pictures may lie in a folder as they like.
 
     Raises:
         FileNotFoundError: there is no such table or folder.
-        ValueError: a missing column or one that is there twice, an empty table or cell, a repeated
-            file, an mpp out of range; a folder without pictures, or with pictures beside folders of
-            them, or with folders whose names differ in case only.
+        ValueError: a missing column or one that is there twice, an empty table, an empty cell of a
+            file, slide, patient or group, a repeated file, an mpp out of range; a folder as
+            `pictures_in` refuses it, or one and names of columns.
     """
     path = path_of("path", path)
     if path.is_dir():
-        if all((path / name).is_file() for name in STANDARDISED):
-            path = path / STANDARDISED[1]
-        else:
-            for name, value in (("label_column", label_columns), ("group_column", group_column)):
-                if value:
-                    raise ValueError(f"{name} must be of a table, {path} is a folder: leave it out")
-            return _of_folder(path)
+        if not all((path / name).is_file() for name in STANDARDISED):
+            if label_columns or group_column is not None:
+                raise ValueError(
+                    f"{path} must be a table where columns are named, got a folder: give its table, "
+                    "or leave the columns out"
+                )
+            return _of_folder(path, labelled=labelled)
+        path = path / STANDARDISED[1]
     return _of_table(path, label_columns, group_column)
 
 
@@ -122,42 +123,71 @@ def _of_table(path: Path, label_columns: Sequence[str], group_column: str | None
     asked = [*label_columns, *([group_column] if group_column is not None else [])]
     table = read_table(path, named=asked)
     file = table.needed("file")
-    labels = _asked_columns(table, label_columns, "label_column")
+    labels = [_asked(table, column) for column in label_columns]
     if not label_columns and (found := table.column("label")) is not None:
         labels = [found]
-    roles: dict[str, str | None] = {
-        role: table.column(role) for role in _roles("slide", "patient", "group", "split", "mpp")
-    }
+    roles = {role: table.column(role) for role in _ROLES}
+    kind: GroupKind = _first_of(roles)
     if group_column is not None:
-        roles["group"] = _asked_columns(table, [group_column], "group_column")[0]
+        found = _asked(table, group_column)
+        kind = _first_of({role: found if roles[role] == found else None for role in _GROUPS})
+        if kind == "image":
+            kind, roles["group"] = "group", found
     axes = [table.column("x"), table.column("y")]
     if (axes[0] is None) != (axes[1] is None):
         raise ValueError(f"{path} must have both of the columns x and y, or neither")
-    has = {role for role, column in roles.items() if column is not None}
-    if labels:
-        has.add("label")
     rows = [
         _row(table, line, row, file=file, labels=labels, roles=roles, axes=axes)
         for line, row in table.lines()
     ]
     _refuse_repeated(table, rows)
-    return Pictures(path=path, rows=tuple(rows), table=table, has=frozenset(has))
+    has = {role for role, column in roles.items() if column is not None}
+    return Pictures(
+        path=path,
+        rows=tuple(rows),
+        table=table,
+        has=frozenset({*has, *(["label"] if labels else [])}),
+        group_kind=kind,
+        notes=tuple(_on_groups(table, rows, kind)),
+    )
 
 
-def _roles(*roles: Role) -> tuple[Role, ...]:
-    return roles
+def _first_of(roles: Mapping[Role, str | None]) -> GroupKind:
+    for role in _GROUPS:
+        if roles[role] is not None:
+            return role
+    return "image"
 
 
-def _asked_columns(table: Table, columns: Sequence[str], argument: str) -> list[str]:
-    found = []
-    for column in columns:
-        name = table.named(column)
-        if name is None:
-            raise ValueError(
-                f"{argument} must be one of {table.path}, {table.header_shown}, got {column!r}"
+def _asked(table: Table, column: str) -> str:
+    name = table.named(column)
+    if name is None:
+        raise ValueError(
+            f"{table.path} must have a column {column}, got {table.header_shown}"
+            f"{did_you_mean(column, table.header)}"
+        )
+    return name
+
+
+def _on_groups(table: Table, rows: Sequence[Picture], kind: GroupKind) -> list[str]:
+    """Say what may be of one patient and on two sides of a split all the same."""
+    notes = []
+    if kind != "patient" and (strange := table.unread_patients()):
+        notes.append(
+            f"columns that may be patients and are not read: {listed(strange)}: call the right one "
+            "patient"
+        )
+    if kind in ("slide", "group"):
+        groups_of: dict[str, set[str]] = {}
+        for row in rows:
+            groups_of.setdefault(row.patient, set()).add(getattr(row, kind))
+        divided = [name for name, groups in groups_of.items() if name and len(groups) > 1]
+        if divided:
+            notes.append(
+                f"patients that are told have several {kind}s and may be on both sides of a split: "
+                f"{counted(divided)}"
             )
-        found.append(name)
-    return found
+    return notes
 
 
 def _row(
@@ -167,7 +197,7 @@ def _row(
     *,
     file: str,
     labels: Sequence[str],
-    roles: Mapping[str, str | None],
+    roles: Mapping[Role, str | None],
     axes: Sequence[str | None],
 ) -> Picture:
     # A picture whose group is not known could be on both sides of a split.
@@ -184,6 +214,8 @@ def _row(
             f"{table.path}, line {line}: {column}", table.number(line, column, row[column])
         )
     told = {role: row[column] if column else "" for role, column in roles.items() if role != "mpp"}
+    if is_missing(told["split"]):
+        told["split"] = ""
     return Picture(
         name=row[file],
         file=table.path.parent / row[file],
@@ -215,91 +247,13 @@ def _refuse_repeated(table: Table, rows: Sequence[Picture]) -> None:
 # --- Folders -----------------------------------------------------------------------------------
 
 
-def _of_folder(path: Path) -> Pictures:
-    folders = _folders_in(path)
-    parts = [folder for folder in folders if folder.name.casefold() in SPLIT_NAMES]
-    problems: list[str] = []
-    if folders and len(parts) == len(folders):
-        rows = [
-            row
-            for part in parts
-            for row in _of_classes(path, _folders_in(part), part.name, problems)
-        ]
-    else:
-        rows = _of_classes(path, folders, "", problems)
-    if not rows:
-        rows = [_picture(path, slide, problems) for slide in _pictures_in(path, recursive=False)]
-        has: set[str] = set()
-    else:
-        has = {"label", *(["split"] if parts and len(parts) == len(folders) else [])}
-        beside = _pictures_in(path, recursive=False)
-        if beside:
-            raise ValueError(
-                f"{path} must have pictures within the folders of their classes, got "
-                f"{len(beside)} beside them, first {beside[0].path.name}: move them"
-            )
-    kept = [row for row in rows if row is not None]
-    if not kept:
-        raise ValueError(
-            f"{path} must have pictures in a folder for each class, got none{table_meant(path)}"
-        )
-    return Pictures(
-        path=path,
-        rows=tuple(sorted(kept, key=lambda row: row.name)),
-        table=None,
-        has=frozenset(has),
-        problems=tuple(problems),
+def _of_folder(path: Path, *, labelled: bool) -> Pictures:
+    placed, notes = pictures_in(path, labelled=labelled)
+    rows = tuple(
+        Picture(name=found.name, file=found.file, labels=(found.label,), split=found.split)
+        for found in placed
     )
-
-
-def table_meant(path: Path) -> str:
-    """Return the end of a message on a folder without classes: the tables in it, if there are any."""
-    tables = sorted(
-        inner.name for inner in path.iterdir() if inner.suffix.lower() in {".csv", ".tsv", ".txt"}
-    )
-    return (
-        f": was the table meant, {listed([str(path / name) for name in tables])}?" if tables else ""
-    )
-
-
-def _folders_in(path: Path) -> list[Path]:
-    try:
-        inside = sorted(inner for inner in path.iterdir() if not inner.name.startswith("."))
-        return [inner for inner in inside if inner.is_dir()]
-    except OSError as error:
-        raise ValueError(f"{path} must be a folder to look into: {error.strerror}") from error
-
-
-def _pictures_in(folder: Path, *, recursive: bool) -> list[ListedSlide]:
-    try:
-        return find_slides([folder], recursive=recursive)
-    except SlideError:  # none in it
-        return []
-
-
-def _of_classes(
-    root: Path, folders: Sequence[Path], split: str, problems: list[str]
-) -> list[Picture | None]:
-    named: dict[str, str] = {}
-    rows: list[Picture | None] = []
-    for folder in folders:
-        first = named.setdefault(folder.name.casefold(), folder.name)
-        if first != folder.name:
-            raise ValueError(
-                f"{folder.parent} must have classes of different names, got {first} and "
-                f"{folder.name}, which differ in case only: rename one, or join them"
-            )
-        for slide in _pictures_in(folder, recursive=True):
-            rows.append(_picture(root, slide, problems, label=folder.name, split=split))
-    return rows
-
-
-def _picture(
-    root: Path, slide: ListedSlide, problems: list[str], *, label: str = "", split: str = ""
-) -> Picture | None:
-    if slide.problem:
-        problems.append(slide.problem)
-        return None
-    return Picture(
-        name=slide.path.relative_to(root).as_posix(), file=slide.path, labels=(label,), split=split
-    )
+    has = {
+        role for role, first in (("label", rows[0].labels[0]), ("split", rows[0].split)) if first
+    }
+    return Pictures(path=path, rows=rows, table=None, has=frozenset(has), notes=tuple(notes))
