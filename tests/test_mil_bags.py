@@ -145,13 +145,24 @@ class TestOpening:
         path = table("slide,label,patient", "a,0,p", "b,1,p", "c,0,q", "d,1,r")
         assert open_bags(folder, path).notes == ("patients with slides in several classes: 1 (p)",)
 
-    def test_na_is_no_label(self, folder, table):
-        path = table("slide,label,patient", "a,0,p", "b,1,q", "c,NA,r", "d,,s")
-        with pytest.raises(ValueError, match=r"features without labels: 2 \(c, d\)"):
-            open_bags(folder, path)
-        bags = open_bags(folder, path, missing="skip")
+    def test_a_missing_label_is_left_out_and_counted(self, folder, table):
+        path = table("slide,label,patient,split", "a,0,p,train", "c,NA,r,", "b,1,q,test", "d,,s,?")
+        bags = open_bags(folder, path)
         assert (bags.names, bags.classes) == (("a", "b"), ("0", "1"))
-        assert bags.notes == ("left out features without labels: 2 (c, d)",)
+        assert bags.notes == ("left out slides without a label: 2 (c, d), first in line 3",)
+        path = table("slide,age,patient", "a,0.5,p", "b,NaN,q", "c,2,r", "d,1,s")
+        bags = open_bags(folder, path, task="regression", label_column="age")
+        assert bags.targets.tolist() == [0.5, 2.0, 1.0]
+        assert bags.notes == ("left out slides without a label: 1 (b), first in line 3",)
+        path = table("slide,time,event", "a,1,1", "b,2,", "c,NA,0", "d,4,1", "e,,")
+        bags = open_bags(folder, path, task="survival")
+        assert bags.targets.tolist() == [[1, 1], [4, 1]]
+        assert bags.notes[1] == "left out slides without a label: 2 (b, c), first in line 3"
+
+    def test_decimal_commas(self, folder, table):
+        path = table("slide;time;event", "a;1,5;1", "b;2,0;0", "c;0,25;0", "d;1,125;1")
+        bags = open_bags(folder, path, task="survival")
+        assert bags.targets[:, 0].tolist() == [1.5, 2.0, 0.25, 1.125]
 
     def test_part(self, folder, table):
         bags = open_bags(folder, table(*FOUR))
@@ -446,8 +457,13 @@ class TestBadLabels:
             ),
             (
                 "classification",
-                ("slide,label", "a,", "b,", "c,x", "d,"),
-                r"features without labels: 3 \(a, b, d\)",
+                ("slide,label", "a,", "b,NA", "c,", "d,nan"),
+                r"labels\.csv must have labels of the features' slides, got none of any",
+            ),
+            (
+                "classification",
+                ("slide,label,case", "a,x,p", "b,y,null"),
+                r"labels\.csv, line 3: case must be told, got 'null'",
             ),
             (
                 "classification",

@@ -62,8 +62,8 @@ def read_labels(
     `slide` (or wsi, slide_id, bag, file ...; else the first column) holds names with or without folder
     and suffix; `label`, or `time` and `event`; `patient` (or patient_id, case_id, submitter_id ...)
     and `split` (train, val, test) if known. Names of columns are read in any case and spelling. A
-    table with patients and no slides has one bag for each patient. A row whose label is empty, or `NA` and
-    the like, is as if it were not there.
+    table with patients and no slides has one bag for each patient. A slide whose label is empty, or
+    `NA` and the like, is left out, whatever `missing` says: the table tells that it has none.
 
     Args:
         path: the table.
@@ -81,8 +81,8 @@ def read_labels(
     Raises:
         FileNotFoundError: no such table.
         ValueError: an unknown option; a table without the columns, with two columns for one thing,
-            with a slide twice, an empty or unusable cell, one class or no event only; slides that
-            do not match (see `missing`).
+            with a slide twice, a slide or patient without a name, an unusable cell, one class or no
+            event only; slides that do not match (see `missing`).
     """
     path = path_of("path", path)
     for option, value, wanted in (
@@ -95,6 +95,10 @@ def read_labels(
     table = read_table(path, named=columns)
     rows, notes = _match(path, _read_rows(table, columns), set(names), missing)
     notes += _notes_on_patients(table)
+    unlabelled = {name: rows.pop(name) for name, row in list(rows.items()) if row.is_unlabelled}
+    notes += _notes_on_unlabelled(unlabelled)
+    if not rows:
+        raise ValueError(f"{path} must have labels of the features' slides, got none of any")
     left_out = {name: rows.pop(name) for name in without if name in rows}
     notes += _notes_on_left_out(left_out, rows, task=task)
     targets: NDArray[Any]
@@ -124,6 +128,10 @@ class _Row:
     patient: str
     split: str
 
+    @property
+    def is_unlabelled(self) -> bool:
+        return any(map(is_missing, self.cells))
+
 
 def _read_rows(table: Table, columns: Sequence[str]) -> list[_Row]:
     wanted = [table.named(column) for column in columns]
@@ -145,14 +153,13 @@ def _read_rows(table: Table, columns: Sequence[str]) -> list[_Row]:
         for column in (slide, patient):
             if column is not None and not row[column]:
                 raise ValueError(f"{table.path}, line {line}: {column} is empty")
-        if patient is not None and is_missing(row[patient]):
-            raise ValueError(
-                f"{table.path}, line {line}: {patient} must be told, got {shown(row[patient])}"
-            )
-        if any(is_missing(row[name]) for name in cells):
-            continue  # as if the table had no such row
+            if column is not None and is_missing(row[column]):
+                raise ValueError(
+                    f"{table.path}, line {line}: {column} must be told, got {shown(row[column])}"
+                )
         split = ""
-        if split_column:
+        cells_of = tuple(row[name] for name in cells)
+        if split_column and not any(map(is_missing, cells_of)):
             if row[split_column].casefold() not in SPLIT_NAMES:
                 raise ValueError(
                     f"{table.path}, line {line}: split must be train, val or test, "
@@ -162,14 +169,12 @@ def _read_rows(table: Table, columns: Sequence[str]) -> list[_Row]:
         rows.append(
             _Row(
                 name=row[slide],
-                cells=tuple(row[name] for name in cells),
+                cells=cells_of,
                 line=line,
                 patient=row[patient] if patient else "",
                 split=split,
             )
         )
-    if not rows:
-        raise ValueError(f"{table.path} must have a {cells[0]} in some row, got none in any")
     return rows
 
 
@@ -191,6 +196,15 @@ def _notes_on_patients(table: Table) -> list[str]:
             "call the right one patient"
         )
     return notes
+
+
+def _notes_on_unlabelled(rows: Mapping[str, _Row]) -> list[str]:
+    if not rows:
+        return []
+    first = min(row.line for row in rows.values())
+    return [
+        f"left out slides without a label: {counted(sorted(rows), most=NAMED)}, first in line {first}"
+    ]
 
 
 def _notes_on_left_out(
@@ -228,9 +242,15 @@ def _match(
             f"{path} and features must be of the same slides, got no common name: labels of "
             f"{counted([row.name for row in rows])}, features of {counted(sorted(stems))}"
         )
+    # A row without a label says of a slide without features nothing that is lost.
+    unseen = [
+        key
+        for key, row in zip(keys, rows, strict=True)
+        if key not in stems and not row.is_unlabelled
+    ]
     notes = []
     for what, names in (
-        ("labels without features", [k for k in keys if k not in stems]),
+        ("labels without features", unseen),
         ("features without labels", sorted(stems - found.keys())),
     ):
         if names:

@@ -194,8 +194,8 @@ def open_bags(
             slide that has a patch.
         FileNotFoundError: no such file, folder or table, or a folder without feature files.
         ValueError: an unknown option; a table without the columns, with two columns for one thing,
-            with a slide twice, an empty or unusable cell, one class or no event only; slides that do not match (see `missing`); two
-            files of one slide.
+            with a slide twice, a slide or patient without a name, an unusable cell, one class or no
+            event only; slides that do not match (see `missing`); two files of one slide.
     """
     files = _list_files(features)
     if labels is None:
