@@ -535,6 +535,36 @@ def test_every_image_is_tested_once_and_no_group_is_divided(sizes, classes, n, s
     assert sorted(tested) == list(range(len(images)))
 
 
+def test_several_labels_are_dealt_alike(make):
+    """Each label, and its absence, is in every part as long as there are groups of it."""
+    rng = np.random.default_rng(0)
+    cells = (rng.random((60, 3)) < [0.5, 0.2, 0.8]).astype(int).astype(object)
+    cells[rng.random((60, 3)) < 0.1] = "NA"
+    rows = [f"{i}.png,p{i // 2},{','.join(map(str, row))}" for i, row in enumerate(cells)]
+    images = open_images(make("file,patient,a,b,c", *rows), labels=("a", "b", "c"))
+    for fold in folds(images, n=4, seed=3):
+        sides = [{images.groups[i] for i in p} for p in (fold.train, fold.validation, fold.test)]
+        assert sum(map(len, sides)) == len(set().union(*sides)) == 30
+        for part in (fold.train, fold.test):
+            for column in images.targets[part].T:
+                assert {0.0, 1.0} <= set(column.tolist())
+    share = np.nanmean(images.targets, axis=0)
+    tested = [np.nanmean(images.targets[f.test], axis=0) for f in folds(images, n=4, seed=3)]
+    assert np.abs(tested - share).max() < 0.2
+    with pytest.raises(
+        ValueError, match=r"the number of patients of every class, got 20 for \d+ with"
+    ):
+        split(images, folds=20)
+
+
+def test_messages_of_folds_name_the_groups(make):
+    path = make("file,label", *[f"{i}.png,{'ab'[i % 2]}" for i in range(6)])
+    with pytest.raises(ValueError, match="n must be at most the number of pictures, 6, got 7"):
+        split(open_images(path), folds=7)
+    with pytest.raises(ValueError, match="of pictures of every class, got 4 for 3 with class a"):
+        split(open_images(path), folds=4)
+
+
 def test_split_is_a_fold_of_learning(make):
     images = open_images(make("file,label,patient", *of_groups("a", "b", groups=6)))
     for i, fold in enumerate(folds(images, n=3, seed=7)):

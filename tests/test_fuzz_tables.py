@@ -13,6 +13,7 @@ import pytest
 
 import fuzzing
 from fake_slides import FakeSlide
+from histofast.datasets import Images, open_images, split
 from histofast.encoders import read_registry
 from histofast.explain import read_values
 from histofast.learning import read_labels
@@ -25,6 +26,7 @@ from histofast.patches import (
     survey_tissue,
     with_masks,
 )
+from histofast.slides import write_png
 from histofast.tissue import Tissue
 from test_registry import SMALL
 
@@ -50,6 +52,33 @@ def read_values_of_slides(path: Path) -> None:
 def read_patches(path: Path) -> None:
     for bag in read_patch_table(path):
         assert bag.coords.shape == (len(bag), 2)
+
+
+def read_set(path: Path) -> None:
+    """As `classify` reads it, and deals its groups."""
+    check_set(open_images(path, labelled=False))
+    images = open_images(path)
+    check_set(images)
+    fold = split(images, folds=2)
+    sides = [{images.groups[i] for i in part} for part in (fold.train, fold.validation, fold.test)]
+    assert sum(map(len, sides)) == len(set().union(*sides))
+
+
+def read_set_of_columns(path: Path) -> None:
+    check_set(open_images(path, labels=("tumour", "stroma"), group_column="slide"))
+
+
+def check_set(images: Images) -> None:
+    n = len(images)
+    assert n == len(images.files) == len(images.groups) == len(images.splits) == len(images.mpp)
+    assert len(set(images.names)) == n
+    assert all(file.is_file() for file in images.files)
+    assert all("\n" not in text for text in (*images.notes, *images.names, *images.classes))
+    if images.has_targets:
+        shape = (n,) if images.task == "classification" else (n, len(images.classes))
+        assert images.targets.shape == shape
+        wanted = range(len(images.classes)) if images.task == "classification" else (0, 1)
+        assert set(images.targets[~np.isnan(images.targets)].tolist()) <= set(wanted)
 
 
 def read_list(path: Path) -> None:
@@ -85,6 +114,10 @@ LABELS = "Slide ID,label,patient,split,age,time,event,note\n" + "".join(
 PATCHES = "file,slide,patient,label,x,y,split\n" + "".join(
     f"a/{i}.png,s{i // 4},p{i // 8},{i % 2},{256 * i},-{i},train\n" for i in range(16)
 )
+SET = "file,Label,tumour,stroma,Patient ID,slide,mpp\n" + "".join(
+    f"a/{i}.png,{'xy'[i % 2]},{i % 2},{i // 2 % 2 if i else 'NA'},p{i // 2},s{i},0.{i + 10}\n"
+    for i in range(16)
+)
 LIST = "wsi,mpp,mask,patient\n" + "".join(
     f"{name}.svs,{0.25 + i / 100},{name}.png,{'=p' if i else ''}\n" for i, name in enumerate(SLIDES)
 )
@@ -110,6 +143,11 @@ def attacked(
         path.write_bytes(content)
     broken = folder / "broken"
     broken.mkdir()
+    pictures = folder / "a"  # what tables of pictures name
+    pictures.mkdir()
+    for number in range(16):
+        write_png(pictures / f"{number}.png", np.zeros((2, 2, 3), np.uint8))
+    (broken / "a").symlink_to(pictures)
     return fuzzing.attack(read, paths, broken, text=True, mutants=mutants)
 
 
@@ -119,6 +157,9 @@ def attacked(
         (read_classes, LABELS),
         (read_values_of_slides, LABELS),
         (read_patches, PATCHES),
+        (read_set, SET),
+        (read_set, SET.replace("y,", '"z; y ",')),
+        (read_set_of_columns, SET),
         (read_list, LIST),
         (read_map, MAP),
     ],

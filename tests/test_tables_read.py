@@ -9,6 +9,7 @@ import re
 import pytest
 
 from histofast._tables import as_number, is_missing, number_remedy, read_table
+from histofast.datasets import open_images
 from histofast.errors import SlideError
 from histofast.explain import read_values
 from histofast.learning import read_labels
@@ -121,16 +122,20 @@ def test_a_million_columns_cost_nothing_that_lasts(write):
 READERS = {
     "labels": lambda path: read_labels(path, "ab"),
     "patches": read_patch_table,
+    "set": open_images,
     "list": list_jobs,
     "values": read_values,
 }
+KINDS = [
+    (name, kind)
+    for name in READERS
+    for kind in ("pipe", "folder", "device")
+    if not (kind == "folder" and name in ("patches", "set"))  # a folder of classes is a table
+]
 
 
-@pytest.mark.parametrize("kind", ["pipe", "folder", "device"])
-@pytest.mark.parametrize("read", READERS.values())
-def test_what_is_no_file_is_refused_unopened(tmp_path, read, kind):
-    if kind == "folder" and read is read_patch_table:
-        pytest.skip("a folder of classes is a table of its own")
+@pytest.mark.parametrize(("name", "kind"), KINDS)
+def test_what_is_no_file_is_refused_unopened(tmp_path, name, kind):
     path = tmp_path / "t.csv"
     if kind == "pipe":
         os.mkfifo(path)
@@ -139,7 +144,7 @@ def test_what_is_no_file_is_refused_unopened(tmp_path, read, kind):
     else:
         path.symlink_to("/dev/zero")
     with pytest.raises(ValueError, match=r"table .*t\.csv must be a file, got a ") as error:
-        read(path)
+        READERS[name](path)
     assert "\n" not in str(error.value)
 
 
@@ -188,6 +193,22 @@ def test_numbers_are_finite_and_written_with_a_point(write, cell):
 )
 def test_decimal_commas_and_missing_numbers(write, text, found):
     assert [job.mpp for job in list_jobs(write(text))] == found
+
+
+def test_decimal_commas_of_values_on_a_map(write):
+    found = read_values(write("x;y;share\n0;256;0,5\n256;0;1,25\n"))
+    assert found.values.tolist() == [0.5, 1.25]
+    with pytest.raises(ValueError, match="line 2: must have two whole numbers and a finite number"):
+        read_values(write("x,y,share\n0,256,1.234\n".replace("1.234", '"1,234"')))
+
+
+def test_what_is_missing_in_a_list_of_slides(write):
+    text = "wsi,mpp,mask,patient\na.svs,NA,n/a,NULL\nb.svs,0.5,b.png,p\n"
+    first, second = list_jobs(write(text))
+    assert (first.mpp, first.mask, first.patient) == (None, None, "")
+    assert (second.mpp, second.mask and second.mask.name, second.patient) == (0.5, "b.png", "p")
+    with pytest.raises(ValueError, match=r"t\.csv, line 3: wsi must be told, got 'NA'"):
+        list_jobs(write("wsi\na.svs\nNA\n"))
 
 
 def test_coordinates_beyond_floats_are_whole(write):

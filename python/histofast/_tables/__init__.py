@@ -22,7 +22,7 @@ from histofast._tables.cells import (
     number_remedy,
     shown,
 )
-from histofast._tables.reading import read_csv, records
+from histofast._tables.reading import read_csv, records, separator_of
 from histofast._tables.table import NAMES, Role, Table, read_table
 from histofast._tables.writing import csv_text
 
@@ -39,5 +39,6 @@ __all__ = [
     "read_csv",
     "read_table",
     "records",
+    "separator_of",
     "shown",
 ]

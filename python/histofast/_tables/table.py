@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from histofast._tables.cells import as_number, as_read, number_remedy, shown
+from histofast._tables.cells import as_number, as_read, is_missing, number_remedy, shown
 from histofast._tables.reading import records, separator_of
 from histofast._words import clipped, listed
 
@@ -114,6 +114,17 @@ class Table:
         if len(claims) > 1:
             raise self._contradicts(name, claims)
         return self._checked(claims[0]) if claims else None
+
+    def told(self, line: int, column: str, cell: str) -> str:
+        """Return a cell that must not be missing, such as whose a picture is.
+
+        Raises:
+            ValueError: it is.
+        """
+        if is_missing(cell):
+            got = f"must be told, got {shown(cell)}" if cell else "is empty"
+            raise ValueError(f"{self.path}, line {line}: {column} {got}")
+        return cell
 
     def number(self, line: int, column: str, cell: str) -> float:
         """Return the number that a cell of a line holds.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import filecmp
 import stat
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -196,7 +197,7 @@ def _refuse_files(pictures: Pictures, rows: Sequence[Picture]) -> None:
                 f"{pictures.where(row)}: {row.name} must be a file, got something else"
             )
         first = seen.setdefault((status.st_dev, status.st_ino), row)
-        if first is not row:
+        if first is not row and _is_same(first.file, row.file):
             what = "with one label" if first.labels != row.labels else "once"
             raise ValueError(
                 f"{pictures.where(row)}: {row.name} must be there {what}, got the same file as "
@@ -207,6 +208,11 @@ def _refuse_files(pictures: Pictures, rows: Sequence[Picture]) -> None:
             f"{pictures.path} must name pictures that are there, got {counted(absent)} that are not: "
             f"their paths are relative to {pictures.path.parent}"
         )
+
+
+def _is_same(one: Path, other: Path) -> bool:
+    """Whether two files of one number are one; some file systems give a number to several."""
+    return one.resolve() == other.resolve() or filecmp.cmp(one, other, shallow=False)
 
 
 def _label_of(row: Picture) -> str:

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from typing import cast
-
 from histofast._numbers import whole_number
 from histofast.datasets.images import Images
-from histofast.learning import Fold, Labelled
+from histofast.learning import Fold
 from histofast.learning import folds as deal
 
 
@@ -34,4 +32,4 @@ def split(images: Images, *, fold: int = 0, folds: int = 5, seed: int = 0) -> Fo
             raise ValueError(f"fold must be 0 where the splits are told, got {fold}")
     else:
         fold = whole_number("fold", fold, at_least=0, at_most=folds - 1)
-    return deal(cast(Labelled, images), n=folds, seed=seed)[fold]
+    return deal(images, n=folds, seed=seed)[fold]

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from histofast._arrays import check
 from histofast._files import replacing
 from histofast._numbers import real_number, whole_number
-from histofast._tables import as_number, as_read, csv_text, records, shown
+from histofast._tables import as_number, as_read, csv_text, records, separator_of, shown
 from histofast._words import one_line
 from histofast.slides import Slide, open_slide, write_array_pyramid, write_png
 
@@ -391,8 +391,9 @@ def read_values(path: str | Path) -> PatchValues:
     if not rows:
         raise ValueError(f"{path} must have a row per patch, got none")
     coords, values = [], []
+    separator = separator_of(path)
     for line, cells in rows:
-        numbers = [as_number(cell.strip()) for cell in cells]
+        numbers = [as_number(cell.strip(), separator=separator) for cell in cells]
         x, y, value = numbers if len(numbers) == 3 else (None, None, None)
         if x is None or y is None or value is None or not (_is_whole(x) and _is_whole(y)):
             raise ValueError(

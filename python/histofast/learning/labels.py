@@ -151,12 +151,8 @@ def _read_rows(table: Table, columns: Sequence[str]) -> list[_Row]:
     for line, row in table.lines():
         # A slide whose patient is not known could be on both sides of a fold.
         for column in (slide, patient):
-            if column is not None and not row[column]:
-                raise ValueError(f"{table.path}, line {line}: {column} is empty")
-            if column is not None and is_missing(row[column]):
-                raise ValueError(
-                    f"{table.path}, line {line}: {column} must be told, got {shown(row[column])}"
-                )
+            if column is not None:
+                table.told(line, column, row[column])
         split = ""
         cells_of = tuple(row[name] for name in cells)
         if split_column and not any(map(is_missing, cells_of)):

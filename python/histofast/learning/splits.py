@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol, Self
+from typing import Any, Literal, Protocol, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,7 +26,7 @@ class Labelled(Protocol):
     """What is dealt: bags or images with targets, and whom each is of; `Bags` is one."""
 
     @property
-    def task(self) -> Task: ...
+    def task(self) -> Task | Literal["multilabel"]: ...
     @property
     def targets(self) -> NDArray[Any]: ...
     @property
@@ -58,8 +58,8 @@ class Fold:
 def folds(bags: Labelled, *, n: int, seed: int) -> tuple[Fold, ...]:
     """Divide bags into folds, grouped by patient and stratified.
 
-    Strata are the classes, whether there was an event, or quantiles of the value. Every bag is
-    tested once. About one in `n` patients of each stratum that are not tested validates; a stratum
+    Strata are the classes, whether there was an event, quantiles of the value, or, of several
+    labels, for each those known to have it and those known not to. Every bag is tested once. About one in `n` patients of each stratum that are not tested validates; a stratum
     with a single patient left is kept for training.
 
     Args:
@@ -86,7 +86,9 @@ def folds(bags: Labelled, *, n: int, seed: int) -> tuple[Fold, ...]:
     if any(bags.splits):
         return (_as_told(bags, patient_of, n=n, seed=seed),)
     if len(patients) < n:
-        raise ValueError(f"n must be at most the number of patients, {len(patients)}, got {n}")
+        raise ValueError(
+            f"n must be at most the number of {_whom(bags)}s, {len(patients)}, got {n}"
+        )
     strata = _strata(bags, patient_of, n)
     _refuse_rare(bags, strata, n)
     sizes = np.bincount(patient_of)
@@ -113,8 +115,8 @@ def _as_told(bags: Labelled, patient_of: Rows, *, n: int, seed: int) -> Fold:
     if divided.size:
         first = bags.groups[int(np.flatnonzero(patient_of == divided[0])[0])]
         raise ValueError(
-            f"splits must keep a patient's bags together, got {divided.size} patients in several, "
-            f"first {first}"
+            f"splits must keep a {_whom(bags)}'s bags together, got {divided.size} {_whom(bags)}s in "
+            f"several, first {first}"
         )
     validates = parts["validation"]
     if not validates.any():
@@ -132,12 +134,23 @@ def _fold(patient_of: Rows, tests: NDArray[np.bool_], validates: NDArray[np.bool
     )
 
 
+def _whom(bags: Labelled) -> str:
+    """What is never divided, as messages have it: of bags, patients."""
+    kind = str(getattr(bags, "group_kind", "patient"))
+    return "picture" if kind == "image" else kind
+
+
 def _strata(bags: Labelled, patient_of: Rows, n: int) -> Strata:
     """Which patients are in which stratum; those with slides of several classes in several."""
     count = int(patient_of.max()) + 1
     if bags.task == "classification":
         strata = np.zeros((count, len(bags.classes)), np.bool_)
         strata[patient_of, bags.targets] = True
+        return strata
+    if bags.task == "multilabel":
+        known = np.concatenate([bags.targets == 1, bags.targets == 0], axis=1)
+        strata = np.zeros((count, known.shape[1]), np.bool_)
+        np.logical_or.at(strata, patient_of, known)
         return strata
     if bags.task == "survival":
         event = np.bincount(patient_of, bags.targets[:, 1]) > 0
@@ -157,13 +170,17 @@ def _refuse_rare(bags: Labelled, strata: Strata, n: int) -> None:
     if bags.task == "classification":
         rarest = int(counts.argmin())
         what = f"class {bags.classes[rarest]}"
+    elif bags.task == "multilabel":
+        rarest = int(counts.argmin())
+        label = rarest % len(bags.classes)
+        what = f"{'' if rarest < len(bags.classes) else 'no '}{bags.classes[label]}"
     elif bags.task == "survival":
         rarest, what = 1, "event 1"
     else:
         return
     if counts[rarest] < n:
         raise ValueError(
-            f"n must be at most the number of patients of every class, got {n} for "
+            f"n must be at most the number of {_whom(bags)}s of every class, got {n} for "
             f"{counts[rarest]} with {what}"
         )
 
@@ -210,8 +227,8 @@ def _take(
                 chosen[patient] = True
     if not chosen.any():
         raise ValueError(
-            "bags must leave two patients of a class for training and validation, got "
-            f"{len(patients)} in all for them: more patients are needed"
+            f"bags must leave two {_whom(bags)}s of a class for training and validation, got "
+            f"{len(patients)} in all for them: more {_whom(bags)}s are needed"
         )
     taken[patients[chosen]] = True
     return taken

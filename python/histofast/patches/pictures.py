@@ -13,7 +13,7 @@ from typing import Literal
 
 from histofast._files import path_of
 from histofast._numbers import mpp_number
-from histofast._tables import Role, Table, is_missing, read_table, shown
+from histofast._tables import Role, Table, is_missing, read_table
 from histofast._words import counted, did_you_mean, listed
 from histofast.patches.folders import pictures_in
 
@@ -202,12 +202,8 @@ def _row(
 ) -> Picture:
     # A picture whose group is not known could be on both sides of a split.
     for column in (file, roles["slide"], roles["patient"], roles["group"]):
-        if column is not None and is_missing(row[column]):
-            raise ValueError(
-                f"{table.path}, line {line}: {column} is empty"
-                if not row[column]
-                else f"{table.path}, line {line}: {column} must be told, got {shown(row[column])}"
-            )
+        if column is not None:
+            table.told(line, column, row[column])
     mpp = None
     if (column := roles["mpp"]) is not None and not is_missing(row[column]):
         mpp = mpp_number(

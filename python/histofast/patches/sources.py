@@ -117,9 +117,7 @@ def _jobs_of_table(path: Path) -> list[Job]:
     mpp, mask, patient = (table.column(role) for role in ("mpp", "mask", "patient"))
     jobs = []
     for line, row in table.lines():
-        if not row[wsi]:
-            raise ValueError(f"{path}, line {line}: {wsi} is empty")
-        slide = Path(row[wsi])
+        slide = Path(table.told(line, wsi, row[wsi]))
         slide = slide if slide.is_absolute() else path.parent / slide
         value = None
         if mpp and not is_missing(row[mpp]):
@@ -130,8 +128,8 @@ def _jobs_of_table(path: Path) -> list[Job]:
                 name=_stem(slide),
                 path=slide,
                 mpp=value,
-                mask=path.parent / row[mask] if mask and row[mask] else None,
-                patient=row[patient] if patient else "",
+                mask=path.parent / row[mask] if mask and not is_missing(row[mask]) else None,
+                patient=row[patient] if patient and not is_missing(row[patient]) else "",
             )
         )
     return jobs
