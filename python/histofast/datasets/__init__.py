@@ -6,17 +6,26 @@ else the picture itself. No group is ever on two sides of a split.
 
 from __future__ import annotations
 
+from histofast.datasets.augmenting import Augmentation, augment
+from histofast.datasets.decoding import Decoded, contents_of, decode, resampled, unreadable_note
 from histofast.datasets.images import Images, ImageTask
 from histofast.datasets.opening import open_images
 from histofast.datasets.splitting import split
 from histofast.patches import GroupKind
 
 __all__ = [
+    "Augmentation",
+    "Decoded",
     "GroupKind",
     "ImageTask",
     "Images",
+    "augment",
+    "contents_of",
+    "decode",
     "open_images",
+    "resampled",
     "split",
+    "unreadable_note",
 ]
 
 
