@@ -346,6 +346,36 @@ def test_patch_images(extract, tmp_path):
     assert answer.err[0].startswith("[1/1] a: 3 patches in ")
 
 
+def test_patch_images_without_bags(extract, tmp_path):
+    """A folder of classes, or a table of labels alone: each picture is a bag."""
+    root = tmp_path / "set"
+    rows = ["file;label"]
+    for i in range(4):
+        file = root / "ab"[i % 2] / f"{i}.png"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        histofast.slides.write_png(file, picture(40, 40, seed=i))
+        rows.append(f"{file.relative_to(root)};{'ab'[i % 2]}")
+    answer = extract("--patches", root)
+    assert answer.code == 0
+    assert [line.split(":")[0] for line in answer.err[:4]] == [
+        *("[1/4] 0", "[2/4] 2", "[3/4] 1", "[4/4] 3")
+    ]
+    folder = feature_files(tmp_path / "f")
+    assert sorted(folder) == ["0.h5", "1.h5", "2.h5", "3.h5"]
+    before = {name: path.read_bytes() for name, path in folder.items()}
+    (root / "labels.csv").write_text("\n".join(rows))
+    assert extract("--patches", root / "labels.csv").code == 0
+    assert {name: path.read_bytes() for name, path in folder.items()} == before
+    (root / "a" / "4.png").symlink_to(root / "gone.png")
+    answer = extract("--patches", root)
+    assert answer.code == 1
+    assert any("a/4.png is no file that can be read" in line for line in answer.err)
+    (root / "b" / "0.png").write_bytes((root / "a" / "0.png").read_bytes())
+    answer = extract("--patches", root)
+    assert answer.code == 2
+    assert "b/0.png must have a file name of its own where pictures are bags" in answer.err[0]
+
+
 def test_dry_run(extract, slides, tmp_path):
     answer = extract(slides / "s0.tif", "--dry-run", "--batch-size", "100000000")
     assert answer.code == 0

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
@@ -41,7 +41,32 @@ class Placed:
     split: str = ""
 
 
-def pictures_in(folder: Path, *, labelled: bool) -> tuple[list[Placed], list[str]]:
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Found:
+    """What is in a folder.
+
+    Attributes:
+        pictures: sorted by name.
+        others: names of what is no picture.
+        problems: by name, why something that may be one, or hold some, is left out.
+    """
+
+    pictures: tuple[Placed, ...]
+    others: tuple[str, ...]
+    problems: Mapping[str, str]
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """Say what was left out, a line each."""
+        told = []
+        if self.others:
+            told.append(f"left out what is no PNG, JPEG or TIFF: {counted(self.others)}")
+        if self.problems:
+            told.append(f"left out {listed(list(self.problems.values()), most=_NAMED)}")
+        return tuple(told)
+
+
+def pictures_in(folder: Path, *, labelled: bool) -> Found:
     """Find the pictures in a folder and below it, sorted by name.
 
     The first folder on the way to a picture is its class; or the first its split (train, val, test)
@@ -50,9 +75,6 @@ def pictures_in(folder: Path, *, labelled: bool) -> tuple[list[Placed], list[str
     Args:
         folder: to look into.
         labelled: False: pictures beside the folders of classes are no mistake, but then none has one.
-
-    Returns:
-        The pictures, and what was left out, a line each.
 
     Raises:
         ValueError: a folder that cannot be looked into or without pictures; pictures beside folders
@@ -69,7 +91,9 @@ def pictures_in(folder: Path, *, labelled: bool) -> tuple[list[Placed], list[str
     placed = _placed(folder, names, labelled=labelled)
     if labelled:
         _refuse_classes(folder, placed)
-    return placed, search.notes()
+    return Found(
+        pictures=tuple(placed), others=tuple(sorted(search.others)), problems=search.problems
+    )
 
 
 def table_meant(folder: Path) -> str:
@@ -87,8 +111,8 @@ class _Search:
 
     def __init__(self, root: Path) -> None:
         self._root = root
-        self._others: list[str] = []
-        self._problems: list[str] = []
+        self.others: list[str] = []
+        self.problems: dict[str, str] = {}
 
     def pictures(self) -> Iterator[str]:
         """Yield the names of the pictures; a folder that links lead to as well is looked into once."""
@@ -104,16 +128,16 @@ class _Search:
             except OSError as error:
                 if not inside:
                     raise ValueError(f"cannot look into {one_line(error)}") from error
-                self._problems.append(f"cannot look into {one_line(error)}")
+                self.problems[inside] = f"cannot look into {one_line(error)}"
                 continue
             first = seen.setdefault((status.st_dev, status.st_ino), inside)
             if first != inside:
-                self._problems.append(f"{inside} is a link to {first or self._root}")
+                self.problems[inside] = f"{inside} is a link to {first or self._root}"
                 continue
             for entry in entries:
                 name = f"{inside}/{entry.name}" if inside else entry.name
                 if entry.name.startswith("."):
-                    self._others.append(name)
+                    self.others.append(name)
                 elif _is(entry.is_dir):
                     (links if entry.is_symlink() else left).append(name)
                 elif self._is_picture(entry, name):
@@ -121,24 +145,16 @@ class _Search:
 
     def _is_picture(self, entry: os.DirEntry[str], name: str) -> bool:
         if PurePosixPath(entry.name).suffix.lower() not in PICTURE_SUFFIXES:
-            self._others.append(name)
+            self.others.append(name)
         elif printable(name) != name:  # no table could hold it
-            self._problems.append(
+            self.problems[printable(name)] = (
                 f"{printable(name)} must have a name of printable UTF-8: rename it"
             )
         elif not _is(entry.is_file):
-            self._problems.append(f"{name} is no file that can be read")
+            self.problems[name] = f"{name} is no file that can be read"
         else:
             return True
         return False
-
-    def notes(self) -> list[str]:
-        """Say what was left out."""
-        others = sorted(self._others)
-        return [
-            *([f"left out what is no PNG, JPEG or TIFF: {counted(others)}"] if others else []),
-            *([f"left out {listed(self._problems, most=_NAMED)}"] if self._problems else []),
-        ]
 
 
 def _is(kind: Callable[[], bool]) -> bool:

@@ -7,7 +7,7 @@ what it shows and whose it is are told here; bags and data sets are made of it.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
@@ -62,6 +62,7 @@ class Pictures:
         has: the roles that there are: "label", "slide", "patient", "group", "split" ...
         group_kind: the role that tells groups; "image" where none does.
         notes: what was left out or may not be meant, a line each.
+        problems: by name, why what may be a picture is left out.
     """
 
     path: Path
@@ -70,6 +71,7 @@ class Pictures:
     has: frozenset[str]
     group_kind: GroupKind = "image"
     notes: tuple[str, ...] = ()
+    problems: Mapping[str, str] = field(default_factory=dict)
 
     def where(self, row: Picture) -> str:
         """Return how a message begins that is about a row."""
@@ -244,12 +246,19 @@ def _refuse_repeated(table: Table, rows: Sequence[Picture]) -> None:
 
 
 def _of_folder(path: Path, *, labelled: bool) -> Pictures:
-    placed, notes = pictures_in(path, labelled=labelled)
+    found = pictures_in(path, labelled=labelled)
     rows = tuple(
-        Picture(name=found.name, file=found.file, labels=(found.label,), split=found.split)
-        for found in placed
+        Picture(name=placed.name, file=placed.file, labels=(placed.label,), split=placed.split)
+        for placed in found.pictures
     )
     has = {
         role for role, first in (("label", rows[0].labels[0]), ("split", rows[0].split)) if first
     }
-    return Pictures(path=path, rows=rows, table=None, has=frozenset(has), notes=tuple(notes))
+    return Pictures(
+        path=path,
+        rows=rows,
+        table=None,
+        has=frozenset(has),
+        notes=found.notes,
+        problems=found.problems,
+    )

@@ -7,11 +7,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from histofast._files import path_of, paths_of
+from histofast._files import paths_of
 from histofast._numbers import mpp_number
 from histofast._tables import is_missing, read_table
 from histofast.errors import SlideError
-from histofast.patches.tables import PatchBag, read_patch_table
+from histofast.patches.pictures import read_pictures
+from histofast.patches.tables import PatchBag, bags_of
 from histofast.slides import Slide, find_slides, open_slide
 
 
@@ -136,11 +137,15 @@ def _jobs_of_table(path: Path) -> list[Job]:
 
 
 def list_bags(table: str | Path) -> list[Job]:
-    """Turn a CSV of patch images into bags to encode."""
-    table = path_of("table", table)
-    return [
-        Job(name=bag.name, path=table, bag=bag, patient=bag.patient)
-        for bag in read_patch_table(table)
+    """Turn a CSV of patch images, or a folder of classes, into bags to encode."""
+    pictures = read_pictures(table)
+    jobs = [
+        Job(name=bag.name, path=pictures.path, bag=bag, patient=bag.patient)
+        for bag in bags_of(pictures)
+    ]
+    return jobs + [
+        Job(name=name, path=pictures.path / name, problem=f"{pictures.path}: {problem}")
+        for name, problem in pictures.problems.items()
     ]
 
 

@@ -74,11 +74,15 @@ def read_patch_table(path: str | Path) -> list[PatchBag]:
 
     Raises:
         FileNotFoundError: no such table.
-        ValueError: a missing column or one that is there twice, an empty table or cell, a repeated
+        ValueError: as `read_pictures`; a missing column or one that is there twice, an empty table or cell, a repeated
             file, a coordinate that is no number or does not fit 64 bits, a bag that is of two
             patients or in two splits.
     """
-    pictures = read_pictures(path)
+    return bags_of(read_pictures(path))
+
+
+def bags_of(pictures: Pictures) -> list[PatchBag]:
+    """Put pictures into bags, as `read_patch_table` says."""
     grouped: dict[str, list[Picture]] = {}
     for row in pictures.rows:
         grouped.setdefault(row.slide or row.patient or _stem(row.name), []).append(row)
@@ -111,8 +115,8 @@ def _refuse_one_stem(pictures: Pictures, grouped: Mapping[str, Sequence[Picture]
         if len(members) > 1:
             raise ValueError(
                 f"{pictures.where(members[1])} must have a file name of its own where pictures are "
-                f"bags, got {members[1].name} beside {members[0].name}: rename one, or add a column "
-                "slide"
+                f"bags, got {members[1].name} beside {members[0].name}: rename one, or give a table "
+                "with a column slide"
             )
 
 
