@@ -48,6 +48,7 @@ LEVELS = {
     "networks": 6,
     "report": 6,
     "comparison": 7,
+    "classify": 7,
     "mil": 7,
     "explain": 8,
     "studies": 9,
@@ -55,9 +56,9 @@ LEVELS = {
 }
 # A heavy dependency and the rooms that may import it.
 DOORS = {
-    "torch": {"networks", "mil", "learning", "studies", "explain"},
+    "torch": {"networks", "classify", "mil", "learning", "studies", "explain"},
     "timm": {"networks"},
-    "safetensors": {"networks", "mil"},
+    "safetensors": {"networks", "classify", "mil"},
     "sklearn": {"mil"},
     "onnxruntime": {"encoders", "graphs"},  # its converter to float16
     "onnx": {"graphs", "networks"},

@@ -113,6 +113,7 @@ def test_classification_against_scikit_learn(seed, b, c):
         "auprc": other.average_precision_score(truth, scores, average="macro"),
         "accuracy": other.accuracy_score(targets, predicted),
         "balanced_accuracy": other.balanced_accuracy_score(targets, predicted),
+        "kappa": other.cohen_kappa_score(targets, predicted),
         "brier": wanted_brier,
     }
     assert {name: found[name] for name in wanted} == pytest.approx(wanted, abs=1e-12)
@@ -454,7 +455,7 @@ TIMES = np.array([[1.0, 1], [2, 0], [3, 1]])
 @pytest.mark.parametrize(
     ("task", "targets", "outputs", "change", "error", "message"),
     [
-        ("x", CLASSES, HALVES, {}, ValueError, "task must be one of classification, regr.*'x'"),
+        ("x", CLASSES, HALVES, {}, ValueError, "task must be one of classification, multi.*'x'"),
         ("regression", VALUES, VALUES, {"resamples": -1}, ValueError, "resamples must be at least"),
         ("regression", VALUES, VALUES, {"confidence": 1}, ValueError, r"confidence must be in 0"),
         ("regression", VALUES, VALUES, {"groups": ["a"]}, ValueError, "groups must be 3, one per"),

@@ -12,6 +12,7 @@ from histofast._core import version as __version__
 from histofast._lazy import attach
 
 if TYPE_CHECKING:
+    from histofast import classify as classify
     from histofast import comparison as comparison
     from histofast import datasets as datasets
     from histofast import doctor as doctor
@@ -57,6 +58,7 @@ else:
             "histofast.tissue": ["Tissue", "find_tissue"],
         },
         rooms=[
+            "classify",
             "comparison",
             "datasets",
             "doctor",

@@ -86,7 +86,7 @@ def read_labels(
     """
     path = path_of("path", path)
     for option, value, wanted in (
-        ("task", task, get_args(Task)),
+        ("task", task, tuple(t for t in get_args(Task) if t != "multilabel")),
         ("missing", missing, get_args(Missing)),
     ):
         if value not in wanted:

@@ -28,7 +28,8 @@ from histofast.learning.weighted import (
 )
 
 METRICS_OF: Mapping[str, tuple[str, ...]] = {
-    "classification": ("auroc", "auprc", "accuracy", "balanced_accuracy", "ece", "brier"),
+    "classification": ("auroc", "auprc", "accuracy", "balanced_accuracy", "kappa", "ece", "brier"),
+    "multilabel": ("auroc", "auprc", "accuracy", "balanced_accuracy", "ece", "brier"),
     "regression": ("mae", "r2", "pearson", "spearman"),
     "survival": ("c_index",),
 }
@@ -60,7 +61,8 @@ def metrics(
 
     | task | metrics of all rows | metrics within models |
     |---|---|---|
-    | classification | `accuracy`; `balanced_accuracy`, the mean recall; `ece`, the gap between confidence and accuracy of the predicted class over 10 bins of equal mass; `brier`, of class 1, or summed over more than two classes | of class 1, or the mean over classes of one against the rest: `auroc`, the share of pairs of a positive and a negative in which the positive scores higher, equal scores counted half; `auprc`, average precision, the mean over models weighted by positives |
+    | classification | `accuracy`; `balanced_accuracy`, the mean recall; `kappa`, agreement beyond chance (Cohen); `ece`, the gap between confidence and accuracy of the predicted class over 10 bins of equal mass; `brier`, of class 1, or summed over more than two classes | of class 1, or the mean over classes of one against the rest: `auroc`, the share of pairs of a positive and a negative in which the positive scores higher, equal scores counted half; `auprc`, average precision, the mean over models weighted by positives |
+    | multilabel | `accuracy`, of all known labels at 0.5, which is high where labels are rare (HistoKT's measure); `balanced_accuracy`, `ece`: the mean over labels of each one's; `brier`, of all known labels | `auroc`, `auprc`: the mean over labels, of those that are defined |
     | regression | `mae`, `r2` | `pearson` and `spearman`, the mean over models weighted by pairs |
     | survival | | `c_index` (Harrell): among pairs of which one is known to have lived longer, the share in which the other had the higher risk, equal risks counted half |
 
@@ -69,8 +71,9 @@ def metrics(
     of the training targets correlates with the test targets negatively, within a fold not at all.
 
     Args:
-        task: "classification", "regression" or "survival".
-        targets: (b,) integer classes, (b,) values, or (b, 2) time and event.
+        task: "classification", "multilabel", "regression" or "survival".
+        targets: (b,) integer classes, (b, c) labels of 0 and 1 and NaN where not known, (b,) values, or
+            (b, 2) time and event.
         outputs: (b, c) probabilities, (b,) values, or (b,) risks, the higher the sooner.
         groups: (b,) patient of each row; a bag that several models scored has several rows.
         models: (b,) which model scored each row, such as (repeat, fold) in one string; one model

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol, Self
+from typing import Any, Protocol, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,7 +26,7 @@ class Labelled(Protocol):
     """What is dealt: bags or images with targets, and whom each is of; `Bags` is one."""
 
     @property
-    def task(self) -> Task | Literal["multilabel"]: ...
+    def task(self) -> Task: ...
     @property
     def targets(self) -> NDArray[Any]: ...
     @property

@@ -12,7 +12,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-Task = Literal["classification", "regression", "survival"]
+Task = Literal["classification", "multilabel", "regression", "survival"]
 
 Array = NDArray[np.float64]
 Rows = NDArray[np.int64]
@@ -115,9 +115,113 @@ def _of_classification(
             [_divide(w @ (right * member), w @ member) for member in truth.T.astype(np.float64)],
             axis=0,
         ),
+        "kappa": partial(_kappa, truth, probabilities.argmax(axis=1)[:, None] == np.arange(c)),
         "ece": partial(_calibration_error, _Ties(probabilities.max(axis=1)), right),
         "brier": partial(_mean, errors[:, 1] if c == 2 else errors.sum(axis=1)),
     }
+
+
+def _kappa(truth: NDArray[np.bool_], chosen: NDArray[np.bool_], weights: Array) -> Array:
+    """Agreement beyond that of two independent columns of the same shares; Cohen, 1960."""
+    total = weights.sum(axis=1)
+    agreed = _divide(weights @ (truth & chosen).any(axis=1), total)
+    by_chance = _divide(((weights @ truth) * (weights @ chosen)).sum(axis=1), total**2)
+    return _divide(agreed - by_chance, np.where(by_chance < 1 - _ROUNDING, 1 - by_chance, 0))
+
+
+def _of_multilabel(
+    targets: NDArray[Any],
+    outputs: NDArray[np.floating[Any]],
+    classes: Sequence[str],
+    models: Models,
+) -> Mapping[str, Statistic]:
+    probabilities = _checked("outputs", outputs, 2)
+    b, c = probabilities.shape
+    if classes and len(classes) != c:
+        raise ValueError(f"outputs must have a column for each of {', '.join(classes)}, got {c}")
+    if not isinstance(targets, np.ndarray) or not np.issubdtype(targets.dtype, np.floating):
+        raise TypeError(f"targets must be an array of 0, 1 and NaN, got {_kind(targets)}")
+    _check_length(targets, (b, c))
+    known = ~np.isnan(targets)
+    if not np.isin(targets[known], (0, 1)).all():
+        raise ValueError("targets must be 0, 1, or NaN where not known, got another number")
+    if probabilities.min() < 0 or probabilities.max() > 1:
+        raise ValueError("outputs must be probabilities of each label: apply the sigmoid")
+    truth = targets == 1
+    labels = [k for k in range(c) if known[:, k].any()]
+    if not labels:
+        raise ValueError("targets must be known for some label, got NaN only")
+
+    def within(parts: Callable[[_Curve], Parts]) -> Statistic:
+        def of_label(k: int, rows: Rows) -> Parts:
+            here = np.flatnonzero(known[rows, k])
+            if not len(here):
+                return lambda w: (np.zeros(len(w)), np.zeros(len(w)))
+            part = parts(_Curve(probabilities[rows[here], k], truth[rows[here], k]))
+            return lambda w: part(w[:, here])
+
+        return _mean_of([_within(models, b, partial(of_label, k)) for k in labels])
+
+    right = ((probabilities >= 0.5) == truth) & known
+    errors = np.where(known, (probabilities - truth) ** 2, 0)
+    confidence = np.maximum(probabilities, 1 - probabilities)
+    return {
+        "auroc": within(lambda curve: curve.concordance),
+        "auprc": within(lambda curve: curve.precision),
+        "accuracy": lambda w: _divide(
+            w @ right.sum(axis=1).astype(np.float64), w @ known.sum(axis=1).astype(np.float64)
+        ),
+        "balanced_accuracy": _mean_of(
+            [_recalls(right[:, k], truth[:, k], known[:, k]) for k in labels]
+        ),
+        "ece": _mean_of(
+            [
+                _gap_of_label(confidence[:, k], right[:, k], np.flatnonzero(known[:, k]))
+                for k in labels
+            ]
+        ),
+        "brier": lambda w: _divide(
+            w @ errors.sum(axis=1), w @ known.sum(axis=1).astype(np.float64)
+        ),
+    }
+
+
+def _mean_of(statistics: Sequence[Statistic]) -> Statistic:
+    """The mean over labels of those that are defined."""
+
+    def statistic(weights: Array) -> Array:
+        values = np.stack([each(weights) for each in statistics])
+        defined = ~np.isnan(values)
+        return _divide(np.nan_to_num(values).sum(axis=0), defined.sum(axis=0).astype(np.float64))
+
+    return statistic
+
+
+def _recalls(
+    right: NDArray[np.bool_], truth: NDArray[np.bool_], known: NDArray[np.bool_]
+) -> Statistic:
+    """The mean of the shares of positives and of negatives that are told right."""
+
+    def statistic(weights: Array) -> Array:
+        sides = [known & truth, known & ~truth]
+        found = [_divide(weights @ (right & side), weights @ side) for side in sides]
+        return (found[0] + found[1]) / 2
+
+    return statistic
+
+
+def _gap_of_label(confidence: Array, right: NDArray[np.bool_], rows: Rows) -> Statistic:
+    ties = _Ties(confidence[rows])
+    values = right[rows].astype(np.float64)
+
+    def statistic(weights: Array) -> Array:
+        found = np.full(len(weights), np.nan)
+        some = weights[:, rows].sum(axis=1) > 0
+        if some.any():
+            found[some] = _calibration_error(ties, values, weights[some][:, rows])
+        return found
+
+    return statistic
 
 
 def _mean(values: Array, weights: Array) -> Array:
@@ -291,6 +395,7 @@ def _c_index(
 
 STATISTICS: Mapping[str, Callable[..., Mapping[str, Statistic]]] = {
     "classification": _of_classification,
+    "multilabel": _of_multilabel,
     "regression": _of_regression,
     "survival": _of_survival,
 }

@@ -166,6 +166,10 @@ def record_of(bags: Bags, model: str, config: TrainConfig) -> RunRecord:
 
     if model not in names():
         raise ValueError(f"model must be one of {', '.join(names())}, got {model!r}")
+    if bags.task == "multilabel":
+        raise ValueError(
+            "task must be one of classification, regression, survival, got 'multilabel'"
+        )
     if bags.task == "survival" and (config.accumulate or RISK_SET) < RISK_SET:
         raise ValueError(
             f"accumulate must be at least {RISK_SET} in survival, where it is the size of a risk "

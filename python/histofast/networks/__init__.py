@@ -13,6 +13,7 @@ try:
 except ModuleNotFoundError:
     raise missing_extra("torch", by=__name__) from None
 
+from histofast.networks import starts
 from histofast.networks.adopted import AdoptedNetwork, adopt
 from histofast.networks.creation import create, layers
 from histofast.networks.device import pick_device
@@ -45,6 +46,7 @@ __all__ = [
     "pick_device",
     "read_weights",
     "restore",
+    "starts",
 ]
 
 

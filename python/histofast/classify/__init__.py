@@ -1,0 +1,28 @@
+"""Labelled images in, trained networks and what they are worth out: one visible loop.
+
+`train` makes a run: one network, one start, one data set, one split, one recipe, one seed. Its folder is
+what comes of it; `networks.starts` begins other networks with it (`run:FOLDER`), `models export --run`
+makes it an encoder.
+"""
+
+from __future__ import annotations
+
+from histofast.errors import missing_extra
+
+try:
+    import torch as _torch  # noqa: F401
+except ModuleNotFoundError:
+    raise missing_extra("torch", by=__name__) from None
+
+from histofast.classify.evaluation import Evaluation
+from histofast.classify.loop import Progress
+from histofast.classify.predicting import predict
+from histofast.classify.recipe import PRESETS, Recipe
+from histofast.classify.runs import Run, open_run
+from histofast.classify.training import train
+
+__all__ = ["PRESETS", "Evaluation", "Progress", "Recipe", "Run", "open_run", "predict", "train"]
+
+
+def __dir__() -> list[str]:
+    return __all__

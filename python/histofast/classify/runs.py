@@ -1,0 +1,201 @@
+"""The folder of a run: one network, one start, one data set, one split, one recipe, one seed.
+
+    run.json              network, start, images by content, split, recipe, seed
+    recipe.toml           how it was trained, to be read again
+    log.csv               an evaluation a row
+    state.pt              until it is trained
+    weights.safetensors   the network with its head, as torchvision spells it
+    predictions.csv       of validation and test images
+    metrics.json          of these predictions; written last: a run that has it is finished
+
+Every file is whole or not there, so a run may be killed at any moment.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+from numpy.typing import NDArray
+from safetensors.torch import save
+
+from histofast._files import path_of
+from histofast._tables import read_csv
+from histofast.classify.recipe import Recipe
+from histofast.datasets import GroupKind, ImageTask
+from histofast.errors import ModelError
+from histofast.learning import (
+    METRICS,
+    PREDICTIONS,
+    RUN,
+    Fold,
+    RunRecord,
+    read_json,
+    read_record,
+    sha256_of,
+    write_bytes,
+)
+from histofast.networks import Network, create
+
+KIND = "classify"
+WEIGHTS, STATE, LOG, RECIPE = "weights.safetensors", "state.pt", "log.csv", "recipe.toml"
+CURVES = ("curves.png", "curves.svg")
+FILES = (WEIGHTS, STATE, LOG, RECIPE, *CURVES)
+_DAMAGED = (AttributeError, KeyError, TypeError, ValueError)  # of JSON that is not as it should be
+_ANEW = "remove it and run classify again with the same arguments"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class Run:
+    """A run as it lies in its folder.
+
+    Attributes:
+        path: the folder.
+        architecture: name of the network.
+        task, classes: what was learnt; classes in the order of the outputs.
+        group_kind: what groups are.
+        recipe: how it was trained.
+        metric: what chose the weights.
+        seed: of all that was random.
+        names: (n) of the images.
+        groups: (n) whose each is.
+        targets: (n,) int64, or (n, c) float64 with NaN where not known.
+        fold: which images trained, chose and tested.
+        record: what all of this was read from.
+    """
+
+    path: Path
+    architecture: str
+    task: ImageTask
+    classes: tuple[str, ...]
+    group_kind: GroupKind
+    recipe: Recipe
+    metric: str
+    seed: int
+    names: tuple[str, ...]
+    groups: tuple[str, ...]
+    targets: NDArray[Any]
+    fold: Fold
+    record: RunRecord
+
+    @property
+    def is_finished(self) -> bool:
+        """Whether it is trained and measured."""
+        return (self.path / METRICS).is_file()
+
+    @property
+    def px(self) -> int:
+        """Side of the images that the network sees.
+
+        Raises:
+            ModelError: as `metrics`.
+        """
+        return int(self.metrics()["px"])
+
+    def network(self) -> Network:
+        """Return the trained network with its head, in evaluation mode.
+
+        Raises:
+            ModelError: the run is not finished, or its weights were changed since.
+        """
+        path = self.path / WEIGHTS
+        if not path.is_file() or sha256_of(path) != self.metrics()[WEIGHTS]:
+            raise ModelError(
+                f"{path} must be as it was written, got one changed or removed since: {_ANEW}"
+            )
+        told = self.record.identity["network"]
+        network = create(
+            self.architecture, weights=path, classes=len(self.classes), bn_eps=told["bn_eps"]
+        )
+        assert isinstance(network, Network)
+        network.mean, network.std = tuple(told["mean"]), tuple(told["std"])
+        return network
+
+    def metrics(self) -> dict[str, Any]:
+        """Return what metrics.json holds: `test` and `validation`, each with value, low and high by name.
+
+        Raises:
+            ModelError: the run is not finished, or metrics.json was changed since.
+        """
+        if not self.is_finished:
+            raise ModelError(
+                f"{self.path} must be a finished run, got no {METRICS}: run classify again with the "
+                "same arguments"
+            )
+        return read_json(self.path / METRICS, remedy=_ANEW)
+
+    def predictions(self) -> dict[str, NDArray[np.float64]]:
+        """Return (c,) probabilities of each validation and test image, by name.
+
+        Raises:
+            ModelError: the run is not finished, or the table was changed since.
+        """
+        path = self.path / PREDICTIONS
+        if not path.is_file() or sha256_of(path) != self.metrics()[PREDICTIONS]:
+            raise ModelError(
+                f"{path} must be as it was written, got one changed or removed since: {_ANEW}"
+            )
+        _, *rows = read_csv(path)
+        c = len(self.classes)
+        return {row[0]: np.array([float(cell) for cell in row[-c:]]) for row in rows}
+
+    @classmethod
+    def of(cls, path: Path, record: RunRecord) -> Self:
+        """Make a run of what run.json holds."""
+        identity = record.identity
+        images = identity["images"]
+        is_one = identity["task"] == "classification"
+        targets = [
+            image["target"] if is_one else [np.nan if v is None else v for v in image["target"]]
+            for image in images.values()
+        ]
+        return cls(
+            path=path,
+            architecture=identity["network"]["name"],
+            task=identity["task"],
+            classes=tuple(identity["classes"]),
+            group_kind=identity["group_kind"],
+            recipe=Recipe.of_json(identity["recipe"]),
+            metric=identity["metric"],
+            seed=identity["seed"],
+            names=tuple(images),
+            groups=tuple(image["group"] for image in images.values()),
+            targets=np.array(targets, np.int64 if is_one else np.float64),
+            fold=Fold(
+                **{
+                    part.name: np.array(identity["split"][part.name], np.int64)
+                    for part in fields(Fold)
+                }
+            ),
+            record=record,
+        )
+
+
+def open_run(path: str | Path) -> Run:
+    """Open the folder of a run, finished or not.
+
+    Raises:
+        FileNotFoundError: no such folder, or none of a run.
+        ModelError: its run.json is broken, or of another kind of run.
+    """
+    path = path_of("path", path)
+    record = read_record(path)
+    if record is None:
+        wanted = "no such folder" if not path.is_dir() else f"no {RUN}, as `classify` writes it, in"
+        raise FileNotFoundError(f"{wanted}{':' * (not path.is_dir())} {path}")
+    if record.kind != KIND:
+        raise ModelError(f"{path} must be of `{KIND}`, got a folder of `{record.kind}`")
+    try:
+        return Run.of(path, record)
+    except _DAMAGED as error:
+        raise ModelError(
+            f"{path / RUN} must be of a run, got {type(error).__name__} ({error})"
+        ) from error
+
+
+def save_weights(path: Path, network: Network) -> None:
+    """Write the weights of a network with its head."""
+    state = {k: v.detach().cpu().contiguous() for k, v in network.state_dict().items()}
+    write_bytes(path, save(state))

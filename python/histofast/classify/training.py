@@ -1,0 +1,345 @@
+"""A data set, a network and a start in, a finished run out."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import shutil
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, fields
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from histofast._files import path_of
+from histofast._numbers import whole_number
+from histofast._words import counted
+from histofast.classify.evaluation import Evaluation
+from histofast.classify.loop import Lesson, Progress, fit
+from histofast.classify.measuring import measure
+from histofast.classify.recipe import Recipe, as_recipe
+from histofast.classify.runs import FILES, KIND, LOG, RECIPE, STATE, WEIGHTS, Run, save_weights
+from histofast.classify.state import TrainingState, first_trained_stage
+from histofast.classify.task import Goal
+from histofast.datasets import (
+    Decoded,
+    Images,
+    contents_of,
+    decode,
+    open_images,
+    split,
+    unreadable_note,
+)
+from histofast.learning import (
+    METRICS_OF,
+    Fold,
+    RunRecord,
+    is_finished,
+    metrics,
+    or_none,
+    run_folder,
+    write_bytes,
+    write_csv,
+)
+from histofast.networks import Network, pick_device, starts
+
+# Raised whenever the same input would give other numbers than before; part of every run's identity.
+REVISION = 1
+
+PIXELS = ".pixels"  # in the run's folder, while it is trained
+_FEW = 30  # validation images; a metric of ranks takes few values on fewer
+_FOLDS = 5
+
+OnProgress = Callable[[Progress], None]
+OnNote = Callable[[str], None]
+
+
+def train(
+    data: Images | str | Path,
+    *,
+    network: str,
+    out: str | Path,
+    start: starts.Start | str = "random",
+    recipe: Recipe | str | Path = "ours",
+    fold: int = 0,
+    folds: int = _FOLDS,
+    seed: int = 0,
+    device: str = "auto",
+    threads: int | None = None,
+    cache: str | Path | None = None,
+    overwrite: bool = False,
+    on_progress: OnProgress | None = None,
+    on_note: OnNote | None = None,
+) -> Run:
+    """Train a network on one split of a set of labelled images, and measure it.
+
+    Training images train, validation images choose the weights that are kept, test images are looked at
+    once, at the end. A run that was stopped goes on where it was when called again with the same
+    arguments; a finished one is only opened.
+
+    Args:
+        data: images, or what `open_images` opens.
+        network: one of `networks.names()`.
+        out: folder of the run.
+        start: what it begins with, see `networks.starts`.
+        recipe: how; one of `PRESETS` or a TOML file.
+        fold: which of the folds tests, where the data set tells no split.
+        folds: how many folds the groups are dealt into; one of them tests, about one in `folds` of the
+            others validates.
+        seed: of folds, head, order, augmentation and dropout.
+        device: "auto" is CUDA where there is some; cpu, cuda or such as cuda:1.
+        threads: of torch; None: as many as it has. Sums depend on it in their last bits.
+        cache: folder for decoded images, which several runs may share. None: within `out`, and removed
+            when the run is finished.
+        overwrite: replace a run of another identity, or write into a folder that is not empty.
+        on_progress: called after every evaluation, and now and then.
+        on_note: called with a line on what is unusual, or had to be begun anew.
+
+    Returns:
+        The finished run.
+
+    Raises:
+        FileNotFoundError: no such data set or start.
+        ValueError: options or labels that do not fit; a training part without a class; a folder of
+            something else or of other arguments.
+        ModelError: a start that does not fit the network; a loss that is not finite; another process
+            trains in this folder.
+        OSError: the folder cannot be written, or the disk is full; what is there stays whole.
+
+    Determinism: bitwise on one CPU with one number of threads, interrupted or not.
+    """
+    recipe = as_recipe(recipe)
+    out = path_of("out", out)
+    images = data if isinstance(data, Images) else open_images(data)
+    if not images.has_targets:
+        raise ValueError("data must have labels to be trained on, got none")
+    seed = whole_number("seed", seed, at_least=0)
+    chosen = _split(images, fold=fold, folds=folds, seed=seed)
+    begun = starts.begin(network, start, classes=len(images.classes), seed=seed)
+    first_trained_stage(begun, recipe.freeze)
+    where = pick_device(device)
+    contents = contents_of(images)
+    record = record_of(images, contents, chosen, begun, start, recipe, seed=seed)
+    for note in images.notes if on_note is not None else ():
+        assert on_note is not None
+        on_note(note)
+    if is_finished(out, record):
+        return Run.of(out, record)
+    with run_folder(out, record, files=FILES, overwrite=overwrite), _torch_threads(threads, where):
+        found = decode(images, cache=cache or out / PIXELS, px=recipe.px, contents=contents)
+        if on_note is not None and (note := unreadable_note(found)):
+            on_note(note)
+        run = Run.of(out, record)
+        work(run, begun, images, found, device=where, on_progress=on_progress, on_note=on_note)
+        del found
+        if cache is None:
+            shutil.rmtree(out / PIXELS, ignore_errors=True)
+    return run
+
+
+# --- What is asked -----------------------------------------------------------------------------
+
+
+def _split(images: Images, *, fold: int, folds: int, seed: int) -> Fold:
+    """Return the split of a data set; refuse a training part without a class."""
+    chosen = split(images, fold=fold, folds=folds, seed=seed)
+    if images.task == "classification":
+        counts = np.bincount(images.targets[chosen.train], minlength=len(images.classes))
+        if not counts.all():
+            raise ValueError(
+                "training images must be of every class, got none of "
+                f"{images.classes[int(counts.argmin())]}: more {images.group_kind}s are needed, or "
+                "another fold"
+            )
+    return chosen
+
+
+def record_of(
+    images: Images,
+    contents: tuple[str, ...],
+    chosen: Fold,
+    begun: Network,
+    start: starts.Start | str,
+    recipe: Recipe,
+    *,
+    seed: int,
+) -> RunRecord:
+    """Return what run.json holds."""
+    from histofast import __version__
+
+    plain: list[Any] = images.targets.tolist()
+    if images.task == "multilabel":
+        plain = [[or_none(value) for value in row] for row in plain]
+    return RunRecord(
+        kind=KIND,
+        identity={
+            "revision": REVISION,
+            "network": {
+                "name": begun.architecture,
+                "mean": begun.mean,
+                "std": begun.std,
+                "bn_eps": starts.eps_of(begun),
+            },
+            "start": starts.identity(start),
+            "task": images.task,
+            "classes": images.classes,
+            "group_kind": images.group_kind,
+            "images": {
+                name: {"content": content, "group": group, "target": target}
+                for name, content, group, target in zip(
+                    images.names, contents, images.groups, plain, strict=True
+                )
+            },
+            "split": {part.name: getattr(chosen, part.name).tolist() for part in fields(Fold)},
+            "recipe": asdict(recipe),
+            "metric": _metric(images, chosen, recipe),
+            "seed": seed,
+        },
+        about={
+            "versions": {"histofast": __version__, "torch": torch.__version__},
+            "data": str(images.path.resolve()),
+            "start": str(start),
+            "mpp": sorted({mpp for mpp in images.mpp if mpp is not None}),
+            "notes": list(images.notes),
+        },
+    )
+
+
+def _metric(images: Images, chosen: Fold, recipe: Recipe) -> str:
+    known = ("loss", *METRICS_OF[images.task])
+    if recipe.metric is not None:
+        if recipe.metric not in known:
+            raise ValueError(f"metric must be one of {', '.join(known)}, got {recipe.metric!r}")
+        if recipe.metric != "loss" and not _is_defined(images, chosen, recipe.metric):
+            raise ValueError(
+                f"metric {recipe.metric} must be defined on the validation images, got too few, or "
+                "one class only: choose loss"
+            )
+        return recipe.metric
+    usual = (
+        "auroc" if images.task == "multilabel" or len(images.classes) == 2 else "balanced_accuracy"
+    )
+    few = len(chosen.validation) < _FEW
+    return "loss" if few or not _is_defined(images, chosen, usual) else usual
+
+
+def _is_defined(images: Images, chosen: Fold, metric: str) -> bool:
+    """Whether some probabilities, of which no two are equal, have this metric."""
+    b, c = len(chosen.validation), len(images.classes)
+    ramp = np.linspace(0.1, 0.2, b)
+    outputs = np.tile(ramp[:, None] / c, c)
+    if images.task == "classification":
+        outputs[:, -1] = 1 - outputs[:, :-1].sum(axis=1)
+    return math.isfinite(_score(images, chosen.validation, outputs)[metric])
+
+
+def _score(
+    images: Images, rows: NDArray[np.int64], probabilities: NDArray[np.float64]
+) -> dict[str, float]:
+    found = metrics(
+        images.task,
+        images.targets[rows],
+        probabilities,
+        groups=[images.groups[i] for i in rows],
+        classes=images.classes,
+        resamples=0,
+    )
+    return {name: metric.value for name, metric in found.items()}
+
+
+# --- The work ----------------------------------------------------------------------------------
+
+
+def work(
+    run: Run,
+    begun: Network,
+    images: Images,
+    found: Decoded,
+    *,
+    device: torch.device,
+    on_progress: OnProgress | None,
+    on_note: OnNote | None,
+) -> None:
+    """Train from where the run is; its weights are written, then measured."""
+    lesson = lesson_of(run, images, found, device)
+    write_bytes(run.path / RECIPE, run.recipe.to_toml().encode())
+    state = TrainingState(begun.to(device), run.recipe)
+    lost = state.go_on(run.path / STATE, device)
+    if lost and on_note is not None:
+        on_note(f"the run is trained from its start: {lost}")
+
+    def save() -> None:
+        state.save(run.path / STATE)
+        write_log(run.path / LOG, state.evaluations)
+
+    fit(lesson, state, save=save, on_progress=on_progress)
+    write_log(run.path / LOG, state.evaluations)  # a kill may have come between the state and it
+    save_weights(run.path / WEIGHTS, state.network)
+    measure(run, lesson, images, state, found)
+    (run.path / STATE).unlink(missing_ok=True)
+
+
+def lesson_of(run: Run, images: Images, found: Decoded, device: torch.device) -> Lesson:
+    """Return what a run learns from.
+
+    Raises:
+        ValueError: pictures that cannot be read leave a part, or a class, without any.
+    """
+    place = np.full(len(images), -1)
+    place[found.rows] = np.arange(len(found.rows))
+    parts = {
+        part.name: place[rows][place[rows] >= 0]
+        for part in fields(Fold)
+        if (rows := getattr(run.fold, part.name)) is not None
+    }
+    for name, places in parts.items():
+        if not len(places):
+            raise ValueError(
+                f"{name} images must be readable, got none: "
+                f"{counted([n for n, _ in found.unreadable])} cannot be read"
+            )
+    validation = found.rows[parts["validation"]]
+    return Lesson(
+        pixels=found.pixels,
+        images=found.rows,
+        train=parts["train"],
+        validation=parts["validation"],
+        test=parts["test"],
+        goal=Goal.of(images, found.rows[parts["train"]], run.recipe, device),
+        recipe=run.recipe,
+        seed=run.seed,
+        metric=run.metric,
+        score=lambda probabilities: _score(images, validation, probabilities),
+        device=device,
+    )
+
+
+def write_log(path: Path, evaluations: list[Evaluation]) -> None:
+    """Write the table of evaluations."""
+    names = list(evaluations[0].metrics) if evaluations else []
+    header = ["step", "epoch", "loss", "validation_loss", *(f"validation_{name}" for name in names)]
+    rows = [
+        [
+            *(found.step, round(found.epoch, 4), found.loss, found.validation_loss),
+            *(found.metrics[name] for name in names),
+            *(found.lr, int(found.is_best), round(found.seconds, 3)),
+        ]
+        for found in evaluations
+    ]
+    write_csv(path, [[*header, "lr", "is_best", "seconds"], *rows])
+
+
+@contextlib.contextmanager
+def _torch_threads(threads: int | None, device: torch.device) -> Iterator[None]:
+    """Let torch be seeded and have so many threads; both are given back."""
+    before = torch.get_num_threads()
+    devices = [torch.cuda.current_device()] if device.type == "cuda" else []
+    with torch.random.fork_rng(devices):
+        torch.set_num_threads(before if threads is None else threads)
+        try:
+            yield
+        finally:
+            torch.set_num_threads(before)

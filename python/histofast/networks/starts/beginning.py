@@ -1,0 +1,186 @@
+"""A network and a start in, the network with these weights and a new head out."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from histofast.encoders import registry, sha256_of
+from histofast.errors import ModelError
+from histofast.learning import METRICS, read_record
+from histofast.networks.creation import create
+from histofast.networks.known import no_such
+from histofast.networks.network import Network
+from histofast.networks.starts.gabor import gabor_filters
+from histofast.networks.starts.grammar import (
+    File,
+    Gabor,
+    MeanVar,
+    Random,
+    Run,
+    Start,
+    Transfuse,
+    parse,
+)
+
+WEIGHTS = "weights.safetensors"  # of a run of classify
+_MEAN_VAR = 7  # stream of random numbers
+
+
+def begin(network: str, start: Start | str, *, classes: int = 0, seed: int = 0) -> Network:
+    """Build a network that begins so, in evaluation mode.
+
+    Args:
+        network: one of `networks.names()`.
+        start: see the module.
+        classes: of a new linear head; 0: none.
+        seed: of all that is random.
+
+    Raises:
+        FileNotFoundError: no such file or run.
+        ModelError: no such network or layer; weights or a run of another network; a run that is not
+            finished.
+        ValueError: a start that is none.
+
+    Determinism: by the seed and the content of the files.
+    """
+    begun = _begun(network, parse(start) if isinstance(start, str) else start, seed)
+    if not classes:
+        return begun
+    whole = create(begun.architecture, classes=classes, bn_eps=eps_of(begun), seed=seed)
+    assert isinstance(whole, Network)
+    whole.load_state_dict(whole.state_dict() | begun.state_dict())
+    whole.mean, whole.std = begun.mean, begun.std
+    whole.eval()
+    return whole
+
+
+def identity(start: Start | str) -> dict[str, Any]:
+    """Return what a start is, by the content of its files, as JSON holds it.
+
+    Raises:
+        FileNotFoundError, ModelError, ValueError: as `begin`.
+    """
+    start = parse(start) if isinstance(start, str) else start
+    match start:
+        case Random():
+            return {"kind": "random"}
+        case File(path):
+            return {"kind": "file", "sha256": sha256_of(_file(path))}
+        case Run(folder):
+            _record(folder)
+            return {"kind": "file", "sha256": sha256_of(Path(folder) / WEIGHTS)}
+        case MeanVar(of):
+            return {"kind": "mean-var", "of": identity(of)}
+        case Transfuse(of, layer, mean_var):
+            return {"kind": "transfuse", "of": identity(of), "layer": layer, "mean_var": mean_var}
+        case Gabor(seed):
+            return {"kind": "gabor", "seed": seed}
+
+
+def _begun(name: str, start: Start, seed: int) -> Network:
+    match start:
+        case Random():
+            return _created(name, seed=seed)
+        case File(path):
+            return _created(name, seed=seed, weights=_file(path))
+        case Run(folder):
+            return _of_run(name, folder, seed)
+        case MeanVar(of):
+            return _mean_var(_begun(name, of, seed), seed)
+        case Transfuse(of, layer, mean_var):
+            return _transfused(_begun(name, of, seed), layer, seed, mean_var=mean_var)
+        case Gabor(bank_seed):
+            return _gabor(_created(name, seed=seed), bank_seed)
+
+
+def _created(name: str, **options: Any) -> Network:
+    network = create(name, **options)
+    if not isinstance(network, Network):
+        raise ModelError(f"network must be one of histofast's own to be trained so, got {name}")
+    return network
+
+
+def _file(path: str) -> Path:
+    file = Path(path)
+    if not file.exists() and path in {*registry().sources, "imagenet"}:
+        raise FileNotFoundError(
+            f"start {path} must be given by its file: histofast brings no weights of whole networks; "
+            "`histofast models list` says where to get them"
+        )
+    return file
+
+
+def _record(folder: str) -> Any:
+    path = Path(folder)
+    record = read_record(path)
+    if record is None:
+        raise FileNotFoundError(f"no run of classify in {path}: a start run: names its folder")
+    if record.kind != "classify":
+        raise ModelError(f"{path} must be a run of classify, got one of {record.kind}")
+    if not (path / METRICS).is_file():
+        raise ModelError(
+            f"{path} must be a finished run, got no {METRICS}: run classify again with its arguments"
+        )
+    return record
+
+
+def _of_run(name: str, folder: str, seed: int) -> Network:
+    told = _record(folder).identity["network"]
+    if told["name"] != name:
+        raise ModelError(f"{folder} must be a run of {name} to start it, got one of {told['name']}")
+    network = _created(name, seed=seed, weights=Path(folder) / WEIGHTS, bn_eps=told.get("bn_eps"))
+    network.mean, network.std = tuple(told["mean"]), tuple(told["std"])
+    return network
+
+
+def eps_of(network: Network) -> float | None:
+    """Return the eps of a network's BatchNorms, which weights files do not hold."""
+    return next((m.eps for m in network.modules() if isinstance(m, nn.BatchNorm2d)), None)
+
+
+def _mean_var(network: Network, seed: int) -> Network:
+    """Draw every parameter anew; statistics are those of no data. A constant tensor stays."""
+    for i, parameter in enumerate(network.parameters()):
+        rng = np.random.default_rng([_MEAN_VAR, seed, i])
+        values = parameter.detach().double()
+        mean, deviation = float(values.mean()), float(values.std(correction=0))
+        drawn = mean + deviation * rng.standard_normal(tuple(parameter.shape))
+        with torch.no_grad():
+            parameter.copy_(torch.from_numpy(drawn))
+    for module in network.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.reset_running_stats()
+    return network
+
+
+def _transfused(network: Network, layer: str, seed: int, *, mean_var: bool) -> Network:
+    names = network.stage_names
+    if layer not in names:
+        raise ModelError(no_such("layer", layer, names, of=f" of {network.architecture}"))
+    kept = {f"{network.prefix}{key}." for key in network.stage_keys[: names.index(layer) + 1]}
+    own: dict[str, Tensor] = {
+        key: value.clone()
+        for key, value in network.state_dict().items()
+        if key.startswith(tuple(kept))
+    }
+    if mean_var:
+        rest = _mean_var(network, seed).state_dict()
+    else:
+        rest = _created(network.architecture, seed=seed, bn_eps=eps_of(network)).state_dict()
+    network.load_state_dict(rest | own)
+    return network
+
+
+def _gabor(network: Network, seed: int) -> Network:
+    first = next(m for m in network.modules() if isinstance(m, nn.Conv2d))
+    bank = gabor_filters(first.out_channels, px=first.kernel_size[0], seed=seed)
+    # As large as He's: what follows sees the scale that it is made for.
+    with torch.no_grad():
+        scale = float(first.weight.std(correction=0)) / float(bank.std())
+        first.weight.copy_(torch.from_numpy(bank * scale))
+    return network

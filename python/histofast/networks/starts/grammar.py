@@ -1,0 +1,129 @@
+"""The text of a start in, what it asks for out, and back."""
+
+from __future__ import annotations
+
+import os
+import re
+from dataclasses import dataclass
+
+from histofast._words import did_you_mean, text_of
+
+_KINDS = ("random", "run", "mean-var", "transfuse", "gabor")
+_KIND = re.compile(
+    r"([a-z][a-z-]+):(?![\\/])"
+)  # a word and a colon; of a drive there is one letter
+
+
+@dataclass(frozen=True, slots=True)
+class Random:
+    """He normal, of the run's seed."""
+
+    def __str__(self) -> str:
+        return "random"
+
+
+@dataclass(frozen=True, slots=True)
+class File:
+    """Weights of a file as they are."""
+
+    path: str
+
+    def __str__(self) -> str:
+        return self.path
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """The weights that a finished run of `classify` ended with."""
+
+    folder: str
+
+    def __str__(self) -> str:
+        return f"run:{self.folder}"
+
+
+@dataclass(frozen=True, slots=True)
+class MeanVar:
+    """Every tensor of another start drawn anew from N(mean, variance) of it; statistics excepted."""
+
+    of: Start
+
+    def __str__(self) -> str:
+        return f"mean-var:{self.of}"
+
+
+@dataclass(frozen=True, slots=True)
+class Transfuse:
+    """Another start up to and with a layer, random or mean-var beyond."""
+
+    of: Start
+    layer: str
+    mean_var: bool = False
+
+    def __str__(self) -> str:
+        return f"transfuse:{self.of}:{self.layer}" + (":mean-var" if self.mean_var else "")
+
+
+@dataclass(frozen=True, slots=True)
+class Gabor:
+    """The first convolution from a bank of Gabor filters, random beyond."""
+
+    seed: int
+
+    def __str__(self) -> str:
+        return f"gabor:{self.seed}"
+
+
+Start = Random | File | Run | MeanVar | Transfuse | Gabor
+
+
+def parse(text: str | os.PathLike[str]) -> Start:
+    """Return what a text asks for.
+
+    What begins with none of the kinds is a file; one that is called as a kind is written `./random`.
+
+    Raises:
+        ValueError: a kind without what it needs, or an unknown one (a close one is offered).
+
+    Example:
+        >>> parse("transfuse:imagenet.safetensors:layer2")
+        Transfuse(of=File(path='imagenet.safetensors'), layer='layer2', mean_var=False)
+    """
+    text = text_of("start", os.fspath(text))
+    if text == "random":
+        return Random()
+    told = _KIND.match(text)
+    if told is None or (told[1] not in _KINDS and os.path.lexists(text)):
+        return File(_needed(text, "a file", text))
+    kind, rest = told[1], text[told.end() :]
+    if kind == "run":
+        return Run(_needed(rest, "a folder: run:FOLDER", text))
+    if kind == "mean-var":
+        return MeanVar(parse(_needed(rest, "a start: mean-var:START", text)))
+    if kind == "transfuse":
+        return _transfuse(rest, text)
+    if kind == "gabor":
+        if not re.fullmatch(r"\d{1,9}", rest):
+            raise ValueError(f"start must have a seed, gabor:SEED, got {text!r}")
+        return Gabor(int(rest))
+    raise ValueError(
+        f"start must be a file, or begin with one of {', '.join(f'{k}:' for k in _KINDS[1:])} got "
+        f"{text!r}{did_you_mean(kind, _KINDS)}"
+    )
+
+
+def _transfuse(rest: str, text: str) -> Transfuse:
+    body = rest.removesuffix(":mean-var")
+    start, _, layer = body.rpartition(":")
+    wanted = "a start and a layer: transfuse:START:LAYER"
+    return Transfuse(
+        of=parse(_needed(start, wanted, text)),
+        layer=_needed(layer, wanted, text),
+        mean_var=body != rest,
+    )
+
+
+def _needed(part: str, wanted: str, text: str) -> str:
+    if not part:
+        raise ValueError(f"start must have {wanted}, got {text!r}")
+    return part
