@@ -217,14 +217,16 @@ def _take(
     strata = _strata(bags.part(rows), np.searchsorted(patients, patient_of[rows]), n)
     chosen = np.zeros(len(patients), np.bool_)
     order = rng.permutation(len(patients))
+    members, takes = strata.sum(axis=0), np.zeros(strata.shape[1], np.int64)
     for stratum in _rarest_first(strata):
-        wanted = max(1, round(strata[:, stratum].sum() / n))
+        wanted = max(1, round(members[stratum] / n))
         for patient in order[strata[order, stratum]]:
-            if strata[chosen, stratum].sum() >= wanted:
+            if takes[stratum] >= wanted:
                 break
-            left = strata[~chosen].sum(axis=0)
+            left = members - takes
             if not chosen[patient] and (left[strata[patient]] > 1).all():
                 chosen[patient] = True
+                takes += strata[patient]
     if not chosen.any():
         raise ValueError(
             f"bags must leave two {_whom(bags)}s of a class for training and validation, got "
