@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 import fuzzing
@@ -12,6 +13,7 @@ from extras import need
 torch = need("torch")
 safetensors = need("safetensors.torch")
 
+import reference_keras
 from histofast import networks
 
 pytestmark = pytest.mark.slow
@@ -56,6 +58,26 @@ def test_safetensors(tmp_path, folder):
     path = tmp_path / "w.safetensors"
     safetensors.save_file(state(), path)
     strays = fuzzing.attack(read, [path], folder)
+    assert not strays, fuzzing.told(strays)
+
+
+def read_keras(path: Path) -> None:
+    networks.read_weights(path)
+
+
+def test_files_of_keras(tmp_path, folder):
+    norm = {name: np.ones(4, np.float32) for name in ("beta", "moving_mean", "moving_variance")}
+    layers = {
+        "conv2d": {"kernel": np.ones((3, 3, 3, 4), np.float32), "bias": np.ones(4, np.float16)},
+        "batch_normalization": norm,
+        "dense": {"kernel": np.ones((4, 2)), "bias": np.ones(2)},
+    }
+    paths = [
+        reference_keras.write_h5(tmp_path / "old.h5", layers, whole=True),
+        reference_keras.write_weights_h5(tmp_path / "new.weights.h5", layers),
+        reference_keras.write_keras(tmp_path / "whole.keras", layers, named=False),
+    ]
+    strays = fuzzing.attack(read_keras, paths, folder)
     assert not strays, fuzzing.told(strays)
 
 

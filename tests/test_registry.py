@@ -306,7 +306,8 @@ def test_every_source_is_a_network_here(networks, name):
     assert source.layer in (None, *(cut.name for cut in cuts))
 
 
-@pytest.mark.parametrize("name", [name for name in SOURCES if name not in ALIKE])
+# Those of Keras load in tests/test_keras_weights.py.
+@pytest.mark.parametrize("name", [n for n in SOURCES if n not in ALIKE and n[-6:] != "-keras"])
 def test_sources_load_in_their_spelling(networks, weights_file, name):
     torch = need("torch")
     source = REGISTRY.sources[name]

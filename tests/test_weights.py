@@ -492,7 +492,11 @@ def cut_safetensors(path):
         ),
         ("page.safetensors", b"<html>", "is a web page, not a weights file: download it again"),
         ("lfs.pth", b"version https://git-lfs.github.com/spec/v1\noid", "is a Git LFS pointer"),
-        ("keras.h5", b"\x89HDF\r\n\x1a\n", "is an HDF5 file, as Keras writes, .*: convert it"),
+        (
+            "keras.h5",
+            b"\x89HDF\r\n\x1a\n",
+            "must be a whole HDF5 file, got a truncated or .*: copy",
+        ),
         ("empty.pth", b"", "is empty: copy or download it again"),
         ("empty.safetensors", b"", "is empty: copy or download it again"),
         ("noise.pth", bytes(range(256)), "is not a torch file of plain tensors"),

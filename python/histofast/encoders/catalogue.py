@@ -78,7 +78,8 @@ class SourceEntry:
 
     `where` names the file and its page, `keys` tells how the file spells the network's keys, `note`
     what comes from the authors and what is our reading. `tested` is whether the loader has been run
-    on the real file. `layer` is where the authors take their features; that and the other optional
+    on the real file. `bgr` is that the weights want BGR where others of the network want RGB; `mean`
+    and `std` are of RGB all the same. `layer` is where the authors take their features; that and the other optional
     ones are None where the source states nothing and the defaults of network and export hold.
     """
 
@@ -91,6 +92,7 @@ class SourceEntry:
     keys: str
     tested: bool
     note: str
+    bgr: bool = False
     layer: str | None = None
     bn_eps: float | None = None
     patch_px: int | None = None

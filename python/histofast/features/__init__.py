@@ -14,6 +14,7 @@ from histofast.features.file import (
     read_identity,
     read_summary,
 )
+from histofast.features.foreign import ForeignArrays, read_arrays
 from histofast.features.layouts import Layout, feature_path, pt_path
 from histofast.features.listing import feature_files
 from histofast.features.options import (
@@ -29,6 +30,7 @@ __all__ = [
     "FeatureFile",
     "FeatureSummary",
     "FeatureWriter",
+    "ForeignArrays",
     "Layout",
     "VerifyReport",
     "content_sha256",
@@ -39,6 +41,7 @@ __all__ = [
     "options_in",
     "options_of",
     "pt_path",
+    "read_arrays",
     "read_features",
     "read_identity",
     "read_summary",

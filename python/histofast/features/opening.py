@@ -45,14 +45,16 @@ _HEAP = b"GCOL\x01\x00\x00\x00"
 
 
 @contextmanager
-def reading(path: Path) -> Iterator[h5py.File]:
+def reading(path: Path, *, kind: str = "feature file") -> Iterator[h5py.File]:
     """Open an HDF5 file for reading; what HDF5 stumbles over inside is one line.
+
+    `kind` is what messages call it.
 
     Raises:
         FileNotFoundError: there is no such file.
         FeatureError: it is no file, no whole HDF5 file, or a damaged one.
     """
-    regular_file(path, kind="feature file", error=FeatureError)
+    regular_file(path, kind=kind, error=FeatureError)
     try:
         file = h5py.File(path, "r", locking=False)
     except _DAMAGED as error:
@@ -65,7 +67,7 @@ def reading(path: Path) -> Iterator[h5py.File]:
             yield file
     except _DAMAGED as error:
         why = clipped(one_line(error), _SHOWN)
-        raise FeatureError(f"{path} must be a whole feature file, got {why}") from error
+        raise FeatureError(f"{path} must be a whole {kind}, got {why}") from error
 
 
 def features_of(file: h5py.File) -> h5py.Dataset:
@@ -108,6 +110,12 @@ def dataset_of(file: h5py.File, name: str, *, kinds: str) -> h5py.Dataset | None
     dataset = file[name]
     if not isinstance(dataset, h5py.Dataset):
         return None
+    check_dataset(file, name, dataset, kinds=kinds)
+    return dataset
+
+
+def check_dataset(file: h5py.File, name: str, dataset: h5py.Dataset, *, kinds: str) -> None:
+    """Refuse a dataset that does not lie in the file, or is more than fits into it; see `dataset_of`."""
     made = dataset.id.get_create_plist()
     is_virtual = made.get_layout() == h5py.h5d.VIRTUAL
     if is_virtual or made.get_external_count():
@@ -119,7 +127,6 @@ def dataset_of(file: h5py.File, name: str, *, kinds: str) -> h5py.Dataset | None
     _refuse_oversized(file, name, dataset)
     if made.get_nfilters():
         _refuse_bombs(file, name, dataset)
-    return dataset
 
 
 def _refuse_oversized(file: h5py.File, name: str, dataset: h5py.Dataset) -> None:
@@ -219,23 +226,32 @@ def known_attributes(*groups: Any) -> dict[str, Any]:
 
 def _plain(file: h5py.File, attribute: h5py.h5a.AttrID, *, is_text: bool) -> Any:
     """The one number or short text of an attribute; None where it is anything else."""
+    if is_text:
+        if attribute.dtype.kind == "O":
+            refuse_looping_heaps(Path(file.filename))
+        return short_text(attribute)
     dtype = attribute.dtype
-    if attribute.shape not in ((), (1,)):
+    if attribute.shape not in ((), (1,)) or dtype.kind not in "iufb" or dtype.itemsize > 8:
         return None
-    if not is_text:
-        if dtype.kind not in "iufb" or dtype.itemsize > 8:
-            return None
-    elif dtype.kind == "O" and h5py.check_string_dtype(dtype) is not None:
-        _refuse_looping_heaps(Path(file.filename))
-    elif dtype.kind != "S" or dtype.itemsize > _TEXT_BYTES:
+    value = np.empty(attribute.shape, dtype)
+    attribute.read(value)
+    return value.reshape(()).item()
+
+
+def short_text(attribute: h5py.h5a.AttrID) -> str | None:
+    """The one short text of an attribute of a file without looping heaps; None if it is anything else."""
+    dtype = attribute.dtype
+    is_short = dtype.kind == "S" and dtype.itemsize <= _TEXT_BYTES
+    is_any = dtype.kind == "O" and h5py.check_string_dtype(dtype) is not None
+    if attribute.shape not in ((), (1,)) or not (is_short or is_any):
         return None
     value = np.empty(attribute.shape, dtype)
     attribute.read(value)
     plain = value.reshape(()).item()
-    return plain.decode() if isinstance(plain, bytes) else plain
+    return plain.decode() if isinstance(plain, bytes) else str(plain)
 
 
-def _refuse_looping_heaps(path: Path) -> None:
+def refuse_looping_heaps(path: Path, *, kind: str = "feature file") -> None:
     """Refuse a file with a heap of texts in which free space of no bytes is followed by itself.
 
     HDF5 steps from object to object of a heap by their sizes, the damaged ones too.
@@ -246,13 +262,13 @@ def _refuse_looping_heaps(path: Path) -> None:
             window = before + block
             at = window.find(_HEAP)
             while at >= 0:
-                _refuse_looping_heap(path, start + at)
+                _refuse_looping_heap(path, start + at, kind=kind)
                 at = window.find(_HEAP, at + 1)
             before = window[-len(_HEAP) + 1 :]
             start += len(window) - len(before)
 
 
-def _refuse_looping_heap(path: Path, offset: int) -> None:
+def _refuse_looping_heap(path: Path, offset: int, *, kind: str) -> None:
     with path.open("rb") as file:
         file.seek(offset + 8)
         (size,) = struct.unpack("<Q", file.read(8).ljust(8, b"\0"))
@@ -265,7 +281,5 @@ def _refuse_looping_heap(path: Path, offset: int) -> None:
             index, object_bytes = struct.unpack("<H6xQ", header)
             step = object_bytes if index == 0 else 16 + (object_bytes + 7) // 8 * 8
             if step < _HEAP_OBJECT_BYTES:
-                raise FeatureError(
-                    f"{path} must be a whole feature file, got a damaged heap of texts"
-                )
+                raise FeatureError(f"{path} must be a whole {kind}, got a damaged heap of texts")
             at += step

@@ -15,6 +15,7 @@ from histofast._numbers import real_number, whole_number
 from histofast._words import text_of
 from histofast.encoders import SourceEntry, WeightsEntry, registry, sha256_of
 from histofast.errors import ModelError
+from histofast.networks.keras_names import usual_eps
 from histofast.networks.known import ARCHITECTURES, cuts_of, no_such, whole
 from histofast.networks.network import Architecture, Cut, Network, Stage
 from histofast.networks.reading import read_weights
@@ -41,14 +42,15 @@ def create(
         name: one of `names()`, or `timm:` and the name of a model that timm has; or that of weights
             in the registry's `sources`, which stands for their network with the layer, the eps and
             the standardising that they want, and then `weights` is the file fetched from there.
-        weights: a safetensors file or a torch file of plain tensors, maybe within a checkpoint and
-            under a prefix; None: random, from `seed`. `Network.loaded` tells what was taken. For a
+        weights: a safetensors file, a torch file of plain tensors, maybe within a checkpoint and
+            under a prefix, or a Keras file (`.h5`, `.keras`); None: random, from `seed`. `Network.loaded` tells what was taken. For a
             model of timm also "hub": what timm downloads for it.
         layer: the last stage, one of `layers(name)`; None: the last of all, or the source's.
         classes: of a linear head after the pooling, whose weights are those of the file if the
             network is whole and the file has them in this size, else random; 0: no head.
         bn_eps: eps of the BatchNorms, which weights files do not hold. None: the source's, or that
-            of the registry if it knows the file by its SHA-256, else the network's usual one.
+            of the registry if it knows the file by its SHA-256, that of Keras Applications if the
+            file has its names, else the network's usual one.
         seed: of the random weights.
         partial: tensors that the file lacks stay random, those it has too many are left out.
 
@@ -83,8 +85,11 @@ def create(
     )
     told = source or (file.known if file else None)
     if bn_eps is None:
-        stated = None if told is None else told.bn_eps
-        bn_eps = architecture.bn_eps if stated is None else stated
+        bn_eps = None if told is None else told.bn_eps
+    if bn_eps is None and file is not None:
+        bn_eps = usual_eps(file.state)
+    if bn_eps is None:
+        bn_eps = architecture.bn_eps
     network = _empty(architecture, layer, classes=classes, bn_eps=bn_eps)
     _fill_at_random(network, fan=architecture.fan, seed=seed)
     if file is not None:
@@ -98,6 +103,8 @@ def create(
         )
     if told is not None:
         network.mean, network.std = told.mean, told.std
+    if source is not None and source.bgr:
+        _turn_channels(network)
     network.source = None if source is None else source.name
     network.eval()
     return network
@@ -144,6 +151,13 @@ def _empty(architecture: Architecture, layer: str, *, classes: int, bn_eps: floa
         network = Network(architecture, stages, classes=classes)
     network.to_empty(device="cpu")
     return network
+
+
+def _turn_channels(network: Network) -> None:
+    """Have a network whose weights want BGR take RGB: its first kernel is turned."""
+    first = next(module for module in network.modules() if isinstance(module, nn.Conv2d))
+    with torch.no_grad():
+        first.weight.copy_(first.weight.flip(1))
 
 
 def layers(name: str) -> tuple[Cut, ...]:

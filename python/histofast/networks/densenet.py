@@ -14,6 +14,7 @@ from functools import partial
 import torch
 from torch import nn
 
+from histofast.networks import keras_names
 from histofast.networks.network import Architecture, Stage
 
 _GROWTH = 32  # channels that a layer adds
@@ -80,9 +81,14 @@ def _stages(layers_per_block: tuple[int, ...], bn_eps: float) -> Iterator[Stage]
     yield Stage(name="relu5", module=nn.ReLU(), d=d)
 
 
-def _rename(key: str) -> str:
+def _respell(state: keras_names.State) -> keras_names.State:
+    return {_own_key(key): value for key, value in state.items()}
+
+
+def _own_key(key: str) -> str:
     # The files of torchvision still say `denselayer1.norm.1`.
-    return re.sub(r"(denselayer\d+\.(?:norm|relu|conv))\.(?=[12]\.)", r"\1", key)
+    key = re.sub(r"(denselayer\d+\.(?:norm|relu|conv))\.(?=[12]\.)", r"\1", key)
+    return keras_names.respelt(key, keras_names.densenet, head="classifier")
 
 
 def _densenet(name: str, *layers_per_block: int) -> Architecture:
@@ -91,7 +97,7 @@ def _densenet(name: str, *layers_per_block: int) -> Architecture:
         stages=partial(_stages, layers_per_block),
         prefix="features.",
         head="classifier",
-        rename=_rename,
+        respell=_respell,
     )
 
 

@@ -10,12 +10,12 @@ from torch import nn
 
 from histofast._words import did_you_mean
 from histofast.errors import ModelError
-from histofast.networks import cbr, densenet, inception, resnet, squeezenet
+from histofast.networks import cbr, densenet, inception, resnet, resnet_keras, squeezenet
 from histofast.networks.network import Architecture, Cut, Network
 
 ARCHITECTURES: dict[str, Architecture] = {
     architecture.name: architecture
-    for family in (densenet, resnet, cbr, squeezenet, inception)
+    for family in (densenet, resnet, resnet_keras, cbr, squeezenet, inception)
     for architecture in family.ARCHITECTURES
 }
 

@@ -46,15 +46,18 @@ class Architecture:
     """A family member: how to build its stages, one after the other, so that a cut builds no more.
 
     In state dicts `prefix` stands before the stages' names, `head` is the name of the linear layer
-    after pooling, and `rename` maps older spellings of keys to today's. `input_px` is the patch
-    side it was designed for, `fan` the side that its random convolutions keep the variance of.
+    after pooling, and `respell` turns a state of older or foreign keys into one of today's.
+    `input_px` is the patch side it was designed for, `fan` the side that its random convolutions
+    keep the variance of.
     """
 
     name: str
     stages: Callable[[float], Iterator[Stage]] = field(repr=False)  # takes the BatchNorm eps
     prefix: str = ""
     head: str = "fc"
-    rename: Callable[[str], str] = field(default=str, repr=False)
+    respell: Callable[[dict[str, torch.Tensor]], dict[str, torch.Tensor]] = field(
+        default=dict, repr=False
+    )
     bn_eps: float = 1e-5  # torch's default
     mean: tuple[float, float, float] = IMAGENET_MEAN
     std: tuple[float, float, float] = IMAGENET_STD

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import warnings
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ from histofast._files import regular_file
 from histofast._words import clipped, listed, one_line
 from histofast.errors import ModelError
 from histofast.networks.claims import BadClaimsError, HoldsCodeError, check_claims
+from histofast.networks.keras import is_keras_archive, read_keras
 
 _DEEPEST = 8  # nested dicts in a checkpoint; a damaged one may contain itself
 _MOST = 1_000_000  # entries of a checkpoint; dicts that share their inner ones never end
@@ -24,19 +25,19 @@ _ADVICE = ("Weights only load failed", "(1)", "(2)", "Check the documentation") 
 
 
 def read_weights(path: Path) -> dict[str, torch.Tensor]:
-    """Read all tensors of a safetensors file or, with `weights_only`, of a torch file.
+    """Read all tensors of a safetensors file, of a torch file (with `weights_only`) or of a Keras one.
 
-    Which of the two it is, the content tells. Keys of nested dicts are joined by dots; what is no
-    tensor is left out. No more memory is taken than the file is long: what it claims beyond that
-    is found before it is loaded.
+    Which of them it is, the content tells. Keys of nested dicts are joined by dots; what is no
+    tensor is left out. No more memory is taken than the file accounts for: what it claims beyond
+    that is found before it is loaded. How those of Keras are spelt: `networks/keras.py`.
 
     Raises:
         FileNotFoundError: no such file.
-        ModelError: neither kind of file, truncated or damaged, claiming more than it has, holding
+        ModelError: no such kind of file, truncated or damaged, claiming more than it has, holding
             code, or no tensors.
     """
     regular_file(path, kind="weights file", error=ModelError)
-    found = _safetensors_file(path) if _is_safetensors(path) else _torch_file(path)
+    found = _READERS[_kind(path)](path)
     state = {}
     for n, (key, value) in enumerate(_entries(found, "", _DEEPEST)):
         if n == _MOST:
@@ -50,8 +51,8 @@ def read_weights(path: Path) -> dict[str, torch.Tensor]:
     return state
 
 
-def _is_safetensors(path: Path) -> bool:
-    """Tell safetensors from torch files, and refuse what is known to be neither."""
+def _kind(path: Path) -> str:
+    """Tell safetensors, torch and Keras files by their content, and refuse what is known to be none."""
     with path.open("rb") as file:
         begin = file.read(512)
     text = begin.lstrip(b"\xef\xbb\xbf \t\r\n").lower()
@@ -64,14 +65,12 @@ def _is_safetensors(path: Path) -> bool:
     if text.startswith(b"version https://git-lfs"):
         raise ModelError(f"{path} is a Git LFS pointer, not the file: run `git lfs pull` for it")
     if begin.startswith(b"\x89HDF"):
-        raise ModelError(
-            f"{path} is an HDF5 file, as Keras writes, not a torch or safetensors file: convert it"
-        )
+        return "keras"
     if begin.startswith(b"PK"):
-        return False
+        return "keras" if is_keras_archive(path) else "torch"
     header_bytes = int.from_bytes(begin[:8], "little")
     by_content = begin[8:9] == b"{" and header_bytes < 100_000_000  # the format's own limit
-    return by_content or path.suffix == ".safetensors"
+    return "safetensors" if by_content or path.suffix == ".safetensors" else "torch"
 
 
 def _safetensors_file(path: Path) -> dict[str, torch.Tensor]:
@@ -103,6 +102,13 @@ def _torch_file(path: Path) -> Any:
         if refused is not None:
             raise _holds_code(path, refused[1]) from None
         raise _no_torch_file(path, _reason(error)) from None
+
+
+_READERS: dict[str, Callable[[Path], Any]] = {
+    "safetensors": _safetensors_file,
+    "torch": _torch_file,
+    "keras": read_keras,
+}
 
 
 def _check_archive(path: Path) -> None:

@@ -22,7 +22,8 @@ _COUNTER = "num_batches_tracked"  # of training; encoding never reads it, many f
 # First words of what follows or accompanies a network: classifiers and auxiliary ones, projection
 # heads and queues of MoCo, SimCLR, SwAV, BYOL and DINO.
 _HEADS = re.compile(
-    r"(fc|classif|head|last_linear|logits|linear|mlp|proj|pred|prototypes|queue|aux|\w+_head)\w*",
+    r"(fc|classif|head|last_linear|logits|linear|mlp|proj|pred|prototypes|queue|aux|\w+_head)\w*"
+    r"|dense_\d+",
     re.IGNORECASE,
 )
 # Of two copies of a network the one that is evaluated: not DINO's student, MoCo's keys, BYOL's
@@ -152,8 +153,7 @@ def load_weights(
     """
     name = network.architecture
     if name in ARCHITECTURES:
-        rename = ARCHITECTURES[name].rename
-        state = {rename(key): value for key, value in state.items()}
+        state = ARCHITECTURES[name].respell(state)
     place = _place(whole, state)
     key_of = {own: key for key in state if (own := place.own_key(key)) is not None}
     needed = network.state_dict()
@@ -226,7 +226,7 @@ def _fitting(state: dict[str, torch.Tensor]) -> str | None:
     """Return the network that a file fits best, if it fits one."""
     shares = {}
     for name, architecture in ARCHITECTURES.items():
-        renamed = {architecture.rename(key): value for key, value in state.items()}
-        shares[name] = _place(shapes_of(name), renamed).share(renamed)
+        respelt = architecture.respell(state)
+        shares[name] = _place(shapes_of(name), respelt).share(respelt)
     best = max(shares, key=lambda name: shares[name])
     return best if shares[best] >= _FITS else None
