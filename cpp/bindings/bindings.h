@@ -43,6 +43,7 @@ inline void check_scratch(const Scratch& scratch, std::size_t bytes) {
                                            " bytes, got " + std::to_string(scratch.shape(0)));
 }
 
+void bind_augment(nb::module_& m);
 void bind_device(nb::module_& m);
 void bind_gram(nb::module_& m);
 void bind_tiles(nb::module_& m);

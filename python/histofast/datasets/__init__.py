@@ -6,7 +6,7 @@ else the picture itself. No group is ever on two sides of a split.
 
 from __future__ import annotations
 
-from histofast.datasets.augmenting import Augmentation, augment
+from histofast.datasets.augmenting import Augmentation, augment, colour_axes, draws_of
 from histofast.datasets.decoding import Decoded, contents_of, decode, resampled, unreadable_note
 from histofast.datasets.images import Images, ImageTask
 from histofast.datasets.opening import open_images
@@ -20,8 +20,10 @@ __all__ = [
     "ImageTask",
     "Images",
     "augment",
+    "colour_axes",
     "contents_of",
     "decode",
+    "draws_of",
     "open_images",
     "resampled",
     "split",

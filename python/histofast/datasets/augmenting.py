@@ -1,51 +1,69 @@
 """Batches of training images in, changed ones out; what is drawn for an image hangs on its key alone.
 
 Every transform draws from a stream of its own: switching one on changes nothing of the others. Order:
-flips and quarter turns, affine map, colour, blur, cutout.
+flips and quarter turns, affine map, stain, hue, colour shift, blur, cutout; values are rounded once.
 """
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, fields
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from histofast import _core
 from histofast._arrays import check
-from histofast._numbers import whole_number
+from histofast._numbers import real_number, whole_number
+from histofast.datasets.drawing import (
+    SHIFTS,
+    SIGMAS,
+    TINTS,
+    Draws,
+    drawn_holes,
+    drawn_maps,
+    drawn_stains,
+    drawn_turns,
+    normal,
+    uniform,
+    within,
+)
 
 Pixels = NDArray[np.uint8]
 Float = NDArray[np.float64]
 
-# Optical density per unit of haematoxylin, eosin and DAB. Ruifrok, Johnston, 2001.
-HED = np.array([[0.65, 0.70, 0.29], [0.07, 0.99, 0.11], [0.27, 0.57, 0.78]])
-_FLIP, _TURN, _AFFINE, _HED, _HSV, _PCA, _BLUR, _CUTOUT = range(1, 9)  # streams
+_MOST = {"rotate_deg": 180, "shear_deg": 80, "scale": 0.9, "rgb_pca": 10, "blur_sigma": 20}
+_LARGEST_PX = 30_000
+_MEASURED = 1_000  # images that colour axes are taken of
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Augmentation:
     """What is drawn for each training image; False or 0: nothing of it.
 
+    What an affine map or a blur asks for beyond the edge is mirrored there, the edge pixel once.
+
     Attributes:
         flips: left and right, up and down, each with probability 1/2.
-        quarter_turns: by 0, 90, 180 or 270 degrees.
-        rotate_deg: uniform within +- degrees.
-        translate: along each axis, uniform within +- this share of the side.
-        scale: enlarged by a factor uniform within 1 +- this, below 1.
-        shear_deg: uniform within +- degrees, along x.
+        quarter_turns: by 0, 90, 180 or 270 degrees, each with probability 1/4.
+        rotate_deg: uniform within +- degrees, 0 to 180.
+        translate: along each axis, uniform within +- this share of the side, 0 to 1.
+        scale: enlarged by a factor uniform within 1 +- this, 0 to 0.9.
+        shear_deg: uniform within +- degrees, along x, 0 to 80.
         hed: haematoxylin, eosin and residual each times 1 +- this, plus +- this in units of natural
-            optical density. Tellez et al., 2018, arXiv 1808.05896; their light form has 0.05.
-        hsv: hue within +- this share of a turn; saturation and value times 1 +- this.
-        rgb_pca: deviation of the normal factors of each principal component of the image's own colours,
-            in their deviations. After Krizhevsky et al., 2012, who took those of the data set.
-        blur_sigma: deviation of a Gaussian, uniform from 0 to this, px.
-        cutout: side of a square that gets the image's mean colour, as a share of the side; it lies
-            anywhere within. DeVries, Taylor, 2017, arXiv 1708.04552.
-
-    What an affine map asks for beyond the edge is mirrored there.
+            optical density, 0 to 1. Tellez et al., 2018, IEEE Trans Med Imaging 37(9), with the stains
+            of Ruifrok and Johnston, 2001; one strength for both, and the unit, are our reading.
+        hsv: hue within +- this share of a turn; saturation and value times 1 +- this; 0 to 1.
+        rgb_pca: along each principal component of the colours of the data set, normal with this
+            deviation in that of the component, 0 to 10. After Krizhevsky et al., 2012, section 4.1; the
+            deviation where they have the eigenvalue is our reading. See `colour_axes`.
+        blur_sigma: deviation of a Gaussian, uniform from 0 to this, px, 0 to 20.
+        cutout: side of a square that gets the image's mean colour, as a share of its shorter side, 0 to
+            1; it lies anywhere within. After DeVries and Taylor, 2017, arXiv 1708.04552, whose square
+            may lie over the edge and is of the data set's mean: our reading.
 
     Raises:
+        TypeError: a value of another kind.
         ValueError: a value out of range.
     """
 
@@ -63,14 +81,20 @@ class Augmentation:
 
     def __post_init__(self) -> None:
         """Refuse what cannot be drawn."""
-        most = {"rotate_deg": 180, "shear_deg": 80, "blur_sigma": 20, "scale": 0.9, "rgb_pca": 10}
         for part in fields(self):
             value = getattr(self, part.name)
-            if part.type == "bool":
-                if not isinstance(value, bool):
-                    raise ValueError(f"{part.name} must be true or false, got {value!r}")
-            elif not 0 <= value <= most.get(part.name, 1):
-                raise ValueError(f"{part.name} must be 0 to {most.get(part.name, 1)}, got {value}")
+            if isinstance(part.default, bool):
+                if not isinstance(value, bool | np.bool_):
+                    raise TypeError(f"{part.name} must be True or False, got {value!r}")
+                value = bool(value)
+            else:
+                value = real_number(part.name, value, at_least=0, at_most=_MOST.get(part.name, 1))
+            object.__setattr__(self, part.name, value)
+
+    @property
+    def is_affine(self) -> bool:
+        """Whether images are resampled."""
+        return bool(self.rotate_deg or self.translate or self.scale or self.shear_deg)
 
 
 def augment(
@@ -78,177 +102,132 @@ def augment(
     augmentation: Augmentation,
     *,
     keys: NDArray[np.uint64],
+    colour_axes: Float | None = None,
     threads: int = 1,
     out: Pixels | None = None,
 ) -> Pixels:
     """Return images as they are learnt from.
 
     Args:
-        pixels: (n, px, px, 3) uint8 RGB.
+        pixels: (n, h, w, 3) uint8 RGB; square where there are quarter turns.
         augmentation: what is drawn.
-        keys: (n, 2) uint64 of each image; of seed and epoch, and of the image. The same key draws the
+        keys: (n, 2) uint64 of each image: of seed and epoch, and of the image. The same key draws the
             same, wherever in whatever batch the image is.
+        colour_axes: (3, 3) float64 from `colour_axes`, for `rgb_pca`.
         threads: that share the images; the result does not depend on them.
-        out: (n, px, px, 3) uint8 to write into; not `pixels`.
+        out: (n, h, w, 3) uint8 to write into; not `pixels`.
+
+    Returns:
+        `out`: (n, h, w, 3) uint8.
 
     Raises:
-        TypeError, ValueError: arrays of another type or shape.
+        TypeError: arrays of another type.
+        ValueError: arrays of another shape, strided, or one memory; quarter turns of what is not
+            square; no `colour_axes` for `rgb_pca`.
+
+    Determinism: bitwise; turns and flips are exact, the rest is within 1 of its definition.
+
+    Example:
+        >>> images, keys = np.zeros((2, 8, 8, 3), np.uint8), np.arange(4, dtype=np.uint64)
+        >>> augment(images, Augmentation(flips=True, hed=0.05), keys=keys.reshape(2, 2)).shape
+        (2, 8, 8, 3)
     """
     n, h, w = check("pixels", pixels, "uint8", ("n", "h", "w", 3))
     check("keys", keys, "uint64", (n, 2))
-    whole_number("threads", threads, at_least=1)
-    if h != w:
-        raise ValueError(f"pixels must be square images, got {h} x {w}")
+    threads = whole_number("threads", threads, at_least=1)
+    if augmentation.quarter_turns and h != w:
+        raise ValueError(f"pixels must be square for quarter_turns, got {w} x {h} px")
+    if max(h, w) >= _LARGEST_PX:
+        raise ValueError(f"pixels must be of less than {_LARGEST_PX} px a side, got {w} x {h} px")
     out = np.empty_like(pixels) if out is None else out
     check("out", out, "uint8", (n, h, w, 3))
-    for i in range(n):
-        out[i] = _augmented(pixels[i], augmentation, keys[i])
+    if np.may_share_memory(pixels, out):
+        raise ValueError("out must be another array than pixels, got the memory of both in one")
+    drawn = draws_of(augmentation, keys, (h, w), colour_axes=colour_axes)
+    _core.augment_images(
+        pixels,
+        drawn.turns,
+        drawn.maps,
+        drawn.stains,
+        drawn.tints,
+        drawn.shifts,
+        drawn.sigmas,
+        drawn.holes,
+        threads,
+        out,
+    )
     return out
 
 
-def _augmented(image: Pixels, a: Augmentation, key: NDArray[np.uint64]) -> Pixels:
-    if a.flips:
-        across, down = uniform(key, _FLIP, 2) < 0.5
-        image = image[:, ::-1] if across else image
-        image = image[::-1] if down else image
-    if a.quarter_turns:
-        image = np.rot90(image, int(4 * uniform(key, _TURN, 1)[0]))
-    if a.rotate_deg or a.translate or a.scale or a.shear_deg:
-        image = _mapped(image, *drawn_map(a, key, image.shape[0]))
-    if a.hed:
-        image = _stained(image, *drawn_stain(a.hed, key))
-    if a.hsv:
-        image = _tinted(image, _within(key, _HSV, 3) * a.hsv)
-    if a.rgb_pca:
-        image = _shifted(image, a.rgb_pca * normal(key, _PCA, 3))
-    if a.blur_sigma:
-        image = _blurred(image, float(uniform(key, _BLUR, 1)[0] * a.blur_sigma))
-    if a.cutout:
-        image = _cut(image, a.cutout, uniform(key, _CUTOUT, 2))
-    return image
+def draws_of(
+    augmentation: Augmentation,
+    keys: NDArray[np.uint64],
+    size: tuple[int, int],
+    *,
+    colour_axes: Float | None = None,
+) -> Draws:
+    """Return what `augment` applies to images of (h, w) px.
 
-
-# --- Draws -------------------------------------------------------------------------------------
-
-
-def uniform(key: NDArray[np.uint64], stream: int, count: int) -> Float:
-    """Return (count,) float64 in [0, 1) that hang on key, stream and place: SplitMix64's mixing."""
-    with np.errstate(over="ignore"):
-        seed = _mixed(_mixed(key[0] + np.uint64(stream)) ^ key[1])
-        values = _mixed(
-            seed + np.arange(1, count + 1, dtype=np.uint64) * np.uint64(0x9E3779B97F4A7C15)
-        )
-    found: Float = (values >> np.uint64(11)).astype(np.float64) * 2.0**-53
-    return found
-
-
-def _mixed(x: NDArray[np.uint64] | np.uint64) -> NDArray[np.uint64]:
-    x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return np.asarray(x ^ (x >> np.uint64(31)))
-
-
-def normal(key: NDArray[np.uint64], stream: int, count: int) -> Float:
-    """Return (count,) standard normal numbers, by Box and Muller."""
-    u = uniform(key, stream, 2 * count)
-    found: Float = np.sqrt(-2 * np.log1p(-u[:count])) * np.cos(2 * np.pi * u[count:])
-    return found
-
-
-def _within(key: NDArray[np.uint64], stream: int, count: int) -> Float:
-    return 2 * uniform(key, stream, count) - 1
-
-
-def drawn_map(a: Augmentation, key: NDArray[np.uint64], px: int) -> tuple[Float, Float]:
-    """Return the (2, 2) matrix and (2,) offset that take a place (x, y) of the result to the image's.
-
-    Places are relative to the centre, in px.
+    Raises:
+        TypeError, ValueError: as `augment`.
     """
-    turn, x, y, grow, lean = _within(key, _AFFINE, 5)
-    angle, shear = math.radians(a.rotate_deg * turn), math.tan(math.radians(a.shear_deg * lean))
-    forward = np.array([[math.cos(angle), -math.sin(angle)], [math.sin(angle), math.cos(angle)]])
-    forward = forward @ np.array([[1, shear], [0, 1]]) * (1 + a.scale * grow)
-    inverse = np.linalg.inv(forward)
-    return inverse, -inverse @ (np.array([x, y]) * a.translate * px)
-
-
-def drawn_stain(strength: float, key: NDArray[np.uint64]) -> tuple[Float, Float]:
-    """Return the (3, 3) matrix and (3,) offset that optical densities (as rows) go through."""
-    drawn = _within(key, _HED, 6) * strength
-    return np.linalg.inv(HED) @ np.diag(1 + drawn[:3]) @ HED, drawn[3:] @ HED
-
-
-# --- Transforms --------------------------------------------------------------------------------
-
-
-def _mapped(image: Pixels, matrix: Float, offset: Float) -> Pixels:
-    px = image.shape[0]
-    at = np.arange(px) - (px - 1) / 2
-    x = matrix[0, 0] * at + (matrix[0, 1] * at[:, None] + offset[0] + (px - 1) / 2)
-    y = matrix[1, 0] * at + (matrix[1, 1] * at[:, None] + offset[1] + (px - 1) / 2)
-    x, y = _mirrored(x, px), _mirrored(y, px)
-    x0, y0 = x.astype(np.int64), y.astype(np.int64)
-    x1, y1 = np.minimum(x0 + 1, px - 1), np.minimum(y0 + 1, px - 1)
-    fx, fy = (x - x0)[..., None], (y - y0)[..., None]
-    top = image[y0, x0] * (1 - fx) + image[y0, x1] * fx
-    bottom = image[y1, x0] * (1 - fx) + image[y1, x1] * fx
-    return _rounded(top * (1 - fy) + bottom * fy)
-
-
-def _mirrored(at: Float, px: int) -> Float:
-    """Reflect places beyond the first and last pixel, without doubling these."""
-    if px == 1:
-        return np.zeros_like(at)
-    return np.abs((at + (px - 1)) % (2 * (px - 1)) - (px - 1))
-
-
-_DENSITY = -np.log((np.arange(256) + 1) / 256)
-
-
-def _stained(image: Pixels, matrix: Float, offset: Float) -> Pixels:
-    return _rounded(256 * np.exp(-(_DENSITY[image] @ matrix + offset)) - 1)
-
-
-def _tinted(image: Pixels, drawn: Float) -> Pixels:
-    rgb = image / 255.0
-    high, low = rgb.max(-1), rgb.min(-1)
-    chroma = high - low
-    safe = np.where(chroma > 0, chroma, 1)
-    r, g, b = np.moveaxis(rgb, -1, 0)
-    hue = np.select(
-        [high == r, high == g], [(g - b) / safe % 6, (b - r) / safe + 2], (r - g) / safe + 4
+    a = augmentation
+    none = keys[:0]
+    shifts: Float = np.zeros((0, 3))
+    if a.rgb_pca:
+        if colour_axes is None:
+            raise ValueError(
+                "colour_axes must be given for rgb_pca, got None: pass colour_axes(pixels) of the "
+                "training images"
+            )
+        check("colour_axes", colour_axes, "float64", (3, 3), contiguous=False)
+        shifts = normal(keys, SHIFTS, 3) * a.rgb_pca @ colour_axes.T
+    return Draws(
+        turns=drawn_turns(
+            keys if a.flips or a.quarter_turns else none, flips=a.flips, quarters=a.quarter_turns
+        ),
+        maps=drawn_maps(
+            keys if a.is_affine else none,
+            size,
+            rotate_deg=a.rotate_deg,
+            translate=a.translate,
+            scale=a.scale,
+            shear_deg=a.shear_deg,
+        ),
+        stains=drawn_stains(keys if a.hed else none, a.hed),
+        tints=(within(keys if a.hsv else none, TINTS, 3) * a.hsv).astype(np.float32),
+        shifts=shifts.astype(np.float32),
+        sigmas=(uniform(keys if a.blur_sigma else none, SIGMAS, 1)[:, 0] * a.blur_sigma).astype(
+            np.float32
+        ),
+        holes=drawn_holes(keys if a.cutout else none, size, a.cutout),
     )
-    hue = (hue / 6 + drawn[0]) * 6
-    value = np.clip(high * (1 + drawn[2]), 0, 1)
-    saturation = np.clip(chroma / np.where(high > 0, high, 1) * (1 + drawn[1]), 0, 1)
-    k = (np.array([5.0, 3.0, 1.0]) + hue[..., None]) % 6
-    ramp = np.clip(np.minimum(k, 4 - k), 0, 1)
-    return _rounded(255 * (value * (1 - saturation * np.moveaxis(ramp, -1, 0))).transpose(1, 2, 0))
 
 
-def _shifted(image: Pixels, drawn: Float) -> Pixels:
-    flat = image.reshape(-1, 3).astype(np.float64)
-    values, vectors = np.linalg.eigh(np.cov(flat, rowvar=False))
-    # A vector's sign is no property of the picture.
-    vectors = vectors * np.where(vectors.sum(0) < 0, -1, 1)
-    return _rounded(image + vectors @ (drawn * np.sqrt(np.maximum(values, 0))))
+def colour_axes(pixels: NDArray[np.uint8]) -> Float:
+    """Return the principal components of the colours of images, each as long as its deviation.
 
+    Args:
+        pixels: (n, h, w, 3) uint8, the training images; of more than 1,000, so many are measured, evenly
+            spaced.
 
-def _blurred(image: Pixels, sigma: float) -> Pixels:
-    from scipy.ndimage import gaussian_filter  # a tenth of a second that few spend
+    Returns:
+        (3, 3) float64, one component in each column, the largest first, in grey levels. The sum of each
+        is not negative.
 
-    blurred = gaussian_filter(image.astype(np.float64), (sigma, sigma, 0), mode="mirror")
-    return _rounded(blurred)
-
-
-def _cut(image: Pixels, share: float, at: Float) -> Pixels:
-    px = image.shape[0]
-    side = round(share * px)
-    x, y = (at * (px - side + 1)).astype(np.int64)
-    image = image.copy()
-    image[y : y + side, x : x + side] = np.rint(image.mean((0, 1)))
-    return image
-
-
-def _rounded(values: Float) -> Pixels:
-    return np.clip(np.rint(values), 0, 255).astype(np.uint8)
+    Raises:
+        TypeError, ValueError: another type or shape, or no pixels.
+    """
+    n, h, w = check("pixels", pixels, "uint8", ("n", "h", "w", 3), contiguous=False)
+    if n * h * w == 0:
+        raise ValueError(f"pixels must hold some, got shape {pixels.shape}")
+    sums, products, count = np.zeros(3), np.zeros((3, 3)), 0
+    for i in np.unique(np.linspace(0, n - 1, min(n, _MEASURED)).astype(np.int64)):
+        flat = np.asarray(pixels[i], np.float64).reshape(-1, 3)
+        sums, products, count = sums + flat.sum(0), products + flat.T @ flat, count + len(flat)
+    mean = sums / count
+    found: tuple[Any, Any] = np.linalg.eigh(products / count - np.outer(mean, mean))
+    values, vectors = found[0][::-1], found[1][:, ::-1]
+    vectors = vectors * np.where(vectors.sum(0) < 0, -1.0, 1.0)
+    axes: Float = vectors * np.sqrt(np.maximum(values, 0))
+    return axes
