@@ -167,6 +167,8 @@ def test_axes_are_the_principal_components_of_the_colours(rng):
     wanted = np.cov(pixels.reshape(-1, 3).astype(float), rowvar=False, ddof=0)
     np.testing.assert_allclose(axes @ axes.T, wanted, atol=1e-6)
     assert (axes.sum(0) >= 0).all()
+    some = np.array([3, 5])
+    np.testing.assert_array_equal(colour_axes(pixels, rows=some), colour_axes(pixels[some]))
 
 
 def test_a_cut_square_has_the_mean_colour_and_its_size(rng):

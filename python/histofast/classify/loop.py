@@ -62,6 +62,7 @@ class Lesson:
         recipe, seed: how.
         metric: what chooses the weights.
         score: of validation probabilities: metrics by name.
+        colour_axes: of the training images, where the recipe shifts colours along them.
     """
 
     pixels: Pixels
@@ -74,6 +75,7 @@ class Lesson:
     seed: int
     metric: str
     score: Callable[[NDArray[np.float64]], dict[str, float]]
+    colour_axes: NDArray[np.float64] | None = None
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
 
     @property
@@ -104,7 +106,12 @@ class Lesson:
         keys = np.empty((len(places), 2), np.uint64)
         keys[:, 0] = np.random.SeedSequence([self.seed, epoch]).generate_state(1, np.uint64)[0]
         keys[:, 1] = self.images[places]
-        return augment(self.pixels[places], self.recipe.augmentation, keys=keys)
+        return augment(
+            self.pixels[places],
+            self.recipe.augmentation,
+            keys=keys,
+            colour_axes=self.colour_axes,
+        )
 
 
 def fit(

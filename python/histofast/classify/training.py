@@ -27,6 +27,7 @@ from histofast.classify.task import Goal
 from histofast.datasets import (
     Decoded,
     Images,
+    colour_axes,
     contents_of,
     decode,
     open_images,
@@ -313,6 +314,11 @@ def lesson_of(run: Run, images: Images, found: Decoded, device: torch.device) ->
         seed=run.seed,
         metric=run.metric,
         score=lambda probabilities: _score(images, validation, probabilities),
+        colour_axes=(
+            colour_axes(found.pixels, rows=parts["train"])
+            if run.recipe.augmentation.rgb_pca
+            else None
+        ),
         device=device,
     )
 

@@ -204,12 +204,12 @@ def draws_of(
     )
 
 
-def colour_axes(pixels: NDArray[np.uint8]) -> Float:
+def colour_axes(pixels: NDArray[np.uint8], *, rows: NDArray[np.int64] | None = None) -> Float:
     """Return the principal components of the colours of images, each as long as its deviation.
 
     Args:
-        pixels: (n, h, w, 3) uint8, the training images; of more than 1,000, so many are measured, evenly
-            spaced.
+        pixels: (n, h, w, 3) uint8; of more than 1,000, so many are measured, evenly spaced.
+        rows: (m,) int64 which of them, the training images; all when None.
 
     Returns:
         (3, 3) float64, one component in each column, the largest first, in grey levels. The sum of each
@@ -219,10 +219,12 @@ def colour_axes(pixels: NDArray[np.uint8]) -> Float:
         TypeError, ValueError: another type or shape, or no pixels.
     """
     n, h, w = check("pixels", pixels, "uint8", ("n", "h", "w", 3), contiguous=False)
-    if n * h * w == 0:
-        raise ValueError(f"pixels must hold some, got shape {pixels.shape}")
+    rows = np.arange(n) if rows is None else rows
+    if len(rows) * h * w == 0:
+        raise ValueError(f"pixels must hold some, got {len(rows)} images of {w} x {h} px")
     sums, products, count = np.zeros(3), np.zeros((3, 3)), 0
-    for i in np.unique(np.linspace(0, n - 1, min(n, _MEASURED)).astype(np.int64)):
+    spaced = np.linspace(0, len(rows) - 1, min(len(rows), _MEASURED)).astype(np.int64)
+    for i in rows[spaced]:
         flat = np.asarray(pixels[i], np.float64).reshape(-1, 3)
         sums, products, count = sums + flat.sum(0), products + flat.T @ flat, count + len(flat)
     mean = sums / count
