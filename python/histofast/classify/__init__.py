@@ -15,13 +15,26 @@ except ModuleNotFoundError:
     raise missing_extra("torch", by=__name__) from None
 
 from histofast.classify.evaluation import Evaluation
+from histofast.classify.folds import Folds, train_folds
 from histofast.classify.loop import Progress
-from histofast.classify.predicting import predict
+from histofast.classify.predicting import Predictions, predict
 from histofast.classify.recipe import PRESETS, Recipe
 from histofast.classify.runs import Run, open_run
 from histofast.classify.training import train
 
-__all__ = ["PRESETS", "Evaluation", "Progress", "Recipe", "Run", "open_run", "predict", "train"]
+__all__ = [
+    "PRESETS",
+    "Evaluation",
+    "Folds",
+    "Predictions",
+    "Progress",
+    "Recipe",
+    "Run",
+    "open_run",
+    "predict",
+    "train",
+    "train_folds",
+]
 
 
 def __dir__() -> list[str]:

@@ -40,9 +40,9 @@ class Evaluation:
 
 def has_ended(evaluations: Sequence[Evaluation], recipe: Recipe) -> bool:
     """Whether the patience of a recipe is at its end."""
-    if recipe.patience is None or not evaluations:
+    best = max((i for i, found in enumerate(evaluations) if found.is_best), default=None)
+    if recipe.patience is None or best is None:
         return False
-    best = max(i for i, found in enumerate(evaluations) if found.is_best)
     return len(evaluations) - 1 - best >= recipe.patience
 
 

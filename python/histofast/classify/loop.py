@@ -41,13 +41,17 @@ Rows = NDArray[np.int64]
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Progress:
-    """Where a run is: steps done of all, and the evaluation that has just ended, else None."""
+    """Where a run is: steps done of all, and the evaluation that has just ended, else None.
+
+    `fold` is its number where all folds are trained.
+    """
 
     step: int
     steps: int
     epochs: int
     metric: str
     finished: Evaluation | None = None
+    fold: int | None = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)

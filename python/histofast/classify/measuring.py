@@ -43,9 +43,9 @@ def measure(run: Run, lesson: Lesson, images: Images, state: TrainingState, foun
                 seed=run.seed,
             ).items()
         } | {"images": len(places), "groups": len(set(shown.groups))}
-        rows += _rows(shown, part, values)
+        rows += rows_of(shown, part, values)
     best = next(e for e in reversed(state.evaluations) if e.is_best)
-    write_csv(run.path / PREDICTIONS, [_header(images), *rows])
+    write_csv(run.path / PREDICTIONS, [header_of(images), *rows])
     write_json(
         run.path / METRICS,
         {
@@ -63,13 +63,15 @@ def measure(run: Run, lesson: Lesson, images: Images, state: TrainingState, foun
     )
 
 
-def _header(images: Images) -> list[str]:
+def header_of(images: Images) -> list[str]:
+    """Return the names of the columns of predictions.csv."""
     return ["file", images.group_kind, "part", "label", "predicted"] + [
         f"p_{name}" for name in images.classes
     ]
 
 
-def _rows(shown: Images, part: str, values: NDArray[np.float64]) -> Iterator[list[Any]]:
+def rows_of(shown: Images, part: str, values: NDArray[np.float64]) -> Iterator[list[Any]]:
+    """Yield the rows of predictions.csv."""
     for i, name in enumerate(shown.names):
         yield [
             *(name, shown.groups[i], part),

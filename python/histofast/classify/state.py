@@ -103,7 +103,10 @@ class TrainingState:
     # --- Evaluations ---
 
     def add(self, found: Evaluation, metric: str) -> None:
-        """Note an evaluation; the weights of the best are kept."""
+        """Note an evaluation; the weights of the best are kept. A head that learnt nothing is never it."""
+        if found.step == 0:
+            self.evaluations.append(found)
+            return
         found = replace(found, is_best=is_better(found, self.evaluations, metric))
         self.evaluations.append(found)
         if found.is_best:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import math
 import shutil
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, fields
 from pathlib import Path
@@ -37,6 +38,7 @@ from histofast.datasets import (
 from histofast.learning import (
     METRICS_OF,
     Fold,
+    OnNote,
     RunRecord,
     is_finished,
     metrics,
@@ -45,17 +47,17 @@ from histofast.learning import (
     write_bytes,
     write_csv,
 )
-from histofast.networks import Network, pick_device, starts
+from histofast.networks import Network, check_size, pick_device, starts
 
 # Raised whenever the same input would give other numbers than before; part of every run's identity.
 REVISION = 1
 
 PIXELS = ".pixels"  # in the run's folder, while it is trained
+_SAVED_SHARE = 20  # of what writing the state takes, between two times
 _FEW = 30  # validation images; a metric of ranks takes few values on fewer
 _FOLDS = 5
 
 OnProgress = Callable[[Progress], None]
-OnNote = Callable[[str], None]
 
 
 def train(
@@ -133,6 +135,7 @@ def train(
         found = decode(images, cache=cache or out / PIXELS, px=recipe.px, contents=contents)
         if on_note is not None and (note := unreadable_note(found)):
             on_note(note)
+        check_size(begun, found.px)
         run = Run.of(out, record)
         work(run, begun, images, found, device=where, on_progress=on_progress, on_note=on_note)
         del found
@@ -185,6 +188,8 @@ def record_of(
                 "bn_eps": starts.eps_of(begun),
             },
             "start": starts.identity(start),
+            "seed": seed,
+            "recipe": asdict(recipe),
             "task": images.task,
             "classes": images.classes,
             "group_kind": images.group_kind,
@@ -195,9 +200,7 @@ def record_of(
                 )
             },
             "split": {part.name: getattr(chosen, part.name).tolist() for part in fields(Fold)},
-            "recipe": asdict(recipe),
             "metric": _metric(images, chosen, recipe),
-            "seed": seed,
         },
         about={
             "versions": {"histofast": __version__, "torch": torch.__version__},
@@ -272,15 +275,29 @@ def work(
     if lost and on_note is not None:
         on_note(f"the run is trained from its start: {lost}")
 
-    def save() -> None:
-        state.save(run.path / STATE)
-        write_log(run.path / LOG, state.evaluations)
-
-    fit(lesson, state, save=save, on_progress=on_progress)
+    saved = _Saved(run, state)
+    fit(lesson, state, save=saved, on_progress=on_progress)
     write_log(run.path / LOG, state.evaluations)  # a kill may have come between the state and it
     save_weights(run.path / WEIGHTS, state.network)
     measure(run, lesson, images, state, found)
     (run.path / STATE).unlink(missing_ok=True)
+
+
+class _Saved:
+    """Writes log and state after an evaluation; the state when it costs less than a twentieth."""
+
+    def __init__(self, run: Run, state: TrainingState) -> None:
+        self._run, self._state = run, state
+        self._due = -math.inf
+
+    def __call__(self) -> None:
+        write_log(self._run.path / LOG, self._state.evaluations)
+        begin = time.monotonic()
+        if begin < self._due:
+            return
+        self._state.save(self._run.path / STATE)
+        end = time.monotonic()
+        self._due = end + _SAVED_SHARE * (end - begin)
 
 
 def lesson_of(run: Run, images: Images, found: Decoded, device: torch.device) -> Lesson:

@@ -19,6 +19,7 @@ import typer
 from histofast._files import NoLocksWarning
 from histofast._stopping import deferred_interrupts, interruptions
 from histofast.cli import (
+    classify,
     demo,
     extract,
     finetune,
@@ -61,6 +62,9 @@ app.command(name="finetune", short_help="Train an encoder on the patches that ma
     finetune.finetune
 )
 app.command(name="heatmap", short_help="Show on a slide what a model looks at.")(heatmap.heatmap)
+app.command(name="classify", short_help="Train networks on labelled pictures, predict with them.")(
+    classify.classify
+)
 app.command(name="demo", short_help="Make three small slides, encode them, show the result.")(
     demo.demo
 )

@@ -324,19 +324,21 @@ def _table(found: Mapping[str, Any]) -> Iterator[str]:
     for name, metric in found["out_of_fold"].items():
         training = found["of_folds"][name]
         of_folds = [fold[name] for fold in found["folds"] if fold[name] is not None]
-        line = f"{name:{width}}  {_number(metric['value']):>7}"
-        line += f"  {_range(metric['low'], metric['high']):>16}"
-        line += f"  {_range(training['low'], training['high']):>16}"
-        yield f"{line}  {_range(min(of_folds), max(of_folds)):>15}" if of_folds else line
+        line = f"{name:{width}}  {number_of(metric['value']):>7}"
+        line += f"  {range_of(metric['low'], metric['high']):>16}"
+        line += f"  {range_of(training['low'], training['high']):>16}"
+        yield f"{line}  {range_of(min(of_folds), max(of_folds)):>15}" if of_folds else line
 
 
-def _range(low: float | None, high: float | None) -> str:
+def range_of(low: float | None, high: float | None) -> str:
+    """Return an interval as tables have it."""
     if low is None or high is None:
         return "undefined"
-    return f"{_number(low).strip()} to {_number(high).strip()}"
+    return f"{number_of(low).strip()} to {number_of(high).strip()}"
 
 
-def _number(value: float | None) -> str:
+def number_of(value: float | None) -> str:
+    """Return a metric as tables have it."""
     if value is None:
         return "undefined"
     return f"{value:7.3f}" if abs(value) < 100 else f"{value:7.4g}"

@@ -44,6 +44,7 @@ from histofast.learning.scores import (
     metrics,
     metrics_of_models,
 )
+from histofast.learning.side_by_side import OnNote, refuse_jobs, work_on_folds
 from histofast.learning.splits import Fold, Labelled, folds
 from histofast.learning.weighted import Task
 
@@ -64,6 +65,7 @@ __all__ = [
     "Log",
     "Metric",
     "Missing",
+    "OnNote",
     "Ranking",
     "RunRecord",
     "Standing",
@@ -92,10 +94,12 @@ __all__ = [
     "read_json",
     "read_labels",
     "read_record",
+    "refuse_jobs",
     "refuse_out_of_range",
     "run_folder",
     "sha256_of",
     "wider",
+    "work_on_folds",
     "write_bytes",
     "write_csv",
     "write_json",

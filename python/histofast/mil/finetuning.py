@@ -14,11 +14,14 @@ import torch
 from histofast._machine import available_cpus
 from histofast.errors import ModelError
 from histofast.learning import (
+    OnNote,
     RunRecord,
     fold_folder,
     parts_of_config,
+    refuse_jobs,
     run_folder,
     sha256_of,
+    work_on_folds,
 )
 from histofast.mil.bags import Bags, Paths
 from histofast.mil.end_to_end import encode
@@ -34,7 +37,6 @@ from histofast.mil.fold_tuning import (
 from histofast.mil.pixels import Pixels, Slides, bags_of
 from histofast.mil.reading import threads_of_torch
 from histofast.mil.runs import LOG, MODEL, STATE, Run, open_run
-from histofast.mil.side_by_side import OnNote, refuse_jobs, work_on_folds
 from histofast.mil.tuning_answer import ENCODER, FineTuned, answer
 from histofast.mil.tuning_source import source_of
 from histofast.networks import Network, PixelsIn, pick_device

@@ -23,6 +23,7 @@ from histofast.jobs import stop_if_asked
 from histofast.learning import (
     EpochReport,
     Log,
+    OnNote,
     fold_folder,
     has_ended,
     is_better,
@@ -48,7 +49,6 @@ from histofast.mil.runs import (
     save_model,
     values_of,
 )
-from histofast.mil.side_by_side import OnNote
 from histofast.mil.survival import cox_loss
 from histofast.networks import pick_device
 

@@ -26,6 +26,7 @@ from histofast.errors import ModelError
 from histofast.jobs import stop_if_asked
 from histofast.learning import (
     EpochReport,
+    OnNote,
     aside,
     best_of,
     fold_folder,
@@ -54,7 +55,6 @@ from histofast.mil.runs import (
     values_of,
     write_weights,
 )
-from histofast.mil.side_by_side import OnNote
 from histofast.mil.topk import top_rows
 from histofast.mil.tuning_source import Source
 from histofast.networks import Network, PixelsIn, pick_device

@@ -16,13 +16,16 @@ from histofast.learning import (
     METRICS_OF,
     Fold,
     Missing,
+    OnNote,
     RunRecord,
     Task,
     folds,
     is_finished,
     loggers,
     parts_of_config,
+    refuse_jobs,
     run_folder,
+    work_on_folds,
 )
 from histofast.mil.bags import Bags, Paths, open_bags
 from histofast.mil.fold_training import OnProgress, is_trained, train_fold
@@ -31,7 +34,6 @@ from histofast.mil.measuring import measure
 from histofast.mil.models import create, names
 from histofast.mil.reading import threads_of_torch
 from histofast.mil.runs import FILES, KIND, Run, TrainConfig, outputs_of, slides_of
-from histofast.mil.side_by_side import OnNote, refuse_jobs, work_on_folds
 from histofast.networks import pick_device
 
 # Raised whenever the same input would give other numbers than before; part of every run's identity.

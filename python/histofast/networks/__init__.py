@@ -17,7 +17,7 @@ from histofast.networks import starts
 from histofast.networks.adopted import AdoptedNetwork, adopt
 from histofast.networks.creation import create, layers
 from histofast.networks.device import pick_device
-from histofast.networks.exporting import export, export_cuts, export_encoder
+from histofast.networks.exporting import check_size, export, export_cuts, export_encoder
 from histofast.networks.known import names
 from histofast.networks.network import Architecture, Cut, LoadReport, Network, Stage
 from histofast.networks.reading import read_weights
@@ -37,6 +37,7 @@ __all__ = [
     "Stage",
     "TimmNetwork",
     "adopt",
+    "check_size",
     "create",
     "export",
     "export_cuts",

@@ -133,7 +133,7 @@ def export(
             patches=patches,
             overwrite=overwrite,
         )
-    _check_size(network, patch_px)
+    check_size(network, patch_px)
     provenance, licence = _origin(network, provenance, licence)
     metadata = _metadata(
         network,
@@ -208,7 +208,7 @@ def export_cuts(
     chosen = _chosen_layers(network, layers)
     patch_px, mpp = _meant_for(network, patch_px, mpp)
     patches = checked_patches(patches, patch_px)
-    _check_size(network, patch_px)
+    check_size(network, patch_px)
     provenance, licence = _origin(network, provenance, licence)
     stem = out.stem if name is None else name
     graph = PixelGraph(mean=network.mean, std=network.std)
@@ -359,7 +359,7 @@ def _source_of(network: Network | TimmNetwork) -> SourceEntry | None:
     return registry().sources[network.source]
 
 
-def _check_size(network: Network, patch_px: int) -> None:
+def check_size(network: Network, patch_px: int) -> None:
     """Refuse patches that some layer of the network is larger than.
 
     Raises:

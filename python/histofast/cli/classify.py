@@ -1,0 +1,359 @@
+"""`histofast classify`: train a network on labelled images, and predict with it."""
+
+from __future__ import annotations
+
+import csv
+import json
+import math
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from histofast._machine import TORCH
+from histofast._words import count
+from histofast.cli import options
+from histofast.cli.flags import told
+from histofast.cli.mil import number_of, range_of
+from histofast.cli.output import bars, say, say_document, watched
+
+if TYPE_CHECKING:
+    from histofast.classify import Folds, Progress, Run
+
+
+def classify(
+    data: Annotated[
+        Path,
+        typer.Argument(
+            metavar="DATA",
+            help="folder with a folder for each class, or CSV: file, label[, patient, split, mpp]",
+        ),
+    ],
+    out: Annotated[
+        Path,
+        typer.Option("--out", "-o", metavar="PATH", help="folder of the run; CSV of --predict"),
+    ],
+    network: Annotated[
+        str | None,
+        typer.Option("--network", metavar="NAME", help="resnet18, densenet121, cbr-small ..."),
+    ] = None,
+    start: Annotated[
+        str | None,
+        typer.Option(
+            "--start",
+            metavar="START",
+            help="random, a weights FILE, run:FOLDER, mean-var:START, transfuse:START:LAYER, "
+            "gabor:SEED [random]",
+        ),
+    ] = None,
+    recipe: Annotated[
+        str | None,
+        typer.Option(
+            "--recipe",
+            metavar="NAME|TOML",
+            help="ours, histokt, hidden-representations, transfusion, or a file [ours]",
+        ),
+    ] = None,
+    epochs: Annotated[
+        int | None,
+        typer.Option("--epochs", parser=options.whole_number, metavar="N", help="[of the recipe]"),
+    ] = None,
+    batch_size: Annotated[
+        int | None,
+        typer.Option(
+            "--batch-size", parser=options.whole_number, metavar="N", help="[of the recipe]"
+        ),
+    ] = None,
+    lr: Annotated[
+        float | None,
+        typer.Option("--lr", parser=options.number, metavar="RATE", help="[of the recipe]"),
+    ] = None,
+    freeze: Annotated[
+        str | None,
+        typer.Option(
+            "--freeze", metavar="MODE", help="all, head, head-then-all, from:LAYER [of the recipe]"
+        ),
+    ] = None,
+    px: Annotated[
+        int | None,
+        typer.Option(
+            "--px", parser=options.whole_number, metavar="PX", help="resample pictures to this side"
+        ),
+    ] = None,
+    every: Annotated[
+        int | None,
+        typer.Option(
+            "--every",
+            parser=options.whole_number,
+            metavar="STEPS",
+            help="between looks at validation pictures [an epoch]",
+        ),
+    ] = None,
+    metric: Annotated[
+        str | None,
+        typer.Option(
+            "--metric",
+            metavar="NAME",
+            help="of validation pictures, chooses the weights: loss, auroc, accuracy ...",
+        ),
+    ] = None,
+    folds: Annotated[
+        int | None,
+        typer.Option(
+            "--folds",
+            parser=options.whole_number,
+            metavar="N",
+            help="train all of N folds, by group",
+        ),
+    ] = None,
+    fold: Annotated[
+        int | None,
+        typer.Option(
+            "--fold",
+            parser=options.whole_number,
+            metavar="I",
+            help="train this one of --folds only [0 of 5]",
+        ),
+    ] = None,
+    labels: options.ImageLabels = None,
+    label_column: options.LabelColumn = None,
+    group_column: options.GroupColumn = None,
+    predict: Annotated[
+        Path | None,
+        typer.Option(
+            "--predict", metavar="RUN", help="predict DATA with this finished run instead"
+        ),
+    ] = None,
+    cache: Annotated[
+        Path | None,
+        typer.Option(
+            "--cache", metavar="FOLDER", help="for decoded pictures, kept and shared by runs"
+        ),
+    ] = None,
+    seed: options.Seed = None,
+    device: Annotated[str, options.device(TORCH, help="where the network runs")] = "auto",
+    jobs: options.Jobs = None,
+    threads: Annotated[
+        int | None,
+        typer.Option(
+            "--threads",
+            parser=options.whole_number,
+            metavar="N",
+            help="of torch, in each job [all]",
+        ),
+    ] = None,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="replace a run of other arguments")
+    ] = False,
+    quiet: options.Quiet = False,
+    as_json: options.AsJson = False,
+) -> None:
+    """Train a network that tells pictures apart: train, validate, test.
+
+    \b
+      histofast classify std/ --network resnet18 --start imagenet.safetensors --out run/
+      histofast classify std/ --network resnet18 --folds 5 --jobs 2 --out runs/
+      histofast classify --predict run/ pictures/ --out predictions.csv
+
+    Patients (else slides, else pictures) are on one side only. Validation pictures choose the weights
+    that are kept; test pictures are looked at once, at the end. A run that was interrupted goes on where
+    it was when started again.
+    """
+    if predict is not None:
+        unused = {"--network": network, "--start": start, "--recipe": recipe, "--folds": folds}
+        given = [flag for flag, value in unused.items() if value is not None]
+        if given:
+            raise ValueError(f"{given[0]} must be left out with --predict: the run has its own")
+        _predict(predict, data, out, device=device, quiet=quiet, as_json=as_json)
+        return
+    if network is None:
+        raise ValueError("--network must be given, got none: `histofast models list` has them")
+
+    from histofast.classify import train, train_folds
+    from histofast.report import check_installed
+
+    check_installed()  # before the hours of training
+    images = options.read_images(
+        data, labels=labels, label_column=label_column, group_column=group_column
+    )
+    asked = options.given(
+        start=start,
+        seed=seed,
+        threads=threads,
+        cache=cache,
+        recipe=_recipe(
+            recipe or "ours",
+            epochs=epochs,
+            batch_size=batch_size,
+            lr=lr,
+            freeze=freeze,
+            px=px,
+            every=every,
+            metric=metric,
+        ),
+    )
+    with _steps(quiet=quiet) as (on_progress, on_note):
+        asked |= {"device": device, "overwrite": overwrite, "network": network, "out": out}
+        asked |= {"on_progress": on_progress, "on_note": on_note}
+        if folds is not None and fold is None:
+            found: Folds | Run = train_folds(
+                images, folds=folds, **options.given(jobs=jobs), **asked
+            )
+        elif jobs is not None:
+            raise ValueError("--jobs must be left out of a single run: it is for all --folds")
+        else:
+            found = train(images, **options.given(folds=folds, fold=fold), **asked)
+    _tell(found, as_json=as_json)
+
+
+def _recipe(name: str, **changes: Any) -> Any:
+    from histofast.classify import Recipe
+
+    base = Recipe.read(name) if name.endswith(".toml") else Recipe.preset(name)
+    given = options.given(**changes)
+    if "epochs" in given and "head_epochs" not in given and given["epochs"] <= base.head_epochs:
+        given["freeze"] = given.get("freeze", "all")
+    return base.changed(given)
+
+
+def _predict(run: Path, data: Path, out: Path, *, device: str, quiet: bool, as_json: bool) -> None:
+    from histofast.classify import predict
+
+    found = predict(run, data, out=out, device=device)
+    for name, reason in () if quiet else found.unreadable:
+        say(f"note: {name} is left out: {told(reason)}", err=True)
+    if as_json:
+        rows = [
+            {"file": name, **dict(zip(found.classes, map(_or_none, values), strict=True))}
+            for name, values in zip(found.names, found.probabilities.tolist(), strict=True)
+        ]
+        say_document(json.dumps(rows, indent=1))
+        return
+    say(f"{count(len(found.names), 'picture')}: {out}")
+
+
+def _or_none(value: float) -> float | None:
+    return None if math.isnan(value) else value
+
+
+# --- What is said --------------------------------------------------------------------------------
+
+
+def _tell(found: Folds | Run, *, as_json: bool) -> None:
+    from histofast.classify import Run
+
+    runs = [found] if isinstance(found, Run) else list(found.runs)
+    _draw_curves(found.path, runs)
+    if as_json:
+        say_document(json.dumps(found.metrics(), indent=1))
+        return
+    metrics = found.metrics()
+    first = runs[0]
+    minutes = f"{metrics['seconds'] / 60:.1f} min"
+    say(f"{first.architecture} from {first.record.about['start']}, {minutes}: {_basis(found)}")
+    say(*(_table_of_run(metrics) if isinstance(found, Run) else _table_of_folds(metrics)))
+    say(f"predictions: {found.path / 'predictions.csv'}, curves: {found.path / 'curves.png'}")
+
+
+def _basis(found: Folds | Run) -> str:
+    from histofast.classify import Run
+
+    metrics = found.metrics()
+    told_of = metrics["test"] if isinstance(found, Run) else metrics
+    kind = metrics["group_kind"]
+    what = count(told_of["images"], "test picture")
+    if kind == "image":
+        return f"{what} (patients are not known: they may be on both sides)"
+    return f"{what} of {count(told_of['groups'], kind)}"
+
+
+def _table_of_run(metrics: Mapping[str, Any]) -> Iterator[str]:
+    by = f"95 % by {metrics['group_kind']}s"
+    names = [name for name, value in metrics["test"].items() if isinstance(value, dict)]
+    width = max(map(len, names))
+    yield f"{'':{width}}     test  {by:>18}  validation"
+    for name in names:
+        value = metrics["test"][name]
+        yield (
+            f"{name:{width}}  {number_of(value['value']):>7}  "
+            f"{range_of(value['low'], value['high']):>18}  "
+            f"{number_of(metrics['validation'][name]['value']):>10}"
+        )
+
+
+def _table_of_folds(metrics: Mapping[str, Any]) -> Iterator[str]:
+    by = f"95 % by {metrics['group_kind']}s"
+    width = max(map(len, metrics["out_of_fold"]))
+    yield f"{'':{width}}    value  {by:>18}  95 % by training"
+    for name, value in metrics["out_of_fold"].items():
+        training = metrics["of_folds"][name]
+        yield (
+            f"{name:{width}}  {number_of(value['value']):>7}  "
+            f"{range_of(value['low'], value['high']):>18}  "
+            f"{range_of(training['low'], training['high']):>16}"
+        )
+
+
+def _draw_curves(path: Path, runs: list[Run]) -> None:
+    from histofast.learning import LOWER_IS_BETTER
+    from histofast.report import curves, save_figure
+
+    logs = []
+    for run in runs:
+        with (run.path / "log.csv").open(newline="", encoding="utf-8") as file:
+            logs.append(list(csv.DictReader(file)))
+    first = runs[0]
+    figure = curves(
+        logs,
+        metric=f"validation_{first.metric}",
+        losses=("loss", "validation_loss"),
+        higher_is_better=first.metric not in LOWER_IS_BETTER,
+        title=f"{first.architecture}, {count(len(runs), 'run')}",
+    )
+    save_figure(figure, path / "curves.png", path / "curves.svg")
+
+
+def _say(progress: Progress) -> str:
+    """One line on an evaluation."""
+    found = progress.finished
+    assert found is not None
+    where = "" if progress.fold is None else f"fold {progress.fold}, "
+    text = f"{where}step {progress.step}/{progress.steps}"
+    if not math.isnan(found.loss):
+        text += f": loss {found.loss:.3f}"
+    text += f", validation loss {found.validation_loss:.3f}"
+    name = "auroc" if progress.metric == "loss" else progress.metric
+    value = found.metrics.get(name, math.nan)
+    if not math.isnan(value):
+        text += f", {name} {value:.3f}"
+    return f"{text}, {found.seconds:.1f} s{' (best)' * found.is_best}"
+
+
+@contextmanager
+def _steps(
+    *, quiet: bool
+) -> Iterator[tuple[Callable[[Progress], None] | None, Callable[[str], None] | None]]:
+    """Yield what training tells: a line per evaluation and note, on a terminal a bar as well."""
+    if quiet:
+        yield None, None
+        return
+    if not watched(quiet=quiet):
+
+        def plain(progress: Progress) -> None:
+            if progress.finished is not None:
+                say(_say(progress), err=True)
+
+        yield plain, lambda text: say(f"note: {told(text)}", err=True)
+        return
+    with bars() as shown:
+        steps = shown.add("steps")
+
+        def update(progress: Progress) -> None:
+            if progress.finished is not None:
+                shown.say(_say(progress))
+            fold = "steps" if progress.fold is None else f"fold {progress.fold}"
+            steps(description=fold, completed=progress.step, total=progress.steps)
+
+        yield update, lambda text: shown.say(f"note: {told(text)}")
