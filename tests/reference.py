@@ -592,3 +592,23 @@ def holm(p):
         highest = max(highest, min(1.0, (len(p) - rank) * p[i]))
         adjusted[i] = highest
     return adjusted
+
+
+# --- Starts ----------------------------------------------------------------------------------------
+
+
+def gabor_filter(px, *, angle, wave_px, phase):
+    """g(x, y) = exp(-(x'^2 + gamma^2 y'^2) / (2 sigma^2)) cos(2 pi x' / lambda + psi), less its mean.
+
+    gamma = 0.5, sigma = 0.4 lambda; x' = x cos(angle) + y sin(angle), from the centre.
+    """
+    found = np.empty((px, px))
+    for row in range(px):
+        for column in range(px):
+            x, y = column - (px - 1) / 2, row - (px - 1) / 2
+            along = x * np.cos(angle) + y * np.sin(angle)
+            across = y * np.cos(angle) - x * np.sin(angle)
+            spread = 2 * (0.4 * wave_px) ** 2
+            envelope = np.exp(-(along**2 + 0.25 * across**2) / spread)
+            found[row, column] = envelope * np.cos(2 * np.pi * along / wave_px + phase)
+    return found - found.mean()

@@ -130,7 +130,17 @@ def test_a_group_of_commands_alone_shows_its_help(cli, group):
 
 # What only Python hands over: no command has an option for it, none passes one on.
 PYTHONS = {
-    *("block_l0", "coords_l0", "gram_x", "gram_y", "input_px", "log_risk", "packed_a", "packed_b"),
+    *(
+        "block_l0",
+        "colour_axes",
+        "coords_l0",
+        "gram_x",
+        "gram_y",
+        "input_px",
+        "log_risk",
+        "packed_a",
+        "packed_b",
+    ),
     *("rbf_scale", "repeat_px", "slot_of", "statistic_of_rows", "test_share", "tile_px"),
     "unreadable_patches",
 }

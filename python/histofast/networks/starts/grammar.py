@@ -9,9 +9,7 @@ from dataclasses import dataclass
 from histofast._words import did_you_mean, text_of
 
 _KINDS = ("random", "run", "mean-var", "transfuse", "gabor")
-_KIND = re.compile(
-    r"([a-z][a-z-]+):(?![\\/])"
-)  # a word and a colon; of a drive there is one letter
+_KIND = re.compile(r"([a-z][a-z-]+):")  # a word and a colon; a drive has one letter
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,7 +105,7 @@ def parse(text: str | os.PathLike[str]) -> Start:
             raise ValueError(f"start must have a seed, gabor:SEED, got {text!r}")
         return Gabor(int(rest))
     raise ValueError(
-        f"start must be a file, or begin with one of {', '.join(f'{k}:' for k in _KINDS[1:])} got "
+        f"start must be a file, or begin with one of {', '.join(f'{k}:' for k in _KINDS[1:])}, got "
         f"{text!r}{did_you_mean(kind, _KINDS)}"
     )
 
