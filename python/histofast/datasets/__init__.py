@@ -7,7 +7,14 @@ else the picture itself. No group is ever on two sides of a split.
 from __future__ import annotations
 
 from histofast.datasets.augmenting import Augmentation, augment, colour_axes, draws_of
-from histofast.datasets.decoding import Decoded, contents_of, decode, resampled, unreadable_note
+from histofast.datasets.decoding import (
+    Decoded,
+    contents_of,
+    decode,
+    refuse_lost_classes,
+    resampled,
+    unreadable_note,
+)
 from histofast.datasets.images import Images, ImageTask
 from histofast.datasets.opening import open_images
 from histofast.datasets.splitting import split
@@ -25,6 +32,7 @@ __all__ = [
     "decode",
     "draws_of",
     "open_images",
+    "refuse_lost_classes",
     "resampled",
     "split",
     "unreadable_note",

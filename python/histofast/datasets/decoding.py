@@ -8,19 +8,20 @@ import os
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from histofast._files import Lock, replacing, write_error
+from histofast._files import Lock, Temporary, path_of, write_error
 from histofast._numbers import whole_number
 from histofast._stopping import stop_if_asked
 from histofast._words import clipped, counted, one_line
 from histofast.datasets.images import Images
 from histofast.errors import ModelError, SlideError
+from histofast.learning import read_json, write_json
 from histofast.slides import read_image
 from histofast.tiling import cut_patches
 
@@ -38,6 +39,7 @@ class Decoded:
         sha256: (m) checksum of the content of each image's file.
         unreadable: name and reason of each of the others.
         path: of the file.
+        notes: a line where a damaged file was made anew.
     """
 
     pixels: NDArray[np.uint8]
@@ -45,6 +47,7 @@ class Decoded:
     sha256: tuple[str, ...]
     unreadable: tuple[tuple[str, str], ...]
     path: Path
+    notes: tuple[str, ...] = ()
 
     @property
     def px(self) -> int:
@@ -64,7 +67,8 @@ def decode(
     """Decode the images of a set into one file, or open it where it was done before.
 
     A file is known by the content of the pictures, their order and `px`: several data sets and processes
-    share a folder; who comes second waits. A file that is not as it was written is made anew.
+    share a folder; who comes second waits. Opening reads all of it for its checksum; one that is not as
+    it was written is made anew, and a note says so.
 
     Args:
         images: what is decoded. Pictures that cannot be read are left out and told.
@@ -80,13 +84,15 @@ def decode(
 
     Raises:
         ValueError: sizes that differ, or are no squares, without `px`; no image can be read.
-        WriteError: the folder cannot be written, or its disk is full.
+        WriteError: the folder cannot be written, or its disk is full, which is found before the work.
+        ModelError: the file is not as it was written, a moment after.
+        Interrupted: asked to stop; what was decoded so far is not kept.
 
     Determinism: the same bytes on every machine.
     """
     px = None if px is None else whole_number("px", px, at_least=_SMALLEST_PX)
     threads = whole_number("threads", threads, at_least=1)
-    folder = Path(cache)
+    folder = path_of("cache", cache)
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -99,14 +105,16 @@ def decode(
         pass
     try:
         found = _opened(path, images)
-        if found is None:
-            _write(path, images, sums, px=px, threads=threads, on_progress=on_progress)
-            found = _opened(path, images)
+        if isinstance(found, Decoded):
+            return found
+        _write(path, images, sums, px=px, threads=threads, on_progress=on_progress)
+        again = _opened(path, images)
     finally:
         lock.release()
-    if found is None:
-        raise ModelError(f"{path} must be as it was written, got another: is the disk sound?")
-    return found
+    if isinstance(again, str):
+        raise ModelError(f"{path} must be as it was written, got another, {again}: check the disk")
+    note = f"pixels were decoded anew, {path} cannot be used: {found}"
+    return replace(again, notes=(note,)) if found else again
 
 
 def contents_of(images: Images, *, threads: int = 2) -> tuple[str, ...]:
@@ -140,14 +148,14 @@ def _write(
     on_progress: Callable[[int, int], None] | None,
 ) -> None:
     """Decode all into `path`; its index is written last."""
-    index = _index_of(path)
-    index.unlink(missing_ok=True)
+    _index_of(path).unlink(missing_ok=True)
     unreadable: list[tuple[int, str]] = []
     rows: list[int] = []
     sizes: dict[tuple[int, int], str] = {}
     digest = hashlib.sha256()
-    side = px
-    with replacing(path, overwrite=True) as pending, pending.open("wb") as out:
+    needs = side = 0
+    pending: Temporary | None = None
+    try:
         for i, image in enumerate(_decoded(images, px, threads)):
             if on_progress is not None:
                 on_progress(i + 1, len(images))
@@ -155,33 +163,38 @@ def _write(
                 unreadable.append((i, image))
                 continue
             sizes.setdefault(image.shape[:2], images.names[i])
-            side = side or image.shape[0]
             _refuse_sizes(images, sizes)
-            if not rows:
-                _reserve(path, out.fileno(), len(images) * 3 * side * side)
+            if pending is None:
+                side = image.shape[0]
+                needs = len(images) * 3 * side * side
+                pending = Temporary(path)
+                os.ftruncate(pending.raw.fileno(), needs)
+                pending.reserve()
             content = np.ascontiguousarray(image)
-            try:
-                out.write(content.data)
-            except OSError as error:
-                raise write_error(path, error) from error
+            pending.write(len(rows) * 3 * side * side, content)
             digest.update(content.data)
             rows.append(i)
-        if not rows:
+        if pending is None:
             raise ValueError(
                 f"{images.path} must have pictures that can be read, got none of {len(images)}: "
                 f"{unreadable[0][1] if unreadable else 'it is empty'}"
             )
-        out.flush()
-        out.truncate(len(rows) * 3 * int(side or 0) ** 2)
+        os.ftruncate(pending.raw.fileno(), len(rows) * 3 * side * side)
+        pending.sync()
+        pending.keep()
+    except OSError as error:
+        raise write_error(path, error, needs_bytes=needs or None) from error
+    finally:
+        if pending is not None:
+            pending.discard()
     about = {
         "px": side,
         "rows": rows,
         "unreadable": unreadable,
-        "sha256": [sums[i] for i in rows],
+        "contents": [sums[i] for i in rows],
         "pixels": digest.hexdigest(),
     }
-    with replacing(index, overwrite=True) as pending:
-        pending.write_text(json.dumps(about))
+    write_json(_index_of(path), about)
 
 
 def _decoded(images: Images, px: int | None, threads: int) -> Iterator[NDArray[np.uint8] | str]:
@@ -191,7 +204,9 @@ def _decoded(images: Images, px: int | None, threads: int) -> Iterator[NDArray[n
         try:
             image = read_image(images.files[i])
         except (SlideError, OSError) as error:
-            return clipped(one_line(error), 300)
+            # Others who share the file have it elsewhere.
+            file = images.files[i]
+            return clipped(one_line(error).replace(str(file), file.name), 300)
         return image if px is None else resampled(image, px)
 
     todo = iter(range(len(images)))
@@ -231,39 +246,60 @@ def _refuse_sizes(images: Images, sizes: dict[tuple[int, int], str]) -> None:
         )
 
 
-def _reserve(path: Path, descriptor: int, length: int) -> None:
-    """Find a full disk before the work."""
-    try:
-        os.posix_fallocate(descriptor, 0, length)
-    except OSError as error:
-        raise write_error(path, error, needs_bytes=length) from error
-
-
 def _index_of(path: Path) -> Path:
     return path.with_suffix(".json")
 
 
-def _opened(path: Path, images: Images) -> Decoded | None:
-    """Open a file that was decoded before; None where there is none, or not as it was written."""
+def _opened(path: Path, images: Images) -> Decoded | str:
+    """Open a file that was decoded before, or say why it cannot be used; "" where there is none."""
+    if not path.exists() and not _index_of(path).exists():
+        return ""
     try:
-        about = json.loads(_index_of(path).read_text())
-        px, rows = int(about["px"]), np.array(about["rows"], np.int64)
-        shape = (len(rows), px, px, 3)
-        if not len(rows) or path.stat().st_size != 3 * px * px * len(rows):
-            return None
-        pixels = np.memmap(path, np.uint8, mode="r", shape=shape)
+        about = read_json(_index_of(path), remedy="it is made anew")
+        side, rows = int(about["px"]), np.array(about["rows"], np.int64)
+        wanted, size = 3 * side * side * len(rows), path.stat().st_size
+        if size != wanted:
+            return f"it has {size:,} bytes, not {wanted:,}"
         with path.open("rb") as file:
             if hashlib.file_digest(file, "sha256").hexdigest() != about["pixels"]:
-                return None
+                return "its pixels are not as they were written"
         return Decoded(
-            pixels=pixels,
+            pixels=np.memmap(path, np.uint8, mode="r", shape=(len(rows), side, side, 3)),
             rows=rows,
-            sha256=tuple(about["sha256"]),
+            sha256=tuple(about["contents"]),
             unreadable=tuple((images.names[i], str(reason)) for i, reason in about["unreadable"]),
             path=path,
         )
-    except (OSError, ValueError, LookupError, TypeError):
-        return None
+    except (ModelError, OSError, ValueError, LookupError, TypeError) as error:
+        return clipped(one_line(error), 300)
+
+
+# --- What could not be read --------------------------------------------------------------------
+
+
+def refuse_lost_classes(images: Images, rows: NDArray[np.int64], found: Decoded) -> None:
+    """Refuse images of which all of a class cannot be read.
+
+    Args:
+        images: all of them.
+        rows: those to look at, read or not.
+        found: what was read.
+
+    Raises:
+        ValueError: there is such a class.
+    """
+    if not images.has_targets or images.task != "classification" or not found.unreadable:
+        return
+    reasons = dict(found.unreadable)
+    is_read = np.isin(rows, found.rows)
+    for number, name in enumerate(images.classes):
+        of_class = images.targets[rows] == number
+        if of_class.any() and not is_read[of_class].any():
+            first = images.names[rows[of_class][0]]
+            raise ValueError(
+                f"class {name} must have pictures that can be read, got none of "
+                f"{int(of_class.sum())}: {first}: {reasons[first]}"
+            )
 
 
 def unreadable_note(found: Decoded) -> str:
@@ -271,4 +307,7 @@ def unreadable_note(found: Decoded) -> str:
     if not found.unreadable:
         return ""
     first = found.unreadable[0][1]
-    return f"left out pictures that cannot be read: {counted([n for n, _ in found.unreadable])}: {first}"
+    return (
+        "left out pictures that cannot be read: "
+        f"{counted([name for name, _ in found.unreadable])}: {first}"
+    )
