@@ -106,6 +106,10 @@ private:
         for (std::size_t i = 0; i < height_; ++i) {
             const std::uint8_t* from =
                 image + 3 * (turn.start + static_cast<std::ptrdiff_t>(i) * turn.down);
+            if (turn.across == 1) {
+                out = std::copy_n(from, 3 * width_, out);
+                continue;
+            }
             for (std::size_t j = 0; j < width_; ++j, from += 3 * turn.across, out += 3) {
                 out[0] = from[0];
                 out[1] = from[1];

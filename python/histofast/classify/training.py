@@ -32,6 +32,7 @@ from histofast.datasets import (
     contents_of,
     decode,
     open_images,
+    refuse_lost_classes,
     split,
     unreadable_note,
 )
@@ -133,8 +134,9 @@ def train(
         return Run.of(out, record)
     with run_folder(out, record, files=FILES, overwrite=overwrite), _torch_threads(threads, where):
         found = decode(images, cache=cache or out / PIXELS, px=recipe.px, contents=contents)
-        if on_note is not None and (note := unreadable_note(found)):
-            on_note(note)
+        for note in (*found.notes, unreadable_note(found)):
+            if on_note is not None and note:
+                on_note(note)
         check_size(begun, found.px)
         run = Run.of(out, record)
         work(run, begun, images, found, device=where, on_progress=on_progress, on_note=on_note)
@@ -319,6 +321,7 @@ def lesson_of(run: Run, images: Images, found: Decoded, device: torch.device) ->
                 f"{name} images must be readable, got none: "
                 f"{counted([n for n, _ in found.unreadable])} cannot be read"
             )
+    refuse_lost_classes(images, run.fold.train, found)
     validation = found.rows[parts["validation"]]
     return Lesson(
         pixels=found.pixels,
