@@ -612,3 +612,40 @@ def gabor_filter(px, *, angle, wave_px, phase):
             envelope = np.exp(-(along**2 + 0.25 * across**2) / spread)
             found[row, column] = envelope * np.cos(2 * np.pi * along / wave_px + phase)
     return found - found.mean()
+
+
+def crops(image: np.ndarray, *, side: int, overlap: float, scale: float) -> np.ndarray:
+    """(n, side, side, 3) float64: squares of side * scale px every round(side * (1 - overlap)) crop px.
+
+    A last one lies at the end where one pixel or more is left; short axes are mirrored on both sides.
+    """
+    needed = int(np.ceil(side * scale - 1e-9))
+    for axis in (0, 1):
+        lack = max(0, needed - image.shape[axis])
+        places = np.arange(-(lack // 2), image.shape[axis] + lack - lack // 2)
+        period = max(1, 2 * (image.shape[axis] - 1))
+        places = np.minimum(places % period, period - places % period) * (image.shape[axis] > 1)
+        image = image.take(places, axis)
+    starts = []
+    for length in (image.shape[0] / scale, image.shape[1] / scale):
+        found = [0.0]
+        stride = max(1, round(side * (1 - overlap)))
+        while found[-1] + stride + side <= length + 1e-9:
+            found.append(found[-1] + stride)
+        if length - side - found[-1] >= 1:
+            found.append(length - side)
+        starts.append(found)
+    return np.array(
+        [
+            cut_patch(image, (x * scale, y * scale, side * scale, side * scale), side)
+            for y in starts[0]
+            for x in starts[1]
+        ]
+    )
+
+
+def contrast(image: np.ndarray) -> float:
+    """Distance of the 5th and 99th percentile of luminance, as scikit-image's rgb2gray has it."""
+    luminance = image.reshape(-1, 3) / 255 @ np.array([0.2125, 0.7154, 0.0721])
+    low, high = np.percentile(luminance, [5, 99])
+    return float(high - low)

@@ -17,7 +17,7 @@ COMMANDS = [
     ("extract", "s.tif", "-e", "X.onnx"),
     ("extract", "X.csv", "-e", "tiny.onnx"),
     ("extract", "X.svs", "-e", "tiny.onnx"),
-    ("extract", "--patches", "X.csv", "-e", "tiny.onnx"),
+    ("extract", "--patches", "X.txt", "-e", "tiny.onnx"),
     ("extract", "s.tif", "-e", "tiny.onnx", "--mask", "X.geojson"),
     ("tissue", "s.tif", "--mask", "X.png"),
     ("tissue", "X.csv"),
@@ -56,7 +56,7 @@ COMMANDS = [
 # Commands that say first what is not installed.
 WITH_EXTRAS = ("train", "heatmap", "similarity", "study", "export")
 # What may be a folder as well.
-FOLDERS_TOO = ("X.svs", "X.h5", "X.png", "X.geojson")
+FOLDERS_TOO = ("X.svs", "X.h5", "X.png", "X.geojson", "X.txt")
 
 
 @pytest.fixture(scope="module")

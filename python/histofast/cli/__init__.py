@@ -20,6 +20,7 @@ from histofast._files import NoLocksWarning
 from histofast._stopping import deferred_interrupts, interruptions
 from histofast.cli import (
     classify,
+    dataset,
     demo,
     extract,
     finetune,
@@ -71,6 +72,7 @@ app.command(name="demo", short_help="Make three small slides, encode them, show 
 app.command(name="doctor", short_help="Show what works on this machine, and mend the rest.")(
     tools.doctor
 )
+app.add_typer(dataset.app, name="dataset", short_help="Make labelled images ready for training.")
 app.add_typer(study.app, name="study", short_help="Answer a question about networks.")
 app.add_typer(models.app, name="models", short_help="List and export encoders.")
 

@@ -7,6 +7,7 @@ else the picture itself. No group is ever on two sides of a split.
 from __future__ import annotations
 
 from histofast.datasets.augmenting import Augmentation, augment, colour_axes, draws_of
+from histofast.datasets.cutting import contrast, crops
 from histofast.datasets.decoding import (
     Decoded,
     contents_of,
@@ -18,6 +19,8 @@ from histofast.datasets.decoding import (
 from histofast.datasets.images import Images, ImageTask
 from histofast.datasets.opening import open_images
 from histofast.datasets.splitting import split
+from histofast.datasets.standardising import standardise
+from histofast.datasets.standards import Standard, Standardised
 from histofast.patches import GroupKind
 
 __all__ = [
@@ -26,15 +29,20 @@ __all__ = [
     "GroupKind",
     "ImageTask",
     "Images",
+    "Standard",
+    "Standardised",
     "augment",
     "colour_axes",
     "contents_of",
+    "contrast",
+    "crops",
     "decode",
     "draws_of",
     "open_images",
     "refuse_lost_classes",
     "resampled",
     "split",
+    "standardise",
     "unreadable_note",
 ]
 

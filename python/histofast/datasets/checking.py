@@ -30,7 +30,7 @@ def refuse_untrainable(images: Images) -> None:
         ]
         if single:
             groups = "pictures" if images.group_kind == "image" else f"{images.group_kind}s"
-            remedy = "" if images.group_kind == "image" else ", or name another column of groups"
+            remedy = "" if images.group_kind == "image" else ", or tell groups with group_column"
             raise ValueError(
                 f"{images.path} must have two {groups} or more {value} every class, got fewer "
                 f"{value} {listed(single)}: it cannot train and be tested; remove the class{remedy}"

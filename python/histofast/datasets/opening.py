@@ -82,6 +82,8 @@ def open_images(
         found = targets_of(pictures, rows, labels, task or told.task)
     kind = told.group_kind if told.group_kind and group_column is None else pictures.group_kind
     role = pictures.group_kind
+    notes = [*on_missing(pictures, rows, labels=labels or ()), *pictures.notes]
+    notes += [*told.notes, *_on_groups(kind)]
     images = Images(
         path=pictures.path,
         names=tuple(row.name for row in rows),
@@ -93,11 +95,7 @@ def open_images(
         group_kind=kind,
         splits=tuple(_split(pictures, row) for row in rows),
         mpp=tuple(row.mpp for row in rows),
-        notes=(
-            *on_missing(pictures, rows, labels=labels or ()),
-            *pictures.notes,
-            *_on_groups(kind),
-        ),
+        notes=tuple(dict.fromkeys(notes)),
     )
     if labelled:
         refuse_leaks(images)
@@ -112,17 +110,20 @@ class _Told:
     task: ImageTask | None = None
     classes: tuple[str, ...] = ()
     group_kind: GroupKind | None = None
+    notes: tuple[str, ...] = ()
 
 
 def _told_by(path: Path) -> _Told:
     if not all((path / name).is_file() for name in STANDARDISED):
         return _Told()
     told = read_json(path / STANDARDISED[0], remedy="standardise the set again")
-    task, kind, classes = (told.get(key) for key in ("task", "group_kind", "classes"))
+    keys = ("task", "group_kind", "classes", "notes")
+    task, kind, classes, notes = (told.get(key) for key in keys)
     return _Told(
         task=task if task in get_args(ImageTask) else None,
         classes=tuple(map(str, classes)) if isinstance(classes, list) else (),
         group_kind=kind if kind in get_args(GroupKind) else None,
+        notes=tuple(map(str, notes)) if isinstance(notes, list) else (),
     )
 
 

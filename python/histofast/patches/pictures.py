@@ -177,7 +177,7 @@ def _on_groups(table: Table, rows: Sequence[Picture], kind: GroupKind) -> list[s
     if kind != "patient" and (strange := table.unread_patients()):
         notes.append(
             f"columns that may be patients and are not read: {listed(strange)}: call the right one "
-            "patient"
+            "patient, or name it with group_column"
         )
     if kind in ("slide", "group"):
         groups_of: dict[str, set[str]] = {}

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from histofast._files import paths_of
+from histofast._files import path_of, paths_of
 from histofast._numbers import mpp_number
 from histofast._tables import is_missing, read_table
 from histofast.errors import SlideError
@@ -138,7 +138,7 @@ def _jobs_of_table(path: Path) -> list[Job]:
 
 def list_bags(table: str | Path) -> list[Job]:
     """Turn a CSV of patch images, or a folder of classes, into bags to encode."""
-    pictures = read_pictures(table)
+    pictures = read_pictures(path_of("table", table))
     jobs = [
         Job(name=bag.name, path=pictures.path, bag=bag, patient=bag.patient)
         for bag in bags_of(pictures)

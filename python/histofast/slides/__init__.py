@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from histofast.slides.images import read_image, read_mask, write_png
+from histofast.slides.images import quick_png, read_image, read_mask, write_png
 from histofast.slides.jpeg import find_damage
 from histofast.slides.listing import SLIDE_SUFFIXES, ListedSlide, find_slides
 from histofast.slides.metadata import pyramid_downsample
@@ -37,6 +37,7 @@ __all__ = [
     "level_sizes",
     "open_slide",
     "pyramid_downsample",
+    "quick_png",
     "read_image",
     "read_mask",
     "stream_boxes",

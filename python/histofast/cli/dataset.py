@@ -1,0 +1,144 @@
+"""`histofast dataset`: labelled images made ready for training."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from histofast._words import count
+from histofast.cli import flags, options
+from histofast.cli.flags import told
+from histofast.cli.output import counted, say, say_document
+
+app = typer.Typer(
+    cls=flags.Group, help="Make labelled images ready for training.", rich_markup_mode=None
+)
+
+Source = Annotated[
+    Path,
+    typer.Argument(
+        metavar="FOLDER|CSV",
+        help="a folder for each class, or a table: file, label[, patient, slide, split, mpp]",
+    ),
+]
+
+
+@app.command(short_help="Cut pictures to crops of one size and scale.")
+def standardise(
+    source: Source,
+    out: Annotated[Path, typer.Option("--out", "-o", metavar="FOLDER", help="of the crops")],
+    mpp: options.Mpp = None,
+    patch_px: options.PatchPx = None,
+    overlap: Annotated[
+        float | None,
+        typer.Option(
+            "--overlap",
+            parser=options.number,
+            metavar="SHARE",
+            help="overlap of neighbours, a share of the side [0.25]",
+        ),
+    ] = None,
+    source_mpp: Annotated[
+        float | None,
+        typer.Option(
+            "--source-mpp",
+            parser=options.number,
+            metavar="UM",
+            help="um per pixel of pictures whose table does not tell it",
+        ),
+    ] = None,
+    min_contrast: Annotated[
+        float | None,
+        typer.Option(
+            "--min-contrast",
+            parser=options.number,
+            metavar="SHARE",
+            help="least range of luminance in a crop, 0..1 [0.1]",
+        ),
+    ] = None,
+    allow_upsampling: Annotated[
+        bool,
+        typer.Option("--allow-upsampling", help="take pictures that are coarser than the crops"),
+    ] = False,
+    labels: options.ImageLabels = None,
+    label_column: options.LabelColumn = None,
+    group_column: options.GroupColumn = None,
+    folds: Annotated[
+        int | None,
+        typer.Option(
+            "--folds",
+            parser=options.whole_number,
+            metavar="N",
+            help="one group in N tests, one in N of the others validates [5]",
+        ),
+    ] = None,
+    fold: Annotated[
+        int,
+        typer.Option(
+            "--fold", parser=options.whole_number, metavar="I", help="which of them tests"
+        ),
+    ] = 0,
+    seed: options.Seed = None,
+    no_split: Annotated[
+        bool, typer.Option("--no-split", help="leave it to the training to divide groups")
+    ] = False,
+    threads: Annotated[
+        int,
+        typer.Option("--threads", parser=options.whole_number, metavar="N", help="that cut"),
+    ] = 2,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="replace what was made with other options")
+    ] = False,
+    quiet: options.Quiet = False,
+    as_json: options.AsJson = False,
+) -> None:
+    """Cut pictures to crops of one size and scale, and divide them by group.
+
+    \b
+      histofast dataset standardise raw/ --out std/ --mpp 1.0 --source-mpp 0.5
+
+    Groups (patients, slides) are divided before anything is cut: no two sides of the split hold crops
+    of one. Crops without contrast are glass, and dropped. What was interrupted goes on where it was.
+    """
+    from histofast.datasets import Standard
+    from histofast.datasets import standardise as run
+
+    images = options.read_images(
+        source, labels=labels, label_column=label_column, group_column=group_column
+    )
+    standard = Standard(
+        allow_upsampling=allow_upsampling,
+        **options.given(
+            mpp=mpp,
+            patch_px=patch_px,
+            overlap=overlap,
+            source_mpp=source_mpp,
+            min_contrast=min_contrast,
+        ),
+    )
+    with counted("cutting pictures", quiet=quiet) as on_progress:
+        made = run(
+            images,
+            out=out,
+            standard=standard,
+            folds=None if no_split else 5 if folds is None else folds,
+            fold=fold,
+            seed=seed or 0,
+            threads=threads,
+            overwrite=overwrite,
+            on_progress=on_progress,
+        )
+    for note in () if quiet else made.notes:
+        say(f"note: {told(note)}", err=True)
+    if as_json:
+        say_document(json.dumps({**asdict(made), "path": str(made.path)}))
+        return
+    total = sum(sum(part.values()) for part in made.counts.values())
+    say(f"{made.path}: {count(total, 'crop')} of {count(len(images), 'picture')}")
+    for name, part in made.counts.items():
+        shown = ", ".join(f"{n} {label}".strip() for label, n in sorted(part.items()))
+        say(f"  {name or 'not divided'}: {shown}")
