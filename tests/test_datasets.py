@@ -559,9 +559,13 @@ def test_several_labels_are_dealt_alike(make):
 
 def test_messages_of_folds_name_the_groups(make):
     path = make("file,label", *[f"{i}.png,{'ab'[i % 2]}" for i in range(6)])
-    with pytest.raises(ValueError, match="n must be at most the number of pictures, 6, got 7"):
+    with pytest.raises(
+        ValueError, match="folds must be at most the number of pictures, 6, got 7: ask"
+    ):
         split(open_images(path), folds=7)
-    with pytest.raises(ValueError, match="of pictures of every class, got 4 for 3 with class a"):
+    with pytest.raises(
+        ValueError, match="folds must be at most the number of pictures of every class, got 4 for 3"
+    ):
         split(open_images(path), folds=4)
 
 

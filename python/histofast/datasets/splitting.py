@@ -32,10 +32,13 @@ def split(images: Images, *, fold: int = 0, folds: int = 5, seed: int = 0) -> Fo
             raise ValueError(f"fold must be 0 where the splits are told, got {fold}")
     else:
         fold = whole_number("fold", fold, at_least=0, at_most=folds - 1)
-        groups = len(set(images.groups))
-        if folds > groups:
-            raise ValueError(
-                f"folds must be at most the number of {images.group_kind}s, {groups}, got {folds}: "
-                "ask for fewer, or tell smaller groups with group_column"
-            )
-    return deal(images, n=folds, seed=seed)[fold]
+    try:
+        return deal(images, n=folds, seed=seed)[fold]
+    except ValueError as error:
+        said = str(error)
+        if not said.startswith("n must"):
+            raise
+        # What it calls n is `folds` here, and groups can be told otherwise.
+        raise ValueError(
+            f"folds{said[1:]}: ask for fewer, or tell smaller groups with group_column"
+        ) from None
