@@ -26,6 +26,7 @@ PATCH_PX = {
     "cbr-tiny": 92,
     "cbr-tiny-w": 91,
     "inception-v3": 75,
+    "inception-v3-keras": 75,
 }
 
 

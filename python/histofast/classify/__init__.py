@@ -15,6 +15,7 @@ except ModuleNotFoundError:
     raise missing_extra("torch", by=__name__) from None
 
 from histofast.classify.evaluation import Evaluation
+from histofast.classify.exporting import export, export_cuts
 from histofast.classify.folds import Folds, train_folds
 from histofast.classify.loop import Progress
 from histofast.classify.predicting import Predictions, predict
@@ -30,6 +31,8 @@ __all__ = [
     "Progress",
     "Recipe",
     "Run",
+    "export",
+    "export_cuts",
     "open_run",
     "predict",
     "train",

@@ -94,22 +94,42 @@ class Run:
         """
         return int(self.metrics()["px"])
 
-    def network(self) -> Network:
-        """Return the trained network with its head, in evaluation mode.
+    @property
+    def mpp(self) -> float | None:
+        """Resolution of the images, um/px; None where it is not known, not one, or not that of `px`."""
+        told = self.record.about.get("mpp", [])
+        return float(told[0]) if len(told) == 1 and self.recipe.px is None else None
+
+    def network(self, *, layer: str | None = None, head: bool = True) -> Network:
+        """Return the trained network, in evaluation mode.
+
+        Args:
+            layer: the last stage, one of `networks.layers(run.architecture)`; None: the last of all.
+            head: with its head, which only the whole network has.
 
         Raises:
-            ModelError: the run is not finished, or its weights were changed since.
+            ModelError: the run is not finished, or its weights were changed since; no such layer.
+            ValueError: a head on a network that is cut.
         """
-        path = self.path / WEIGHTS
-        if not path.is_file() or sha256_of(path) != self.metrics()[WEIGHTS]:
+        path, written = self.path / WEIGHTS, self.metrics()[WEIGHTS]
+        if not path.is_file() or sha256_of(path) != written:
             raise ModelError(
                 f"{path} must be as it was written, got one changed or removed since: {_ANEW}"
             )
         told = self.record.identity["network"]
         network = create(
-            self.architecture, weights=path, classes=len(self.classes), bn_eps=told["bn_eps"]
+            self.architecture,
+            weights=path,
+            layer=layer,
+            classes=len(self.classes) if head else 0,
+            bn_eps=told["bn_eps"],
         )
         assert isinstance(network, Network)
+        if head and network.loaded is not None and network.loaded.head != "loaded":
+            raise ValueError(
+                f"head must be of the whole {self.architecture}, which was trained with it, got "
+                f"layer {layer}: leave out one of them"
+            )
         network.mean, network.std = tuple(told["mean"]), tuple(told["std"])
         return network
 
@@ -132,8 +152,8 @@ class Run:
         Raises:
             ModelError: the run is not finished, or the table was changed since.
         """
-        path = self.path / PREDICTIONS
-        if not path.is_file() or sha256_of(path) != self.metrics()[PREDICTIONS]:
+        path, written = self.path / PREDICTIONS, self.metrics()[PREDICTIONS]
+        if not path.is_file() or sha256_of(path) != written:
             raise ModelError(
                 f"{path} must be as it was written, got one changed or removed since: {_ANEW}"
             )

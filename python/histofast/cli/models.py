@@ -8,15 +8,15 @@ import textwrap
 from collections.abc import Collection, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from histofast.cli import flags, measure, options
+from histofast.cli import exporting, flags, measure, options
 from histofast.cli.output import say, say_document
 
 if TYPE_CHECKING:
-    from histofast.encoders import EncoderEntry, EncoderSpec, SourceEntry
+    from histofast.encoders import EncoderEntry, SourceEntry
 
 _INDENT = "    "
 
@@ -25,158 +25,15 @@ app = typer.Typer(
     help="Make, cut, shrink and compare encoders: ONNX files that start at pixels.",
     rich_markup_mode=None,
 )
+app.command(name="export", short_help="Export a network, cut at a layer (needs torch).")(
+    exporting.export
+)
 app.command(name="quantize", short_help="Write an encoder in int8 or float16, if it agrees.")(
     measure.quantize
 )
 app.command(name="bench", short_help="Time encoders side by side and compare their features.")(
     measure.bench
 )
-
-
-@app.command(name="export", short_help="Export a network, cut at a layer (needs torch).")
-def export(
-    network: Annotated[
-        str,
-        typer.Argument(help="name of the network, e.g. resnet50, densenet121, timm:convnext_tiny"),
-    ],
-    out: Annotated[Path, typer.Option("--out", "-o", metavar="FILE", help="ONNX file to write")],
-    weights: Annotated[
-        str | None,
-        typer.Option(
-            "--weights",
-            metavar="FILE|hub",
-            help="safetensors or torch file; hub lets timm download its own",
-        ),
-    ] = None,
-    random: Annotated[
-        int | None,
-        typer.Option(
-            "--random",
-            parser=options.whole_number,
-            metavar="SEED",
-            help="random weights instead, for a baseline",
-        ),
-    ] = None,
-    layer: Annotated[
-        str | None, typer.Option("--layer", help="cut after this layer (see models layers)")
-    ] = None,
-    layers: Annotated[
-        str | None,
-        typer.Option(
-            "--layers",
-            metavar="all|A,B,...",
-            help="features of these cuts in one file and one run: an encoder each for extract",
-        ),
-    ] = None,
-    classes: Annotated[
-        int,
-        typer.Option(
-            "--classes",
-            parser=options.whole_number,
-            metavar="N",
-            help="keep a linear head of N classes, and give its logits; 0: features",
-        ),
-    ] = 0,
-    bn_eps: Annotated[
-        float | None,
-        typer.Option(
-            "--bn-eps",
-            parser=options.number,
-            metavar="EPS",
-            help="of the BatchNorms; Keras trains with 1.001e-5 [the network's usual]",
-        ),
-    ] = None,
-    partial: Annotated[
-        bool, typer.Option("--partial", help="missing tensors stay random, strange ones are left")
-    ] = False,
-    mpp: Annotated[
-        float | None,
-        typer.Option(
-            "--mpp",
-            parser=options.number,
-            metavar="UM",
-            help="scale it is meant for, um per pixel [the source's, else 0.5]",
-        ),
-    ] = None,
-    patch_px: options.PatchPx = None,
-    name: Annotated[str | None, typer.Option("--name", help="of the encoder [OUT's]")] = None,
-    provenance: Annotated[
-        str | None, typer.Option("--provenance", help="where the weights come from [registry's]")
-    ] = None,
-    licence: Annotated[
-        str | None, typer.Option("--licence", help="of the weights [registry's]")
-    ] = None,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="replace OUT")] = False,
-) -> None:
-    """Export a network, cut at a layer, as one ONNX file that starts at pixels (needs torch).
-
-    With --layers the file computes the features of many cuts in one run; `extract` writes a folder
-    features_<name>-<layer> for each.
-    """
-    from histofast import networks
-
-    if (weights is None) == (random is None):
-        raise ValueError("--weights FILE must be given, or --random SEED instead")
-    if layers is not None and layer is not None:
-        raise ValueError("--layer and --layers must not be given together")
-    chosen = _names(layers)
-    if chosen:
-        layer = _last(chosen, [cut.name for cut in networks.layers(network)])
-    made = networks.create(
-        network,
-        weights=weights,
-        layer=layer,
-        classes=classes,
-        bn_eps=bn_eps,
-        seed=random or 0,
-        partial=partial,
-    )
-    meant: dict[str, Any] = {
-        "name": name,
-        "mpp": mpp,
-        "patch_px": patch_px,
-        "provenance": provenance,
-        "licence": licence,
-        "overwrite": overwrite,
-    }
-    specs = (
-        networks.export_cuts(made, out, layers=chosen, **meant)
-        if layers is not None
-        else (networks.export(made, out, **meant),)
-    )
-    if made.loaded is not None:
-        for line in made.loaded.remarks():
-            say(f"{weights}: {line}")
-    if layers is not None:
-        _tell_cuts(out, specs, against="torch")
-        return
-    spec = specs[0]
-    say(
-        f"{out}: {spec.name}, {spec.d} features, {spec.size_bytes / 1e6:.1f} MB, verified against "
-        f"torch, sha256 {spec.sha256}"
-    )
-
-
-def _tell_cuts(out: Path, specs: Sequence[EncoderSpec], *, against: str) -> None:
-    for spec in specs:
-        say(f"{spec.name}: {spec.d} features from {spec.layer}")
-    say(
-        f"{out}: {len(specs)} cut{'s' * (len(specs) > 1)}, {specs[0].size_bytes / 1e6:.1f} MB, "
-        f"verified against {against}, sha256 {specs[0].sha256}"
-    )
-
-
-def _names(layers: str | None) -> list[str] | None:
-    """Return the layers named; None where all are meant."""
-    if layers is None or layers == "all":
-        return None
-    return [name.strip() for name in layers.split(",") if name.strip()]
-
-
-def _last(chosen: Sequence[str], order: Sequence[str]) -> str:
-    """Return the last of some layers, up to which a network is to be built; or one there is not."""
-    strange = [layer for layer in chosen if layer not in order]
-    return strange[0] if strange else max(chosen, key=order.index)
 
 
 @app.command(name="layers", short_help="Show where a network can be cut (needs torch).")
@@ -413,9 +270,14 @@ def truncate(
         raise ValueError("--at and --out must be given, or --list to see where to cut")
     if at is None:
         specs = graphs.join_cuts(
-            model, at=_names(layers), out=out, pool=pool, name=name, overwrite=overwrite
+            model,
+            at=exporting.named_layers(layers),
+            out=out,
+            pool=pool,
+            name=name,
+            overwrite=overwrite,
         )
-        _tell_cuts(out, specs, against=model)
+        exporting.tell_cuts(out, specs, against=model)
         return
     spec = graphs.truncate(model, at=at, out=out, pool=pool, name=name, overwrite=overwrite)
     say(

@@ -89,7 +89,8 @@ def export(
     """Write a network as an encoder file; any patch size goes in, pixels unscaled.
 
     Before the file takes its name, ONNX Runtime runs it in batches of 1, 2 and 7 and on a
-    rectangle, and every row must agree with torch to 1e-5 of its norm. In the file a tensor has the
+    rectangle, and every row must agree with torch to 1e-5 of its norm (logits: of the norm of the
+    terms that they are sums of). In the file a tensor has the
     name of the stage that it leaves, and that of a head is `head`. Models of timm go through
     torch's own exporter and take the one patch size only.
 

@@ -3,8 +3,8 @@
 # mypy: allow-subclassing-any
 from __future__ import annotations
 
-from collections.abc import Callable
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -49,14 +49,22 @@ def verify(
 ) -> None:
     """Refuse a file whose features differ from torch's.
 
+    Logits may cancel to next to nothing: they are held against the terms that they are sums of.
+
     Raises:
         ModelError: by more than the tolerance.
     """
     cases = _cases(patches, of_any_size=isinstance(network, Network))
     module = PixelsIn(network).eval()
-    with load(file, device="cpu", threads=1) as encoder, torch.inference_mode():
+    shown_norm = "logits' terms" if network.classes else "features' norm"
+    with (
+        load(file, device="cpu", threads=1) as encoder,
+        torch.inference_mode(),
+        _terms_of_logits(network) as terms,
+    ):
         for case in cases:
-            error = _largest_error(encoder.encode_together(case), module(torch.from_numpy(case)))
+            wanted = module(torch.from_numpy(case))
+            error = _largest_error(encoder.encode_together(case), wanted, of=terms.get("norm"))
             if error <= MAX_RELATIVE_ERROR:  # false for NaN
                 continue
             n, h, w, _ = case.shape
@@ -67,9 +75,28 @@ def verify(
             )
             raise ModelError(
                 f"{shown} is not written: ONNX Runtime and torch differ by {error:.1e} of the "
-                f"features' norm (batch of {n}, {h} x {w} px), wanted at most "
+                f"{shown_norm} (batch of {n}, {h} x {w} px), wanted at most "
                 f"{MAX_RELATIVE_ERROR:.0e}: {where}"
             )
+
+
+@contextmanager
+def _terms_of_logits(network: Network | TimmNetwork) -> Iterator[dict[str, NDArray[np.float64]]]:
+    """Keep, under "norm", (n,) the norm of |w| |x| + |b| of the last batch that a head of ours saw."""
+    kept: dict[str, NDArray[np.float64]] = {}
+    if not isinstance(network, Network) or not network.classes:
+        yield kept
+        return
+
+    def keep(head: nn.Linear, inputs: tuple[torch.Tensor]) -> None:
+        terms = inputs[0].double().abs() @ head.weight.double().abs().T + head.bias.double().abs()
+        kept["norm"] = terms.norm(dim=1).numpy()
+
+    handle = network.get_submodule(network.head).register_forward_pre_hook(keep)
+    try:
+        yield kept
+    finally:
+        handle.remove()
 
 
 def verify_cuts(file: Path, network: Network, patches: NDArray[np.uint8], *, shown: Path) -> None:
@@ -131,9 +158,11 @@ def _first_wrong_stage(
     return "all stages agree, it is what follows them"
 
 
-def _largest_error(got: NDArray[np.float32], wanted: torch.Tensor) -> float:
-    """Return the largest error of a row, relative to the norm of the row wanted."""
+def _largest_error(
+    got: NDArray[np.float32], wanted: torch.Tensor, *, of: NDArray[np.float64] | None = None
+) -> float:
+    """Return the largest error of a row, relative to the norm of the row wanted, or to `of`."""
     rows = wanted.numpy().reshape(len(got), -1).astype(np.float64)
-    norms = np.linalg.norm(rows, axis=1)
+    norms = np.linalg.norm(rows, axis=1) if of is None else of
     errors = np.linalg.norm(got.reshape(len(got), -1) - rows, axis=1)
     return float((errors / np.maximum(norms, np.finfo("f4").tiny)).max())

@@ -1,0 +1,237 @@
+"""`histofast models export`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from histofast.cli import options
+from histofast.cli.output import say
+
+if TYPE_CHECKING:
+    from histofast.encoders import EncoderSpec
+
+
+def export(
+    out: Annotated[Path, typer.Option("--out", "-o", metavar="FILE", help="ONNX file to write")],
+    network: Annotated[
+        str | None,
+        typer.Argument(help="name of the network, e.g. resnet50, densenet121, timm:convnext_tiny"),
+    ] = None,
+    run: Annotated[
+        Path | None,
+        typer.Option("--run", metavar="RUN", help="folder of a finished run of classify instead"),
+    ] = None,
+    head: Annotated[
+        bool, typer.Option("--head", help="with --run: keep its head, and give the logits")
+    ] = False,
+    weights: Annotated[
+        str | None,
+        typer.Option(
+            "--weights",
+            metavar="FILE|hub",
+            help="safetensors, torch or Keras file; hub lets timm download its own",
+        ),
+    ] = None,
+    random: Annotated[
+        int | None,
+        typer.Option(
+            "--random",
+            parser=options.whole_number,
+            metavar="SEED",
+            help="random weights instead, for a baseline",
+        ),
+    ] = None,
+    layer: Annotated[
+        str | None, typer.Option("--layer", help="cut after this layer (see models layers)")
+    ] = None,
+    layers: Annotated[
+        str | None,
+        typer.Option(
+            "--layers",
+            metavar="all|A,B,...",
+            help="features of these cuts in one file and one run: an encoder each for extract",
+        ),
+    ] = None,
+    classes: Annotated[
+        int,
+        typer.Option(
+            "--classes",
+            parser=options.whole_number,
+            metavar="N",
+            help="keep a linear head of N classes, and give its logits; 0: features",
+        ),
+    ] = 0,
+    bn_eps: Annotated[
+        float | None,
+        typer.Option(
+            "--bn-eps",
+            parser=options.number,
+            metavar="EPS",
+            help="of the BatchNorms; Keras trains with 1.001e-5 [the network's usual]",
+        ),
+    ] = None,
+    partial: Annotated[
+        bool, typer.Option("--partial", help="missing tensors stay random, strange ones are left")
+    ] = False,
+    mpp: Annotated[
+        float | None,
+        typer.Option(
+            "--mpp",
+            parser=options.number,
+            metavar="UM",
+            help="scale it is meant for, um per pixel [the source's, else 0.5]",
+        ),
+    ] = None,
+    patch_px: options.PatchPx = None,
+    name: Annotated[str | None, typer.Option("--name", help="of the encoder [OUT's]")] = None,
+    provenance: Annotated[
+        str | None, typer.Option("--provenance", help="where the weights come from [registry's]")
+    ] = None,
+    licence: Annotated[
+        str | None, typer.Option("--licence", help="of the weights [registry's]")
+    ] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="replace OUT")] = False,
+) -> None:
+    """Export a network, cut at a layer, as one ONNX file that starts at pixels (needs torch).
+
+    With --layers the file computes the features of many cuts in one run; `extract` writes a folder
+    features_<name>-<layer> for each.
+    """
+    if layers is not None and layer is not None:
+        raise ValueError("--layer and --layers must not be given together")
+    meant: dict[str, Any] = {
+        "name": name,
+        "mpp": mpp,
+        "patch_px": patch_px,
+        "provenance": provenance,
+        "licence": licence,
+        "overwrite": overwrite,
+    }
+    if run is not None:
+        of_run = {
+            "NETWORK": network,
+            "--weights": weights,
+            "--random": random,
+            "--classes": classes or None,
+            "--bn-eps": bn_eps,
+            "--partial": partial or None,
+        }
+        for flag, value in of_run.items():
+            if value is not None:
+                raise ValueError(f"--run brings its own network: leave out {flag}")
+        _export_run(run, out, layer=layer, layers=layers, head=head, meant=meant)
+        return
+    if head:
+        raise ValueError("--head must come with --run: without one, --classes N keeps a head")
+    if network is None:
+        raise ValueError("NETWORK must be given, or --run RUN instead")
+    _export_network(
+        network,
+        out,
+        layers=layers,
+        random=random,
+        meant=meant,
+        weights=weights,
+        layer=layer,
+        classes=classes,
+        bn_eps=bn_eps,
+        partial=partial,
+    )
+
+
+def _export_network(
+    network: str,
+    out: Path,
+    *,
+    layers: str | None,
+    random: int | None,
+    meant: dict[str, Any],
+    weights: str | None,
+    layer: str | None,
+    **options: Any,
+) -> None:
+    from histofast import networks
+
+    if (weights is None) == (random is None):
+        raise ValueError("--weights FILE must be given, or --random SEED instead")
+    chosen = named_layers(layers)
+    if chosen:
+        layer = _last(chosen, [cut.name for cut in networks.layers(network)])
+    made = networks.create(network, weights=weights, layer=layer, seed=random or 0, **options)
+    specs = (
+        networks.export_cuts(made, out, layers=chosen, **meant)
+        if layers is not None
+        else (networks.export(made, out, **meant),)
+    )
+    if made.loaded is not None:
+        for line in made.loaded.remarks():
+            say(f"{weights}: {line}")
+    _tell_exported(out, specs, are_cuts=layers is not None)
+
+
+def _export_run(
+    run: Path,
+    out: Path,
+    *,
+    layer: str | None,
+    layers: str | None,
+    head: bool,
+    meant: dict[str, Any],
+) -> None:
+    from histofast import classify
+
+    if head and (layer or layers) is not None:
+        raise ValueError(
+            "--head must be of the whole network: leave out --layer and --layers, or --head"
+        )
+    opened = classify.open_run(run)
+    specs = (
+        classify.export_cuts(opened, out, layers=named_layers(layers), **meant)
+        if layers is not None
+        else (classify.export(opened, out, layer=layer, head=head, **meant),)
+    )
+    if meant["mpp"] is None and opened.mpp is None:
+        say(
+            f"the resolution of its images is not known: {specs[0].mpp:g} um/px is put down, or what "
+            "--mpp says"
+        )
+    if head:
+        say(f"logits, in this order: {', '.join(opened.classes)}")
+    _tell_exported(out, specs, are_cuts=layers is not None)
+
+
+def _tell_exported(out: Path, specs: Sequence[EncoderSpec], *, are_cuts: bool) -> None:
+    if are_cuts:
+        tell_cuts(out, specs, against="torch")
+        return
+    spec = specs[0]
+    say(
+        f"{out}: {spec.name}, {spec.d} features, {spec.size_bytes / 1e6:.1f} MB, verified against "
+        f"torch, sha256 {spec.sha256}"
+    )
+
+
+def tell_cuts(out: Path, specs: Sequence[EncoderSpec], *, against: str) -> None:
+    for spec in specs:
+        say(f"{spec.name}: {spec.d} features from {spec.layer}")
+    say(
+        f"{out}: {len(specs)} cut{'s' * (len(specs) > 1)}, {specs[0].size_bytes / 1e6:.1f} MB, "
+        f"verified against {against}, sha256 {specs[0].sha256}"
+    )
+
+
+def named_layers(layers: str | None) -> list[str] | None:
+    """Return the layers named; None where all are meant."""
+    if layers is None or layers == "all":
+        return None
+    return [name.strip() for name in layers.split(",") if name.strip()]
+
+
+def _last(chosen: Sequence[str], order: Sequence[str]) -> str:
+    """Return the last of some layers, up to which a network is to be built; or one there is not."""
+    strange = [layer for layer in chosen if layer not in order]
+    return strange[0] if strange else max(chosen, key=order.index)
