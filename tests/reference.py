@@ -649,3 +649,51 @@ def contrast(image: np.ndarray) -> float:
     luminance = image.reshape(-1, 3) / 255 @ np.array([0.2125, 0.7154, 0.0721])
     low, high = np.percentile(luminance, [5, 99])
     return float(high - low)
+
+
+# --- Merges of checkpoints, of one tensor --------------------------------------------------------
+
+
+def merge_ties(parts, base, *, scale=1.0, kept=0.2):
+    """TIES: trim each tau to its largest `kept`, elect the sign of the sum, mean of those that agree."""
+    found = np.array(base, np.float64)
+    taus = [np.asarray(part, np.float64) - base for part in parts]
+    trimmed = []
+    for tau in taus:
+        least = np.sort(np.abs(tau).ravel())[::-1][max(1, round(kept * tau.size)) - 1]
+        trimmed.append(np.where(np.abs(tau) >= least, tau, 0.0))
+    for index in np.ndindex(found.shape):
+        values = [tau[index] for tau in trimmed]
+        sign = np.sign(sum(values))
+        agreeing = [value for value in values if value != 0 and np.sign(value) == sign]
+        found[index] += scale * np.mean(agreeing) if agreeing else 0.0
+    return found
+
+
+def merge_stock(parts, base):
+    """Model Stock: t mean + (1 - t) base, t = k cos / (1 + (k - 1) cos), mean cosine of pairs."""
+    taus = [(np.asarray(part, np.float64) - base).ravel() for part in parts]
+    k = len(taus)
+    cosines = [
+        taus[i] @ taus[j] / (np.linalg.norm(taus[i]) * np.linalg.norm(taus[j]))
+        for i in range(k)
+        for j in range(i)
+    ]
+    cosine = min(max(float(np.mean(cosines)), 0.0), 1.0)
+    t = k * cosine / (1 + (k - 1) * cosine)
+    return t * np.mean(parts, axis=0) + (1 - t) * base
+
+
+def truncated(matrix, rank):
+    """The nearest matrix of a rank."""
+    u, s, vt = np.linalg.svd(np.asarray(matrix, np.float64), full_matrices=False)
+    s[rank:] = 0
+    return (u * s) @ vt
+
+
+def merge_iso(parts, base, *, scale=1.0):
+    """Iso-C: the sum of taus with every singular value replaced by their mean."""
+    u, s, vt = np.linalg.svd(
+        sum(np.asarray(part, np.float64) - base for part in parts), full_matrices=False
+    )
+    return base + scale * s.mean() * u @ vt

@@ -205,6 +205,14 @@ def logits_of(network: Network, pixels: Pixels, places: Rows, *, device: torch.d
     return torch.cat(found).clone()
 
 
+def training_batches(lesson: Lesson, network: Network, *, most: int) -> Iterator[Tensor]:
+    """Yield training images as they are, standardised, at most so many in all; evenly chosen."""
+    count = min(most, len(lesson.train))
+    chosen = lesson.train[np.arange(count) * len(lesson.train) // count]
+    for first in range(0, count, _EVALUATED):
+        yield _on(lesson.pixels[chosen[first : first + _EVALUATED]], network, lesson.device)
+
+
 # --- How it is done ----------------------------------------------------------------------------
 
 

@@ -19,7 +19,7 @@ from histofast._files import path_of
 from histofast._numbers import whole_number
 from histofast._words import counted
 from histofast.classify.evaluation import Evaluation
-from histofast.classify.loop import Lesson, Progress, fit
+from histofast.classify.loop import Lesson, Progress, fit, training_batches
 from histofast.classify.measuring import measure
 from histofast.classify.recipe import Recipe, as_recipe
 from histofast.classify.runs import FILES, KIND, LOG, RECIPE, STATE, WEIGHTS, Run, save_weights
@@ -55,6 +55,7 @@ REVISION = 1
 
 PIXELS = ".pixels"  # in the run's folder, while it is trained
 _SAVED_SHARE = 20  # of what writing the state takes, between two times
+_MEASURED = 2048  # training images that statistics of BatchNorms are taken from
 _FEW = 30  # validation images; a metric of ranks takes few values on fewer
 _FOLDS = 5
 
@@ -272,7 +273,10 @@ def work(
     """Train from where the run is; its weights are written, then measured."""
     lesson = lesson_of(run, images, found, device)
     write_bytes(run.path / RECIPE, run.recipe.to_toml().encode())
-    state = TrainingState(begun.to(device), run.recipe)
+    begun.to(device)
+    if starts.is_merged(run.record.about["start"]):
+        starts.estimate_batchnorm(begun, training_batches(lesson, begun, most=_MEASURED))
+    state = TrainingState(begun, run.recipe)
     lost = state.go_on(run.path / STATE, device)
     if lost and on_note is not None:
         on_note(f"the run is trained from its start: {lost}")

@@ -7,6 +7,7 @@
 | `run:FOLDER` | those that a finished run of `classify` ended with |
 | `mean-var:START` | each tensor drawn anew from a normal distribution of its mean and variance |
 | `transfuse:START:LAYER` | START up to and with LAYER, random beyond; `...:LAYER:mean-var`: mean-var beyond |
+| `merge:METHOD:A+B[+C]` | one network of several, `svd-pre:R` and `svd-post:R` with a rank; of `task`, `ties`, `stock` and `iso` the first is the base. BatchNorm statistics are measured anew on the training images |
 | `gabor:SEED` | the first convolution from a bank of Gabor filters, random beyond |
 
 Starts nest: `mean-var:run:FOLDER`, `transfuse:mean-var:FILE:layer2`. The head is always new.
@@ -16,29 +17,37 @@ Reference: Raghu, Zhang, Kleinberg, Bengio, 2019, Transfusion, for mean-var, tra
 
 from __future__ import annotations
 
-from histofast.networks.starts.beginning import begin, eps_of, identity
+from histofast.networks.starts.beginning import begin, eps_of, identity, is_merged
 from histofast.networks.starts.grammar import (
     File,
     Gabor,
     MeanVar,
+    Merge,
     Random,
     Run,
     Start,
     Transfuse,
     parse,
 )
+from histofast.networks.starts.merging import METHODS, merge_states
+from histofast.networks.starts.statistics import estimate_batchnorm
 
 __all__ = [
+    "METHODS",
     "File",
     "Gabor",
     "MeanVar",
+    "Merge",
     "Random",
     "Run",
     "Start",
     "Transfuse",
     "begin",
     "eps_of",
+    "estimate_batchnorm",
     "identity",
+    "is_merged",
+    "merge_states",
     "parse",
 ]
 

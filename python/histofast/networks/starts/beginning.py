@@ -20,12 +20,14 @@ from histofast.networks.starts.grammar import (
     File,
     Gabor,
     MeanVar,
+    Merge,
     Random,
     Run,
     Start,
     Transfuse,
     parse,
 )
+from histofast.networks.starts.merging import ON_A_BASE, merge_states
 
 WEIGHTS = "weights.safetensors"  # of a run of classify
 _MEAN_VAR = 7  # stream of random numbers
@@ -80,6 +82,19 @@ def identity(start: Start | str) -> dict[str, Any]:
             return {"kind": "transfuse", "of": identity(of), "layer": layer, "mean_var": mean_var}
         case Gabor(seed):
             return {"kind": "gabor", "seed": seed}
+        case Merge(method, parts, rank):
+            told = [identity(part) for part in parts]
+            return {"kind": "merge", "method": method, "rank": rank, "parts": told}
+
+
+def is_merged(start: Start | str) -> bool:
+    """Whether a start is of several networks, whose BatchNorms' statistics are to be measured anew."""
+    match parse(start) if isinstance(start, str) else start:
+        case Merge():
+            return True
+        case Transfuse(of, _, _):
+            return is_merged(of)
+    return False
 
 
 def _begun(name: str, start: Start, seed: int) -> Network:
@@ -96,6 +111,23 @@ def _begun(name: str, start: Start, seed: int) -> Network:
             return _transfused(_begun(name, of, seed), layer, seed, mean_var=mean_var)
         case Gabor(bank_seed):
             return _gabor(_created(name, seed=seed), bank_seed)
+        case Merge():
+            return _merged(name, start, seed)
+
+
+def _merged(name: str, start: Merge, seed: int) -> Network:
+    parts = [_begun(name, part, seed) for part in start.parts]
+    first = parts[0]
+    for part, told in zip(parts, start.parts, strict=True):
+        if (part.mean, part.std) != (first.mean, first.std) or eps_of(part) != eps_of(first):
+            raise ModelError(
+                f"parts of a merge must standardise pixels alike, {told} does not as "
+                f"{start.parts[0]} does"
+            )
+    states = [part.state_dict() for part in parts]
+    base = states.pop(0) if start.method in ON_A_BASE else None
+    first.load_state_dict(merge_states(states, start.method, base=base, rank=start.rank))
+    return first
 
 
 def _created(name: str, **options: Any) -> Network:

@@ -7,8 +7,9 @@ import re
 from dataclasses import dataclass
 
 from histofast._words import did_you_mean, text_of
+from histofast.networks.starts.merging import METHODS, OF_RANK, ON_A_BASE
 
-_KINDS = ("random", "run", "mean-var", "transfuse", "gabor")
+_KINDS = ("random", "run", "mean-var", "transfuse", "gabor", "merge")
 _KIND = re.compile(r"([a-z][a-z-]+):")  # a word and a colon; a drive has one letter
 
 
@@ -72,7 +73,20 @@ class Gabor:
         return f"gabor:{self.seed}"
 
 
-Start = Random | File | Run | MeanVar | Transfuse | Gabor
+@dataclass(frozen=True, slots=True)
+class Merge:
+    """One network of several; where the method needs a base, the first of the parts is it."""
+
+    method: str
+    parts: tuple[Start, ...]
+    rank: int | None = None
+
+    def __str__(self) -> str:
+        rank = "" if self.rank is None else f":{self.rank}"
+        return f"merge:{self.method}{rank}:{'+'.join(map(str, self.parts))}"
+
+
+Start = Random | File | Run | MeanVar | Transfuse | Gabor | Merge
 
 
 def parse(text: str | os.PathLike[str]) -> Start:
@@ -100,6 +114,8 @@ def parse(text: str | os.PathLike[str]) -> Start:
         return MeanVar(parse(_needed(rest, "a start: mean-var:START", text)))
     if kind == "transfuse":
         return _transfuse(rest, text)
+    if kind == "merge":
+        return _merge(rest, text)
     if kind == "gabor":
         if not re.fullmatch(r"\d{1,9}", rest):
             raise ValueError(f"start must have a seed, gabor:SEED, got {text!r}")
@@ -119,6 +135,29 @@ def _transfuse(rest: str, text: str) -> Transfuse:
         layer=_needed(layer, wanted, text),
         mean_var=body != rest,
     )
+
+
+def _merge(rest: str, text: str) -> Merge:
+    method, _, parts = rest.partition(":")
+    wanted = "a method and parts: merge:METHOD:A+B"
+    rank = None
+    if method in OF_RANK:
+        number, _, parts = parts.partition(":")
+        if not re.fullmatch(r"[1-9]\d{0,5}", number):
+            raise ValueError(f"start must have a rank, merge:{method}:RANK:A+B, got {text!r}")
+        rank = int(number)
+    if method not in METHODS or method == "greedy":
+        known = [name for name in METHODS if name != "greedy"]
+        near = did_you_mean(method, known)
+        raise ValueError(
+            f"start must have a method of merging, {', '.join(known)}, got {text!r}{near}"
+        )
+    least = 3 if method in ON_A_BASE else 2
+    named = [parse(_needed(part, wanted, text)) for part in parts.split("+")]
+    if len(named) < least:
+        what = "a base and two parts: merge:METHOD:BASE+A+B" if least == 3 else wanted
+        raise ValueError(f"start must have {what}, got {text!r}")
+    return Merge(method=method, parts=tuple(named), rank=rank)
 
 
 def _needed(part: str, wanted: str, text: str) -> str:
