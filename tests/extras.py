@@ -17,6 +17,7 @@ REMEDIES = {
     "tensorboard": "histofast[tensorboard]",
     **dict.fromkeys(["timm", "torchvision"], "histofast[timm]"),
     "cupy": "cupy",
+    "keras": "keras",
     "nanobind": "nanobind",
     "torchmil": "torchmil",
 }

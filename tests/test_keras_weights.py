@@ -244,6 +244,36 @@ def test_real_resnet50(data, tmp_path, one_thread):
         assert_equal(encoder.encode(rgb), wanted)
 
 
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")  # those of Keras
+@pytest.mark.parametrize("suffix", [".h5", ".weights.h5", ".keras"])
+@pytest.mark.parametrize(
+    ("name", "module", "made"),
+    [
+        ("resnet50-keras", "resnet", "ResNet50"),
+        ("densenet121", "densenet", "DenseNet121"),
+        ("inception-v3-keras", "inception_v3", "InceptionV3"),
+    ],
+)
+def test_keras_itself(tmp_path, rng, monkeypatch, name, module, made, suffix):
+    """What Keras computes and what it writes, where it is installed; else skipped."""
+    monkeypatch.setenv("KERAS_BACKEND", "torch")
+    keras_itself = need("keras")
+    family = getattr(keras_itself.applications, module)
+    model = getattr(family, made)(weights=None, include_top=False, pooling="avg")
+    for weight in model.weights:
+        positive = weight.path.endswith(("gamma", "moving_variance"))
+        if len(weight.shape) == 1:
+            weight.assign(
+                rng.uniform(0.5 if positive else -0.3, 1.5 if positive else 0.3, weight.shape)
+            )
+    rgb = rng.integers(0, 256, (2, PX, PX, 3)).astype(np.float64)
+    wanted = model.predict(family.preprocess_input(rgb.astype(np.float32)), verbose=0)
+    path = tmp_path / f"file{suffix}"
+    (model.save_weights if suffix == ".weights.h5" else model.save)(path)
+    assert_equal(features(networks.create(name, weights=path), rgb), wanted)
+
+
 # --- Hostile files ---------------------------------------------------------------------------
 
 
