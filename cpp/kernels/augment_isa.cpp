@@ -174,14 +174,15 @@ void shift(const FloatRow& row, const float* rgb) {
 
 // --- Blur and bytes -------------------------------------------------------------------------
 
-void blend(const float* const* lines, const float* weights, size_t taps, float* __restrict out,
-           size_t count) {
-    for (size_t j = 0; j < count; ++j) out[j] = weights[0] * lines[0][j];
-    for (size_t t = 1; t < taps; ++t) {
-        const float* __restrict line = lines[t];
-        const float weight = weights[t];
-        for (size_t j = 0; j < count; ++j) out[j] += weight * line[j];
-    }
+// Apart from the loop over lines: GCC would take two of them at a time, one number after the other.
+[[gnu::noinline]] void add_line(const float* __restrict line, float weight, float* __restrict out,
+                                size_t count) {
+    for (size_t j = 0; j < count; ++j) out[j] += weight * line[j];
+}
+
+void blend(const float* const* lines, const float* weights, size_t taps, float* out, size_t count) {
+    for (size_t j = 0; j < count; ++j) out[j] = 0.0f;
+    for (size_t t = 0; t < taps; ++t) add_line(lines[t], weights[t], out, count);
 }
 
 inline std::uint8_t byte_of(float v) {
