@@ -6,6 +6,7 @@ import errno
 import hashlib
 import json
 import os
+import signal
 import subprocess
 import sys
 import threading
@@ -284,6 +285,23 @@ def test_who_is_interrupted_leaves_nothing_that_looks_whole(folder, cache):
     with pytest.raises(_stopping.Interrupted), _stopping.deferred_interrupts():
         decode(images, cache=cache, on_progress=stop)
     assert made_in(cache) == []
+    found = decode(images, cache=cache)
+    np.testing.assert_array_equal(found.pixels, read_all(images))
+    assert found.notes == ()
+
+
+@pytest.mark.parametrize("done", [1, 5, 12])
+def test_who_is_killed_leaves_nothing_that_looks_whole(folder, cache, done):
+    code = (
+        "import os, signal, sys\nfrom histofast.datasets import decode, open_images\n"
+        "def kill(done, n):\n"
+        "    if done == int(sys.argv[3]): os.kill(os.getpid(), signal.SIGKILL)\n"
+        "decode(open_images(sys.argv[1]), cache=sys.argv[2], on_progress=kill)"
+    )
+    command = [sys.executable, "-c", code, str(folder), str(cache), str(done)]
+    assert subprocess.run(command, check=False).returncode == -signal.SIGKILL
+    assert made_in(cache) == []
+    images = open_images(folder)
     found = decode(images, cache=cache)
     np.testing.assert_array_equal(found.pixels, read_all(images))
     assert found.notes == ()
