@@ -142,3 +142,81 @@ def standardise(
     for name, part in made.counts.items():
         shown = ", ".join(f"{n} {label}".strip() for label, n in sorted(part.items()))
         say(f"  {name or 'not divided'}: {shown}")
+
+
+@app.command(short_help="Count, look at and check a labelled set.")
+def show(
+    source: Source,
+    out: Annotated[Path, typer.Option("--out", "-o", metavar="FOLDER", help="of the look")],
+    labels: options.ImageLabels = None,
+    label_column: options.LabelColumn = None,
+    group_column: options.GroupColumn = None,
+    columns: Annotated[
+        int,
+        typer.Option(
+            "--columns",
+            parser=options.whole_number,
+            metavar="N",
+            help="pictures in a row of the sheet",
+        ),
+    ] = 8,
+    seed: options.Seed = None,
+    threads: Annotated[
+        int, typer.Option("--threads", parser=options.whole_number, metavar="N", help="that decode")
+    ] = 2,
+    overwrite: options.IntoFolder = False,
+    quiet: options.Quiet = False,
+    as_json: options.AsJson = False,
+) -> None:
+    """Count, look at and check a labelled set: classes, colours, a contact sheet, copies.
+
+    \b
+      histofast dataset show std/ --out look/
+
+    A picture that is on two sides of the split, under whatever name, is a leak: the command ends with 1.
+    Where no split is told, so is one that is of two groups. Turned or mirrored copies are not found.
+    """
+    from histofast.datasets import show as run
+
+    folder = options.out_folder(out, of="the look", overwrite=overwrite)
+    images = options.read_images(
+        source, labels=labels, label_column=label_column, group_column=group_column
+    )
+    with counted("looking at pictures", quiet=quiet) as on_progress:
+        look = run(
+            images,
+            out=folder,
+            columns=columns,
+            seed=seed or 0,
+            threads=threads,
+            on_progress=on_progress,
+        )
+    leaks = [copy for copy in look.copies if copy.is_leak]
+    if as_json:
+        say_document(json.dumps({**asdict(look), "path": str(look.path)}))
+        raise typer.Exit(1 if leaks else 0)
+    for note in () if quiet else images.notes:
+        say(f"note: {told(note)}", err=True)
+    say(f"{'split':12}{'class':24}{'pictures':>9}{'groups':>8}  mean colour, spread")
+    for share in look.shares:
+        mean = ", ".join(
+            f"{m:.0f} ({s:.0f})" for m, s in zip(share.mean_rgb, share.sd_rgb, strict=True)
+        )
+        say(
+            f"{share.split or '-':12}{share.label or '-':24}{share.images:9}{share.groups:8}  {mean}"
+        )
+    for name, reason in look.unreadable:
+        say(f"cannot read {name}: {reason}", err=True)
+    for what, found in (
+        ("on two sides of a split, or of two groups", leaks),
+        ("of two labels", [copy for copy in look.copies if copy.is_conflict]),
+    ):
+        if found:
+            first = found[0]
+            say(
+                f"{count(len(found), 'copy', 'copies')} {what}, first {first.a} and {first.b} "
+                f"({first.kind}): all in {look.path / 'copies.csv'}",
+                err=True,
+            )
+    say(f"{look.path}: sheet.png, counts.csv, copies.csv")
+    raise typer.Exit(1 if leaks else 0)

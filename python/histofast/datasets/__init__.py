@@ -18,6 +18,7 @@ from histofast.datasets.decoding import (
 )
 from histofast.datasets.images import Images, ImageTask
 from histofast.datasets.opening import open_images
+from histofast.datasets.showing import Copy, Look, Share, look_hash, show
 from histofast.datasets.splitting import split
 from histofast.datasets.standardising import standardise
 from histofast.datasets.standards import Standard, Standardised
@@ -25,10 +26,13 @@ from histofast.patches import GroupKind
 
 __all__ = [
     "Augmentation",
+    "Copy",
     "Decoded",
     "GroupKind",
     "ImageTask",
     "Images",
+    "Look",
+    "Share",
     "Standard",
     "Standardised",
     "augment",
@@ -38,9 +42,11 @@ __all__ = [
     "crops",
     "decode",
     "draws_of",
+    "look_hash",
     "open_images",
     "refuse_lost_classes",
     "resampled",
+    "show",
     "split",
     "standardise",
     "unreadable_note",
