@@ -18,6 +18,7 @@ from histofast.classify.evaluation import Evaluation
 from histofast.classify.exporting import export, export_cuts
 from histofast.classify.folds import Folds, train_folds
 from histofast.classify.loop import Progress
+from histofast.classify.merging import Merged, merge
 from histofast.classify.predicting import Predictions, predict
 from histofast.classify.recipe import PRESETS, Recipe
 from histofast.classify.runs import Run, open_run
@@ -27,12 +28,14 @@ __all__ = [
     "PRESETS",
     "Evaluation",
     "Folds",
+    "Merged",
     "Predictions",
     "Progress",
     "Recipe",
     "Run",
     "export",
     "export_cuts",
+    "merge",
     "open_run",
     "predict",
     "train",

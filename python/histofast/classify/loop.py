@@ -153,7 +153,7 @@ def fit(
         torch.manual_seed(_seed(_DROPOUT, lesson.seed, step))
         targets = lesson.goal.targets[lesson.images[places]]
         with _autocast(recipe, lesson.device):
-            logits = network(_on(pixels, network, lesson.device))
+            logits = network(standardised(pixels, network, lesson.device))
         loss = lesson.goal.loss(logits.float(), targets)
         optimiser.zero_grad(set_to_none=True)
         loss.backward()
@@ -201,7 +201,7 @@ def logits_of(network: Network, pixels: Pixels, places: Rows, *, device: torch.d
         for first in range(0, len(places), _EVALUATED):
             stop_if_asked()
             part = pixels[places[first : first + _EVALUATED]]
-            found.append(network(_on(part, network, device)).float().cpu())
+            found.append(network(standardised(part, network, device)).float().cpu())
     return torch.cat(found).clone()
 
 
@@ -210,7 +210,9 @@ def training_batches(lesson: Lesson, network: Network, *, most: int) -> Iterator
     count = min(most, len(lesson.train))
     chosen = lesson.train[np.arange(count) * len(lesson.train) // count]
     for first in range(0, count, _EVALUATED):
-        yield _on(lesson.pixels[chosen[first : first + _EVALUATED]], network, lesson.device)
+        yield standardised(
+            lesson.pixels[chosen[first : first + _EVALUATED]], network, lesson.device
+        )
 
 
 # --- How it is done ----------------------------------------------------------------------------
@@ -238,7 +240,7 @@ def _batches(lesson: Lesson, first: int) -> Iterator[tuple[int, tuple[Rows, Pixe
                 future.cancel()
 
 
-def _on(pixels: Pixels, network: Network, device: torch.device) -> Tensor:
+def standardised(pixels: Pixels, network: Network, device: torch.device) -> Tensor:
     """Return (b, 3, px, px) float32, standardised as the network wants it."""
     x = torch.from_numpy(np.ascontiguousarray(pixels)).to(device).permute(0, 3, 1, 2).float()
     mean = torch.tensor(network.mean, device=device).view(1, 3, 1, 1) * 255

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from histofast.cli import exporting, flags, measure, options
+from histofast.cli import exporting, flags, measure, merge, options
 from histofast.cli.output import say, say_document
 
 if TYPE_CHECKING:
@@ -28,6 +28,7 @@ app = typer.Typer(
 app.command(name="export", short_help="Export a network, cut at a layer (needs torch).")(
     exporting.export
 )
+app.command(name="merge", short_help="Merge checkpoints of one network (needs torch).")(merge.merge)
 app.command(name="quantize", short_help="Write an encoder in int8 or float16, if it agrees.")(
     measure.quantize
 )

@@ -25,6 +25,7 @@ from histofast.networks.recorder import Recorder
 from histofast.networks.restored import restore
 from histofast.networks.timm import TimmNetwork
 from histofast.networks.verifying import PixelsIn
+from histofast.networks.weights import fitting
 
 __all__ = [
     "AdoptedNetwork",
@@ -42,6 +43,7 @@ __all__ = [
     "export",
     "export_cuts",
     "export_encoder",
+    "fitting",
     "layers",
     "names",
     "pick_device",

@@ -172,8 +172,8 @@ def load_weights(
     missing = [key for key in needed if key not in key_of.keys() | head and _COUNTER not in key]
 
     def hint(otherwise: str) -> str:
-        fitting = _fitting(state)
-        return otherwise if fitting in (None, name) else f"it fits {fitting}"
+        fits = fitting(state)
+        return otherwise if fits in (None, name) else f"it fits {fits}"
 
     under = f" under '{listed([place.prefix])}'" if place.prefix else ""
     if place.matched == 0 or (missing and not partial):
@@ -222,7 +222,7 @@ def _check_tensor(
         raise ModelError(f"{what} holds NaN or infinity: copy or train it again")
 
 
-def _fitting(state: dict[str, torch.Tensor]) -> str | None:
+def fitting(state: dict[str, torch.Tensor]) -> str | None:
     """Return the network that a file fits best, if it fits one."""
     shares = {}
     for name, architecture in ARCHITECTURES.items():

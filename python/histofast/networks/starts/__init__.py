@@ -29,7 +29,7 @@ from histofast.networks.starts.grammar import (
     Transfuse,
     parse,
 )
-from histofast.networks.starts.merging import METHODS, merge_states
+from histofast.networks.starts.merging import METHODS, State, merge_states
 from histofast.networks.starts.statistics import estimate_batchnorm
 
 __all__ = [
@@ -41,6 +41,7 @@ __all__ = [
     "Random",
     "Run",
     "Start",
+    "State",
     "Transfuse",
     "begin",
     "eps_of",

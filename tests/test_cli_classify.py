@@ -1,0 +1,116 @@
+"""`histofast classify` and `models merge`: what they say, write and refuse."""
+
+from __future__ import annotations
+
+import json
+import re
+
+import pytest
+
+from extras import need
+from labelled_pictures import write_pictures
+
+torch = need("torch", "safetensors")
+
+from histofast.classify import open_run
+from histofast.networks import create
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+SHORT = ("--network", "resnet18", "--epochs", 2, "--px", 24, "--batch-size", 16, "--threads", 1)
+
+
+@pytest.fixture(scope="module")
+def done(tmp_path_factory):
+    """A folder with labels.csv, img/ and, once it is asked for, run/."""
+    folder = tmp_path_factory.mktemp("pictures")
+    write_pictures(folder)
+    return folder
+
+
+def test_train_and_predict_and_merge(cli, done, monkeypatch):
+    monkeypatch.chdir(done)
+    answer = cli("classify", "labels.csv", *SHORT, "--out", "run")
+    assert answer.code == 0
+    assert re.fullmatch(
+        r"step 2/4: loss \d\.\d{3}, validation loss \d\.\d{3}, auroc \d\.\d{3}, \d+\.\d s \(best\)",
+        answer.err[0],
+    )
+    lines = answer.out.splitlines()
+    assert re.fullmatch(
+        r"resnet18 from random, \d\.\d min: \d+ test pictures of \d patients", lines[0]
+    )
+    assert lines[1].split() == ["test", "95", "%", "by", "patients", "validation"]
+    assert [line.split()[0] for line in lines[2:9]] == [
+        *("auroc", "auprc", "accuracy", "balanced_accuracy", "kappa", "ece", "brier")
+    ]
+    assert lines[9] == "predictions: run/predictions.csv, curves: run/curves.png"
+    assert (done / "run" / "curves.svg").is_file()
+
+    again = cli("classify", "labels.csv", *SHORT, "--out", "run", "--json")
+    assert (again.code, again.err) == (0, [])
+    assert json.loads(again.out) == open_run("run").metrics()
+
+    answer = cli("classify", "--predict", "run", "img", "--out", "p.csv")
+    assert (answer.code, answer.err, answer.out) == (0, [], "48 pictures: p.csv\n")
+    assert (done / "p.csv").read_text().startswith("file,predicted,p_a,p_b\n000.png,")
+
+    second = cli("classify", "labels.csv", *SHORT, "--seed", 1, "--out", "other", "--quiet")
+    assert (second.code, second.err) == (0, [])
+    answer = cli("models", "merge", "run", "other", "--out", "m.safetensors")
+    assert answer.out == "resnet18: m.safetensors\n"
+    assert answer.err[0].startswith("note: statistics of BatchNorms are the means of the parts'")
+    merged = create("resnet18", weights="m.safetensors").state_dict()
+    mean = sum(open_run(r).network().state_dict()["conv1.weight"] for r in ("run", "other")) / 2
+    torch.testing.assert_close(merged["conv1.weight"], mean)
+    answer = cli(
+        "models", "merge", "run", "other", "-o", "n.safetensors", "--images", "img", "--px", 24
+    )
+    assert answer.err == ["note: statistics of BatchNorms are of 48 pictures of img"]
+    greedy = ("--method", "greedy", "--data", "labels.csv", "--px", 24, "-q")
+    assert cli("models", "merge", "run", "other", "-o", "g.safetensors", *greedy).code == 0
+    start = ("--start", "m.safetensors", "--epochs", 1, "--freeze", "head")
+    answer = cli("classify", "labels.csv", *SHORT[:2], *SHORT[4:], *start, "--out", "third")
+    assert "resnet18 from m.safetensors" in answer.out
+
+
+def test_all_folds_at_once(cli, done, monkeypatch):
+    monkeypatch.chdir(done)
+    answer = cli("classify", "labels.csv", *SHORT, "--folds", 2, "--epochs", 1, "--out", "folds")
+    assert answer.err[0].startswith("fold 0, step 2/2: loss ")
+    lines = answer.out.splitlines()
+    assert lines[0].endswith("48 test pictures of 16 patients")
+    assert lines[1].split() == [
+        *("value", "95", "%", "by", "patients", "95", "%", "by", "training")
+    ]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("labels.csv", "--out", "x"), "--network must be given, got none"),
+        (("labels.csv", *SHORT, "--out", "x", "--network", "resnet8"), "network must be one of"),
+        (("labels.csv", *SHORT, "--out", "x", "--recipe", "our"), "--recipe must be one of ours"),
+        (
+            ("labels.csv", *SHORT, "--out", "x", "--jobs", 2),
+            "--jobs must be left out of a single run",
+        ),
+        (("labels.csv", *SHORT, "--out", "x", "--start", "gabor:"), "--start must have a seed"),
+        (
+            ("labels.csv", *SHORT, "--out", "x", "--folds", 17),
+            "--folds must be at most the number of",
+        ),
+        (("absent.csv", *SHORT, "--out", "x"), "absent.csv"),
+        (("img", *SHORT, "--out", "x"), "must have a folder for each class"),
+        (("--predict", "absent", "img", "--out", "p.csv"), "no such folder: absent"),
+        (
+            ("--predict", "run", "img", "--out", "p.csv", "--network", "resnet18"),
+            "--network must be left out with --predict",
+        ),
+    ],
+)
+def test_refusals(cli, done, monkeypatch, arguments, message):
+    monkeypatch.chdir(done)
+    answer = cli("classify", *arguments)
+    assert (answer.code, len(answer.err)) == (2, 1), answer.err
+    assert message in answer.err[0]
