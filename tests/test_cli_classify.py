@@ -77,7 +77,7 @@ def test_train_and_predict_and_merge(cli, done, monkeypatch):
 def test_all_folds_at_once(cli, done, monkeypatch):
     monkeypatch.chdir(done)
     answer = cli("classify", "labels.csv", *SHORT, "--folds", 2, "--epochs", 1, "--out", "folds")
-    assert answer.err[0].startswith("fold 0, step 2/2: loss ")
+    assert answer.err[0].startswith("fold 0, step 1/1: loss ")
     lines = answer.out.splitlines()
     assert lines[0].endswith("48 test pictures of 16 patients")
     assert lines[1].split() == [
@@ -89,7 +89,6 @@ def test_all_folds_at_once(cli, done, monkeypatch):
     ("arguments", "message"),
     [
         (("labels.csv", "--out", "x"), "--network must be given, got none"),
-        (("labels.csv", *SHORT, "--out", "x", "--network", "resnet8"), "network must be one of"),
         (("labels.csv", *SHORT, "--out", "x", "--recipe", "our"), "--recipe must be one of ours"),
         (
             ("labels.csv", *SHORT, "--out", "x", "--jobs", 2),
@@ -114,3 +113,10 @@ def test_refusals(cli, done, monkeypatch, arguments, message):
     answer = cli("classify", *arguments)
     assert (answer.code, len(answer.err)) == (2, 1), answer.err
     assert message in answer.err[0]
+
+
+def test_no_such_network(cli, done, monkeypatch):
+    monkeypatch.chdir(done)
+    answer = cli("classify", "labels.csv", *SHORT, "--out", "x", "--network", "resnet8")
+    assert (answer.code, len(answer.err)) == (1, 1)
+    assert "got 'resnet8': did you mean resnet18" in answer.err[0]
