@@ -18,6 +18,7 @@ REMEDIES = {
     **dict.fromkeys(["timm", "torchvision"], "histofast[timm]"),
     "cupy": "cupy",
     "keras": "keras",
+    "mlflow": "histofast[mlflow]",
     "nanobind": "nanobind",
     "torchmil": "torchmil",
 }

@@ -77,6 +77,8 @@ def train_folds(
     jobs: int = 1,
     cache: str | Path | None = None,
     overwrite: bool = False,
+    tensorboard: bool = False,
+    mlflow: bool = False,
     on_progress: OnProgress | None = None,
     on_note: OnNote | None = None,
 ) -> Folds:
@@ -87,7 +89,8 @@ def train_folds(
     Args:
         folds: how many.
         jobs: folds at a time, side by side in processes; the numbers are the same if `threads` are.
-        data, network, out, start, recipe, seed, device, threads, cache, overwrite, on_progress, on_note:
+        data, network, out, start, recipe, seed, device, threads, cache, overwrite, tensorboard, mlflow,
+            on_progress, on_note:
             as of `train`; `out` is the folder of all.
 
     Returns:
@@ -116,6 +119,8 @@ def train_folds(
             threads=threads,
             cache=cache or out / PIXELS,
             overwrite=overwrite,
+            tensorboard=tensorboard,
+            mlflow=mlflow,
         ),
         range(folds),
         jobs=jobs,

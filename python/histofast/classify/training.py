@@ -6,7 +6,7 @@ import contextlib
 import math
 import shutil
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
@@ -36,14 +36,19 @@ from histofast.datasets import (
     split,
     unreadable_note,
 )
+from histofast.errors import ModelError
 from histofast.learning import (
     METRICS_OF,
+    RUN,
     Fold,
+    Log,
     OnNote,
     RunRecord,
     is_finished,
+    loggers,
     metrics,
     or_none,
+    refuse_folder,
     run_folder,
     write_bytes,
     write_csv,
@@ -76,6 +81,8 @@ def train(
     threads: int | None = None,
     cache: str | Path | None = None,
     overwrite: bool = False,
+    tensorboard: bool = False,
+    mlflow: bool = False,
     on_progress: OnProgress | None = None,
     on_note: OnNote | None = None,
 ) -> Run:
@@ -100,6 +107,9 @@ def train(
         cache: folder for decoded images, which several runs may share. None: within `out`, and removed
             when the run is finished.
         overwrite: replace a run of another identity, or write into a folder that is not empty.
+        tensorboard: log evaluations to `out`/tensorboard as well.
+        mlflow: log evaluations, with network, start and recipe, to MLflow as well, to `out`/mlflow.db
+            unless MLFLOW_TRACKING_URI is set.
         on_progress: called after every evaluation, and now and then.
         on_note: called with a line on what is unusual, or had to be begun anew.
 
@@ -131,20 +141,45 @@ def train(
     for note in images.notes if on_note is not None else ():
         assert on_note is not None
         on_note(note)
+    logging = loggers(out, tensorboard=tensorboard, mlflow=mlflow, about=_about(record))
     if is_finished(out, record):
         return Run.of(out, record)
-    with run_folder(out, record, files=FILES, overwrite=overwrite), _torch_threads(threads, where):
-        found = decode(images, cache=cache or out / PIXELS, px=recipe.px, contents=contents)
+    refuse_folder(out, record, overwrite=overwrite)
+    run = Run.of(out, record)
+    with _pixels_of(out, cache) as folder, _torch_threads(threads, where):
+        found = decode(images, cache=folder, px=recipe.px, contents=contents)
         for note in (*found.notes, unreadable_note(found)):
             if on_note is not None and note:
                 on_note(note)
         check_size(begun, found.px)
-        run = Run.of(out, record)
-        work(run, begun, images, found, device=where, on_progress=on_progress, on_note=on_note)
-        del found
-        if cache is None:
-            shutil.rmtree(out / PIXELS, ignore_errors=True)
+        lesson = lesson_of(run, images, found, where)
+        with contextlib.ExitStack() as stack:
+            stack.enter_context(run_folder(out, record, files=FILES, overwrite=overwrite))
+            logs = [stack.enter_context(logger(None)) for logger in logging]
+            state = learn(run, begun, lesson, logs=logs, on_progress=on_progress, on_note=on_note)
+            measure(run, lesson, images, state, found)
+            for log in logs:
+                log(_last_values(run), state.step)
+            (out / STATE).unlink(missing_ok=True)
+        del found, lesson
     return run
+
+
+@contextlib.contextmanager
+def _pixels_of(out: Path, cache: str | Path | None) -> Iterator[Path]:
+    """Yield where decoded images are; a run's own go when it is finished, or cannot be trained at all."""
+    if cache is not None:
+        yield Path(cache)
+        return
+    try:
+        yield out / PIXELS
+    except (ValueError, ModelError):
+        if not (out / RUN).exists():
+            shutil.rmtree(out / PIXELS, ignore_errors=True)
+            with contextlib.suppress(OSError):
+                out.rmdir()
+        raise
+    shutil.rmtree(out / PIXELS, ignore_errors=True)
 
 
 # --- What is asked -----------------------------------------------------------------------------
@@ -260,43 +295,43 @@ def _score(
 # --- The work ----------------------------------------------------------------------------------
 
 
-def work(
+def learn(
     run: Run,
     begun: Network,
-    images: Images,
-    found: Decoded,
+    lesson: Lesson,
     *,
-    device: torch.device,
+    logs: Sequence[Log],
     on_progress: OnProgress | None,
     on_note: OnNote | None,
-) -> None:
-    """Train from where the run is; its weights are written, then measured."""
-    lesson = lesson_of(run, images, found, device)
+) -> TrainingState:
+    """Train from where the run is; its weights are written."""
     write_bytes(run.path / RECIPE, run.recipe.to_toml().encode())
-    begun.to(device)
+    begun.to(lesson.device)
     if starts.is_merged(run.record.about["start"]):
         starts.estimate_batchnorm(begun, training_batches(lesson, begun, most=_MEASURED))
     state = TrainingState(begun, run.recipe)
-    lost = state.go_on(run.path / STATE, device)
+    lost = state.go_on(run.path / STATE, lesson.device)
     if lost and on_note is not None:
         on_note(f"the run is trained from its start: {lost}")
-
-    saved = _Saved(run, state)
-    fit(lesson, state, save=saved, on_progress=on_progress)
+    fit(lesson, state, save=_Saved(run, state, logs), on_progress=on_progress)
     write_log(run.path / LOG, state.evaluations)  # a kill may have come between the state and it
     save_weights(run.path / WEIGHTS, state.network)
-    measure(run, lesson, images, state, found)
-    (run.path / STATE).unlink(missing_ok=True)
+    return state
 
 
 class _Saved:
     """Writes log and state after an evaluation; the state when it costs less than a twentieth."""
 
-    def __init__(self, run: Run, state: TrainingState) -> None:
-        self._run, self._state = run, state
+    def __init__(self, run: Run, state: TrainingState, logs: Sequence[Log]) -> None:
+        self._run, self._state, self._logs = run, state, logs
         self._due = -math.inf
+        self._told = 0
 
     def __call__(self) -> None:
+        for found in self._state.evaluations[self._told :]:
+            for log in self._logs:
+                log(_values(found), found.step)
+        self._told = len(self._state.evaluations)
         write_log(self._run.path / LOG, self._state.evaluations)
         begin = time.monotonic()
         if begin < self._due:
@@ -360,6 +395,29 @@ def write_log(path: Path, evaluations: list[Evaluation]) -> None:
         for found in evaluations
     ]
     write_csv(path, [[*header, "lr", "is_best", "seconds"], *rows])
+
+
+def _values(found: Evaluation) -> dict[str, float]:
+    """What is logged of an evaluation, by name."""
+    values = {"loss": found.loss, "validation_loss": found.validation_loss, "lr": found.lr}
+    return values | {f"validation_{name}": value for name, value in found.metrics.items()}
+
+
+def _last_values(run: Run) -> dict[str, float]:
+    told = run.metrics()["test"]
+    return {
+        f"test_{name}": value["value"]
+        for name, value in told.items()
+        if isinstance(value, dict) and value["value"] is not None
+    }
+
+
+def _about(record: RunRecord) -> dict[str, object]:
+    """What people look for among runs."""
+    identity = record.identity
+    found = {"network": identity["network"]["name"], "start": record.about["start"]}
+    found |= {"data": record.about["data"], "seed": identity["seed"], "run": record.sha256}
+    return found | {f"recipe.{name}": value for name, value in identity["recipe"].items()}
 
 
 @contextlib.contextmanager

@@ -144,6 +144,12 @@ def classify(
             help="of torch, in each job [all]",
         ),
     ] = None,
+    tensorboard: Annotated[
+        bool, typer.Option("--tensorboard", help="log to OUT/tensorboard too")
+    ] = False,
+    mlflow: Annotated[
+        bool, typer.Option("--mlflow", help="log to MLflow too, to OUT/mlflow.db")
+    ] = False,
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="replace a run of other arguments")
     ] = False,
@@ -196,6 +202,7 @@ def classify(
     )
     with _steps(quiet=quiet) as (on_progress, on_note):
         asked |= {"device": device, "overwrite": overwrite, "network": network, "out": out}
+        asked |= {"tensorboard": tensorboard, "mlflow": mlflow}
         asked |= {"on_progress": on_progress, "on_note": on_note}
         if folds is not None and fold is None:
             found: Folds | Run = train_folds(

@@ -182,7 +182,7 @@ def run_folder(
         ModelError: another process works in this folder; a run.json that is broken.
         OSError: the folder cannot be written.
     """
-    _refuse(path, record, overwrite=overwrite)
+    refuse_folder(path, record, overwrite=overwrite)
     path.mkdir(parents=True, exist_ok=True)
     lock = Lock(path / RUN)
     if not lock.acquire():
@@ -191,7 +191,7 @@ def run_folder(
             f"{lock.holder() or 'the first'}, or end it"
         )
     try:
-        _refuse(path, record, overwrite=overwrite)  # another may have come between
+        refuse_folder(path, record, overwrite=overwrite)  # another may have come between
         remove_stale_temporaries(path)
         _settle(path, record, files)
         yield
@@ -199,7 +199,12 @@ def run_folder(
         lock.release()
 
 
-def _refuse(path: Path, record: RunRecord, *, overwrite: bool) -> None:
+def refuse_folder(path: Path, record: RunRecord, *, overwrite: bool) -> None:
+    """Refuse what `run_folder` would, before the work that goes before it.
+
+    Raises:
+        ValueError, ModelError: as `run_folder`.
+    """
     if path.exists() and not path.is_dir():
         raise ValueError(f"out must be a folder, {path} is a file")
     if overwrite or not path.is_dir():
@@ -226,7 +231,7 @@ def _settle(path: Path, record: RunRecord, files: Sequence[str]) -> None:
     try:
         if record.is_same(read_record(path)):
             return
-    except ModelError:  # broken, and to be replaced: else `_refuse` had raised it
+    except ModelError:  # broken, and to be replaced: else `refuse_folder` had raised it
         pass
     # run.json goes first: a folder that lost only some of its files is not taken for the old run.
     for pattern in (RUN, METRICS, PREDICTIONS, *files):
