@@ -697,3 +697,30 @@ def merge_iso(parts, base, *, scale=1.0):
         sum(np.asarray(part, np.float64) - base for part in parts), full_matrices=False
     )
     return base + scale * s.mean() * u @ vt
+
+
+# --- ranks: empirical variational Bayes matrix factorisation --------------------------------------
+
+
+def evbmf(matrix, points=20001):
+    """(singular values, variance): Nakajima et al. 2013, the variance by a grid of the free energy."""
+    matrix = np.asarray(matrix, np.float64)
+    matrix = matrix if matrix.shape[0] <= matrix.shape[1] else matrix.T
+    rows, columns = matrix.shape
+    alpha = rows / columns
+    tau_bar = 2.5129 * np.sqrt(alpha)
+    x_bar = (1 + tau_bar) * (1 + alpha / tau_bar)
+    squares = np.linalg.eigvalsh(matrix @ matrix.T)[::-1]
+    mean = squares.sum() / (rows * columns)
+    variances = np.geomspace(mean * 1e-4, mean, points)
+    energy = np.zeros(points)
+    for square in squares:
+        x = square / (columns * variances)
+        tau = (x - 1 - alpha + np.sqrt(np.maximum((x - 1 - alpha) ** 2 - 4 * alpha, 0))) / 2
+        one = np.log(np.maximum(tau, 0) + 1) + alpha * np.log(np.maximum(tau, 0) / alpha + 1) - tau
+        energy += x - np.log(x) + np.where(x > x_bar, one, 0)
+    variance = variances[np.argmin(energy)]
+    kept = squares[squares > columns * variance * x_bar]
+    b = 1 - (rows + columns) * variance / kept
+    shrunk = np.sqrt(kept) / 2 * (b + np.sqrt(b * b - 4 * rows * columns * variance**2 / kept**2))
+    return shrunk, variance

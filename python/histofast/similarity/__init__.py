@@ -38,6 +38,15 @@ if TYPE_CHECKING:
         top1_disagreement,
     )
     from histofast.similarity.protocol import Protocol, ProtocolResult, published_protocol
+    from histofast.similarity.ranks import (
+        LayerMetrics,
+        LowRank,
+        effective_rank,
+        evbmf,
+        knowledge_gain,
+        layer_metrics,
+        stable_rank,
+    )
     from histofast.similarity.uncertainty import (
         Interval,
         PermutationNull,
@@ -77,6 +86,15 @@ else:
                 "top1_disagreement",
             ],
             "histofast.similarity.protocol": ["Protocol", "ProtocolResult", "published_protocol"],
+            "histofast.similarity.ranks": [
+                "LayerMetrics",
+                "LowRank",
+                "effective_rank",
+                "evbmf",
+                "knowledge_gain",
+                "layer_metrics",
+                "stable_rank",
+            ],
             "histofast.similarity.uncertainty": [
                 "Interval",
                 "PermutationNull",
@@ -95,6 +113,8 @@ __all__ = [
     "Comparison",
     "Interval",
     "Kernel",
+    "LayerMetrics",
+    "LowRank",
     "Measure",
     "Need",
     "PermutationNull",
@@ -110,10 +130,14 @@ __all__ = [
     "cka_interval",
     "cka_minibatch",
     "cka_pairs",
+    "effective_rank",
     "error_consistency",
+    "evbmf",
     "gram_products",
     "hsic1",
     "js_divergence",
+    "knowledge_gain",
+    "layer_metrics",
     "names_of",
     "pack",
     "packed_grams",
@@ -121,6 +145,7 @@ __all__ = [
     "prediction_agreement",
     "published_protocol",
     "pwcca",
+    "stable_rank",
     "start_grams",
     "svcca",
     "top1_disagreement",
