@@ -81,11 +81,12 @@ def test_train_and_predict(cli, toy):
     assert lines[1].split() == [
         *("value", "95", "%", "by", "patients", "95", "%", "by", "training", "folds")
     ]
-    assert [line.split()[0] for line in lines[2:8]] == [
+    assert [line.split()[0] for line in lines[2:9]] == [
         "auroc",
         "auprc",
         "accuracy",
         "balanced_accuracy",
+        "kappa",
         "ece",
         "brier",
     ]
@@ -94,7 +95,7 @@ def test_train_and_predict(cli, toy):
         r"\d\.\d{3} to \d\.\d{3}",
         lines[2],
     )
-    assert lines[8:] == ["predictions: runs/a/predictions.csv, curves: runs/a/curves.png"]
+    assert lines[9:] == ["predictions: runs/a/predictions.csv, curves: runs/a/curves.png"]
 
     again = cli(*TRAIN, *SHORT, "--lr", "0.01", "--json")
     assert (again.code, again.err) == (0, [])
