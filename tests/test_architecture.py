@@ -153,7 +153,7 @@ def test_few_tests_and_benchmarks_look_inside_a_room():
         p for folder in ("tests", "benchmarks", "examples") for p in (ROOT / folder).glob("*.py")
     ]
     found = {p.name: sorted(inner_imports(ast.parse(p.read_text()), room=None)) for p in outside}
-    assert sum(map(len, found.values())) <= 60, {
+    assert sum(map(len, found.values())) <= 64, {
         name: inner for name, inner in found.items() if inner
     }
 

@@ -6,6 +6,7 @@ import csv
 import errno
 import json
 from dataclasses import fields, replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -266,6 +267,25 @@ def test_a_full_disk_is_one_line(table, tmp_path, monkeypatch):
     with pytest.raises(WriteError, match="no space left on") as error:
         train(table, network=NETWORK, recipe=FAST, out=tmp_path / "r")
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("name", ["state.pt", "weights.safetensors", "metrics.json"])
+def test_a_disk_that_fills_up_leaves_a_run_that_goes_on(run, table, tmp_path, monkeypatch, name):
+    write = Path.write_bytes
+
+    def full(path, content):
+        if name in path.name:
+            write(path, content[: len(content) // 2])
+            raise OSError(errno.ENOSPC, "No space left on device", str(path))
+        return write(path, content)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Path, "write_bytes", full)
+        with pytest.raises(OSError, match="No space left"):
+            train(table, network=NETWORK, recipe=FAST, out=tmp_path / "r")
+    assert not (tmp_path / "r" / "metrics.json").exists()
+    again = train(table, network=NETWORK, recipe=FAST, out=tmp_path / "r")
+    assert files_of(again.path) == files_of(run.path)
 
 
 def test_pictures_that_cannot_be_read_are_left_out_and_told(tmp_path):

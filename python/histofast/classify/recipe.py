@@ -31,7 +31,8 @@ class Recipe:
 
     Attributes:
         epochs: passes over the training images, >= 1.
-        batch_size: images per step, >= 1. A last batch of one image joins the one before.
+        batch_size: images per step, >= 1; >= 2 where BatchNorms measure it. A last batch of one image
+            joins the one before.
         optimiser: adamw, adam, sgd, or adamp (Heo et al., 2021, arXiv 2006.08217).
         lr: learning rate at the top of the schedule, > 0.
         head_lr: of the steps in which only the head trains; None: ten times `lr`.
@@ -122,6 +123,11 @@ class Recipe:
             raise ValueError(
                 f"head_epochs must be below epochs, {self.epochs}, in head-then-all, got "
                 f"{self.head_epochs}: or train with freeze head, or all"
+            )
+        if self.batch_size == 1 and self.batchnorm == "train" and self.freeze != "head":
+            raise ValueError(
+                "batch_size must be at least 2 where BatchNorms measure the batch, got 1: or keep "
+                "their statistics with batchnorm eval"
             )
 
     @classmethod
@@ -267,7 +273,8 @@ PRESETS: Mapping[str, Mapping[str, Any]] = MappingProxyType(
             "augmentation": Augmentation(flips=True, rotate_deg=45.0, translate=0.1),
         },
         # Revisiting Hidden Representations (its repository): Adam 1e-5, 200 epochs, patience 30 on the
-        # validation loss, dropout 0.5, batches of 128. BatchNorms keep their statistics there.
+        # validation loss, dropout 0.5, batches of 128. Its BatchNorms keep their statistics but where a
+        # second call forgets to: kept throughout here. It flips left and right only: ours up and down too.
         "hidden-representations": {
             "epochs": 200,
             "batch_size": 128,

@@ -307,6 +307,8 @@ def learn(
     """Train from where the run is; its weights are written."""
     write_bytes(run.path / RECIPE, run.recipe.to_toml().encode())
     begun.to(lesson.device)
+    if lesson.device.type == "cuda":
+        begun.to(memory_format=torch.channels_last)
     if starts.is_merged(run.record.about["start"]):
         starts.estimate_batchnorm(begun, training_batches(lesson, begun, most=_MEASURED))
     state = TrainingState(begun, run.recipe)
