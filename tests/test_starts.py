@@ -179,9 +179,44 @@ def test_a_run_starts_another(tmp_path):
         ModelError, match="must be a run of resnet34 to start it, got one of resnet18"
     ):
         starts.begin("resnet34", f"run:{done.path}")
+    refuses_what_was_changed(done.path, tmp_path)
     (done.path / "metrics.json").unlink()
     with pytest.raises(ModelError, match="must be a finished run"):
         starts.begin("resnet18", f"run:{done.path}")
+
+
+def refuses_what_was_changed(run, folder):
+    """Whatever takes the weights of a run takes them as the run left them, or not at all."""
+    takers = [
+        *(lambda text=text: starts.begin("resnet18", text) for text in run_starts(run)),
+        *(lambda text=text: starts.identity(text) for text in run_starts(run)),
+        lambda: classify.merge([run, run], out=folder / "m.safetensors", method="mean"),
+        lambda: classify.export(classify.open_run(run), folder / "e.onnx"),
+        lambda: classify.predict(run, folder / "img"),
+    ]
+    for name in ("weights.safetensors", "metrics.json"):
+        written = (run / name).read_bytes()
+        # The last digit of a number, or of a weight of the head, which no start takes.
+        at = written.rindex(b"0") if name == "metrics.json" else len(written) - 2
+        (run / name).write_bytes(written[:at] + bytes([written[at] ^ 1]) + written[at + 1 :])
+        for take in takers:
+            with pytest.raises(
+                ModelError, match=f"{name} must be as it was written.*: remove"
+            ) as e:
+                take()
+            assert "\n" not in str(e.value)
+        (run / name).write_bytes(written)
+    assert not (folder / "m.safetensors").exists()
+
+
+def run_starts(run):
+    whole = f"run:{run}"
+    return [
+        whole,
+        f"mean-var:{whole}",
+        f"transfuse:{whole}:layer1",
+        f"merge:mean:{whole}+{whole}",
+    ]
 
 
 @pytest.mark.parametrize(

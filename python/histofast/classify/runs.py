@@ -34,7 +34,7 @@ from histofast.learning import (
     RunRecord,
     read_json,
     read_record,
-    sha256_of,
+    unchanged,
     write_bytes,
 )
 from histofast.networks import Network, create
@@ -111,11 +111,7 @@ class Run:
             ModelError: the run is not finished, or its weights were changed since; no such layer.
             ValueError: a head on a network that is cut.
         """
-        path, written = self.path / WEIGHTS, self.metrics()[WEIGHTS]
-        if not path.is_file() or sha256_of(path) != written:
-            raise ModelError(
-                f"{path} must be as it was written, got one changed or removed since: {_ANEW}"
-            )
+        path = unchanged(self.path / WEIGHTS, self.metrics()[WEIGHTS], remedy=_ANEW)
         told = self.record.identity["network"]
         network = create(
             self.architecture,
@@ -152,11 +148,7 @@ class Run:
         Raises:
             ModelError: the run is not finished, or the table was changed since.
         """
-        path, written = self.path / PREDICTIONS, self.metrics()[PREDICTIONS]
-        if not path.is_file() or sha256_of(path) != written:
-            raise ModelError(
-                f"{path} must be as it was written, got one changed or removed since: {_ANEW}"
-            )
+        path = unchanged(self.path / PREDICTIONS, self.metrics()[PREDICTIONS], remedy=_ANEW)
         _, *rows = read_csv(path)
         c = len(self.classes)
         return {row[0]: np.array([float(cell) for cell in row[-c:]]) for row in rows}

@@ -36,6 +36,7 @@ from histofast.learning.record import (
     refuse_out_of_range,
     run_folder,
     sha256_of,
+    unchanged,
 )
 from histofast.learning.scores import (
     LOWER_IS_BETTER,
@@ -100,6 +101,7 @@ __all__ = [
     "refuse_out_of_range",
     "run_folder",
     "sha256_of",
+    "unchanged",
     "wider",
     "work_on_folds",
     "write_bytes",

@@ -259,6 +259,24 @@ def sha256_of(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def unchanged(path: Path, sha256: object, *, remedy: str) -> Path:
+    """Return the path of a file of a run that is as it was written.
+
+    Args:
+        path: of the file.
+        sha256: of its content, as metrics.json has it.
+        remedy: what to do where it is not, the end of the message.
+
+    Raises:
+        ModelError: the file was changed or removed since.
+    """
+    if not path.is_file() or sha256_of(path) != sha256:
+        raise ModelError(
+            f"{path} must be as it was written, got one changed or removed since: {remedy}"
+        )
+    return path
+
+
 # --- Values ------------------------------------------------------------------------------------
 
 

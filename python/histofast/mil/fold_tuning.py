@@ -36,6 +36,7 @@ from histofast.learning import (
     read_json,
     refuse_out_of_range,
     sha256_of,
+    unchanged,
     write_json,
     write_log,
 )
@@ -173,11 +174,7 @@ class Tuning:
         folder = fold_folder(self.out, fold)
         remedy = f"remove {folder / FOLD} to tune the fold anew"
         found = read_json(folder / FOLD, remedy=remedy)
-        path = folder / NETWORK
-        if not path.is_file() or sha256_of(path) != found[NETWORK]:
-            raise ModelError(
-                f"{path} must be as it was written, got one changed or removed since: {remedy}"
-            )
+        unchanged(folder / NETWORK, found[NETWORK], remedy=remedy)
         return found
 
 

@@ -40,7 +40,7 @@ from histofast.learning import (
     read_json,
     read_record,
     refuse_out_of_range,
-    sha256_of,
+    unchanged,
     write_bytes,
 )
 from histofast.mil.bag_model import BagModel
@@ -207,11 +207,7 @@ class Run:
         Raises:
             ModelError: the run is not finished, or the table was changed since.
         """
-        path = self.path / PREDICTIONS
-        if not path.is_file() or sha256_of(path) != self.metrics()[PREDICTIONS]:
-            raise ModelError(
-                f"{path} must be as it was written, got one changed or removed since: {_ANEW}"
-            )
+        path = unchanged(self.path / PREDICTIONS, self.metrics()[PREDICTIONS], remedy=_ANEW)
         header, *rows = read_csv(path)
         first = len(header) - outputs_of(self.task, self.classes)
         found = {row[0]: np.array([float(cell) for cell in row[first:]]) for row in rows}

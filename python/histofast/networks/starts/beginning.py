@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ from torch import Tensor, nn
 
 from histofast.encoders import registry, sha256_of
 from histofast.errors import ModelError
-from histofast.learning import METRICS, read_record
+from histofast.learning import METRICS, read_json, read_record, unchanged
 from histofast.networks.creation import create
 from histofast.networks.known import no_such
 from histofast.networks.network import Network
@@ -30,6 +31,7 @@ from histofast.networks.starts.grammar import (
 from histofast.networks.starts.merging import ON_A_BASE, merge_states
 
 WEIGHTS = "weights.safetensors"  # of a run of classify
+_ANEW = "remove the run and run classify again with its arguments"
 _MEAN_VAR = 7  # stream of random numbers
 
 
@@ -45,7 +47,7 @@ def begin(network: str, start: Start | str, *, classes: int = 0, seed: int = 0) 
     Raises:
         FileNotFoundError: no such file or run.
         ModelError: no such network or layer; weights or a run of another network; a run that is not
-            finished.
+            finished, or whose weights were changed since.
         ValueError: a start that is none.
 
     Determinism: by the seed and the content of the files.
@@ -74,8 +76,7 @@ def identity(start: Start | str) -> dict[str, Any]:
         case File(path):
             return {"kind": "file", "sha256": sha256_of(_file(path))}
         case Run(folder):
-            _record(folder)
-            return {"kind": "file", "sha256": sha256_of(Path(folder) / WEIGHTS)}
+            return {"kind": "file", "sha256": _finished(Path(folder)).sha256}
         case MeanVar(of):
             return {"kind": "mean-var", "of": identity(of)}
         case Transfuse(of, layer, mean_var):
@@ -147,25 +148,39 @@ def _file(path: str) -> Path:
     return file
 
 
-def _record(folder: str) -> Any:
-    path = Path(folder)
-    record = read_record(path)
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Finished:
+    """A finished run: what its network is, and its weights as they were written."""
+
+    network: dict[str, Any]
+    weights: Path
+    sha256: str
+
+
+def _finished(folder: Path) -> _Finished:
+    record = read_record(folder)
     if record is None:
-        raise FileNotFoundError(f"no run of classify in {path}: a start run: names its folder")
+        raise FileNotFoundError(f"no run of classify in {folder}: a start run: names its folder")
     if record.kind != "classify":
-        raise ModelError(f"{path} must be a run of classify, got one of {record.kind}")
-    if not (path / METRICS).is_file():
+        raise ModelError(f"{folder} must be a run of classify, got one of {record.kind}")
+    if not (folder / METRICS).is_file():
         raise ModelError(
-            f"{path} must be a finished run, got no {METRICS}: run classify again with its arguments"
+            f"{folder} must be a finished run, got no {METRICS}: run classify again with its arguments"
         )
-    return record
+    sha256 = read_json(folder / METRICS, remedy=_ANEW)[WEIGHTS]
+    return _Finished(
+        network=record.identity["network"],
+        weights=unchanged(folder / WEIGHTS, sha256, remedy=_ANEW),
+        sha256=sha256,
+    )
 
 
 def _of_run(name: str, folder: str, seed: int) -> Network:
-    told = _record(folder).identity["network"]
+    found = _finished(Path(folder))
+    told = found.network
     if told["name"] != name:
         raise ModelError(f"{folder} must be a run of {name} to start it, got one of {told['name']}")
-    network = _created(name, seed=seed, weights=Path(folder) / WEIGHTS, bn_eps=told.get("bn_eps"))
+    network = _created(name, seed=seed, weights=found.weights, bn_eps=told["bn_eps"])
     network.mean, network.std = tuple(told["mean"]), tuple(told["std"])
     return network
 
