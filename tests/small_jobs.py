@@ -21,6 +21,10 @@ def write(folder, text="whole"):
     return text
 
 
+def write_out(out, text):
+    return write(out, text)
+
+
 def fail(message="of the job"):
     raise ValueError(message)
 

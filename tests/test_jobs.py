@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 import os
 import queue
+import re
 import signal
 import subprocess
 import sys
 import threading
 import time
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -907,3 +909,181 @@ def test_what_differs_between_identities():
     assert jobs.differences(one, one) == []
     assert jobs.differences(one, {"a": {"b": 2, "c": [1]}}) == ["a.b: 1, not 2", 'd: "x", not null']
     assert jobs.differences(None, one)[0].startswith("identity: null, not {")
+
+
+# --- jobs that need others -----------------------------------------------------------------------
+
+
+def chained(name, function, *needs, **arguments):
+    return Job(name=name, function=function, arguments=arguments, needs=needs)
+
+
+@ENGINES
+def test_a_job_begins_when_its_needs_are_done(engine):
+    """A diamond, asked for the wrong way round, whose costs would have the last go first."""
+    order = []
+
+    def hear(event):
+        if isinstance(event, (Started, Ended)):
+            one = event.job if isinstance(event, Started) else event.outcome.job
+            order.append((type(event), one.name))
+
+    todo = [
+        chained("end", small_jobs.add, "left", "right", a=4),
+        chained("left", small_jobs.add, "start", a=2),
+        chained("right", small_jobs.add, "start", a=3),
+        chained("start", small_jobs.add, a=1),
+    ]
+    todo = [replace(one, cost=10.0 - i) for i, one in enumerate(todo)]
+    assert jobs.values_of(jobs.run(todo, engine=engine, on_event=hear)) == [4, 2, 3, 1]
+    for one in todo:
+        for need in one.needs:
+            assert order.index((Ended, need)) < order.index((Started, one.name))
+
+
+@ENGINES
+def test_a_failure_fails_those_that_need_it_and_the_rest_goes_on(engine):
+    todo = [
+        chained("a", small_jobs.fail, message="no weights"),
+        chained("b", small_jobs.add, "a", a=1),
+        chained("c", small_jobs.add, "b", a=1),
+        chained("d", small_jobs.add, a=7),
+        chained("e", small_jobs.add, "d", "c", a=7),
+        chained("f", small_jobs.add, "d", a=8),
+    ]
+    seen = []
+    outcomes = jobs.run(todo, engine=engine, on_event=seen.append)
+    assert statuses(outcomes) == ["failed", "failed", "failed", "done", "failed", "done"]
+    assert str(outcomes[1].error) == "b needs a, which failed: no weights"
+    assert str(outcomes[4].error).startswith("e needs c, which failed: c needs b, which failed")
+    ended = [event.outcome.job.name for event in seen if isinstance(event, Ended)]
+    assert sorted(ended) == list("abcdef")
+    assert isinstance(outcomes[1].error, JobError)
+
+
+@posix
+def test_a_worker_that_dies_fails_those_that_need_its_job():
+    todo = [
+        chained("dies", small_jobs.die),
+        chained("needs", small_jobs.add, "dies", a=1),
+        chained("free", small_jobs.add, a=2),
+    ]
+    outcomes = jobs.run(todo, engine=TWO)
+    assert statuses(outcomes) == ["failed", "failed", "done"]
+    assert "needs dies, which failed" in str(outcomes[1].error)
+
+
+@ENGINES
+def test_what_is_there_is_not_waited_for(engine, tmp_path):
+    first = replace(folder_job(tmp_path, "first"), needs=())
+    assert statuses(jobs.run([first])) == ["done"]
+    todo = [chained("second", small_jobs.add, "first", a=1), first]
+    assert statuses(jobs.run(todo, engine=engine)) == ["done", "there"]
+
+
+def test_what_is_in_the_way_of_a_need_fails_those_that_need_it(tmp_path):
+    first = folder_job(tmp_path, "first")
+    jobs.run([first])
+    other = replace(first, identity={"of": "something else"})
+    todo = [
+        chained("second", small_jobs.add, "first", a=1),
+        chained("third", small_jobs.add, "second", a=1),
+        other,
+    ]
+    outcomes = jobs.run(todo)
+    assert statuses(outcomes) == ["failed"] * 3
+    assert "was made by something else" in str(outcomes[1].error)
+
+
+@ENGINES
+def test_a_run_that_stops_leaves_those_that_wait(engine):
+    todo = [chained("a", small_jobs.fail), chained("b", small_jobs.add, "c", a=1)]
+    todo += [chained("c", small_jobs.count, n=1000, wait_s=0.01)]
+    outcomes = jobs.run(todo, engine=engine, fail_fast=True)
+    assert statuses(outcomes) == ["failed", "interrupted", "interrupted"]
+
+
+@pytest.mark.parametrize(
+    ("needs", "message"),
+    [
+        (["b", ""], "needs of job x must be jobs of the run, got 'b'"),
+        (["y", "x"], "needs must not go in a ring, got one among x, y"),
+        (["x", ""], "needs must not go in a ring, got one among x"),
+    ],
+)
+def test_needs_that_no_job_can_meet(needs, message):
+    todo = [
+        Job(name=name, function=small_jobs.where, needs=(need,) if need else ())
+        for name, need in zip("xy", needs, strict=True)
+    ]
+    with pytest.raises(ValueError, match="^" + re.escape(message)):
+        jobs.run(todo)
+
+
+# --- plans ---------------------------------------------------------------------------------------
+
+
+def folder_job(tmp_path, name):
+    folder = tmp_path / name
+    return Job(
+        name=name,
+        function=small_jobs.write,
+        arguments={"folder": folder},
+        folder=folder,
+        identity={"of": name},
+    )
+
+
+def planned(plan, name, text="whole", needs=()):
+    return plan.add(
+        small_jobs.write_out,
+        name=name,
+        kind="text",
+        arguments={"text": text},
+        identity={"text": text},
+        needs=needs,
+    )
+
+
+def test_what_is_asked_for_twice_is_one_job(tmp_path):
+    plan = jobs.Plan(tmp_path)
+    one, same, other = planned(plan, "a"), planned(plan, "b"), planned(plan, "c", text="other")
+    assert one is same
+    assert plan.jobs == [one, other]
+    assert one.folder.parent == tmp_path
+    assert one.folder.name == f"text-{jobs.key_of(one)}"
+    assert plan.made_in(one.folder) is one
+    assert plan.made_in(tmp_path) is None
+    assert statuses(jobs.run(plan.jobs)) == ["done", "done"]
+    assert (one.folder / "result.txt").read_text() == "whole"
+
+
+def test_a_key_is_of_what_is_needed_too(tmp_path):
+    plan = jobs.Plan(tmp_path)
+    sources = [planned(plan, "a", text="1"), planned(plan, "b", text="2")]
+    keys = {jobs.key_of(planned(plan, "c", needs=need)) for need in ([], *([s] for s in sources))}
+    assert len(keys) == 3
+    again = planned(plan, "d", needs=[sources[0]])
+    assert again.needs == ("a",)
+    assert len(plan) == 5
+    assert len({job.name for job in plan}) == 5
+
+
+def test_two_plans_on_one_folder_share_what_is_done(tmp_path):
+    first, second = jobs.Plan(tmp_path), jobs.Plan(tmp_path)
+    shared = planned(first, "by one name")
+    jobs.run(first.jobs)
+    planned(second, "by another")
+    lacking = planned(second, "more", text="more", needs=[planned(second, "by another")])
+    assert second.left() == [lacking]
+    assert statuses(jobs.run(second.jobs)) == ["there", "done"]
+    assert second.left() == first.left() == []
+    assert shared.folder == second.jobs[0].folder
+
+
+def test_a_need_of_another_plan_is_refused(tmp_path):
+    elsewhere = planned(jobs.Plan(tmp_path / "a"), "elsewhere")
+    with pytest.raises(
+        ValueError, match=r"^needs of job here must be of its plan, got .elsewhere."
+    ):
+        planned(jobs.Plan(tmp_path / "b"), "here", needs=[elsewhere])

@@ -5,6 +5,9 @@ A job is a folder, an identity and a function. `run` does each once: its folder 
 all that happens comes as one stream of events; Ctrl-C, and whatever else ends a run, leaves what is
 done and nothing running.
 
+A job may need others: it begins when they are done, and fails where one of them does. A `Plan` knows
+jobs by what they make, so that the same asked for twice, or by two studies, is one job.
+
 An engine is one method (`Engine.run`) that calls `execute` on each job somewhere; `Local` does so
 here or in processes. The function of a job is called with its arguments and may `tell` how far it
 is, and ask `should_stop` (or call `stop_if_asked`) between batches.
@@ -34,6 +37,7 @@ from histofast.jobs.job import (
     tell,
 )
 from histofast.jobs.local import Local
+from histofast.jobs.plan import Plan, key_of
 
 __all__ = [
     "Ended",
@@ -45,6 +49,7 @@ __all__ = [
     "Local",
     "Lost",
     "Outcome",
+    "Plan",
     "Retried",
     "Started",
     "Status",
@@ -54,6 +59,7 @@ __all__ = [
     "deferred_interrupts",
     "differences",
     "execute",
+    "key_of",
     "run",
     "should_stop",
     "stop_if_asked",

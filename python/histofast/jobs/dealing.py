@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections import Counter, deque
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from histofast.jobs.job import Job, Outcome
+from histofast.jobs.needs import Waiting
 
 Answer = tuple[int, Job | None]  # to a worker; None: there are no more
 
@@ -14,11 +15,13 @@ class Dealer:
     """The jobs that are left, and who has the others.
 
     Costly jobs go first: at the end nobody is left alone with a long one. The last ones are for
-    whoever has nothing to do. A job that one worker gives back is for anybody, after a while.
+    whoever has nothing to do. A job that one worker gives back is for anybody, after a while; one that
+    needs others is for nobody before they are done.
     """
 
     def __init__(self, jobs: Sequence[Job], *, workers: int, tries: int, poll_s: float) -> None:
-        self.left = deque(sorted(jobs, key=lambda job: -job.cost))
+        self._waiting = Waiting(jobs)
+        self.left = deque(_costly_first(self._waiting.take_free()))
         self.held: list[list[Job]] = [[] for _ in range(workers)]
         self.alive = set(range(workers))
         self._asking: list[int] = []
@@ -35,7 +38,7 @@ class Dealer:
     @property
     def has_more(self) -> bool:
         """Whether there is a job that nobody has."""
-        return bool(self.left or self._later)
+        return bool(self.left or self._later or self._waiting.jobs)
 
     def ask(self, worker: int) -> None:
         """Note that a worker wants a job."""
@@ -77,6 +80,13 @@ class Dealer:
         """Note that a job is over."""
         self.held[outcome.worker].remove(outcome.job)
 
+    def settle(self, outcome: Outcome) -> list[Outcome]:
+        """Free the jobs that an outcome was waited for by; return what has failed with it."""
+        failed = self._waiting.take_failed(outcome)
+        if freed := self._waiting.take_free():
+            self.left = deque(_costly_first([*self.left, *freed]))
+        return failed
+
     def retry(self, outcome: Outcome) -> bool:
         """Give a job to another worker than the one that failed on it; False where none may."""
         name = outcome.job.name
@@ -110,3 +120,7 @@ class Dealer:
                 self.left.remove(job)
                 failed.append(first)
         return failed
+
+
+def _costly_first(jobs: Iterable[Job]) -> list[Job]:
+    return sorted(jobs, key=lambda job: -job.cost)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 from histofast.errors import JobError
 from histofast.jobs.job import Ended, Event, Job, Outcome, is_there
 from histofast.jobs.local import Local
+from histofast.jobs.needs import Waiting, refuse_needs
 
 
 class Engine(Protocol):
@@ -22,7 +24,7 @@ class Engine(Protocol):
         """Do the jobs, each by `execute` wherever that is called.
 
         Args:
-            jobs: none of them is done yet.
+            jobs: none of them is done yet. One begins when those of its needs that are among them are done.
             emit: to be called with each event, always in the thread that called `run`; `Ended` once
                 for each job that has ended, in any order.
             is_last: whether to begin none after that outcome, and to leave off those at hand.
@@ -59,10 +61,12 @@ def run(
         stop_when: stop after an outcome of which this is true, too.
 
     Returns:
-        What became of each, in their order; `values_of` is for who wants all done.
+        What became of each, in their order; `values_of` is for who wants all done. A job whose need
+        failed has failed, and the others go on.
 
     Raises:
-        TypeError, ValueError: two jobs of one name, or what the engine cannot take.
+        TypeError, ValueError: two jobs of one name, needs that no job can meet, or what the engine cannot
+            take.
         JobError: no process starts, or is left.
         Whatever `on_event` raises; KeyboardInterrupt from it is an interruption.
 
@@ -72,6 +76,7 @@ def run(
     if len(set(names)) < len(names):
         twice = next(name for name in names if names.count(name) > 1)
         raise ValueError(f"jobs must have different names, got {twice!r} twice")
+    refuse_needs(jobs)
     outcomes: dict[str, Outcome] = {}
     is_deaf = False
 
@@ -108,18 +113,22 @@ def run(
 
 
 def _left(jobs: Sequence[Job], emit: Callable[[Event], None]) -> list[Job]:
-    """Tell of those that are there, and of those that something else is in the way of."""
-    left = []
+    """Tell of those that are there, and of those that cannot be done whatever an engine does."""
+    left, over = [], deque[Outcome]()
     for job in jobs:
         try:
             if not is_there(job):
                 left.append(job)
                 continue
-            outcome = Outcome(job=job, status="there")
+            over.append(Outcome(job=job, status="there"))
         except JobError as error:
-            outcome = Outcome(job=job, status="failed", error=error)
+            over.append(Outcome(job=job, status="failed", error=error))
+    waiting = Waiting(left)
+    while over:
+        outcome = over.popleft()
         emit(Ended(outcome=outcome))
-    return left
+        over += waiting.take_failed(outcome)
+    return waiting.jobs
 
 
 def values_of(outcomes: Sequence[Outcome]) -> list[Any]:

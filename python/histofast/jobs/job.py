@@ -37,6 +37,7 @@ class Job:
             when `done.json` is in it, which is written last and holds the identity.
         identity: all that the content of the folder depends on, as JSON can hold it.
         cost: about how long it takes beside the others; costly ones are dealt first.
+        needs: names of the jobs that must be done before; where one of them fails, so does this one.
 
     Raises:
         TypeError: an identity that JSON cannot hold.
@@ -49,6 +50,7 @@ class Job:
     folder: Path | None = None
     identity: Mapping[str, Any] | None = None
     cost: float = 0.0
+    needs: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if self.folder is not None:

@@ -19,6 +19,7 @@ from histofast.errors import JobError
 from histofast.jobs.dealing import Dealer
 from histofast.jobs.feed import Worker, work
 from histofast.jobs.job import Ended, Event, Job, Lost, Outcome, Retried, Started, Told
+from histofast.jobs.needs import Waiting
 from histofast.jobs.processes import (
     Asks,
     Begins,
@@ -112,7 +113,8 @@ class _Here:
     """The `Feed` of a worker in this process."""
 
     def __init__(self, jobs: Sequence[Job], emit: Emit, is_last: IsLast, poll_s: float) -> None:
-        self._left, self._busy = deque(jobs), deque[Job]()
+        self._waiting = Waiting(jobs)
+        self._left, self._busy = deque(self._waiting.take_free()), deque[Job]()
         self._emit, self._is_last, self._poll_s = emit, is_last, poll_s
         self._is_stopping = False
 
@@ -137,6 +139,9 @@ class _Here:
     def end(self, outcome: Outcome, *, elsewhere: bool = False) -> None:
         self._is_stopping = self._is_stopping or self._is_last(outcome)
         self._emit(Ended(outcome=outcome))
+        for failed in self._waiting.take_failed(outcome):
+            self.end(failed)
+        self._left.extend(self._waiting.take_free())
 
     def should_stop(self) -> bool:
         return self._is_stopping or should_stop()
@@ -307,6 +312,8 @@ class _Team:
         if is_last:
             self._stop()
         self._emit(Ended(outcome=outcome))
+        for failed in self._dealer.settle(outcome):
+            self._finish(failed, is_last=self._is_last(failed))
 
     def _bury(self, process: Process, how: str) -> None:
         """See to what a process leaves."""
