@@ -48,6 +48,14 @@ from histofast.learning.scores import (
 )
 from histofast.learning.side_by_side import OnNote, refuse_jobs, work_on_folds
 from histofast.learning.splits import Fold, Labelled, folds
+from histofast.learning.steps import (
+    KaplanMeier,
+    Reached,
+    kaplan_meier,
+    median_steps,
+    speed_up,
+    steps_to,
+)
 from histofast.learning.weighted import Task
 
 __all__ = [
@@ -61,6 +69,7 @@ __all__ = [
     "Difference",
     "EpochReport",
     "Fold",
+    "KaplanMeier",
     "Knee",
     "Labelled",
     "Labels",
@@ -69,6 +78,7 @@ __all__ = [
     "Missing",
     "OnNote",
     "Ranking",
+    "Reached",
     "RunRecord",
     "Standing",
     "Task",
@@ -85,8 +95,10 @@ __all__ = [
     "holm",
     "is_better",
     "is_finished",
+    "kaplan_meier",
     "knee",
     "loggers",
+    "median_steps",
     "metrics",
     "metrics_of_models",
     "or_none",
@@ -101,6 +113,8 @@ __all__ = [
     "refuse_out_of_range",
     "run_folder",
     "sha256_of",
+    "speed_up",
+    "steps_to",
     "unchanged",
     "wider",
     "work_on_folds",
