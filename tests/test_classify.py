@@ -16,7 +16,7 @@ from labelled_pictures import write_pictures
 
 torch = need("torch", "safetensors")
 
-from histofast import classify, datasets
+from histofast import classify, datasets, learning
 from histofast.classify import PRESETS, Recipe, open_run, predict, train, train_folds
 from histofast.datasets import Augmentation
 from histofast.errors import ModelError, WriteError
@@ -143,7 +143,9 @@ def files_of(path):
                 ]
         elif file.name == "metrics.json":
             told = json.loads(file.read_text())
-            found[name] = {k: v for k, v in told.items() if k not in ("seconds", "sha256")}
+            found[name] = {
+                k: v for k, v in told.items() if k not in ("seconds", "sha256", "log.csv")
+            }
         else:
             found[name] = file.read_bytes()
     return found
@@ -331,8 +333,34 @@ def test_all_folds_test_every_picture_once(table, tmp_path):
     assert told["images"] == 48
     assert told["groups"] == 16
     assert set(told["out_of_fold"]) == set(told["of_folds"])
+    assert found.steps_to(9.0, metric="loss") == (learning.Reached(steps=0, is_reached=True),) * 3
     alone = train(table, network=NETWORK, recipe=recipe, out=tmp_path / "b", folds=3, fold=1)
     assert files_of(alone.path) == files_of(tmp_path / "a" / "fold-1")
+
+
+def test_steps_to_a_threshold_are_those_of_the_curve(run):
+    log = run.log()
+    assert log["step"].tolist() == sorted(log["step"])
+    values = log["validation_auroc"]
+    threshold = (values[0] + values.max()) / 2
+    wanted = learning.steps_to(log["step"], values, threshold)
+    assert wanted.is_reached
+    assert run.steps_to(threshold, metric="auroc") == wanted
+    never = run.steps_to(0.0, metric="loss")
+    assert never == learning.Reached(steps=log["step"][-1], is_reached=False)
+    assert run.steps_to(99.0) == learning.Reached(steps=0.0, is_reached=True)  # of its loss
+    with pytest.raises(ValueError, match=r"metric must be one of loss, .* got 'aurok'.*auroc"):
+        run.steps_to(0.5, metric="aurok")
+    with pytest.raises(ValueError, match="threshold must be finite"):
+        run.steps_to(np.nan)
+
+
+def test_a_curve_that_was_changed_is_refused(table, tmp_path):
+    done = train(table, network=NETWORK, recipe=replace(FAST, epochs=1), out=tmp_path / "r")
+    path = done.path / "log.csv"
+    path.write_text(path.read_text().replace("0.", "1.", 1))
+    with pytest.raises(ModelError, match=r"log\.csv must be as it was written"):
+        done.steps_to(0.5)
 
 
 # --- What trains ---------------------------------------------------------------------------------

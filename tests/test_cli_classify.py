@@ -85,9 +85,80 @@ def test_all_folds_at_once(cli, done, monkeypatch):
     ]
 
 
+def test_steps_to_thresholds(cli, done, monkeypatch):
+    monkeypatch.chdir(done)
+    short = ("classify", "labels.csv", *SHORT, "--out", "t", "-q")
+    asked = [f"--threshold={text}" for text in ("loss=99", "auroc=2")]
+    answer = cli(*short, *asked)
+    assert (answer.code, answer.err) == (0, [])
+    assert answer.out.splitlines()[-3:-1] == [
+        "steps to loss 99: 0",
+        "steps to auroc 2: not reached in 4 steps",
+    ]
+    run = open_run("t")
+    loss = run.log()["validation_loss"]
+    threshold = (loss[0] + loss[1]) / 2
+    assert loss[1] < threshold
+    answer = cli(*short, f"--threshold=loss={threshold}")
+    assert answer.out.splitlines()[-2] == f"steps to loss {threshold:g}: 1"
+    answer = cli(*short, f"--threshold=loss={0.3 * loss[0] + 0.7 * loss[1]}")
+    assert answer.out.splitlines()[-2].endswith(": 1 (interpolated)")
+    told = json.loads(cli(*short, *asked, "--json").out)
+    assert told.pop("steps_to") == [
+        {"metric": "loss", "threshold": 99, "steps": 0, "is_reached": True},
+        {"metric": "auroc", "threshold": 2, "steps": 4, "is_reached": False},
+    ]
+    assert told == run.metrics()
+
+
+def test_steps_of_folds(cli, done, monkeypatch):
+    monkeypatch.chdir(done)
+    short = ("classify", "labels.csv", *SHORT, "--folds", 2, "--out", "two", "-q")
+    asked = [f"--threshold={text}" for text in ("loss=99", "auroc=2")]
+    lines = cli(*short, *asked).out.splitlines()
+    assert lines[-3:-1] == [
+        "steps to loss 99: 0 in the median, reached in 2 of 2 folds",
+        "steps to auroc 2: median not reached in 2 steps, reached in 0 of 2 folds",
+    ]
+    loss, auroc = json.loads(cli(*short, *asked, "--json").out)["steps_to"]
+    assert loss["median"] == {"value": 0, "low": None, "high": None}
+    assert auroc["median"]["value"] is None
+    assert auroc["folds"] == [{"steps": 2, "is_reached": False}] * 2
+
+
+def test_steps_in_words():
+    from histofast.cli.thresholds import _of_folds, _of_run
+    from histofast.learning import Reached
+
+    def folds(*steps):
+        return _of_folds(
+            [None if s is None else Reached(steps=s, is_reached=s < 900) for s in steps]
+        )
+
+    assert _of_run(None) == "undefined, for the metric is at every evaluation"
+    assert _of_run(Reached(steps=1234.5, is_reached=True)) == "1,234 (interpolated)"
+    assert folds(None, None) == "undefined, for the metric is at every evaluation"
+    assert folds(100, 200, 300, 900, None) == (
+        "250 in the median (95 % from 100, no upper bound), reached in 3 of 4 folds"
+    )
+    assert folds(*range(100, 900, 100)).startswith("450 in the median (95 % 100 to 700)")
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
+        (
+            ("labels.csv", *SHORT, "--out", "x", "--threshold", "auroc"),
+            "--threshold must be a metric, = and a number, such as auroc=0.8, got 'auroc'",
+        ),
+        (
+            ("labels.csv", *SHORT, "--out", "x", "--threshold", "aurok=1"),
+            "metric of --threshold must be one of loss, auroc,",
+        ),
+        (
+            ("--predict", "run", "img", "--out", "p.csv", "--threshold", "auroc=1"),
+            "--threshold must be left out with --predict",
+        ),
         (("labels.csv", "--out", "x"), "--network must be given, got none"),
         (("labels.csv", *SHORT, "--out", "x", "--recipe", "our"), "--recipe must be one of ours"),
         (

@@ -23,6 +23,7 @@ from histofast.learning import (
     METRICS,
     PREDICTIONS,
     OnNote,
+    Reached,
     corrected_interval,
     fold_folder,
     metrics,
@@ -61,6 +62,16 @@ class Folds:
             FileNotFoundError, ModelError: it is not there, or was changed since.
         """
         return read_json(self.path / METRICS, remedy="run classify again with the same arguments")
+
+    def steps_to(
+        self, threshold: float, *, metric: str | None = None
+    ) -> tuple[Reached | None, ...]:
+        """Return when each fold first got to a threshold; `learning.median_steps` has their median.
+
+        Args, Raises: as of `Run.steps_to`; metric None: the one that chose the weights of the first fold.
+        """
+        chosen = self.runs[0].metric if metric is None else metric
+        return tuple(run.steps_to(threshold, metric=chosen) for run in self.runs)
 
 
 def train_folds(

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from histofast.classify.loop import Lesson, logits_of
-from histofast.classify.runs import WEIGHTS, Run
+from histofast.classify.runs import LOG, WEIGHTS, Run
 from histofast.classify.state import TrainingState
 from histofast.datasets import Decoded, Images
 from histofast.learning import (
@@ -59,6 +59,7 @@ def measure(run: Run, lesson: Lesson, images: Images, state: TrainingState, foun
             "unreadable": [list(entry) for entry in found.unreadable],
             WEIGHTS: sha256_of(run.path / WEIGHTS),
             PREDICTIONS: sha256_of(run.path / PREDICTIONS),
+            LOG: sha256_of(run.path / LOG),
         },
     )
 

@@ -6,7 +6,8 @@
     state.pt              until it is trained
     weights.safetensors   the network with its head, as torchvision spells it
     predictions.csv       of validation and test images
-    metrics.json          of these predictions; written last: a run that has it is finished
+    metrics.json          of these predictions, with checksums of the above; written last: a run that has
+                          it is finished
 
 Every file is whole or not there, so a run may be killed at any moment.
 """
@@ -27,13 +28,17 @@ from histofast.classify.recipe import Recipe
 from histofast.datasets import GroupKind, ImageTask
 from histofast.errors import ModelError
 from histofast.learning import (
+    LOWER_IS_BETTER,
     METRICS,
     PREDICTIONS,
     RUN,
     Fold,
+    Reached,
     RunRecord,
+    check_metric,
     read_json,
     read_record,
+    steps_to,
     unchanged,
     write_bytes,
 )
@@ -152,6 +157,41 @@ class Run:
         _, *rows = read_csv(path)
         c = len(self.classes)
         return {row[0]: np.array([float(cell) for cell in row[-c:]]) for row in rows}
+
+    def log(self) -> dict[str, NDArray[np.float64]]:
+        """Return the columns of log.csv, (n,) of the n evaluations, by name.
+
+        Raises:
+            ModelError: the run is not finished, or the table was changed since.
+        """
+        path = unchanged(self.path / LOG, self.metrics()[LOG], remedy=_ANEW)
+        header, *rows = read_csv(path)
+        values = np.array([[float(cell) for cell in row] for row in rows], np.float64)
+        return dict(zip(header, values.T, strict=True))
+
+    def steps_to(self, threshold: float, *, metric: str | None = None) -> Reached | None:
+        """Return when the validation images first got to a threshold, of what `log` holds.
+
+        Args:
+            threshold: the value asked for; `metric` decides whether higher or lower is better.
+            metric: of the task, or "loss"; None: the one that chose the weights.
+
+        Returns:
+            The step, interpolated between two evaluations; censored where none got there. None where the
+            metric is defined at no evaluation (validation images of one class).
+
+        Raises:
+            ModelError: as `log`.
+            ValueError: no such metric; a threshold that is not finite.
+        """
+        metric = self.metric if metric is None else check_metric("metric", metric, task=self.task)
+        log = self.log()
+        values = log[f"validation_{metric}"]
+        if np.isnan(values).all():
+            return None
+        return steps_to(
+            log["step"], values, threshold, higher_is_better=metric not in LOWER_IS_BETTER
+        )
 
     @classmethod
     def of(cls, path: Path, record: RunRecord) -> Self:

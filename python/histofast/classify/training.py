@@ -38,12 +38,12 @@ from histofast.datasets import (
 )
 from histofast.errors import ModelError
 from histofast.learning import (
-    METRICS_OF,
     RUN,
     Fold,
     Log,
     OnNote,
     RunRecord,
+    check_metric,
     is_finished,
     loggers,
     metrics,
@@ -251,10 +251,8 @@ def record_of(
 
 
 def _metric(images: Images, chosen: Fold, recipe: Recipe) -> str:
-    known = ("loss", *METRICS_OF[images.task])
     if recipe.metric is not None:
-        if recipe.metric not in known:
-            raise ValueError(f"metric must be one of {', '.join(known)}, got {recipe.metric!r}")
+        check_metric("metric", recipe.metric, task=images.task)
         if recipe.metric != "loss" and not _is_defined(images, chosen, recipe.metric):
             raise ValueError(
                 f"metric {recipe.metric} must be defined on the validation images, got too few, or "

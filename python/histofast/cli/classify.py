@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import json
 import math
 from collections.abc import Callable, Iterator, Mapping
@@ -18,6 +17,7 @@ from histofast.cli import options
 from histofast.cli.flags import told
 from histofast.cli.mil import number_of, range_of
 from histofast.cli.output import bars, say, say_document, watched
+from histofast.cli.thresholds import Thresholds, read_thresholds, say_steps, steps_as_json
 
 if TYPE_CHECKING:
     from histofast.classify import Folds, Progress, Run
@@ -99,6 +99,15 @@ def classify(
             help="of validation pictures, chooses the weights: loss, auroc, accuracy ...",
         ),
     ] = None,
+    threshold: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--threshold",
+            metavar="METRIC=VALUE",
+            help="say after how many steps validation pictures got there, such as auroc=0.8; "
+            "repeatable",
+        ),
+    ] = None,
     folds: Annotated[
         int | None,
         typer.Option(
@@ -168,7 +177,8 @@ def classify(
     it was when started again.
     """
     if predict is not None:
-        unused = {"--network": network, "--start": start, "--recipe": recipe, "--folds": folds}
+        unused: dict[str, object] = {"--network": network, "--start": start, "--recipe": recipe}
+        unused |= {"--folds": folds, "--threshold": threshold}
         given = [flag for flag, value in unused.items() if value is not None]
         if given:
             raise ValueError(f"{given[0]} must be left out with --predict: the run has its own")
@@ -184,6 +194,7 @@ def classify(
     images = options.read_images(
         data, labels=labels, label_column=label_column, group_column=group_column
     )
+    thresholds = read_thresholds(threshold or (), task=images.task)
     asked = options.given(
         start=start,
         seed=seed,
@@ -212,7 +223,7 @@ def classify(
             raise ValueError("--jobs must be left out of a single run: it is for all --folds")
         else:
             found = train(images, **options.given(folds=folds, fold=fold), **asked)
-    _tell(found, as_json=as_json)
+    _tell(found, thresholds, as_json=as_json)
 
 
 def _recipe(name: str, **changes: Any) -> Any:
@@ -248,19 +259,21 @@ def _or_none(value: float) -> float | None:
 # --- What is said --------------------------------------------------------------------------------
 
 
-def _tell(found: Folds | Run, *, as_json: bool) -> None:
+def _tell(found: Folds | Run, thresholds: Thresholds, *, as_json: bool) -> None:
     from histofast.classify import Run
 
     runs = [found] if isinstance(found, Run) else list(found.runs)
     _draw_curves(found.path, runs)
-    if as_json:
-        say_document(json.dumps(found.metrics(), indent=1))
-        return
     metrics = found.metrics()
+    if as_json:
+        asked = {"steps_to": steps_as_json(found, thresholds)} if thresholds else {}
+        say_document(json.dumps(metrics | asked, indent=1))
+        return
     first = runs[0]
     minutes = f"{metrics['seconds'] / 60:.1f} min"
     say(f"{first.architecture} from {first.record.about['start']}, {minutes}: {_basis(found)}")
     say(*(_table_of_run(metrics) if isinstance(found, Run) else _table_of_folds(metrics)))
+    say(*say_steps(found, thresholds))
     say(f"predictions: {found.path / 'predictions.csv'}, curves: {found.path / 'curves.png'}")
 
 
@@ -309,8 +322,8 @@ def _draw_curves(path: Path, runs: list[Run]) -> None:
 
     logs = []
     for run in runs:
-        with (run.path / "log.csv").open(newline="", encoding="utf-8") as file:
-            logs.append(list(csv.DictReader(file)))
+        log = run.log()
+        logs.append([dict(zip(log, row, strict=True)) for row in zip(*log.values(), strict=True)])
     first = runs[0]
     figure = curves(
         logs,

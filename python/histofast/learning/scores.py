@@ -17,6 +17,7 @@ from typing import Any, get_args
 import numpy as np
 from numpy.typing import NDArray
 
+from histofast._words import did_you_mean
 from histofast.learning.weighted import (
     PANEL,
     STATISTICS,
@@ -175,6 +176,25 @@ def metrics_of_models(
     model_of = numbered("models", models, len(targets))
     weights = (model_of == np.arange(model_of.max() + 1)[:, None]).astype(np.float64)  # (m, b)
     return {name: statistic(weights) for name, statistic in statistics.items()}
+
+
+def check_metric(name: str, metric: str, *, task: str) -> str:
+    """Return what is a metric of a task, or "loss".
+
+    Args:
+        name: of the argument, for the message.
+        metric: what was asked for.
+        task: of which.
+
+    Raises:
+        ValueError: it is neither; a close one is offered.
+    """
+    known = ("loss", *METRICS_OF[task])
+    if metric not in known:
+        raise ValueError(
+            f"{name} must be one of {', '.join(known)}, got {metric!r}{did_you_mean(metric, known)}"
+        )
+    return metric
 
 
 def _check_options(task: str, resamples: int, confidence: float) -> None:

@@ -13,12 +13,12 @@ import torch
 
 from histofast._files import path_of
 from histofast.learning import (
-    METRICS_OF,
     Fold,
     Missing,
     OnNote,
     RunRecord,
     Task,
+    check_metric,
     folds,
     is_finished,
     loggers,
@@ -227,10 +227,7 @@ def _check_classes(bags: Bags, divided: Sequence[Fold]) -> None:
 
 
 def _choose_metric(bags: Bags, divided: Sequence[Fold], asked: str | None) -> str:
-    known = ("loss", *METRICS_OF[bags.task])
-    if asked is not None and asked not in known:
-        raise ValueError(f"metric must be one of {', '.join(known)}, got {asked!r}")
-    chosen = asked or _usual_metric(bags)
+    chosen = _usual_metric(bags) if asked is None else check_metric("metric", asked, task=bags.task)
     if chosen == "loss":
         return chosen
     undefined = [i for i, fold in enumerate(divided) if not _is_defined(bags, fold, chosen)]
