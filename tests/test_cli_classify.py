@@ -12,7 +12,8 @@ from labelled_pictures import write_pictures
 
 torch = need("torch", "safetensors")
 
-from histofast.classify import open_run
+from histofast.classify import Folds, open_run
+from histofast.learning import Reached
 from histofast.networks import create
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -125,23 +126,22 @@ def test_steps_of_folds(cli, done, monkeypatch):
     assert auroc["median"]["value"] is None
     assert auroc["folds"] == [{"steps": 2, "is_reached": False}] * 2
 
+    def steps(*each):
+        """What is said of folds that got there, did not (from 900 on), or have no such metric."""
+        found = tuple(s if s is None else Reached(steps=s, is_reached=s < 900) for s in each)
+        with monkeypatch.context() as patched:
+            patched.setattr(Folds, "steps_to", lambda *_, **__: found)
+            return cli(*short, asked[0]).out.splitlines()[-2].removeprefix("steps to loss 99: ")
 
-def test_steps_in_words():
-    from histofast.cli.thresholds import _of_folds, _of_run
-    from histofast.learning import Reached
-
-    def folds(*steps):
-        return _of_folds(
-            [None if s is None else Reached(steps=s, is_reached=s < 900) for s in steps]
-        )
-
-    assert _of_run(None) == "undefined, for the metric is at every evaluation"
-    assert _of_run(Reached(steps=1234.5, is_reached=True)) == "1,234 (interpolated)"
-    assert folds(None, None) == "undefined, for the metric is at every evaluation"
-    assert folds(100, 200, 300, 900, None) == (
+    assert steps(None, None) == "undefined, for the metric is at every evaluation"
+    assert (
+        steps(1234.5, 1234.5, 2000.0)
+        == "median not reached in 2,000 steps, reached in 0 of 3 folds"
+    )
+    assert steps(100, 200, 300, 900, None) == (
         "250 in the median (95 % from 100, no upper bound), reached in 3 of 4 folds"
     )
-    assert folds(*range(100, 900, 100)).startswith("450 in the median (95 % 100 to 700)")
+    assert steps(*range(100, 900, 100)).startswith("450 in the median (95 % 100 to 700)")
 
 
 @pytest.mark.parametrize(
