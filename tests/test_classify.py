@@ -16,8 +16,9 @@ from labelled_pictures import write_pictures
 
 torch = need("torch", "safetensors")
 
-from histofast import classify, datasets, learning
+from histofast import datasets, learning
 from histofast.classify import PRESETS, Recipe, open_run, predict, train, train_folds
+from histofast.classify.asking import Asked
 from histofast.datasets import Augmentation
 from histofast.errors import ModelError, WriteError
 from histofast.networks import starts
@@ -80,13 +81,13 @@ def test_every_field_is_read_from_a_file_and_changes_the_identity(tmp_path, tabl
     assert set(OTHERS) == {part.name for part in fields(Recipe)} - {"augmentation"}
     images = datasets.open_images(table)
     contents = datasets.contents_of(images)
-    fold = datasets.split(images)
     network = starts.begin(NETWORK, "random", classes=2)
 
     def identity(recipe):
-        return classify.training.record_of(
-            images, contents, fold, network, "random", recipe, seed=0
-        ).sha256
+        asked = Asked.of(
+            images, network=NETWORK, start="random", recipe=recipe, fold=0, folds=5, seed=0
+        )
+        return asked.record(contents, network).sha256
 
     base = Recipe()
     known = {identity(base)}

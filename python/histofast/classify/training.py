@@ -7,23 +7,21 @@ import math
 import shutil
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, fields
+from dataclasses import fields
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 
 from histofast._files import path_of
-from histofast._numbers import whole_number
 from histofast._words import counted
+from histofast.classify.asking import Asked, score
 from histofast.classify.evaluation import Evaluation
 from histofast.classify.loop import Lesson, Progress, fit, training_batches
 from histofast.classify.measuring import measure
-from histofast.classify.recipe import Recipe, as_recipe
-from histofast.classify.runs import FILES, KIND, LOG, RECIPE, STATE, WEIGHTS, Run, save_weights
-from histofast.classify.state import TrainingState, first_trained_stage
+from histofast.classify.recipe import Recipe
+from histofast.classify.runs import FILES, LOG, RECIPE, STATE, WEIGHTS, Run, save_weights
+from histofast.classify.state import TrainingState
 from histofast.classify.task import Goal
 from histofast.datasets import (
     Decoded,
@@ -31,9 +29,7 @@ from histofast.datasets import (
     colour_axes,
     contents_of,
     decode,
-    open_images,
     refuse_lost_classes,
-    split,
     unreadable_note,
 )
 from histofast.errors import ModelError
@@ -43,11 +39,8 @@ from histofast.learning import (
     Log,
     OnNote,
     RunRecord,
-    check_metric,
     is_finished,
     loggers,
-    metrics,
-    or_none,
     refuse_folder,
     run_folder,
     write_bytes,
@@ -55,13 +48,9 @@ from histofast.learning import (
 )
 from histofast.networks import Network, check_size, pick_device, starts
 
-# Raised whenever the same input would give other numbers than before; part of every run's identity.
-REVISION = 1
-
 PIXELS = ".pixels"  # in the run's folder, while it is trained
 _SAVED_SHARE = 20  # of what writing the state takes, between two times
 _MEASURED = 2048  # training images that statistics of BatchNorms are taken from
-_FEW = 30  # validation images; a metric of ranks takes few values on fewer
 _FOLDS = 5
 
 OnProgress = Callable[[Progress], None]
@@ -126,18 +115,15 @@ def train(
 
     Determinism: bitwise on one CPU with one number of threads, interrupted or not.
     """
-    recipe = as_recipe(recipe)
     out = path_of("out", out)
-    images = data if isinstance(data, Images) else open_images(data)
-    if not images.has_targets:
-        raise ValueError("data must have labels to be trained on, got none")
-    seed = whole_number("seed", seed, at_least=0)
-    chosen = _split(images, fold=fold, folds=folds, seed=seed)
-    begun = starts.begin(network, start, classes=len(images.classes), seed=seed)
-    first_trained_stage(begun, recipe.freeze)
+    asked = Asked.of(
+        data, network=network, start=start, recipe=recipe, fold=fold, folds=folds, seed=seed
+    )
+    images = asked.images
+    begun = asked.begin()
     where = pick_device(device)
     contents = contents_of(images)
-    record = record_of(images, contents, chosen, begun, start, recipe, seed=seed)
+    record = asked.record(contents, begun)
     for note in images.notes if on_note is not None else ():
         assert on_note is not None
         on_note(note)
@@ -147,7 +133,7 @@ def train(
     refuse_folder(out, record, overwrite=overwrite)
     run = Run.of(out, record)
     with _pixels_of(out, cache) as folder, _torch_threads(threads, where):
-        found = decode(images, cache=folder, px=recipe.px, contents=contents)
+        found = decode(images, cache=folder, px=asked.recipe.px, contents=contents)
         for note in (*found.notes, unreadable_note(found)):
             if on_note is not None and note:
                 on_note(note)
@@ -180,114 +166,6 @@ def _pixels_of(out: Path, cache: str | Path | None) -> Iterator[Path]:
                 out.rmdir()
         raise
     shutil.rmtree(out / PIXELS, ignore_errors=True)
-
-
-# --- What is asked -----------------------------------------------------------------------------
-
-
-def _split(images: Images, *, fold: int, folds: int, seed: int) -> Fold:
-    """Return the split of a data set; refuse a training part without a class."""
-    chosen = split(images, fold=fold, folds=folds, seed=seed)
-    if images.task == "classification":
-        counts = np.bincount(images.targets[chosen.train], minlength=len(images.classes))
-        if not counts.all():
-            raise ValueError(
-                "training images must be of every class, got none of "
-                f"{images.classes[int(counts.argmin())]}: more {images.group_kind}s are needed, or "
-                "another fold"
-            )
-    return chosen
-
-
-def record_of(
-    images: Images,
-    contents: tuple[str, ...],
-    chosen: Fold,
-    begun: Network,
-    start: starts.Start | str,
-    recipe: Recipe,
-    *,
-    seed: int,
-) -> RunRecord:
-    """Return what run.json holds."""
-    from histofast import __version__
-
-    plain: list[Any] = images.targets.tolist()
-    if images.task == "multilabel":
-        plain = [[or_none(value) for value in row] for row in plain]
-    return RunRecord(
-        kind=KIND,
-        identity={
-            "revision": REVISION,
-            "network": {
-                "name": begun.architecture,
-                "mean": begun.mean,
-                "std": begun.std,
-                "bn_eps": starts.eps_of(begun),
-            },
-            "start": starts.identity(start),
-            "seed": seed,
-            "recipe": asdict(recipe),
-            "task": images.task,
-            "classes": images.classes,
-            "group_kind": images.group_kind,
-            "images": {
-                name: {"content": content, "group": group, "target": target}
-                for name, content, group, target in zip(
-                    images.names, contents, images.groups, plain, strict=True
-                )
-            },
-            "split": {part.name: getattr(chosen, part.name).tolist() for part in fields(Fold)},
-            "metric": _metric(images, chosen, recipe),
-        },
-        about={
-            "versions": {"histofast": __version__, "torch": torch.__version__},
-            "data": str(images.path.resolve()),
-            "start": str(start),
-            "mpp": sorted({mpp for mpp in images.mpp if mpp is not None}),
-            "notes": list(images.notes),
-        },
-    )
-
-
-def _metric(images: Images, chosen: Fold, recipe: Recipe) -> str:
-    if recipe.metric is not None:
-        check_metric("metric", recipe.metric, task=images.task)
-        if recipe.metric != "loss" and not _is_defined(images, chosen, recipe.metric):
-            raise ValueError(
-                f"metric {recipe.metric} must be defined on the validation images, got too few, or "
-                "one class only: choose loss"
-            )
-        return recipe.metric
-    usual = (
-        "auroc" if images.task == "multilabel" or len(images.classes) == 2 else "balanced_accuracy"
-    )
-    few = len(chosen.validation) < _FEW
-    return "loss" if few or not _is_defined(images, chosen, usual) else usual
-
-
-def _is_defined(images: Images, chosen: Fold, metric: str) -> bool:
-    """Whether some probabilities, of which no two are equal, have this metric."""
-    b, c = len(chosen.validation), len(images.classes)
-    ramp = np.linspace(0.1, 0.2, b)
-    outputs = np.tile(ramp[:, None] / c, c)
-    if images.task == "classification":
-        outputs[:, -1] = 1 - outputs[:, :-1].sum(axis=1)
-    return math.isfinite(_score(images, chosen.validation, outputs)[metric])
-
-
-def _score(
-    images: Images, rows: NDArray[np.int64], probabilities: NDArray[np.float64]
-) -> dict[str, float]:
-    found = metrics(
-        images.task,
-        images.targets[rows],
-        probabilities,
-        groups=[images.groups[i] for i in rows],
-        classes=images.classes,
-        resamples=0,
-    )
-    return {name: metric.value for name, metric in found.items()}
 
 
 # --- The work ----------------------------------------------------------------------------------
@@ -372,7 +250,7 @@ def lesson_of(run: Run, images: Images, found: Decoded, device: torch.device) ->
         recipe=run.recipe,
         seed=run.seed,
         metric=run.metric,
-        score=lambda probabilities: _score(images, validation, probabilities),
+        score=lambda probabilities: score(images, validation, probabilities),
         colour_axes=(
             colour_axes(found.pixels, rows=parts["train"])
             if run.recipe.augmentation.rgb_pca
