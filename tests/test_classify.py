@@ -68,7 +68,7 @@ OTHERS = {
     "ema": 0.25,
     "dropout": 0.5,
     "label_smoothing": 0.1,
-    "class_weights": False,
+    "class_weights": "none",
     "every": 5,
     "patience": 7,
     "metric": "accuracy",
@@ -111,7 +111,11 @@ def test_every_field_is_read_from_a_file_and_changes_the_identity(tmp_path, tabl
         ("epochs = 0", "epochs must be at least 1, got 0"),
         ("epochs = 2.5", r"epochs must be a whole number, got 2\.5"),
         ("lr = 'x'", "lr must be a number, got 'x'"),
-        ("class_weights = 1", "class_weights must be true or false, got 1"),
+        ("class_weights = 'label'", "class_weights must be one of all, labels, none, got 'label'"),
+        (
+            "epochs = 1",
+            'head_epochs must be below epochs, 1, .* got 1: .* from the start with freeze="all"',
+        ),
         ("[augmentation]\nflip = true", "augmentation.flip must be a field .*flips"),
         ("[augmentation]\nhed = 3", r"hed must be within 0\.\.1, got 3"),
         ("optimiser = 'adamm'", "optimiser must be one of adamw, adam, sgd, adamp, got 'adamm'"),
@@ -126,6 +130,60 @@ def test_bad_recipes(tmp_path, text, message):
     with pytest.raises(ValueError, match=message) as error:
         Recipe.read(path)
     assert "\n" not in str(error.value)
+
+
+# What the three repositories and papers say; what they do not is our reading, and in PRESETS alone.
+PUBLISHED = {
+    "histokt": Recipe(
+        epochs=250,
+        batch_size=64,
+        optimiser="adamp",
+        lr=2e-4,
+        weight_decay=5e-4,
+        schedule="step",
+        step_epochs=20,
+        step_factor=0.5,
+        class_weights="labels",
+        metric="accuracy",
+        augmentation=Augmentation(flips=True, rotate_deg=45.0, translate=0.1),
+    ),
+    "hidden-representations": Recipe(
+        epochs=200,
+        batch_size=128,
+        optimiser="adam",
+        lr=1e-5,
+        weight_decay=0.0,
+        schedule="constant",
+        batchnorm="eval",
+        dropout=0.5,
+        class_weights="none",
+        patience=30,
+        metric="loss",
+        augmentation=Augmentation(
+            flips=True, rotate_deg=10.0, translate=0.1, shear_deg=0.1, scale=0.1
+        ),
+    ),
+    "transfusion": Recipe(
+        epochs=50,
+        batch_size=32,
+        optimiser="adam",
+        lr=1e-3,
+        weight_decay=0.0,
+        schedule="constant",
+        class_weights="none",
+        metric="auroc",
+        augmentation=Augmentation(),
+    ),
+}
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_published_recipes_have_none_of_our_additions(name):
+    """Neither averages, warm-up, smoothing nor a head that goes first."""
+    found = Recipe.preset(name)
+    wanted = replace(PUBLISHED[name], freeze="all", warmup=0.0, ema=0.0, label_smoothing=0.0)
+    assert found == wanted
+    assert Recipe().class_weights == "all"
 
 
 # --- Runs ----------------------------------------------------------------------------------------

@@ -9,6 +9,7 @@ import pytest
 
 import reference_classify as reference
 from extras import need
+from labelled_pictures import write_pictures
 
 torch = need("torch", "safetensors")
 
@@ -18,7 +19,7 @@ from histofast.classify.loop import Lesson
 from histofast.classify.optimisers import AdamP, optimiser_of, rate_at
 from histofast.classify.state import TrainingState
 from histofast.classify.task import Goal
-from histofast.datasets import Augmentation
+from histofast.datasets import Augmentation, open_images
 from histofast.networks import starts
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -204,6 +205,27 @@ def test_losses_of_several_labels_leave_out_what_is_not_known(smoothing):
     assert bool((x.grad[goal.targets.isnan()] == 0).all())
     unknown = torch.full_like(goal.targets, torch.nan)
     assert float(goal.loss(x.detach(), unknown)) == 0
+
+
+@pytest.mark.parametrize("several", [False, True])
+def test_weights_of_classes_and_of_labels(tmp_path, several):
+    path = write_pictures(tmp_path, several=several)
+    images = open_images(path, labels=("light", "stripes") if several else None)
+    rows = np.arange(0, 41)
+
+    def weights(which):
+        recipe = replace(PLAIN, class_weights=which)
+        return Goal.of(images, rows, recipe, torch.device("cpu")).weights.numpy()
+
+    targets = images.targets[rows]
+    if several:
+        # N / n_c of what is known of each label.
+        balanced = [1 / np.mean(column[~np.isnan(column)]) for column in targets.T]
+    else:
+        balanced = [41 / (2 * (targets == c).sum()) for c in (0, 1)]
+    np.testing.assert_allclose(weights("all"), balanced, rtol=1e-6)
+    np.testing.assert_allclose(weights("labels"), balanced if several else [1, 1], rtol=1e-6)
+    np.testing.assert_array_equal(weights("none"), [1, 1])
 
 
 # --- Ends ----------------------------------------------------------------------------------------

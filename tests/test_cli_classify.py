@@ -77,8 +77,8 @@ def test_train_and_predict_and_merge(cli, done, monkeypatch):
 
 def test_all_folds_at_once(cli, done, monkeypatch):
     monkeypatch.chdir(done)
-    answer = cli("classify", "labels.csv", *SHORT, "--folds", 2, "--epochs", 1, "--out", "folds")
-    assert answer.err[0].startswith("fold 0, step 1/1: loss ")
+    answer = cli("classify", "labels.csv", *SHORT, "--folds", 2, "--out", "folds")
+    assert answer.err[0].startswith("fold 0, step 1/2: loss ")
     lines = answer.out.splitlines()
     assert lines[0].endswith("48 test pictures of 16 patients")
     assert lines[1].split() == [
@@ -158,6 +158,10 @@ def test_steps_of_folds(cli, done, monkeypatch):
         (
             ("--predict", "run", "img", "--out", "p.csv", "--threshold", "auroc=1"),
             "--threshold must be left out with --predict",
+        ),
+        (
+            ("labels.csv", *SHORT, "--epochs", 1, "--out", "x"),
+            "train for more epochs, or all layers from the start with --freeze all",
         ),
         (("labels.csv", "--out", "x"), "--network must be given, got none"),
         (("labels.csv", *SHORT, "--out", "x", "--recipe", "our"), "--recipe must be one of ours"),

@@ -20,6 +20,7 @@ from histofast.learning import METRICS_OF, refuse_out_of_range
 Optimiser = Literal["adamw", "adam", "sgd", "adamp"]
 Schedule = Literal["constant", "cosine", "step"]
 BatchNorm = Literal["train", "eval"]
+ClassWeights = Literal["all", "labels", "none"]
 
 _WHOLE = ("all", "head", "head-then-all")
 _KNOWN_METRICS = ("loss", *dict.fromkeys(METRICS_OF["classification"]))
@@ -52,8 +53,8 @@ class Recipe:
             their beginning.
         dropout: share of the features that the head is not shown in training, in 0..1.
         label_smoothing: in 0..1.
-        class_weights: let all classes count the same; of several labels a picture, weigh each by one over
-            its frequency, as HistoKT does.
+        class_weights: "labels" weighs labels, where a picture has several, by one over their frequency, as
+            HistoKT does; "all" lets classes, of which a picture has one, count the same as well; "none".
         augmentation: of training images.
         every: steps between evaluations; None: an epoch.
         patience: evaluations without a better one that end the run; None: it goes on to the end.
@@ -84,7 +85,7 @@ class Recipe:
     ema: float = 0.999
     dropout: float = 0.0
     label_smoothing: float = 0.0
-    class_weights: bool = True
+    class_weights: ClassWeights = "all"
     augmentation: Augmentation = field(
         default_factory=lambda: Augmentation(flips=True, quarter_turns=True, hed=0.05)
     )
@@ -110,6 +111,7 @@ class Recipe:
             ("optimiser", Optimiser),
             ("schedule", Schedule),
             ("batchnorm", BatchNorm),
+            ("class_weights", ClassWeights),
         ):
             _refuse_other(name, getattr(self, name), get_args(kind))
         _refuse_other("amp", self.amp, ("auto", "off"))
@@ -121,8 +123,8 @@ class Recipe:
             )
         if self.freeze == "head-then-all" and self.head_epochs >= self.epochs:
             raise ValueError(
-                f"head_epochs must be below epochs, {self.epochs}, in head-then-all, got "
-                f"{self.head_epochs}: or train with freeze head, or all"
+                f"head_epochs must be below epochs, {self.epochs}, where freeze is head-then-all, got "
+                f'{self.head_epochs}: train for more epochs, or all layers from the start with freeze="all"'
             )
         if self.batch_size == 1 and self.batchnorm == "train" and self.freeze != "head":
             raise ValueError(
@@ -254,8 +256,9 @@ def _toml(value: Any) -> str:
 PRESETS: Mapping[str, Mapping[str, Any]] = MappingProxyType(
     {
         "ours": {},
-        # HistoKT, tuning (its repository): AdamP, StepLR, 250 epochs, batches of 64, best by accuracy.
-        # Its rate was chosen for each target from 1e-3 to 5e-5: the middle of that grid is our reading.
+        # HistoKT, tuning (its repository): AdamP, StepLR, 250 epochs, batches of 64, best by accuracy; several
+        # labels weigh N / n_c. Our reading: the rate, the middle of its grid of 1e-3 to 5e-5 of which each
+        # target had its best; and that classes, of which a picture has one, have no weights.
         "histokt": {
             "epochs": 250,
             "batch_size": 64,
@@ -268,13 +271,14 @@ PRESETS: Mapping[str, Mapping[str, Any]] = MappingProxyType(
             "step_factor": 0.5,
             "freeze": "all",
             "ema": 0.0,
-            "class_weights": False,
+            "class_weights": "labels",
             "metric": "accuracy",
             "augmentation": Augmentation(flips=True, rotate_deg=45.0, translate=0.1),
         },
         # Revisiting Hidden Representations (its repository): Adam 1e-5, 200 epochs, patience 30 on the
         # validation loss, dropout 0.5, batches of 128. Its BatchNorms keep their statistics but where a
-        # second call forgets to: kept throughout here. It flips left and right only: ours up and down too.
+        # second call forgets to: kept throughout here. It flips left and right only and zooms each axis by
+        # itself: ours flips up and down too, and zooms both alike.
         "hidden-representations": {
             "epochs": 200,
             "batch_size": 128,
@@ -287,15 +291,15 @@ PRESETS: Mapping[str, Mapping[str, Any]] = MappingProxyType(
             "batchnorm": "eval",
             "ema": 0.0,
             "dropout": 0.5,
-            "class_weights": False,
+            "class_weights": "none",
             "patience": 30,
             "metric": "loss",
             "augmentation": Augmentation(
                 flips=True, rotate_deg=10.0, translate=0.1, shear_deg=0.1, scale=0.1
             ),
         },
-        # Transfusion: Adam, rate 0.001, batches of 32 are told second hand; epochs and the lack of a
-        # schedule and of augmentation are our reading.
+        # Transfusion: Adam (of retinas; SGD of chest X-rays), rate 0.001, batches of 32 are told second hand;
+        # epochs, the lack of a schedule and of augmentation, and the choice by AUROC are our reading.
         "transfusion": {
             "epochs": 50,
             "batch_size": 32,
@@ -306,7 +310,7 @@ PRESETS: Mapping[str, Mapping[str, Any]] = MappingProxyType(
             "warmup": 0.0,
             "freeze": "all",
             "ema": 0.0,
-            "class_weights": False,
+            "class_weights": "none",
             "metric": "auroc",
             "augmentation": Augmentation(),
         },

@@ -44,7 +44,8 @@ class Goal:
             share = np.nanmean(targets, axis=0)
             balanced = 1 / np.maximum(share, 1 / len(train))
             kept = torch.from_numpy(images.targets.astype(np.float32))
-        weights = balanced if recipe.class_weights else np.ones(len(images.classes))
+        weighed = ("all",) if images.task == "classification" else ("all", "labels")
+        weights = balanced if recipe.class_weights in weighed else np.ones(len(images.classes))
         return cls(
             task=images.task,
             targets=kept.to(device),

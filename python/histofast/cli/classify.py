@@ -230,10 +230,7 @@ def _recipe(name: str, **changes: Any) -> Any:
     from histofast.classify import Recipe
 
     base = Recipe.read(name) if name.endswith(".toml") else Recipe.preset(name)
-    given = options.given(**changes)
-    if "epochs" in given and "head_epochs" not in given and given["epochs"] <= base.head_epochs:
-        given["freeze"] = given.get("freeze", "all")
-    return base.changed(given)
+    return base.changed(options.given(**changes))
 
 
 def _predict(run: Path, data: Path, out: Path, *, device: str, quiet: bool, as_json: bool) -> None:
