@@ -614,6 +614,48 @@ def gabor_filter(px, *, angle, wave_px, phase):
     return found - found.mean()
 
 
+def resnet_convolutions(blocks, widths, *, expansion):
+    """Shape of each convolution of a ResNet by its key; widths of conv1 and of layer1 to layer4."""
+    stem, *inner = widths
+    found, d = {"conv1": (stem, 3, 7, 7)}, stem
+    for i, (count, width) in enumerate(zip(blocks, inner, strict=True), start=1):
+        for j in range(count):
+            key, out, stride = f"layer{i}.{j}", expansion * width, 2 if i > 1 and j == 0 else 1
+            if expansion == 1:
+                shapes = [(width, d, 3, 3), (width, width, 3, 3)]
+            else:
+                shapes = [(width, d, 1, 1), (width, width, 3, 3), (out, width, 1, 1)]
+            found |= {f"{key}.conv{k}": shape for k, shape in enumerate(shapes, start=1)}
+            if stride == 2 or d != out:  # what comes in cannot be added as it is
+                found[f"{key}.downsample.0"] = (out, d, 1, 1)
+            d = out
+    return found
+
+
+def densenet_convolutions(blocks, growths, transitions):
+    """The same of a DenseNet; growth rates of the blocks, channels that leave the transitions."""
+    found, d = {"features.conv0": (64, 3, 7, 7)}, 64
+    for i, (count, growth) in enumerate(zip(blocks, growths, strict=True), start=1):
+        for j in range(1, count + 1):
+            key = f"features.denseblock{i}.denselayer{j}"
+            found[f"{key}.conv1"] = (4 * growth, d, 1, 1)
+            found[f"{key}.conv2"] = (growth, 4 * growth, 3, 3)
+            d += growth  # a layer adds to all that came before it
+        if i <= len(transitions):
+            found[f"features.transition{i}.conv"] = (transitions[i - 1], d, 1, 1)
+            d = transitions[i - 1]
+    return found
+
+
+def cbr_convolutions(widths, *, kernel_px):
+    """The same of a CBR."""
+    ins = (3, *widths[:-1])
+    return {
+        f"conv{i}": (d, of, kernel_px, kernel_px)
+        for i, (d, of) in enumerate(zip(widths, ins, strict=True), start=1)
+    }
+
+
 def crops(image: np.ndarray, *, side: int, overlap: float, scale: float) -> np.ndarray:
     """(n, side, side, 3) float64: squares of side * scale px every round(side * (1 - overlap)) crop px.
 

@@ -69,6 +69,14 @@ def test_bad_texts(text, message):
         starts.parse(text)
 
 
+def test_a_start_is_a_text_a_path_or_a_start(file):
+    assert starts.parse(file) == starts.parse(str(file)) == starts.File(str(file))
+    assert starts.parse(starts.Random()) == starts.Random()
+    assert starts.identity(file) == starts.identity(str(file))
+    with pytest.raises(TypeError, match="start must be a text, got 3"):
+        starts.begin(NETWORK, 3)
+
+
 def test_a_file_is_taken_as_it_is(file):
     found, wanted = state_of(str(file)), create(NETWORK, weights=file).state_dict()
     assert all(torch.equal(found[key], wanted[key]) for key in wanted)
@@ -225,6 +233,19 @@ def run_starts(run):
         ("resnet18", "{file}", ModelError, "cbr-tiny"),
         (NETWORK, "transfuse:{file}:bn9", ModelError, "layer of cbr-tiny must be one of .*'bn9'"),
         (NETWORK, "absent.pth", FileNotFoundError, "absent.pth"),
+        (
+            "timm:resnet50.a1_in1k",
+            "absent.pth",
+            ModelError,
+            "own to be trained, .* did you mean resnet50",
+        ),
+        ("timm:vit_small", "random", ModelError, "network must be one of .*, got 'timm:vit_small'"),
+        (
+            NETWORK,
+            "merge:mean:absent.pth+slim:absent.pth:bn1:2",
+            ModelError,
+            "be of one network, got",
+        ),
         (NETWORK, "imagenet", FileNotFoundError, "start imagenet must be given by its file"),
         (NETWORK, "run:absent", FileNotFoundError, "no run of classify in absent"),
     ],

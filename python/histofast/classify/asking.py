@@ -161,8 +161,10 @@ class Asked:
         """Check what `train` is asked for.
 
         Raises:
-            FileNotFoundError, ValueError: as `train`, of all but the start.
+            FileNotFoundError, ValueError: as `train`, of all but the files of the start.
+            ModelError: a network, or what a start asks of it, that cannot be.
         """
+        starts.network_of(network, start)
         images = data if isinstance(data, Images) else open_images(data)
         if not images.has_targets:
             raise ValueError("data must have labels to be trained on, got none")
@@ -171,7 +173,7 @@ class Asked:
             images=images,
             fold=_split(images, fold=fold, folds=folds, seed=seed),
             network=network,
-            start=starts.parse(start) if isinstance(start, str) else start,
+            start=starts.parse(start),
             recipe=as_recipe(recipe),
             seed=seed,
         )

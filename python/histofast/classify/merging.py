@@ -143,7 +143,8 @@ def _network_of(start: starts.Start) -> str:
     found = fitting(read_weights(Path(str(start))))
     if found is None:
         raise ModelError(
-            f"{start} must be of a network of histofast's, and fits none: name the network"
+            f"{start} must be of a network of histofast's, and fits none as published: tell "
+            "network=..., one from a slim start by its name, such as resnet18-slim-layer2-2"
         )
     return found
 

@@ -83,7 +83,7 @@ def train(
 
     Args:
         data: images, or what `open_images` opens.
-        network: one of `networks.names()`.
+        network: one of `networks.names()`, or one of these made slim, see `networks.create`.
         out: folder of the run.
         start: what it begins with, see `networks.starts`.
         recipe: how; one of `PRESETS` or a TOML file.

@@ -45,7 +45,7 @@ def classify(
             "--start",
             metavar="START",
             help="random, a weights FILE, run:FOLDER, mean-var:START, transfuse:START:LAYER, "
-            "gabor:SEED [random]",
+            "slim:START:LAYER:FACTOR, gabor:SEED, merge:METHOD:A+B [random]",
         ),
     ] = None,
     recipe: Annotated[

@@ -16,24 +16,30 @@ from functools import partial
 
 from torch import nn
 
-from histofast.networks.network import Architecture, Stage
+from histofast.networks.network import Architecture, Stage, Widths, as_designed
 
 
 def _stages(
-    widths: tuple[int, ...], kernel_px: int, pool_last: bool, bn_eps: float
+    designed: tuple[int, ...],
+    kernel_px: int,
+    pool_last: bool,
+    bn_eps: float,
+    width: Widths = as_designed,
 ) -> Iterator[Stage]:
     channels = 3
-    for i, d in enumerate(widths, start=1):
+    for i, channels_designed in enumerate(designed, start=1):
+        d = width(f"conv{i}", channels_designed)
         yield Stage(name=f"conv{i}", module=nn.Conv2d(channels, d, kernel_px, bias=False), d=d)
         yield Stage(name=f"bn{i}", module=nn.BatchNorm2d(d, eps=bn_eps), d=d)
         yield Stage(name=f"relu{i}", module=nn.ReLU(), d=d)
-        if pool_last or i < len(widths):
+        if pool_last or i < len(designed):
             yield Stage(name=f"pool{i}", module=nn.MaxPool2d(3, stride=2), d=d)
         channels = d
 
 
 def _cbr(name: str, *widths: int, kernel_px: int = 7, pool_last: bool = True) -> Architecture:
-    return Architecture(name=name, stages=partial(_stages, widths, kernel_px, pool_last))
+    stages = partial(_stages, widths, kernel_px, pool_last)
+    return Architecture(name=name, stages=stages, narrow=stages)
 
 
 ARCHITECTURES = (

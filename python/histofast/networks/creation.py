@@ -16,7 +16,7 @@ from histofast._words import text_of
 from histofast.encoders import SourceEntry, WeightsEntry, registry, sha256_of
 from histofast.errors import ModelError
 from histofast.networks.keras_names import usual_eps
-from histofast.networks.known import ARCHITECTURES, cuts_of, no_such, whole
+from histofast.networks.known import ARCHITECTURES, architecture_of, cuts_of, no_such, whole
 from histofast.networks.network import Architecture, Cut, Network, Stage
 from histofast.networks.reading import read_weights
 from histofast.networks.timm import PREFIX, TimmNetwork, create_timm, timm_layers
@@ -39,7 +39,8 @@ def create(
     a cut network has the random weights that the whole one begins with.
 
     Args:
-        name: one of `names()`, or `timm:` and the name of a model that timm has; or that of weights
+        name: one of `names()`; one of these made slim, such as `resnet18-slim-layer2-2`, whose
+            convolutions after layer2 have half their channels; `timm:` and the name of a model of timm; or that of weights
             in the registry's `sources`, which stands for their network with the layer, the eps and
             the standardising that they want, and then `weights` is the file fetched from there.
         weights: a safetensors file, a torch file of plain tensors, maybe within a checkpoint and
@@ -76,7 +77,7 @@ def create(
         )
     if bn_eps is not None and not 0 < bn_eps < 1:
         raise ValueError(f"bn_eps must be in 0..1, got {bn_eps}")
-    architecture, source = _resolved(name)
+    architecture, source = resolved(name)
     layer = _checked_layer(name, architecture, source, layer)
     if source is not None and weights is None:
         raise ValueError(f"weights must be given for {name}: get {source.where}")
@@ -95,7 +96,7 @@ def create(
     if file is not None:
         network.loaded = load_weights(
             network,
-            file.state,
+            architecture.respell(file.state),
             whole=whole(architecture.name),
             sha256=file.sha256,
             partial=partial,
@@ -174,16 +175,18 @@ def layers(name: str) -> tuple[Cut, ...]:
         Cut(name='relu5', d=1024, flops_share=1.0)
     """
     name = text_of("name", name)
-    return timm_layers(name) if name.startswith(PREFIX) else cuts_of(_resolved(name)[0].name)
+    return timm_layers(name) if name.startswith(PREFIX) else cuts_of(resolved(name)[0].name)
 
 
-def _resolved(name: str) -> tuple[Architecture, SourceEntry | None]:
-    """Return the architecture that a name stands for, and the source if it is one of weights."""
+def resolved(name: str) -> tuple[Architecture, SourceEntry | None]:
+    """Return the architecture that a name stands for, and the source if it is one of weights.
+
+    Raises:
+        ModelError: no such network.
+    """
     sources = registry().sources
-    if name in ARCHITECTURES:
-        return ARCHITECTURES[name], None
-    if name not in sources:
-        raise ModelError(no_such("network", name, [*ARCHITECTURES, *sources], of=""))
+    if name in ARCHITECTURES or name not in sources:
+        return architecture_of(name, others=sources), None
     network = sources[name].network
     if network not in ARCHITECTURES:
         raise ModelError(no_such("network", network, ARCHITECTURES, of=f" of source {name}"))

@@ -12,6 +12,7 @@ from histofast._words import did_you_mean
 from histofast.errors import ModelError
 from histofast.networks import cbr, densenet, inception, resnet, resnet_keras, squeezenet
 from histofast.networks.network import Architecture, Cut, Network
+from histofast.networks.slim import parted, slim
 
 ARCHITECTURES: dict[str, Architecture] = {
     architecture.name: architecture
@@ -25,15 +26,26 @@ def names() -> tuple[str, ...]:
     return tuple(ARCHITECTURES)
 
 
-def architecture_of(name: str) -> Architecture:
-    """Return an architecture by its name.
+def architecture_of(name: str, *, others: Iterable[str] = ()) -> Architecture:
+    """Return an architecture by its name, that of a slim network too.
+
+    Args:
+        name: of the network.
+        others: names that would do as well, for the message.
 
     Raises:
         ModelError: no such network (close names are offered).
     """
-    if name not in ARCHITECTURES:
-        raise ModelError(no_such("network", name, ARCHITECTURES, of=""))
-    return ARCHITECTURES[name]
+    if name in ARCHITECTURES:
+        return ARCHITECTURES[name]
+    told = parted(name)
+    if told is None:
+        raise ModelError(no_such("network", name, [*ARCHITECTURES, *others], of=""))
+    whole, layer, factor = told
+    found = slim(architecture_of(whole), layer, factor)
+    if found.name != name:
+        raise ModelError(f"network must be called {found.name}, got {name!r}")
+    return found
 
 
 @cache

@@ -41,6 +41,14 @@ class Stage:
     key: str | None = None
 
 
+Widths = Callable[[str, int], int]  # of a stage and the channels designed: how many there are
+
+
+def as_designed(stage: str, channels: int) -> int:
+    """The widths of a network as published."""
+    return channels
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Architecture:
     """A family member: how to build its stages, one after the other, so that a cut builds no more.
@@ -48,7 +56,8 @@ class Architecture:
     In state dicts `prefix` stands before the stages' names, `head` is the name of the linear layer
     after pooling, and `respell` turns a state of older or foreign keys into one of today's.
     `input_px` is the patch side it was designed for, `fan` the side that its random convolutions
-    keep the variance of.
+    keep the variance of. `narrow` are the stages with as many channels in their convolutions as told;
+    None: there are only those of the published widths.
     """
 
     name: str
@@ -63,6 +72,7 @@ class Architecture:
     std: tuple[float, float, float] = IMAGENET_STD
     input_px: int = 224
     fan: str = "fan_in"
+    narrow: Callable[[float, Widths], Iterator[Stage]] | None = field(default=None, repr=False)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -12,7 +12,7 @@ from functools import partial
 import torch
 from torch import nn
 
-from histofast.networks.network import Architecture, Stage
+from histofast.networks.network import Architecture, Stage, Widths, as_designed
 
 _STEM = 64
 _WIDTHS = (64, 128, 256, 512)
@@ -74,23 +74,28 @@ def _downsample(channels: int, d: int, stride: int, bn_eps: float) -> nn.Module 
 
 
 def _stages(
-    block: type[_Basic | _Bottleneck], blocks_per_layer: tuple[int, ...], bn_eps: float
+    block: type[_Basic | _Bottleneck],
+    blocks_per_layer: tuple[int, ...],
+    bn_eps: float,
+    width: Widths = as_designed,
 ) -> Iterator[Stage]:
-    d = _STEM
+    d = width("conv1", _STEM)
     yield Stage(name="conv1", module=nn.Conv2d(3, d, 7, stride=2, padding=3, bias=False), d=d)
     yield Stage(name="bn1", module=nn.BatchNorm2d(d, eps=bn_eps), d=d)
     yield Stage(name="relu", module=nn.ReLU(), d=d)
     yield Stage(name="maxpool", module=nn.MaxPool2d(3, stride=2, padding=1), d=d)
-    for i, (blocks, width) in enumerate(zip(blocks_per_layer, _WIDTHS, strict=True), start=1):
+    for i, (blocks, designed) in enumerate(zip(blocks_per_layer, _WIDTHS, strict=True), start=1):
+        inner = width(f"layer{i}", designed)
         row = []
         for j in range(blocks):
-            row.append(block(d, width, 2 if i > 1 and j == 0 else 1, bn_eps))
-            d = block.expansion * width
+            row.append(block(d, inner, 2 if i > 1 and j == 0 else 1, bn_eps))
+            d = block.expansion * inner
         yield Stage(name=f"layer{i}", module=nn.Sequential(*row), d=d)
 
 
 def _resnet(name: str, block: type[_Basic | _Bottleneck], *blocks_per_layer: int) -> Architecture:
-    return Architecture(name=name, stages=partial(_stages, block, blocks_per_layer), fan="fan_out")
+    stages = partial(_stages, block, blocks_per_layer)
+    return Architecture(name=name, stages=stages, narrow=stages, fan="fan_out")
 
 
 ARCHITECTURES = (

@@ -16,7 +16,7 @@ import torch
 from torch import nn
 
 from histofast.networks import keras_names
-from histofast.networks.network import Architecture, Stage
+from histofast.networks.network import Architecture, Stage, Widths, as_designed
 
 _STEM = 64
 _EXPANSION = 4
@@ -53,17 +53,18 @@ class _Block(nn.Module):
         return z
 
 
-def _stages(bn_eps: float) -> Iterator[Stage]:
-    d = _STEM
+def _stages(bn_eps: float, width: Widths = as_designed) -> Iterator[Stage]:
+    d = width("conv1", _STEM)
     yield Stage(name="conv1", module=nn.Conv2d(3, d, 7, stride=2, padding=3), d=d)
     yield Stage(name="bn1", module=nn.BatchNorm2d(d, eps=bn_eps), d=d)
     yield Stage(name="relu", module=nn.ReLU(), d=d)
     yield Stage(name="maxpool", module=nn.MaxPool2d(3, stride=2, padding=1), d=d)
-    for i, (blocks, width) in enumerate(zip(_BLOCKS, _WIDTHS, strict=True), start=1):
+    for i, (blocks, designed) in enumerate(zip(_BLOCKS, _WIDTHS, strict=True), start=1):
+        inner = width(f"layer{i}", designed)
         row = []
         for j in range(blocks):
-            row.append(_Block(d, width, 2 if i > 1 and j == 0 else 1, bn_eps))
-            d = _EXPANSION * width
+            row.append(_Block(d, inner, 2 if i > 1 and j == 0 else 1, bn_eps))
+            d = _EXPANSION * inner
         yield Stage(name=f"layer{i}", module=nn.Sequential(*row), d=d)
 
 
@@ -83,6 +84,7 @@ ARCHITECTURES = (
     Architecture(
         name="resnet50-keras",
         stages=_stages,
+        narrow=_stages,
         respell=_respell,
         bn_eps=1.001e-5,
         mean=(_MEAN[0] / 255, _MEAN[1] / 255, _MEAN[2] / 255),

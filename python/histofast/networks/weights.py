@@ -141,7 +141,7 @@ def load_weights(
 
     Args:
         network: its state dict names what is needed.
-        state: what `read_weights` gave, maybe in half precision.
+        state: what `read_weights` gave, as the network spells it today, maybe in half precision.
         whole: the network without a cut, shapes only.
         sha256: of the file.
         partial: missing and unexpected tensors are reported instead of refused.
@@ -152,8 +152,6 @@ def load_weights(
             named, and the network that the file fits, if it is another one.
     """
     name = network.architecture
-    if name in ARCHITECTURES:
-        state = ARCHITECTURES[name].respell(state)
     place = _place(whole, state)
     key_of = {own: key for key in state if (own := place.own_key(key)) is not None}
     needed = network.state_dict()

@@ -7,17 +7,24 @@
 | `run:FOLDER` | those that a finished run of `classify` ended with |
 | `mean-var:START` | each tensor drawn anew from a normal distribution of its mean and variance |
 | `transfuse:START:LAYER` | START up to and with LAYER, random beyond; `...:LAYER:mean-var`: mean-var beyond |
+| `slim:START:LAYER:FACTOR` | START up to and with LAYER; after it every convolution has FACTOR times fewer channels and is random |
 | `merge:METHOD:A+B[+C]` | one network of several, `svd-pre:R` and `svd-post:R` with a rank; of `task`, `ties`, `stock` and `iso` the first is the base. BatchNorm statistics are measured anew on the training images |
 | `gabor:SEED` | the first convolution from a bank of Gabor filters, random beyond |
 
 Starts nest: `mean-var:run:FOLDER`, `transfuse:mean-var:FILE:layer2`. The head is always new.
 
-Reference: Raghu, Zhang, Kleinberg, Bengio, 2019, Transfusion, for mean-var, transfuse and gabor.
+Reference: Raghu, Zhang, Kleinberg, Bengio, 2019, Transfusion, for mean-var, transfuse, slim and gabor.
 """
 
 from __future__ import annotations
 
-from histofast.networks.starts.beginning import begin, eps_of, identity, is_merged
+from histofast.networks.starts.beginning import (
+    begin,
+    eps_of,
+    identity,
+    is_merged,
+    network_of,
+)
 from histofast.networks.starts.grammar import (
     File,
     Gabor,
@@ -25,6 +32,7 @@ from histofast.networks.starts.grammar import (
     Merge,
     Random,
     Run,
+    Slim,
     Start,
     Transfuse,
     parse,
@@ -40,6 +48,7 @@ __all__ = [
     "Merge",
     "Random",
     "Run",
+    "Slim",
     "Start",
     "State",
     "Transfuse",
@@ -49,6 +58,7 @@ __all__ = [
     "identity",
     "is_merged",
     "merge_states",
+    "network_of",
     "parse",
 ]
 

@@ -10,49 +10,55 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from histofast._words import did_you_mean, joined, text_of
 from histofast.encoders import registry, sha256_of
 from histofast.errors import ModelError
 from histofast.learning import METRICS, read_json, read_record, unchanged
-from histofast.networks.creation import create
-from histofast.networks.known import no_such
+from histofast.networks.creation import create, resolved
+from histofast.networks.known import architecture_of, names, no_such, whole
 from histofast.networks.network import Network
+from histofast.networks.slim import slim
 from histofast.networks.starts.gabor import gabor_filters
 from histofast.networks.starts.grammar import (
+    AnyStart,
     File,
     Gabor,
     MeanVar,
     Merge,
     Random,
     Run,
+    Slim,
     Start,
     Transfuse,
     parse,
 )
 from histofast.networks.starts.merging import ON_A_BASE, merge_states
+from histofast.networks.timm import PREFIX as TIMM
 
 WEIGHTS = "weights.safetensors"  # of a run of classify
 _ANEW = "remove the run and run classify again with its arguments"
 _MEAN_VAR = 7  # stream of random numbers
 
 
-def begin(network: str, start: Start | str, *, classes: int = 0, seed: int = 0) -> Network:
+def begin(network: str, start: AnyStart, *, classes: int = 0, seed: int = 0) -> Network:
     """Build a network that begins so, in evaluation mode.
 
     Args:
-        network: one of `networks.names()`.
-        start: see the module.
+        network: one of `networks.names()`, or one of these made slim, see `networks.create`.
+        start: see the module; where it is slim or of slim ones, the network is of another name.
         classes: of a new linear head; 0: none.
         seed: of all that is random.
 
     Raises:
         FileNotFoundError: no such file or run.
-        ModelError: no such network or layer; weights or a run of another network; a run that is not
-            finished, or whose weights were changed since.
+        ModelError: as `network_of`; weights or a run of another network; a run that is not finished,
+            or whose weights were changed since.
         ValueError: a start that is none.
 
     Determinism: by the seed and the content of the files.
     """
-    begun = _begun(network, parse(start) if isinstance(start, str) else start, seed)
+    network_of(network, start)
+    begun = _begun(network, parse(start), seed)
     if not classes:
         return begun
     whole = create(begun.architecture, classes=classes, bn_eps=eps_of(begun), seed=seed)
@@ -63,14 +69,53 @@ def begin(network: str, start: Start | str, *, classes: int = 0, seed: int = 0) 
     return whole
 
 
-def identity(start: Start | str) -> dict[str, Any]:
+def network_of(network: str, start: AnyStart) -> str:
+    """Return the name of what a start makes of a network; no file is read.
+
+    Raises:
+        ModelError: no such network of histofast's own, or layer; a factor that cannot be; parts of a
+            merge that are of several networks.
+        ValueError: a start that is none.
+    """
+    match parse(start):
+        case MeanVar(of):
+            return network_of(network, of)
+        case Transfuse(of, layer, _):
+            inner = network_of(network, of)
+            names = whole(inner).stage_names
+            if layer not in names:
+                raise ModelError(no_such("layer", layer, names, of=f" of {inner}"))
+            return inner
+        case Slim(of, layer, factor):
+            return slim(architecture_of(network_of(network, of)), layer, factor).name
+        case Merge(_, parts, _):
+            made = list(dict.fromkeys(network_of(network, part) for part in parts))
+            if len(made) > 1:
+                raise ModelError(f"parts of a merge must be of one network, got {joined(made)}")
+            return made[0]
+    return _own(network)
+
+
+def _own(network: str) -> str:
+    network = text_of("network", network)
+    if network.startswith(TIMM):
+        near = did_you_mean(network.removeprefix(TIMM).partition(".")[0], names())
+        raise ModelError(
+            f"network must be one of histofast's own to be trained, {', '.join(names())}, got "
+            f"{network!r}{near}"
+        )
+    return resolved(network)[0].name
+
+
+def identity(start: AnyStart) -> dict[str, Any]:
     """Return what a start is, by the content of its files, as JSON holds it.
 
     Raises:
-        FileNotFoundError, ModelError, ValueError: as `begin`.
+        FileNotFoundError: no such file or run.
+        ModelError: a run that is not finished, or whose weights were changed since.
+        ValueError: a start that is none.
     """
-    start = parse(start) if isinstance(start, str) else start
-    match start:
+    match parse(start):
         case Random():
             return {"kind": "random"}
         case File(path):
@@ -81,6 +126,8 @@ def identity(start: Start | str) -> dict[str, Any]:
             return {"kind": "mean-var", "of": identity(of)}
         case Transfuse(of, layer, mean_var):
             return {"kind": "transfuse", "of": identity(of), "layer": layer, "mean_var": mean_var}
+        case Slim(of, layer, factor):
+            return {"kind": "slim", "of": identity(of), "layer": layer, "factor": factor}
         case Gabor(seed):
             return {"kind": "gabor", "seed": seed}
         case Merge(method, parts, rank):
@@ -88,12 +135,12 @@ def identity(start: Start | str) -> dict[str, Any]:
             return {"kind": "merge", "method": method, "rank": rank, "parts": told}
 
 
-def is_merged(start: Start | str) -> bool:
+def is_merged(start: AnyStart) -> bool:
     """Whether a start is of several networks, whose BatchNorms' statistics are to be measured anew."""
-    match parse(start) if isinstance(start, str) else start:
+    match parse(start):
         case Merge():
             return True
-        case Transfuse(of, _, _):
+        case Transfuse(of, _, _) | Slim(of, _, _):
             return is_merged(of)
     return False
 
@@ -110,6 +157,8 @@ def _begun(name: str, start: Start, seed: int) -> Network:
             return _mean_var(_begun(name, of, seed), seed)
         case Transfuse(of, layer, mean_var):
             return _transfused(_begun(name, of, seed), layer, seed, mean_var=mean_var)
+        case Slim(of, layer, _):
+            return _slimmed(_begun(name, of, seed), layer, seed, name=network_of(name, start))
         case Gabor(bank_seed):
             return _gabor(_created(name, seed=seed), bank_seed)
         case Merge():
@@ -132,9 +181,9 @@ def _merged(name: str, start: Merge, seed: int) -> Network:
 
 
 def _created(name: str, **options: Any) -> Network:
-    network = create(name, **options)
-    if not isinstance(network, Network):
-        raise ModelError(f"network must be one of histofast's own to be trained so, got {name}")
+    last = whole(resolved(name)[0].name).stage_names[-1]  # sources may take features before it
+    network = create(name, layer=last, **options)
+    assert isinstance(network, Network)
     return network
 
 
@@ -179,7 +228,10 @@ def _of_run(name: str, folder: str, seed: int) -> Network:
     found = _finished(Path(folder))
     told = found.network
     if told["name"] != name:
-        raise ModelError(f"{folder} must be a run of {name} to start it, got one of {told['name']}")
+        raise ModelError(
+            f"{folder} must be a run of {name} to start it, got one of {told['name']}: give "
+            f'network="{told["name"]}"'
+        )
     network = _created(name, seed=seed, weights=found.weights, bn_eps=told["bn_eps"])
     network.mean, network.std = tuple(told["mean"]), tuple(told["std"])
     return network
@@ -205,22 +257,30 @@ def _mean_var(network: Network, seed: int) -> Network:
     return network
 
 
-def _transfused(network: Network, layer: str, seed: int, *, mean_var: bool) -> Network:
-    names = network.stage_names
-    if layer not in names:
-        raise ModelError(no_such("layer", layer, names, of=f" of {network.architecture}"))
-    kept = {f"{network.prefix}{key}." for key in network.stage_keys[: names.index(layer) + 1]}
-    own: dict[str, Tensor] = {
-        key: value.clone()
-        for key, value in network.state_dict().items()
-        if key.startswith(tuple(kept))
+def _up_to(network: Network, layer: str) -> dict[str, Tensor]:
+    """Return the tensors of a network up to and with a layer."""
+    keys = network.stage_keys[: network.stage_names.index(layer) + 1]
+    kept = tuple(f"{network.prefix}{key}." for key in keys)
+    return {
+        key: value.clone() for key, value in network.state_dict().items() if key.startswith(kept)
     }
+
+
+def _transfused(network: Network, layer: str, seed: int, *, mean_var: bool) -> Network:
+    own = _up_to(network, layer)
     if mean_var:
         rest = _mean_var(network, seed).state_dict()
     else:
         rest = _created(network.architecture, seed=seed, bn_eps=eps_of(network)).state_dict()
     network.load_state_dict(rest | own)
     return network
+
+
+def _slimmed(network: Network, layer: str, seed: int, *, name: str) -> Network:
+    made = _created(name, seed=seed, bn_eps=eps_of(network))
+    made.load_state_dict(made.state_dict() | _up_to(network, layer))
+    made.mean, made.std = network.mean, network.std
+    return made
 
 
 def _gabor(network: Network, seed: int) -> Network:

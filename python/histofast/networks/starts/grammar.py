@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from histofast._words import did_you_mean, text_of
 from histofast.networks.starts.merging import METHODS, OF_RANK, ON_A_BASE
 
-_KINDS = ("random", "run", "mean-var", "transfuse", "gabor", "merge")
+_KINDS = ("random", "run", "mean-var", "transfuse", "slim", "gabor", "merge")
 _KIND = re.compile(r"([a-z][a-z-]+):")  # a word and a colon; a drive has one letter
 
 
@@ -64,6 +64,18 @@ class Transfuse:
 
 
 @dataclass(frozen=True, slots=True)
+class Slim:
+    """Another start up to and with a layer; after it `factor` times fewer channels, random."""
+
+    of: Start
+    layer: str
+    factor: int
+
+    def __str__(self) -> str:
+        return f"slim:{self.of}:{self.layer}:{self.factor}"
+
+
+@dataclass(frozen=True, slots=True)
 class Gabor:
     """The first convolution from a bank of Gabor filters, random beyond."""
 
@@ -86,22 +98,26 @@ class Merge:
         return f"merge:{self.method}{rank}:{'+'.join(map(str, self.parts))}"
 
 
-Start = Random | File | Run | MeanVar | Transfuse | Gabor | Merge
+Start = Random | File | Run | MeanVar | Transfuse | Slim | Gabor | Merge
+AnyStart = Start | str | os.PathLike[str]
 
 
-def parse(text: str | os.PathLike[str]) -> Start:
-    """Return what a text asks for.
+def parse(text: AnyStart) -> Start:
+    """Return what a text or a path asks for; a start is what it is.
 
     What begins with none of the kinds is a file; one that is called as a kind is written `./random`.
 
     Raises:
+        TypeError: none of these.
         ValueError: a kind without what it needs, or an unknown one (a close one is offered).
 
     Example:
         >>> parse("transfuse:imagenet.safetensors:layer2")
         Transfuse(of=File(path='imagenet.safetensors'), layer='layer2', mean_var=False)
     """
-    text = text_of("start", os.fspath(text))
+    if isinstance(text, Start):
+        return text
+    text = text_of("start", os.fspath(text) if isinstance(text, os.PathLike) else text)
     if text == "random":
         return Random()
     told = _KIND.match(text)
@@ -114,6 +130,8 @@ def parse(text: str | os.PathLike[str]) -> Start:
         return MeanVar(parse(_needed(rest, "a start: mean-var:START", text)))
     if kind == "transfuse":
         return _transfuse(rest, text)
+    if kind == "slim":
+        return _slim(rest, text)
     if kind == "merge":
         return _merge(rest, text)
     if kind == "gabor":
@@ -134,6 +152,19 @@ def _transfuse(rest: str, text: str) -> Transfuse:
         of=parse(_needed(start, wanted, text)),
         layer=_needed(layer, wanted, text),
         mean_var=body != rest,
+    )
+
+
+def _slim(rest: str, text: str) -> Slim:
+    body, _, factor = rest.rpartition(":")
+    start, _, layer = body.rpartition(":")
+    wanted = "a start, a layer and a factor: slim:START:LAYER:FACTOR"
+    if not re.fullmatch(r"[1-9]\d{0,5}", factor):
+        raise ValueError(f"start must have {wanted}, got {text!r}")
+    return Slim(
+        of=parse(_needed(start, wanted, text)),
+        layer=_needed(layer, wanted, text),
+        factor=int(factor),
     )
 
 
