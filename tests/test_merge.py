@@ -15,7 +15,7 @@ torch = need("torch", "safetensors")
 
 from safetensors.torch import save_file
 
-from histofast import classify
+from histofast import classify, datasets
 from histofast.errors import ModelError
 from histofast.networks import create, starts
 from histofast.networks.starts import METHODS, merge_states
@@ -218,9 +218,9 @@ def test_a_merged_start_has_statistics_of_the_training_images(files, tmp_path):
     network = done.network()
     # conv1 sees pixels alone: its statistics have a definition.
     train = [done.names[i] for i in done.fold.train]
-    images = classify.training.open_images(table)
+    images = datasets.open_images(table)
     rows = [images.names.index(name) for name in train]
-    found = classify.training.decode(images.part(rows), cache=tmp_path / "c", px=24)
+    found = datasets.decode(images.part(rows), cache=tmp_path / "c", px=24)
     x = torch.from_numpy(found.pixels.copy()).permute(0, 3, 1, 2).double() / 255
     mean = torch.tensor(network.mean).view(1, 3, 1, 1)
     std = torch.tensor(network.std).view(1, 3, 1, 1)

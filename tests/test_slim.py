@@ -7,7 +7,7 @@ from functools import partial
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import reference
@@ -141,6 +141,7 @@ def test_what_a_start_standardises_with_stays(files, source, layer):
 LAYERS = {"resnet18": ("layer1", "layer2", "layer3"), "cbr-small": ("pool1", "pool2", "pool3")}
 
 
+@settings(deadline=None)
 @given(
     st.sampled_from([(name, layer) for name, of in LAYERS.items() for layer in of]),
     st.integers(0, 6),
