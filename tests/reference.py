@@ -61,7 +61,7 @@ def coverage(mask: np.ndarray, boxes: np.ndarray) -> np.ndarray:
     return result
 
 
-from scipy import ndimage, stats
+from scipy import ndimage, optimize, stats
 
 # --- tissue -----------------------------------------------------------------------------------
 
@@ -744,25 +744,53 @@ def merge_iso(parts, base, *, scale=1.0):
 # --- ranks: empirical variational Bayes matrix factorisation --------------------------------------
 
 
-def evbmf(matrix, points=20001):
-    """(singular values, variance): Nakajima et al. 2013, the variance by a grid of the free energy."""
-    matrix = np.asarray(matrix, np.float64)
-    matrix = matrix if matrix.shape[0] <= matrix.shape[1] else matrix.T
-    rows, columns = matrix.shape
-    alpha = rows / columns
-    tau_bar = 2.5129 * np.sqrt(alpha)
-    x_bar = (1 + tau_bar) * (1 + alpha / tau_bar)
-    squares = np.linalg.eigvalsh(matrix @ matrix.T)[::-1]
-    mean = squares.sum() / (rows * columns)
-    variances = np.geomspace(mean * 1e-4, mean, points)
-    energy = np.zeros(points)
-    for square in squares:
-        x = square / (columns * variances)
-        tau = (x - 1 - alpha + np.sqrt(np.maximum((x - 1 - alpha) ** 2 - 4 * alpha, 0))) / 2
-        one = np.log(np.maximum(tau, 0) + 1) + alpha * np.log(np.maximum(tau, 0) / alpha + 1) - tau
-        energy += x - np.log(x) + np.where(x > x_bar, one, 0)
-    variance = variances[np.argmin(energy)]
-    kept = squares[squares > columns * variance * x_bar]
-    b = 1 - (rows + columns) * variance / kept
-    shrunk = np.sqrt(kept) / 2 * (b + np.sqrt(b * b - 4 * rows * columns * variance**2 / kept**2))
-    return shrunk, variance
+def factor_energy(logs, y, few, many):
+    """Twice the free energy of one factor b a' of a matrix, less that without it, prior widths at their best.
+
+    The model: V = sum_h b_h a_h' + noise, priors N(0, c_a^2) and N(0, c_b^2) of their entries, a posterior
+    in which they are independent normals. With u = |a|^2 / (many s_a^2), v = |b|^2 / (few s_b^2) of its means
+    and variances and the scale of |a| |b| at its best that is
+    many log(1 + u) + few log(1 + v) - y u v / ((1 + u) (1 + v)), y = gamma^2 / variance.
+    """
+    u, v = np.exp(logs[0]), np.exp(logs[1])
+    return many * np.log1p(u) + few * np.log1p(v) - y * (u / (1 + u)) * (v / (1 + v))
+
+
+def best_factor(y, few, many):
+    """(least energy, share of gamma that is kept): by a grid of u and v, then downhill; or no factor."""
+    grid = np.meshgrid(np.linspace(-8, 12, 101), np.linspace(-8, 12, 101))
+    place = np.argmin(factor_energy(grid, y, few, many))
+    begin = [axis.ravel()[place] for axis in grid]
+    found = optimize.minimize(
+        factor_energy,
+        begin,
+        args=(y, few, many),
+        method="Nelder-Mead",
+        options={"xatol": 1e-10, "fatol": 1e-12},
+    )
+    if found.fun >= 0:
+        return 0.0, 0.0
+    u, v = np.exp(found.x)
+    return found.fun, u * v / ((1 + u) * (1 + v))
+
+
+def evbmf(matrix):
+    """(singular values, variance): the free energy of the model itself made least, by brute force."""
+    s = np.linalg.svd(np.asarray(matrix, np.float64), compute_uv=False)
+    few, many = sorted(np.shape(matrix))
+
+    def energy(log_variance):
+        ys = s**2 / np.exp(log_variance)
+        factors = sum(best_factor(y, few, many)[0] for y in ys)
+        return few * many * log_variance + ys.sum() + factors
+
+    top = np.log((s**2).sum() / (few * many))
+    logs = np.linspace(top - 4, top, 41)
+    energies = [energy(at) for at in logs]
+    i = int(np.argmin(energies))
+    bounds = logs[max(i - 1, 0)], logs[min(i + 1, 40)]
+    best = optimize.minimize_scalar(
+        energy, bounds=bounds, method="bounded", options={"xatol": 1e-6}
+    ).x
+    shares = np.array([best_factor(value**2 / np.exp(best), few, many)[1] for value in s])
+    return (s * shares)[shares > 0], np.exp(best)

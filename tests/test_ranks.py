@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import pytest
+from scipy import optimize
 
 import reference
 from histofast.similarity import (
@@ -29,22 +32,76 @@ def test_hand_values():
     assert evbmf(np.zeros((2, 3))).rank == 0
 
 
-@pytest.mark.parametrize("shape", [(30, 70), (70, 30), (40, 40)])
-def test_evbmf_is_its_definition(shape):
-    for seed in range(4):
-        matrix = noisy(seed, *shape)
-        found = evbmf(matrix)
-        values, variance = reference.evbmf(matrix)
-        assert found.variance == pytest.approx(variance, rel=1e-3)
-        np.testing.assert_allclose(found.singular_values, values, rtol=1e-3)
+@pytest.mark.parametrize(
+    ("shape", "rank"), [((8, 19), 2), ((19, 8), 1), ((10, 10), 3), ((6, 60), 0), ((5, 9), 2)]
+)
+def test_evbmf_is_the_least_free_energy_of_its_model(shape, rank):
+    matrix = noisy(sum(shape), *shape, rank=rank)
+    found = evbmf(matrix)
+    values, variance = reference.evbmf(matrix)
+    assert found.variance == pytest.approx(variance, rel=1e-3)
+    np.testing.assert_allclose(found.singular_values, values, rtol=1e-3)
 
 
-def test_rank_of_low_rank_with_noise_and_of_noise():
+@pytest.mark.parametrize("shape", [(4, 4), (5, 20), (30, 3), (2, 100)])
+def test_the_threshold_is_where_a_factor_begins_to_pay(shape):
+    """Of a matrix with one singular value and known noise, by the model's free energy on either side."""
+    few, many = sorted(shape)
+    low, high = (math.sqrt(few) + math.sqrt(many)) ** 2, 8.0 * (few + many)
+    for _ in range(40):
+        middle = (low + high) / 2
+        low, high = (
+            (low, middle) if reference.best_factor(middle, few, many)[0] < 0 else (middle, high)
+        )
+    for y, rank in ((low * 0.999, 0), (high * 1.001, 1)):
+        matrix = np.zeros(shape)
+        matrix[0, 0] = math.sqrt(y)
+        found = evbmf(matrix, variance=1.0)
+        assert found.rank == rank
+        if rank:
+            share = reference.best_factor(y, few, many)[1]
+            assert found.singular_values[0] == pytest.approx(math.sqrt(y) * share, rel=1e-5)
+    # The paper's approximation of it.
+    alpha = few / many
+    tau = 2.5129 * math.sqrt(alpha)
+    assert low == pytest.approx(many * (1 + tau) * (1 + alpha / tau), rel=0.03)
+
+
+def test_noise_alone_has_no_rank_and_its_variance():
+    """Its singular values end at the edge of Marchenko and Pastur's law, below the threshold."""
+    for seed, shape in enumerate([(20, 400), (100, 100), (200, 80), (60, 90)] * 3):
+        matrix = 3 * np.random.default_rng(seed).normal(size=shape)
+        few, many = sorted(shape)
+        edge = (1 + math.sqrt(few / many)) ** 2
+        top = np.linalg.svd(matrix, compute_uv=False)[0] ** 2 / (9 * many)
+        assert top == pytest.approx(edge, rel=0.15)
+        for variance in (9.0, None):
+            assert evbmf(matrix, variance=variance).rank == 0
+        assert evbmf(matrix).variance == pytest.approx(9, rel=0.02)
+
+
+@pytest.mark.parametrize("variance", [1.0, None])
+@pytest.mark.parametrize("alpha", [0.1, 0.5, 1.0])
+def test_large_matrices_of_low_rank_are_found_exactly(alpha, variance):
+    """Nakajima et al. 2012: signals nu = s^2 / (many variance) above tau, with
+    log(1 + tau) + alpha log(1 + tau / alpha) = tau, stand out; weaker ones do not."""
+    many = 500
+    few = int(alpha * many)
+    tau = optimize.brentq(
+        lambda t: np.log1p(t) + alpha * np.log1p(t / alpha) - t, math.sqrt(alpha) / 2, 4
+    )
+    rng = np.random.default_rng(few)
+    left, right = (np.linalg.qr(rng.normal(size=(size, 5)))[0] for size in (few, many))
+    for times, rank in ((np.linspace(1.5, 4, 5), 5), (np.linspace(0.3, 0.6, 5), 0)):
+        part = left * np.sqrt(times * tau * many) @ right.T
+        assert evbmf(part + rng.normal(size=(few, many)), variance=variance).rank == rank
+
+
+def test_rank_of_low_rank_with_noise():
     for seed in range(30):
         found = evbmf(noisy(seed))
         assert found.rank == 4
         assert found.variance == pytest.approx(1, rel=0.15)
-        assert evbmf(noisy(seed, rank=0)).rank == 0
 
 
 def test_no_noise():
@@ -71,7 +128,11 @@ def test_layers():
     }
     conv, linear = layer_metrics(state)
     assert (conv.layer, linear.layer) == ("a", "b")
-    assert conv.rank_ratio_out == 2 / 16
+    assert (conv.rank_out, conv.rank_ratio_out) == (2, 2 / 16)
+    assert (linear.rank_in, linear.rank_out) == (4, 4)
+    for found, matrix in ((conv, weight.reshape(16, -1)), (linear, noisy(4))):
+        assert found.stable_rank == pytest.approx(stable_rank(matrix))
+        assert found.effective_rank == pytest.approx(effective_rank(matrix))
     by_in = evbmf(weight.transpose(1, 0, 2, 3).reshape(8, -1))
     s = by_in.singular_values
     out = evbmf(weight.reshape(16, -1)).singular_values
