@@ -93,7 +93,7 @@ def evbmf(matrix: Any, *, variance: float | None = None) -> LowRank:
 
     A singular value is kept where a factor of its own lowers the free energy, and is then shrunk. The
     threshold is the exact root of the paper's condition, where many programs take its approximation
-    2.5129 sqrt(alpha), which lies up to a few percent away for matrices that are not square.
+    2.5129 sqrt(alpha), which puts it up to 2 % too low for matrices that are not square.
 
     Of a large matrix of rank k with noise it finds k exactly where all k stand out of the threshold, and 0
     in noise alone, as the paper of 2012 proves in the limit; a small matrix can be wrong by some. The
@@ -157,7 +157,7 @@ def _singular_values(values: Matrix) -> Matrix:
     few, many = sorted(values.shape)
     if many >= _TALL * few:
         tall = values if values.shape[0] == many else values.T
-        values = np.linalg.qr(tall, mode="r")
+        values = np.asarray(np.linalg.qr(tall, mode="r"), np.float64)
     return np.asarray(np.linalg.svd(values, compute_uv=False), np.float64)
 
 
