@@ -106,6 +106,43 @@ def test_methods_against_their_definitions():
         np.testing.assert_allclose(found.numpy().reshape(6, -1), array, atol=2e-6, err_msg=method)
 
 
+def of_rank(rank, seed, shape=(40, 10, 3, 3)):
+    """A kernel of a rank under noise, and the state that holds it."""
+    rng = np.random.default_rng(seed)
+    matrix = (
+        rng.normal(size=(40, rank)) @ rng.normal(size=(rank, 90)) + rng.normal(size=(40, 90)) / 4
+    )
+    return {"w": torch.tensor(matrix.reshape(shape), dtype=torch.float32), "b": torch.rand(40)}
+
+
+def test_ranks_by_evbmf_are_of_each_matrix():
+    parts = [of_rank(rank, seed) for rank, seed in ((2, 1), (5, 2), (0, 3))]
+    arrays = [part["w"].double().numpy().reshape(40, -1) for part in parts]
+    ranks = [len(reference.evbmf(a)[0]) for a in arrays]
+    assert ranks == [2, 5, 0]
+    pre = np.mean(
+        [reference.truncated(a, max(1, r)) for a, r in zip(arrays, ranks, strict=True)], axis=0
+    )
+    mean = np.mean(arrays, axis=0)
+    post = reference.truncated(mean, max(1, len(reference.evbmf(mean)[0])))
+    for method, wanted in (("svd-pre", pre), ("svd-post", post)):
+        found = merge_states(parts, method, rank="evbmf")
+        np.testing.assert_allclose(found["w"].numpy().reshape(40, -1), wanted, atol=2e-6)
+        torch.testing.assert_close(found["b"], torch.stack([p["b"] for p in parts]).mean(0))
+
+
+def test_where_nothing_stands_out_of_noise_one_is_kept():
+    parts = [of_rank(0, 1), of_rank(0, 2)]
+    mean = merge_states(parts, "mean")["w"].double().numpy().reshape(40, -1)
+    assert len(reference.evbmf(mean)[0]) == 0
+    found = merge_states(parts, "svd-post", rank="evbmf")
+    np.testing.assert_allclose(
+        found["w"].numpy().reshape(40, -1), reference.truncated(mean, 1), atol=2e-6
+    )
+    nothing = {"w": torch.zeros(4, 3)}
+    assert not merge_states([nothing, dict(nothing)], "svd-pre", rank="evbmf")["w"].any()
+
+
 def test_ties_by_hand():
     """Five entries, so that each tau keeps its largest one: 1 of 5."""
     base = {"w": torch.zeros(1, 5)}
@@ -148,6 +185,16 @@ def test_half_precision_is_merged_in_full():
         ([state(1), state(2)], "ties", {}, ValueError, "base must be given for method ties"),
         ([state(1), state(2)], "mean", {"base": state(3)}, ValueError, "base must be left out"),
         ([state(1), state(2)], "svd-pre", {}, ValueError, "rank must be given"),
+        (
+            [state(1), state(2)],
+            "svd-pre",
+            {"rank": "evbfm"},
+            ValueError,
+            "rank must be a whole number or evbmf, got 'evbfm'",
+        ),
+        ([state(1), state(2)], "svd-pre", {"rank": 1.5}, TypeError, "rank must be a whole number"),
+        ([state(1), state(2)], "svd-pre", {"rank": 0}, ValueError, "rank must be at least 1"),
+        ([state(1), state(2)], "mean", {"rank": "evbmf"}, ValueError, "rank must be left out"),
         ([state(1), {"w": torch.ones(1)}], "mean", {}, ModelError, "6 tensors that are not in all"),
         ([state(1), state(2, shape=(6, 3, 1, 1))], "mean", {}, ModelError, "conv.weight of shape"),
         (
@@ -191,7 +238,28 @@ def test_a_merge_is_a_start(files):
         base=create("resnet18", weights=base).state_dict(),
     )
     assert torch.equal(begun.state_dict()["conv1.weight"], wanted["conv1.weight"])
-    assert str(starts.parse(f"merge:svd-pre:8:{a}+{b}")) == f"merge:svd-pre:8:{a}+{b}"
+    for rank in (8, "evbmf"):
+        text = f"merge:svd-pre:{rank}:{a}+{b}"
+        assert str(starts.parse(text)) == text
+        assert starts.identity(text)["rank"] == rank
+
+
+def test_a_merge_by_evbmf_is_a_start_and_a_file(cli, tmp_path):
+    files = [tmp_path / "a.safetensors", tmp_path / "b.safetensors"]
+    for seed, file in enumerate(files):
+        save_file(create("cbr-tiny", seed=seed).state_dict(), file)
+    out = tmp_path / "m.safetensors"
+    options = ("--method", "svd-post", "--network", "cbr-tiny", "--out", out)
+    assert cli("models", "merge", *files, *options, "--rank", "evbmf").code == 0
+    begun = starts.begin("cbr-tiny", f"merge:svd-post:evbmf:{files[0]}+{files[1]}").state_dict()
+    written = create("cbr-tiny", weights=out).state_dict()
+    assert all(torch.equal(begun[key], written[key]) for key in begun)
+    assert int(torch.linalg.matrix_rank(begun["conv2.weight"].flatten(1).double(), atol=1e-5)) == 1
+    answer = cli("models", "merge", *files, *options, "--rank", "many")
+    assert answer.code == 2
+    assert (
+        "invalid value for '--rank': must be a whole number or evbmf, got 'many'" in answer.err[-1]
+    )
 
 
 @pytest.mark.parametrize(
@@ -199,7 +267,7 @@ def test_a_merge_is_a_start(files):
     [
         ("merge:mean:a.pth", "must have a method and parts: merge:METHOD:A"),
         ("merge:ties:a.pth+b.pth", "must have a base and two parts"),
-        ("merge:svd-pre:a.pth+b.pth", "must have a rank"),
+        ("merge:svd-pre:a.pth+b.pth", "must have a rank, a number or evbmf, merge:svd-pre:RANK:A"),
         ("merge:meen:a.pth+b.pth", "method of merging, .* got 'merge:meen"),
     ],
 )

@@ -52,7 +52,7 @@ def merge(
     method: str,
     network: str | None = None,
     base: str | os.PathLike[str] | None = None,
-    rank: int | None = None,
+    rank: starts.Rank | None = None,
     scale: float = 1.0,
     images: Images | str | Path | None = None,
     data: Images | str | Path | None = None,

@@ -3,13 +3,24 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 
 from histofast.cli import options
 from histofast.cli.flags import told
 from histofast.cli.output import say
+
+if TYPE_CHECKING:
+    from histofast.networks.starts import Rank
+
+
+def _rank(text: str | int) -> str | int:
+    """Read a rank: `evbmf`, or a number."""
+    try:
+        return text if text == "evbmf" else int(text)
+    except ValueError:
+        raise typer.BadParameter(f"must be a whole number or evbmf, got {text!r}") from None
 
 
 def merge(
@@ -36,9 +47,12 @@ def merge(
         typer.Option("--network", metavar="NAME", help="[the one that the first part fits]"),
     ] = None,
     rank: Annotated[
-        int | None,
+        str | None,
         typer.Option(
-            "--rank", parser=options.whole_number, metavar="R", help="of svd-pre and svd-post"
+            "--rank",
+            parser=_rank,
+            metavar="R|evbmf",
+            help="of svd-pre and svd-post: a number, or by each matrix what stands out of noise",
         ),
     ] = None,
     scale: Annotated[
@@ -86,7 +100,7 @@ def merge(
         method=method,
         base=base,
         network=network,
-        rank=rank,
+        rank=cast("Rank | None", rank),
         images=images,
         data=data,
         px=px,

@@ -8,7 +8,7 @@
 | `mean-var:START` | each tensor drawn anew from a normal distribution of its mean and variance |
 | `transfuse:START:LAYER` | START up to and with LAYER, random beyond; `...:LAYER:mean-var`: mean-var beyond |
 | `slim:START:LAYER:FACTOR` | START up to and with LAYER; after it every convolution has FACTOR times fewer channels and is random |
-| `merge:METHOD:A+B[+C]` | one network of several, `svd-pre:R` and `svd-post:R` with a rank; of `task`, `ties`, `stock` and `iso` the first is the base. BatchNorm statistics are measured anew on the training images |
+| `merge:METHOD:A+B[+C]` | one network of several, `svd-pre:R` and `svd-post:R` with a rank, a number or `evbmf`; of `task`, `ties`, `stock` and `iso` the first is the base. BatchNorm statistics are measured anew on the training images |
 | `gabor:SEED` | the first convolution from a bank of Gabor filters, random beyond |
 
 Starts nest: `mean-var:run:FOLDER`, `transfuse:mean-var:FILE:layer2`. The head is always new.
@@ -37,7 +37,7 @@ from histofast.networks.starts.grammar import (
     Transfuse,
     parse,
 )
-from histofast.networks.starts.merging import METHODS, State, merge_states
+from histofast.networks.starts.merging import METHODS, Rank, State, merge_states
 from histofast.networks.starts.statistics import estimate_batchnorm
 
 __all__ = [
@@ -47,6 +47,7 @@ __all__ = [
     "MeanVar",
     "Merge",
     "Random",
+    "Rank",
     "Run",
     "Slim",
     "Start",

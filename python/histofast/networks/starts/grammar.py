@@ -7,7 +7,7 @@ import re
 from dataclasses import dataclass
 
 from histofast._words import did_you_mean, text_of
-from histofast.networks.starts.merging import METHODS, OF_RANK, ON_A_BASE
+from histofast.networks.starts.merging import EVBMF, METHODS, OF_RANK, ON_A_BASE, Rank
 
 _KINDS = ("random", "run", "mean-var", "transfuse", "slim", "gabor", "merge")
 _KIND = re.compile(r"([a-z][a-z-]+):")  # a word and a colon; a drive has one letter
@@ -91,7 +91,7 @@ class Merge:
 
     method: str
     parts: tuple[Start, ...]
-    rank: int | None = None
+    rank: Rank | None = None
 
     def __str__(self) -> str:
         rank = "" if self.rank is None else f":{self.rank}"
@@ -171,12 +171,14 @@ def _slim(rest: str, text: str) -> Slim:
 def _merge(rest: str, text: str) -> Merge:
     method, _, parts = rest.partition(":")
     wanted = "a method and parts: merge:METHOD:A+B"
-    rank = None
+    rank: Rank | None = None
     if method in OF_RANK:
         number, _, parts = parts.partition(":")
-        if not re.fullmatch(r"[1-9]\d{0,5}", number):
-            raise ValueError(f"start must have a rank, merge:{method}:RANK:A+B, got {text!r}")
-        rank = int(number)
+        if number != EVBMF and not re.fullmatch(r"[1-9]\d{0,5}", number):
+            raise ValueError(
+                f"start must have a rank, a number or {EVBMF}, merge:{method}:RANK:A+B, got {text!r}"
+            )
+        rank = EVBMF if number == EVBMF else int(number)
     if method not in METHODS or method == "greedy":
         known = [name for name in METHODS if name != "greedy"]
         near = did_you_mean(method, known)

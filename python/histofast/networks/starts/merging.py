@@ -8,13 +8,14 @@ merged network with old statistics looks useless.
 `theta_0` is the base that all parts began with, `tau_k = theta_k - theta_0`. Reference, in the order of
 METHODS: Wortsman et al., 2022 (model soups); Ilharco et al., 2023 (task arithmetic); Yadav et al., 2023
 (TIES); Jang et al., 2024 (Model Stock); Marczak et al., 2025 (Iso-C). svd-pre and svd-post are our
-reading of HistoKT's weight distillation, whose formula is not published.
+reading of HistoKT's weight distillation, whose formula is not published; so are ranks by EVBMF (Nakajima et
+al., 2013), which HistoKT has of layers.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor
@@ -22,11 +23,14 @@ from torch import Tensor
 from histofast._numbers import real_number, whole_number
 from histofast._words import did_you_mean
 from histofast.errors import ModelError
+from histofast.similarity import evbmf
 
 Method = Literal["mean", "greedy", "task", "ties", "stock", "svd-pre", "svd-post", "iso"]
 METHODS: tuple[str, ...] = get_args(Method)
 ON_A_BASE = frozenset({"task", "ties", "stock", "iso"})
 OF_RANK = frozenset({"svd-pre", "svd-post"})
+Rank = int | Literal["evbmf"]
+EVBMF: Literal["evbmf"] = "evbmf"  # each tensor has its own rank
 
 State = Mapping[str, Tensor]
 _KEPT = 0.2  # share of each tau that ties keeps
@@ -38,7 +42,7 @@ def merge_states(
     method: str,
     *,
     base: State | None = None,
-    rank: int | None = None,
+    rank: Rank | None = None,
     scale: float = 1.0,
     score: Callable[[State], float] | None = None,
 ) -> dict[str, Tensor]:
@@ -59,7 +63,8 @@ def merge_states(
         states: k >= 2, of the same keys and shapes, in any order: the result does not depend on it.
         method: one of `METHODS`.
         base: what all began with; for task, ties, stock and iso.
-        rank: singular values that are kept, >= 1; for svd-pre and svd-post.
+        rank: singular values that are kept, >= 1; for svd-pre and svd-post. "evbmf": in each matrix as
+            many as stand out of its noise (`similarity.evbmf`), but at least one.
         scale: of the sum, for task, ties and iso.
         score: of a candidate on held-out data, higher is better; for greedy.
 
@@ -68,9 +73,10 @@ def merge_states(
 
     Raises:
         ModelError: keys or shapes that differ, numbers that are not finite.
+        TypeError: a rank or a scale that is no number.
         ValueError: an unknown method, one part only, something that the method needs or has no use for.
     """
-    rank = None if rank is None else whole_number("rank", rank, at_least=1)
+    rank = _checked_rank(rank)
     scale = real_number("scale", scale, at_least=0)
     _check_arguments(len(states), method, base=base, rank=rank, score=score)
     wide = [_wide(state, states[0]) for state in states]
@@ -92,7 +98,7 @@ def merge_states(
 
 
 def _of_tensor(
-    parts: Sequence[Tensor], method: str, *, base: Tensor | None, rank: int | None, scale: float
+    parts: Sequence[Tensor], method: str, *, base: Tensor | None, rank: Rank | None, scale: float
 ) -> Tensor:
     is_matrix = parts[0].ndim > 1
     if base is None:
@@ -167,8 +173,10 @@ def _stock_share(taus: Sequence[Tensor]) -> float:
     return k * cosine / (1 + (k - 1) * cosine)
 
 
-def _truncated(tensor: Tensor, rank: int) -> Tensor:
+def _truncated(tensor: Tensor, rank: Rank) -> Tensor:
     matrix = tensor.reshape(len(tensor), -1)
+    if rank == EVBMF:
+        rank = max(1, evbmf(matrix.numpy()).rank)
     if rank >= min(matrix.shape):
         return tensor.clone()
     u, s, vh = torch.linalg.svd(matrix, full_matrices=False)
@@ -184,6 +192,16 @@ def _levelled(tensor: Tensor) -> Tensor:
 
 
 # --- What comes in and goes out ----------------------------------------------------------------
+
+
+def _checked_rank(rank: Rank | None) -> Rank | None:
+    given: Any = rank
+    match given:
+        case None | "evbmf":
+            return rank
+        case str():
+            raise ValueError(f"rank must be a whole number or {EVBMF}, got {given!r}")
+    return whole_number("rank", given, at_least=1)
 
 
 def _check_arguments(k: int, method: str, *, base: object, rank: object, score: object) -> None:
