@@ -51,6 +51,25 @@ def test_replacing_is_all_or_nothing(tmp_path):
         replacing(missing, overwrite=False).__enter__()
 
 
+@pytest.mark.parametrize(
+    ("code", "kind", "said"),
+    [
+        (errno.ENOSPC, NoSpaceError, "no space left on"),
+        (errno.EDQUOT, NoSpaceError, "no quota left on"),
+        (errno.EFBIG, WriteError, "`ulimit -f` allows no file of this size"),
+        (errno.EACCES, PermissionError, "Permission denied"),  # of something that was read
+    ],
+)
+def test_a_disk_that_is_full_while_something_is_written_is_said(tmp_path, code, kind, said):
+    def fail() -> None:
+        with replacing(tmp_path / "a", overwrite=True):
+            raise OSError(code, os.strerror(code))
+
+    with pytest.raises(kind, match=said):
+        fail()
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_what_is_written_is_on_the_disk_before_it_has_its_name(tmp_path, monkeypatch):
     done = []
     replace = Path.replace

@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 
 from extras import need
+from histofast.errors import WriteError
 from histofast.report import (
     Answer,
     Axis,
@@ -219,6 +220,32 @@ def test_a_folder_holds_all_of_an_answer(tmp_path):
     assert path.read_text(encoding="utf-8") == page(answer())
 
 
+def test_a_table_shows_its_first_rows_and_one_without_rows_is_a_file_only(tmp_path):
+    rows = tuple((f"row {k}", float(k)) for k in range(1200))
+    columns = (Column(title="name", names=("name",)), Column(title="k", names=("k",), form="whole"))
+    long = Table(name="long", title="Long", columns=columns, rows=rows, shown=2)
+    none = Table(name="none", title="Nothing of this", columns=columns, rows=())
+    made = replace(answer(), tables=(long, none))
+    text = page(made)
+    assert "row 1</th>" in text
+    assert "row 2</th>" not in text
+    assert "The first 2 of 1,200 rows: all are in long.csv." in text
+    assert "Nothing of this" not in text
+    save(made, tmp_path)
+    assert len((tmp_path / "long.csv").read_text().splitlines()) == 1201
+    assert (tmp_path / "none.csv").read_text() == "name,k\n"
+
+
+def test_pictures_without_letters_shrink_to_the_page():
+    def least(panel):
+        made = replace(answer(), figures=(Figure(name="one", panels=(panel,)),), tables=())
+        return int(re.search(r"min-width:(\d+)px", page(made))[1])
+
+    plain = picture(40, 900, title="Above")
+    assert least(plain) == 0
+    assert least(replace(plain, um_per_px=0.5)) > 0  # letters must stay readable
+
+
 def test_what_fails_leaves_the_old_files_and_no_page(tmp_path, monkeypatch):
     (tmp_path / "matrix.png").write_bytes(b"old")
 
@@ -226,7 +253,7 @@ def test_what_fails_leaves_the_old_files_and_no_page(tmp_path, monkeypatch):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr("pathlib.Path.write_bytes", full)
-    with pytest.raises(OSError, match="No space left"):
+    with pytest.raises(WriteError, match=r"no space left on .*: matrix\.png"):
         save(answer(), tmp_path)
     assert (tmp_path / "matrix.png").read_bytes() == b"old"
     assert not (tmp_path / "index.html").exists()

@@ -1,20 +1,26 @@
-"""A look at labelled images: counts, colours, a sheet, and copies that a split by group cannot see."""
+"""A look at labelled images: counts, forms, colours, a page, and copies that a split by group cannot see."""
 
 from __future__ import annotations
 
 import csv
 import json
-from itertools import pairwise
+import subprocess
+import sys
 from pathlib import Path
 
+import imagecodecs
 import numpy as np
 import pytest
 from typer.testing import CliRunner
 
+from extras import need
 from histofast.cli import app
-from histofast.datasets import look_hash, open_images, resampled, show
+from histofast.datasets import open_images, show
+from histofast.errors import WriteError
 from histofast.slides import read_image, write_png
 from slide_files import picture
+
+need("matplotlib", "jinja2")
 
 SPLITS = ("train", "train", "validation", "test")
 
@@ -34,7 +40,12 @@ def source(tmp_path):
     return path
 
 
-def test_counts_colours_and_the_sheet(source, tmp_path):
+def rows_of(path):
+    with path.open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def test_counts_colours_and_the_page(source, tmp_path):
     images = open_images(source)
     look = show(images, out=tmp_path / "look", columns=3, thumb_px=20)
     assert [(s.split, s.label, s.images, s.groups) for s in look.shares] == [
@@ -49,16 +60,21 @@ def test_counts_colours_and_the_sheet(source, tmp_path):
     np.testing.assert_allclose(look.shares[0].mean_rgb, means.mean(0), atol=0.01)
     np.testing.assert_allclose(look.shares[0].sd_rgb, means.std(0), atol=0.01)
     assert look.copies == look.unreadable == ()
-    sheet = read_image(look.path / "sheet.png")
-    assert sheet.shape == (6 * 24 + 4, 3 * 24 + 4, 3)
-    np.testing.assert_array_equal(sheet[4:24, 4:24], resampled(read_image(images.files[0]), 20))
-    assert (sheet[52:72, 28:] == 255).all()  # a single picture of validation
-    with (look.path / "counts.csv").open() as file:
-        rows = list(csv.DictReader(file))
-    assert [int(row["images"]) for row in rows] == [2, 2, 1, 1, 1, 1]
+    assert (look.images, look.groups, look.contents, look.searched, look.flat) == (8, 8, 8, 8, 0)
+    assert [int(row["images"]) for row in rows_of(look.path / "counts.csv")] == [2, 2, 1, 1, 1, 1]
+    assert look.findings == (
+        "8 pictures: a (4) and b (4). 4 train, 2 validation and 2 test.",
+        "No picture is there twice, not as a file nor nearly, turned or mirrored.",
+    )
+    page = (look.path / "index.html").read_text()
+    assert all(sentence in page for sentence in look.findings)
+    assert page.count("data:image/png") == 6  # a strip for each split and class
+    assert "http" not in page.replace("http://www.w3.org", "")
+    told = json.loads((look.path / "look.json").read_text())
+    assert (told["source"], told["shares"][0]["images"]) == ("raw/t.csv", 2)
     again = show(images, out=tmp_path / "again", columns=3, thumb_px=20, threads=4)
     assert again.shares == look.shares
-    for name in ("sheet.png", "counts.csv", "copies.csv"):
+    for name in ("sheet.png", "counts.csv", "copies.csv", "forms.csv", "index.html"):
         assert (again.path / name).read_bytes() == (look.path / name).read_bytes()
 
 
@@ -69,32 +85,137 @@ def test_copies_across_splits_are_leaks(source, tmp_path):
     near += np.random.default_rng(0).integers(-2, 3, near.shape)
     write_png(folder / "b2.png", np.clip(near, 0, 255).astype(np.uint8))
     (folder / "b0.png").write_bytes((folder / "a1.png").read_bytes())  # of two labels, both train
+    turned = np.rot90(read_image(folder / "b3.png")[:, ::-1])
+    (folder / "a2.png").write_bytes(imagecodecs.jpeg8_encode(turned.copy(), level=90))
     look = show(open_images(source), out=tmp_path / "look")
-    assert [(c.kind, c.a, c.b, c.is_leak, c.is_conflict) for c in look.copies] == [
-        ("same", "a0.png", "a3.png", True, False),
-        ("same", "a1.png", "b0.png", False, True),
-        ("near", "b1.png", "b2.png", True, False),
+    assert [(c.kind, c.turn, c.a, c.b, c.is_leak, c.is_conflict) for c in look.copies] == [
+        ("near", "mirrored, turned by 90°", "a2.png", "b3.png", True, True),
+        ("same", "", "a0.png", "a3.png", True, False),
+        ("near", "", "b1.png", "b2.png", True, False),
+        ("same", "", "a1.png", "b0.png", False, True),
     ]
+    assert look.findings[1:] == (
+        "3 pairs of copies (1 byte for byte, 2 nearly) are on two sides of the split: "
+        + "a test has seen its pictures.",
+        "2 pairs of copies (1 byte for byte, 1 nearly) are under two labels: at least one is wrong.",
+    )
+    first = rows_of(look.path / "copies.csv")[0]
+    assert (first["a"], first["split_b"], first["label_b"], first["leak"]) == (
+        "a2.png",
+        "test",
+        "b",
+        "1",
+    )
+    assert (look.path / "pairs.png").is_file()
     source.write_text(source.read_text().replace("split", "note"))
     look = show(open_images(source), out=tmp_path / "look")
-    assert [c.is_leak for c in look.copies] == [True] * 3  # of two patients each
+    assert [c.is_leak for c in look.copies] == [True] * 4  # of two patients each
+    assert "are of two patients: a split could part them" in look.findings[1]
+    for name in ("a0", "a1", "a2", "b1"):
+        write_png(folder / f"{name}.png", picture(40, 40, seed=99 + ord(name[0]) * int(name[1])))
+    look = show(open_images(source), out=tmp_path / "look")
+    assert look.copies == ()
+    assert not (look.path / "pairs.png").exists()  # of the look before
 
 
-def test_the_hash_is_its_definition(rng):
-    small = rng.integers(0, 256, (9, 9, 3), dtype=np.uint8)
-    wanted = 0
-    for row in small[:8].astype(float) @ [0.2125, 0.7154, 0.0721]:
-        for left, right in pairwise(row):
-            wanted = 2 * wanted + int(right > left)
-    assert look_hash(small) == wanted
-    assert look_hash(np.full((9, 9, 3), 7, np.uint8)) == 0
+def test_copies_of_one_side_and_label_count_twice(source, tmp_path):
+    folder = source.parent
+    (folder / "a1.png").write_bytes((folder / "a0.png").read_bytes())
+    look = show(open_images(source), out=tmp_path / "look")
+    assert look.findings[1] == (
+        "1 pair of copies (byte for byte) is on one side and under one label: it counts twice."
+    )
+    assert (look.copies_found, look.contents) == (1, 7)
 
 
 def test_pictures_that_cannot_be_read_are_told(source, tmp_path):
     (source.parent / "a0.png").write_bytes(b"no picture")
     look = show(open_images(source), out=tmp_path / "look")
-    assert [name for name, _ in look.unreadable] == ["a0.png"]
+    assert look.unreadable == (
+        ("a0.png", "a0.png must be a PNG, JPEG or TIFF image, it starts with b'no pictu'"),
+    )
     assert (look.shares[0].images, len(look.copies)) == (2, 0)
+    assert look.findings[1] == "1 picture cannot be read: a0.png."
+    for label in "ab":
+        for i in range(4):
+            (source.parent / f"{label}{i}.png").write_bytes(b"no picture")
+    look = show(open_images(source), out=tmp_path / "none")
+    assert look.shares[0].mean_rgb is None
+    assert not (look.path / "sheet.png").exists()
+    assert "8 pictures cannot be read" in (look.path / "index.html").read_text()
+    assert json.loads((look.path / "look.json").read_text())["shares"][0]["mean_rgb"] is None
+
+
+def test_forms_of_files_and_what_they_give_away(source, tmp_path):
+    folder = source.parent
+    a = picture(40, 40, seed=1)
+    alpha = np.dstack([picture(40, 40, seed=2), np.full((40, 40), 255, np.uint8)])
+    (folder / "a0.png").write_bytes(imagecodecs.png_encode(a[..., 0].astype(np.uint16) * 257))
+    (folder / "a1.png").write_bytes(imagecodecs.png_encode(alpha))
+    (folder / "a2.png").write_bytes(imagecodecs.jpeg8_encode(picture(40, 30, seed=3), level=90))
+    look = show(open_images(source), out=tmp_path / "look")
+    assert [
+        (f.width_px, f.height_px, f.format, f.mode, f.bits, f.images, f.labels) for f in look.forms
+    ] == [
+        (40, 40, "PNG", "RGB", 8, 5, {"a": 1, "b": 4}),
+        (40, 40, "PNG", "grey", 16, 1, {"a": 1}),
+        (40, 40, "PNG", "RGB with transparency", 8, 1, {"a": 1}),
+        (30, 40, "JPEG", "RGB", 8, 1, {"a": 1}),
+    ]
+    assert rows_of(look.path / "forms.csv")[0]["classes"] == "a (1) and b (4)"
+    rows = source.read_text()
+    for i in range(4, 10):
+        write_png(folder / f"c{i}.png", picture(24, 24, seed=200 + i))
+        rows += f"c{i}.png,c,c{i},train\n"
+    source.write_text(rows)
+    look = show(open_images(source), out=tmp_path / "look")
+    assert look.findings[-1] == (
+        "All 6 pictures of 24 x 24 px (PNG, RGB, 8 bit) are of class c: a network can tell them by "
+        "size or file, not by tissue."
+    )
+
+
+def test_without_groups_it_says_what_it_cannot_show(source, tmp_path):
+    source.write_text(source.read_text().replace("patient", "note"))
+    look = show(open_images(source), out=tmp_path / "look")
+    assert look.group_kind == "image"
+    assert look.findings[-1].startswith("Neither patients nor slides are told. Pictures of one")
+
+
+def test_many_classes_are_bounded_on_the_page(rng, tmp_path):
+    for k in range(45):
+        folder = tmp_path / "raw" / f"c{k:02}"
+        folder.mkdir(parents=True)
+        for i in range(2):
+            write_png(folder / f"{i}.png", rng.integers(0, 256, (16, 16, 3), dtype=np.uint8))
+    look = show(open_images(tmp_path / "raw"), out=tmp_path / "look", columns=1, thumb_px=8)
+    page = (look.path / "index.html").read_text()
+    assert page.count("data:image/png") == 40
+    assert "5 more are in it" in page
+    assert len(rows_of(look.path / "counts.csv")) == 45
+
+
+FULL = """
+import resource, sys
+from histofast.datasets import open_images, show
+resource.setrlimit(resource.RLIMIT_FSIZE, (2000, 2000))
+import signal
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+try:
+    show(open_images(sys.argv[1]), out=sys.argv[2])
+except Exception as error:
+    print(type(error).__name__, error)
+"""
+
+
+def test_a_full_disk_is_one_line(source, tmp_path):
+    command = [sys.executable, "-c", FULL, str(source), str(tmp_path / "look")]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert done.stdout.startswith("WriteError ")
+    assert len(done.stdout.splitlines()) == 1
+    (tmp_path / "file").write_text("")
+    with pytest.raises(WriteError, match="file"):
+        show(open_images(source), out=tmp_path / "file" / "look")
 
 
 def test_several_labels_and_none(source, tmp_path):
@@ -127,7 +248,8 @@ def test_the_command(source, tmp_path):
     code, said = run("--out", tmp_path / "look", "--overwrite")
     assert code == 1
     assert (
-        "1 copy on two sides of a split, or of two groups, first a0.png and a3.png (same)" in said
+        "1 pair of copies (byte for byte) is on two sides of the split: a test has seen its pictures."
+        in said
     )
     code, said = run("--out", tmp_path / "look", "--overwrite", "--json", "--quiet")
     assert code == 1
@@ -137,20 +259,19 @@ def test_the_command(source, tmp_path):
 
 
 def test_copies_in_a_real_set(data, tmp_path):
-    """A published set has the same field as a picture of tumour and as one without, twice."""
+    """A published set holds six fields twice, three of them turned, three under both labels."""
     images = open_images(data / "oral_scc" / "labels.csv")
-    numbers = ("100x_348", "100x_71", "400x_60", "400x_61", "100x_69", "100x_350")
-    rows = [
-        i
-        for i, name in enumerate(images.names)
-        if name.endswith(tuple(f"{n}.jpg" for n in numbers))
-    ]
-    rows = sorted({*rows, *range(0, len(images), 10)})
-    look = show(images.part(rows), out=tmp_path / "look", thumb_px=32)
-    found = {frozenset(map(Path, (c.a, c.b))): (c.kind, c.is_conflict) for c in look.copies}
-    img = Path("img")
-    assert found == {
-        frozenset((img / "OSCC_100x_348.jpg", img / "Normal_100x_71.jpg")): ("near", True),
-        frozenset((img / "OSCC_100x_350.jpg", img / "Normal_100x_69.jpg")): ("near", True),
-        frozenset((img / "OSCC_400x_60.jpg", img / "OSCC_400x_61.jpg")): ("near", False),
+    twice = {
+        ("OSCC_100x_348", "Normal_100x_71"): ("", True),
+        ("OSCC_100x_349", "Normal_100x_70"): ("turned by 270°", True),
+        ("Normal_100x_69", "OSCC_100x_350"): ("", True),
+        ("OSCC_400x_473", "OSCC_400x_364"): ("turned by 180°", False),
+        ("OSCC_400x_60", "OSCC_400x_61"): ("", False),
+        ("OSCC_400x_362", "OSCC_400x_471"): ("turned by 90°", False),
     }
+    wanted = {name for pair in twice for name in pair}
+    rows = {i for i, name in enumerate(images.names) if Path(name).stem in wanted}
+    rows = sorted(rows | set(range(0, len(images), 10)))
+    look = show(images.part(rows), out=tmp_path / "look", thumb_px=32)
+    found = {(Path(c.a).stem, Path(c.b).stem): (c.turn, c.is_conflict) for c in look.copies}
+    assert found == twice

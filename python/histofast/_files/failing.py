@@ -13,6 +13,7 @@ from histofast._words import one_line
 from histofast.errors import NoSpaceError, WriteError
 
 _NO_SPACE = {errno.ENOSPC, errno.EDQUOT}
+FULL = {*_NO_SPACE, errno.EFBIG}  # what only who writes can meet
 _REMEDIES = {
     errno.EROFS: ": choose another folder",
     errno.EFBIG: ": the file system or `ulimit -f` allows no file of this size",

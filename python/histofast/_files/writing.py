@@ -16,7 +16,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from histofast._files.failing import write_error
+from histofast._files.failing import FULL, write_error
 from histofast._files.locks import NO_LOCKS, has_name, open_plain, try_lock
 from histofast._files.names import longest_name_bytes, shortened
 
@@ -56,7 +56,12 @@ def replacing(path: Path, *, overwrite: bool) -> Iterator[Path]:
     except OSError as error:
         raise write_error(path, error) from error
     try:
-        yield pending.path
+        try:
+            yield pending.path
+        except OSError as error:
+            if error.errno in FULL:
+                raise write_error(path, error) from error
+            raise
         try:
             pending.sync()
             pending.keep()

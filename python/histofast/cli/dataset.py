@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -13,6 +13,9 @@ from histofast._words import count
 from histofast.cli import flags, options
 from histofast.cli.flags import told
 from histofast.cli.output import counted, say, say_document
+
+if TYPE_CHECKING:
+    from histofast.datasets import Look
 
 app = typer.Typer(
     cls=flags.Group, help="Make labelled images ready for training.", rich_markup_mode=None
@@ -157,7 +160,7 @@ def show(
             "--columns",
             parser=options.whole_number,
             metavar="N",
-            help="pictures in a row of the sheet",
+            help="pictures shown of each class",
         ),
     ] = 8,
     seed: options.Seed = None,
@@ -168,13 +171,13 @@ def show(
     quiet: options.Quiet = False,
     as_json: options.AsJson = False,
 ) -> None:
-    """Count, look at and check a labelled set: classes, colours, a contact sheet, copies.
+    """Count, look at and check a labelled set: classes, sizes, colours, a contact sheet, copies.
 
     \b
-      histofast dataset show std/ --out look/
+      histofast dataset show std/ --out look/                        # and open look/index.html
 
-    A picture that is on two sides of the split, under whatever name, is a leak: the command ends with 1.
-    Where no split is told, so is one that is of two groups. Turned or mirrored copies are not found.
+    A picture that is on two sides of the split, under whatever name, turned or mirrored, is a leak: the
+    command ends with 1. Where no split is told, so is one that is of two groups.
     """
     from histofast.datasets import show as run
 
@@ -191,32 +194,30 @@ def show(
             threads=threads,
             on_progress=on_progress,
         )
-    leaks = [copy for copy in look.copies if copy.is_leak]
     if as_json:
-        say_document(json.dumps({**asdict(look), "path": str(look.path)}))
-        raise typer.Exit(1 if leaks else 0)
-    for note in () if quiet else images.notes:
+        say_document(
+            json.dumps({**look.to_dict(), "page": str(look.path / "index.html")}, indent=1)
+        )
+    else:
+        _tell(look, quiet=quiet)
+    raise typer.Exit(1 if any(copy.is_leak for copy in look.copies) else 0)
+
+
+def _tell(look: Look, *, quiet: bool) -> None:
+    for note in () if quiet else look.notes:
         say(f"note: {told(note)}", err=True)
-    say(f"{'split':12}{'class':24}{'pictures':>9}{'groups':>8}  mean colour, spread")
+    width = max(24, *(len(share.label) + 2 for share in look.shares))
+    say(f"{'split':12}{'class':{width}}{'pictures':>9}{'groups':>8}  mean colour (spread)")
     for share in look.shares:
         mean = ", ".join(
-            f"{m:.0f} ({s:.0f})" for m, s in zip(share.mean_rgb, share.sd_rgb, strict=True)
+            f"{m:.0f} ({s:.0f})"
+            for m, s in zip(share.mean_rgb or (), share.sd_rgb or (), strict=True)
         )
         say(
-            f"{share.split or '-':12}{share.label or '-':24}{share.images:9}{share.groups:8}  {mean}"
+            f"{share.split or '-':12}{share.label or '-':{width}}{share.images:9}{share.groups:8}  {mean}"
         )
     for name, reason in look.unreadable:
         say(f"cannot read {name}: {reason}", err=True)
-    for what, found in (
-        ("on two sides of a split, or of two groups", leaks),
-        ("of two labels", [copy for copy in look.copies if copy.is_conflict]),
-    ):
-        if found:
-            first = found[0]
-            say(
-                f"{count(len(found), 'copy', 'copies')} {what}, first {first.a} and {first.b} "
-                f"({first.kind}): all in {look.path / 'copies.csv'}",
-                err=True,
-            )
-    say(f"{look.path}: sheet.png, counts.csv, copies.csv")
-    raise typer.Exit(1 if leaks else 0)
+    for sentence in look.findings:
+        say(sentence)
+    say(f"page: {look.path / 'index.html'}")

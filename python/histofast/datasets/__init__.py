@@ -7,6 +7,7 @@ else the picture itself. No group is ever on two sides of a split.
 from __future__ import annotations
 
 from histofast.datasets.augmenting import Augmentation, augment, colour_axes, draws_of
+from histofast.datasets.copies import NearCopies, near_copies
 from histofast.datasets.cutting import contrast, crops
 from histofast.datasets.decoding import (
     Decoded,
@@ -17,8 +18,9 @@ from histofast.datasets.decoding import (
     unreadable_note,
 )
 from histofast.datasets.images import Images, ImageTask
+from histofast.datasets.looks import Copy, Form, Look, Share
 from histofast.datasets.opening import open_images
-from histofast.datasets.showing import Copy, Look, Share, look_hash, show
+from histofast.datasets.showing import show
 from histofast.datasets.splitting import split
 from histofast.datasets.standardising import standardise
 from histofast.datasets.standards import Standard, Standardised
@@ -28,10 +30,12 @@ __all__ = [
     "Augmentation",
     "Copy",
     "Decoded",
+    "Form",
     "GroupKind",
     "ImageTask",
     "Images",
     "Look",
+    "NearCopies",
     "Share",
     "Standard",
     "Standardised",
@@ -42,7 +46,7 @@ __all__ = [
     "crops",
     "decode",
     "draws_of",
-    "look_hash",
+    "near_copies",
     "open_images",
     "refuse_lost_classes",
     "resampled",

@@ -17,7 +17,7 @@ _SEAL = "sha256"  # last key: of the canonical JSON of all the others
 
 
 def write_bytes(path: Path, content: bytes) -> None:
-    """Write a file whole or not at all; a full disk is an OSError."""
+    """Write a file whole or not at all; a full disk is a WriteError."""
     with replacing(path, overwrite=True) as pending:
         pending.write_bytes(content)
 

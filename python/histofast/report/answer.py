@@ -77,6 +77,7 @@ class Table:
         columns: the first names the rows.
         rows: cells in the order of the columns.
         highlighted, aside: numbers of rows that matter most, and least.
+        shown: rows on the page, where the CSV may have more; None: all. Without rows there is a CSV only.
     """
 
     name: str
@@ -86,6 +87,7 @@ class Table:
     caption: str = ""
     highlighted: frozenset[int] = frozenset()
     aside: frozenset[int] = frozenset()
+    shown: int | None = None
 
     def __post_init__(self) -> None:
         check_name("name of a table", self.name)

@@ -39,7 +39,7 @@ class Point:
     """A value at a place.
 
     Attributes:
-        place: on the axis of places; the number of a name where that has names.
+        place: on the axis of places; the number of a name where that has names, or a little beside it.
         value: NaN leaves a gap.
         low, high: bounds of its interval; NaN: there is none.
         tip: what pointing at it says.
@@ -235,7 +235,7 @@ def _check_chart(chart: Chart) -> None:
     numbers: list[Any] = [rule.value for rule in chart.rules]
     for point in chart.points:
         numbers += [point.place, point.value, point.low, point.high]
-        if chart.places.names and not 0 <= point.place < len(chart.places.names):
+        if chart.places.names and not -0.5 < point.place < len(chart.places.names) - 0.5:
             last = len(chart.places.names) - 1
             raise ValueError(f"place of a point must be in 0..{last}, got {point.place:g}")
     for number in numbers:

@@ -24,12 +24,14 @@ def dpi_of(picture: Picture) -> float:
     return _DPI * max(1.0, most / _MOST_PX)
 
 
-def draw_picture(sheet: Sheet, picture: Picture) -> Any:
-    """Draw a picture as a new panel of a sheet, and return its axes."""
+def draw_picture(sheet: Sheet, picture: Picture, *, titled: bool = False) -> Any:
+    """Draw a picture as a new panel of a sheet, under its title or not, and return its axes."""
     h, w = (side / dpi_of(picture) for side in picture.pixels.shape[:2])
     axes = sheet.axes(w, h)
     axes.imshow(picture.pixels, aspect="auto", interpolation="none")
     axes.set_axis_off()
+    if titled and picture.title:
+        axes.set_title(picture.title, loc="left", fontsize=9, color=INK, pad=4)
     if picture.ticks:
         opaque = colors(np.linspace(0, 1, 256))
         shown = 255 * (1 - picture.opacity) + picture.opacity * opaque

@@ -79,7 +79,7 @@ def lay_out(
         elif isinstance(panel, Matrix):
             draw_matrix(sheet, panel)
         else:
-            draw_picture(sheet, panel)
+            draw_picture(sheet, panel, titled=len(panels) > 1)
         corner = sheet.end_panel(corner=corner, below=stacked)
     sheet.finish(title=title, basis=basis)
     return sheet

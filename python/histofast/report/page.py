@@ -36,7 +36,7 @@ def page(answer: Answer) -> str:
         "page.html",
         a=answer,
         figures=figures,
-        tables=[(table, _rows(table)) for table in answer.tables],
+        tables=[(table, _rows(table)) for table in answer.tables if table.rows],
         method=[(key.replace("_", " "), value) for key, value in answer.method.items()],
         version=_core.version,
         downloads=[(name, _data_url(name, text)) for name, text in _texts(answer).items()],
@@ -86,7 +86,7 @@ def _data_url(name: str, text: str) -> str:
 def _rows(table: Table) -> list[tuple[str, list[tuple[Any, str, str]]]]:
     """Return (kind, cells) of each row; a cell is its column, its words and the small ones below."""
     rows = []
-    for k, row in enumerate(table.rows):
+    for k, row in enumerate(table.rows[: table.shown]):
         kind = "highlighted" if k in table.highlighted else "aside" if k in table.aside else ""
         cells: list[tuple[Any, str, str]] = []
         for column, cell in zip(table.columns, row, strict=True):

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from histofast.report.style import VARIABLES
 
 _PX_PER_PT = 4 / 3
-_LEAST = 0.7  # of its size a drawing shrinks to before it scrolls: letters of 8 px
+_LEAST = 0.7  # of its size a drawing with letters shrinks to before it scrolls: to 8 px
 _REFERENCE = re.compile(r"url\(#([^)]+)\)")
 _CONTROL = re.compile(rb"[\x00-\x08\x0b\x0c\x0e-\x1f]")  # may be in names, not in XML
 _LONG = re.compile(r"-?\d+\.\d{3,}")
@@ -41,13 +41,14 @@ def for_page(svg: bytes, *, name: str, alt: str, tips: Mapping[str, Sequence[str
         _restyle(element)
     _, _, width, _ = (float(side) for side in root.attrib["viewBox"].split())
     shown = width * _PX_PER_PT
+    least = _LEAST * shown if root.find(".//text") is not None else 0.0
     box = root.attrib["viewBox"]
     root.attrib.clear()
     root.attrib.update(
         {
             "class": "chart",
             "viewBox": box,
-            "style": f"width:{shown:.0f}px;min-width:{min(_LEAST * shown, shown):.0f}px",
+            "style": f"width:{shown:.0f}px;min-width:{least:.0f}px",
             "role": "img",
             "aria-label": alt,
         }

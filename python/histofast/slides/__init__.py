@@ -2,7 +2,14 @@
 
 from __future__ import annotations
 
-from histofast.slides.images import quick_png, read_image, read_mask, write_png
+from histofast.slides.images import (
+    ImageForm,
+    quick_png,
+    read_image,
+    read_image_and_form,
+    read_mask,
+    write_png,
+)
 from histofast.slides.jpeg import find_damage
 from histofast.slides.listing import SLIDE_SUFFIXES, ListedSlide, find_slides
 from histofast.slides.metadata import pyramid_downsample
@@ -23,6 +30,7 @@ from histofast.slides.write import (
 __all__ = [
     "LOOKAHEAD",
     "SLIDE_SUFFIXES",
+    "ImageForm",
     "Level",
     "ListedSlide",
     "OpenSlideSlide",
@@ -39,6 +47,7 @@ __all__ = [
     "pyramid_downsample",
     "quick_png",
     "read_image",
+    "read_image_and_form",
     "read_mask",
     "stream_boxes",
     "write_array_pyramid",

@@ -53,6 +53,21 @@ class PixelKind:
     alpha: Alpha = "none"
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ImageForm:
+    """How a picture lies in its file.
+
+    Attributes:
+        format: "PNG", "JPEG" or "TIFF".
+        mode: "grey", "RGB" or "palette", with transparency or not.
+        bits: of a sample, once unpacked.
+    """
+
+    format: str
+    mode: str
+    bits: int
+
+
 def to_rgb(samples: NDArray[Any], kind: PixelKind, out: NDArray[np.uint8]) -> None:
     """Write decoded samples as RGB.
 
@@ -136,13 +151,29 @@ def read_image(path: str | Path) -> NDArray[np.uint8]:
         SlideError: no file, not such an image, broken, of a kind of pixel that is not grey or RGB,
             or of more pixels than 300 million or than its bytes can hold.
     """
-    samples, kind = _read_samples(path_of("path", path))
+    return read_image_and_form(path)[0]
+
+
+def read_image_and_form(path: str | Path) -> tuple[NDArray[np.uint8], ImageForm]:
+    """Decode a file as `read_image` does, and say how the picture lies in it."""
+    samples, kind, form = _read_samples(path_of("path", path))
     if samples.dtype == np.uint8 and samples.shape[2] == 3 and kind == PixelKind():
-        return samples
+        return samples, form
     image = np.empty((*samples.shape[:2], 3), np.uint8)
     for top in range(0, len(image), _ROWS):
         to_rgb(samples[top : top + _ROWS], kind, image[top : top + _ROWS])
-    return image
+    return image, form
+
+
+def _form_of(
+    samples: NDArray[Any], kind: PixelKind, *, format: str, is_palette: bool = False
+) -> ImageForm:
+    colours = samples.shape[2] - (kind.alpha != "none")
+    mode = "palette" if is_palette else "grey" if colours == 1 else "RGB"
+    if kind.alpha in ("straight", "premultiplied"):
+        mode += " with transparency"
+    bits = 1 if samples.dtype == np.bool_ else 8 * samples.dtype.itemsize
+    return ImageForm(format=format, mode=mode, bits=bits)
 
 
 def read_mask(path: str | Path) -> NDArray[np.uint8]:
@@ -155,7 +186,7 @@ def read_mask(path: str | Path) -> NDArray[np.uint8]:
         FileNotFoundError: no such file.
         SlideError: as `read_image`.
     """
-    samples, kind = _read_samples(path_of("path", path))
+    samples, kind, _ = _read_samples(path_of("path", path))
     colours = samples.shape[2] - (kind.alpha != "none")
     mask: NDArray[np.bool_] = np.any(samples[..., :colours], axis=2)
     if kind.alpha in ("straight", "premultiplied"):
@@ -194,8 +225,8 @@ def quick_png(image: NDArray[np.uint8]) -> bytes:
     )
 
 
-def _read_samples(path: Path) -> tuple[NDArray[Any], PixelKind]:
-    """Decode a file to (h, w, s) and what the samples mean."""
+def _read_samples(path: Path) -> tuple[NDArray[Any], PixelKind, ImageForm]:
+    """Decode a file to (h, w, s), what the samples mean and how they were stored."""
     regular_file(path, kind="image", error=SlideError)
     try:
         with path.open("rb") as file:
@@ -215,17 +246,18 @@ def _read_samples(path: Path) -> tuple[NDArray[Any], PixelKind]:
     raise SlideError(f"{path} must be a PNG, JPEG or TIFF image, it starts with {head!r}")
 
 
-def _decode_png(path: Path) -> tuple[NDArray[Any], PixelKind]:
+def _decode_png(path: Path) -> tuple[NDArray[Any], PixelKind, ImageForm]:
     data = path.read_bytes()
     size = png_size(data)
     bits_px = {2: 3, 4: 2, 6: 4}.get(data[25], 1) * data[24]
     _refuse_size(path, size, bits_px=bits_px, stored_bytes=len(data))
     samples = _planes(imagecodecs.png_decode(data))
     transparent = samples.shape[2] in (2, 4)
-    return samples, PixelKind(alpha="straight" if transparent else "none")
+    kind = PixelKind(alpha="straight" if transparent else "none")
+    return samples, kind, _form_of(samples, kind, format="PNG", is_palette=data[25] == 3)
 
 
-def _decode_jpeg(path: Path) -> tuple[NDArray[Any], PixelKind]:
+def _decode_jpeg(path: Path) -> tuple[NDArray[Any], PixelKind, ImageForm]:
     data = path.read_bytes()
     size = jpeg_size(data)
     _refuse_size(path, size, bits_px=24, stored_bytes=len(data))
@@ -240,14 +272,14 @@ def _decode_jpeg(path: Path) -> tuple[NDArray[Any], PixelKind]:
     damage = find_damage(data, b"", samples, lambda data: _planes(imagecodecs.jpeg_decode(data)))
     if damage is not None:
         raise SlideError(f"{path} is corrupt: {damage}")
-    return samples, PixelKind()
+    return samples, PixelKind(), _form_of(samples, PixelKind(), format="JPEG")
 
 
 def _planes(samples: NDArray[Any]) -> NDArray[Any]:
     return samples[..., np.newaxis] if samples.ndim == 2 else samples
 
 
-def _decode_tiff(path: Path) -> tuple[NDArray[Any], PixelKind]:
+def _decode_tiff(path: Path) -> tuple[NDArray[Any], PixelKind, ImageForm]:
     check_directories(path)
     with tifffile.TiffFile(path) as tiff:
         page = tiff.pages.first
@@ -271,7 +303,7 @@ def _decode_tiff(path: Path) -> tuple[NDArray[Any], PixelKind]:
         page.decode = segment_decoder(page)
         samples = page.asarray(squeeze=False)[:, 0]  # (planes, h, w, contiguous samples)
     samples = np.moveaxis(samples[..., 0], 0, -1) if samples.shape[0] > 1 else samples[0]
-    return np.ascontiguousarray(samples), kind
+    return np.ascontiguousarray(samples), kind, _form_of(samples, kind, format="TIFF")
 
 
 def _refuse_long_segments(path: Path, page: tifffile.TiffPage) -> None:
