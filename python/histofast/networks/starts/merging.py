@@ -201,7 +201,8 @@ def _checked_rank(rank: Rank | None) -> Rank | None:
             return rank
         case str():
             raise ValueError(f"rank must be a whole number or {EVBMF}, got {given!r}")
-    return whole_number("rank", given, at_least=1)
+    number: int = whole_number("rank", given, at_least=1)
+    return number
 
 
 def _check_arguments(k: int, method: str, *, base: object, rank: object, score: object) -> None:
