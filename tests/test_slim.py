@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+import re
 from functools import partial
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -69,6 +71,16 @@ def test_widths_are_those_of_the_definition(whole, layer, factor, wanted):
     assert network.get_submodule(network.head).weight.shape == (3, d)
     with torch.inference_mode():
         assert network(torch.rand(2, 3, 224, 224)).shape == (2, 3)
+
+
+def test_the_page_has_their_sizes():
+    page = (Path(__file__).resolve().parent.parent / "docs" / "starts.md").read_text()
+    rows = re.findall(r"^\| `(\S+)` \| ([\d,]+) \| ([\d,]+) \|$", page, re.MULTILINE)
+    assert len(rows) == 8
+    for name, *told in rows:
+        network = networks.create(name)
+        found = network.d, sum(p.numel() for p in network.parameters())
+        assert [f"{n:,}" for n in found] == told
 
 
 @pytest.fixture(scope="module")

@@ -4,6 +4,11 @@ from __future__ import annotations
 
 import json
 import math
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import get_args
 
 import numpy as np
 import pytest
@@ -19,7 +24,9 @@ from safetensors.torch import save_file
 from histofast import classify
 from histofast.errors import ModelError
 from histofast.networks import create, starts
+from histofast.slides import read_image
 
+ROOT = Path(__file__).resolve().parent.parent
 NETWORK = "cbr-tiny"
 
 
@@ -162,6 +169,41 @@ def test_every_gabor_filter_is_in_the_bank():
     nearest = made @ bank.T
     assert nearest.max(axis=1) == pytest.approx(np.ones(64), abs=1e-6)
     assert len(set(nearest.argmax(axis=1))) == 64
+
+
+def test_the_bank_is_all_angles_waves_phases_and_colours():
+    bank = starts.gabor_bank(7)
+    assert (
+        len({(f.angle, f.wave_px, f.phase, f.colour) for f in bank}) == len(bank) == 8 * 4 * 2 * 3
+    )
+    for one in bank:
+        plane = gabor_filter(7, angle=one.angle, wave_px=one.wave_px, phase=one.phase)
+        wanted = np.array(one.colour)[:, None, None] * plane
+        np.testing.assert_allclose(one.weights, wanted / np.linalg.norm(wanted), atol=1e-12)
+
+
+def test_the_picture_of_the_bank_is_what_its_example_draws(tmp_path):
+    need("matplotlib")
+    for name in ("a.png", "b.png"):
+        code = [sys.executable, ROOT / "examples" / "gabor_bank.py", tmp_path / name]
+        ran = subprocess.run(code, capture_output=True, text=True, check=True)
+        assert ran.stdout.endswith(f"{name}: 192 filters\n")
+    assert (tmp_path / "a.png").read_bytes() == (tmp_path / "b.png").read_bytes()
+    drawn = read_image(tmp_path / "a.png").astype(int)
+    kept = read_image(ROOT / "docs" / "gabor-bank.png").astype(int)
+    assert drawn.shape == kept.shape
+    # Letters may be drawn otherwise by another version of matplotlib, filters not.
+    assert np.mean(np.abs(drawn - kept).max(2) > 8) < 0.02
+
+
+def test_starts_of_the_page_are_starts():
+    page = (ROOT / "docs" / "starts.md").read_text()
+    found = re.findall(r"--network (\S+) --start (\S+)", page)
+    assert {starts.parse(text).__class__ for _, text in found} >= set(get_args(starts.Start)) - {
+        starts.Random
+    }
+    for network, text in found:
+        assert starts.network_of(network, text)
 
 
 def test_identity_is_of_content_not_of_paths(file, tmp_path):

@@ -25,6 +25,7 @@ from histofast.networks.starts.beginning import (
     is_merged,
     network_of,
 )
+from histofast.networks.starts.gabor import GaborFilter, gabor_bank
 from histofast.networks.starts.grammar import (
     File,
     Gabor,
@@ -44,6 +45,7 @@ __all__ = [
     "METHODS",
     "File",
     "Gabor",
+    "GaborFilter",
     "MeanVar",
     "Merge",
     "Random",
@@ -56,6 +58,7 @@ __all__ = [
     "begin",
     "eps_of",
     "estimate_batchnorm",
+    "gabor_bank",
     "identity",
     "is_merged",
     "merge_states",

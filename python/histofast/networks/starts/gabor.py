@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,29 +18,61 @@ _ASPECT = 0.5  # gamma: length against width
 _SIGMA = 0.4  # of the wave's length
 
 
-def gabor_filters(count: int, *, px: int, seed: int) -> NDArray[np.float64]:
-    """Return filters of a bank of angles, wavelengths, phases and colours, in an order of the seed.
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class GaborFilter:
+    """One filter of the bank.
+
+    Attributes:
+        angle: of its wave against the rows, radians, 0 to pi.
+        wave_px: length of its wave.
+        phase: radians; 0: a bar, pi / 2: an edge.
+        colour: weights of R, G and B.
+        weights: (3, px, px) float64, of mean 0 and norm 1.
+    """
+
+    angle: float
+    wave_px: float
+    phase: float
+    colour: tuple[float, float, float]
+    weights: NDArray[np.float64]
+
+
+def gabor_bank(px: int) -> tuple[GaborFilter, ...]:
+    """Return all filters of a side: by angle, wavelength, phase, colour axis, the last fastest.
 
     g(x, y) = exp(-(x'^2 + gamma^2 y'^2) / (2 sigma^2)) cos(2 pi x' / lambda + psi), x' along the angle;
-    less its mean, and of unit norm. More than the bank holds begins it again.
+    less its mean, and of unit norm. gamma = 0.5, sigma = 0.4 lambda.
+
+    Example:
+        >>> bank = gabor_bank(7)
+        >>> len(bank), bank[0].weights.shape
+        (192, (3, 7, 7))
+    """
+    bank = []
+    for turn, wave_px, phase, colour in itertools.product(range(ANGLES), WAVES_PX, PHASES, COLOURS):
+        angle = math.pi * turn / ANGLES
+        plane = _gabor(px, angle=angle, wave_px=wave_px, phase=phase)
+        plane = plane - plane.mean()
+        shares = np.array(colour) / np.linalg.norm(colour)
+        weights = shares[:, None, None] * plane / np.linalg.norm(plane)
+        bank.append(
+            GaborFilter(angle=angle, wave_px=wave_px, phase=phase, colour=colour, weights=weights)
+        )
+    return tuple(bank)
+
+
+def gabor_filters(count: int, *, px: int, seed: int) -> NDArray[np.float64]:
+    """Return filters of the bank in an order of the seed; more than it holds begin it again.
 
     Returns:
         (count, 3, px, px) float64.
     """
-    bank = list(itertools.product(range(ANGLES), WAVES_PX, PHASES, COLOURS))
+    bank = gabor_bank(px)
     order = np.random.default_rng(seed).permutation(len(bank))
-    filters = np.empty((count, 3, px, px))
-    for i in range(count):
-        turn, wave, phase, colour = bank[order[i % len(bank)]]
-        plane = gabor(px, angle=math.pi * turn / ANGLES, wave_px=wave, phase=phase)
-        plane = plane - plane.mean()
-        weights = np.array(colour) / np.linalg.norm(colour)
-        filters[i] = weights[:, None, None] * plane / np.linalg.norm(plane)
-    return filters
+    return np.stack([bank[order[i % len(bank)]].weights for i in range(count)])
 
 
-def gabor(px: int, *, angle: float, wave_px: float, phase: float) -> NDArray[np.float64]:
-    """Return one filter as (px, px) float64, without mean or norm taken."""
+def _gabor(px: int, *, angle: float, wave_px: float, phase: float) -> NDArray[np.float64]:
     at = np.arange(px) - (px - 1) / 2
     x, y = np.meshgrid(at, at)
     along = x * math.cos(angle) + y * math.sin(angle)
