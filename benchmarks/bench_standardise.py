@@ -6,10 +6,18 @@ Both read the same files (JPEG, as osteosarcoma's are, or PNG) at 0.5 um per pix
 cut 272 px with an overlap of a quarter at the same places, drop what has no contrast and write PNG.
 Theirs interpolates after a Gaussian, in one process, as published; ours averages areas, in two threads
 and in one, and hashes what it reads and writes. The goal is for two threads: 8 x.
+
+Peak memory, of 100 and 1,000 pictures, is what the process holds for itself (RssAnon, looked at every
+10 ms). HISTOFAST_BENCH_IMAGES for fewer than 1,000.
 """
 
 from __future__ import annotations
 
+import json
+import os
+import shutil
+import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -21,12 +29,8 @@ from histofast.datasets import Images, Standard, standardise
 from histofast.patches import make_slide
 from histofast.slides import open_slide, write_png
 
-pytest.importorskip("skimage", reason="needs scikit-image: the group bench of pyproject.toml")
-from skimage.exposure import is_low_contrast
-from skimage.io import imread, imsave
-from skimage.transform import rescale
-from skimage.util import img_as_ubyte
-
+LARGE = int(os.environ.get("HISTOFAST_BENCH_IMAGES", "1000"))
+MEMORY_COUNTS = (LARGE // 10, LARGE)
 COUNT, PX, SIDE, STRIDE, GOAL = 16, 1024, 272, 204, 8.0
 
 
@@ -58,6 +62,11 @@ def images_in(folder: Path, suffix: str) -> Images:
 
 
 def theirs(images: Images, out: Path) -> int:
+    from skimage.exposure import is_low_contrast
+    from skimage.io import imread, imsave
+    from skimage.transform import rescale
+    from skimage.util import img_as_ubyte
+
     kept = 0
     out.mkdir()
     for file in images.files:
@@ -73,6 +82,7 @@ def theirs(images: Images, out: Path) -> int:
 
 @pytest.mark.parametrize("suffix", [".jpg", ".png"])
 def test_standardise(tmp_path, suffix):
+    pytest.importorskip("skimage", reason="needs scikit-image: the group bench of pyproject.toml")
     images = images_in(tmp_path, suffix)
     seconds: dict[str, list[float]] = {"theirs": [], "1 thread": [], "2 threads": []}
     kept = {}
@@ -96,3 +106,56 @@ def test_standardise(tmp_path, suffix):
             f"{suffix} {name:10} {COUNT / min(taken):7.1f} pictures/s, {kept[name] / min(taken):7.1f} crops/s: "
             f"{ratio:.1f} x (goal {GOAL:g} x)"
         )
+
+
+MEMORY = """
+import json, sys, threading
+import histofast
+
+def anonymous():
+    status = dict(line.split(":", 1) for line in open("/proc/self/status"))
+    return int(status["RssAnon"].split()[0]) * 1024
+
+peak, ended = [0], threading.Event()
+def watch():
+    while not ended.wait(0.01):
+        peak[0] = max(peak[0], anonymous())
+watcher = threading.Thread(target=watch)
+watcher.start()
+began = anonymous()
+standard = histofast.datasets.Standard(mpp=1.0, source_mpp=0.5)
+made = histofast.datasets.standardise(sys.argv[1], out=sys.argv[2], standard=standard, threads=int(sys.argv[3]))
+ended.set()
+watcher.join()
+crops = sum(sum(part.values()) for part in made.counts.values())
+print(json.dumps({"peak": peak[0], "began": began, "crops": crops}))
+"""
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_peak_memory(table, benchmark, tmp_path, threads):
+    """What the process holds for itself, whatever the number of pictures; goal: flat within 10 %."""
+    few = images_in(tmp_path, ".jpg")
+    peaks = {}
+    for count in MEMORY_COUNTS:
+        folder = tmp_path / f"{count}"
+        for i in range(count):
+            (folder / "ab"[i % 2]).mkdir(parents=True, exist_ok=True)
+            shutil.copy(few.files[i % COUNT], folder / "ab"[i % 2] / f"{i}.jpg")
+        out = tmp_path / f"out{count}"
+        command = [sys.executable, "-c", MEMORY, str(folder), str(out), str(threads)]
+        done = subprocess.run(command, capture_output=True, text=True, check=True)
+        found = json.loads(done.stdout.splitlines()[-1])
+        peaks[count] = found["peak"]
+        print(f"\n  {count} pictures, {threads} threads: {found}")
+        shutil.rmtree(out)
+    threads_told = "1 thread" if threads == 1 else f"{threads} threads"
+    table.add(
+        what=f"peak memory of standardise in {threads_told}, flat",
+        ours=", ".join(f"{count:,}: {peak / 1e6:.0f} MB" for count, peak in peaks.items()),
+        rival="smallest / largest",
+        theirs="",
+        ratio=min(peaks.values()) / max(peaks.values()),
+        goal=1 / 1.1,
+    )
+    benchmark.pedantic(lambda: None, rounds=1)

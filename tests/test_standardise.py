@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import subprocess
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +17,7 @@ import reference
 from histofast import datasets
 from histofast.cli import app
 from histofast.datasets import Standard, contrast, crops, open_images, standardise
+from histofast.errors import NoSpaceError
 from histofast.slides import quick_png, read_image, write_png
 from slide_files import picture
 from strikes import KILLS, contents, strike
@@ -187,6 +189,41 @@ def test_what_was_interrupted_goes_on(source, tmp_path, monkeypatch, threads):
     )
     assert len(seen) == 12 - 4
     assert files_of(out) == files_of(whole)
+
+
+def test_a_full_disk_is_one_line_and_goes_on_when_there_is_room(tmp_path, full_disk):
+    root = tmp_path / "raw"
+    rng = np.random.default_rng(0)
+    for i in range(8):
+        (root / "ab"[i % 2]).mkdir(parents=True, exist_ok=True)
+        image = rng.integers(0, 256, (192, 192, 3), dtype=np.uint8)
+        write_png(root / "ab"[i % 2] / f"{i}.png", image)
+    whole, out = tmp_path / "whole", full_disk / "std"
+    standard = Standard(patch_px=128)
+    standardise(root, out=whole, standard=standard, folds=2)
+    wanted = files_of(whole)
+    filler = full_disk / "filler"
+    filler.write_bytes(bytes(250 << 10))
+    with pytest.raises(NoSpaceError, match=r"no space left on .*\.png needs 0\.0 MB; free some or"):
+        standardise(root, out=out, standard=standard, folds=2)
+    there = {name: content for name, content in files_of(out).items() if name.endswith(".png")}
+    assert len(there) > 4
+    assert there == {name: wanted[name] for name in there}  # none of them half
+    assert not (out / "dataset.json").exists()
+    subprocess.run(["mount", "-o", "remount,size=4m", str(full_disk)], check=True)
+    seen = []
+    standardise(
+        root, out=out, standard=standard, folds=2, on_progress=lambda *told: seen.append(told)
+    )
+    assert 0 < len(seen) < 8  # what was done is not done again
+    assert files_of(out) == wanted
+
+
+@pytest.mark.parametrize("inodes", [3, 5, 8])
+def test_a_disk_without_room_for_more_files_is_one_line(source, full_disk, inodes):
+    subprocess.run(["mount", "-o", f"remount,nr_inodes={inodes}", str(full_disk)], check=True)
+    with pytest.raises(NoSpaceError, match=r"no inodes .* left on .*; free some or choose"):
+        standardise(source, out=full_disk / "std", standard=SMALL, folds=3)
 
 
 @pytest.mark.slow

@@ -32,6 +32,18 @@ _CHUNK_BYTES = 16 << 20
 _swept: set[Path] = set()  # folders, by this process
 
 
+def make_folder(path: Path) -> None:
+    """Make a folder, and those above it, where there is none.
+
+    Raises:
+        WriteError: it cannot be made, or its disk is full.
+    """
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise write_error(path, error) from error
+
+
 @contextlib.contextmanager
 def replacing(path: Path, *, overwrite: bool) -> Iterator[Path]:
     """Yield a path to write to; what is there at the end becomes `path`, if nothing raised.

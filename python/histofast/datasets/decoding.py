@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from histofast._files import Lock, Temporary, path_of, write_error
+from histofast._files import Lock, Temporary, make_folder, path_of, write_error
 from histofast._numbers import whole_number
 from histofast._stopping import stop_if_asked
 from histofast._words import clipped, counted, one_line
@@ -93,10 +93,7 @@ def decode(
     px = None if px is None else whole_number("px", px, at_least=_SMALLEST_PX)
     threads = whole_number("threads", threads, at_least=1)
     folder = path_of("cache", cache)
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise write_error(folder, error) from error
+    make_folder(folder)
     sums = contents_of(images, threads=threads) if contents is None else contents
     identity = hashlib.sha256(json.dumps([_REVISION, px, list(sums)]).encode()).hexdigest()
     path = folder / f"images-{identity[:32]}.u8"

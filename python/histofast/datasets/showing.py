@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from histofast import report
-from histofast._files import path_of, write_error
+from histofast._files import make_folder, path_of
 from histofast._numbers import whole_number
 from histofast._stopping import stop_if_asked
 from histofast._words import clipped, one_line
@@ -88,7 +88,7 @@ def show(
     threads = whole_number("threads", threads, at_least=1)
     out = path_of("out", out)
     report.check_installed()  # before all is decoded
-    _make(out)
+    make_folder(out)
     cells = _cells(images)
     rng = np.random.default_rng(seed)
     drawn = {
@@ -116,13 +116,6 @@ def show(
             (out / f"{name}{suffix}").unlink(missing_ok=True)
     report.save(answer, out)
     return look
-
-
-def _make(folder: Path) -> None:
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise write_error(folder, error) from error
 
 
 def _cells(images: Images) -> dict[tuple[str, str], list[int]]:

@@ -24,7 +24,7 @@ from itertools import islice
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from histofast._files import path_of, replacing, write_error
+from histofast._files import make_folder, path_of, replacing, write_error
 from histofast._numbers import whole_number
 from histofast._stopping import stop_if_asked
 from histofast._words import clipped, count, counted, one_line
@@ -245,7 +245,7 @@ def _parts(
     """Cut all pictures, but for those that were cut before."""
     found = _done_before(out, plan)
     for folder in {(out / source.stem).parent for source in plan}:
-        folder.mkdir(parents=True, exist_ok=True)
+        make_folder(folder)
     left = [i for i in range(len(plan)) if i not in found]
 
     def cut(i: int) -> _Part:
@@ -290,6 +290,8 @@ def _cut(out: Path, source: _Source, standard: Standard, scale: float) -> _Part:
             try:
                 path.write_bytes(content)
             except OSError as error:
+                with contextlib.suppress(OSError):
+                    path.unlink(missing_ok=True)  # half of it
                 raise write_error(path, error, needs_bytes=len(content)) from error
             sums.append(hashlib.sha256(content).hexdigest())
     return _Part(crops=tuple(sums))

@@ -25,7 +25,7 @@ from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
-from histofast._files import Lock, remove_stale_temporaries
+from histofast._files import Lock, make_folder, remove_stale_temporaries
 from histofast.errors import ModelError
 from histofast.learning.files import read_json, write_json
 from histofast.learning.scores import Metric
@@ -180,10 +180,10 @@ def run_folder(
     Raises:
         ValueError: `path` is a file, or a folder of something else or of a run of another identity.
         ModelError: another process works in this folder; a run.json that is broken.
-        OSError: the folder cannot be written.
+        WriteError: the folder cannot be written, or its disk is full.
     """
     refuse_folder(path, record, overwrite=overwrite)
-    path.mkdir(parents=True, exist_ok=True)
+    make_folder(path)
     lock = Lock(path / RUN)
     if not lock.acquire():
         raise ModelError(
