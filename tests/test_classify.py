@@ -17,8 +17,7 @@ from labelled_pictures import write_pictures
 torch = need("torch", "safetensors")
 
 from histofast import datasets, learning
-from histofast.classify import PRESETS, Recipe, open_run, predict, train, train_folds
-from histofast.classify.asking import Asked
+from histofast.classify import PRESETS, Asked, Recipe, open_run, predict, train, train_folds
 from histofast.datasets import Augmentation
 from histofast.errors import ModelError, WriteError
 from histofast.networks import starts
@@ -342,7 +341,7 @@ def test_a_disk_that_fills_up_leaves_a_run_that_goes_on(run, table, tmp_path, mo
 
     with monkeypatch.context() as patched:
         patched.setattr(Path, "write_bytes", full)
-        with pytest.raises(OSError, match="No space left"):
+        with pytest.raises(OSError, match="no space left"):
             train(table, network=NETWORK, recipe=FAST, out=tmp_path / "r")
     assert not (tmp_path / "r" / "metrics.json").exists()
     again = train(table, network=NETWORK, recipe=FAST, out=tmp_path / "r")

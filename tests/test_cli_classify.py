@@ -75,6 +75,31 @@ def test_train_and_predict_and_merge(cli, done, monkeypatch):
     assert "resnet18 from m.safetensors" in answer.out
 
 
+def test_plan_only_trains_nothing(cli, done, monkeypatch):
+    monkeypatch.chdir(done)
+    answer = cli("classify", "labels.csv", *SHORT, "--folds", 2, "--out", "planned", "--plan-only")
+    assert answer.code == 0
+    lines = answer.out.splitlines()
+    for fold, line in enumerate(lines[:2]):
+        assert re.fullmatch(rf"fold-{fold}  left, \d+(\.\d)? s +from random", line)
+    assert re.fullmatch(
+        r"2 runs, 0 done; the others take about .* \(some steps were timed on this machine as it is now\)",
+        lines[2],
+    )
+    assert not (done / "planned").exists()
+    one = ("--fold", 1, "--folds", 2, "--out", "planned/fold-1")
+    assert cli("classify", "labels.csv", *SHORT, *one, "-q").code == 0
+    answer = cli(
+        *("classify", "labels.csv", *SHORT, "--folds", 2, "--out", "planned"),
+        *("--plan-only", "--jobs", 2, "--json"),
+    )
+    told = json.loads(answer.out)
+    assert [run["is_done"] for run in told["runs"]] == [False, True]
+    assert told["hours"] == pytest.approx(told["runs"][0]["seconds"] / 3600)
+    answer = cli("classify", "labels.csv", *SHORT, *one, "--plan-only")
+    assert answer.out == "fold-1  done          from random\n1 run, 1 done\n"
+
+
 def test_all_folds_at_once(cli, done, monkeypatch):
     monkeypatch.chdir(done)
     answer = cli("classify", "labels.csv", *SHORT, "--folds", 2, "--out", "folds")

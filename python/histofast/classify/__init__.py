@@ -14,11 +14,13 @@ try:
 except ModuleNotFoundError:
     raise missing_extra("torch", by=__name__) from None
 
+from histofast.classify.asking import Asked
 from histofast.classify.evaluation import Evaluation
 from histofast.classify.exporting import export, export_cuts
 from histofast.classify.folds import Folds, train_folds
 from histofast.classify.loop import Progress
 from histofast.classify.merging import Merged, merge
+from histofast.classify.planning import Planned, Runs, StepTimes, look_ahead
 from histofast.classify.predicting import Predictions, predict
 from histofast.classify.recipe import PRESETS, Recipe
 from histofast.classify.runs import Run, open_run
@@ -26,15 +28,20 @@ from histofast.classify.training import train
 
 __all__ = [
     "PRESETS",
+    "Asked",
     "Evaluation",
     "Folds",
     "Merged",
+    "Planned",
     "Predictions",
     "Progress",
     "Recipe",
     "Run",
+    "Runs",
+    "StepTimes",
     "export",
     "export_cuts",
+    "look_ahead",
     "merge",
     "open_run",
     "predict",

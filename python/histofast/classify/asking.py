@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 from dataclasses import asdict, dataclass, fields
 from functools import cached_property
@@ -17,8 +18,10 @@ from histofast.classify.recipe import Recipe, as_recipe
 from histofast.classify.runs import KIND
 from histofast.classify.state import first_trained_stage
 from histofast.datasets import Images, open_images, split
+from histofast.errors import SlideError
 from histofast.learning import Fold, RunRecord, check_metric, metrics, or_none
-from histofast.networks import Network, starts
+from histofast.networks import Network, check_size, starts
+from histofast.slides import read_image
 
 # Raised whenever the same input would give other numbers than before; part of every run's identity.
 REVISION = 1
@@ -75,6 +78,20 @@ class Asked:
         )
         first_trained_stage(begun, self.recipe.freeze)
         return begun
+
+    @cached_property
+    def px(self) -> int:
+        """Side of the images that the network will see; of the first that can be read, if they stay as they are.
+
+        Raises:
+            ValueError: no image can be read.
+        """
+        if self.recipe.px is not None:
+            return self.recipe.px
+        for file in self.images.files:
+            with contextlib.suppress(SlideError, OSError):
+                return len(read_image(file))
+        raise ValueError("images must be readable, got none")
 
     def told(self, contents: tuple[str, ...]) -> dict[str, Any]:
         """Return what the numbers follow from besides network and start, as JSON holds it.
@@ -191,6 +208,15 @@ def _split(images: Images, *, fold: int, folds: int, seed: int) -> Fold:
                 "another fold"
             )
     return chosen
+
+
+def refuse_small(network: Network, px: int) -> None:
+    """Refuse images that some layer of a network is larger than.
+
+    Raises:
+        ModelError: with the smallest size that the network takes.
+    """
+    check_size(network, px, remedy="resample the pictures to a larger px, or take another network")
 
 
 def score(

@@ -84,9 +84,8 @@ class Lesson:
 
     @property
     def steps_per_epoch(self) -> int:
-        """Batches of an epoch; one image alone joins the batch before."""
-        n, size = len(self.train), self.recipe.batch_size
-        return max(1, n // size + (n % size > (1 if size > 1 else 0)))
+        """Batches of an epoch."""
+        return steps_of_epoch(len(self.train), self.recipe.batch_size)
 
     @property
     def steps(self) -> int:
@@ -116,6 +115,11 @@ class Lesson:
             keys=keys,
             colour_axes=self.colour_axes,
         )
+
+
+def steps_of_epoch(n: int, size: int) -> int:
+    """Return in how many batches n images are learnt from; one image alone joins the batch before."""
+    return max(1, n // size + (n % size > (1 if size > 1 else 0)))
 
 
 def fit(

@@ -15,7 +15,7 @@ import torch
 
 from histofast._files import path_of
 from histofast._words import counted
-from histofast.classify.asking import Asked, score
+from histofast.classify.asking import Asked, refuse_small, score
 from histofast.classify.evaluation import Evaluation
 from histofast.classify.loop import Lesson, Progress, fit, training_batches
 from histofast.classify.measuring import measure
@@ -46,7 +46,7 @@ from histofast.learning import (
     write_bytes,
     write_csv,
 )
-from histofast.networks import Network, check_size, pick_device, starts
+from histofast.networks import Network, pick_device, starts
 
 PIXELS = ".pixels"  # in the run's folder, while it is trained
 _SAVED_SHARE = 20  # of what writing the state takes, between two times
@@ -115,10 +115,37 @@ def train(
 
     Determinism: bitwise on one CPU with one number of threads, interrupted or not.
     """
-    out = path_of("out", out)
     asked = Asked.of(
         data, network=network, start=start, recipe=recipe, fold=fold, folds=folds, seed=seed
     )
+    return train_asked(
+        asked,
+        out=path_of("out", out),
+        device=device,
+        threads=threads,
+        cache=cache,
+        overwrite=overwrite,
+        tensorboard=tensorboard,
+        mlflow=mlflow,
+        on_progress=on_progress,
+        on_note=on_note,
+    )
+
+
+def train_asked(
+    asked: Asked,
+    *,
+    out: Path,
+    device: str = "auto",
+    threads: int | None = None,
+    cache: str | Path | None = None,
+    overwrite: bool = False,
+    tensorboard: bool = False,
+    mlflow: bool = False,
+    on_progress: OnProgress | None = None,
+    on_note: OnNote | None = None,
+) -> Run:
+    """Train what was asked for; see `train`."""
     images = asked.images
     begun = asked.begin()
     where = pick_device(device)
@@ -132,12 +159,12 @@ def train(
         return Run.of(out, record)
     refuse_folder(out, record, overwrite=overwrite)
     run = Run.of(out, record)
-    with _pixels_of(out, cache) as folder, _torch_threads(threads, where):
+    with _pixels_of(out, cache) as folder, torch_threads(threads, where):
         found = decode(images, cache=folder, px=asked.recipe.px, contents=contents)
         for note in (*found.notes, unreadable_note(found)):
             if on_note is not None and note:
                 on_note(note)
-        check_size(begun, found.px)
+        refuse_small(begun, found.px)
         lesson = lesson_of(run, images, found, where)
         with contextlib.ExitStack() as stack:
             stack.enter_context(run_folder(out, record, files=FILES, overwrite=overwrite))
@@ -299,7 +326,7 @@ def _about(record: RunRecord) -> dict[str, object]:
 
 
 @contextlib.contextmanager
-def _torch_threads(threads: int | None, device: torch.device) -> Iterator[None]:
+def torch_threads(threads: int | None, device: torch.device) -> Iterator[None]:
     """Let torch be seeded and have so many threads; both are given back."""
     before = torch.get_num_threads()
     devices = [torch.cuda.current_device()] if device.type == "cuda" else []

@@ -17,10 +17,12 @@ from histofast.cli import options
 from histofast.cli.flags import told
 from histofast.cli.mil import number_of, range_of
 from histofast.cli.output import bars, say, say_document, watched
+from histofast.cli.plan import say_plan
 from histofast.cli.thresholds import Thresholds, read_thresholds, say_steps, steps_as_json
 
 if TYPE_CHECKING:
     from histofast.classify import Folds, Progress, Run
+    from histofast.datasets import Images
 
 
 def classify(
@@ -153,6 +155,7 @@ def classify(
             help="of torch, in each job [all]",
         ),
     ] = None,
+    plan_only: options.PlanOnly = False,
     tensorboard: Annotated[
         bool, typer.Option("--tensorboard", help="log to OUT/tensorboard too")
     ] = False,
@@ -199,7 +202,6 @@ def classify(
         start=start,
         seed=seed,
         threads=threads,
-        cache=cache,
         recipe=_recipe(
             recipe or "ours",
             epochs=epochs,
@@ -211,19 +213,38 @@ def classify(
             metric=metric,
         ),
     )
+    asked |= {"device": device, "network": network, "out": out}
+    alone = folds is None or fold is not None
+    if jobs is not None and alone:
+        raise ValueError("--jobs must be left out of a single run: it is for all --folds")
+    if plan_only:
+        _plan(
+            images,
+            asked,
+            folds=folds,
+            fold=(fold or 0) if alone else None,
+            jobs=jobs or 1,
+            as_json=as_json,
+        )
+        return
     with _steps(quiet=quiet) as (on_progress, on_note):
-        asked |= {"device": device, "overwrite": overwrite, "network": network, "out": out}
+        asked |= {"overwrite": overwrite, "cache": cache}
         asked |= {"tensorboard": tensorboard, "mlflow": mlflow}
         asked |= {"on_progress": on_progress, "on_note": on_note}
         if folds is not None and fold is None:
             found: Folds | Run = train_folds(
                 images, folds=folds, **options.given(jobs=jobs), **asked
             )
-        elif jobs is not None:
-            raise ValueError("--jobs must be left out of a single run: it is for all --folds")
         else:
             found = train(images, **options.given(folds=folds, fold=fold), **asked)
     _tell(found, thresholds, as_json=as_json)
+
+
+def _plan(images: Images, asked: dict[str, Any], *, jobs: int, as_json: bool, **which: Any) -> None:
+    from histofast.classify import look_ahead
+
+    runs, seconds = look_ahead(images, jobs=jobs, **options.given(**which), **asked)
+    say_plan(runs, seconds, jobs=jobs, as_json=as_json)
 
 
 def _recipe(name: str, **changes: Any) -> Any:

@@ -182,6 +182,13 @@ IntoFolder = Annotated[
     bool, typer.Option("--overwrite", help="write into OUT though it is not empty")
 ]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="show no progress")]
+PlanOnly = Annotated[
+    bool,
+    typer.Option(
+        "--plan-only",
+        help="train nothing: show the runs, what is there, and how long the rest takes",
+    ),
+]
 AsJson = Annotated[bool, typer.Option("--json", help="print the report as JSON")]
 
 

@@ -37,7 +37,7 @@ from histofast.jobs.job import (
     tell,
 )
 from histofast.jobs.local import Local
-from histofast.jobs.plan import Plan, key_of
+from histofast.jobs.plan import Plan, key_of, seconds_side_by_side
 
 __all__ = [
     "Ended",
@@ -61,6 +61,7 @@ __all__ = [
     "execute",
     "key_of",
     "run",
+    "seconds_side_by_side",
     "should_stop",
     "stop_if_asked",
     "tell",

@@ -82,7 +82,7 @@ class Dealer:
 
     def settle(self, outcome: Outcome) -> list[Outcome]:
         """Free the jobs that an outcome was waited for by; return what has failed with it."""
-        failed = self._waiting.take_failed(outcome)
+        failed = self._waiting.settle(outcome)
         if freed := self._waiting.take_free():
             self.left = deque(_costly_first([*self.left, *freed]))
         return failed

@@ -127,7 +127,7 @@ def _left(jobs: Sequence[Job], emit: Callable[[Event], None]) -> list[Job]:
     while over:
         outcome = over.popleft()
         emit(Ended(outcome=outcome))
-        over += waiting.take_failed(outcome)
+        over += waiting.settle(outcome)
     return waiting.jobs
 
 

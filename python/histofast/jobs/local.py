@@ -139,7 +139,7 @@ class _Here:
     def end(self, outcome: Outcome, *, elsewhere: bool = False) -> None:
         self._is_stopping = self._is_stopping or self._is_last(outcome)
         self._emit(Ended(outcome=outcome))
-        for failed in self._waiting.take_failed(outcome):
+        for failed in self._waiting.settle(outcome):
             self.end(failed)
         self._left.extend(self._waiting.take_free())
 

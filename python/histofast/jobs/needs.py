@@ -32,7 +32,7 @@ class Waiting:
             del self._jobs[job.name]
         return free
 
-    def take_failed(self, outcome: Outcome) -> list[Outcome]:
+    def settle(self, outcome: Outcome) -> list[Outcome]:
         """Note that a job is over; take out those that can never begin, if it failed."""
         name = outcome.job.name
         if outcome.status in ("done", "there"):

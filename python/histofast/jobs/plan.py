@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import hashlib
+import heapq
+import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from histofast._files import path_of
-from histofast.jobs.job import Job, canonical, is_there
+from histofast.jobs.job import Job, Outcome, canonical, is_there
+from histofast.jobs.needs import Waiting
 
 _KEY = 16  # hexadecimal digits of a checksum in the name of a folder
 
@@ -102,10 +105,35 @@ class Plan:
         """
         return [job for job in self if not is_there(job)]
 
+    def seconds(self, *, processes: int = 1) -> float:
+        """Return how long what is left takes, see `seconds_side_by_side`.
+
+        Raises:
+            JobError: as `left`.
+        """
+        return seconds_side_by_side(self.left(), processes=processes)
+
     def cost(self, job: Job, seconds: float) -> None:
         """Say how long a job takes, once it is known."""
         assert job.folder is not None
         self._jobs[job.folder] = replace(job, cost=seconds)
+
+
+def seconds_side_by_side(jobs: Sequence[Job], *, processes: int) -> float:
+    """Return how long jobs take in so many processes, by their costs: who is free takes the costliest."""
+    waiting, now_s = Waiting(jobs), 0.0
+    free = waiting.take_free()
+    running: list[tuple[float, int, Job]] = []
+    order = itertools.count()  # of two that end at once
+    while free or running:
+        free.sort(key=lambda job: -job.cost)
+        while free and len(running) < processes:
+            job = free.pop(0)
+            heapq.heappush(running, (now_s + job.cost, next(order), job))
+        now_s, _, job = heapq.heappop(running)
+        waiting.settle(Outcome(job=job, status="done"))
+        free += waiting.take_free()
+    return now_s
 
 
 def key_of(job: Job) -> str:

@@ -360,8 +360,18 @@ def _source_of(network: Network | TimmNetwork) -> SourceEntry | None:
     return registry().sources[network.source]
 
 
-def check_size(network: Network, patch_px: int) -> None:
+def check_size(
+    network: Network,
+    patch_px: int,
+    *,
+    remedy: str = "choose a larger patch_px, or an earlier layer",
+) -> None:
     """Refuse patches that some layer of the network is larger than.
+
+    Args:
+        network: of any depth.
+        patch_px: side of the patches.
+        remedy: what to do instead.
 
     Raises:
         ModelError: with the smallest size that the network takes.
@@ -382,7 +392,7 @@ def check_size(network: Network, patch_px: int) -> None:
             too_small = middle
     raise ModelError(
         f"{network.architecture} up to {network.layer} needs patches of at least {enough} px, got "
-        f"{patch_px} px: choose a larger patch_px, or an earlier layer"
+        f"{patch_px} px: {remedy}"
     )
 
 

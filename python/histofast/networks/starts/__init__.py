@@ -24,6 +24,7 @@ from histofast.networks.starts.beginning import (
     identity,
     is_merged,
     network_of,
+    runs_of,
 )
 from histofast.networks.starts.gabor import GaborFilter, gabor_bank
 from histofast.networks.starts.grammar import (
@@ -64,6 +65,7 @@ __all__ = [
     "merge_states",
     "network_of",
     "parse",
+    "runs_of",
 ]
 
 

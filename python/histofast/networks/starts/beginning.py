@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -107,8 +109,14 @@ def _own(network: str) -> str:
     return resolved(network)[0].name
 
 
-def identity(start: AnyStart) -> dict[str, Any]:
+def identity(
+    start: AnyStart, *, planned: Mapping[str, str] = MappingProxyType({})
+) -> dict[str, Any]:
     """Return what a start is, by the content of its files, as JSON holds it.
+
+    Args:
+        start: see the module.
+        planned: what the weights of runs that are yet to be made will follow from, by folder.
 
     Raises:
         FileNotFoundError: no such file or run.
@@ -120,19 +128,35 @@ def identity(start: AnyStart) -> dict[str, Any]:
             return {"kind": "random"}
         case File(path):
             return {"kind": "file", "sha256": sha256_of(_file(path))}
+        case Run(folder) if folder in planned:
+            return {"kind": "run", "key": planned[folder]}
         case Run(folder):
             return {"kind": "file", "sha256": _finished(Path(folder)).sha256}
         case MeanVar(of):
-            return {"kind": "mean-var", "of": identity(of)}
+            return {"kind": "mean-var", "of": identity(of, planned=planned)}
         case Transfuse(of, layer, mean_var):
-            return {"kind": "transfuse", "of": identity(of), "layer": layer, "mean_var": mean_var}
+            told = identity(of, planned=planned)
+            return {"kind": "transfuse", "of": told, "layer": layer, "mean_var": mean_var}
         case Slim(of, layer, factor):
-            return {"kind": "slim", "of": identity(of), "layer": layer, "factor": factor}
+            told = identity(of, planned=planned)
+            return {"kind": "slim", "of": told, "layer": layer, "factor": factor}
         case Gabor(seed):
             return {"kind": "gabor", "seed": seed}
         case Merge(method, parts, rank):
-            told = [identity(part) for part in parts]
-            return {"kind": "merge", "method": method, "rank": rank, "parts": told}
+            parts_told = [identity(part, planned=planned) for part in parts]
+            return {"kind": "merge", "method": method, "rank": rank, "parts": parts_told}
+
+
+def runs_of(start: AnyStart) -> tuple[str, ...]:
+    """Return the folders of the runs that a start needs."""
+    match parse(start):
+        case Run(folder):
+            return (folder,)
+        case MeanVar(of) | Transfuse(of, _, _) | Slim(of, _, _):
+            return runs_of(of)
+        case Merge(_, parts, _):
+            return tuple(dict.fromkeys(f for part in parts for f in runs_of(part)))
+    return ()
 
 
 def is_merged(start: AnyStart) -> bool:

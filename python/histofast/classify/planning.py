@@ -1,0 +1,370 @@
+"""Runs that are asked for in, jobs of one plan out, and how long they will take.
+
+A run may start from others that are yet to be made (`run:FOLDER` of the folder that the plan gave them, in
+any start that holds one): what it follows from is then told by their keys.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from histofast._files import path_of
+from histofast.classify.asking import Asked, refuse_small
+from histofast.classify.loop import Lesson, Progress, fit, logits_of, steps_of_epoch
+from histofast.classify.recipe import Recipe
+from histofast.classify.state import TrainingState
+from histofast.classify.task import Goal
+from histofast.classify.training import torch_threads, train_asked
+from histofast.datasets import Images, contents_of, open_images
+from histofast.jobs import (
+    Job,
+    Local,
+    Plan,
+    canonical,
+    key_of,
+    run,
+    seconds_side_by_side,
+    tell,
+    values_of,
+)
+from histofast.learning import fold_folder, is_finished, metrics, refuse_folder, refuse_jobs
+from histofast.networks import pick_device, starts
+
+_TIMED = 3  # steps, after one that warms up
+_PIXELS = ".pixels"  # in the folder of runs: decoded images, shared by them
+
+
+class Runs:
+    """Runs of `train` as jobs of one plan: what is asked for twice, by two studies too, is made once.
+
+    Args:
+        folder: of the runs' folders; several studies may share it.
+        device, threads: as of `train`.
+        cache: folder for decoded images; None: within `folder`.
+
+    Attributes:
+        plan: of the runs, to which others that need them may be added.
+    """
+
+    def __init__(
+        self,
+        folder: str | Path,
+        *,
+        device: str = "auto",
+        threads: int | None = None,
+        cache: str | Path | None = None,
+    ) -> None:
+        self.plan = Plan(folder)
+        self._timed_with: dict[str, Any] = {"device": device, "threads": threads}
+        self._options = self._timed_with | {
+            "cache": self.plan.folder / _PIXELS if cache is None else cache
+        }
+        self._asked: dict[Path, Asked] = {}
+        self._contents: dict[int, tuple[Images, tuple[str, ...]]] = {}
+        self._begun: set[tuple[str, str, str, int]] = set()
+
+    def add(self, asked: Asked, *, name: str) -> Job:
+        """Have a run made; one that is asked for already is returned as it is.
+
+        Args:
+            asked: for what.
+            name: for people.
+
+        Raises:
+            FileNotFoundError, ModelError, ValueError: as `train`; a start that is at hand is tried.
+        """
+        found = {folder: self.plan.made_in(folder) for folder in starts.runs_of(asked.start)}
+        needs = {folder: job for folder, job in found.items() if job is not None}
+        if not needs:
+            self._try(asked)
+        told = canonical(asked.told(self._contents_of(asked.images)))
+        job = self.plan.add(
+            make_run,
+            name=name,
+            kind=starts.network_of(asked.network, asked.start),
+            arguments={"asked": asked, "options": self._options},
+            identity={
+                "network": asked.network,
+                "start": starts.identity(
+                    asked.start, planned={folder: key_of(need) for folder, need in needs.items()}
+                ),
+                "run": hashlib.sha256(told.encode()).hexdigest(),
+            },
+            needs=list(needs.values()),
+        )
+        assert job.folder is not None
+        self._asked.setdefault(job.folder, asked)
+        return job
+
+    def estimate(self, *, processes: int = 1) -> float:
+        """Time some steps of each kind of run that is left, and say how long all that is left will take.
+
+        Args:
+            processes: runs side by side; as many are timed side by side.
+
+        Returns:
+            Seconds, of runs alone; the jobs of the plan have theirs as cost.
+        """
+        left = [job for job in self.plan.left() if job.folder in self._asked]
+        asked = [self._asked[job.folder] for job in left if job.folder is not None]
+        for job, seconds in zip(
+            left, seconds_of(asked, processes=processes, **self._timed_with), strict=True
+        ):
+            self.plan.cost(job, seconds)
+        return self.plan.seconds(processes=processes)
+
+    def _contents_of(self, images: Images) -> tuple[str, ...]:
+        if id(images) not in self._contents:  # kept with them, so that the number stays theirs
+            self._contents[id(images)] = images, contents_of(images)
+        return self._contents[id(images)][1]
+
+    def _try(self, asked: Asked) -> None:
+        what = (asked.network, str(asked.start), asked.recipe.freeze, asked.px)
+        if what not in self._begun:
+            refuse_small(asked.begin(), asked.px)
+            self._begun.add(what)
+
+
+def make_run(*, asked: Asked, options: Mapping[str, Any], out: Path) -> None:
+    """Make one run of a plan, wherever this is called; a finished one is only looked at."""
+
+    def on_progress(progress: Progress) -> None:
+        if progress.finished is not None:
+            tell(progress)
+
+    train_asked(asked, out=out, on_progress=on_progress, on_note=tell, **options)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Planned:
+    """A run that is asked for.
+
+    Attributes:
+        name: for people.
+        folder: of it.
+        start: what it begins with.
+        is_done: whether it is there, finished.
+        seconds: that it will take, if it goes on to its last epoch; 0 if it is done.
+    """
+
+    name: str
+    folder: Path
+    start: str
+    is_done: bool
+    seconds: float
+
+
+def look_ahead(
+    data: Images | str | Path,
+    *,
+    network: str,
+    out: str | Path,
+    start: starts.Start | str = "random",
+    recipe: Recipe | str | Path = "ours",
+    fold: int | None = None,
+    folds: int = 5,
+    seed: int = 0,
+    jobs: int = 1,
+    device: str = "auto",
+    threads: int | None = None,
+) -> tuple[list[Planned], float]:
+    """Say what `train`, or `train_folds` where no fold is told, would do with these arguments, and do nothing.
+
+    Args:
+        data, network, out, start, recipe, fold, folds, seed, device, threads: as theirs.
+        jobs: runs side by side; some steps are timed in as many processes.
+
+    Returns:
+        The runs, and the seconds that those which are left take.
+
+    Raises:
+        What they raise before they train.
+    """
+    refuse_jobs(jobs, threads)
+    out = path_of("out", out)
+    images = data if isinstance(data, Images) else open_images(data)
+    contents = contents_of(images)
+    asked = {
+        (fold_folder(out, i) if fold is None else out): Asked.of(
+            images, network=network, start=start, recipe=recipe, fold=i, folds=folds, seed=seed
+        )
+        for i in (range(folds) if fold is None else [fold])
+    }
+    done = {}
+    for folder, one in asked.items():
+        begun = one.begin()
+        refuse_small(begun, one.px)
+        record = one.record(contents, begun)
+        done[folder] = is_finished(folder, record)
+        refuse_folder(folder, record, overwrite=False)
+    left = [folder for folder in asked if not done[folder]]
+    seconds = seconds_of(
+        [asked[folder] for folder in left], processes=jobs, device=device, threads=threads
+    )
+    taken = dict(zip(left, seconds, strict=True))
+    found = [
+        Planned(
+            name=folder.name,
+            folder=folder,
+            start=str(one.start),
+            is_done=done[folder],
+            seconds=taken.get(folder, 0.0),
+        )
+        for folder, one in asked.items()
+    ]
+    work = [Job(name=str(folder), cost=taken[folder]) for folder in left]
+    return found, seconds_side_by_side(work, processes=jobs)
+
+
+# --- How long runs take --------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class StepTimes:
+    """Seconds of the parts of a run.
+
+    Attributes:
+        head_s: of a step in which the head alone trains.
+        whole_s: of another step.
+        image_s: of an image that is predicted.
+    """
+
+    head_s: float
+    whole_s: float
+    image_s: float
+
+    def of(self, asked: Asked) -> float:
+        """Return the seconds of the steps of a run and of its looks at validation and test images."""
+        recipe, fold = asked.recipe, asked.fold
+        per_epoch = steps_of_epoch(len(fold.train), recipe.batch_size)
+        steps = recipe.epochs * per_epoch
+        alone = {"head": steps, "head-then-all": recipe.head_epochs * per_epoch}
+        head = alone.get(recipe.freeze, 0)
+        looks = 1 + -(-steps // (recipe.every or per_epoch))
+        images = (looks + 1) * len(fold.validation) + len(fold.test)
+        return head * self.head_s + (steps - head) * self.whole_s + images * self.image_s
+
+
+def seconds_of(
+    asked: Sequence[Asked], *, processes: int = 1, device: str = "auto", threads: int | None = None
+) -> list[float]:
+    """Time steps of each kind of run, and say how long each run takes: steps, evaluations, intervals.
+
+    Args:
+        asked: the runs.
+        processes: that many are timed side by side, as they would run.
+        device, threads: as of `train`.
+
+    Returns:
+        Seconds of each, if it goes on to its last epoch.
+
+    Raises:
+        What training meets.
+    """
+    kinds = {_kind(one): one for one in asked}
+    options = {"device": device, "threads": threads}
+    todo = [
+        Job(
+            name=f"{place}, {copy}",
+            function=time_steps,
+            arguments={"asked": one, "px": one.px} | options,
+        )
+        for place, one in enumerate(kinds.values())
+        for copy in range(processes)
+    ]
+    engine = Local(processes=processes, threads=threads)
+    found = values_of(run(todo, engine=engine, fail_fast=True))
+    times = {
+        kind: _mean(found[place * processes : (place + 1) * processes])
+        for place, kind in enumerate(kinds)
+    }
+    intervals = {id(one.images): _interval_s(one) for one in asked}
+    return [times[_kind(one)].of(one) + intervals[id(one.images)] for one in asked]
+
+
+def time_steps(*, asked: Asked, px: int, device: str, threads: int | None) -> StepTimes:
+    """Train on noise for a few steps, as a run does."""
+    where = pick_device(device)
+    size = asked.recipe.batch_size
+    recipe = replace(
+        asked.recipe, epochs=1, head_epochs=0, every=None, patience=None, metric="loss"
+    )
+    count = size * (1 + _TIMED)
+    pixels = np.random.default_rng(0).integers(0, 256, (count, px, px, 3), np.uint8)
+    rows = np.arange(count)
+    asked = replace(
+        asked, images=asked.images.part(rows % len(asked.images)), start=starts.Random()
+    )
+
+    def fitted_s(recipe: Recipe) -> float:
+        """Return the seconds of a step."""
+        state = TrainingState(asked.begin().to(where), recipe)
+        seconds = []
+        for train in (rows[:size], rows[size:]):
+            lesson = Lesson(
+                pixels=pixels,
+                images=rows,
+                train=train,
+                validation=rows[:1],
+                test=rows[:0],
+                goal=Goal.of(asked.images, train, recipe, where),
+                recipe=recipe,
+                seed=asked.seed,
+                metric="loss",
+                score=lambda _: {},
+                colour_axes=np.eye(3) if recipe.augmentation.rgb_pca else None,
+                device=where,
+            )
+            begin = time.perf_counter()
+            state.step = 0
+            fit(lesson, state, save=lambda: None)
+            seconds.append(time.perf_counter() - begin)
+        return seconds[-1] / _TIMED
+
+    with torch_threads(threads, where):
+        whole_s = fitted_s(recipe)
+        head_s = fitted_s(replace(recipe, freeze="head"))
+        network = asked.begin().to(where)
+        begin = time.perf_counter()
+        logits_of(network, pixels, rows, device=where)
+        image_s = (time.perf_counter() - begin) / count
+    return StepTimes(head_s=head_s, whole_s=whole_s, image_s=image_s)
+
+
+def _kind(asked: Asked) -> tuple[Any, ...]:
+    """Return what the time of a step depends on."""
+    recipe = replace(asked.recipe, epochs=asked.recipe.head_epochs + 1, metric=None)
+    return (
+        starts.network_of(asked.network, asked.start),
+        repr(recipe),
+        asked.px,
+        len(asked.images.classes),
+    )
+
+
+def _mean(times: Sequence[StepTimes]) -> StepTimes:
+    return StepTimes(
+        **{
+            part.name: float(np.mean([getattr(one, part.name) for one in times]))
+            for part in fields(StepTimes)
+        }
+    )
+
+
+def _interval_s(asked: Asked) -> float:
+    """Return the seconds of the intervals of a run's metrics."""
+    images, seconds = asked.images, 0.0
+    for rows in (asked.fold.validation, asked.fold.test):
+        part = images.part(rows)
+        outputs = np.random.default_rng(0).dirichlet(np.ones(len(images.classes)), len(part))
+        begin = time.perf_counter()
+        metrics(images.task, part.targets, outputs, groups=part.groups, classes=images.classes)
+        seconds += time.perf_counter() - begin
+    return seconds
