@@ -83,12 +83,6 @@ def speed_up(base, other, *, paired, confidence, resamples, seed):
 # --- Metrics of several labels -------------------------------------------------------------------
 
 
-def expanded(weights, *arrays):
-    """The rows of arrays, each as often as it weighs."""
-    rows = np.repeat(np.arange(len(weights)), np.asarray(weights).astype(int))
-    return [array[rows] for array in arrays]
-
-
 def several_labels(targets, outputs, models):
     """Metrics of (b, c) targets of 0, 1 and NaN; what a label does not define is left out of its mean."""
     found = {name: [] for name in ("auroc", "auprc", "balanced_accuracy", "ece")}
