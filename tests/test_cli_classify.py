@@ -137,6 +137,20 @@ def test_steps_to_thresholds(cli, done, monkeypatch):
     assert told == run.metrics()
 
 
+def test_layers_and_what_a_finished_run_lacks(cli, done, monkeypatch):
+    monkeypatch.chdir(done)
+    short = ("classify", "labels.csv", *SHORT, "--freeze", "all", "-q", "--layer-metrics", "--out")
+    answer = cli(*short, "l", "--epochs", 1)
+    assert answer.out.splitlines()[-1].endswith(", layers: l/layers.csv")
+    assert [epoch.epoch for epoch in open_run("l").layers()] == [0, 1]
+    assert cli(*short[:-2], "--out", "m").code == 0
+    answer = cli(*short, "m")
+    told = (
+        "--layer-metrics must be asked for when a run is begun, m was begun without: train it into "
+    )
+    assert answer.err == [f"histofast: {told}another folder with --layer-metrics"]
+
+
 def test_steps_of_folds(cli, done, monkeypatch):
     monkeypatch.chdir(done)
     short = ("classify", "labels.csv", *SHORT, "--folds", 2, "--out", "two", "-q")

@@ -29,12 +29,20 @@ def test_evaluations_in_tensorboard(tmp_path):
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     table = write_pictures(tmp_path, n=36, groups=12)
-    run = train(table, network="resnet18", recipe=RECIPE, out=tmp_path / "r", tensorboard=True)
+    asked = {"network": "resnet18", "recipe": RECIPE, "layer_metrics": True}
+    run = train(table, out=tmp_path / "r", tensorboard=True, **asked)
     events = EventAccumulator(str(run.path / "tensorboard" / "run"))
     events.Reload()
     found = {e.step: e.value for e in events.Scalars("validation_auroc")}
     wanted = {int(row["step"]): float(row["validation_auroc"]) for row in rows_of(run)}
     assert found == pytest.approx(wanted)
+    gains = {e.step: e.value for e in events.Scalars("layers_knowledge_gain")}
+    assert gains == pytest.approx(
+        {
+            epoch.step: sum(layer.knowledge_gain for layer in epoch.layers) / len(epoch.layers)
+            for epoch in run.layers()
+        }
+    )
     (told,) = events.Scalars("test_auroc")
     assert told.value == pytest.approx(run.metrics()["test"]["auroc"]["value"])
 

@@ -88,6 +88,7 @@ def train_folds(
     jobs: int = 1,
     cache: str | Path | None = None,
     overwrite: bool = False,
+    layer_metrics: bool = False,
     tensorboard: bool = False,
     mlflow: bool = False,
     on_progress: OnProgress | None = None,
@@ -100,9 +101,8 @@ def train_folds(
     Args:
         folds: how many.
         jobs: folds at a time, side by side in processes; the numbers are the same if `threads` are.
-        data, network, out, start, recipe, seed, device, threads, cache, overwrite, tensorboard, mlflow,
-            on_progress, on_note:
-            as of `train`; `out` is the folder of all.
+        data, network, out, start, recipe, seed, device, threads, cache, overwrite, layer_metrics,
+            tensorboard, mlflow, on_progress, on_note: as of `train`; `out` is the folder of all.
 
     Returns:
         The finished runs.
@@ -130,6 +130,7 @@ def train_folds(
             threads=threads,
             cache=cache or out / PIXELS,
             overwrite=overwrite,
+            layer_metrics=layer_metrics,
             tensorboard=tensorboard,
             mlflow=mlflow,
         ),

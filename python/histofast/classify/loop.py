@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from histofast.classify.evaluation import Evaluation, has_ended
+from histofast.classify.layers import EpochOfLayers
 from histofast.classify.optimisers import rate_at
 from histofast.classify.recipe import Recipe
 from histofast.classify.state import TrainingState
@@ -67,6 +68,7 @@ class Lesson:
         metric: what chooses the weights.
         score: of validation probabilities: metrics by name.
         colour_axes: of the training images, where the recipe shifts colours along them.
+        layer_metrics: whether the layers are measured after every epoch.
     """
 
     pixels: Pixels
@@ -80,6 +82,7 @@ class Lesson:
     metric: str
     score: Callable[[NDArray[np.float64]], dict[str, float]]
     colour_axes: NDArray[np.float64] | None = None
+    layer_metrics: bool = False
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
 
     @property
@@ -147,6 +150,7 @@ def fit(
     watch = _Watch(lesson, on_progress)
     if not state.evaluations:
         state.add(evaluate(lesson, state, losses, lr=0.0, seconds=0.0), lesson.metric)
+    _measure_layers(lesson, state)
     begin = time.perf_counter()
     for step, (places, pixels) in _batches(lesson, state.step):
         stop_if_asked()
@@ -163,6 +167,7 @@ def fit(
         loss.backward()
         optimiser.step()
         state.average(step)
+        _measure_layers(lesson, state)
         losses.append(loss.detach())
         watch(step + 1)
         if (step + 1) % every == 0 or step + 1 == lesson.steps:
@@ -242,6 +247,13 @@ def _batches(lesson: Lesson, first: int) -> Iterator[tuple[int, tuple[Rows, Pixe
         finally:
             for _, future in waiting:
                 future.cancel()
+
+
+def _measure_layers(lesson: Lesson, state: TrainingState) -> None:
+    """Measure the layers at the start and at the end of an epoch, once, where it is asked for."""
+    epoch, more = divmod(state.step, lesson.steps_per_epoch)
+    if lesson.layer_metrics and not more and len(state.layers) == epoch:
+        state.layers.append(EpochOfLayers.of(state.network, epoch=epoch, step=state.step))
 
 
 def standardised(pixels: Pixels, network: Network, device: torch.device) -> Tensor:

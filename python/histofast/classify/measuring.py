@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from histofast.classify.loop import Lesson, logits_of
-from histofast.classify.runs import LOG, WEIGHTS, Run
+from histofast.classify.runs import LAYERS, LOG, WEIGHTS, Run
 from histofast.classify.state import TrainingState
 from histofast.datasets import Decoded, Images
 from histofast.learning import (
@@ -60,6 +60,7 @@ def measure(run: Run, lesson: Lesson, images: Images, state: TrainingState, foun
             WEIGHTS: sha256_of(run.path / WEIGHTS),
             PREDICTIONS: sha256_of(run.path / PREDICTIONS),
             LOG: sha256_of(run.path / LOG),
+            **({LAYERS: sha256_of(run.path / LAYERS)} if lesson.layer_metrics else {}),
         },
     )
 

@@ -3,6 +3,7 @@
     run.json              network, start, images by content, split, recipe, seed
     recipe.toml           how it was trained, to be read again
     log.csv               an evaluation a row
+    layers.csv            ranks of a layer after an epoch a row, where they were asked for
     state.pt              until it is trained
     weights.safetensors   the network with its head, as torchvision spells it
     predictions.csv       of validation and test images
@@ -24,6 +25,7 @@ from safetensors.torch import save
 
 from histofast._files import path_of
 from histofast._tables import read_csv
+from histofast.classify.layers import EpochOfLayers, read_layers
 from histofast.classify.recipe import Recipe
 from histofast.datasets import GroupKind, ImageTask
 from histofast.errors import ModelError
@@ -46,8 +48,9 @@ from histofast.networks import Network, create
 
 KIND = "classify"
 WEIGHTS, STATE, LOG, RECIPE = "weights.safetensors", "state.pt", "log.csv", "recipe.toml"
+LAYERS = "layers.csv"
 CURVES = ("curves.png", "curves.svg")
-FILES = (WEIGHTS, STATE, LOG, RECIPE, *CURVES)
+FILES = (WEIGHTS, STATE, LOG, LAYERS, RECIPE, *CURVES)
 _DAMAGED = (AttributeError, KeyError, TypeError, ValueError)  # of JSON that is not as it should be
 _ANEW = "remove it and run classify again with the same arguments"
 
@@ -169,6 +172,18 @@ class Run:
         values = np.array([[float(cell) for cell in row] for row in rows], np.float64)
         return dict(zip(header, values.T, strict=True))
 
+    def layers(self) -> tuple[EpochOfLayers, ...]:
+        """Return the ranks of the layers after every epoch, and at the start, as layers.csv has them.
+
+        Raises:
+            ValueError: the run was trained without them.
+            ModelError: the run is not finished, or the table was changed since.
+        """
+        written = self.metrics().get(LAYERS)
+        if written is None:
+            raise without_layers(self.path)
+        return read_layers(unchanged(self.path / LAYERS, written, remedy=_ANEW))
+
     def steps_to(self, threshold: float, *, metric: str | None = None) -> Reached | None:
         """Return when the validation images first got to a threshold, of what `log` holds.
 
@@ -245,6 +260,14 @@ def open_run(path: str | Path) -> Run:
         raise ModelError(
             f"{path / RUN} must be of a run, got {type(error).__name__} ({error})"
         ) from error
+
+
+def without_layers(path: Path) -> ValueError:
+    """Return what is raised where a run was begun without measuring its layers."""
+    return ValueError(
+        f"layer_metrics must be asked for when a run is begun, {path} was begun without: train it "
+        "into another folder with layer_metrics=True"
+    )
 
 
 def save_weights(path: Path, network: Network) -> None:

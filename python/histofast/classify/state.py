@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from histofast._words import clipped, did_you_mean, one_line
 from histofast.classify.evaluation import Evaluation, is_better
+from histofast.classify.layers import EpochOfLayers
 from histofast.classify.optimisers import optimiser_of
 from histofast.classify.recipe import Recipe
 from histofast.errors import ModelError
@@ -37,6 +38,7 @@ class TrainingState:
         optimiser: of its parameters.
         step: steps taken.
         evaluations: so far.
+        layers: as each epoch left them, where that is measured.
     """
 
     def __init__(self, network: Network, recipe: Recipe) -> None:
@@ -45,6 +47,7 @@ class TrainingState:
         self.optimiser = optimiser_of(recipe, network.parameters())
         self.step = 0
         self.evaluations: list[Evaluation] = []
+        self.layers: list[EpochOfLayers] = []
         self._average: Weights = self._weights() if recipe.ema else {}
         self._best: Weights = {}
         self._phase: object = None
@@ -131,6 +134,7 @@ class TrainingState:
                 "best": self._best,
                 "step": self.step,
                 "evaluations": [asdict(found) for found in self.evaluations],
+                "layers": [asdict(epoch) for epoch in self.layers],
             },
             buffer,
         )
@@ -162,6 +166,7 @@ class TrainingState:
             self.optimiser.load_state_dict(found["optimiser"])
             self._average, self._best, self.step = found["average"], found["best"], found["step"]
             self.evaluations = [Evaluation(**told) for told in found["evaluations"]]
+            self.layers = [EpochOfLayers.of_plain(told) for told in found["layers"]]
         except (
             *(RuntimeError, EOFError, pickle.UnpicklingError),
             *(KeyError, TypeError, ValueError),

@@ -7,7 +7,7 @@ import math
 import shutil
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 
 import numpy as np
@@ -17,10 +17,21 @@ from histofast._files import path_of
 from histofast._words import counted
 from histofast.classify.asking import Asked, refuse_small, score
 from histofast.classify.evaluation import Evaluation
+from histofast.classify.layers import write_layers
 from histofast.classify.loop import Lesson, Progress, fit, training_batches
 from histofast.classify.measuring import measure
 from histofast.classify.recipe import Recipe
-from histofast.classify.runs import FILES, LOG, RECIPE, STATE, WEIGHTS, Run, save_weights
+from histofast.classify.runs import (
+    FILES,
+    LAYERS,
+    LOG,
+    RECIPE,
+    STATE,
+    WEIGHTS,
+    Run,
+    save_weights,
+    without_layers,
+)
 from histofast.classify.state import TrainingState
 from histofast.classify.task import Goal
 from histofast.datasets import (
@@ -70,6 +81,7 @@ def train(
     threads: int | None = None,
     cache: str | Path | None = None,
     overwrite: bool = False,
+    layer_metrics: bool = False,
     tensorboard: bool = False,
     mlflow: bool = False,
     on_progress: OnProgress | None = None,
@@ -96,6 +108,9 @@ def train(
         cache: folder for decoded images, which several runs may share. None: within `out`, and removed
             when the run is finished.
         overwrite: replace a run of another identity, or write into a folder that is not empty.
+        layer_metrics: write layers.csv: stable rank, effective rank, rank by EVBMF and AdaS's knowledge
+            gain of each convolution and linear layer, of the weights that train (not of their average), at
+            the start and after every epoch. The numbers of the run do not depend on it.
         tensorboard: log evaluations to `out`/tensorboard as well.
         mlflow: log evaluations, with network, start and recipe, to MLflow as well, to `out`/mlflow.db
             unless MLFLOW_TRACKING_URI is set.
@@ -108,7 +123,7 @@ def train(
     Raises:
         FileNotFoundError: no such data set or start.
         ValueError: options or labels that do not fit; a training part without a class; a folder of
-            something else or of other arguments.
+            something else or of other arguments; `layer_metrics` of a run that was begun without.
         ModelError: a start that does not fit the network; a loss that is not finite; another process
             trains in this folder.
         OSError: the folder cannot be written, or the disk is full; what is there stays whole.
@@ -125,6 +140,7 @@ def train(
         threads=threads,
         cache=cache,
         overwrite=overwrite,
+        layer_metrics=layer_metrics,
         tensorboard=tensorboard,
         mlflow=mlflow,
         on_progress=on_progress,
@@ -140,6 +156,7 @@ def train_asked(
     threads: int | None = None,
     cache: str | Path | None = None,
     overwrite: bool = False,
+    layer_metrics: bool = False,
     tensorboard: bool = False,
     mlflow: bool = False,
     on_progress: OnProgress | None = None,
@@ -155,17 +172,19 @@ def train_asked(
         assert on_note is not None
         on_note(note)
     logging = loggers(out, tensorboard=tensorboard, mlflow=mlflow, about=_about(record))
-    if is_finished(out, record):
-        return Run.of(out, record)
-    refuse_folder(out, record, overwrite=overwrite)
     run = Run.of(out, record)
+    if is_finished(out, record):
+        if layer_metrics and LAYERS not in run.metrics():
+            raise without_layers(out)
+        return run
+    refuse_folder(out, record, overwrite=overwrite)
     with _pixels_of(out, cache) as folder, torch_threads(threads, where):
         found = decode(images, cache=folder, px=asked.recipe.px, contents=contents)
         for note in (*found.notes, unreadable_note(found)):
             if on_note is not None and note:
                 on_note(note)
         refuse_small(begun, found.px)
-        lesson = lesson_of(run, images, found, where)
+        lesson = replace(lesson_of(run, images, found, where), layer_metrics=layer_metrics)
         with contextlib.ExitStack() as stack:
             stack.enter_context(run_folder(out, record, files=FILES, overwrite=overwrite))
             logs = [stack.enter_context(logger(None)) for logger in logging]
@@ -218,10 +237,24 @@ def learn(
     lost = state.go_on(run.path / STATE, lesson.device)
     if lost and on_note is not None:
         on_note(f"the run is trained from its start: {lost}")
-    fit(lesson, state, save=_Saved(run, state, logs), on_progress=on_progress)
-    write_log(run.path / LOG, state.evaluations)  # a kill may have come between the state and it
+    _settle_layers(run, lesson, state, on_note)
+    saved = _Saved(run, state, logs)
+    fit(lesson, state, save=saved, on_progress=on_progress)
+    saved.write_tables()  # a kill may have come between the state and them
     save_weights(run.path / WEIGHTS, state.network)
     return state
+
+
+def _settle_layers(run: Run, lesson: Lesson, state: TrainingState, on_note: OnNote | None) -> None:
+    """See that a run that goes on has its layers measured from the start, or not at all."""
+    if lesson.layer_metrics:
+        if state.step and len(state.layers) != 1 + state.step // lesson.steps_per_epoch:
+            raise without_layers(run.path)
+        return
+    if state.layers and on_note is not None:
+        on_note(f"{run.path / LAYERS} is removed: the run goes on without layer_metrics=True")
+    state.layers.clear()
+    (run.path / LAYERS).unlink(missing_ok=True)
 
 
 class _Saved:
@@ -230,14 +263,23 @@ class _Saved:
     def __init__(self, run: Run, state: TrainingState, logs: Sequence[Log]) -> None:
         self._run, self._state, self._logs = run, state, logs
         self._due = -math.inf
-        self._told = 0
+        self._told = self._layers_told = 0
+
+    def write_tables(self) -> None:
+        """Write log.csv and, where layers are measured, layers.csv."""
+        write_log(self._run.path / LOG, self._state.evaluations)
+        if self._state.layers:
+            write_layers(self._run.path / LAYERS, self._state.layers)
 
     def __call__(self) -> None:
-        for found in self._state.evaluations[self._told :]:
+        state = self._state
+        told = [(_values(found), found.step) for found in state.evaluations[self._told :]]
+        told += [(epoch.means(), epoch.step) for epoch in state.layers[self._layers_told :]]
+        for values, step in told:
             for log in self._logs:
-                log(_values(found), found.step)
-        self._told = len(self._state.evaluations)
-        write_log(self._run.path / LOG, self._state.evaluations)
+                log(values, step)
+        self._told, self._layers_told = len(state.evaluations), len(state.layers)
+        self.write_tables()
         begin = time.monotonic()
         if begin < self._due:
             return

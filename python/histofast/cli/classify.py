@@ -156,6 +156,12 @@ def classify(
         ),
     ] = None,
     plan_only: options.PlanOnly = False,
+    layer_metrics: Annotated[
+        bool,
+        typer.Option(
+            "--layer-metrics", help="write layers.csv: ranks of every layer after every epoch"
+        ),
+    ] = False,
     tensorboard: Annotated[
         bool, typer.Option("--tensorboard", help="log to OUT/tensorboard too")
     ] = False,
@@ -229,7 +235,7 @@ def classify(
         return
     with _steps(quiet=quiet) as (on_progress, on_note):
         asked |= {"overwrite": overwrite, "cache": cache}
-        asked |= {"tensorboard": tensorboard, "mlflow": mlflow}
+        asked |= {"tensorboard": tensorboard, "mlflow": mlflow, "layer_metrics": layer_metrics}
         asked |= {"on_progress": on_progress, "on_note": on_note}
         if folds is not None and fold is None:
             found: Folds | Run = train_folds(
@@ -292,7 +298,10 @@ def _tell(found: Folds | Run, thresholds: Thresholds, *, as_json: bool) -> None:
     say(f"{first.architecture} from {first.record.about['start']}, {minutes}: {_basis(found)}")
     say(*(_table_of_run(metrics) if isinstance(found, Run) else _table_of_folds(metrics)))
     say(*say_steps(found, thresholds))
-    say(f"predictions: {found.path / 'predictions.csv'}, curves: {found.path / 'curves.png'}")
+    files = {"predictions": "predictions.csv", "curves": "curves.png"}
+    if "layers.csv" in metrics:
+        files["layers"] = "layers.csv"
+    say(", ".join(f"{what}: {found.path / name}" for what, name in files.items()))
 
 
 def _basis(found: Folds | Run) -> str:
