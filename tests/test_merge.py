@@ -106,20 +106,20 @@ def test_methods_against_their_definitions():
         np.testing.assert_allclose(found.numpy().reshape(6, -1), array, atol=2e-6, err_msg=method)
 
 
-def of_rank(rank, seed, shape=(40, 10, 3, 3)):
+def of_rank(rank, seed, *, rows=12, columns=27):
     """A kernel of a rank under noise, and the state that holds it."""
     rng = np.random.default_rng(seed)
-    matrix = (
-        rng.normal(size=(40, rank)) @ rng.normal(size=(rank, 90)) + rng.normal(size=(40, 90)) / 4
-    )
-    return {"w": torch.tensor(matrix.reshape(shape), dtype=torch.float32), "b": torch.rand(40)}
+    matrix = 2 * rng.normal(size=(rows, rank)) @ rng.normal(size=(rank, columns))
+    matrix += rng.normal(size=(rows, columns)) / 4
+    kernel = torch.tensor(matrix.reshape(rows, -1, 3, 3), dtype=torch.float32)
+    return {"w": kernel, "b": torch.tensor(rng.random(rows), dtype=torch.float32)}
 
 
 def test_ranks_by_evbmf_are_of_each_matrix():
-    parts = [of_rank(rank, seed) for rank, seed in ((2, 1), (5, 2), (0, 3))]
-    arrays = [part["w"].double().numpy().reshape(40, -1) for part in parts]
+    parts = [of_rank(rank, seed) for rank, seed in ((3, 1), (0, 2))]
+    arrays = [part["w"].double().numpy().reshape(12, -1) for part in parts]
     ranks = [len(reference.evbmf(a)[0]) for a in arrays]
-    assert ranks == [2, 5, 0]
+    assert ranks == [3, 0]
     pre = np.mean(
         [reference.truncated(a, max(1, r)) for a, r in zip(arrays, ranks, strict=True)], axis=0
     )
@@ -127,17 +127,17 @@ def test_ranks_by_evbmf_are_of_each_matrix():
     post = reference.truncated(mean, max(1, len(reference.evbmf(mean)[0])))
     for method, wanted in (("svd-pre", pre), ("svd-post", post)):
         found = merge_states(parts, method, rank="evbmf")
-        np.testing.assert_allclose(found["w"].numpy().reshape(40, -1), wanted, atol=2e-6)
+        np.testing.assert_allclose(found["w"].numpy().reshape(12, -1), wanted, atol=2e-6)
         torch.testing.assert_close(found["b"], torch.stack([p["b"] for p in parts]).mean(0))
 
 
 def test_where_nothing_stands_out_of_noise_one_is_kept():
     parts = [of_rank(0, 1), of_rank(0, 2)]
-    mean = merge_states(parts, "mean")["w"].double().numpy().reshape(40, -1)
+    mean = merge_states(parts, "mean")["w"].double().numpy().reshape(12, -1)
     assert len(reference.evbmf(mean)[0]) == 0
     found = merge_states(parts, "svd-post", rank="evbmf")
     np.testing.assert_allclose(
-        found["w"].numpy().reshape(40, -1), reference.truncated(mean, 1), atol=2e-6
+        found["w"].numpy().reshape(12, -1), reference.truncated(mean, 1), atol=2e-6
     )
     nothing = {"w": torch.zeros(4, 3)}
     assert not merge_states([nothing, dict(nothing)], "svd-pre", rank="evbmf")["w"].any()
@@ -260,6 +260,31 @@ def test_a_merge_by_evbmf_is_a_start_and_a_file(cli, tmp_path):
     assert (
         "invalid value for '--rank': must be a whole number or evbmf, got 'many'" in answer.err[-1]
     )
+
+
+def test_parts_and_base_must_standardise_alike(files, tmp_path):
+    """A run of weights for pixels of mean 0.5 among files for those of ImageNet."""
+    _, a, b = files
+    other = classify.train(
+        write_pictures(tmp_path, n=24, groups=12),
+        network="ciga-simclr-resnet18",
+        start=a,
+        recipe=classify.Recipe(epochs=1, px=24, batch_size=8, freeze="head"),
+        out=tmp_path / "run",
+    )
+    assert other.network().mean == (0.5, 0.5, 0.5)
+    wrong = f"run:{other.path}"
+    for text in (f"merge:mean:{a}+{wrong}", f"merge:task:{wrong}+{a}+{b}"):
+        with pytest.raises(ModelError, match=r"must standardise alike, .* does not as .* does"):
+            starts.begin("resnet18", text)
+    for parts, options in (
+        ([a, other.path], {"method": "mean"}),
+        ([a, b], {"method": "task", "base": other.path}),
+    ):
+        with pytest.raises(ModelError, match=r"must standardise alike, .* does not as .* does"):
+            classify.merge(parts, out=tmp_path / "m.safetensors", **options)
+    alike = classify.merge([other.path, other.path], out=tmp_path / "m.safetensors", method="mean")
+    assert alike.network == "resnet18"
 
 
 @pytest.mark.parametrize(

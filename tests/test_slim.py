@@ -289,7 +289,7 @@ def test_a_run_is_of_the_slim_network(runs):
     again = starts.begin(NAME, f"run:{run.path}").state_dict()
     own = run.network(head=False).state_dict()
     assert all(torch.equal(again[key], own[key]) for key in own)
-    with pytest.raises(ModelError, match=f'got one of {NAME}: give network="{NAME}"'):
+    with pytest.raises(ModelError, match=f"got one of {NAME}: name that network"):
         starts.begin("resnet18", f"run:{run.path}")
 
 

@@ -226,7 +226,7 @@ def test_a_run_starts_another(tmp_path):
     assert all(torch.equal(begun[k], own[k]) for k in own if not k.startswith("fc."))
     assert begun["fc.weight"].shape == (5, 512)
     with pytest.raises(
-        ModelError, match="must be a run of resnet34 to start it, got one of resnet18"
+        ModelError, match="must be a run of resnet34, got one of resnet18: name that"
     ):
         starts.begin("resnet34", f"run:{done.path}")
     refuses_what_was_changed(done.path, tmp_path)

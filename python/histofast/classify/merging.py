@@ -89,11 +89,14 @@ def merge(
     name = network or _network_of(given[0])
     loaded = [starts.begin(name, start) for start in given]
     first = loaded[0]
-    _refuse_other_pixels(loaded, given)
+    based = None if begun is None else starts.begin(name, begun)
+    starts.refuse_unlike(
+        loaded if based is None else [based, *loaded], given if begun is None else [begun, *given]
+    )
     state = starts.merge_states(
         [part.state_dict() for part in loaded],
         method,
-        base=None if begun is None else starts.begin(name, begun).state_dict(),
+        base=None if based is None else based.state_dict(),
         rank=rank,
         scale=scale,
         score=None if data is None else _scorer(first, data, px),
@@ -147,16 +150,6 @@ def _network_of(start: starts.Start) -> str:
             "network=..., one from a slim start by its name, such as resnet18-slim-layer2-2"
         )
     return found
-
-
-def _refuse_other_pixels(parts: Sequence[Network], given: Sequence[starts.Start]) -> None:
-    first = parts[0]
-    for part, start in zip(parts, given, strict=True):
-        same_pixels = (part.mean, part.std) == (first.mean, first.std)
-        if not same_pixels or starts.eps_of(part) != starts.eps_of(first):
-            raise ModelError(
-                f"parts of a merge must standardise alike, {start} does not as {given[0]} does"
-            )
 
 
 def _equal_parts(parts: Sequence[Network], given: Sequence[starts.Start]) -> list[str]:

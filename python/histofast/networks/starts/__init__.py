@@ -24,6 +24,7 @@ from histofast.networks.starts.beginning import (
     identity,
     is_merged,
     network_of,
+    refuse_unlike,
     runs_of,
 )
 from histofast.networks.starts.gabor import GaborFilter, gabor_bank
@@ -65,6 +66,7 @@ __all__ = [
     "merge_states",
     "network_of",
     "parse",
+    "refuse_unlike",
     "runs_of",
 ]
 

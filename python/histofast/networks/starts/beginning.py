@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
@@ -192,16 +192,25 @@ def _begun(name: str, start: Start, seed: int) -> Network:
 def _merged(name: str, start: Merge, seed: int) -> Network:
     parts = [_begun(name, part, seed) for part in start.parts]
     first = parts[0]
-    for part, told in zip(parts, start.parts, strict=True):
-        if (part.mean, part.std) != (first.mean, first.std) or eps_of(part) != eps_of(first):
-            raise ModelError(
-                f"parts of a merge must standardise pixels alike, {told} does not as "
-                f"{start.parts[0]} does"
-            )
+    refuse_unlike(parts, start.parts)
     states = [part.state_dict() for part in parts]
     base = states.pop(0) if start.method in ON_A_BASE else None
     first.load_state_dict(merge_states(states, start.method, base=base, rank=start.rank))
     return first
+
+
+def refuse_unlike(parts: Sequence[Network], told: Sequence[Start]) -> None:
+    """Refuse parts of a merge that see pixels or statistics of another scale than the first.
+
+    Raises:
+        ModelError: one of them standardises pixels otherwise, or has another eps of BatchNorms.
+    """
+    first = parts[0]
+    for part, start in zip(parts, told, strict=True):
+        if (part.mean, part.std) != (first.mean, first.std) or eps_of(part) != eps_of(first):
+            raise ModelError(
+                f"parts of a merge must standardise alike, {start} does not as {told[0]} does"
+            )
 
 
 def _created(name: str, **options: Any) -> Network:
@@ -253,8 +262,8 @@ def _of_run(name: str, folder: str, seed: int) -> Network:
     told = found.network
     if told["name"] != name:
         raise ModelError(
-            f"{folder} must be a run of {name} to start it, got one of {told['name']}: give "
-            f'network="{told["name"]}"'
+            f"{folder} must be a run of {name}, got one of {told['name']}: name that network, or "
+            "another run"
         )
     network = _created(name, seed=seed, weights=found.weights, bn_eps=told["bn_eps"])
     network.mean, network.std = tuple(told["mean"]), tuple(told["std"])
