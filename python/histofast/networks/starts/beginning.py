@@ -63,12 +63,10 @@ def begin(network: str, start: AnyStart, *, classes: int = 0, seed: int = 0) -> 
     begun = _begun(network, parse(start), seed)
     if not classes:
         return begun
-    whole = create(begun.architecture, classes=classes, bn_eps=eps_of(begun), seed=seed)
-    assert isinstance(whole, Network)
-    whole.load_state_dict(whole.state_dict() | begun.state_dict())
-    whole.mean, whole.std = begun.mean, begun.std
-    whole.eval()
-    return whole
+    headed = _created(begun.architecture, classes=classes, bn_eps=eps_of(begun), seed=seed)
+    headed.load_state_dict(headed.state_dict() | begun.state_dict())
+    headed.mean, headed.std = begun.mean, begun.std
+    return headed
 
 
 def network_of(network: str, start: AnyStart) -> str:
@@ -84,9 +82,9 @@ def network_of(network: str, start: AnyStart) -> str:
             return network_of(network, of)
         case Transfuse(of, layer, _):
             inner = network_of(network, of)
-            names = whole(inner).stage_names
-            if layer not in names:
-                raise ModelError(no_such("layer", layer, names, of=f" of {inner}"))
+            cuts = whole(inner).stage_names
+            if layer not in cuts:
+                raise ModelError(no_such("layer", layer, cuts, of=f" of {inner}"))
             return inner
         case Slim(of, layer, factor):
             return slim(architecture_of(network_of(network, of)), layer, factor).name
