@@ -23,7 +23,6 @@ import numpy as np
 from numpy.typing import NDArray
 from safetensors.torch import save
 
-from histofast._files import path_of
 from histofast._tables import read_csv
 from histofast.classify.layers import EpochOfLayers, read_layers
 from histofast.classify.recipe import Recipe
@@ -33,13 +32,12 @@ from histofast.learning import (
     LOWER_IS_BETTER,
     METRICS,
     PREDICTIONS,
-    RUN,
     Fold,
     Reached,
     RunRecord,
     check_metric,
+    open_recorded,
     read_json,
-    read_record,
     steps_to,
     unchanged,
     write_bytes,
@@ -51,7 +49,6 @@ WEIGHTS, STATE, LOG, RECIPE = "weights.safetensors", "state.pt", "log.csv", "rec
 LAYERS = "layers.csv"
 CURVES = ("curves.png", "curves.svg")
 FILES = (WEIGHTS, STATE, LOG, LAYERS, RECIPE, *CURVES)
-_DAMAGED = (AttributeError, KeyError, TypeError, ValueError)  # of JSON that is not as it should be
 _ANEW = "remove it and run classify again with the same arguments"
 
 
@@ -247,19 +244,7 @@ def open_run(path: str | Path) -> Run:
         FileNotFoundError: no such folder, or none of a run.
         ModelError: its run.json is broken, or of another kind of run.
     """
-    path = path_of("path", path)
-    record = read_record(path)
-    if record is None:
-        wanted = "no such folder" if not path.is_dir() else f"no {RUN}, as `classify` writes it, in"
-        raise FileNotFoundError(f"{wanted}{':' * (not path.is_dir())} {path}")
-    if record.kind != KIND:
-        raise ModelError(f"{path} must be of `{KIND}`, got a folder of `{record.kind}`")
-    try:
-        return Run.of(path, record)
-    except _DAMAGED as error:
-        raise ModelError(
-            f"{path / RUN} must be of a run, got {type(error).__name__} ({error})"
-        ) from error
+    return open_recorded(path, Run.of, kind=KIND)
 
 
 def without_layers(path: Path) -> ValueError:

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import io
-import pickle
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, replace
@@ -14,17 +11,15 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from histofast._words import clipped, did_you_mean, one_line
+from histofast._words import did_you_mean
 from histofast.classify.evaluation import Evaluation, is_better
 from histofast.classify.layers import EpochOfLayers
 from histofast.classify.optimisers import optimiser_of
 from histofast.classify.recipe import Recipe
 from histofast.errors import ModelError
-from histofast.learning import write_bytes
+from histofast.learning import take_state, write_state
 from histofast.networks import Network
 
-_SUM_BYTES = 32  # the file begins with the sha256 of the rest
-_SHOWN = 200  # characters of what torch says
 _WARM = 10  # of the average: it forgets its beginning within some tens of steps
 
 Weights = dict[str, Tensor]
@@ -125,8 +120,8 @@ class TrainingState:
 
     def save(self, path: Path) -> None:
         """Write the state; the file is whole or not there."""
-        buffer = io.BytesIO()  # torch reports a full disk as another error
-        torch.save(
+        write_state(
+            path,
             {
                 "network": self.network.state_dict(),
                 "optimiser": self.optimiser.state_dict(),
@@ -136,10 +131,7 @@ class TrainingState:
                 "evaluations": [asdict(found) for found in self.evaluations],
                 "layers": [asdict(epoch) for epoch in self.layers],
             },
-            buffer,
         )
-        content = buffer.getvalue()
-        write_bytes(path, hashlib.sha256(content).digest() + content)
 
     def go_on(self, path: Path, device: torch.device) -> str:
         """Go to the state in a file, if there is one.
@@ -150,32 +142,14 @@ class TrainingState:
         Raises:
             ModelError: it is of another network.
         """
-        if not path.is_file():
-            return ""
-        try:
-            content = path.read_bytes()
-        except OSError as error:
-            return f"{path} cannot be read ({one_line(error)})"
-        if hashlib.sha256(content[_SUM_BYTES:]).digest() != content[:_SUM_BYTES]:
-            return f"{path} is not as it was written"
-        try:
-            found = torch.load(
-                io.BytesIO(content[_SUM_BYTES:]), map_location=device, weights_only=True
-            )
-            self.network.load_state_dict(found["network"])
-            self.optimiser.load_state_dict(found["optimiser"])
-            self._average, self._best, self.step = found["average"], found["best"], found["step"]
-            self.evaluations = [Evaluation(**told) for told in found["evaluations"]]
-            self.layers = [EpochOfLayers.of_plain(told) for told in found["layers"]]
-        except (
-            *(RuntimeError, EOFError, pickle.UnpicklingError),
-            *(KeyError, TypeError, ValueError),
-        ) as error:
-            raise ModelError(
-                f"{path} must be the state of this run, got {type(error).__name__} "
-                f"({clipped(one_line(error), _SHOWN)}): remove it to begin anew"
-            ) from error
-        return ""
+        return take_state(path, self._take, device=device, of="run")
+
+    def _take(self, found: dict[str, Any]) -> None:
+        self.network.load_state_dict(found["network"])
+        self.optimiser.load_state_dict(found["optimiser"])
+        self._average, self._best, self.step = found["average"], found["best"], found["step"]
+        self.evaluations = [Evaluation(**told) for told in found["evaluations"]]
+        self.layers = [EpochOfLayers.of_plain(told) for told in found["layers"]]
 
     def _weights(self) -> Weights:
         return {name: value.detach().clone() for name, value in self.network.state_dict().items()}

@@ -28,6 +28,7 @@ from histofast.learning.record import (
     difference,
     fold_folder,
     is_finished,
+    open_recorded,
     or_none,
     parts_of_config,
     plain,
@@ -49,6 +50,7 @@ from histofast.learning.scores import (
 )
 from histofast.learning.side_by_side import OnNote, refuse_jobs, work_on_folds
 from histofast.learning.splits import Fold, Labelled, folds
+from histofast.learning.states import take_state, write_state
 from histofast.learning.steps import (
     KaplanMeier,
     Reached,
@@ -103,6 +105,7 @@ __all__ = [
     "median_steps",
     "metrics",
     "metrics_of_models",
+    "open_recorded",
     "or_none",
     "parts_of_config",
     "plain",
@@ -117,6 +120,7 @@ __all__ = [
     "sha256_of",
     "speed_up",
     "steps_to",
+    "take_state",
     "unchanged",
     "wider",
     "work_on_folds",
@@ -124,6 +128,7 @@ __all__ = [
     "write_csv",
     "write_json",
     "write_log",
+    "write_state",
 ]
 
 

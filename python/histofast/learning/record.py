@@ -20,17 +20,19 @@ import contextlib
 import hashlib
 import json
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
-from histofast._files import Lock, make_folder, remove_stale_temporaries
+from histofast._files import Lock, make_folder, path_of, remove_stale_temporaries
 from histofast.errors import ModelError
 from histofast.learning.files import read_json, write_json
 from histofast.learning.scores import Metric
 
 RUN, METRICS, PREDICTIONS = "run.json", "metrics.json", "predictions.csv"
+
+OpenedRun = TypeVar("OpenedRun")
 
 _ASIDE = "aside"  # in the metadata of a field
 _ELSEWHERE = "choose another folder, or replace the run with overwrite=True"
@@ -154,6 +156,35 @@ def read_record(path: Path) -> RunRecord | None:
     if wrong:
         raise ModelError(f"{path / RUN} must be of a run, got no {wrong[0]} in it: {_ELSEWHERE}")
     return RunRecord(**{name: record[name] for name in wanted})
+
+
+def open_recorded(
+    path: str | Path, make: Callable[[Path, RunRecord], OpenedRun], *, kind: str
+) -> OpenedRun:
+    """Open the folder of a run, finished or not.
+
+    Args:
+        path: of the folder.
+        make: makes a run of what run.json holds.
+        kind: of run; the command that makes such ones is called so.
+
+    Raises:
+        FileNotFoundError: no such folder, or none of a run.
+        ModelError: its run.json is broken, or of another kind of run.
+    """
+    path = path_of("path", path)
+    record = read_record(path)
+    if record is None:
+        wanted = "no such folder" if not path.is_dir() else f"no {RUN}, as `{kind}` writes it, in"
+        raise FileNotFoundError(f"{wanted}{':' * (not path.is_dir())} {path}")
+    if record.kind != kind:
+        raise ModelError(f"{path} must be of `{kind}`, got a folder of `{record.kind}`")
+    try:
+        return make(path, record)
+    except (AttributeError, KeyError, TypeError, ValueError) as error:  # JSON of another shape
+        raise ModelError(
+            f"{path / RUN} must be of a run, got {type(error).__name__} ({error})"
+        ) from error
 
 
 def is_finished(path: Path, record: RunRecord) -> bool:

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import io
-import pickle
 from collections.abc import Mapping
 from copy import deepcopy
 from dataclasses import asdict, dataclass, field
@@ -14,12 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from histofast._words import clipped, one_line
-from histofast.errors import ModelError
-from histofast.learning import EpochReport, write_bytes
-
-_SUM_BYTES = 32  # the file begins with the sha256 of the rest
-_SHOWN = 200  # characters of what torch says
+from histofast.learning import EpochReport, take_state, write_state
 
 Weights = dict[str, dict[str, Tensor]]  # by the name of the module
 
@@ -55,8 +47,8 @@ class FoldState:
 
     def save(self, path: Path) -> None:
         """Write the state; the file is whole or not there."""
-        buffer = io.BytesIO()  # torch reports a full disk as another error
-        torch.save(
+        write_state(
+            path,
             {
                 "modules": self._weights(),
                 "optimizer": self.optimizer.state_dict(),
@@ -64,10 +56,7 @@ class FoldState:
                 "epochs": [asdict(epoch) for epoch in self.epochs],
                 "more": self.more,
             },
-            buffer,
         )
-        content = buffer.getvalue()
-        write_bytes(path, hashlib.sha256(content).digest() + content)
 
     def go_on(self, path: Path, device: torch.device) -> str:
         """Go to the state in a file, if there is one.
@@ -78,31 +67,14 @@ class FoldState:
         Raises:
             ModelError: it is of other modules.
         """
-        if not path.is_file():
-            return ""
-        try:
-            content = path.read_bytes()
-        except OSError as error:
-            return f"{path} cannot be read ({one_line(error)})"
-        if hashlib.sha256(content[_SUM_BYTES:]).digest() != content[:_SUM_BYTES]:
-            return f"{path} is not as it was written"
-        try:
-            buffer = io.BytesIO(content[_SUM_BYTES:])
-            found = torch.load(buffer, map_location=device, weights_only=True)
-            for name, module in self.modules.items():
-                module.load_state_dict(found["modules"][name])
-            self.optimizer.load_state_dict(found["optimizer"])
-            self.best, self.more = found["best"], found["more"]
-            self.epochs = [EpochReport(**epoch) for epoch in found["epochs"]]
-        except (
-            *(RuntimeError, EOFError, pickle.UnpicklingError),
-            *(KeyError, TypeError, ValueError),
-        ) as error:
-            raise ModelError(
-                f"{path} must be the state of this fold, got {type(error).__name__} "
-                f"({clipped(one_line(error), _SHOWN)}): remove it to begin the fold anew"
-            ) from error
-        return ""
+        return take_state(path, self._take, device=device, of="fold")
+
+    def _take(self, found: dict[str, Any]) -> None:
+        for name, module in self.modules.items():
+            module.load_state_dict(found["modules"][name])
+        self.optimizer.load_state_dict(found["optimizer"])
+        self.best, self.more = found["best"], found["more"]
+        self.epochs = [EpochReport(**epoch) for epoch in found["epochs"]]
 
     def _weights(self) -> Weights:
         return {name: module.state_dict() for name, module in self.modules.items()}

@@ -23,7 +23,6 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor, nn
 
-from histofast._files import path_of
 from histofast._machine import TORCH, check_device
 from histofast._tables import read_csv
 from histofast._words import one_line
@@ -31,14 +30,13 @@ from histofast.errors import ModelError
 from histofast.learning import (
     METRICS,
     PREDICTIONS,
-    RUN,
     Fold,
     RunRecord,
     Task,
     aside,
     fold_folder,
+    open_recorded,
     read_json,
-    read_record,
     refuse_out_of_range,
     unchanged,
     write_bytes,
@@ -258,19 +256,7 @@ def open_run(path: str | Path) -> Run:
         FileNotFoundError: no such folder, or none of a run.
         ModelError: its run.json is broken, or of another kind of run.
     """
-    path = path_of("path", path)
-    record = read_record(path)
-    if record is None:
-        wanted = "no such folder" if not path.is_dir() else f"no {RUN}, as `train` writes it, in"
-        raise FileNotFoundError(f"{wanted}{':' * (not path.is_dir())} {path}")
-    if record.kind != KIND:
-        raise ModelError(f"{path} must be of `{KIND}`, got a folder of `{record.kind}`")
-    try:
-        return Run.of(path, record)
-    except _DAMAGED as error:
-        raise ModelError(
-            f"{path / RUN} must be of a run, got {type(error).__name__} ({error})"
-        ) from error
+    return open_recorded(path, Run.of, kind=KIND)
 
 
 def slides_of(bags: Bags) -> dict[str, dict[str, Any]]:
