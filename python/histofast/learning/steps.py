@@ -184,7 +184,8 @@ def speed_up(
         base: runs of the way that it is held against.
         other: runs of the way asked about; the ratio is above 1 where it needs fewer steps.
         paired: whether the i-th runs of both are of one seed and fold: they are drawn together.
-        confidence: of the interval, percentiles of a bootstrap over runs.
+        confidence: of the interval, percentiles of a bootstrap over runs, which are the same on a log
+            scale. Folds of one data set are not quite independent: with few seeds it is too narrow.
         resamples: draws.
         seed: of the draws.
 
