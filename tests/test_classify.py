@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import errno
 import json
+import shutil
 from dataclasses import fields, replace
 from pathlib import Path
 
@@ -19,7 +20,7 @@ torch = need("torch", "safetensors")
 from histofast import datasets, learning
 from histofast.classify import PRESETS, Asked, Recipe, open_run, predict, train, train_folds
 from histofast.datasets import Augmentation
-from histofast.errors import ModelError, WriteError
+from histofast.errors import ModelError, NoSpaceError, WriteError
 from histofast.networks import starts
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -245,6 +246,56 @@ class Killed(BaseException):
     pass
 
 
+def test_many_pictures_are_predicted_in_batches_of_what_can_be_read(run, tmp_path, monkeypatch):
+    table = write_pictures(tmp_path / "many", n=270)
+    for name in ("003", "255", "269"):
+        (table.parent / "img" / f"{name}.png").write_bytes(b"no picture")
+    images = datasets.open_images(table)
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "absent"))  # needs no room of its own
+    seen = []
+    told = predict(
+        run, table, out=tmp_path / "p.csv", threads=3, on_progress=lambda *x: seen.append(x)
+    )
+    # 256 can be read of the first 258: what comes in the next batch changes none of them.
+    parts = [predict(run, images.part(rows)) for rows in (range(258), range(258, 270))]
+    wanted = np.concatenate([part.probabilities for part in parts])
+    np.testing.assert_array_equal(told.probabilities, wanted)
+    assert np.isnan(wanted).all(axis=1).tolist() == [i in (3, 255, 269) for i in range(270)]
+    assert [name for name, _ in told.unreadable] == ["img/003.png", "img/255.png", "img/269.png"]
+    assert seen == [(i + 1, 270) for i in range(270)]
+    rows = (tmp_path / "p.csv").read_text().splitlines()
+    assert len(rows) == 271
+    assert rows[4] == "img/003.png,,,"
+
+
+def test_what_predicts_nothing_says_why_and_leaves_nothing(run, table, tmp_path):
+    def stop(done, total):
+        if done == 20:
+            raise Killed
+
+    before = sorted(tmp_path.iterdir())
+    with pytest.raises(Killed):
+        predict(run, table, out=tmp_path / "p.csv", on_progress=stop)
+    with pytest.raises(FileNotFoundError, match=r"no folder .*none to write p\.csv in"):
+        predict(run, table, out=tmp_path / "none" / "p.csv", on_progress=stop)
+    with pytest.raises(FileExistsError, match=r"labels\.csv exists: choose another name, or ask"):
+        predict(run, table, out=table, on_progress=stop)
+    with pytest.raises(ValueError, match="threads must be at least 1, got 0"):
+        predict(run, table, threads=0)
+    broken = tmp_path / "broken"
+    broken.mkdir()
+    (broken / "a.png").write_bytes(b"no picture")
+    with pytest.raises(ValueError, match=r"pictures that can be read, got none of 1: a\.png must"):
+        predict(run, broken, out=tmp_path / "p.csv")
+    shutil.rmtree(broken)
+    assert sorted(tmp_path.iterdir()) == before
+    predict(run, table, out=tmp_path / "p.csv")
+    first = (tmp_path / "p.csv").read_bytes()
+    (tmp_path / "p.csv").write_text("old")
+    predict(run, table, out=tmp_path / "p.csv", overwrite=True)
+    assert (tmp_path / "p.csv").read_bytes() == first
+
+
 def test_stopped_and_resumed_is_undisturbed(run, table, tmp_path):
     seen = 0
 
@@ -341,7 +392,7 @@ def test_a_disk_that_fills_up_leaves_a_run_that_goes_on(run, table, tmp_path, mo
 
     with monkeypatch.context() as patched:
         patched.setattr(Path, "write_bytes", full)
-        with pytest.raises(OSError, match="no space left"):
+        with pytest.raises(NoSpaceError, match=rf"no space left on .*: {name}; free some or"):
             train(table, network=NETWORK, recipe=FAST, out=tmp_path / "r")
     assert not (tmp_path / "r" / "metrics.json").exists()
     again = train(table, network=NETWORK, recipe=FAST, out=tmp_path / "r")

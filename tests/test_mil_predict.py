@@ -228,7 +228,7 @@ class TestRefusals:
             raise OSError(errno.ENOSPC, "No space left on device", str(path))
 
         monkeypatch.setattr(Path, "write_bytes", full)
-        with pytest.raises(OSError, match="No space left"):
+        with pytest.raises(OSError, match="no space left"):
             predict(run, fresh, out=tmp_path / "p.csv")
         assert [p.name for p in tmp_path.iterdir()] == ["fresh"]
 

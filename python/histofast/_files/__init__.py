@@ -16,13 +16,20 @@ from __future__ import annotations
 from histofast._files.failing import write_error
 from histofast._files.locks import Holder, Lock, NoLocksWarning
 from histofast._files.opening import path_of, paths_of, regular_file
-from histofast._files.writing import Temporary, make_folder, remove_stale_temporaries, replacing
+from histofast._files.writing import (
+    Temporary,
+    check_target,
+    make_folder,
+    remove_stale_temporaries,
+    replacing,
+)
 
 __all__ = [
     "Holder",
     "Lock",
     "NoLocksWarning",
     "Temporary",
+    "check_target",
     "make_folder",
     "path_of",
     "paths_of",

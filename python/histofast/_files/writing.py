@@ -44,6 +44,24 @@ def make_folder(path: Path) -> None:
         raise write_error(path, error) from error
 
 
+def check_target(path: Path, *, overwrite: bool) -> None:
+    """Refuse a path that `replacing` would, before the work whose result it is for.
+
+    Raises:
+        FileExistsError: it exists and `overwrite` is False.
+        FileNotFoundError: its folder does not exist.
+        WriteError: its folder cannot be looked at.
+    """
+    try:
+        is_there, has_folder = path.exists(), path.parent.is_dir()
+    except OSError as error:
+        raise write_error(path, error) from error
+    if is_there and not overwrite:
+        raise FileExistsError(f"{path} exists: choose another name, or ask to overwrite it")
+    if not has_folder:
+        raise FileNotFoundError(f"no folder {path.parent} to write {path.name} in")
+
+
 @contextlib.contextmanager
 def replacing(path: Path, *, overwrite: bool) -> Iterator[Path]:
     """Yield a path to write to; what is there at the end becomes `path`, if nothing raised.
@@ -55,14 +73,7 @@ def replacing(path: Path, *, overwrite: bool) -> Iterator[Path]:
         FileNotFoundError: the folder does not exist.
         WriteError: the folder cannot be written, or its disk is full.
     """
-    try:
-        is_there, has_folder = path.exists(), path.parent.is_dir()
-    except OSError as error:
-        raise write_error(path, error) from error
-    if is_there and not overwrite:
-        raise FileExistsError(f"{path} exists: choose another name, or ask to overwrite it")
-    if not has_folder:
-        raise FileNotFoundError(f"no folder {path.parent} to write {path.name} in")
+    check_target(path, overwrite=overwrite)
     try:
         pending = Temporary(path)
     except OSError as error:

@@ -33,7 +33,7 @@ from histofast.networks import Network
 
 _ORDER, _DROPOUT = range(1, 3)  # streams of random numbers
 _AHEAD = 2  # batches that are prepared while one is learnt from
-_EVALUATED = 256  # images at a time, without a graph
+EVALUATED = 256  # images at a time, without a graph
 _REFRESH_S = 0.25
 
 Pixels = NDArray[np.uint8]
@@ -207,9 +207,9 @@ def logits_of(network: Network, pixels: Pixels, places: Rows, *, device: torch.d
     network.eval()
     found = []
     with torch.inference_mode():
-        for first in range(0, len(places), _EVALUATED):
+        for first in range(0, len(places), EVALUATED):
             stop_if_asked()
-            part = pixels[places[first : first + _EVALUATED]]
+            part = pixels[places[first : first + EVALUATED]]
             found.append(network(standardised(part, network, device)).float().cpu())
     return torch.cat(found).clone()
 
@@ -218,10 +218,8 @@ def training_batches(lesson: Lesson, network: Network, *, most: int) -> Iterator
     """Yield training images as they are, standardised, at most so many in all; evenly chosen."""
     count = min(most, len(lesson.train))
     chosen = lesson.train[np.arange(count) * len(lesson.train) // count]
-    for first in range(0, count, _EVALUATED):
-        yield standardised(
-            lesson.pixels[chosen[first : first + _EVALUATED]], network, lesson.device
-        )
+    for first in range(0, count, EVALUATED):
+        yield standardised(lesson.pixels[chosen[first : first + EVALUATED]], network, lesson.device)
 
 
 # --- How it is done ----------------------------------------------------------------------------

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import tempfile
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,10 +10,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from histofast._files import path_of
-from histofast.classify.loop import logits_of
+from histofast._files import check_target, path_of
+from histofast._numbers import whole_number
+from histofast.classify.loop import EVALUATED, logits_of
 from histofast.classify.runs import Run, open_run
-from histofast.datasets import Images, decode, open_images
+from histofast.datasets import Images, decode_each, none_readable, open_images
 from histofast.learning import write_csv
 from histofast.networks import pick_device
 
@@ -41,43 +42,80 @@ def predict(
     *,
     out: str | Path | None = None,
     device: str = "auto",
+    threads: int = 2,
+    overwrite: bool = False,
+    on_progress: Callable[[int, int], None] | None = None,
 ) -> Predictions:
     """Predict pictures with a finished run, at the size that it was trained at.
+
+    Each is decoded once and forgotten with its batch: memory does not grow with them, but for names
+    and numbers, and nothing is on the disk before the table is.
 
     Args:
         run: or its folder.
         images: or a folder or table of pictures; labels are not needed.
         out: CSV to write: file, predicted, a probability for each class; empty where there is none.
         device: where the network runs.
+        threads: that decode.
+        overwrite: replace `out` where it exists.
+        on_progress: called with the number of images that are done, and of all.
 
     Raises:
-        FileNotFoundError: no such run or pictures.
+        FileNotFoundError: no such run or pictures, or no folder for `out`.
+        FileExistsError: `out` exists.
         ModelError: the run is not finished, or was changed since.
         ValueError: no picture can be read.
-        OSError: `out` cannot be written.
+        WriteError: `out` cannot be written, or its disk is full.
+        Interrupted: asked to stop; nothing is written.
+
+    Determinism: a prediction may differ in the last bits with what is in its batch of 256.
     """
+    threads = whole_number("threads", threads, at_least=1)
+    target = None if out is None else path_of("out", out)
     run = run if isinstance(run, Run) else open_run(run)
-    network = run.network()
+    if target is not None:
+        check_target(target, overwrite=overwrite)  # before the work
     where = pick_device(device)
+    network = run.network().to(where)
     shown = images if isinstance(images, Images) else open_images(images, labelled=False)
-    with tempfile.TemporaryDirectory(prefix="histofast-") as cache:
-        found = decode(shown, cache=cache, px=run.px)
-        logits = logits_of(
-            network.to(where), found.pixels, np.arange(len(found.rows)), device=where
-        )
-        is_one = run.task == "classification"
-        values = np.full((len(shown), len(run.classes)), np.nan)
-        values[found.rows] = (
-            logits.double().softmax(1) if is_one else logits.double().sigmoid()
-        ).numpy()
-        unreadable = found.unreadable
-        del found
+    is_one = run.task == "classification"
+    values = np.full((len(shown), len(run.classes)), np.nan)
+    unreadable: list[tuple[str, str]] = []
+    for places, pixels in _batches(shown, run.px, threads, unreadable, on_progress):
+        logits = logits_of(network, pixels, np.arange(len(places)), device=where).double()
+        values[places] = (logits.softmax(1) if is_one else logits.sigmoid()).numpy()
+    if len(unreadable) == len(shown):
+        raise none_readable(shown, [reason for _, reason in unreadable])
     predictions = Predictions(
-        names=shown.names, classes=run.classes, probabilities=values, unreadable=unreadable
+        names=shown.names, classes=run.classes, probabilities=values, unreadable=tuple(unreadable)
     )
-    if out is not None:
-        write_csv(path_of("out", out), _table(predictions, is_one=is_one))
+    if target is not None:
+        write_csv(target, _table(predictions, is_one=is_one))
     return predictions
+
+
+def _batches(
+    images: Images,
+    px: int,
+    threads: int,
+    unreadable: list[tuple[str, str]],
+    on_progress: Callable[[int, int], None] | None,
+) -> Iterator[tuple[list[int], NDArray[np.uint8]]]:
+    """Yield which images can be read, and their pixels, a batch at a time; tell which cannot."""
+    places: list[int] = []
+    pixels = np.empty((min(EVALUATED, len(images)), px, px, 3), np.uint8)
+    for i, image in enumerate(decode_each(images, px=px, threads=threads)):
+        if isinstance(image, str):
+            unreadable.append((images.names[i], image))
+        else:
+            pixels[len(places)] = image
+            places.append(i)
+        is_last = i + 1 == len(images)
+        if places and (is_last or len(places) == EVALUATED):
+            yield places, pixels[: len(places)]
+            places = []
+        if on_progress is not None:
+            on_progress(i + 1, len(images))
 
 
 def _table(found: Predictions, *, is_one: bool) -> list[list[Any]]:

@@ -16,7 +16,7 @@ from histofast._words import count
 from histofast.cli import options
 from histofast.cli.flags import told
 from histofast.cli.mil import number_of, range_of
-from histofast.cli.output import bars, say, say_document, watched
+from histofast.cli.output import bars, counted, say, say_document, watched
 from histofast.cli.plan import say_plan
 from histofast.cli.thresholds import Thresholds, read_thresholds, say_steps, steps_as_json
 
@@ -169,7 +169,7 @@ def classify(
         bool, typer.Option("--mlflow", help="log to MLflow too, to OUT/mlflow.db")
     ] = False,
     overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="replace a run of other arguments")
+        bool, typer.Option("--overwrite", help="replace a run of other arguments, or predictions")
     ] = False,
     quiet: options.Quiet = False,
     as_json: options.AsJson = False,
@@ -191,7 +191,9 @@ def classify(
         given = [flag for flag, value in unused.items() if value is not None]
         if given:
             raise ValueError(f"{given[0]} must be left out with --predict: the run has its own")
-        _predict(predict, data, out, device=device, quiet=quiet, as_json=as_json)
+        _predict(
+            predict, data, out, device=device, overwrite=overwrite, quiet=quiet, as_json=as_json
+        )
         return
     if network is None:
         raise ValueError("--network must be given, got none: `histofast models list` has them")
@@ -260,10 +262,22 @@ def _recipe(name: str, **changes: Any) -> Any:
     return base.changed(options.given(**changes))
 
 
-def _predict(run: Path, data: Path, out: Path, *, device: str, quiet: bool, as_json: bool) -> None:
+def _predict(
+    run: Path,
+    data: Path,
+    out: Path,
+    *,
+    device: str,
+    overwrite: bool,
+    quiet: bool,
+    as_json: bool,
+) -> None:
     from histofast.classify import predict
 
-    found = predict(run, data, out=out, device=device)
+    with counted("predicting pictures", quiet=quiet) as on_progress:
+        found = predict(
+            run, data, out=out, device=device, overwrite=overwrite, on_progress=on_progress
+        )
     for name, reason in () if quiet else found.unreadable:
         say(f"note: {name} is left out: {told(reason)}", err=True)
     if as_json:

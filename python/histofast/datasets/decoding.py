@@ -153,7 +153,7 @@ def _write(
     needs = side = 0
     pending: Temporary | None = None
     try:
-        for i, image in enumerate(_decoded(images, px, threads)):
+        for i, image in enumerate(decode_each(images, px=px, threads=threads)):
             if on_progress is not None:
                 on_progress(i + 1, len(images))
             if isinstance(image, str):
@@ -172,10 +172,7 @@ def _write(
             digest.update(content.data)
             rows.append(i)
         if pending is None:
-            raise ValueError(
-                f"{images.path} must have pictures that can be read, got none of {len(images)}: "
-                f"{unreadable[0][1] if unreadable else 'it is empty'}"
-            )
+            raise none_readable(images, [reason for _, reason in unreadable])
         os.ftruncate(pending.raw.fileno(), len(rows) * 3 * side * side)
         pending.sync()
         pending.keep()
@@ -194,8 +191,16 @@ def _write(
     write_json(_index_of(path), about)
 
 
-def _decoded(images: Images, px: int | None, threads: int) -> Iterator[NDArray[np.uint8] | str]:
-    """Yield the pixels of each image, or the reason why there are none."""
+def decode_each(
+    images: Images, *, px: int | None = None, threads: int = 2
+) -> Iterator[NDArray[np.uint8] | str]:
+    """Yield the pixels of each image, or the reason why there are none; a few are held at a time.
+
+    Args:
+        images: in this order.
+        px: as `decode` resamples; None: as they are.
+        threads: that decode, ahead of what is asked for.
+    """
 
     def read(i: int) -> NDArray[np.uint8] | str:
         try:
@@ -297,6 +302,14 @@ def refuse_lost_classes(images: Images, rows: NDArray[np.int64], found: Decoded)
                 f"class {name} must have pictures that can be read, got none of "
                 f"{int(of_class.sum())}: {first}: {reasons[first]}"
             )
+
+
+def none_readable(images: Images, reasons: Sequence[str]) -> ValueError:
+    """Return what to raise where no picture can be read."""
+    return ValueError(
+        f"{images.path} must have pictures that can be read, got none of {len(images)}: "
+        f"{reasons[0] if reasons else 'it is empty'}"
+    )
 
 
 def unreadable_note(found: Decoded) -> str:

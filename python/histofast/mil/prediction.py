@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from histofast._files import path_of
+from histofast._files import check_target, path_of
 from histofast.errors import FeatureError
 from histofast.features import FeatureFile, differences_of_options, open_features
 from histofast.learning import PREDICTIONS, Task, write_csv
@@ -282,14 +282,10 @@ def _seen(run: Run, bags: Bags) -> list[str]:
 
 def _check_targets(where: Path, folder: Path | None, bags: Bags, *, overwrite: bool) -> None:
     """Find out before the work what could not be written after it."""
-    if not where.parent.is_dir():
-        raise FileNotFoundError(f"no folder {where.parent} to write {where.name} in")
-    targets = [where]
-    if folder is not None:
-        targets += [folder / f"{name}.csv" for name in bags.names]
-    for path in targets:
-        if path.exists() and not overwrite:
-            raise FileExistsError(f"{path} exists: choose another name, or ask to overwrite it")
+    check_target(where, overwrite=overwrite)
+    if folder is not None and folder.is_dir():
+        for name in bags.names:
+            check_target(folder / f"{name}.csv", overwrite=overwrite)
     if folder is not None:
         lacking = [path for path in bags.paths if not _has_places(open_features(path))]
         if lacking:
