@@ -276,6 +276,12 @@ def run_starts(run):
         (NETWORK, "transfuse:{file}:bn9", ModelError, "layer of cbr-tiny must be one of .*'bn9'"),
         (NETWORK, "absent.pth", FileNotFoundError, "absent.pth"),
         (
+            NETWORK,
+            ".",
+            ModelError,
+            r"start . must be a file, got a folder: a run is told as run:\.",
+        ),
+        (
             "timm:resnet50.a1_in1k",
             "absent.pth",
             ModelError,

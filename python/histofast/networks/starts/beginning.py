@@ -220,6 +220,8 @@ def _created(name: str, **options: Any) -> Network:
 
 def _file(path: str) -> Path:
     file = Path(path)
+    if file.is_dir():
+        raise ModelError(f"start {path} must be a file, got a folder: a run is told as run:{path}")
     if not file.exists() and path in {*registry().sources, "imagenet"}:
         raise FileNotFoundError(
             f"start {path} must be given by its file: histofast brings no weights of whole networks; "
