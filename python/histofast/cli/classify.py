@@ -186,14 +186,10 @@ def classify(
     it was when started again.
     """
     if predict is not None:
-        unused: dict[str, object] = {"--network": network, "--start": start, "--recipe": recipe}
-        unused |= {"--folds": folds, "--threshold": threshold}
-        given = [flag for flag, value in unused.items() if value is not None]
-        if given:
-            raise ValueError(f"{given[0]} must be left out with --predict: the run has its own")
-        _predict(
-            predict, data, out, device=device, overwrite=overwrite, quiet=quiet, as_json=as_json
-        )
+        unused = {"network": network, "start": start, "recipe": recipe, "folds": folds}
+        unused |= {"fold": fold, "epochs": epochs, "px": px, "threshold": threshold}
+        how = {"device": device, "overwrite": overwrite}
+        _predict(predict, data, out, unused=unused, how=how, quiet=quiet, as_json=as_json)
         return
     if network is None:
         raise ValueError("--network must be given, got none: `histofast models list` has them")
@@ -267,17 +263,18 @@ def _predict(
     data: Path,
     out: Path,
     *,
-    device: str,
-    overwrite: bool,
+    unused: Mapping[str, object],
+    how: Mapping[str, Any],
     quiet: bool,
     as_json: bool,
 ) -> None:
     from histofast.classify import predict
 
+    for name, value in unused.items():
+        if value is not None:
+            raise ValueError(f"--{name} must be left out with --predict: the run has its own")
     with counted("predicting pictures", quiet=quiet) as on_progress:
-        found = predict(
-            run, data, out=out, device=device, overwrite=overwrite, on_progress=on_progress
-        )
+        found = predict(run, data, out=out, on_progress=on_progress, **how)
     for name, reason in () if quiet else found.unreadable:
         say(f"note: {name} is left out: {told(reason)}", err=True)
     if as_json:
