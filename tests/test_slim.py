@@ -236,9 +236,37 @@ def test_bad_texts(text):
         starts.parse(text)
 
 
-def test_a_merge_within_counts_as_merged():
-    assert starts.is_merged("slim:merge:mean:a.pth+b.pth:layer1:2")
-    assert not starts.is_merged("slim:a.pth:layer1:2")
+@pytest.mark.parametrize(
+    ("start", "is_merged"),
+    [
+        ("merge:mean:{0}+{1}", True),
+        ("slim:merge:mean:{0}+{1}:pool1:2", True),
+        ("transfuse:slim:merge:mean:{0}+{1}:pool1:2:pool2", True),
+        ("slim:{0}:pool1:2", False),
+        ("mean-var:merge:mean:{0}+{1}", False),  # its statistics are those of no data
+        ("random", False),
+    ],
+)
+def test_a_merge_within_counts_as_merged(files, start, is_merged):
+    told = starts.identity(start.format(files("cbr-tiny"), files("cbr-tiny", seed=1)))
+    assert starts.is_merged(told) == is_merged
+
+
+def test_merges_of_merges_are_for_python(files, tmp_path):
+    """Text has no brackets; a run of such a start is trained all the same."""
+    a, b, c = (starts.File(str(files("resnet18", seed=seed))) for seed in range(3))
+    start = starts.Merge("mean", (starts.Merge("mean", (a, b)), c))
+    run = classify.train(
+        write_pictures(tmp_path, n=24, groups=12),
+        network="resnet18",
+        start=start,
+        recipe=classify.Recipe(epochs=1, batch_size=8, freeze="head"),
+        out=tmp_path / "run",
+    )
+    states = [networks.create("resnet18", weights=each.path).state_dict() for each in (a, b, c)]
+    inner = (states[0]["conv1.weight"] + states[1]["conv1.weight"]) / 2
+    wanted = (inner + states[2]["conv1.weight"]) / 2
+    torch.testing.assert_close(run.network().state_dict()["conv1.weight"], wanted)
 
 
 def test_identity_is_of_start_layer_and_factor(files):

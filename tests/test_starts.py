@@ -12,6 +12,8 @@ from typing import get_args
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from extras import need
 from labelled_pictures import write_pictures
@@ -59,6 +61,37 @@ TEXTS = [
 def test_texts_come_back(text):
     assert str(starts.parse(text)) == text
     assert starts.parse(str(starts.parse(text))) == starts.parse(text)
+
+
+WORDS = [
+    *(
+        "random",
+        "run",
+        "mean-var",
+        "transfuse",
+        "slim",
+        "gabor",
+        "merge",
+        "mean",
+        "svd-pre",
+        "ties",
+    ),
+    *("evbmf", "2", "02", "0", "layer2", "w.pth", "./a", "C", ":", ":", ":", "+", "+", " ", ""),
+]
+
+
+@settings(deadline=None, max_examples=500)
+@given(st.lists(st.sampled_from(WORDS) | st.text(max_size=3), max_size=12).map("".join))
+def test_any_text_is_a_start_that_comes_back_or_is_refused(text):
+    try:
+        start = starts.parse(text)
+    except ValueError as error:
+        said = str(error)
+    else:
+        assert str(start) == text
+        assert starts.parse(str(start)) == start
+        return
+    assert said.startswith("start must ")
 
 
 @pytest.mark.parametrize(

@@ -122,7 +122,7 @@ def train_folds(
             images=images,
             network=network,
             out=out,
-            start=str(start),
+            start=starts.parse(start),
             recipe=as_recipe(recipe),
             folds=folds,
             seed=seed,

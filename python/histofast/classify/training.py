@@ -231,7 +231,7 @@ def learn(
     begun.to(lesson.device)
     if lesson.device.type == "cuda":
         begun.to(memory_format=torch.channels_last)
-    if starts.is_merged(run.record.about["start"]):
+    if starts.is_merged(run.record.identity["start"]):
         starts.estimate_batchnorm(begun, training_batches(lesson, begun, most=_MEASURED))
     state = TrainingState(begun, run.recipe)
     lost = state.go_on(run.path / STATE, lesson.device)

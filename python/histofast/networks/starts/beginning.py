@@ -157,14 +157,11 @@ def runs_of(start: AnyStart) -> tuple[str, ...]:
     return ()
 
 
-def is_merged(start: AnyStart) -> bool:
-    """Whether a start is of several networks, whose BatchNorms' statistics are to be measured anew."""
-    match parse(start):
-        case Merge():
-            return True
-        case Transfuse(of, _, _) | Slim(of, _, _):
-            return is_merged(of)
-    return False
+def is_merged(told: Mapping[str, Any]) -> bool:
+    """Whether what `identity` told is of several networks: their BatchNorms are to be measured anew."""
+    if told["kind"] in ("transfuse", "slim"):
+        return is_merged(told["of"])
+    return bool(told["kind"] == "merge")
 
 
 def _begun(name: str, start: Start, seed: int) -> Network:
