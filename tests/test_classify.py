@@ -287,6 +287,9 @@ def test_what_predicts_nothing_says_why_and_leaves_nothing(run, table, tmp_path)
     (broken / "a.png").write_bytes(b"no picture")
     with pytest.raises(ValueError, match=r"pictures that can be read, got none of 1: a\.png must"):
         predict(run, broken, out=tmp_path / "p.csv")
+    shutil.copy(table.parent / "img" / "000.png", broken / "b.png")
+    (broken / "notes.txt").write_text("x")
+    assert predict(run, broken).notes == ("left out what is no PNG, JPEG or TIFF: 1 (notes.txt)",)
     shutil.rmtree(broken)
     assert sorted(tmp_path.iterdir()) == before
     predict(run, table, out=tmp_path / "p.csv")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import sys
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -12,10 +13,19 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from histofast.datasets import Images, open_images, split
+from histofast.datasets import (
+    Images,
+    Standard,
+    contents_of,
+    decode,
+    open_images,
+    split,
+    standardise,
+)
 from histofast.learning import folds, write_json
 from histofast.patches import read_patch_table
 from histofast.slides import write_png
+from slide_files import picture
 
 GROUPS_NOT_TOLD = (
     "neither patients nor slides are told: pictures count as groups, and pictures of one patient "
@@ -283,7 +293,10 @@ BAD_FOLDERS = {
         "got B and b, which differ in case only",
     ),
     "missing": (("NA/1", "b/1"), "got NA, which tables read as no label: rename it"),
-    "one class": (("a/1", "a/2"), "must have at least two classes, got only a of 2 pictures"),
+    "one class": (
+        ("a/1", "a/2"),
+        "must have at least two classes, got only a of 2 pictures: add pictures of another, or",
+    ),
     "one picture": (
         ("a/1", "a/2", "b/1"),
         "must have two pictures or more of every class, got fewer of b: it cannot train and be tested",
@@ -413,8 +426,34 @@ def test_pictures_that_are_not_there_are_listed(make, tmp_path):
     with pytest.raises(ValueError, match=message):
         open_images(make("file,label", *rows, absent=gone))
     (tmp_path / "2.png").mkdir()
-    with pytest.raises(ValueError, match=r"line 4: 2\.png must be a file, got something else"):
+    with pytest.raises(
+        ValueError, match=r"line 4: picture .*2\.png must be a file, got a folder: replace it"
+    ):
         open_images(make("file,label", *rows, absent=gone[1:]))
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="needs named pipes")
+def test_a_picture_that_becomes_a_pipe_is_left_out_and_nobody_waits_for_it(make, tmp_path):
+    rows = [f"{i}.png,{'ab'[i % 2]},p{i}" for i in range(8)]
+    path = make("file,label,patient", *rows)
+    for i in range(8):
+        write_png(tmp_path / f"{i}.png", picture(20, 20, seed=i))
+    images = open_images(path)
+    (tmp_path / "3.png").unlink()
+    os.mkfifo(tmp_path / "3.png")
+    with pytest.raises(
+        ValueError, match=r"line 5: picture .*3\.png must be a file, got a named pipe"
+    ):
+        open_images(path)
+    assert [bool(content) for content in contents_of(images)] == [i != 3 for i in range(8)]
+    found = decode(images, cache=tmp_path / "cache")
+    made = standardise(
+        images, out=tmp_path / "std", standard=Standard(patch_px=8, min_contrast=0), folds=2
+    )
+    for unreadable in (found.unreadable, made.unreadable):
+        ((name, reason),) = unreadable
+        assert name == "3.png"
+        assert "must be a file, got a named pipe" in reason
 
 
 # --- Pictures to predict --------------------------------------------------------------------------

@@ -96,7 +96,7 @@ def test_copies_across_splits_are_leaks(source, tmp_path):
     ]
     assert look.findings[1:] == (
         "3 pairs of copies (1 byte for byte, 2 nearly) are on two sides of the split: "
-        + "a test has seen its pictures.",
+        + "what is tested on was trained on, or chosen by.",
         "2 pairs of copies (1 byte for byte, 1 nearly) are under two labels: at least one is wrong.",
     )
     first = rows_of(look.path / "copies.csv")[0]
@@ -248,8 +248,8 @@ def test_the_command(source, tmp_path):
     code, said = run("--out", tmp_path / "look", "--overwrite")
     assert code == 1
     assert (
-        "1 pair of copies (byte for byte) is on two sides of the split: a test has seen its pictures."
-        in said
+        "1 pair of copies (byte for byte) is on two sides of the split: what is tested on was trained "
+        "on, or chosen by." in said
     )
     code, said = run("--out", tmp_path / "look", "--overwrite", "--json", "--quiet")
     assert code == 1

@@ -7,6 +7,7 @@ OpenSlide returns.
 
 from __future__ import annotations
 
+import io
 import logging
 import os
 import re
@@ -35,6 +36,7 @@ from histofast.slides import (
     open_slide,
     pyramid_downsample,
     read_image,
+    read_image_and_form,
     read_mask,
     write_png,
 )
@@ -518,7 +520,7 @@ REFUSED = {
     "the JPEG data end early": lambda d: write(
         d / "a.jpg", files.jpeg(files.picture(90, 90), level=90)[:1500]
     ),
-    "got CMYK": lambda d: write(d / "a.jpg", cmyk_jpeg()),
+    "got CMYK: save it as RGB": lambda d: write(d / "a.jpg", cmyk_jpeg()),
     "at most 300 million pixels, .* has 60000 x 60000": lambda d: write(
         d / "a.png",
         b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR" + (60000).to_bytes(4, "big") * 2 + bytes(20),
@@ -970,6 +972,45 @@ def test_images_and_masks_round_trip(tmp_path):
     )
 
 
+def palette_png(image):
+    file = io.BytesIO()
+    Image.fromarray(image).convert("P").save(file, "png")
+    return file.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("suffix", "content", "told"),
+    [
+        ("png", lambda image: imagecodecs.png_encode(image), ("PNG", "RGB", 8)),
+        ("png", lambda image: imagecodecs.png_encode(image[..., 0].copy()), ("PNG", "grey", 8)),
+        (
+            "png",
+            lambda image: imagecodecs.png_encode(np.dstack([image, image[..., :1]])),
+            ("PNG", "RGB with transparency", 8),
+        ),
+        (
+            "png",
+            lambda image: imagecodecs.png_encode(image.astype(np.uint16)),
+            ("PNG", "RGB", 16),
+        ),
+        ("png", lambda image: palette_png(image), ("PNG", "palette", 8)),
+        ("jpg", lambda image: imagecodecs.jpeg8_encode(image, level=90), ("JPEG", "RGB", 8)),
+    ],
+)
+def test_the_form_of_a_picture_is_told(tmp_path, suffix, content, told):
+    path = write(tmp_path / f"a.{suffix}", content(files.picture(20, 30)))
+    image, form = read_image_and_form(path)
+    assert (form.format, form.mode, form.bits) == told
+    np.testing.assert_array_equal(image, read_image(path))
+    assert image.shape == (20, 30, 3)
+
+
+def test_the_form_of_a_tiff_is_told(tmp_path):
+    tifffile.imwrite(tmp_path / "a.tif", files.picture(20, 30)[..., 0] > 99)
+    form = read_image_and_form(tmp_path / "a.tif")[1]
+    assert (form.format, form.mode, form.bits) == ("TIFF", "grey", 1)
+
+
 def test_images_are_refused(tmp_path):
     with pytest.raises(FileNotFoundError, match="no such image"):
         read_image(tmp_path / "none.png")
@@ -977,6 +1018,8 @@ def test_images_are_refused(tmp_path):
         SlideError, match="must be a PNG, JPEG or TIFF image, it starts with b'text"
     ):
         read_mask(write(tmp_path / "a.png", b"text, no image"))
+    with pytest.raises(SlideError, match="TIFF image, it is empty: copy or export it again"):
+        read_image(write(tmp_path / "a.png", b""))
     with pytest.raises(TypeError, match=r"image must be .*got float64"):
         write_png(tmp_path / "b.png", np.zeros((4, 4)))  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="image must be"):

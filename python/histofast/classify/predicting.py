@@ -28,12 +28,14 @@ class Predictions:
         classes: (c) of the columns.
         probabilities: (n, c) float64; NaN of pictures that cannot be read.
         unreadable: name and reason of each of these.
+        notes: what else was left out, a line each.
     """
 
     names: tuple[str, ...]
     classes: tuple[str, ...]
     probabilities: NDArray[np.float64]
     unreadable: tuple[tuple[str, str], ...]
+    notes: tuple[str, ...] = ()
 
 
 def predict(
@@ -87,7 +89,11 @@ def predict(
     if len(unreadable) == len(shown):
         raise none_readable(shown, [reason for _, reason in unreadable])
     predictions = Predictions(
-        names=shown.names, classes=run.classes, probabilities=values, unreadable=tuple(unreadable)
+        names=shown.names,
+        classes=run.classes,
+        probabilities=values,
+        unreadable=tuple(unreadable),
+        notes=shown.notes,
     )
     if target is not None:
         write_csv(target, _table(predictions, is_one=is_one))

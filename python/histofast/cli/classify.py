@@ -186,8 +186,8 @@ def classify(
     it was when started again.
     """
     if predict is not None:
-        unused = {"network": network, "start": start, "recipe": recipe, "folds": folds}
-        unused |= {"fold": fold, "epochs": epochs, "px": px, "threshold": threshold}
+        unused: dict[str, object] = {"network": network, "start": start, "recipe": recipe}
+        unused |= {"folds": folds, "fold": fold, "epochs": epochs, "px": px, "threshold": threshold}
         how = {"device": device, "overwrite": overwrite}
         _predict(predict, data, out, unused=unused, how=how, quiet=quiet, as_json=as_json)
         return
@@ -275,6 +275,8 @@ def _predict(
             raise ValueError(f"--{name} must be left out with --predict: the run has its own")
     with counted("predicting pictures", quiet=quiet) as on_progress:
         found = predict(run, data, out=out, on_progress=on_progress, **how)
+    for note in () if quiet else found.notes:
+        say(f"note: {told(note)}", err=True)
     for name, reason in () if quiet else found.unreadable:
         say(f"note: {name} is left out: {told(reason)}", err=True)
     if as_json:

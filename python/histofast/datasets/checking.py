@@ -19,7 +19,8 @@ def refuse_untrainable(images: Images) -> None:
     if images.task == "classification" and len(images.classes) < 2:
         raise ValueError(
             f"{images.path} must have at least two classes, got only {images.classes[0]} of "
-            f"{count(len(images), 'picture')}"
+            f"{count(len(images), 'picture')}: add pictures of another, or name their labels with "
+            "label_column"
         )
     _refuse_alike(images)
     for value, has in _sides(images):

@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from histofast._files import Lock, Temporary, make_folder, path_of, write_error
+from histofast._files import Lock, Temporary, make_folder, path_of, regular_file, write_error
 from histofast._numbers import whole_number
 from histofast._stopping import stop_if_asked
 from histofast._words import clipped, counted, one_line
@@ -126,9 +126,9 @@ def contents_of(images: Images, *, threads: int = 2) -> tuple[str, ...]:
 
 def _checksum(file: Path) -> str:
     try:
-        with file.open("rb") as opened:
+        with regular_file(file, kind="image", error=SlideError).open("rb") as opened:
             return hashlib.file_digest(opened, "sha256").hexdigest()
-    except OSError:
+    except (SlideError, OSError):
         return ""
 
 
@@ -244,7 +244,7 @@ def _refuse_sizes(images: Images, sizes: dict[tuple[int, int], str]) -> None:
     if len(sizes) > 1 or any(h != w for h, w in sizes):
         raise ValueError(
             f"{images.path} must have square pictures of one size, got {' and '.join(told)}: "
-            "resample them with px, or cut them with dataset standardise"
+            "resample them with px=..., or cut them with dataset standardise"
         )
 
 

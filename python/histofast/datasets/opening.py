@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import filecmp
-import stat
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +10,7 @@ from typing import get_args
 
 import numpy as np
 
-from histofast._files import path_of
+from histofast._files import path_of, regular_file
 from histofast._tables import shown
 from histofast._words import count, counted, listed, text_of
 from histofast.datasets.checking import refuse_leaks, refuse_untrainable
@@ -83,7 +82,7 @@ def open_images(
     kind = told.group_kind if told.group_kind and group_column is None else pictures.group_kind
     role = pictures.group_kind
     notes = [*on_missing(pictures, rows, labels=labels or ()), *pictures.notes]
-    notes += [*told.notes, *_on_groups(kind)]
+    notes += [*told.notes, *(_on_groups(kind) if labelled else ())]
     images = Images(
         path=pictures.path,
         names=tuple(row.name for row in rows),
@@ -193,10 +192,12 @@ def _refuse_files(pictures: Pictures, rows: Sequence[Picture]) -> None:
         except (OSError, ValueError):  # a name too long, or with a NUL, is not there either
             absent.append(row.name)
             continue
-        if not stat.S_ISREG(status.st_mode):
+        try:
+            regular_file(row.file, kind="picture")
+        except ValueError as error:
             raise ValueError(
-                f"{pictures.where(row)}: {row.name} must be a file, got something else"
-            )
+                f"{pictures.where(row)}: {error}: replace it, or remove the line"
+            ) from None
         first = seen.setdefault((status.st_dev, status.st_ino), row)
         if first is not row and _is_same(first.file, row.file):
             what = "with one label" if first.labels != row.labels else "once"

@@ -59,10 +59,13 @@ def _images(look: Look, part: str) -> int:
 def _on_copies(look: Look) -> Iterator[str]:
     leaks = [copy for copy in look.copies if copy.is_leak]
     if leaks and look.is_split:
-        yield f"{_told(leaks)} {_are(leaks)} on two sides of the split: a test has seen its pictures."
+        yield (
+            f"{_told(leaks)} {_are(leaks)} on two sides of the split: what is tested on was trained on, "
+            "or chosen by."
+        )
     elif leaks:
         where = "" if look.group_kind == "image" else f" {_are(leaks)} of two {groups_word(look)}"
-        yield f"{_told(leaks)}{where}: a split could part them, and its test have seen its pictures."
+        yield f"{_told(leaks)}{where}: a split could part them, and test on what was trained on."
     conflicts = [copy for copy in look.copies if copy.is_conflict]
     if conflicts:
         yield f"{_told(conflicts)} {_are(conflicts)} under two labels: at least one is wrong."

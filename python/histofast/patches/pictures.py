@@ -238,7 +238,8 @@ def _refuse_repeated(table: Table, rows: Sequence[Picture]) -> None:
                 f"{one} in line {first.line}: several labels of a picture are one cell, divided by ;"
             )
         raise ValueError(
-            f"{table.path}, line {row.line}: {row.name} is there twice (first in line {first.line})"
+            f"{table.path}, line {row.line}: {row.name} is there twice (first in line {first.line}): "
+            "remove one"
         )
 
 

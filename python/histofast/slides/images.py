@@ -243,7 +243,8 @@ def _read_samples(path: Path) -> tuple[NDArray[Any], PixelKind, ImageForm]:
         raise SlideError(f"{path} cannot be read: {error.strerror or error}") from error
     except Exception as error:
         raise SlideError(f"{path} cannot be decoded: {clipped(one_line(error), 200)}") from error
-    raise SlideError(f"{path} must be a PNG, JPEG or TIFF image, it starts with {head!r}")
+    got = f"it starts with {head!r}" if head else "it is empty: copy or export it again"
+    raise SlideError(f"{path} must be a PNG, JPEG or TIFF image, {got}")
 
 
 def _decode_png(path: Path) -> tuple[NDArray[Any], PixelKind, ImageForm]:
@@ -268,7 +269,9 @@ def _decode_jpeg(path: Path) -> tuple[NDArray[Any], PixelKind, ImageForm]:
             f" says {size}"
         )
     if samples.shape[2] == 4:
-        raise SlideError(f"{path}: pixels must be grey or RGB, 8 or 16 bit, got CMYK")
+        raise SlideError(
+            f"{path}: pixels must be grey or RGB, 8 or 16 bit, got CMYK: save it as RGB"
+        )
     damage = find_damage(data, b"", samples, lambda data: _planes(imagecodecs.jpeg_decode(data)))
     if damage is not None:
         raise SlideError(f"{path} is corrupt: {damage}")
@@ -328,7 +331,8 @@ def _refuse_size(
     if width * height > MAX_IMAGE_PX:
         raise SlideError(
             f"an image without tiles must have at most {MAX_IMAGE_PX // 10**6} million pixels,"
-            f" {path} has {width} x {height}: convert it to a tiled pyramidal TIFF"
+            f" {path} has {width} x {height}: convert it to a tiled pyramidal TIFF and open it as a slide,"
+            " or cut it into smaller pictures"
         )
     if width * height * bits_px // 8 > max(_SMALL_BYTES, _MAX_EXPANSION * stored_bytes):
         raise SlideError(
