@@ -146,8 +146,8 @@ def _forms(look: Look) -> Table:
     return Table(
         name="forms",
         title="Sizes and files",
-        caption="Training wants squares of one size: dataset standardise cuts them, and classify --px "
-        "resamples."
+        caption="Training wants squares of one size: cut them with dataset standardise, or have the training "
+        "resample them."
         if len({(form.width_px, form.height_px) for form in look.forms}) > 1
         else "",
         columns=(
