@@ -22,7 +22,7 @@ from histofast.classify.loop import Progress
 from histofast.classify.merging import Merged, merge
 from histofast.classify.planning import Planned, Runs, StepTimes, look_ahead
 from histofast.classify.predicting import Predictions, predict
-from histofast.classify.recipe import PRESETS, Recipe
+from histofast.classify.recipe import PRESETS, Recipe, as_recipe
 from histofast.classify.runs import Run, open_run
 from histofast.classify.training import train
 
@@ -39,6 +39,7 @@ __all__ = [
     "Run",
     "Runs",
     "StepTimes",
+    "as_recipe",
     "export",
     "export_cuts",
     "look_ahead",

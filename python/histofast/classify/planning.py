@@ -46,11 +46,12 @@ class Runs:
 
     Args:
         folder: of the runs' folders; several studies may share it.
-        device, threads: as of `train`.
+        device, threads, layer_metrics: as of `train`.
         cache: folder for decoded images; None: within `folder`.
 
     Attributes:
         plan: of the runs, to which others that need them may be added.
+        cache: where decoded images are.
     """
 
     def __init__(
@@ -60,12 +61,12 @@ class Runs:
         device: str = "auto",
         threads: int | None = None,
         cache: str | Path | None = None,
+        layer_metrics: bool = False,
     ) -> None:
         self.plan = Plan(folder)
         self._timed_with: dict[str, Any] = {"device": device, "threads": threads}
-        self._options = self._timed_with | {
-            "cache": self.plan.folder / _PIXELS if cache is None else cache
-        }
+        self.cache = self.plan.folder / _PIXELS if cache is None else Path(cache)
+        self._options = self._timed_with | {"cache": self.cache, "layer_metrics": layer_metrics}
         self._asked: dict[Path, Asked] = {}
         self._contents: dict[int, tuple[Images, tuple[str, ...]]] = {}
         self._begun: set[tuple[str, str, str, int]] = set()
@@ -80,11 +81,10 @@ class Runs:
         Raises:
             FileNotFoundError, ModelError, ValueError: as `train`; a start that is at hand is tried.
         """
-        found = {folder: self.plan.made_in(folder) for folder in starts.runs_of(asked.start)}
-        needs = {folder: job for folder, job in found.items() if job is not None}
+        start, needs = self.start_of(asked)
         if not needs:
             self._try(asked)
-        told = canonical(asked.told(self._contents_of(asked.images)))
+        told = canonical(asked.told(self.contents_of(asked.images)))
         job = self.plan.add(
             make_run,
             name=name,
@@ -92,16 +92,32 @@ class Runs:
             arguments={"asked": asked, "options": self._options},
             identity={
                 "network": asked.network,
-                "start": starts.identity(
-                    asked.start, planned={folder: key_of(need) for folder, need in needs.items()}
-                ),
+                "start": start,
                 "run": hashlib.sha256(told.encode()).hexdigest(),
+                "layer_metrics": self._options["layer_metrics"],
             },
-            needs=list(needs.values()),
+            needs=needs,
         )
         assert job.folder is not None
         self._asked.setdefault(job.folder, asked)
         return job
+
+    def start_of(self, asked: Asked) -> tuple[dict[str, Any], list[Job]]:
+        """Return what a start follows from, as JSON holds it, and the jobs that it needs.
+
+        Raises:
+            FileNotFoundError, ModelError: as `starts.identity`.
+        """
+        found = {folder: self.plan.made_in(folder) for folder in starts.runs_of(asked.start)}
+        needs = {folder: job for folder, job in found.items() if job is not None}
+        planned = {folder: key_of(need) for folder, need in needs.items()}
+        return starts.identity(asked.start, planned=planned), list(needs.values())
+
+    def contents_of(self, images: Images) -> tuple[str, ...]:
+        """Return what `datasets.contents_of` says, asked once."""
+        if id(images) not in self._contents:  # kept with them, so that the number stays theirs
+            self._contents[id(images)] = images, contents_of(images)
+        return self._contents[id(images)][1]
 
     def estimate(self, *, processes: int = 1) -> float:
         """Time some steps of each kind of run that is left, and say how long all that is left will take.
@@ -119,11 +135,6 @@ class Runs:
         ):
             self.plan.cost(job, seconds)
         return self.plan.seconds(processes=processes)
-
-    def _contents_of(self, images: Images) -> tuple[str, ...]:
-        if id(images) not in self._contents:  # kept with them, so that the number stays theirs
-            self._contents[id(images)] = images, contents_of(images)
-        return self._contents[id(images)][1]
 
     def _try(self, asked: Asked) -> None:
         what = (asked.network, str(asked.start), asked.recipe.freeze, asked.px)

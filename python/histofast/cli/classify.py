@@ -50,49 +50,13 @@ def classify(
             "slim:START:LAYER:FACTOR, gabor:SEED, merge:METHOD:A+B [random]",
         ),
     ] = None,
-    recipe: Annotated[
-        str | None,
-        typer.Option(
-            "--recipe",
-            metavar="NAME|TOML",
-            help="ours, histokt, hidden-representations, transfusion, or a file [ours]",
-        ),
-    ] = None,
-    epochs: Annotated[
-        int | None,
-        typer.Option("--epochs", parser=options.whole_number, metavar="N", help="[of the recipe]"),
-    ] = None,
-    batch_size: Annotated[
-        int | None,
-        typer.Option(
-            "--batch-size", parser=options.whole_number, metavar="N", help="[of the recipe]"
-        ),
-    ] = None,
-    lr: Annotated[
-        float | None,
-        typer.Option("--lr", parser=options.number, metavar="RATE", help="[of the recipe]"),
-    ] = None,
-    freeze: Annotated[
-        str | None,
-        typer.Option(
-            "--freeze", metavar="MODE", help="all, head, head-then-all, from:LAYER [of the recipe]"
-        ),
-    ] = None,
-    px: Annotated[
-        int | None,
-        typer.Option(
-            "--px", parser=options.whole_number, metavar="PX", help="resample pictures to this side"
-        ),
-    ] = None,
-    every: Annotated[
-        int | None,
-        typer.Option(
-            "--every",
-            parser=options.whole_number,
-            metavar="STEPS",
-            help="between looks at validation pictures [an epoch]",
-        ),
-    ] = None,
+    recipe: options.RecipeName = None,
+    epochs: options.RecipeEpochs = None,
+    batch_size: options.RecipeBatchSize = None,
+    lr: options.RecipeLr = None,
+    freeze: options.RecipeFreeze = None,
+    px: options.Px = None,
+    every: options.RecipeEvery = None,
     metric: Annotated[
         str | None,
         typer.Option(
@@ -162,12 +126,8 @@ def classify(
             "--layer-metrics", help="write layers.csv: ranks of every layer after every epoch"
         ),
     ] = False,
-    tensorboard: Annotated[
-        bool, typer.Option("--tensorboard", help="log to OUT/tensorboard too")
-    ] = False,
-    mlflow: Annotated[
-        bool, typer.Option("--mlflow", help="log to MLflow too, to OUT/mlflow.db")
-    ] = False,
+    tensorboard: options.Tensorboard = False,
+    mlflow: options.Mlflow = False,
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="replace a run of other arguments, or predictions")
     ] = False,
@@ -194,7 +154,7 @@ def classify(
     if network is None:
         raise ValueError("--network must be given, got none: `histofast models list` has them")
 
-    from histofast.classify import train, train_folds
+    from histofast.classify import as_recipe, train, train_folds
     from histofast.report import check_installed
 
     check_installed()  # before the hours of training
@@ -206,15 +166,16 @@ def classify(
         start=start,
         seed=seed,
         threads=threads,
-        recipe=_recipe(
-            recipe or "ours",
-            epochs=epochs,
-            batch_size=batch_size,
-            lr=lr,
-            freeze=freeze,
-            px=px,
-            every=every,
-            metric=metric,
+        recipe=as_recipe(recipe or "ours").changed(
+            options.given(
+                epochs=epochs,
+                batch_size=batch_size,
+                lr=lr,
+                freeze=freeze,
+                px=px,
+                every=every,
+                metric=metric,
+            )
         ),
     )
     asked |= {"device": device, "network": network, "out": out}
@@ -249,13 +210,6 @@ def _plan(images: Images, asked: dict[str, Any], *, jobs: int, as_json: bool, **
 
     runs, seconds = look_ahead(images, jobs=jobs, **options.given(**which), **asked)
     say_plan(runs, seconds, jobs=jobs, as_json=as_json)
-
-
-def _recipe(name: str, **changes: Any) -> Any:
-    from histofast.classify import Recipe
-
-    base = Recipe.read(name) if name.endswith(".toml") else Recipe.preset(name)
-    return base.changed(options.given(**changes))
 
 
 def _predict(

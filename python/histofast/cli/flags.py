@@ -13,7 +13,7 @@ from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import Any
 
-from typer.core import TyperGroup
+from typer.core import TyperCommand, TyperGroup
 
 from histofast._words import one_line
 
@@ -58,6 +58,24 @@ class Group(TyperGroup):
         root = ctx.find_root().command
         _at_hand.set(_Known(flags=flags_of(resolved[1]), arguments=arguments_of(root)))
         return resolved
+
+
+class Several(TyperCommand):
+    """A command without arguments, whose repeatable options also take several values behind one flag."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> Any:
+        """Write `--data a b` as `--data a --data b`."""
+        repeatable = {flag for p in self.params for flag in p.opts if getattr(p, "multiple", False)}
+        written: list[str] = []
+        flag, values = "", 0
+        for arg in args:
+            if arg.startswith("-") and len(arg) > 1:
+                flag, values = arg, 0
+            elif flag in repeatable:
+                written += [flag] * (values > 0)
+                values += 1
+            written.append(arg)
+        return super().parse_args(ctx, written)
 
 
 def flags_of(command: Any) -> dict[str, str]:

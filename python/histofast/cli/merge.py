@@ -73,12 +73,7 @@ def merge(
         Path | None,
         typer.Option("--data", metavar="PATH", help="labelled pictures that greedy chooses by"),
     ] = None,
-    px: Annotated[
-        int | None,
-        typer.Option(
-            "--px", parser=options.whole_number, metavar="PX", help="resample pictures to this side"
-        ),
-    ] = None,
+    px: options.Px = None,
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="replace a file that exists")
     ] = False,

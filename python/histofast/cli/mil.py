@@ -134,12 +134,8 @@ def train(
         ),
     ] = None,
     amp: Annotated[bool, typer.Option("--amp/--no-amp", help="train in bfloat16 on a GPU")] = True,
-    tensorboard: Annotated[
-        bool, typer.Option("--tensorboard", help="log to OUT/tensorboard too")
-    ] = False,
-    mlflow: Annotated[
-        bool, typer.Option("--mlflow", help="log to MLflow too, to OUT/mlflow.db")
-    ] = False,
+    tensorboard: options.Tensorboard = False,
+    mlflow: options.Mlflow = False,
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="replace a run of other arguments")
     ] = False,

@@ -178,6 +178,46 @@ Jobs = Annotated[
         help="folds at a time, side by side in processes [1]",
     ),
 ]
+Px = Annotated[
+    int | None,
+    typer.Option("--px", parser=whole_number, metavar="PX", help="resample pictures to this side"),
+]
+RecipeName = Annotated[
+    str | None,
+    typer.Option(
+        "--recipe",
+        metavar="NAME|TOML",
+        help="ours, histokt, hidden-representations, transfusion, or a file [ours]",
+    ),
+]
+RecipeEpochs = Annotated[
+    int | None,
+    typer.Option("--epochs", parser=whole_number, metavar="N", help="[of the recipe]"),
+]
+RecipeBatchSize = Annotated[
+    int | None,
+    typer.Option("--batch-size", parser=whole_number, metavar="N", help="[of the recipe]"),
+]
+RecipeLr = Annotated[
+    float | None, typer.Option("--lr", parser=number, metavar="RATE", help="[of the recipe]")
+]
+RecipeFreeze = Annotated[
+    str | None,
+    typer.Option(
+        "--freeze", metavar="MODE", help="all, head, head-then-all, from:LAYER [of the recipe]"
+    ),
+]
+RecipeEvery = Annotated[
+    int | None,
+    typer.Option(
+        "--every",
+        parser=whole_number,
+        metavar="STEPS",
+        help="between looks at validation pictures [an epoch]",
+    ),
+]
+Tensorboard = Annotated[bool, typer.Option("--tensorboard", help="log to OUT/tensorboard too")]
+Mlflow = Annotated[bool, typer.Option("--mlflow", help="log to MLflow too, to OUT/mlflow.db")]
 IntoFolder = Annotated[
     bool, typer.Option("--overwrite", help="write into OUT though it is not empty")
 ]

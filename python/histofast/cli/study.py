@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import functools
-import inspect
 import shlex
 import sys
 from collections.abc import Callable
@@ -15,9 +13,10 @@ import typer
 from histofast._files import regular_file
 from histofast.cli import flags, options
 from histofast.cli.output import say, say_document
+from histofast.cli.study_command import study_command, telling
 
 if TYPE_CHECKING:
-    from histofast.studies import StudyProgress, StudyResult
+    from histofast.studies import StudyResult
 
 app = typer.Typer(
     cls=flags.Group,
@@ -113,7 +112,7 @@ def _setting(
         missing=cast(Literal["error", "skip"], missing),
         measure_speed=speed,
         command=shlex.join(["histofast", *sys.argv[1:]]),
-        on_progress=None if quiet else _tell(),
+        on_progress=None if quiet else telling(),
         **options.given(repeats=repeats, tolerance=tolerance, jobs=jobs, threads=threads),
     )
 
@@ -121,29 +120,12 @@ def _setting(
 def _study(short_help: str) -> Callable[[Callable[..., Any]], Callable[..., None]]:
     """Make a command of a function that takes a setting and options of its own."""
 
-    def make(function: Callable[..., Any]) -> Callable[..., None]:
-        shared = inspect.signature(_setting, eval_str=True).parameters
-        own = [
-            parameter
-            for name, parameter in inspect.signature(function, eval_str=True).parameters.items()
-            if name != "setting"
-        ]
+    def answered(
+        setting: Any, function: Callable[..., Any], *, as_json: bool, **given: Any
+    ) -> None:
+        _print(function(setting=setting, **given), as_json=as_json)
 
-        @functools.wraps(function)
-        def command(*, as_json: bool, **given: Any) -> None:
-            setting = _setting(**{name: given.pop(name) for name in shared})
-            _print(function(setting=setting, **given), as_json=as_json)
-
-        last = inspect.Parameter(
-            "as_json", inspect.Parameter.KEYWORD_ONLY, default=False, annotation=options.AsJson
-        )
-        everything = [p.replace(kind=last.kind) for p in (*own, *shared.values())] + [last]
-        command.__signature__ = inspect.Signature(everything)  # type: ignore[attr-defined]
-        command.__annotations__ = {p.name: p.annotation for p in everything}
-        app.command(short_help=short_help)(command)
-        return command
-
-    return make
+    return study_command(app, short_help, setting=_setting, run=answered)
 
 
 @_study("How much of a network is needed: every cut, measured.")
@@ -210,14 +192,6 @@ def _pairs(texts: list[str]) -> dict[str, Path]:
             raise ValueError(f"--network must name each network once, got {name} twice")
         found[name] = regular_file(file, kind=f"weights file of {name}")
     return found
-
-
-def _tell() -> Callable[[StudyProgress], None]:
-    def tell(progress: StudyProgress) -> None:
-        count = f" ({progress.done + 1} of {progress.total})" if progress.total > 1 else ""
-        say(f"{progress.doing}{count}", err=True)
-
-    return tell
 
 
 def _print(result: StudyResult, *, as_json: bool) -> None:

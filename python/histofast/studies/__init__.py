@@ -12,20 +12,36 @@ except ModuleNotFoundError:
 from histofast.studies.answers import answer_of
 from histofast.studies.cuts import truncation
 from histofast.studies.networks import compare_networks
+from histofast.studies.pictures import (
+    Conducted,
+    Done,
+    PictureSetting,
+    PictureStudy,
+    Split,
+    conduct,
+    look_ahead_of,
+)
 from histofast.studies.rows import Study, StudyRow
 from histofast.studies.running import StudyResult
 from histofast.studies.setting import Setting, StudyProgress
 from histofast.studies.words import describe_study
 
 __all__ = [
+    "Conducted",
+    "Done",
+    "PictureSetting",
+    "PictureStudy",
     "Setting",
+    "Split",
     "Study",
     "StudyProgress",
     "StudyResult",
     "StudyRow",
     "answer_of",
     "compare_networks",
+    "conduct",
     "describe_study",
+    "look_ahead_of",
     "truncation",
 ]
 

@@ -1,0 +1,130 @@
+"""`histofast study transfer` and its like: studies of labelled pictures, each one command."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from histofast._machine import TORCH
+from histofast.cli import options
+from histofast.cli.output import say, say_document
+from histofast.cli.plan import say_plan
+from histofast.cli.study_command import study_command, telling
+
+Data = Annotated[
+    list[Path],
+    typer.Option("--data", metavar="SET ...", help="folders or tables of labelled pictures"),
+]
+Out = Annotated[Path, typer.Option("--out", "-o", metavar="FOLDER", help="of the study")]
+RunsFolder = Annotated[
+    Path | None,
+    typer.Option(
+        "--runs", metavar="FOLDER", help="of the runs, which studies may share [OUT/runs]"
+    ),
+]
+Folds = Annotated[
+    int | None,
+    typer.Option(
+        "--folds",
+        parser=options.whole_number,
+        metavar="N",
+        help="train all of N folds in each repeat [one of 5]",
+    ),
+]
+Repeats = Annotated[
+    int | None,
+    typer.Option(
+        "--repeats",
+        parser=options.whole_number,
+        metavar="N",
+        help="divisions of each set, with seeds of their own [3]",
+    ),
+]
+Threads = Annotated[
+    int | None,
+    typer.Option(
+        "--threads", parser=options.whole_number, metavar="N", help="of torch, in each job [1]"
+    ),
+]
+
+
+def _setting(
+    data: Data,
+    out: Out,
+    recipe: options.RecipeName = None,
+    epochs: options.RecipeEpochs = None,
+    batch_size: options.RecipeBatchSize = None,
+    lr: options.RecipeLr = None,
+    px: options.Px = None,
+    every: options.RecipeEvery = None,
+    folds: Folds = None,
+    repeats: Repeats = None,
+    seed: options.Seed = None,
+    metric: Annotated[
+        str | None, typer.Option("--metric", metavar="NAME", help="of test pictures [auroc]")
+    ] = None,
+    group_column: options.GroupColumn = None,
+    runs: RunsFolder = None,
+    device: Annotated[str, options.device(TORCH, help="where networks run")] = "auto",
+    jobs: options.Jobs = None,
+    threads: Threads = None,
+    plan_only: options.PlanOnly = False,
+    quiet: options.Quiet = False,
+) -> Any:
+    """Options that every study of pictures has; whether to plan only stands beside the setting."""
+    from histofast.classify import as_recipe
+    from histofast.studies import PictureSetting
+
+    setting = PictureSetting(
+        data=data,
+        out=out,
+        recipe=as_recipe(recipe or "ours").changed(
+            options.given(epochs=epochs, batch_size=batch_size, lr=lr, px=px, every=every)
+        ),
+        device=device,
+        group_column=group_column,
+        command=shlex.join(["histofast", *sys.argv[1:]]),
+        on_progress=None if quiet else telling(),
+        **options.given(
+            folds=folds,
+            repeats=repeats,
+            seed=seed,
+            metric=metric,
+            runs=runs,
+            jobs=jobs,
+            threads=threads,
+        ),
+    )
+    return setting, plan_only
+
+
+def _run(
+    made: tuple[Any, bool], function: Callable[..., Any], *, as_json: bool, **given: Any
+) -> None:
+    from histofast.studies import conduct, look_ahead_of
+
+    setting, plan_only = made
+    study = function(setting=setting, **given)
+    if plan_only:
+        runs, seconds = look_ahead_of(study)
+        say_plan(runs, seconds, jobs=setting.jobs, as_json=as_json)
+        return
+    found = conduct(study)
+    if as_json:
+        say_document(found.answer.to_json())
+        return
+    for line in found.answer.findings:
+        say(line)
+    say(f"report: {found.path / 'index.html'}")
+
+
+def picture_study(
+    app: typer.Typer, short_help: str
+) -> Callable[[Callable[..., Any]], Callable[..., None]]:
+    """Make a command of a function that takes a setting and options of its own, and returns a study."""
+    return study_command(app, short_help, setting=_setting, run=_run)

@@ -1,0 +1,306 @@
+"""Studies of labelled pictures: what they are told, the runs they plan, and what becomes of them.
+
+    PictureStudy.plan(Planning) -> runs and what needs them, each once -> jobs -> PictureStudy.answer(Done) -> page
+
+A study asks for runs of `classify` and for comparisons of them; what is asked for twice, or was done by
+another study in the same folder of runs, is done once. A run that fails fails what needs it: the page says so,
+and shows the rest.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from histofast import jobs, report
+from histofast._numbers import whole_number
+from histofast._words import one_line
+from histofast.classify import Asked, Planned, Recipe, Run, Runs, as_recipe, open_run
+from histofast.datasets import Images, open_images
+from histofast.errors import HistofastError
+from histofast.jobs import Job, Local
+from histofast.networks import starts
+from histofast.studies.setting import StudyProgress
+
+_FOLDS = 5  # one in so many groups tests, where folds are not asked for
+OnProgress = Callable[[StudyProgress], None]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Split:
+    """One division of a data set: which fold of how many, and the seed of folds and of training."""
+
+    seed: int
+    fold: int
+    folds: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class PictureSetting:
+    """What every study of labelled pictures is told, once.
+
+    Attributes:
+        data: folders or tables of labelled pictures, as `datasets.open_images` opens them, or images.
+        out: folder of the study.
+        recipe: of all runs; one of `classify.PRESETS`, a TOML file or a recipe.
+        repeats: divisions of each data set, each with folds and seeds of its own, >= 1.
+        folds: all of so many folds are trained in each repeat, >= 2. None: one of five, drawn anew in
+            each repeat.
+        seed: of the first repeat.
+        metric: of test pictures, that ways of training are judged by.
+        runs: folder of the runs, which studies may share; None: within `out`.
+        group_column: of tables, what must not be on two sides of a split; None: the usual names.
+        device, threads: as of `classify.train`.
+        jobs: runs at a time, in processes side by side, >= 1.
+        command: how a user would repeat it, for the page.
+        on_progress: called before each part.
+
+    Raises:
+        TypeError, ValueError: numbers that are none, or out of range; no data, two sets of one name.
+        FileNotFoundError: no such data set.
+    """
+
+    data: Sequence[Images | str | Path]
+    out: str | Path
+    recipe: Recipe | str | Path = "ours"
+    repeats: int = 3
+    folds: int | None = None
+    seed: int = 0
+    metric: str = "auroc"
+    runs: str | Path | None = None
+    group_column: str | None = None
+    device: str = "auto"
+    threads: int | None = 1
+    jobs: int = 1
+    command: str | None = None
+    on_progress: OnProgress | None = None
+
+    def __post_init__(self) -> None:
+        for name, least in (("repeats", 1), ("folds", 2), ("seed", 0), ("threads", 1), ("jobs", 1)):
+            value = getattr(self, name)
+            if value is not None:
+                object.__setattr__(self, name, whole_number(name, value, at_least=least))
+        object.__setattr__(self, "out", Path(self.out))
+        object.__setattr__(self, "recipe", as_recipe(self.recipe))
+        if not self.data:
+            raise ValueError("data must have at least one set of pictures, got none")
+
+    @cached_property
+    def sets(self) -> Mapping[str, Images]:
+        """The data sets by name: that of the folder they lie in, or of the table."""
+        found: dict[str, Images] = {}
+        for one in self.data:
+            images = (
+                one if isinstance(one, Images) else open_images(one, group_column=self.group_column)
+            )
+            name = name_of(images.path)
+            if name in found:
+                raise ValueError(
+                    f"data must be sets of different names, got {name} twice: rename a folder"
+                )
+            found[name] = images
+        return found
+
+    @property
+    def splits(self) -> tuple[Split, ...]:
+        """The divisions that every way of training is tried on."""
+        return tuple(
+            Split(seed=self.seed + repeat, fold=fold, folds=self.folds or _FOLDS)
+            for repeat in range(self.repeats)
+            for fold in (range(self.folds) if self.folds else [0])
+        )
+
+    @property
+    def test_share(self) -> float:
+        """Share of the groups that a split tests."""
+        return 1 / (self.folds or _FOLDS)
+
+    def ask(
+        self,
+        images: Images,
+        *,
+        network: str,
+        start: starts.Start | str,
+        split: Split,
+        recipe: Recipe | None = None,
+    ) -> Asked:
+        """Ask for a run on one split."""
+        assert isinstance(self.recipe, Recipe)
+        return Asked.of(
+            images,
+            network=network,
+            start=start,
+            recipe=recipe or self.recipe,
+            fold=split.fold,
+            folds=split.folds,
+            seed=split.seed,
+        )
+
+    def tell(self, doing: str, *, done: int = 0, total: int = 1) -> None:
+        """Say what is done next."""
+        if self.on_progress is not None:
+            self.on_progress(StudyProgress(doing=doing, done=done, total=total))
+
+
+def name_of(path: Path) -> str:
+    """Return what a data set is called: its folder's name, or that of a table not called labels or images."""
+    whole = path.resolve()
+    if whole.suffix.lower() in (".csv", ".tsv"):
+        usual = whole.stem.lower() in ("labels", "images", "index")
+        return whole.parent.name if usual else whole.stem
+    return whole.name
+
+
+class PictureStudy(Protocol):
+    """A question: what it must have done, and what follows from that."""
+
+    @property
+    def setting(self) -> PictureSetting: ...
+    @property
+    def name(self) -> str:
+        """Of the command, and of the JSON file."""
+
+    @property
+    def layer_metrics(self) -> bool:
+        """Whether runs measure the ranks of their layers."""
+
+    def plan(self, runs: Runs) -> None:
+        """Ask for all runs, and add the jobs that need them."""
+
+    def answer(self, done: Done) -> report.Answer:
+        """Measure what was done, and say what it means."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Done:
+    """What became of the jobs of a plan.
+
+    Attributes:
+        runs: the plan.
+        failed: name and reason of those that could not be done.
+        seconds: by the clock, of what was not there before.
+    """
+
+    runs: Runs
+    failed: Mapping[str, str] = field(default_factory=dict)
+    seconds: float = 0.0
+
+    def run(self, job: Job) -> Run | None:
+        """Return the finished run of a job; None if it failed."""
+        if job.name in self.failed:
+            return None
+        assert job.folder is not None
+        return open_run(job.folder)
+
+    def values(self, work: Sequence[Job], metric: str) -> NDArray[np.float64]:
+        """Return (n,) a metric of the test pictures of runs; NaN of those that failed or do not define it."""
+        found = []
+        for job in work:
+            run = self.run(job)
+            told = {} if run is None else run.metrics()["test"]
+            value = told.get(metric, {}).get("value")
+            found.append(np.nan if value is None else float(value))
+        return np.array(found, np.float64)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Conducted:
+    """A study's answer, and the folder that holds all of it (index.html is the page)."""
+
+    answer: report.Answer
+    path: Path
+
+
+def look_ahead_of(study: PictureStudy) -> tuple[list[Planned], float]:
+    """Say what a study would do, what is there already, and how many seconds the rest takes; do nothing.
+
+    Raises:
+        What asking for its runs raises.
+    """
+    runs = _planned(study)
+    seconds = runs.estimate(processes=study.setting.jobs)
+    left = {job.folder for job in runs.plan.left()}
+    return [_shown(job, is_done=job.folder not in left) for job in runs.plan], seconds
+
+
+def _shown(job: Job, *, is_done: bool) -> Planned:
+    assert job.folder is not None
+    asked = job.arguments.get("asked")
+    return Planned(
+        name=job.name,
+        folder=job.folder,
+        start=str(asked.start) if isinstance(asked, Asked) else "",
+        is_done=is_done,
+        seconds=0.0 if is_done else job.cost,
+    )
+
+
+def conduct(study: PictureStudy) -> Conducted:
+    """Do what a study needs and is not there, measure it, and write its page.
+
+    Raises:
+        What asking for its runs raises; HistofastError: every run failed; KeyboardInterrupt: what is
+            done is kept, and gone on from.
+        OSError: a folder cannot be written.
+    """
+    report.check_installed()  # before the hours
+    runs = _planned(study)
+    done = _done(runs, study.setting)
+    study.setting.tell("measures and the page")
+    answer = study.answer(done)
+    out = Path(study.setting.out)
+    report.save(answer, out)
+    return Conducted(answer=answer, path=out)
+
+
+def _planned(study: PictureStudy) -> Runs:
+    setting = study.setting
+    folder = Path(setting.out) / "runs" if setting.runs is None else Path(setting.runs)
+    runs = Runs(
+        folder,
+        device=setting.device,
+        threads=setting.threads,
+        layer_metrics=study.layer_metrics,
+    )
+    study.plan(runs)
+    return runs
+
+
+def _done(runs: Runs, setting: PictureSetting) -> Done:
+    work, begun = runs.plan.jobs, 0
+    clock: dict[str, float] = {"s": 0.0}
+
+    def hear(event: jobs.Event) -> None:
+        nonlocal begun
+        if isinstance(event, jobs.Started):
+            setting.tell(event.job.name, done=begun, total=len(work))
+            begun += 1
+        elif isinstance(event, jobs.Ended):
+            clock["s"] += event.outcome.seconds
+            if event.outcome.status == "there":
+                begun += 1
+            elif event.outcome.status == "failed":
+                setting.tell(f"{event.outcome.job.name} failed: {_why(event.outcome)}")
+        elif isinstance(event, jobs.Told) and isinstance(event.what, str):
+            setting.tell(f"{event.name}: {event.what}")
+
+    engine = Local(processes=setting.jobs, threads=setting.threads)
+    outcomes = jobs.run(work, engine=engine, on_event=hear)
+    for outcome in outcomes:
+        if outcome.status == "interrupted":
+            raise outcome.error or KeyboardInterrupt
+    failed = {o.job.name: _why(o) for o in outcomes if o.status == "failed"}
+    if len(failed) == len(work):
+        first = next(iter(failed.items()))
+        raise HistofastError(f"all of {len(work)} jobs failed, the first, {first[0]}: {first[1]}")
+    return Done(runs=runs, failed=failed, seconds=clock["s"])
+
+
+def _why(outcome: jobs.Outcome) -> str:
+    return "no reason given" if outcome.error is None else one_line(outcome.error)
