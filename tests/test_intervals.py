@@ -15,6 +15,7 @@ from histofast.learning import (
     Metric,
     against_highest,
     corrected_difference,
+    corrected_differences,
     corrected_interval,
     holm,
     knee,
@@ -146,6 +147,27 @@ def test_adjusted_interval_and_adjusted_p_say_the_same(seed):
         assert d.value <= 0
         assert d.is_shown == (d.p_adjusted < 0.05)
         assert d.low_adjusted <= d.low <= d.high <= d.high_adjusted
+
+
+@given(seed=SEEDS)
+@settings(max_examples=30, deadline=None)
+def test_differences_told_together_are_each_by_itself_and_adjusted_for_their_number(seed):
+    values = many(seed)
+    base = values.pop("c0")
+    pairs = {("c0", name): (other, base) for name, other in values.items()}
+    pairs["none"] = base, base  # without an interval, so it does not count
+    found = corrected_differences(pairs, test_share=1 / 5)
+    assert list(found) == list(pairs)
+    adjusted = [found[name].p_adjusted for name in pairs if name != "none"]
+    np.testing.assert_allclose(
+        adjusted, reference.holm(np.array([found[name].p for name in pairs if name != "none"]))
+    )
+    assert math.isnan(found["none"].p_adjusted)
+    for name, pair in pairs.items():
+        alone = corrected_difference(*pair, test_share=1 / 5)
+        assert bounds(found[name]) == pytest.approx(bounds(alone), nan_ok=True)
+        assert found[name].is_shown == (found[name].p_adjusted < 0.05)
+    assert corrected_differences({}, test_share=1 / 5) == {}
 
 
 def test_ranking_holds_means_and_paired_differences():
@@ -287,6 +309,14 @@ def test_the_wider_one():
         (
             lambda: against_highest({"a": [0.9, 0.8], "b": [0.1]}, test_share=0.2),
             r"b must be of the same folds .*, got \(1,\) and \(2,\)",
+        ),
+        (
+            lambda: corrected_differences({"b": ([0.1], [0.1, 0.2])}, test_share=0.2),
+            r"b must be of the same folds .*, got \(1,\) and \(2,\)",
+        ),
+        (
+            lambda: corrected_differences({}, test_share=1),
+            "test_share must be between 0 and 1, got 1",
         ),
         (lambda: against_highest({}, test_share=0.2), "values must have at least one candidate"),
         (

@@ -19,6 +19,7 @@ from extras import need
 from histofast.report import (
     Answer,
     Figure,
+    Matrix,
     Series,
     number,
     page,
@@ -42,7 +43,7 @@ need("matplotlib", "jinja2")
 from PIL import Image
 
 from histofast.report.drawing import draw, images, panel_svg
-from histofast.report.style import VARIABLES, range_of, spread
+from histofast.report.style import BLACK, VARIABLES, WHITE, range_of, spread
 
 NAN = float("nan")
 BASELINE = Path(__file__).resolve().parent / "baseline"
@@ -163,6 +164,28 @@ def test_a_chart_draws_its_numbers():
     assert [text.get_text() for text in forest.get_yticklabels()] == list(FOREST.places.names)
     assert forest.get_ylim() == (4.6, -0.6)
     assert scatter.get_xscale() == "log"
+
+
+def test_a_matrix_of_differences_has_signs_and_parts_at_its_middle():
+    differences = Matrix(
+        rows=("a", "b"),
+        columns=("x", "y"),
+        values=((0.1, -0.1), (0.004, 0.0)),
+        low=-0.1,
+        high=0.1,
+        form="difference",
+        alt="differences",
+    )
+    heat = draw(Figure(name="differences", panels=(differences,))).figure.axes[0]
+    assert [text.get_text() for text in heat.texts] == ["+0.10", "-0.10", "0.00", "0.00"]
+    ((above, below, _, middle),) = [c.get_facecolor() for c in heat.collections]
+    assert above[2] > above[0]  # blue
+    assert below[0] > below[2]  # red
+    assert min(middle[:3]) > 0.9
+    assert [text.get_color() for text in heat.texts] == [WHITE, WHITE, BLACK, BLACK]
+    titles = titles_of(panel_svg(differences, name="x"))
+    assert "a / x: +0.100" in titles
+    assert "a / y: -0.100" in titles
 
 
 def test_a_matrix_draws_its_numbers():

@@ -158,6 +158,24 @@ def corrected_difference(
     return _compared([_pairs("others", values, others, test_share)], confidence)[0]
 
 
+def corrected_differences(
+    pairs: Mapping[Any, tuple[Values, Values]], *, test_share: float, confidence: float = 0.95
+) -> dict[Any, Difference]:
+    """Return several differences that are told together, adjusted for their number after Holm.
+
+    Args:
+        pairs: by name, `values` and `others` of `corrected_difference`. One that has no interval does
+            not count among the comparisons.
+        test_share, confidence: as in `corrected_interval`.
+
+    Raises:
+        ValueError: as `corrected_difference`.
+    """
+    _check(test_share, confidence)
+    spreads = [_pairs(str(name), *pair, test_share) for name, pair in pairs.items()]
+    return dict(zip(pairs, _compared(spreads, confidence), strict=True))
+
+
 def holm(p: Values) -> NDArray[np.float64]:
     """Adjust p values for their number: the smallest times k, the next times k - 1 ...
 

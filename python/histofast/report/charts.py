@@ -147,6 +147,7 @@ class Matrix:
         rows, columns: their names.
         values: of each row; NaN: `blank` says why.
         low, high: ends of the scale of colours.
+        form: "difference" has signs, and colours that part at the middle of the scale.
         row_label, column_label: what the names are.
         outlined: cells (row, column) that matter, and `outline` says why.
         words: of single blank cells that `blank` is wrong for.
@@ -158,6 +159,7 @@ class Matrix:
     low: float
     high: float
     alt: str
+    form: Literal["number", "difference"] = "number"
     title: str = ""
     caption: str = ""
     row_label: str = ""

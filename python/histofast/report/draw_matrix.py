@@ -12,18 +12,20 @@ from matplotlib.patches import Patch
 from numpy.typing import NDArray
 
 from histofast.report.charts import Matrix
-from histofast.report.numbers import number
+from histofast.report.numbers import number, signed
 from histofast.report.sheet import Sheet
-from histofast.report.style import BLACK, COLORMAP, HATCH, INK, WHITE, ink_on
+from histofast.report.style import BLACK, COLORMAP, DIVERGING, HATCH, INK, WHITE, ink_on
 
 _MAP, _LEAST_CELL, _MOST_CELL = 5.0, 0.135, 0.46  # inches
 _WRITTEN_CELL = 0.4  # cells of this size have their value written in them
 _BAR_GAP, _BAR = 0.2, 0.16
 
 
-def colors(shares: NDArray[np.floating[Any]]) -> NDArray[np.uint8]:
-    """As `colors_of` of this room."""
-    table = np.rint(colormaps[COLORMAP](np.arange(256))[:, :3] * 255).astype(np.uint8)
+def colors(shares: NDArray[np.floating[Any]], *, diverging: bool = False) -> NDArray[np.uint8]:
+    """As `colors_of` of this room; `diverging` are those of differences."""
+    table = np.rint(
+        colormaps[DIVERGING if diverging else COLORMAP](np.arange(256))[:, :3] * 255
+    ).astype(np.uint8)
     found: NDArray[np.uint8] = table[np.rint(np.clip(shares, 0, 1) * 255).astype(np.int64)]
     return found
 
@@ -43,7 +45,7 @@ def draw_matrix(sheet: Sheet, matrix: Matrix) -> None:
     axes.set_ylabel(matrix.row_label, fontsize=10, color=INK)
     draw_bar(
         sheet,
-        colors(np.linspace(0, 1, 256)),
+        colors(np.linspace(0, 1, 256), diverging=matrix.form == "difference"),
         left=cell * lb + _BAR_GAP,
         height=max(cell * la, 0.6),
         low=matrix.low,
@@ -72,17 +74,19 @@ def _draw_cells(sheet: Sheet, axes: Any, matrix: Matrix, *, written: bool) -> No
     values = np.array(matrix.values, float)
     shares = np.clip((values - matrix.low) / (matrix.high - matrix.low), 0, 1)
     blank = np.isnan(values)
+    diverging = matrix.form == "difference"
+    write = signed if diverging else number
 
     def tips(places: Any) -> list[str]:
         said = []
         for i, j in places.tolist():
             word = matrix.words.get((i, j), matrix.blank)
-            value = word if blank[i, j] else number(values[i, j])
+            value = word if blank[i, j] else write(values[i, j])
             said.append(f"{matrix.rows[i]} / {matrix.columns[j]}: {value}")
         return said
 
     known, unknown = np.argwhere(~blank), np.argwhere(blank)
-    filled = colors(shares[~blank]) / 255
+    filled = colors(shares[~blank], diverging=diverging) / 255
     edges: dict[str, Any] = {"facecolors": filled, "edgecolors": filled, "linewidths": 0.3}
     hatch: dict[str, Any] = {"facecolors": "none", "edgecolors": HATCH, "hatch": "////", "lw": 0}
     for places, kind, look in ((known, "cell", edges), (unknown, "blank", hatch)):
@@ -97,7 +101,8 @@ def _draw_cells(sheet: Sheet, axes: Any, matrix: Matrix, *, written: bool) -> No
         axes.add_collection(PolyCollection(outlined, gid=group, zorder=3, **around))
     for i, j in known.tolist() if written else ():
         text = f"{values[i, j]:.2f}".replace("-0.00", "0.00")
-        color = ink_on(shares[i, j])
+        text = f"+{text}" if diverging and values[i, j] > 0 and text != "0.00" else text
+        color = ink_on(shares[i, j], diverging=diverging)
         axes.text(j, i, text, ha="center", va="center", fontsize=8, color=color, zorder=5)
 
 

@@ -24,6 +24,7 @@ SERIES = ("#0072b2", "#c04c00", "#00795a", "#a9568a", "#8a6d00", "#3d6fb8")  # d
 MARKERS = ("o", "s", "^", "D")
 DASHES = ("--", "-.", (0, (3, 3)))
 COLORMAP = "viridis"  # perceptually uniform; its lightness rises throughout
+DIVERGING = "RdBu"  # of differences: red below, blue above, as light as paper between
 BLACK, WHITE = "#111111", "#fefefe"  # on colours of the map: these stay in the dark
 # On a page each colour is a variable of the style sheet, which knows light and dark.
 VARIABLES = {
@@ -38,6 +39,7 @@ VARIABLES = {
 LOG_FROM = 20.0  # values further apart than this are drawn on a logarithmic scale
 LONGEST = 30  # letters of a name on an axis
 _LIGHT_ENOUGH = 0.6  # from this share of the scale on, black reads better than white
+_PALE = 0.3  # and so far from the middle of a scale of differences
 
 
 def look_of(look: int | str) -> tuple[str, str, object]:
@@ -50,9 +52,10 @@ def look_of(look: int | str) -> tuple[str, str, object]:
     return SERIES[look % len(SERIES)], MARKERS[look % len(MARKERS)], "-"
 
 
-def ink_on(share: float) -> str:
+def ink_on(share: float, *, diverging: bool = False) -> str:
     """Return the colour of a text on that of a value at `share` (0..1) of the scale."""
-    return BLACK if share >= _LIGHT_ENOUGH else WHITE
+    is_light = abs(share - 0.5) <= _PALE if diverging else share >= _LIGHT_ENOUGH
+    return BLACK if is_light else WHITE
 
 
 def shorten(name: str, longest: int = LONGEST) -> str:
