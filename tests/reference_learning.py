@@ -1,4 +1,4 @@
-"""Steps to a threshold and metrics of several labels, in float64 NumPy and without cleverness."""
+"""Steps to a threshold, metrics of several labels, Pearson's r, in float64 NumPy and without cleverness."""
 
 from __future__ import annotations
 
@@ -128,3 +128,29 @@ def kappa(truth, chosen):
     labels = {*truth, *chosen}
     expected = sum(np.mean(truth == label) * np.mean(chosen == label) for label in labels)
     return (agreed - expected) / (1 - expected) if expected < 1 else np.nan
+
+
+def pearson(x, y):
+    x, y = x - np.mean(x), y - np.mean(y)
+    return np.sum(x * y) / np.sqrt(np.sum(x * x) * np.sum(y * y))
+
+
+def fisher(r, n, confidence):
+    half = stats.norm.ppf((1 + confidence) / 2) / np.sqrt(n - 3)
+    return np.tanh(np.arctanh(r) - half), np.tanh(np.arctanh(r) + half)
+
+
+def pearson_over_groups(x, y, groups, confidence, resamples, seed):
+    """Whole groups drawn again, r of all that was drawn; draws that do not vary are left out."""
+    names = list(dict.fromkeys(groups))
+    k = len(names)
+    found = []
+    for draw in np.random.default_rng(seed).multinomial(k, np.full(k, 1 / k), size=resamples):
+        rows = [
+            i
+            for name, times in zip(names, draw, strict=True)
+            for i in np.flatnonzero(np.asarray(groups) == name).tolist() * times
+        ]
+        if np.ptp(x[rows]) > 0 and np.ptp(y[rows]) > 0:
+            found.append(pearson(x[rows], y[rows]))
+    return np.quantile(found, [(1 - confidence) / 2, (1 + confidence) / 2])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from histofast.learning.association import LEAST_GROUPS, Correlation, correlate
 from histofast.learning.epochs import EpochReport, best_of, has_ended, is_better, rank, write_log
 from histofast.learning.files import read_json, write_bytes, write_csv, write_json
 from histofast.learning.intervals import (
@@ -63,6 +64,7 @@ from histofast.learning.steps import (
 from histofast.learning.weighted import Task
 
 __all__ = [
+    "LEAST_GROUPS",
     "LOWER_IS_BETTER",
     "METRICS",
     "METRICS_OF",
@@ -70,6 +72,7 @@ __all__ = [
     "PREDICTIONS",
     "RUN",
     "TOLERANCE",
+    "Correlation",
     "Difference",
     "EpochReport",
     "Fold",
@@ -93,6 +96,7 @@ __all__ = [
     "corrected_difference",
     "corrected_differences",
     "corrected_interval",
+    "correlate",
     "difference",
     "differences",
     "fold_folder",
