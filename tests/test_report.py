@@ -94,6 +94,7 @@ def answer(**more) -> Answer:
         "question": "How much is needed?",
         "basis": "AUROC on 9 slides",
         "findings": ("Best is a (95 % interval).", "b is bad."),
+        "limits": ("Other slides may say otherwise.",),
         "figures": (FIGURES["matrix"], FIGURES["depth"]),
         "tables": (TABLE,),
         "commands": (("Run it", "histofast study --out 'a b'"),),
@@ -127,6 +128,7 @@ def test_page_shows_all():
         *("<h1>Where to cut</h1>", "How much is needed?", "AUROC on 9 slides", "b is bad."),
         *("Best is a (95 % interval).", "patch size", "224 px", "Every layer</h2>"),
         *("AUROC against depth</h2>", "From pixels to the end.", "Row by row", "At 95 % of all."),
+        *("What this does not show</h2>", "<li>Other slides may say otherwise.</li>"),
     ):
         assert text in shown
     reader = PageReader(shown)
@@ -135,7 +137,9 @@ def test_page_shows_all():
     assert decoded(reader.links["study.json"]) == answer().to_json()
     assert decoded(reader.links["rows.csv"]) == TABLE.to_csv()
     assert decoded(reader.links["matrix.csv"]) == "a,b\n"
-    plain = page(answer(figures=(), tables=(), commands=(), links={}, question="", basis=""))
+    plain = page(
+        answer(figures=(), tables=(), commands=(), links={}, limits=(), question="", basis="")
+    )
     assert plain.count("<section>") == 2
     assert "<figure>" not in plain
 
@@ -169,6 +173,7 @@ def test_json_is_the_data_and_nan_is_null():
     assert values["rows"][1]["value"] is None
     assert values["rows"][0]["d_low"] == -0.2
     assert values["findings"] == list(answer().findings)
+    assert values["limits"] == list(answer().limits)
     assert values["commands"] == [["Run it", "histofast study --out 'a b'"]]
     text = answer(data={"x": [NAN, 1.0], "y": (2,)}).to_json()
     assert json.loads(text) == {"x": [None, 1.0], "y": [2]}

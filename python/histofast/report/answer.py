@@ -135,6 +135,7 @@ class Answer:
         question: one sentence; "": the title says it.
         basis: what it was measured on.
         findings: sentences; the same numbers give the same ones.
+        limits: sentences on what must not be concluded from it.
         figures, tables: in order.
         commands: (what it does, shell command), in order.
         method: everything that decides the numbers, in words.
@@ -151,6 +152,7 @@ class Answer:
     findings: tuple[str, ...]
     question: str = ""
     basis: str = ""
+    limits: tuple[str, ...] = ()
     figures: tuple[Figure, ...] = ()
     tables: tuple[Table, ...] = ()
     commands: tuple[tuple[str, str], ...] = ()
@@ -181,6 +183,7 @@ class Answer:
                 "question": self.question,
                 "basis": self.basis,
                 "findings": list(self.findings),
+                "limits": list(self.limits),
                 **{table.name: table.records() for table in self.tables},
                 "commands": [list(command) for command in self.commands],
                 "method": dict(self.method),
