@@ -53,6 +53,7 @@ def state_of(start, **options):
 TEXTS = [
     *("random", "w.safetensors", "./random", "run:runs/a", "mean-var:w.pth", "mean-var:run:a:b"),
     *("transfuse:w.pth:pool2", "transfuse:mean-var:w.pth:pool2:mean-var", "gabor:7"),
+    *("random:0", "mean-var:random:12", "transfuse:random:3:pool2"),
     *("C:\\weights\\w.pth", "transfuse:C:\\w.pth:bn1", "mean-var:C:/w.pth"),
 ]
 
@@ -97,10 +98,12 @@ def test_any_text_is_a_start_that_comes_back_or_is_refused(text):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("meanvar:w.pth", "start must be a file, or begin with one of run:.*mean-var"),
+        ("meanvar:w.pth", "start must be a file, or begin with one of random:, run:.*mean-var"),
         ("run:", "must have a folder: run:FOLDER"),
         ("transfuse:w.pth", "must have a start and a layer: transfuse:START:LAYER"),
         ("gabor:x", "must have a seed, gabor:SEED"),
+        ("gabor:07", "must have a seed, gabor:SEED"),
+        ("random:", "must have a seed, random:SEED"),
         ("mean-var:", "must have a start: mean-var:START"),
     ],
 )
@@ -120,6 +123,17 @@ def test_a_start_is_a_text_a_path_or_a_start(file):
 def test_a_file_is_taken_as_it_is(file):
     found, wanted = state_of(str(file)), create(NETWORK, weights=file).state_dict()
     assert all(torch.equal(found[key], wanted[key]) for key in wanted)
+
+
+def test_random_weights_may_have_a_seed_of_their_own():
+    own = state_of("random:3", seed=1)
+    assert all(torch.equal(own[key], value) for key, value in state_of("random", seed=3).items())
+    assert all(torch.equal(own[key], value) for key, value in state_of("random:3").items())
+    assert not torch.equal(own["conv1.weight"], state_of("random", seed=1)["conv1.weight"])
+    told = [starts.identity(text) for text in ("random", "random:3", "random:4")]
+    assert told == [{"kind": "random"}, *({"kind": "random", "seed": s} for s in (3, 4))]
+    heads = [state_of("random:3", classes=2, seed=seed)["fc.weight"] for seed in (1, 2)]
+    assert not torch.equal(*heads)
 
 
 def test_the_head_is_new_and_random(file):

@@ -46,7 +46,7 @@ def classify(
         typer.Option(
             "--start",
             metavar="START",
-            help="random, a weights FILE, run:FOLDER, mean-var:START, transfuse:START:LAYER, "
+            help="random[:SEED], a weights FILE, run:FOLDER, mean-var:START, transfuse:START:LAYER, "
             "slim:START:LAYER:FACTOR, gabor:SEED, merge:METHOD:A+B [random]",
         ),
     ] = None,

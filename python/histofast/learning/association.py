@@ -131,8 +131,8 @@ def _sums(
 def _standardised(values: NDArray[np.float64]) -> NDArray[np.float64]:
     if len(values) == 0 or np.ptp(values) <= _ROUNDING * float(np.abs(values).max()):
         return np.zeros_like(values)
-    centred: NDArray[np.float64] = values - values.mean()
-    return centred / centred.std()
+    found: NDArray[np.float64] = (values - values.mean()) / values.std()
+    return found
 
 
 def _r(sums: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -142,7 +142,8 @@ def _r(sums: NDArray[np.float64]) -> NDArray[np.float64]:
     product = np.sqrt(np.maximum(vary_x, 0) * np.maximum(vary_y, 0))
     defined = (vary_x > _ROUNDING * n * n) & (vary_y > _ROUNDING * n * n)
     r = np.divide(n * xy - x * y, product, out=np.full_like(product, np.nan), where=defined)
-    return np.clip(r, -1, 1)
+    bounded: NDArray[np.float64] = np.clip(r, -1, 1)
+    return bounded
 
 
 def _fisher(r: float, n: int, confidence: float) -> tuple[float, float]:

@@ -2,7 +2,7 @@
 
 | text | weights |
 |---|---|
-| `random` | He normal, of the run's seed |
+| `random`, `random:SEED` | He normal, of the run's seed, or of this one |
 | `FILE`, or a name of the registry | as they are |
 | `run:FOLDER` | those that a finished run of `classify` ended with |
 | `mean-var:START` | each tensor drawn anew from a normal distribution of its mean and variance |

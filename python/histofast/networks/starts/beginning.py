@@ -122,8 +122,10 @@ def identity(
         ValueError: a start that is none.
     """
     match parse(start):
-        case Random():
+        case Random(None):
             return {"kind": "random"}
+        case Random(own_seed):
+            return {"kind": "random", "seed": own_seed}
         case File(path):
             return {"kind": "file", "sha256": sha256_of(_file(path))}
         case Run(folder) if folder in planned:
@@ -166,8 +168,8 @@ def is_merged(told: Mapping[str, Any]) -> bool:
 
 def _begun(name: str, start: Start, seed: int) -> Network:
     match start:
-        case Random():
-            return _created(name, seed=seed)
+        case Random(own_seed):
+            return _created(name, seed=seed if own_seed is None else own_seed)
         case File(path):
             return _created(name, seed=seed, weights=_file(path))
         case Run(folder):

@@ -15,10 +15,12 @@ _KIND = re.compile(r"([a-z][a-z-]+):")  # a word and a colon; a drive has one le
 
 @dataclass(frozen=True, slots=True)
 class Random:
-    """He normal, of the run's seed."""
+    """He normal, of the run's seed or of one of its own."""
+
+    seed: int | None = None
 
     def __str__(self) -> str:
-        return "random"
+        return "random" if self.seed is None else f"random:{self.seed}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,12 +136,12 @@ def parse(text: AnyStart) -> Start:
         return _slim(rest, text)
     if kind == "merge":
         return _merge(rest, text)
-    if kind == "gabor":
-        if not re.fullmatch(r"\d{1,9}", rest):
-            raise ValueError(f"start must have a seed, gabor:SEED, got {text!r}")
-        return Gabor(int(rest))
+    if kind in ("random", "gabor"):
+        if not re.fullmatch(r"0|[1-9]\d{0,8}", rest):
+            raise ValueError(f"start must have a seed, {kind}:SEED, got {text!r}")
+        return Random(int(rest)) if kind == "random" else Gabor(int(rest))
     raise ValueError(
-        f"start must be a file, or begin with one of {', '.join(f'{k}:' for k in _KINDS[1:])}, got "
+        f"start must be a file, or begin with one of {', '.join(f'{k}:' for k in _KINDS)}, got "
         f"{text!r}{did_you_mean(kind, _KINDS)}"
     )
 
