@@ -50,6 +50,7 @@ LEVELS = {
     "comparison": 7,
     "classify": 7,
     "mil": 7,
+    "transferability": 7,
     "explain": 8,
     "studies": 9,
     "cli": 10,

@@ -88,9 +88,12 @@ def test_names_exist(name, missing):
     assert not reason
 
 
+NO_TORCH = ("encoders", "similarity", "transferability")
+
+
 @pytest.mark.parametrize("name", plain_names())
 def test_plain_names_are_of_a_room_that_needs_no_torch(name):
-    rooms = [histofast, *(getattr(histofast, room) for room in ("encoders", "similarity"))]
+    rooms = [histofast, *(getattr(histofast, room) for room in NO_TORCH)]
     assert any(name in room.__all__ for room in rooms)
 
 

@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from histofast import studies as studies
     from histofast import tiling as tiling
     from histofast import tissue as tissue
+    from histofast import transferability as transferability
     from histofast.comparison import SimilarityResult, compare, compare_features
     from histofast.encoders import Encoder
     from histofast.encoders import load as load_encoder
@@ -79,6 +80,7 @@ else:
             "studies",
             "tiling",
             "tissue",
+            "transferability",
         ],
     )
 

@@ -23,6 +23,7 @@ from histofast.networks.network import Architecture, Cut, LoadReport, Network, S
 from histofast.networks.reading import read_weights
 from histofast.networks.recorder import Recorder
 from histofast.networks.restored import restore
+from histofast.networks.reuse import feature_reuse
 from histofast.networks.timm import TimmNetwork
 from histofast.networks.verifying import PixelsIn
 from histofast.networks.weights import fitting
@@ -43,6 +44,7 @@ __all__ = [
     "export",
     "export_cuts",
     "export_encoder",
+    "feature_reuse",
     "fitting",
     "layers",
     "names",

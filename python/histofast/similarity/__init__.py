@@ -28,6 +28,7 @@ if TYPE_CHECKING:
         unpack,
     )
     from histofast.similarity.hsic import Kernel, hsic1
+    from histofast.similarity.matrix import centred, check_features
     from histofast.similarity.measures import MEASURES, Change, Measure, Need, names_of
     from histofast.similarity.moments import CkaAccumulator
     from histofast.similarity.predictions import (
@@ -76,6 +77,7 @@ else:
                 "unpack",
             ],
             "histofast.similarity.hsic": ["Kernel", "hsic1"],
+            "histofast.similarity.matrix": ["centred", "check_features"],
             "histofast.similarity.measures": ["MEASURES", "Change", "Measure", "Need", "names_of"],
             "histofast.similarity.moments": ["CkaAccumulator"],
             "histofast.similarity.predictions": [
@@ -125,6 +127,8 @@ __all__ = [
     "SvccaResult",
     "block_bootstrap",
     "cca",
+    "centred",
+    "check_features",
     "check_grams",
     "cka",
     "cka_interval",
