@@ -30,7 +30,7 @@ SETS = {
     "osteosarcoma": (None, 96),
     "oral_scc": ("oral_scc/labels.csv", 96),
 }
-STANDARDISE = "--mpp 2 --patch-px 128 --overlap 0.25 --group-column slide"
+STANDARDISE = "--mpp 2 --patch-px 128 --overlap 0.25 --group-column slide --folds 3"
 
 
 def run(*words: object) -> None:
