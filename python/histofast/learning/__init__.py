@@ -21,6 +21,13 @@ from histofast.learning.intervals import (
 )
 from histofast.learning.labels import NAMED, Labels, Missing, read_labels
 from histofast.learning.logs import Log, loggers
+from histofast.learning.rankings import (
+    Agreement,
+    agreement_of_rankings,
+    difference_of_agreements,
+    kendall_tau,
+    merit_elsewhere,
+)
 from histofast.learning.record import (
     METRICS,
     PREDICTIONS,
@@ -72,6 +79,7 @@ __all__ = [
     "PREDICTIONS",
     "RUN",
     "TOLERANCE",
+    "Agreement",
     "Correlation",
     "Difference",
     "EpochReport",
@@ -90,6 +98,7 @@ __all__ = [
     "Standing",
     "Task",
     "against_highest",
+    "agreement_of_rankings",
     "aside",
     "best_of",
     "check_metric",
@@ -98,6 +107,7 @@ __all__ = [
     "corrected_interval",
     "correlate",
     "difference",
+    "difference_of_agreements",
     "differences",
     "fold_folder",
     "folds",
@@ -106,9 +116,11 @@ __all__ = [
     "is_better",
     "is_finished",
     "kaplan_meier",
+    "kendall_tau",
     "knee",
     "loggers",
     "median_steps",
+    "merit_elsewhere",
     "metrics",
     "metrics_of_models",
     "open_recorded",

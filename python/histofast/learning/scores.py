@@ -105,7 +105,7 @@ def metrics(
         Metric(value=1.0, low=1.0, high=1.0)
     """
     _check_options(task, resamples, confidence)
-    return _measured(
+    return measured(
         STATISTICS[task](targets, outputs, classes, models),
         len(targets),
         groups,
@@ -146,7 +146,7 @@ def differences(
     def less(one: Statistic, other: Statistic) -> Statistic:
         return lambda weights: one(weights) - other(weights)
 
-    return _measured(
+    return measured(
         {name: less(first[name], second[name]) for name in first},
         len(targets),
         groups,
@@ -206,7 +206,7 @@ def _check_options(task: str, resamples: int, confidence: float) -> None:
         raise ValueError(f"confidence must be in 0..1, got {confidence}")
 
 
-def _measured(
+def measured(
     statistics: Mapping[str, Statistic],
     b: int,
     groups: Sequence[Any] | NDArray[Any],

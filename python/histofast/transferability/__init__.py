@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     )
     from histofast.transferability.scores import SCORES, Change, Needs, Score, scores_of
     from histofast.transferability.spectrum import rank_me
+    from histofast.transferability.words import describe_rankings
 else:
     __getattr__, __dir__ = attach(
         __name__,
@@ -37,6 +38,7 @@ else:
             ],
             "histofast.transferability.scores": ["SCORES", "Change", "Needs", "Score", "scores_of"],
             "histofast.transferability.spectrum": ["rank_me"],
+            "histofast.transferability.words": ["describe_rankings"],
         },
     )
 
@@ -48,6 +50,7 @@ __all__ = [
     "Needs",
     "Probe",
     "Score",
+    "describe_rankings",
     "h_score",
     "knn_probe",
     "linear_probe",
