@@ -163,6 +163,13 @@ def test_float32_gives_nearly_the_same(name):
     assert score(name, single, labels) == pytest.approx(wanted, rel=1e-9)
 
 
+@pytest.mark.parametrize("factor", [1e-250, 1e-60, 1e60, 1e250])
+@pytest.mark.parametrize("name", NO_NETWORK)
+def test_huge_and_tiny_features_are_those_of_the_order_of_1(name, factor):
+    f, labels = features(9)
+    assert score(name, factor * f, labels) == pytest.approx(score(name, f, labels), rel=1e-6)
+
+
 # --- LogME ---------------------------------------------------------------------------------------
 
 

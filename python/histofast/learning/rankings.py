@@ -272,7 +272,7 @@ def _p(one: Array, two: Array, taus: Array, permutations: int, rng: np.random.Ge
     reached = 1
     for _ in range(permutations):
         order = rng.permutation(one.shape[1])
-        drawn, drawn_known = (pairs[:, order][:, :, order] for pairs in (signs, known))
+        drawn, drawn_known = signs[:, order][:, :, order], known[:, order][:, :, order]
         found = _mean(_taus_of_signs(drawn, drawn_known, others, known_too))
         reached += bool(found >= value - 1e-12)  # equal means are equal but for rounding
     return reached / (1 + permutations)

@@ -16,6 +16,7 @@ Labels = NDArray[np.integer[Any]]
 Array = NDArray[np.float64]
 Rows = NDArray[np.int64]
 
+_USUAL = 2.0**200  # of a magnitude: its fourth power and sums of it are numbers
 _BLOCK = 4096  # rows that are held in float64 at a time
 
 
@@ -25,7 +26,7 @@ class Given:
 
     Attributes:
         features: (n, d) as given.
-        scale: power of two that brings them to the order of 1.
+        scale: power of two that brings them to the order of 1; 1 where no square of theirs leaves the floats.
         class_of: (n,) from 0, in the order of the labels.
         counts: (c,) float64 rows of each class.
     """
@@ -39,9 +40,8 @@ class Given:
         """Yield (rows, d) features, scaled, and the (rows, c) classes as ones and zeros."""
         for start in range(0, len(self.features), _BLOCK):
             rows = slice(start, start + _BLOCK)
-            block = self.features[rows].astype(np.float64)
-            block *= self.scale
-            yield block, self.one_hot(rows)
+            block = self.features[rows].astype(np.float64, copy=False)
+            yield block * self.scale if self.scale != 1 else block, self.one_hot(rows)
 
     def one_hot(self, rows: slice) -> Array:
         """Return the (rows, c) classes of some rows."""
@@ -74,4 +74,6 @@ def given(features: Features, labels: Labels) -> Given:
             f"features must have more rows than there are classes, got {n} for {len(names)}"
         )
     counts = np.bincount(class_of).astype(np.float64)
+    if 1 / _USUAL < scale < _USUAL:
+        scale = 1.0  # most features are taken as they are, and blocks of float64 not copied
     return Given(features=features, scale=scale, class_of=class_of.astype(np.int64), counts=counts)
