@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -17,9 +16,15 @@ torch = need("torch", "safetensors", "matplotlib", "jinja2")
 from histofast import compare, datasets, report, studies
 from histofast.classify import Recipe, Runs, open_run
 from histofast.errors import HistofastError, ModelError
-from histofast.studies import PictureSetting, Split, conduct, look_ahead_of
-from histofast.studies.likeness import Side, plan_likeness, read_likeness
-from histofast.studies.pictures import name_of
+from histofast.studies import (
+    PictureSetting,
+    Side,
+    Split,
+    conduct,
+    look_ahead_of,
+    plan_likeness,
+    read_likeness,
+)
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -114,11 +119,12 @@ def test_splits_are_repeats_or_all_folds_of_each(table, tmp_path):
         ("a/idc/labels.csv", "idc"),
         ("a/idc/images.csv", "idc"),
         ("a/tables/oral.csv", "oral"),
-        ("a/std", "std"),
     ],
 )
-def test_sets_are_called_as_their_folders(path, name):
-    assert name_of(Path(path)) == name
+def test_sets_are_called_as_their_folders(tmp_path, path, name):
+    table = write_pictures((tmp_path / path).parent, n=32)
+    table.rename(tmp_path / path)
+    assert list(PictureSetting(data=[tmp_path / path], out=tmp_path).sets) == [name]
 
 
 def test_settings_that_cannot_be(table, tmp_path):

@@ -11,6 +11,7 @@ except ModuleNotFoundError:
 
 from histofast.studies.answers import answer_of
 from histofast.studies.cuts import truncation
+from histofast.studies.likeness import Likeness, Side, plan_likeness, read_likeness
 from histofast.studies.networks import compare_networks
 from histofast.studies.pictures import (
     Conducted,
@@ -29,9 +30,11 @@ from histofast.studies.words import describe_study
 __all__ = [
     "Conducted",
     "Done",
+    "Likeness",
     "PictureSetting",
     "PictureStudy",
     "Setting",
+    "Side",
     "Split",
     "Study",
     "StudyProgress",
@@ -42,6 +45,8 @@ __all__ = [
     "conduct",
     "describe_study",
     "look_ahead_of",
+    "plan_likeness",
+    "read_likeness",
     "truncation",
 ]
 
