@@ -124,6 +124,8 @@ def test_refused():
         network.model.later.weight.zero_()
     with pytest.raises(ValueError, match="network must have a gradient in its first convolution"):
         feature_reuse(network, pixels, labels)
+    with pytest.raises(ModelError, match=r"cbr-tiny .*: give larger pictures"):
+        feature_reuse(create("cbr-tiny", seed=0), pixels, labels)
     flat = adopt(nn.Sequential(nn.Conv2d(3, 3, 3)), mean=(0, 0, 0), std=(1, 1, 1), name="flat")
     with pytest.raises(ModelError, match="network flat must have two convolutions, got 1"):
         feature_reuse(flat.eval(), pixels, labels)

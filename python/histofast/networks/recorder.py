@@ -42,13 +42,7 @@ class Recorder:
             TypeError: no network of `create` or `adopt`.
             ValueError: training mode, or no layer.
         """
-        if not isinstance(network, Network | TimmNetwork | AdoptedNetwork):
-            raise TypeError(
-                f"network must be of histofast.networks.create, got {type(network).__name__}: give "
-                "a module of your own to histofast.networks.adopt first"
-            )
-        if network.training:
-            raise ValueError("network must be in evaluation mode: call network.eval() first")
+        check_network(network)
         self.network = network
         stages = _stages(network)
         modules = _modules(network) | stages
@@ -103,6 +97,22 @@ class Recorder:
             for handle in handles:
                 handle.remove()
         return out
+
+
+def check_network(network: Any) -> None:
+    """Refuse what is no network of ours, and one in training mode.
+
+    Raises:
+        TypeError: no network of `create` or `adopt`.
+        ValueError: training mode.
+    """
+    if not isinstance(network, Network | TimmNetwork | AdoptedNetwork):
+        raise TypeError(
+            f"network must be of histofast.networks.create, got {type(network).__name__}: give "
+            "a module of your own to histofast.networks.adopt first"
+        )
+    if network.training:
+        raise ValueError("network must be in evaluation mode: call network.eval() first")
 
 
 def _without_tf32(device: torch.device) -> contextlib.AbstractContextManager[None]:

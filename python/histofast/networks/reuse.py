@@ -17,7 +17,9 @@ from torch import Tensor, nn
 from histofast._numbers import real_number, whole_number
 from histofast.errors import ModelError
 from histofast.networks.adopted import AdoptedNetwork
+from histofast.networks.exporting import check_size
 from histofast.networks.network import Network
+from histofast.networks.recorder import check_network
 from histofast.networks.timm import TimmNetwork
 
 MARGIN = 1.0
@@ -56,7 +58,7 @@ def feature_reuse(
         TypeError: another network, pixels or labels of another type.
         ValueError: training mode, a network with a head, other shapes, options out of range, no batch with a
             triplet, a gradient of the first convolution that is 0.
-        ModelError: a network with fewer than two convolutions.
+        ModelError: a network with fewer than two convolutions, pictures smaller than it takes.
 
     Determinism: by the seed, on one machine.
     """
@@ -92,13 +94,7 @@ def feature_reuse(
 
 
 def _check(network: Any, pixels: Any, labels: Any) -> None:
-    if not isinstance(network, Network | TimmNetwork | AdoptedNetwork):
-        raise TypeError(
-            f"network must be of histofast.networks.create, got {type(network).__name__}: give "
-            "a module of your own to histofast.networks.adopt first"
-        )
-    if network.training:
-        raise ValueError("network must be in evaluation mode: call network.eval() first")
+    check_network(network)
     if network.classes:
         raise ValueError(
             f"network must give features, got a head of {network.classes} classes: make it without one"
@@ -108,6 +104,8 @@ def _check(network: Any, pixels: Any, labels: Any) -> None:
         raise TypeError(f"pixels must be uint8 of shape (n, h, w, 3), got {got}")
     if pixels.ndim != 4 or pixels.shape[3] != 3:
         raise ValueError(f"pixels must be of shape (n, h, w, 3), got {pixels.shape}")
+    if isinstance(network, Network):
+        check_size(network, min(pixels.shape[1:3]), remedy="give larger pictures")
     if not isinstance(labels, np.ndarray) or not np.issubdtype(labels.dtype, np.integer):
         got = labels.dtype.name if isinstance(labels, np.ndarray) else type(labels).__name__
         raise TypeError(f"labels must be an array of integer classes (n,), got {got}")

@@ -24,7 +24,15 @@ from histofast.learning import (
 )
 from histofast.transferability.given import Array, Features, Labels, Rows, given
 
-STRENGTHS = (1e-4, 1e-3, 1e-2, 1e-1, 1.0, 10.0)  # of the ridge, in units of the training rows
+STRENGTHS = (
+    1e-3,
+    1e-2,
+    1e-1,
+    1.0,
+    10.0,
+    100.0,
+    1000.0,
+)  # of the ridge, in units of the training rows
 NEIGHBOURS = (1, 3, 5, 10, 20, 50, 100)
 
 _ROUNDING = 1e-12  # of a column's size: what varies less is constant
