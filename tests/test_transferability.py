@@ -269,6 +269,14 @@ def test_trans_rate_is_its_definition_at_any_eps(seed, eps):
     assert trans_rate(f, labels, eps=eps) == pytest.approx(wanted, rel=1e-7, abs=1e-9)
 
 
+@given(seed=SEEDS)
+@settings(max_examples=20, deadline=None)
+def test_copies_of_columns_change_no_trans_rate(seed):
+    f, labels = features(seed)
+    found = trans_rate(np.hstack([f, f]), labels)
+    assert found == pytest.approx(trans_rate(f, labels), rel=1e-7)
+
+
 @given(seed=SEEDS, n=st.integers(1, 30), d=st.integers(1, 30))
 @settings(max_examples=60, deadline=None)
 def test_rank_me_is_within_its_bounds(seed, n, d):
