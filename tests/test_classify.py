@@ -438,6 +438,18 @@ def test_several_labels(tmp_path):
         }
 
 
+def test_one_training_picture_is_refused(tmp_path):
+    table = write_pictures(tmp_path / "p", n=24, several=True)
+    images = datasets.open_images(table, labels=["light", "stripes"])
+    parts = ("train", "validation", *["test"] * (len(images) - 2))
+    images = replace(images, splits=parts, groups=images.names)
+    with pytest.raises(
+        ValueError, match="training images must be at least 2, got 1: more patients are needed"
+    ):
+        train(images, network=NETWORK, recipe=FAST, out=tmp_path / "r")
+    assert not (tmp_path / "r").exists()
+
+
 def test_all_folds_test_every_picture_once(table, tmp_path):
     recipe = replace(FAST, epochs=1)
     found = train_folds(table, network=NETWORK, recipe=recipe, out=tmp_path / "a", folds=3)

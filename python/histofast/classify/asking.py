@@ -199,6 +199,11 @@ class Asked:
 def _split(images: Images, *, fold: int, folds: int, seed: int) -> Fold:
     """Return the split of a data set; refuse a training part without a class."""
     chosen = split(images, fold=fold, folds=folds, seed=seed)
+    if len(chosen.train) < 2:
+        raise ValueError(
+            f"training images must be at least 2, got {len(chosen.train)}: more "
+            f"{images.group_kind}s are needed, or another fold"
+        )
     if images.task == "classification":
         counts = np.bincount(images.targets[chosen.train], minlength=len(images.classes))
         if not counts.all():
