@@ -11,6 +11,7 @@ except ModuleNotFoundError:
 
 from histofast.studies.answers import answer_of
 from histofast.studies.cuts import truncation
+from histofast.studies.filters import filter_grid, filters_moved, first_filters
 from histofast.studies.likeness import Likeness, Side, plan_likeness, read_likeness
 from histofast.studies.networks import compare_networks
 from histofast.studies.pictures import (
@@ -25,6 +26,8 @@ from histofast.studies.pictures import (
 from histofast.studies.rows import Study, StudyRow
 from histofast.studies.running import StudyResult
 from histofast.studies.setting import Setting, StudyProgress
+from histofast.studies.subsets import train_on_fewer, training_order
+from histofast.studies.transfusion import Transfusion
 from histofast.studies.words import describe_study
 
 __all__ = [
@@ -40,13 +43,20 @@ __all__ = [
     "StudyProgress",
     "StudyResult",
     "StudyRow",
+    "Transfusion",
     "answer_of",
     "compare_networks",
     "conduct",
     "describe_study",
+    "filter_grid",
+    "filters_moved",
+    "first_filters",
     "look_ahead_of",
     "plan_likeness",
     "read_likeness",
+    "train_on_fewer",
+    "training_order",
+    "transfusion",
     "truncation",
 ]
 
