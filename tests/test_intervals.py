@@ -19,6 +19,7 @@ from histofast.learning import (
     corrected_interval,
     holm,
     knee,
+    repeats_needed,
     wider,
 )
 
@@ -170,6 +171,31 @@ def test_differences_told_together_are_each_by_itself_and_adjusted_for_their_num
     assert corrected_differences({}, test_share=1 / 5) == {}
 
 
+@given(seed=SEEDS, k=st.integers(1, 9))
+@settings(max_examples=30, deadline=None)
+def test_repeats_needed_are_the_fewest_that_would_show_it(seed, k):
+    d = np.random.default_rng(seed).normal(0.1, 0.08, 6)
+    zero, level = np.zeros(6), 1 - 0.05 / k
+    needed = repeats_needed(d, zero, test_share=1 / 5, comparisons=k)
+
+    def is_shown(n):
+        _, error, _ = reference.corrected_t(d, 1 / 5)
+        error *= np.sqrt((1 / n + 1 / 4) / (1 / 6 + 1 / 4))
+        return abs(d.mean()) > stats.t.ppf((1 + level) / 2, n - 1) * error
+
+    if needed is None:
+        assert not is_shown(1000)
+    else:
+        assert is_shown(needed)
+        assert needed == 2 or not is_shown(needed - 1)
+
+
+def test_no_number_of_repeats_makes_up_for_patients():
+    assert repeats_needed([0.1, -0.1, 0.15], np.zeros(3), test_share=1 / 5) is None
+    assert repeats_needed([0.1, 0.1], [0.0, 0.0], test_share=1 / 5) is None
+    assert repeats_needed([0.1, 0.12, 0.09], np.zeros(3), test_share=1 / 5) in (2, 3)
+
+
 def test_ranking_holds_means_and_paired_differences():
     values = many(1)
     ranking = against_highest(values, test_share=1 / 5)
@@ -317,6 +343,10 @@ def test_the_wider_one():
         (
             lambda: corrected_differences({}, test_share=1),
             "test_share must be between 0 and 1, got 1",
+        ),
+        (
+            lambda: repeats_needed([0.1], [0.2], test_share=0.2, comparisons=0),
+            "comparisons must be at least 1, got 0",
         ),
         (lambda: against_highest({}, test_share=0.2), "values must have at least one candidate"),
         (

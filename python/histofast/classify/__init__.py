@@ -18,7 +18,7 @@ from histofast.classify.asking import Asked
 from histofast.classify.evaluation import Evaluation
 from histofast.classify.exporting import export, export_cuts
 from histofast.classify.folds import Folds, train_folds
-from histofast.classify.loop import Progress, steps_of_epoch
+from histofast.classify.loop import Progress, logits_of, standardised
 from histofast.classify.merging import Merged, merge
 from histofast.classify.planning import Planned, Runs, StepTimes, look_ahead
 from histofast.classify.predicting import Predictions, predict
@@ -42,11 +42,12 @@ __all__ = [
     "as_recipe",
     "export",
     "export_cuts",
+    "logits_of",
     "look_ahead",
     "merge",
     "open_run",
     "predict",
-    "steps_of_epoch",
+    "standardised",
     "train",
     "train_folds",
 ]

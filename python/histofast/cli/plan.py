@@ -22,8 +22,12 @@ def say_plan(runs: Sequence[Planned], seconds: float, *, jobs: int, as_json: boo
         return
     width = max(len(run.name) for run in runs)
     for run in runs:
-        state = "done" if run.is_done else f"left, {duration(run.seconds)}"
-        say(f"{run.name:{width}}  {state:12}  from {run.start}")
+        left = (
+            f"left, {duration(run.seconds)}" if run.seconds else "left"
+        )  # comparisons have no time
+        state = "done" if run.is_done else left
+        begun = f"  from {run.start}" if run.start else ""
+        say(f"{run.name:{width}}  {state:12}{begun}".rstrip())
     done = sum(run.is_done for run in runs)
     text = f"{count(len(runs), 'run')}, {done} done"
     if done < len(runs):

@@ -19,9 +19,11 @@ from histofast.comparison.lines import comparison_text
 from histofast.comparison.resampling import resampled, shuffled
 from histofast.comparison.result import SimilarityResult
 from histofast.comparison.spatial import average_to
+from histofast.comparison.subjects import MIN_IMAGES
 from histofast.comparison.words import describe_comparison
 
 __all__ = [
+    "MIN_IMAGES",
     "SimilarityResult",
     "answer_of",
     "average_to",

@@ -17,6 +17,7 @@ from histofast.learning.intervals import (
     corrected_interval,
     holm,
     knee,
+    repeats_needed,
     wider,
 )
 from histofast.learning.labels import NAMED, Labels, Missing, read_labels
@@ -134,6 +135,7 @@ __all__ = [
     "refuse_folder",
     "refuse_jobs",
     "refuse_out_of_range",
+    "repeats_needed",
     "run_folder",
     "sha256_of",
     "speed_up",

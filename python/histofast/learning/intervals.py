@@ -23,6 +23,7 @@ from histofast.learning.scores import Metric
 TOLERANCE = 0.05  # of a knee, in units of the metric
 
 _ROUNDING = 1e-12  # of the values' size: what spreads less does not spread
+_MOST_REPEATS = 1000  # that `repeats_needed` tries
 
 Values = Sequence[float] | NDArray[np.floating[Any]]
 
@@ -174,6 +175,45 @@ def corrected_differences(
     _check(test_share, confidence)
     spreads = [_pairs(str(name), *pair, test_share) for name, pair in pairs.items()]
     return dict(zip(pairs, _compared(spreads, confidence), strict=True))
+
+
+def repeats_needed(
+    values: Values,
+    others: Values,
+    *,
+    test_share: float,
+    comparisons: int = 1,
+    confidence: float = 0.95,
+) -> int | None:
+    """Return about how many folds and repeats would show a difference like this one.
+
+    Its mean and its spread are taken to stay. The term of the patients stays as well, so there are
+    differences that no number of repeats shows: more patients would be needed.
+
+    Args:
+        values, others, test_share, confidence: as in `corrected_difference`.
+        comparisons: that it is one of, after Bonferroni; of several, Holm asks this of the first.
+
+    Returns:
+        That many in all, up to 1,000; None where those would not do, or nothing spreads.
+
+    Raises:
+        ValueError: as `corrected_difference`; no comparison.
+    """
+    _check(test_share, confidence)
+    if comparisons < 1:
+        raise ValueError(f"comparisons must be at least 1, got {comparisons}")
+    spread = _pairs("others", values, others, test_share)
+    if math.isnan(spread.error):
+        return None
+    from scipy.special import stdtrit
+
+    shared = test_share / (1 - test_share)
+    n = np.arange(2, _MOST_REPEATS + 1)
+    deviation = spread.error / math.sqrt(1 / spread.n + shared)
+    half = -stdtrit(n - 1, (1 - confidence) / comparisons / 2) * deviation * np.sqrt(1 / n + shared)
+    enough = np.flatnonzero(abs(spread.mean) > half)
+    return int(n[enough[0]]) if len(enough) else None
 
 
 def holm(p: Values) -> NDArray[np.float64]:

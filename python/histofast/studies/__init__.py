@@ -11,8 +11,8 @@ except ModuleNotFoundError:
 
 from histofast.studies.answers import answer_of
 from histofast.studies.cuts import truncation
-from histofast.studies.filters import filter_grid, filters_moved, first_filters
 from histofast.studies.likeness import Likeness, Side, plan_likeness, read_likeness
+from histofast.studies.lines import Line, read_line
 from histofast.studies.networks import compare_networks
 from histofast.studies.pictures import (
     Conducted,
@@ -25,15 +25,21 @@ from histofast.studies.pictures import (
 )
 from histofast.studies.rows import Study, StudyRow
 from histofast.studies.running import StudyResult
+from histofast.studies.scoring import read_scores
 from histofast.studies.setting import Setting, StudyProgress
-from histofast.studies.subsets import train_on_fewer, training_order
-from histofast.studies.transfusion import Transfusion
+from histofast.studies.transfer import Transfer
+from histofast.studies.transfer_answers import Made, answer_of_transfer
+from histofast.studies.transfer_found import Pair, TransferFound, Way
+from histofast.studies.transfer_words import describe_transfer
 from histofast.studies.words import describe_study
 
 __all__ = [
     "Conducted",
     "Done",
     "Likeness",
+    "Line",
+    "Made",
+    "Pair",
     "PictureSetting",
     "PictureStudy",
     "Setting",
@@ -43,20 +49,20 @@ __all__ = [
     "StudyProgress",
     "StudyResult",
     "StudyRow",
-    "Transfusion",
+    "Transfer",
+    "TransferFound",
+    "Way",
     "answer_of",
+    "answer_of_transfer",
     "compare_networks",
     "conduct",
     "describe_study",
-    "filter_grid",
-    "filters_moved",
-    "first_filters",
+    "describe_transfer",
     "look_ahead_of",
     "plan_likeness",
     "read_likeness",
-    "train_on_fewer",
-    "training_order",
-    "transfusion",
+    "read_line",
+    "read_scores",
     "truncation",
 ]
 

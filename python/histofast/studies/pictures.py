@@ -9,11 +9,12 @@ and shows the rest.
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Protocol
+from typing import Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,7 +29,16 @@ from histofast.jobs import Job, Local
 from histofast.networks import starts
 from histofast.studies.setting import StudyProgress
 
+RECIPE = "recipe.toml"  # of a study, in its folder
 _FOLDS = 5  # one in so many groups tests, where folds are not asked for
+_COMMAND = (
+    "histofast classify {data} --network {network} --start {start} --recipe {recipe} --freeze {freeze} "
+    "--fold {fold} --folds {folds} --seed {seed} --out {out}"
+)
+_COMMAND_BY_GROUP = (
+    "histofast classify {data} --group-column {group} --network {network} --start {start} --recipe {recipe} "
+    "--freeze {freeze} --fold {fold} --folds {folds} --seed {seed} --out {out}"
+)
 OnProgress = Callable[[StudyProgress], None]
 
 
@@ -142,6 +152,23 @@ class PictureSetting:
             seed=split.seed,
         )
 
+    def command_of(self, asked: Asked, split: Split, out: Path) -> str:
+        """Return the command that does a run again, given the study's recipe.toml in its folder."""
+        told = {
+            "data": asked.images.path,
+            "network": asked.network,
+            "start": asked.start,
+            "recipe": Path(self.out) / RECIPE,
+            "freeze": asked.recipe.freeze,
+            "fold": split.fold,
+            "folds": split.folds,
+            "seed": split.seed,
+            "group": self.group_column,
+            "out": out,
+        }
+        command = _COMMAND if self.group_column is None else _COMMAND_BY_GROUP
+        return command.format(**{name: shlex.quote(str(value)) for name, value in told.items()})
+
     def tell(self, doing: str, *, done: int = 0, total: int = 1) -> None:
         """Say what is done next."""
         if self.on_progress is not None:
@@ -198,12 +225,14 @@ class Done:
         assert job.folder is not None
         return open_run(job.folder)
 
-    def values(self, work: Sequence[Job], metric: str) -> NDArray[np.float64]:
-        """Return (n,) a metric of the test pictures of runs; NaN of those that failed or do not define it."""
+    def values(
+        self, work: Sequence[Job], metric: str, *, part: Literal["test", "validation"] = "test"
+    ) -> NDArray[np.float64]:
+        """Return (n,) a metric of some pictures of runs; NaN of those that failed or do not define it."""
         found = []
         for job in work:
             run = self.run(job)
-            told = {} if run is None else run.metrics()["test"]
+            told = {} if run is None else run.metrics()[part]
             value = told.get(metric, {}).get("value")
             found.append(np.nan if value is None else float(value))
         return np.array(found, np.float64)

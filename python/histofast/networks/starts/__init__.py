@@ -29,6 +29,7 @@ from histofast.networks.starts.beginning import (
 )
 from histofast.networks.starts.gabor import GaborFilter, gabor_bank
 from histofast.networks.starts.grammar import (
+    AnyStart,
     File,
     Gabor,
     MeanVar,
@@ -40,11 +41,13 @@ from histofast.networks.starts.grammar import (
     Transfuse,
     parse,
 )
-from histofast.networks.starts.merging import METHODS, Rank, State, merge_states
+from histofast.networks.starts.merging import METHODS, ON_A_BASE, Rank, State, merge_states
 from histofast.networks.starts.statistics import estimate_batchnorm
 
 __all__ = [
     "METHODS",
+    "ON_A_BASE",
+    "AnyStart",
     "File",
     "Gabor",
     "GaborFilter",
