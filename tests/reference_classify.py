@@ -68,3 +68,39 @@ def several_labels(logits, targets, *, weights, smoothing):
                 y = value * (1 - smoothing) + smoothing / 2
                 losses.append(-weights[c] * (y * np.log(p) + (1 - y) * np.log(1 - p)))
     return np.mean(losses)
+
+
+def training_order(rows, groups, labels, permuted):
+    """Rows in the order that smaller training sets are the beginnings of.
+
+    Args:
+        rows: of the training pictures.
+        groups, labels: of each row, by its number.
+        permuted: the groups' names, in an order drawn.
+    """
+    placed = []
+    for at, name in enumerate(permuted):
+        own = [r for r in rows if groups[r] == name]
+        shown = {labels[r] for r in own}
+        alike = [
+            [r for r in rows if groups[r] == other]
+            for other in permuted
+            if {labels[r] for r in rows if groups[r] == other} == shown
+        ]
+        i = [members[0] for members in alike].index(own[0])
+        before = sum(len(members) for members in alike[:i])
+        place = (before + len(own) / 2) / sum(len(members) for members in alike)
+        within = []
+        for j, r in enumerate(own):
+            same = [q for q in own if labels[q] == labels[r]]
+            within.append(((same.index(r) + 0.5) / len(same), j, r))
+        placed.append((place, at, [r for _, _, r in sorted(within)]))
+    return [r for _, _, own in sorted(placed) for r in own]
+
+
+def filters_moved(before, after):
+    """Cosine of each filter before and after, and the length of the change over that before."""
+    a, b = before.reshape(len(before), -1), after.reshape(len(after), -1)
+    cosine = [x @ y / np.sqrt((x @ x) * (y @ y)) for x, y in zip(a, b, strict=True)]
+    distance = [np.sqrt(((y - x) ** 2).sum() / (x**2).sum()) for x, y in zip(a, b, strict=True)]
+    return np.array(cosine), np.array(distance)

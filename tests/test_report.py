@@ -225,18 +225,21 @@ def test_a_folder_holds_all_of_an_answer(tmp_path):
     assert path.read_text(encoding="utf-8") == page(answer())
 
 
-def test_a_table_shows_its_first_rows_and_one_without_rows_is_a_file_only(tmp_path):
+def test_a_table_shows_its_first_rows_and_one_without_rows_to_show_is_a_file_only(tmp_path):
     rows = tuple((f"row {k}", float(k)) for k in range(1200))
     columns = (Column(title="name", names=("name",)), Column(title="k", names=("k",), form="whole"))
     long = Table(name="long", title="Long", columns=columns, rows=rows, shown=2)
     none = Table(name="none", title="Nothing of this", columns=columns, rows=())
-    made = replace(answer(), tables=(long, none))
+    hidden = replace(long, name="hidden", title="In a file", shown=0)
+    made = replace(answer(), tables=(long, none, hidden))
     text = page(made)
     assert "row 1</th>" in text
     assert "row 2</th>" not in text
     assert "The first 2 of 1,200 rows: all are in long.csv." in text
     assert "Nothing of this" not in text
+    assert "In a file" not in text
     save(made, tmp_path)
+    assert len((tmp_path / "hidden.csv").read_text().splitlines()) == 1201
     assert len((tmp_path / "long.csv").read_text().splitlines()) == 1201
     assert (tmp_path / "none.csv").read_text() == "name,k\n"
 

@@ -25,7 +25,7 @@ from safetensors.torch import save_file
 from histofast import mil, networks, studies
 from histofast.learning import Fold, Metric
 from histofast.studies import Setting, StudyRow, cuts, measures
-from histofast.studies.cuts import _blocks
+from histofast.studies.cuts import blocks_of
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -237,8 +237,8 @@ def test_settings_take_numpys_numbers():
 
 
 def test_blocks_are_the_cuts_that_cost_something():
-    assert _blocks("resnet18") == ["maxpool", "layer1", "layer2", "layer3", "layer4"]
-    blocks = _blocks("densenet121")
+    assert blocks_of("resnet18") == ["maxpool", "layer1", "layer2", "layer3", "layer4"]
+    blocks = blocks_of("densenet121")
     assert blocks[0] == "pool0"
     assert {f"denseblock{i}" for i in (1, 2, 3)} <= set(blocks)
     assert len(blocks) == 8

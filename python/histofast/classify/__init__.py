@@ -18,7 +18,7 @@ from histofast.classify.asking import Asked
 from histofast.classify.evaluation import Evaluation
 from histofast.classify.exporting import export, export_cuts
 from histofast.classify.folds import Folds, train_folds
-from histofast.classify.loop import Progress, logits_of, standardised
+from histofast.classify.loop import Progress, logits_of, standardised, steps_of_epoch
 from histofast.classify.merging import Merged, merge
 from histofast.classify.planning import Planned, Runs, StepTimes, look_ahead
 from histofast.classify.predicting import Predictions, predict
@@ -48,6 +48,7 @@ __all__ = [
     "open_run",
     "predict",
     "standardised",
+    "steps_of_epoch",
     "train",
     "train_folds",
 ]

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from histofast._files import regular_file
 from histofast._machine import check_device
 
 if TYPE_CHECKING:
@@ -282,3 +283,23 @@ def mpp_of(mpp: float | None, mag: float | None) -> float | None:
     if not 0.5 <= mag <= 200:
         raise ValueError(f"--mag must be within 0.5..200, got {mag:g}: 20 means 0.5 um per pixel")
     return 10 / mag
+
+
+def named_files(flag: str, texts: list[str]) -> dict[str, Path]:
+    """Return the weights file of each network, of NAME=WEIGHTS.
+
+    Raises:
+        ValueError: no such text, a network twice.
+        FileNotFoundError: no such file.
+    """
+    found: dict[str, Path] = {}
+    for text in texts:
+        name, equals, file = text.partition("=")
+        if not (name and equals and file):
+            raise ValueError(
+                f"{flag} must be NAME=WEIGHTS, got {text!r}: densenet121=weights.safetensors"
+            )
+        if name in found:
+            raise ValueError(f"{flag} must name each network once, got {name} twice")
+        found[name] = regular_file(file, kind=f"weights file of {name}")
+    return found

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import shlex
 import sys
 from collections.abc import Callable
@@ -124,7 +125,18 @@ def _run(
 
 
 def picture_study(
-    app: typer.Typer, short_help: str
+    app: typer.Typer, short_help: str, *, recipe: str = "ours"
 ) -> Callable[[Callable[..., Any]], Callable[..., None]]:
-    """Make a command of a function that takes a setting and options of its own, and returns a study."""
-    return study_command(app, short_help, setting=_setting, run=_run)
+    """Make a command of a function that takes a setting and options of its own, and returns a study.
+
+    Args:
+        app: that gets the command.
+        short_help: of it.
+        recipe: where none is asked for.
+    """
+
+    @functools.wraps(_setting)
+    def setting(**given: Any) -> Any:
+        return _setting(**{**given, "recipe": given["recipe"] or recipe})
+
+    return study_command(app, short_help, setting=setting, run=_run)

@@ -10,8 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
 
 import typer
 
-from histofast._files import regular_file
-from histofast.cli import flags, options, study_transfer
+from histofast.cli import flags, options, study_transfer, study_transfusion
 from histofast.cli.output import say, say_document
 from histofast.cli.study_command import study_command, telling
 
@@ -23,6 +22,9 @@ app = typer.Typer(
     help="Answer a question about pretrained networks, with a page that shows how.",
     rich_markup_mode=None,
 )
+
+study_transfer.add_to(app)
+study_transfusion.add_to(app)
 
 Out = Annotated[Path, typer.Option("--out", "-o", metavar="FOLDER", help="of the study")]
 Slides = Annotated[
@@ -156,7 +158,7 @@ def truncation(
     from histofast.studies import truncation as study
 
     return study(
-        _pairs(network),
+        options.named_files("--network", network),
         setting,
         cuts=None if cuts is None else options.split(cuts),
         random_seeds=random_seeds,
@@ -180,20 +182,6 @@ def networks(
     return compare_networks(encoder, setting)
 
 
-def _pairs(texts: list[str]) -> dict[str, Path]:
-    found: dict[str, Path] = {}
-    for text in texts:
-        name, equals, file = text.partition("=")
-        if not (name and equals and file):
-            raise ValueError(
-                f"--network must be NAME=WEIGHTS, got {text!r}: densenet121=weights.safetensors"
-            )
-        if name in found:
-            raise ValueError(f"--network must name each network once, got {name} twice")
-        found[name] = regular_file(file, kind=f"weights file of {name}")
-    return found
-
-
 def _print(result: StudyResult, *, as_json: bool) -> None:
     from histofast.report import number, round_number
     from histofast.studies import answer_of, describe_study
@@ -213,6 +201,3 @@ def _print(result: StudyResult, *, as_json: bool) -> None:
     for line in describe_study(study):
         say(line)
     say(f"report: {result.path / 'index.html'}")
-
-
-study_transfer.register(app)

@@ -9,7 +9,7 @@ import typer
 from histofast.cli.picture_study import picture_study
 
 
-def register(app: typer.Typer) -> None:
+def add_to(app: typer.Typer) -> None:
     """Give the command to the group of studies."""
 
     @picture_study(app, "What one data set teaches another: source by target.")

@@ -77,7 +77,7 @@ class Table:
         columns: the first names the rows.
         rows: cells in the order of the columns.
         highlighted, aside: numbers of rows that matter most, and least.
-        shown: rows on the page, where the CSV may have more; None: all. Without rows there is a CSV only.
+        shown: rows on the page, where the CSV may have more; None: all. Without rows to show there is a CSV only.
     """
 
     name: str

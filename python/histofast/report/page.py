@@ -36,7 +36,7 @@ def page(answer: Answer) -> str:
         "page.html",
         a=answer,
         figures=figures,
-        tables=[(table, _rows(table)) for table in answer.tables if table.rows],
+        tables=[(table, rows) for table in answer.tables if (rows := _rows(table))],
         method=[(key.replace("_", " "), value) for key, value in answer.method.items()],
         version=_core.version,
         downloads=[(name, _data_url(name, text)) for name, text in _texts(answer).items()],

@@ -11,6 +11,7 @@ except ModuleNotFoundError:
 
 from histofast.studies.answers import answer_of
 from histofast.studies.cuts import truncation
+from histofast.studies.filters import filter_grid, filters_moved, first_filters
 from histofast.studies.likeness import Likeness, Side, plan_likeness, read_likeness
 from histofast.studies.lines import Line, read_line
 from histofast.studies.networks import compare_networks
@@ -27,10 +28,12 @@ from histofast.studies.rows import Study, StudyRow
 from histofast.studies.running import StudyResult
 from histofast.studies.scoring import read_scores
 from histofast.studies.setting import Setting, StudyProgress
+from histofast.studies.subsets import train_on_fewer, training_order
 from histofast.studies.transfer import Transfer
 from histofast.studies.transfer_answers import Made, answer_of_transfer
 from histofast.studies.transfer_found import Pair, TransferFound, Way
 from histofast.studies.transfer_words import describe_transfer
+from histofast.studies.transfusion import Transfusion
 from histofast.studies.words import describe_study
 
 __all__ = [
@@ -51,6 +54,7 @@ __all__ = [
     "StudyRow",
     "Transfer",
     "TransferFound",
+    "Transfusion",
     "Way",
     "answer_of",
     "answer_of_transfer",
@@ -58,11 +62,17 @@ __all__ = [
     "conduct",
     "describe_study",
     "describe_transfer",
+    "filter_grid",
+    "filters_moved",
+    "first_filters",
     "look_ahead_of",
     "plan_likeness",
     "read_likeness",
     "read_line",
     "read_scores",
+    "train_on_fewer",
+    "training_order",
+    "transfusion",
     "truncation",
 ]
 

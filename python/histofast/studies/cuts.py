@@ -94,7 +94,7 @@ def _prepared(
         cut, with a file of its own for later use.
     """
     shares = {cut.name: cut.flops_share for cut in layers(name)}
-    wanted = list(cuts) if cuts is not None else _blocks(name)
+    wanted = list(cuts) if cuts is not None else blocks_of(name)
     for layer in wanted:
         if layer not in shares:
             raise ModelError(f"cuts of {name} must be of {', '.join(shares)}, got {layer!r}")
@@ -152,7 +152,7 @@ def _is_of(path: Path, weights_sha256: str | None, cuts: Sequence[str] | None = 
     )
 
 
-def _blocks(name: str) -> list[str]:
+def blocks_of(name: str) -> list[str]:
     """Return the cuts worth a model: those that are wider or deeper by a block of layers."""
     known = layers(name)
     kept = []
