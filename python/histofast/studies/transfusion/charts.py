@@ -146,7 +146,7 @@ def _likeness(study: TransfusionPlan, measured: Measured) -> list[Panel]:
             ("CKA", "Debiased linear CKA of whole maps."),
             (
                 "mean CCA",
-                "Mean CCA by the published protocol, which is not 0 by chance.",
+                "Mean CCA by the published protocol, not 0 by chance; layers of too few places have none.",
             ),
         ):
             looks = iter(range(len(rows)))

@@ -161,7 +161,7 @@ def _of_trial(measured: Measured, claims: Sequence[Claim], trial: Trial) -> Iter
         if not math.isnan(threshold):
             yield (
                 f"{trial}: steps to {measured.curve} {number(threshold)} of validation pictures: "
-                f"{steps_told(pretrained)} from pretrained, {steps_told(random)} from random; speed-up "
+                f"{steps_told(pretrained)} from pretrained, {steps_told(random)} from random; speed-up: "
                 f"{times(pretrained.speed)}."
             )
         division = features_or_scale(measured, claims, trial)
