@@ -109,7 +109,7 @@ def claim_of(measured, key, *, trials=(TRIAL,)):
         ((0.01, 0.2), "difference", "more", "shows"),
         ((-0.01, 0.2), "difference", "more", "does not show"),
         ((-0.2, -0.01), "difference", "more", "the reverse shows"),
-        ((NAN, NAN), "difference", "more", "does not show"),
+        ((NAN, NAN), "difference", "more", "not told"),
         ((-0.04, 0.04), "difference", "alike", "shows"),
         ((0.01, 0.04), "difference", "alike", "shows"),
         ((0.01, 0.2), "difference", "alike", "does not show"),
@@ -128,9 +128,9 @@ def test_a_verdict_follows_from_the_interval(bounds, form, expected, verdict):
     assert verdict_of(value, form=form, expected=expected) == verdict
 
 
-def test_without_a_value_nothing_shows():
+def test_without_a_value_nothing_is_told():
     none = Metric(value=NAN, low=NAN, high=NAN)
-    assert verdict_of(none, form="ratio", expected="more") == "does not show"
+    assert verdict_of(none, form="ratio", expected="more") == "not told"
 
 
 # --- Features or scale ---------------------------------------------------------------------------

@@ -341,7 +341,7 @@ def _method(study: TransfusionPlan, measured: Measured) -> dict[str, str]:
         "intervals": "corrected resampled ones over splits (Nadeau and Bengio), test share "
         f"{setting.test_share:.2f}; differences after Holm over all rows of a metric",
         "verdicts": "more: the interval lies above no effect; alike: it lies within 0.05 of it, of steps within "
-        f"{ALIKE:g} times",
+        f"{ALIKE:g} times; without an interval nothing is told",
         "networks compared": "CKA and CCA on test pictures, on the largest training set",
         "slim, mean-var, Gabor": "our reading: the authors published no code",
         "splits": f"{setting.repeats} repeats, seeds from {setting.seed}",

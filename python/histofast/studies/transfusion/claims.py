@@ -69,17 +69,16 @@ class _Difference:
 
 
 def verdict_of(value: Metric, *, form: str, expected: str) -> Verdict:
-    """Return what a number says of a claim.
+    """Return what a number says of a claim; without an interval, nothing.
 
-    "more" shows where the interval lies above no effect, and the reverse where it lies below. "alike" shows
-    where the interval lies within 0.05 (of steps, 1.25 times), and does not where it excludes no effect and is
-    not within. Else, and without an interval, it is not told.
+    "more" shows where the interval lies above no effect, the reverse where it lies below, and does not where no
+    effect is in it. "alike" shows where the interval lies within 0.05 (of steps, 1.25 times), does not where it
+    excludes no effect and is not within, and is not told else.
     """
     none = 0.0 if form == "difference" else 1.0
     low, high = value.low, value.high
     if math.isnan(value.value) or math.isnan(low + high):
-        # A bound of a ratio may be infinite, which is a bound.
-        return "not told" if expected == "alike" else "does not show"
+        return "not told"  # an infinite bound is one
     if expected == "more":
         return "shows" if low > none else "the reverse shows" if high < none else "does not show"
     within = (-TOLERANCE, TOLERANCE) if form == "difference" else (1 / ALIKE, ALIKE)
