@@ -211,12 +211,17 @@ class Done:
     Attributes:
         runs: the plan.
         failed: name and reason of those that could not be done.
-        seconds: by the clock, of what was not there before.
+        seconds_of: what each job took that was not there before, by name.
     """
 
     runs: Runs
     failed: Mapping[str, str] = field(default_factory=dict)
-    seconds: float = 0.0
+    seconds_of: Mapping[str, float] = field(default_factory=dict)
+
+    @property
+    def seconds(self) -> float:
+        """What was not there before took, one after the other."""
+        return sum(self.seconds_of.values())
 
     def run(self, job: Job) -> Run | None:
         """Return the finished run of a job; None if it failed."""
@@ -303,7 +308,6 @@ def _planned(study: PictureStudy) -> Runs:
 
 def _done(runs: Runs, setting: PictureSetting) -> Done:
     work, begun = runs.plan.jobs, 0
-    clock: dict[str, float] = {"s": 0.0}
 
     def hear(event: jobs.Event) -> None:
         nonlocal begun
@@ -311,7 +315,6 @@ def _done(runs: Runs, setting: PictureSetting) -> Done:
             setting.tell(event.job.name, done=begun, total=len(work))
             begun += 1
         elif isinstance(event, jobs.Ended):
-            clock["s"] += event.outcome.seconds
             if event.outcome.status == "there":
                 begun += 1
             elif event.outcome.status == "failed":
@@ -328,7 +331,8 @@ def _done(runs: Runs, setting: PictureSetting) -> Done:
     if len(failed) == len(work):
         first = next(iter(failed.items()))
         raise HistofastError(f"all of {len(work)} jobs failed, the first, {first[0]}: {first[1]}")
-    return Done(runs=runs, failed=failed, seconds=clock["s"])
+    seconds = {o.job.name: o.seconds for o in outcomes if o.status == "done"}
+    return Done(runs=runs, failed=failed, seconds_of=seconds)
 
 
 def _why(outcome: jobs.Outcome) -> str:
