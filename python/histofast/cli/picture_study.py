@@ -43,7 +43,7 @@ Repeats = Annotated[
         "--repeats",
         parser=options.whole_number,
         metavar="N",
-        help="divisions of each set, with seeds of their own [3]",
+        help="divisions of each set, with seeds of their own [3; 1 with --folds]",
     ),
 ]
 Threads = Annotated[
@@ -81,6 +81,8 @@ def _setting(
     from histofast.classify import as_recipe
     from histofast.studies import PictureSetting
 
+    if repeats is None and folds is not None:
+        repeats = 1  # all folds are several splits already
     setting = PictureSetting(
         data=data,
         out=out,

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
 
 import typer
 
-from histofast.cli import flags, options, study_transfer, study_transfusion
+from histofast.cli import flags, options, study_drift, study_transfer, study_transfusion
 from histofast.cli.output import say, say_document
 from histofast.cli.study_command import study_command, telling
 
@@ -23,6 +23,7 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 
+study_drift.add_to(app)
 study_transfer.add_to(app)
 study_transfusion.add_to(app)
 

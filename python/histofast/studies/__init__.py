@@ -9,8 +9,10 @@ try:
 except ModuleNotFoundError:
     raise missing_extra("torch", by=__name__) from None
 
+from histofast.studies import drift
 from histofast.studies.answers import answer_of
 from histofast.studies.cuts import truncation
+from histofast.studies.drift import Drift
 from histofast.studies.filters import filter_grid, filters_moved, first_filters
 from histofast.studies.likeness import Likeness, Side, plan_likeness, read_likeness
 from histofast.studies.lines import Line, read_line
@@ -39,6 +41,7 @@ from histofast.studies.words import describe_study
 __all__ = [
     "Conducted",
     "Done",
+    "Drift",
     "Likeness",
     "Line",
     "Made",
@@ -62,6 +65,7 @@ __all__ = [
     "conduct",
     "describe_study",
     "describe_transfer",
+    "drift",
     "filter_grid",
     "filters_moved",
     "first_filters",
