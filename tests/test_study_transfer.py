@@ -281,9 +281,10 @@ def test_every_run_has_the_command_that_does_it_again(conducted, sets):
     after = {p: p.stat().st_mtime_ns for p in (conducted.path / "runs").rglob("metrics.json")}
     assert (after, seen.st_ino) == (before, (conducted.path / "runs").stat().st_ino)
     kept = sum(json.loads(p.read_text())["best_step"] == 0 for p in before)
-    said = [one for one in conducted.answer.findings if "kept the weights" in one]
-    assert said == [] if not kept else said[0].startswith(f"{kept} of 12 runs kept the weights")
+    said = [one for one in conducted.answer.findings if "kept the layers" in one]
+    assert said == [] if not kept else said[0].startswith(f"{kept} of 12 runs kept the layers")
     page = (conducted.path / "index.html").read_text()
+    assert page.count('aria-label="Table: ') == 2  # likeness is a CSV only
     assert "What this does not show" in page
     assert "histofast study transfer" in page
 
@@ -568,7 +569,7 @@ def test_one_split_shows_nothing_and_failures_are_named():
         "fold 0: disk full."
     )
     (unmoved,) = [one for one in describe_transfer(planted(unmoved=3)) if "began with" in one]
-    assert unmoved.startswith("3 of 144 runs kept the weights that they began with, as no later")
+    assert unmoved.startswith("3 of 144 runs kept the layers that they began with under a")
     nothing = planted(n=1)
     nothing = replace(nothing, test={way: np.array([NAN]) for way in nothing.test})
     assert describe_transfer(nothing)[0].endswith("no value could be compared.")

@@ -370,7 +370,8 @@ def _likeness(found: TransferFound) -> list[Table]:
 
 
 def _beside(name: str, columns: list[Column], rows: Sequence[tuple[Cell, ...]]) -> Table:
-    return Table(name=name, columns=tuple(columns), rows=tuple(rows))
+    """Return a table that is a CSV only."""
+    return Table(name=name, columns=tuple(columns), rows=tuple(rows), shown=0)
 
 
 def _runs(found: TransferFound, runs: Sequence[Made]) -> Table:

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 from numpy.typing import NDArray
 
+from histofast.classify import Run, steps_of_epoch
 from histofast.jobs import Job
 from histofast.learning import (
     LOWER_IS_BETTER,
@@ -83,7 +84,8 @@ class TransferFound:
         lines: between the networks of two sources, a split each.
         scores: of networks on the target's training pictures, before they are trained on it, by way and
             name of the score, a split each.
-        unmoved: runs that kept the weights they began with, as no later look at validation pictures was better.
+        unmoved: runs whose layers before the head are as they began, as no later look at validation pictures
+            was better; of those that train more than the head.
         failed: name and reason of jobs that could not be done.
         seconds: that the study took.
     """
@@ -288,11 +290,16 @@ def found_of(
             way: [None if job.name in done.failed else read_scores(job) for job in work]
             for way, work in scores.items()
         },
-        unmoved=sum(
-            run is not None and run.metrics()["best_step"] == 0
-            for work in trained.values()
-            for run in map(done.run, work)
-        ),
+        unmoved=sum(_is_unmoved(run) for work in trained.values() for run in map(done.run, work)),
         failed=done.failed,
         seconds=done.seconds,
     )
+
+
+def _is_unmoved(run: Run | None) -> bool:
+    """Whether the weights that a run kept are from before anything but its head was trained."""
+    if run is None or run.recipe.freeze == "head":
+        return False
+    epochs = run.recipe.head_epochs if run.recipe.freeze == "head-then-all" else 0
+    steps = epochs * steps_of_epoch(len(run.fold.train), run.recipe.batch_size)
+    return bool(run.metrics()["best_step"] <= steps)

@@ -183,13 +183,12 @@ def _scores(found: TransferFound) -> tuple[str, ...]:
 def _unmoved(found: TransferFound) -> list[str]:
     if not found.unmoved:
         return []
-    runs = found.splits * len(found.test)
-    return [
-        (
-            f"{found.unmoved} of {count(runs, 'run')} kept the weights that they began with, as no later look at "
-            "validation pictures was better: more epochs, or another rate, may change what is said here."
-        )
-    ]
+    runs = found.splits * sum(not way.head for way in found.test)
+    text = (
+        f"{found.unmoved} of {count(runs, 'run')} kept the layers that they began with under a trained head, as no "
+        "later look at validation pictures was better: more epochs, or another rate, may change what is said here."
+    )
+    return [text]
 
 
 def _few(found: TransferFound) -> list[str]:
