@@ -72,7 +72,14 @@ def test_few_groups_have_no_interval_and_show_nothing():
 
 
 @pytest.mark.parametrize(
-    ("x", "y"), [([], []), ([1.0], [2.0]), ([1.0, 1, 1], [1.0, 2, 3]), ([1.0, np.nan], [1.0, 2])]
+    ("x", "y"),
+    [
+        ([], []),
+        ([1.0], [2.0]),
+        ([1.0, 2], [1.0, 3]),
+        ([1.0, 1, 1], [1.0, 2, 3]),
+        ([1.0, np.nan], [1.0, 2]),
+    ],
 )
 def test_what_does_not_vary_has_no_r(x, y):
     found = correlate(x, y)

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from histofast._numbers import whole_number
 
 LEAST_GROUPS = 5  # fewer cannot be resampled to anything
+_LEAST_DEFINED = 3
 _LEAST_POINTS = 4  # Fisher's standard error is 1 / sqrt(n - 3)
 _ROUNDING = 1e-12  # of the values' size: what spreads less does not spread
 
@@ -29,7 +30,7 @@ class Correlation:
     """Pearson's r of points.
 
     Attributes:
-        r: NaN for under 2 points, or where one of the two does not vary.
+        r: NaN for under 3 points, since two lie on a line, or where one of the two does not vary.
         n: points that have both numbers.
         groups: that they are of; n where each is its own.
         low, high: interval of r when whole groups are drawn again; NaN for under 5 groups.
@@ -99,8 +100,8 @@ def correlate(
     }
     group_of = np.array([numbers[g] for g, ok in zip(told, kept, strict=True) if ok], np.int64)
     sums = _sums(one[kept], other[kept], group_of, len(numbers))
-    r = float(_r(sums.sum(axis=0)))
     n, k = int(kept.sum()), len(numbers)
+    r = float(_r(sums.sum(axis=0))) if n >= _LEAST_DEFINED else math.nan
     low = high = math.nan
     if k >= LEAST_GROUPS and not math.isnan(r):
         draws = np.random.default_rng(seed).multinomial(k, np.full(k, 1 / k), size=resamples)

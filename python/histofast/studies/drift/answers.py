@@ -25,7 +25,7 @@ from histofast.report import (
 )
 from histofast.studies.drift.found import LEAST_KERNEL_PX, MEASURES, DriftFound, GainRow
 from histofast.studies.drift.published import LAYERS, published_points
-from histofast.studies.drift.study import FREEZES, NULL_SEEDS, Drift, Held
+from histofast.studies.drift.study import FREEZES, NULL_SEEDS, Drift, Held, Way
 from histofast.studies.drift.tables import tables_of
 from histofast.studies.drift.words import (
     basis_of,
@@ -156,7 +156,7 @@ def _lines(
             continue
         series.append(
             Series(
-                name=str(one),
+                name=str(Way(start=one.a, freeze=one.freeze)) if one.kind == "tuned" else str(one),
                 points=tuple(
                     _point(k, metric, f"{one}, {found.layers[k]}") for k, metric in enumerate(told)
                 ),

@@ -205,7 +205,7 @@ def _gain(found: DriftFound) -> list[str]:
         known = [row.r.r for row in rows if not math.isnan(row.r.r)]
         if not known:
             said.append(
-                f"{source}: gain against similarity is undefined, for one of them does not vary over the points."
+                f"{source}: gain against similarity is undefined: there are under 3 points, or one of them does not vary."
             )
             continue
         n, sets = rows[0].r.n, rows[0].r.groups
