@@ -176,7 +176,8 @@ def test_values_are_those_of_the_runs(conducted):
 def test_looking_ahead_does_nothing_and_knows_what_is_there(conducted, table, tmp_path):
     planned, seconds = look_ahead_of(little(table, tmp_path / "new"))
     assert [run.is_done for run in planned] == [False] * 5
-    assert seconds > 0
+    assert all(run.seconds > 0 for run in planned)  # the comparison as well
+    assert seconds == pytest.approx(sum(run.seconds for run in planned))
     assert not (tmp_path / "new").exists()
     planned, seconds = look_ahead_of(little(table, conducted.path))
     assert ([run.is_done for run in planned], seconds) == ([True] * 5, 0.0)

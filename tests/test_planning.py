@@ -127,9 +127,12 @@ def test_seconds_are_of_steps_and_looks(images, change, head_steps, looks):
     recipe = replace(FAST, epochs=4, batch_size=10, **change)
     one = asked(images, recipe=recipe)
     one = replace(one, fold=replace(one.fold, train=np.arange(31)))  # 10, 10 and 11
-    times = StepTimes(head_s=1.0, whole_s=100.0, image_s=1e-4)
+    times = StepTimes(head_s=1.0, whole_s=100.0, image_s=1e-4, interval_s=1e-6)
     rows = (looks + 1) * len(one.fold.validation) + len(one.fold.test)
-    assert times.of(one) == pytest.approx(head_steps + 100 * (12 - head_steps) + 1e-4 * rows)
+    measured = len(one.fold.validation) + len(one.fold.test)
+    assert times.of(one) == pytest.approx(
+        head_steps + 100 * (12 - head_steps) + 1e-4 * rows + 1e-6 * measured
+    )
 
 
 @pytest.mark.parametrize(("processes", "wanted"), [(1, 19.0), (2, 10.0), (3, 9.0), (9, 9.0)])

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
@@ -36,6 +36,8 @@ from histofast.jobs import (
 )
 from histofast.learning import fold_folder, is_finished, metrics, refuse_folder, refuse_jobs
 from histofast.networks import pick_device, starts
+
+Kind = tuple[Any, ...]  # what the time of a step depends on
 
 _TIMED = 3  # steps, after one that warms up
 _PIXELS = ".pixels"  # in the folder of runs: decoded images, shared by them
@@ -68,6 +70,7 @@ class Runs:
         self.cache = self.plan.folder / _PIXELS if cache is None else Path(cache)
         self._options = self._timed_with | {"cache": self.cache, "layer_metrics": layer_metrics}
         self._asked: dict[Path, Asked] = {}
+        self._looks: dict[Path, tuple[Asked, float]] = {}
         self._contents: dict[int, tuple[Images, tuple[str, ...]]] = {}
         self._begun: set[tuple[str, str, str, int]] = set()
 
@@ -102,6 +105,30 @@ class Runs:
         self._asked.setdefault(job.folder, asked)
         return job
 
+    def look(
+        self, function: Callable[..., Any], *, like: Asked, pictures: float, **job: Any
+    ) -> Job:
+        """Have a job done that has networks look at pictures; asked for twice it is done once.
+
+        Args:
+            function: as of `Plan.add`.
+            like: a run whose network it is, or one of its size.
+            pictures: how many go through a network, for the time that it will take.
+            job: further arguments of `Plan.add`.
+
+        Raises:
+            TypeError, ValueError: as `Plan.add`.
+        """
+        made = self.plan.add(function, **job)
+        assert made.folder is not None
+        self._looks.setdefault(made.folder, (like, pictures))
+        return made
+
+    def asked_of(self, job: Job) -> Asked:
+        """Return what a run was asked for."""
+        assert job.folder is not None
+        return self._asked[job.folder]
+
     def start_of(self, asked: Asked) -> tuple[dict[str, Any], list[Job]]:
         """Return what a start follows from, as JSON holds it, and the jobs that it needs.
 
@@ -126,14 +153,17 @@ class Runs:
             processes: runs side by side; as many are timed side by side.
 
         Returns:
-            Seconds, of runs alone; the jobs of the plan have theirs as cost.
+            Seconds; the jobs of the plan have theirs as cost.
         """
-        left = [job for job in self.plan.left() if job.folder in self._asked]
-        asked = [self._asked[job.folder] for job in left if job.folder is not None]
-        for job, seconds in zip(
-            left, seconds_of(asked, processes=processes, **self._timed_with), strict=True
-        ):
-            self.plan.cost(job, seconds)
+        left = [job for job in self.plan.left() if job.folder is not None]
+        runs = [(job, self._asked[job.folder]) for job in left if job.folder in self._asked]
+        looks = [(job, *self._looks[job.folder]) for job in left if job.folder in self._looks]
+        asked = [*(one for _, one in runs), *(one for _, one, _ in looks)]
+        times = times_of(asked, processes=processes, **self._timed_with)
+        for job, one in runs:
+            self.plan.cost(job, times[_kind(one)].of(one))
+        for job, one, pictures in looks:
+            self.plan.cost(job, times[_kind(one)].image_s * pictures)
         return self.plan.seconds(processes=processes)
 
     def _try(self, asked: Asked) -> None:
@@ -216,10 +246,10 @@ def look_ahead(
         done[folder] = is_finished(folder, record)
         refuse_folder(folder, record, overwrite=False)
     left = [folder for folder in asked if not done[folder]]
-    seconds = seconds_of(
+    times = times_of(
         [asked[folder] for folder in left], processes=jobs, device=device, threads=threads
     )
-    taken = dict(zip(left, seconds, strict=True))
+    taken = {folder: times[_kind(asked[folder])].of(asked[folder]) for folder in left}
     found = [
         Planned(
             name=folder.name,
@@ -245,14 +275,16 @@ class StepTimes:
         head_s: of a step in which the head alone trains.
         whole_s: of another step.
         image_s: of an image that is predicted.
+        interval_s: of an image whose metrics get an interval.
     """
 
     head_s: float
     whole_s: float
     image_s: float
+    interval_s: float
 
     def of(self, asked: Asked) -> float:
-        """Return the seconds of the steps of a run and of its looks at validation and test images."""
+        """Return the seconds of a run that goes on to its last epoch: steps, looks at images, intervals."""
         recipe, fold = asked.recipe, asked.fold
         per_epoch = steps_of_epoch(len(fold.train), recipe.batch_size)
         steps = recipe.epochs * per_epoch
@@ -260,21 +292,24 @@ class StepTimes:
         head = alone.get(recipe.freeze, 0)
         looks = 1 + -(-steps // (recipe.every or per_epoch))
         images = (looks + 1) * len(fold.validation) + len(fold.test)
-        return head * self.head_s + (steps - head) * self.whole_s + images * self.image_s
+        measured = len(fold.validation) + len(fold.test)
+        return (
+            head * self.head_s
+            + (steps - head) * self.whole_s
+            + images * self.image_s
+            + measured * self.interval_s
+        )
 
 
-def seconds_of(
+def times_of(
     asked: Sequence[Asked], *, processes: int = 1, device: str = "auto", threads: int | None = None
-) -> list[float]:
-    """Time steps of each kind of run, and say how long each run takes: steps, evaluations, intervals.
+) -> dict[Kind, StepTimes]:
+    """Time some steps of each kind of run.
 
     Args:
         asked: the runs.
         processes: that many are timed side by side, as they would run.
         device, threads: as of `train`.
-
-    Returns:
-        Seconds of each, if it goes on to its last epoch.
 
     Raises:
         What training meets.
@@ -292,12 +327,10 @@ def seconds_of(
     ]
     engine = Local(processes=processes, threads=threads)
     found = values_of(run(todo, engine=engine, fail_fast=True))
-    times = {
+    return {
         kind: _mean(found[place * processes : (place + 1) * processes])
         for place, kind in enumerate(kinds)
     }
-    intervals = {id(one.images): _interval_s(one) for one in asked}
-    return [times[_kind(one)].of(one) + intervals[id(one.images)] for one in asked]
 
 
 def time_steps(*, asked: Asked, px: int, device: str, threads: int | None) -> StepTimes:
@@ -346,10 +379,10 @@ def time_steps(*, asked: Asked, px: int, device: str, threads: int | None) -> St
         begin = time.perf_counter()
         logits_of(network, pixels, rows, device=where)
         image_s = (time.perf_counter() - begin) / count
-    return StepTimes(head_s=head_s, whole_s=whole_s, image_s=image_s)
+    return StepTimes(head_s=head_s, whole_s=whole_s, image_s=image_s, interval_s=_interval_s(asked))
 
 
-def _kind(asked: Asked) -> tuple[Any, ...]:
+def _kind(asked: Asked) -> Kind:
     """Return what the time of a step depends on."""
     recipe = replace(asked.recipe, epochs=asked.recipe.head_epochs + 1, metric=None)
     return (
@@ -370,12 +403,9 @@ def _mean(times: Sequence[StepTimes]) -> StepTimes:
 
 
 def _interval_s(asked: Asked) -> float:
-    """Return the seconds of the intervals of a run's metrics."""
-    images, seconds = asked.images, 0.0
-    for rows in (asked.fold.validation, asked.fold.test):
-        part = images.part(rows)
-        outputs = np.random.default_rng(0).dirichlet(np.ones(len(images.classes)), len(part))
-        begin = time.perf_counter()
-        metrics(images.task, part.targets, outputs, groups=part.groups, classes=images.classes)
-        seconds += time.perf_counter() - begin
-    return seconds
+    """Return the seconds of an image whose metrics get an interval."""
+    images = asked.images
+    outputs = np.random.default_rng(0).dirichlet(np.ones(len(images.classes)), len(images))
+    begin = time.perf_counter()
+    metrics(images.task, images.targets, outputs, groups=images.groups, classes=images.classes)
+    return (time.perf_counter() - begin) / len(images)

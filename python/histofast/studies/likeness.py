@@ -24,6 +24,7 @@ _FILE = "likeness.json"
 _MOST = 256  # pictures; CKA is debiased, and its interval is of their groups
 _RESAMPLES = 200
 _BATCH = 64
+_PASSES, _PASSES_OF_CCA = 3, 10  # of each picture, with what is computed of it; for the time only
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -47,6 +48,13 @@ class Side:
         classes = len(self.begins.images.classes)
         what = {"network": self.begins.network, "start": start, "classes": classes}
         return {**what, "seed": self.begins.seed}, needs
+
+    def like(self, runs: Runs) -> Asked:
+        """Return the run that it ends, or that it begins."""
+        if self.run is not None:
+            return runs.asked_of(self.run)
+        assert self.begins is not None
+        return self.begins
 
     def network(self) -> Network:
         """Build it, in evaluation mode."""
@@ -108,8 +116,11 @@ def plan_likeness(
     shown = canonical(
         {"contents": [contents[i] for i in chosen], "groups": [images.groups[i] for i in chosen]}
     )
-    return runs.plan.add(
+    passes = _PASSES + (_PASSES_OF_CCA if with_cca else 0)
+    return runs.look(
         compare_sides,
+        like=a.like(runs),
+        pictures=passes * len(chosen),
         name=name,
         kind="likeness",
         arguments={

@@ -64,8 +64,11 @@ def plan_line(runs: Runs, a: Job, b: Job, *, asked: Asked, device: str, name: st
         name: for people.
     """
     told = canonical(asked.told(runs.contents_of(asked.images)))
-    return runs.plan.add(
+    pictures = min(_MOST, len(asked.fold.train)) + min(_MOST, len(asked.fold.test))
+    return runs.look(
         measure_line,
+        like=asked,
+        pictures=POINTS * pictures,
         name=name,
         kind="line",
         arguments={

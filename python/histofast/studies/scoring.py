@@ -21,6 +21,7 @@ from histofast.transferability import SCORES
 _REVISION = 1  # raised when the same network and pictures would give other numbers
 _FILE = "scores.json"
 _MOST = 1000  # training pictures
+_PASSES = 6  # of each, forwards and back, with what is computed of it; for the time only
 
 
 def plan_scores(runs: Runs, side: Side, *, asked: Asked, device: str, name: str) -> Job:
@@ -35,8 +36,10 @@ def plan_scores(runs: Runs, side: Side, *, asked: Asked, device: str, name: str)
     """
     told, needs = side.told(runs)
     shown = canonical(asked.told(runs.contents_of(asked.images)))
-    return runs.plan.add(
+    return runs.look(
         measure_scores,
+        like=asked,
+        pictures=_PASSES * min(_MOST, len(asked.fold.train)),
         name=name,
         kind="scores",
         arguments={"side": side, "asked": asked, "cache": runs.cache, "device": device},
