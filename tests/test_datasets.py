@@ -14,10 +14,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from histofast.datasets import (
+    Decoded,
     Images,
     Standard,
     contents_of,
     decode,
+    evenly,
     open_images,
     split,
     standardise,
@@ -639,3 +641,33 @@ def test_real_sets(data):
     assert "may be on both sides of a split" in oral.notes[0]
     with pytest.raises(ValueError, match=r"got only img: was the table meant, .*labels\.csv\?"):
         open_images(data / "oral_scc")
+
+
+# --- Places --------------------------------------------------------------------------------------
+
+
+@given(
+    known=st.sets(st.integers(0, 30), min_size=1),
+    asked=st.lists(st.integers(0, 30), unique=True),
+    most=st.none() | st.integers(1, 12),
+)
+def test_places_are_of_the_images_that_could_be_read(known, asked, most):
+    rows = np.array(sorted(known))
+    found = Decoded(
+        pixels=np.zeros((len(rows), 8, 8, 3), np.uint8),
+        rows=rows,
+        sha256=(),
+        unreadable=(),
+        path=Path("pixels.u8"),
+    )
+    wanted = [row for row in asked if row in known]
+    if most is not None and len(wanted) > most:
+        wanted = [wanted[i * len(wanted) // most] for i in range(most)]
+    places = found.places_of(np.array(asked, np.int64), most=most)
+    assert rows[places].tolist() == wanted
+
+
+def test_of_few_all_are_taken_evenly():
+    assert evenly(np.arange(10), 4).tolist() == [0, 2, 5, 7]
+    assert evenly(np.arange(3), 4).tolist() == [0, 1, 2]
+    assert evenly(np.arange(0), 4).tolist() == []

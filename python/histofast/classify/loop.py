@@ -26,7 +26,7 @@ from histofast.classify.optimisers import rate_at
 from histofast.classify.recipe import Recipe
 from histofast.classify.state import TrainingState
 from histofast.classify.task import Goal
-from histofast.datasets import augment
+from histofast.datasets import augment, evenly
 from histofast.errors import ModelError
 from histofast.jobs import stop_if_asked
 from histofast.networks import Network
@@ -216,9 +216,8 @@ def logits_of(network: Network, pixels: Pixels, places: Rows, *, device: torch.d
 
 def training_batches(lesson: Lesson, network: Network, *, most: int) -> Iterator[Tensor]:
     """Yield training images as they are, standardised, at most so many in all; evenly chosen."""
-    count = min(most, len(lesson.train))
-    chosen = lesson.train[np.arange(count) * len(lesson.train) // count]
-    for first in range(0, count, EVALUATED):
+    chosen = evenly(lesson.train, most)
+    for first in range(0, len(chosen), EVALUATED):
         yield standardised(lesson.pixels[chosen[first : first + EVALUATED]], network, lesson.device)
 
 

@@ -6,7 +6,7 @@ import json
 import os
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +18,7 @@ from torch import Tensor
 from histofast._files import path_of, paths_of, replacing
 from histofast._words import counted
 from histofast.classify.loop import standardised
-from histofast.datasets import Decoded, Images, decode, open_images, split
+from histofast.datasets import Decoded, Images, decode, evenly, open_images, split
 from histofast.errors import ModelError
 from histofast.learning import RUN, metrics, read_record
 from histofast.networks import Network, create, fitting, read_weights, starts
@@ -169,8 +169,7 @@ def _measured(network: Network, images: Images | str | Path, px: int | None) -> 
     shown = images if isinstance(images, Images) else open_images(images, labelled=False)
     with tempfile.TemporaryDirectory(prefix="histofast-") as cache:
         found = decode(shown, cache=cache, px=px)
-        count = min(_MEASURED, len(found.rows))
-        chosen = np.arange(count) * len(found.rows) // count
+        chosen = evenly(np.arange(len(found.rows)), _MEASURED)
         n = starts.estimate_batchnorm(network, _batches(network, found, chosen))
         del found
     return f"statistics of BatchNorms are of {n} pictures of {shown.path}"
@@ -191,24 +190,22 @@ def _scorer(
         raise ValueError("data must be of classes for greedy, got several labels a picture")
     with tempfile.TemporaryDirectory(prefix="histofast-") as cache:
         found = decode(images, cache=cache, px=px)
-        pixels, rows = np.array(found.pixels), found.rows
-        del found
+        found = replace(found, pixels=np.array(found.pixels))  # its file goes
     part = split(images)
     network = create(like.architecture, bn_eps=starts.eps_of(like))
     assert isinstance(network, Network)
     network.mean, network.std = like.mean, like.std
-    place = np.full(len(images), -1)
-    place[rows] = np.arange(len(rows))
 
     def features(numbers: NDArray[np.int64]) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
-        known = numbers[place[numbers] >= 0]
-        at = place[known]
+        at = found.places_of(numbers)
         with torch.inference_mode():
             values = [
-                network(standardised(pixels[at[i : i + _BATCH]], network, torch.device("cpu")))
+                network(
+                    standardised(found.pixels[at[i : i + _BATCH]], network, torch.device("cpu"))
+                )
                 for i in range(0, len(at), _BATCH)
             ]
-        return torch.cat(values).double().numpy(), known
+        return torch.cat(values).double().numpy(), found.rows[at]
 
     def score(state: starts.State) -> float:
         network.load_state_dict(dict(state))

@@ -10,7 +10,6 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import fields, replace
 from pathlib import Path
 
-import numpy as np
 import torch
 
 from histofast._files import path_of
@@ -294,10 +293,8 @@ def lesson_of(run: Run, images: Images, found: Decoded, device: torch.device) ->
     Raises:
         ValueError: pictures that cannot be read leave a part, or a class, without any.
     """
-    place = np.full(len(images), -1)
-    place[found.rows] = np.arange(len(found.rows))
     parts = {
-        part.name: place[rows][place[rows] >= 0]
+        part.name: found.places_of(rows)
         for part in fields(Fold)
         if (rows := getattr(run.fold, part.name)) is not None
     }

@@ -54,6 +54,24 @@ class Decoded:
         """Side of the images."""
         return int(self.pixels.shape[1])
 
+    def places_of(self, rows: NDArray[np.int64], *, most: int | None = None) -> NDArray[np.int64]:
+        """Return where in `pixels` some images are, in their order; without those that cannot be read.
+
+        Args:
+            rows: numbers of images.
+            most: of many, so many, evenly taken; None: all.
+        """
+        at = np.searchsorted(self.rows, rows)
+        at = np.minimum(at, len(self.rows) - 1)
+        places: NDArray[np.int64] = at[self.rows[at] == rows]
+        return places if most is None else evenly(places, most)
+
+
+def evenly(values: NDArray[np.int64], most: int) -> NDArray[np.int64]:
+    """Return values, of more than `most` so many, evenly taken."""
+    count = min(most, len(values))
+    return values[np.arange(count) * len(values) // max(1, count)]
+
 
 def decode(
     images: Images,

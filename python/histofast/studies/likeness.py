@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from histofast.classify import Asked, Runs, open_run
 from histofast.comparison import compare
-from histofast.datasets import Images, decode
+from histofast.datasets import Images, decode, evenly
 from histofast.jobs import Job, canonical
 from histofast.learning import or_none, read_json, write_json
 from histofast.networks import Network
@@ -111,7 +111,7 @@ def plan_likeness(
         with_cca: mean CCA by the published protocol as well.
     """
     contents = runs.contents_of(images)
-    chosen = rows[np.arange(min(_MOST, len(rows))) * len(rows) // min(_MOST, len(rows))]
+    chosen = evenly(rows, _MOST)
     (told_a, needs_a), (told_b, needs_b) = a.told(runs), b.told(runs)
     shown = canonical(
         {"contents": [contents[i] for i in chosen], "groups": [images.groups[i] for i in chosen]}
@@ -161,10 +161,9 @@ def compare_sides(
 ) -> None:
     """Compare two networks, and write what was found."""
     found = decode(images, cache=cache, px=px)
-    place = np.full(len(images), -1)
-    place[found.rows] = np.arange(len(found.rows))
-    shown = rows[place[rows] >= 0]
-    pixels = np.ascontiguousarray(found.pixels[place[shown]])
+    places = found.places_of(rows)
+    shown = found.rows[places]
+    pixels = np.ascontiguousarray(found.pixels[places])
     one, other = a.network(), b.network()
     common: dict[str, Any] = {"layers_a": layers, "layers_b": layers, "seed": 0}
     told = compare(

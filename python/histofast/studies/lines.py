@@ -88,9 +88,9 @@ def measure_line(*, a: Path, b: Path, asked: Asked, cache: Path, device: str, ou
     where = pick_device(device)
     images = asked.images
     found = decode(images, cache=cache, px=asked.px)
-    place = np.full(len(images), -1)
-    place[found.rows] = np.arange(len(found.rows))
-    train, test = (_some(place[rows]) for rows in (asked.fold.train, asked.fold.test))
+    train, test = (
+        found.places_of(rows, most=_MOST) for rows in (asked.fold.train, asked.fold.test)
+    )
     targets = torch.from_numpy(images.targets[found.rows[test]])
     one, other = open_run(a).network().to(where), open_run(b).network().to(where)
     ends = [{key: value.clone() for key, value in end.state_dict().items()} for end in (one, other)]
@@ -133,13 +133,6 @@ def read_line(job: Job) -> Line:
         loss=np.array(told["loss"], np.float64),
         n=int(told["n"]),
     )
-
-
-def _some(places: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Return those that could be read; of many, some, evenly taken."""
-    read = places[places >= 0]
-    count = min(_MOST, len(read))
-    return read[np.arange(count) * len(read) // count]
 
 
 def _batches(

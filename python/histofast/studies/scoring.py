@@ -6,8 +6,6 @@ import hashlib
 from collections.abc import Mapping
 from pathlib import Path
 
-import numpy as np
-
 from histofast._words import one_line
 from histofast.classify import Asked, Runs, logits_of, open_run
 from histofast.datasets import decode
@@ -58,13 +56,10 @@ def measure_scores(*, side: Side, asked: Asked, cache: Path, device: str, out: P
     where = pick_device(device)
     images = asked.images
     found = decode(images, cache=cache, px=asked.px)
-    place = np.full(len(images), -1)
-    place[found.rows] = np.arange(len(found.rows))
-    train = asked.fold.train[place[asked.fold.train] >= 0]
-    count = min(_MOST, len(train))
-    rows = train[np.arange(count) * len(train) // count]
+    places = found.places_of(asked.fold.train, most=_MOST)
+    rows = found.rows[places]
     network = _headless(side).to(where)
-    features = logits_of(network, found.pixels, place[rows], device=where).double().numpy()
+    features = logits_of(network, found.pixels, places, device=where).double().numpy()
     labels, groups = images.targets[rows], [images.groups[i] for i in rows]
     values: dict[str, float | None] = {}
     reasons: dict[str, str] = {}
@@ -77,7 +72,7 @@ def measure_scores(*, side: Side, asked: Asked, cache: Path, device: str, out: P
             elif score.needs == "groups":
                 value = score.function(features, labels, groups=groups)
             else:
-                value = score.function(network, found.pixels[place[rows]], labels)
+                value = score.function(network, found.pixels[places], labels)
             values[name] = or_none(float(value))
         except (HistofastError, ValueError) as error:  # too few groups for a probe, no triplet ...
             values[name], reasons[name] = None, one_line(error)
