@@ -50,8 +50,9 @@ class Correlation:
 
     @property
     def is_shown(self) -> bool:
-        """Whether the interval over groups excludes 0."""
-        return self.low > 0 or self.high < 0
+        """Whether both intervals exclude 0: of few groups, the draws alone promise too much."""
+        both = ((self.low, self.high), (self.low_points, self.high_points))
+        return all(low > 0 or high < 0 for low, high in both)
 
 
 def correlate(

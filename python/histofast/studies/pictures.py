@@ -152,13 +152,15 @@ class PictureSetting:
             seed=split.seed,
         )
 
-    def command_of(self, asked: Asked, split: Split, out: Path) -> str:
-        """Return the command that does a run again, given the study's recipe.toml in its folder."""
+    def command_of(
+        self, asked: Asked, split: Split, out: Path, *, recipe: Path | None = None
+    ) -> str:
+        """Return the command that does a run again, given a recipe.toml; None: that in the study's folder."""
         told = {
             "data": asked.images.path,
             "network": asked.network,
             "start": asked.start,
-            "recipe": Path(self.out) / RECIPE,
+            "recipe": recipe or Path(self.out) / RECIPE,
             "freeze": asked.recipe.freeze,
             "fold": split.fold,
             "folds": split.folds,

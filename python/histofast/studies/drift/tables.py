@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import math
-import shlex
 from collections.abc import Iterator
+from pathlib import Path
 
 import numpy as np
 
 from histofast.learning import Difference, Metric
 from histofast.report import Cell, Column, Table
 from histofast.studies.drift.found import MEASURES, DriftFound
-from histofast.studies.drift.study import Drift, Trained, Way
+from histofast.studies.drift.study import Drift, Trained
 from histofast.studies.drift.words import gain_word, way_words
 
 _INTERVAL = "95 % interval"
@@ -318,7 +318,7 @@ def _runs(study: Drift, found: DriftFound) -> Table:
             one.split.fold,
             float(found.worth[data, way][i]),
             found.failed.get(one.job.name, ""),
-            _command(study, way, one),
+            _command(study, one),
         )
         for (data, way), made in found.trained.items()
         for i, one in enumerate(made)
@@ -342,18 +342,10 @@ def _runs(study: Drift, found: DriftFound) -> Table:
     )
 
 
-def _command(study: Drift, way: Way, one: Trained) -> str:
+def _command(study: Drift, one: Trained) -> str:
     """Return how a run is repeated by itself."""
     assert one.job.folder is not None
-    group = study.setting.group_column
-    return shlex.join(
-        [
-            *("histofast", "classify", str(one.asked.images.path)),
-            *("--network", study.network, "--start", str(study.begins[way.start])),
-            *("--recipe", str(one.job.folder / "recipe.toml")),
-            *("--folds", str(one.split.folds), "--fold", str(one.split.fold)),
-            *("--seed", str(one.split.seed)),
-            *(() if group is None else ("--group-column", group)),
-            *("--out", f"again/{one.job.folder.name}"),
-        ]
+    folder = one.job.folder
+    return study.setting.command_of(
+        one.asked, one.split, Path("again") / folder.name, recipe=folder / "recipe.toml"
     )
