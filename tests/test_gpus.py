@@ -204,7 +204,7 @@ def test_when_all_processes_are_killed(slides, encoder, tmp_path, two):
 
 def test_ctrl_c_leaves_whole_files_only(slides, encoder, tmp_path, two):
     def interrupt(progress):
-        if progress.slides_done == 1 and progress.slide_patches_done:
+        if 1 <= progress.slides_done < 4:  # two may end between two words
             raise KeyboardInterrupt
 
     report = run(slides, tmp_path / "f", encoder, on_progress=interrupt, **DENSE)
