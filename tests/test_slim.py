@@ -15,7 +15,6 @@ from hypothesis import strategies as st
 import reference
 from extras import need
 from labelled_pictures import write_pictures
-from lively import lively
 
 torch = need("torch", "safetensors")
 
@@ -25,6 +24,7 @@ from histofast import classify, encoders, networks
 from histofast.errors import ModelError
 from histofast.networks import starts
 from histofast.slides import read_image
+from lively import lively
 
 RESNET18 = partial(reference.resnet_convolutions, (2, 2, 2, 2), expansion=1)
 RESNET50 = partial(reference.resnet_convolutions, (3, 4, 6, 3), expansion=4)
