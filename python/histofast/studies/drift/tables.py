@@ -200,7 +200,7 @@ def _gain(found: DriftFound) -> Table:
         name="gain",
         title="Does gain go with similarity?",
         caption="Pearson's r of the relative gain and the similarity of start and tuned, over all splits of all data "
-        "sets. The interval to go by draws data sets again; the other one takes all points for independent.",
+        "sets. One interval draws data sets again, the other takes all points for independent; shown where neither holds 0.",
         columns=(
             Column(title="source", names=("source",)),
             Column(title="measure", names=("measure",)),
