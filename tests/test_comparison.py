@@ -296,6 +296,42 @@ def test_published_protocol(pair, images):
     assert ((found.diagonal > 0) & (found.diagonal < 1)).all()
 
 
+def test_pairs_of_networks_are_compared_as_two_are_and_each_runs_once(images):
+    made = []
+
+    def network_of(seed):
+        made.append(seed)
+        return networks.create("resnet18", layer="layer2", seed=seed)
+
+    groups = [f"p{i % 8}" for i in range(len(images))]
+    wanted = {"resamples": 50, "random_seeds": 0, "permutations": 0, "seed": 3}
+    found = list(
+        histofast.comparison.compare_pairs(
+            [(0, 1), (2, 0), (1, 2)],
+            network_of,
+            images,
+            groups=groups,
+            with_cca=True,
+            resamples=50,
+            seed=3,
+        )
+    )
+    assert made == [0, 1, 2]
+    for alike, pair in zip(found, [(0, 1), (2, 0), (1, 2)], strict=True):
+        two = [networks.create("resnet18", layer="layer2", seed=seed) for seed in pair]
+        one = histofast.compare(*two, images, groups=groups, **wanted).comparison
+        assert alike.layers == one.pair_names == ("conv1", "layer1", "layer2")
+        assert (alike.n, alike.groups) == (48, 8)
+        for name, value in {"cka": one.diagonal, "low": one.low, "high": one.high}.items():
+            np.testing.assert_allclose(getattr(alike, name), value, atol=1e-9)
+        layers = ["conv1", "layer1"]
+        cca = histofast.compare(
+            *two, images, layers_a=layers, layers_b=layers, preset="published", seed=3
+        ).comparison.diagonal
+        np.testing.assert_allclose(alike.cca[:2], cca, atol=1e-5)
+        assert np.isnan(alike.cca[2])  # 8 x 8 places of 48 images are under 10,000
+
+
 def places(maps, size):
     """Rows of places, the maps averaged by whole blocks."""
     n, c, h, w = maps.shape

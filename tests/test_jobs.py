@@ -961,6 +961,27 @@ def test_a_failure_fails_those_that_need_it_and_the_rest_goes_on(engine):
     assert isinstance(outcomes[1].error, JobError)
 
 
+@ENGINES
+def test_a_job_comes_after_others_whatever_became_of_them(engine):
+    order = []
+
+    def hear(event):
+        if isinstance(event, (Started, Ended)):
+            one = event.job if isinstance(event, Started) else event.outcome.job
+            order.append((type(event), one.name))
+
+    todo = [
+        replace(chained("last", small_jobs.add, a=4), after=("fails", "done", "never"), cost=9.0),
+        chained("fails", small_jobs.fail, message="no weights"),
+        chained("never", small_jobs.add, "fails", a=2),
+        chained("done", small_jobs.add, a=3),
+    ]
+    outcomes = jobs.run(todo, engine=engine, on_event=hear)
+    assert statuses(outcomes) == ["done", "failed", "failed", "done"]
+    for former in todo[0].after:
+        assert order.index((Ended, former)) < order.index((Started, "last"))
+
+
 @posix
 def test_a_worker_that_dies_fails_those_that_need_its_job():
     todo = [
@@ -1034,7 +1055,7 @@ def folder_job(tmp_path, name):
     )
 
 
-def planned(plan, name, text="whole", needs=()):
+def planned(plan, name, text="whole", needs=(), after=()):
     return plan.add(
         small_jobs.write_out,
         name=name,
@@ -1042,6 +1063,7 @@ def planned(plan, name, text="whole", needs=()):
         arguments={"text": text},
         identity={"text": text},
         needs=needs,
+        after=after,
     )
 
 
@@ -1067,6 +1089,19 @@ def test_a_key_is_of_what_is_needed_too(tmp_path):
     assert again.needs == ("a",)
     assert len(plan) == 5
     assert len({job.name for job in plan}) == 5
+
+
+def test_a_key_is_of_what_a_job_comes_after_too(tmp_path):
+    plan = jobs.Plan(tmp_path)
+    source = planned(plan, "a", text="1")
+    keys = {
+        jobs.key_of(planned(plan, "c")),
+        jobs.key_of(planned(plan, "c", needs=[source])),
+        jobs.key_of(planned(plan, "c", after=[source])),
+    }
+    assert len(keys) == 3
+    assert plan.jobs[-1].after == ("a",)
+    assert plan.jobs[-1].needs == ()
 
 
 def test_two_plans_on_one_folder_share_what_is_done(tmp_path):

@@ -13,7 +13,7 @@ from labelled_pictures import write_pictures
 
 torch = need("torch", "safetensors", "matplotlib", "jinja2")
 
-from histofast import compare, datasets, report, studies
+from histofast import compare, datasets, jobs, report, studies
 from histofast.classify import Recipe, Runs, open_run
 from histofast.errors import HistofastError, ModelError
 from histofast.studies import (
@@ -65,8 +65,7 @@ class Little:
         asked = first.arguments["asked"]
         plan_likeness(
             runs,
-            Side(begins=asked),
-            Side(run=first),
+            {"how far": (Side(begins=asked), Side(run=first))},
             images=images,
             rows=asked.fold.test,
             px=24,
@@ -220,13 +219,14 @@ def test_a_likeness_is_that_of_compare(conducted, table):
     asked = setting.ask(images, network="resnet18", start="random", split=setting.splits[0])
     run = runs.add(asked, name="run")
     common = {"images": images, "rows": asked.fold.test, "px": 24}
-    job = plan_likeness(runs, Side(begins=asked), Side(run=run), **common, name="a")
-    assert plan_likeness(runs, Side(begins=asked), Side(run=run), **common, name="b") is job
-    other = plan_likeness(runs, Side(run=run), Side(begins=asked), **common, name="turned")
+    begins, ends = Side(begins=asked), Side(run=run)
+    job = plan_likeness(runs, {"how far": (begins, ends)}, **common, name="a")
+    assert plan_likeness(runs, {"how far": (begins, ends)}, **common, name="b") is job
+    other = plan_likeness(runs, {"how far": (ends, begins)}, **common, name="turned")
     assert other is not job
     assert runs.plan.left() == [other]
 
-    found = read_likeness(job)
+    found = read_likeness(job)["how far"]
     decoded = datasets.decode(images, cache=runs.cache, px=24)
     wanted = compare(
         asked.begin(),
@@ -252,6 +252,28 @@ def test_a_likeness_that_was_changed_is_refused(table, tmp_path):
     study.plan(runs)
     with pytest.raises(ModelError, match=r"likeness\.json .*remove .* to make it anew"):
         read_likeness(runs.plan.jobs[-1])
+
+
+def test_pairs_whose_runs_are_there_are_compared_and_the_rest_later(table, tmp_path):
+    images = datasets.open_images(table)
+    runs = Runs(tmp_path, threads=1)
+    setting = PictureSetting(data=[images], out=tmp_path, recipe=FAST, repeats=2)
+    asked = setting.ask(images, network="resnet18", start="random", split=setting.splits[0])
+    run = runs.add(asked, name="run")
+    begins, other = Side(begins=asked), Side(begins=replace(asked, seed=9))
+    pairs = {"ends": (begins, Side(run=run)), "two starts": (begins, other)}
+    job = plan_likeness(runs, pairs, images=images, rows=asked.fold.test, px=24, name="likeness")
+    assert (job.needs, job.after) == ((), ("run",))
+    assert read_likeness(job) == {}
+    (outcome,) = jobs.run([replace(job, after=())])  # as after a run that failed
+    assert outcome.status == "failed"
+    assert str(outcome.error) == "1 of 2 comparisons lack a run: ends"
+    first = read_likeness(job)
+    assert set(first) == {"two starts"}
+    assert [one.status for one in jobs.run(runs.plan.jobs)] == ["done", "done"]
+    found = read_likeness(job)
+    assert set(found) == set(pairs)
+    np.testing.assert_array_equal(found["two starts"].cka, first["two starts"].cka)
 
 
 def test_the_room_promises_what_studies_share():

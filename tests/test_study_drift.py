@@ -94,13 +94,20 @@ def test_what_is_trained_and_what_is_compared(given, tmp_path):
     assert len(held) == len(set(held))
     kinds = {kind: sum(one.kind == kind for one in held) for kind in {one.kind for one in held}}
     assert kinds == {"tuned": 6, "recipes": 3, "random": 3, "ends": 4, "starts": 3, "null": 5}
-    assert len(runs.plan) == len(asked) + 2 * len(held)
+    assert len(runs.plan) == len(asked) + 2
     study.plan(runs)
-    assert len(runs.plan) == len(asked) + 2 * len(held)
+    assert len(runs.plan) == len(asked) + 2
     by_name = {job.name: job for job in runs.plan}
-    ends = by_name["stripes, 1 and 2, tuned, seed 0, fold 1"]
-    assert set(ends.needs) == {f"stripes, {n}, seed 0, fold 1" for n in "12"}
-    assert not by_name["stripes, 1 and 2, starts, seed 0, fold 1"].needs
+    ends = by_name["stripes, networks compared, seed 0, fold 1"]
+    assert set(ends.arguments["pairs"]) == {str(one) for one in held}
+    assert len(held) == len(set(map(str, held)))
+    of_split = {name for name in by_name if name.endswith("seed 0, fold 1")} - {ends.name}
+    assert set(ends.after) == of_split - {"stripes, random:1, head first, seed 0, fold 1"}
+    needs = ends.arguments["needs"]
+    assert {job.name for job in needs["1 and 2, tuned"]} == {
+        f"stripes, {n}, seed 0, fold 1" for n in "12"
+    }
+    assert not needs["1 and 2, starts"]
     rows = by_name["stripes, 1, seed 0, fold 1"].arguments["asked"].fold.test
     assert ends.arguments["rows"].tolist() == rows.tolist()
     assert not (tmp_path / "runs").exists()
@@ -188,7 +195,7 @@ def test_layers_are_those_of_the_comparisons(conducted):
     likenesses = study.likenesses(runs, study.trained(runs))
 
     def cka(held):
-        return np.array([read_likeness(job).cka for job in likenesses["stripes", held]])
+        return np.array([read_likeness(job)[str(held)].cka for job in likenesses["stripes", held]])
 
     own, random = (
         Held(kind="tuned", a="one", b="one"),

@@ -18,17 +18,20 @@ from histofast.comparison.feature_files import compare_features
 from histofast.comparison.lines import comparison_text
 from histofast.comparison.resampling import resampled, shuffled
 from histofast.comparison.result import SimilarityResult
+from histofast.comparison.several import Alike, compare_pairs
 from histofast.comparison.spatial import average_to
 from histofast.comparison.subjects import MIN_IMAGES
 from histofast.comparison.words import describe_comparison
 
 __all__ = [
     "MIN_IMAGES",
+    "Alike",
     "SimilarityResult",
     "answer_of",
     "average_to",
     "compare",
     "compare_features",
+    "compare_pairs",
     "comparison_text",
     "describe_comparison",
     "resampled",

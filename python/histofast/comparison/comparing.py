@@ -18,6 +18,7 @@ from histofast.comparison.spatial import SpatialSums
 from histofast.comparison.subjects import (
     FAR,
     Subjects,
+    batches_of,
     images_of,
     random_twins,
     source_of,
@@ -134,7 +135,7 @@ def _summed(
     on_progress: Callable[[int, int], None] | None,
 ) -> dict[str, Any]:
     """Add up over batches what a `Comparison` is made of; random networks share the batches."""
-    batches = _batches(subjects.order, options.batch_size)
+    batches = batches_of(subjects.order, options.batch_size)
     shared: dict[str, Any] = {
         "a": subjects.a,
         "b": subjects.b,
@@ -204,14 +205,6 @@ def _result(subjects: Subjects, options: CompareOptions, found: dict[str, Any]) 
             **found,
         )
     )
-
-
-def _batches(order: NDArray[np.int64], size: int) -> list[NDArray[np.int64]]:
-    """Cut into batches; a last one of fewer than 8 images goes into the one before."""
-    cuts = list(range(size, len(order), size))
-    if cuts and len(order) - cuts[-1] < 8:
-        cuts.pop()
-    return np.split(order, cuts)
 
 
 def _predictions(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -22,6 +22,162 @@ KERNELS: dict[str, Kernel] = {
 }
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class Grams:
+    """The layers of a network on one batch of images.
+
+    Attributes:
+        packed: (l, m) centred Grams, packed, where the network is.
+        own: (l,) sums of their squares before centring.
+    """
+
+    packed: Any
+    own: Array
+
+
+def grams_of(
+    source: Source,
+    pixels: NDArray[np.uint8],
+    *,
+    kernel: Kernel,
+    mode: Literal["flatten", "pool"],
+    also: Callable[[str, Any], None] | None = None,
+) -> tuple[Grams, NDArray[np.float32]]:
+    """Run a batch; return the Grams of its layers, and what the network gives.
+
+    Args:
+        source: the network.
+        pixels: (n, h, w, 3) uint8.
+        kernel, mode: of the Grams, see `compare`.
+        also: called with each layer's name and activations as well, which it must not keep.
+
+    Raises:
+        ValueError: NaN or infinity in a layer.
+    """
+    found: dict[str, tuple[Any, Any, Any]] = {}
+
+    def check(names: Sequence[str], squares: Any, problems: Any) -> Array:
+        shown = [f"layer {name}" for name in names]
+        return check_grams(squares, problems, n=len(pixels), names=shown)
+
+    def reduce(name: str, values: Any) -> None:
+        if also is not None:
+            also(name, values)
+        if values.ndim == 4 and mode == "pool":
+            values = values.mean((2, 3))
+        packed, squares, problems = start_grams(
+            [_rows(values)], kernel=kernel, names=[f"layer {name}"]
+        )
+        if not is_on_gpu(packed):
+            check([name], squares, problems)  # before the rest of the network is run
+        found[name] = packed, squares, problems
+
+    out = source.run(np.ascontiguousarray(pixels), reduce)
+    packed, squares, problems = (
+        _stacked([found[name][part] for name in source.names]) for part in range(3)
+    )
+    return Grams(packed, check(source.names, squares, problems)), out
+
+
+class LayerSums:
+    """What is added up of the Grams of two networks, batch by batch.
+
+    Args:
+        shape: how many layers each has.
+        pairs: (k, 2) places of those that get an interval and shuffles.
+        group_of: (n,) the number of the group of each image.
+        resamples: of the groups; 0: none, as with fewer than `MIN_GROUPS`.
+        permuted: (p, k) that p shuffles of the second network's images are added to.
+        rng: draws groups, then shuffles.
+    """
+
+    def __init__(
+        self,
+        shape: tuple[int, int],
+        *,
+        pairs: NDArray[np.int64],
+        group_of: NDArray[np.int64],
+        resamples: int,
+        permuted: Array,
+        rng: np.random.Generator,
+    ) -> None:
+        la, lb = shape
+        self._cross, self._square_a, self._square_b = np.zeros((la, lb)), np.zeros(la), np.zeros(lb)
+        self._own_a, self._own_b = np.zeros(la), np.zeros(lb)  # before centring
+        self._pairs, self._group_of, self._permuted, self._rng = pairs, group_of, permuted, rng
+        n_groups = int(group_of.max()) + 1
+        self.few = n_groups if n_groups < MIN_GROUPS else 0
+        # One number for every group and resample: no wider than needed.
+        self.draws = np.zeros((0 if self.few else resamples, n_groups), np.uint16)
+        for draw in self.draws:
+            draw[:] = rng.multinomial(n_groups, np.full(n_groups, 1 / n_groups))
+        self._resampled = np.zeros((3, len(self.draws), len(pairs)))
+
+    def add(self, a: Grams, b: Grams, rows: NDArray[np.int64]) -> None:
+        """Add a batch of images `rows`."""
+        x, y = a.packed, b.packed
+        if is_on_gpu(x) != is_on_gpu(y):
+            x, y = to_numpy(x), to_numpy(y)
+        self._cross += to_numpy(gram_products(x, y))
+        self._square_a += 2 * to_numpy((x * x).sum(1))
+        self._square_b += 2 * to_numpy((y * y).sum(1))
+        self._own_a += a.own
+        self._own_b += b.own
+        if len(self._pairs) and (len(self.draws) or len(self._permuted)):
+            self._add_pairs(x, y, rows)
+
+    def _add_pairs(self, a: Any, b: Any, rows: NDArray[np.int64]) -> None:
+        """Resample and shuffle the layers of the same name."""
+        same = (self._group_of[rows][:, None] == self._group_of[rows]).astype(np.float64)
+        drawn = self.draws[:, self._group_of[rows]].astype(np.float64)  # (resamples, n_b)
+        orders = np.empty((len(self._permuted), len(rows)), np.int64)
+        for order in orders:
+            order[:] = self._rng.permutation(len(rows))
+        same, drawn, orders = (beside(array, a) for array in (same, drawn, orders))
+        found = []
+        for i, j in self._pairs:
+            x, y = unpack(a[i]), unpack(b[j])
+            sums = resampled(x, y, drawn=drawn, same=same, groups=self.draws.shape[1])
+            found.append((sums, shuffled(x, y, orders)))
+        # Read when all is enqueued: a GPU would else wait for every pair.
+        for k, (sums, null) in enumerate(found):
+            for s, values in enumerate(sums):
+                self._resampled[s, :, k] += to_numpy(values)
+            self._permuted[:, k] += to_numpy(null)
+
+    def matrix(self) -> Array:
+        """Return (la, lb) similarities; NaN where a layer is constant."""
+        norm_a, norm_b = self.norms()
+        found: Array = self._cross / (norm_a[:, None] * norm_b)
+        return found
+
+    def norms(self) -> tuple[Array, Array]:
+        """Return (la,) and (lb,) what similarities are divided by; NaN of a constant layer."""
+
+        def norm(square: Array, own: Array) -> Array:
+            defined = square > CONSTANT * own
+            return np.where(defined, np.sqrt(np.maximum(square, 0)), np.nan)
+
+        return norm(self._square_a, self._own_a), norm(self._square_b, self._own_b)
+
+    def bounds(self, confidence: float) -> dict[str, Array]:
+        """Return (k,) low and high of the pairs, if there are resamples."""
+        if not len(self.draws):
+            return {}
+        tail = (1 - confidence) / 2
+        norm_a, norm_b = self.norms()
+        i, j = self._pairs.T
+        cross, square_a, square_b = self._resampled
+        found = np.full((2, len(i)), np.nan)
+        for k in np.flatnonzero(np.isfinite(norm_a[i]) & np.isfinite(norm_b[j])):
+            squares = square_a[:, k] * square_b[:, k]
+            # A resample of one group alone has no pairs.
+            drawn = cross[squares > 0, k] / np.sqrt(squares[squares > 0])
+            if len(drawn):
+                found[:, k] = np.quantile(drawn, (tail, 1 - tail))
+        return {"low": found[0], "high": found[1]}
+
+
 @dataclass(kw_only=True, eq=False)
 class GramSums(Sums):
     """Everything that is added up over the batches; a row is one image."""
@@ -34,111 +190,46 @@ class GramSums(Sums):
     def __post_init__(self) -> None:
         super().__post_init__()
         la, lb = len(self.a.names), len(self.b.names)
-        self._cross, self._square_a, self._square_b = np.zeros((la, lb)), np.zeros(la), np.zeros(lb)
-        self._own_a, self._own_b = np.zeros(la), np.zeros(lb)  # before centring
+        self._layers = LayerSums(
+            (la, lb),
+            pairs=self.pairs,
+            group_of=self.group_of,
+            resamples=self.resamples,
+            permuted=self._permuted,
+            rng=self._rng,
+        )
         self._of_random = np.zeros((3, len(self.random), la))  # a with it, a and it with themselves
-        n_groups = int(self.group_of.max()) + 1
-        self._few = n_groups if n_groups < MIN_GROUPS else 0
-        if self._few:
-            self.resamples = 0
-        # One number for every group and resample: no wider than needed.
-        self._draws = np.zeros((self.resamples, n_groups), np.uint16)
-        for draw in self._draws:
-            draw[:] = self._rng.multinomial(n_groups, np.full(n_groups, 1 / n_groups))
-        self._resampled = np.zeros((3, self.resamples, len(self.pairs)))
 
     def add(self, pixels: NDArray[np.uint8], rows: NDArray[np.int64]) -> None:
         """Run one batch through the networks."""
-        pixels = np.ascontiguousarray(pixels)
-        a, own_a, out_a = self._grams(self.a, pixels)
-        b, own_b, out_b = self._grams(self.b, pixels)
+        a, out_a = self._grams(self.a, pixels)
+        b, out_b = self._grams(self.b, pixels)
         if self.keep_outputs:
             self.outputs[0].append(out_a)
             self.outputs[1].append(out_b)
-        if is_on_gpu(a) != is_on_gpu(b):
-            a, b = to_numpy(a), to_numpy(b)
-        self._cross += to_numpy(gram_products(a, b))
-        self._square_a += 2 * to_numpy((a * a).sum(1))
-        self._square_b += 2 * to_numpy((b * b).sum(1))
-        self._own_a += own_a
-        self._own_b += own_b
         for seed in next(self._turns):
-            r, _, _ = self._grams(self.random[seed], pixels)
-            x, y = (a, r) if is_on_gpu(r) == is_on_gpu(a) else (to_numpy(a), to_numpy(r))
+            r, _ = self._grams(self.random[seed], pixels)
+            x, y = a.packed, r.packed
+            if is_on_gpu(x) != is_on_gpu(y):
+                x, y = to_numpy(x), to_numpy(y)
             for term, product in zip(self._of_random[:, seed], (x * y, x * x, y * y), strict=True):
                 term += 2 * to_numpy(product.sum(1))
-        self._add_pairs(a, b, rows)
+        self._layers.add(a, b, rows)
 
-    def _add_pairs(self, a: Any, b: Any, rows: NDArray[np.int64]) -> None:
-        """Resample and shuffle the layers of the same name."""
-        same = (self.group_of[rows][:, None] == self.group_of[rows]).astype(np.float64)
-        drawn = self._draws[:, self.group_of[rows]].astype(np.float64)  # (resamples, n_b)
-        orders = np.empty((len(self._permuted), len(rows)), np.int64)
-        for order in orders:
-            order[:] = self._rng.permutation(len(rows))
-        same, drawn, orders = (beside(array, a) for array in (same, drawn, orders))
-        found = []
-        for i, j in self.pairs:
-            x, y = unpack(a[i]), unpack(b[j])
-            sums = resampled(x, y, drawn=drawn, same=same, groups=self._draws.shape[1])
-            found.append((sums, shuffled(x, y, orders)))
-        # Read when all is enqueued: a GPU would else wait for every pair.
-        for k, (sums, null) in enumerate(found):
-            for s, values in enumerate(sums):
-                self._resampled[s, :, k] += to_numpy(values)
-            self._permuted[:, k] += to_numpy(null)
-
-    def _grams(self, source: Source, pixels: NDArray[np.uint8]) -> tuple[Any, Array, Any]:
-        """Return the (l, m) packed Grams of a batch, where the network is, and their squares."""
-        found: dict[str, tuple[Any, Any, Any]] = {}
-
-        def check(names: Sequence[str], squares: Any, problems: Any) -> Array:
-            shown = [f"layer {name}" for name in names]
-            return check_grams(squares, problems, n=len(pixels), names=shown)
-
-        def reduce(name: str, values: Any) -> None:
-            if values.ndim == 4 and self.mode == "pool":
-                values = values.mean((2, 3))
-            packed, squares, problems = start_grams(
-                [_rows(values)], kernel=self.kernel, names=[f"layer {name}"]
-            )
-            if not is_on_gpu(packed):
-                check([name], squares, problems)  # before the rest of the network is run
-            found[name] = packed, squares, problems
-
-        out = source.run(pixels, reduce)
-        packed, squares, problems = (
-            _stacked([found[name][part] for name in source.names]) for part in range(3)
-        )
-        return packed, check(source.names, squares, problems), out
+    def _grams(self, source: Source, pixels: NDArray[np.uint8]) -> tuple[Grams, Any]:
+        return grams_of(source, pixels, kernel=self.kernel, mode=self.mode)
 
     def result(self, confidence: float, batch_size: int) -> dict[str, Any]:
         """Return what goes into a `Comparison`."""
-        defined_a = self._square_a > CONSTANT * self._own_a
-        defined_b = self._square_b > CONSTANT * self._own_b
-        norm_a = np.where(defined_a, np.sqrt(np.maximum(self._square_a, 0)), np.nan)
-        norm_b = np.where(defined_b, np.sqrt(np.maximum(self._square_b, 0)), np.nan)
-        values: dict[str, Any] = {
-            "matrix": self._cross / (norm_a[:, None] * norm_b),
-        }
         i, j = self.pairs.T
-        tail = (1 - confidence) / 2
-        if len(self._draws):
-            cross, square_a, square_b = self._resampled
-            bounds = np.full((2, len(i)), np.nan)
-            for k in np.flatnonzero(defined_a[i] & defined_b[j]):
-                squares = square_a[:, k] * square_b[:, k]
-                # A resample of one group alone has no pairs.
-                drawn = cross[squares > 0, k] / np.sqrt(squares[squares > 0])
-                if len(drawn):
-                    bounds[:, k] = np.quantile(drawn, (tail, 1 - tail))
-            values["low"], values["high"] = bounds
+        norm_a, norm_b = self._layers.norms()
+        values: dict[str, Any] = {"matrix": self._layers.matrix()} | self._layers.bounds(confidence)
         values |= self._against_shuffles(norm_a[i] * norm_b[j], values["matrix"][i, j], confidence)
         if self.random:
             with np.errstate(invalid="ignore", divide="ignore"):
                 cross_r, square_a, square_r = self._of_random
                 found = cross_r / np.sqrt(square_a * square_r)
-            values["random"] = np.where(defined_a, found, np.nan)[:, i]
+            values["random"] = np.where(np.isfinite(norm_a), found, np.nan)[:, i]
         values["convention"] = {
             "mode": {
                 "flatten": "flatten: an image's whole map is one row",
@@ -152,11 +243,11 @@ class GramSums(Sums):
         return values
 
     def _interval(self, confidence: float) -> str:
-        if self._few:
-            return f"none: {MIN_GROUPS} slides or patients are needed, these are {self._few}"
-        if not len(self._draws):
+        if self._layers.few:
+            return f"none: {MIN_GROUPS} slides or patients are needed, these are {self._layers.few}"
+        if not len(self._layers.draws):
             return "none"
-        return f"{confidence:.0%}, {len(self._draws)} resamples of groups of images"
+        return f"{confidence:.0%}, {len(self._layers.draws)} resamples of groups of images"
 
 
 def _stacked(arrays: Sequence[Any]) -> Any:

@@ -11,6 +11,18 @@ from histofast._arrays import to_numpy
 from histofast.comparison.source import Source
 from histofast.similarity import MEASURES, Measure, Protocol
 
+_BATCH = 8  # maps of early layers are large, and few images give enough places
+
+
+def needed_images(h: int, w: int) -> int:
+    """Return how many images the published protocol takes of maps of h x w places."""
+    return max(1, round(Protocol().n_rows / (h * w)))
+
+
+def drawn_images(h: int, w: int) -> int:
+    """Return how many images `by_protocol` draws those from, where there are as many."""
+    return -(-needed_images(h, w) // _BATCH) * _BATCH
+
 
 def by_pooled_features(
     a: Source, b: Source, pixels: NDArray[np.uint8], *, measure: Measure, batch_size: int
@@ -57,14 +69,14 @@ def by_protocol(
             needed = len(pixels)
             start = 0
             while start < needed:
-                source.run(np.ascontiguousarray(pixels[start : start + 8]), keep)
-                start += 8
+                source.run(np.ascontiguousarray(pixels[start : start + _BATCH]), keep)
+                start += _BATCH
                 if found[0].ndim != 4:
                     raise ValueError(
                         f"layer {name} must give maps (n, c, h, w), got {found[0].shape}"
                     )
                 h, w = found[0].shape[2:]
-                needed = max(1, round(Protocol().n_rows / (h * w)))
+                needed = needed_images(h, w)
                 if needed > len(pixels):
                     raise ValueError(
                         f"images must be at least {needed} for layer {name} with its {h} x {w} "

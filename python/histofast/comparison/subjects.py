@@ -86,7 +86,7 @@ def subjects_of(
         group_of=group_of,
         order=order,
         images_sha256=hashlib.sha256("\n".join(ids).encode()).hexdigest(),
-        pairs=_pairs_of(first.names, second.names),
+        pairs=pairs_of(first.names, second.names),
         classes=classes,
         labels=_labels_of(sample, labels, classes=classes),
     )
@@ -161,10 +161,18 @@ def _groups_of(sample: PatchSample, groups: Sequence[Any] | None) -> NDArray[np.
     return numbers
 
 
-def _pairs_of(names_a: Sequence[str], names_b: Sequence[str]) -> NDArray[np.int64]:
+def pairs_of(names_a: Sequence[str], names_b: Sequence[str]) -> NDArray[np.int64]:
     """Return (k, 2) places of the layers of the same name."""
     found = [(i, names_b.index(name)) for i, name in enumerate(names_a) if name in names_b]
     return np.array(found, np.int64).reshape(-1, 2)
+
+
+def batches_of(order: NDArray[np.int64], size: int) -> list[NDArray[np.int64]]:
+    """Cut into batches; a last one of fewer than 8 images goes into the one before."""
+    cuts = list(range(size, len(order), size))
+    if cuts and len(order) - cuts[-1] < 8:
+        cuts.pop()
+    return np.split(order, cuts)
 
 
 def _is_patch_table(path: str | Path) -> bool:

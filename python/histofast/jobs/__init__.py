@@ -5,7 +5,8 @@ A job is a folder, an identity and a function. `run` does each once: its folder 
 all that happens comes as one stream of events; Ctrl-C, and whatever else ends a run, leaves what is
 done and nothing running.
 
-A job may need others: it begins when they are done, and fails where one of them does. A `Plan` knows
+A job may need others: it begins when they are done, and fails where one of them does. Or it comes after
+them, whatever became of them. A `Plan` knows
 jobs by what they make, so that the same asked for twice, or by two studies, is one job.
 
 An engine is one method (`Engine.run`) that calls `execute` on each job somewhere; `Local` does so
@@ -34,6 +35,7 @@ from histofast.jobs.job import (
     canonical,
     differences,
     execute,
+    is_there,
     tell,
 )
 from histofast.jobs.local import Local
@@ -59,6 +61,7 @@ __all__ = [
     "deferred_interrupts",
     "differences",
     "execute",
+    "is_there",
     "key_of",
     "run",
     "seconds_side_by_side",

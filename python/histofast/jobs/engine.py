@@ -24,7 +24,8 @@ class Engine(Protocol):
         """Do the jobs, each by `execute` wherever that is called.
 
         Args:
-            jobs: none of them is done yet. One begins when those of its needs that are among them are done.
+            jobs: none of them is done yet. One begins when those of its needs that are among them
+                are done, and what it comes after is over.
             emit: to be called with each event, always in the thread that called `run`; `Ended` once
                 for each job that has ended, in any order.
             is_last: whether to begin none after that outcome, and to leave off those at hand.

@@ -38,6 +38,7 @@ class Job:
         identity: all that the content of the folder depends on, as JSON can hold it.
         cost: about how long it takes beside the others; costly ones are dealt first.
         needs: names of the jobs that must be done before; where one of them fails, so does this one.
+        after: names of jobs that it begins after, whatever became of them: its function sees what is there.
 
     Raises:
         TypeError: an identity that JSON cannot hold.
@@ -51,6 +52,7 @@ class Job:
     identity: Mapping[str, Any] | None = None
     cost: float = 0.0
     needs: tuple[str, ...] = ()
+    after: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if self.folder is not None:

@@ -18,7 +18,7 @@ class Waiting:
     def __init__(self, jobs: Sequence[Job]) -> None:
         names = {job.name for job in jobs}
         self._jobs = {job.name: job for job in jobs}
-        self._open = {job.name: names.intersection(job.needs) for job in jobs}
+        self._open = {job.name: names.intersection((*job.needs, *job.after)) for job in jobs}
 
     @property
     def jobs(self) -> list[Job]:
@@ -35,9 +35,10 @@ class Waiting:
     def settle(self, outcome: Outcome) -> list[Outcome]:
         """Note that a job is over; take out those that can never begin, if it failed."""
         name = outcome.job.name
-        if outcome.status in ("done", "there"):
-            for needs in self._open.values():
-                needs.discard(name)
+        if outcome.status == "interrupted":
+            return []
+        for needs in self._open.values():
+            needs.discard(name)
         if outcome.status != "failed":
             return []
         failed = [job for job in self._jobs.values() if name in job.needs]
@@ -57,7 +58,7 @@ def refuse_needs(jobs: Iterable[Job]) -> None:
     Raises:
         ValueError: a need that is no job of the run, or jobs that need each other.
     """
-    needs = {job.name: job.needs for job in jobs}
+    needs = {job.name: (*job.needs, *job.after) for job in jobs}
     for name, of in needs.items():
         for need in of:
             if need not in needs:

@@ -20,7 +20,7 @@ _KEY = 16  # hexadecimal digits of a checksum in the name of a folder
 class Plan:
     """Jobs that need each other, each in a folder of its own under one folder that plans may share.
 
-        <folder>/<kind>-<key>/      the key is of the identity, and of those of the needs
+        <folder>/<kind>-<key>/      the key is of the identity, and of those of what it needs or comes after
 
     What a job makes follows from its identity and from what it needs. So the folder's name does, and
     a job that any plan on this folder has done is there for all of them.
@@ -56,6 +56,7 @@ class Plan:
         arguments: Mapping[str, Any],
         identity: Mapping[str, Any],
         needs: Sequence[Job] = (),
+        after: Sequence[Job] = (),
         cost: float = 0.0,
     ) -> Job:
         """Have a job done; one that is asked for already is returned as it is.
@@ -67,16 +68,20 @@ class Plan:
             arguments: of the function.
             identity: all that the content of the folder depends on besides what is needed.
             needs: jobs of this plan that must be done before.
+            after: jobs of this plan that must be over before, done or failed. A job that lacks what one of
+                them should have made does what it can, and raises, so that it is done again next time.
             cost: about how many seconds it takes.
 
         Raises:
             TypeError, ValueError: an identity that JSON cannot hold.
             ValueError: a need that is no job of this plan.
         """
-        for need in needs:
+        for need in (*needs, *after):
             if need.folder not in self._jobs:
                 raise ValueError(f"needs of job {name} must be of its plan, got {need.name!r}")
-        whole = {"what": identity, "needs": [key_of(need) for need in needs]}
+        whole: dict[str, Any] = {"what": identity, "needs": [key_of(need) for need in needs]}
+        if after:
+            whole["after"] = [key_of(job) for job in after]
         folder = self.folder / f"{kind}-{_key(whole)}"
         if folder in self._jobs:
             return self._jobs[folder]
@@ -90,6 +95,7 @@ class Plan:
             identity=whole,
             cost=cost,
             needs=tuple(need.name for need in needs),
+            after=tuple(job.name for job in after),
         )
         return self._jobs[folder]
 

@@ -14,7 +14,7 @@ from histofast.studies.answers import answer_of
 from histofast.studies.cuts import truncation
 from histofast.studies.drift import Drift
 from histofast.studies.filters import filter_grid, filters_moved, first_filters
-from histofast.studies.likeness import Likeness, Side, plan_likeness, read_likeness
+from histofast.studies.likeness import Side, plan_likeness, read_likeness
 from histofast.studies.lines import Line, read_line
 from histofast.studies.networks import compare_networks
 from histofast.studies.pictures import (
@@ -42,7 +42,6 @@ __all__ = [
     "Conducted",
     "Done",
     "Drift",
-    "Likeness",
     "Line",
     "Made",
     "Pair",

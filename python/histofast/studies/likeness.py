@@ -1,8 +1,7 @@
-"""Two networks of a study compared, layer by layer, as a job that needs the runs they come of."""
+"""Networks of a study compared, layer by layer, as a job that comes after the runs they are of."""
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -13,18 +12,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 from histofast.classify import Asked, Runs, open_run
-from histofast.comparison import compare
+from histofast.comparison import Alike, compare_pairs
 from histofast.datasets import Images, decode, evenly
-from histofast.jobs import Job, canonical
+from histofast.errors import HistofastError
+from histofast.jobs import Job, canonical, is_there, key_of
 from histofast.learning import or_none, read_json, write_json
 from histofast.networks import Network
 
-_REVISION = 1  # raised when the same networks and pictures would give other numbers
+_REVISION = 2  # raised when the same networks and pictures would give other numbers
 _FILE = "likeness.json"
 _MOST = 256  # pictures; CKA is debiased, and its interval is of their groups
 _RESAMPLES = 200
-_BATCH = 64
-_PASSES, _PASSES_OF_CCA = 3, 10  # of each picture, with what is computed of it; for the time only
+# Passes of each picture that the work is worth, of a network and of a pair; for the time only.
+_VIEW, _PAIR, _PAIR_WITH_CCA = 1.6, 0.1, 0.4
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -42,7 +42,7 @@ class Side:
     def told(self, runs: Runs) -> tuple[dict[str, Any], list[Job]]:
         """Return what it follows from besides the jobs that it needs, and these."""
         if self.run is not None:
-            return {"ends": True}, [self.run]
+            return {"ends": key_of(self.run)}, [self.run]
         assert self.begins is not None, "a side is a run or what is asked for"
         start, needs = runs.start_of(self.begins)
         classes = len(self.begins.images.classes)
@@ -65,32 +65,14 @@ class Side:
         return self.begins.begin()
 
 
-@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
-class Likeness:
-    """How alike two networks are on the same pictures.
+START_AND_END = "start and end"  # of the pair where it is the only one
 
-    Attributes:
-        layers: (k) that both have.
-        cka: (k,) debiased linear CKA of the whole maps.
-        low, high: (k,) its interval over groups; NaN where there are under 5.
-        cca: (k,) mean CCA by the published protocol; NaN where the pictures are too few for a layer, or
-            it was not asked for.
-        n, groups: pictures, and whose they are.
-    """
-
-    layers: tuple[str, ...]
-    cka: NDArray[np.float64]
-    low: NDArray[np.float64]
-    high: NDArray[np.float64]
-    cca: NDArray[np.float64]
-    n: int
-    groups: int
+Pairs = Mapping[str, tuple[Side, Side]]
 
 
 def plan_likeness(
     runs: Runs,
-    a: Side,
-    b: Side,
+    pairs: Pairs,
     *,
     images: Images,
     rows: NDArray[np.int64],
@@ -99,33 +81,46 @@ def plan_likeness(
     layers: Sequence[str] | None = None,
     with_cca: bool = False,
 ) -> Job:
-    """Have two networks compared on some pictures of a data set; asked for twice it is done once.
+    """Have pairs of networks compared on some pictures of a data set; asked for twice it is done once.
+
+    A network that is in several pairs runs once. A pair whose run failed is left out, and fails the job in
+    the end: what `read_likeness` gives are the others.
 
     Args:
         runs: the plan.
-        a, b: the networks.
+        pairs: by name.
         images, rows: the pictures; of many, some, evenly taken.
         px: side that they are resampled to.
         name: for people.
-        layers: of both; None: their blocks.
+        layers: of all; None: their blocks.
         with_cca: mean CCA by the published protocol as well.
     """
     contents = runs.contents_of(images)
     chosen = evenly(rows, _MOST)
-    (told_a, needs_a), (told_b, needs_b) = a.told(runs), b.told(runs)
+    told: dict[str, list[dict[str, Any]]] = {}
+    after: dict[str, Job] = {}
+    for what, sides in pairs.items():
+        each = [side.told(runs) for side in sides]
+        told[what] = [found for found, _ in each]
+        after |= {key_of(job): job for _, needs in each for job in needs}
+    networks = {canonical(one) for each in told.values() for one in each}
     shown = canonical(
         {"contents": [contents[i] for i in chosen], "groups": [images.groups[i] for i in chosen]}
     )
-    passes = _PASSES + (_PASSES_OF_CCA if with_cca else 0)
+    passes = _VIEW * len(networks) + (_PAIR_WITH_CCA if with_cca else _PAIR) * len(pairs)
     return runs.look(
         compare_sides,
-        like=a.like(runs),
+        like=next(iter(pairs.values()))[0].like(runs),
         pictures=passes * len(chosen),
         name=name,
         kind="likeness",
         arguments={
-            "a": a,
-            "b": b,
+            "pairs": dict(pairs),
+            "needs": {
+                what: [job for side in sides for job in side.told(runs)[1]]
+                for what, sides in pairs.items()
+            },
+            "names": {what: [canonical(one) for one in each] for what, each in told.items()},
             "images": images,
             "rows": chosen,
             "px": px,
@@ -135,22 +130,21 @@ def plan_likeness(
         },
         identity={
             "revision": _REVISION,
-            "a": told_a,
-            "b": told_b,
-            "needs": [len(needs_a), len(needs_b)],
+            "pairs": told,
             "pictures": hashlib.sha256(shown.encode()).hexdigest(),
             "px": px,
             "layers": layers,
             "cca": with_cca,
         },
-        needs=[*needs_a, *needs_b],
+        after=list(after.values()),
     )
 
 
 def compare_sides(
     *,
-    a: Side,
-    b: Side,
+    pairs: Pairs,
+    needs: Mapping[str, Sequence[Job]],
+    names: Mapping[str, Sequence[str]],
     images: Images,
     rows: NDArray[np.int64],
     px: int,
@@ -159,60 +153,67 @@ def compare_sides(
     cache: Path,
     out: Path,
 ) -> None:
-    """Compare two networks, and write what was found."""
+    """Compare networks, and write what was found.
+
+    Raises:
+        HistofastError: the run of some pair is not there; the others were compared.
+    """
     found = decode(images, cache=cache, px=px)
     places = found.places_of(rows)
-    shown = found.rows[places]
-    pixels = np.ascontiguousarray(found.pixels[places])
-    one, other = a.network(), b.network()
-    common: dict[str, Any] = {"layers_a": layers, "layers_b": layers, "seed": 0}
-    told = compare(
-        one,
-        other,
-        pixels,
-        groups=[images.groups[i] for i in shown],
+    there = [what for what in pairs if all(is_there(job) for job in needs[what])]
+    sides = {
+        name: side for what in there for name, side in zip(names[what], pairs[what], strict=True)
+    }
+    likenesses = compare_pairs(
+        [(names[what][0], names[what][1]) for what in there],
+        lambda name: sides[name].network(),
+        np.ascontiguousarray(found.pixels[places]),
+        groups=[images.groups[i] for i in found.rows[places]],
+        layers=layers,
+        with_cca=with_cca,
         resamples=_RESAMPLES,
-        permutations=0,
-        random_seeds=0,
-        batch_size=_BATCH,
-        **common,
-    ).comparison
-    cca = dict.fromkeys(told.pair_names)
-    for layer in told.pair_names if with_cca else ():
-        with contextlib.suppress(ValueError):  # too few pictures for a layer of few places
-            by_protocol = compare(
-                one, other, pixels, layers_a=[layer], layers_b=[layer], preset="published", seed=0
-            )
-            cca[layer] = or_none(float(by_protocol.comparison.diagonal[0]))
-    none = [None] * len(told.pair_names)
-    write_json(
-        out / _FILE,
-        {
-            "layers": list(told.pair_names),
-            "cka": [or_none(float(value)) for value in told.diagonal],
-            "low": none if told.low is None else [or_none(float(v)) for v in told.low],
-            "high": none if told.high is None else [or_none(float(v)) for v in told.high],
-            "cca": list(cca.values()),
-            "n": told.n,
-            "groups": told.groups,
-        },
     )
+    told = {what: _told(alike) for what, alike in zip(there, likenesses, strict=True)}
+    write_json(out / _FILE, told)
+    lacking = [what for what in pairs if what not in told]
+    if lacking:
+        raise HistofastError(
+            f"{len(lacking)} of {len(pairs)} comparisons lack a run: {', '.join(lacking)}"
+        )
 
 
-def read_likeness(job: Job) -> Likeness:
-    """Return what a job found.
+def _told(alike: Alike) -> dict[str, Any]:
+    return {
+        "layers": list(alike.layers),
+        "n": alike.n,
+        "groups": alike.groups,
+        **{
+            name: [or_none(float(value)) for value in getattr(alike, name)]
+            for name in ("cka", "low", "high", "cca")
+        },
+    }
+
+
+def read_likeness(job: Job) -> Mapping[str, Alike]:
+    """Return what a job found, by the name of the pair; those whose run failed are not there.
 
     Raises:
         ModelError: its file was changed since.
     """
     assert job.folder is not None
-    found = read_json(job.folder / _FILE, remedy=f"remove {job.folder} to make it anew")
-    return Likeness(
-        layers=tuple(found["layers"]),
-        n=found["n"],
-        groups=found["groups"],
-        **{name: _array(found, name) for name in ("cka", "low", "high", "cca")},
-    )
+    file = job.folder / _FILE
+    if not file.exists():  # the job itself failed
+        return {}
+    told = read_json(file, remedy=f"remove {job.folder} to make it anew")
+    return {
+        what: Alike(
+            layers=tuple(found["layers"]),
+            n=found["n"],
+            groups=found["groups"],
+            **{name: _array(found, name) for name in ("cka", "low", "high", "cca")},
+        )
+        for what, found in told.items()
+    }
 
 
 def _array(found: Mapping[str, Any], name: str) -> NDArray[np.float64]:

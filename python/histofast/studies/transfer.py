@@ -26,7 +26,7 @@ from histofast.jobs import Job
 from histofast.learning import check_metric
 from histofast.networks import starts
 from histofast.report import Answer
-from histofast.studies.likeness import Side, plan_likeness
+from histofast.studies.likeness import START_AND_END, Side, plan_likeness
 from histofast.studies.lines import plan_line
 from histofast.studies.pictures import Done, PictureSetting, Split
 from histofast.studies.scoring import plan_scores
@@ -198,8 +198,7 @@ class Transfer:
             way: [
                 plan_likeness(
                     runs,
-                    Side(begins=one.asked),
-                    Side(run=one.job),
+                    {START_AND_END: (Side(begins=one.asked), Side(run=one.job))},
                     images=one.asked.images,
                     rows=one.asked.fold.test,
                     px=one.asked.px,

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from histofast.classify import Run, steps_of_epoch
+from histofast.comparison import Alike
 from histofast.jobs import Job
 from histofast.learning import (
     LOWER_IS_BETTER,
@@ -21,7 +22,7 @@ from histofast.learning import (
     corrected_interval,
     merit_elsewhere,
 )
-from histofast.studies.likeness import Likeness, read_likeness
+from histofast.studies.likeness import START_AND_END, read_likeness
 from histofast.studies.lines import Line, read_line
 from histofast.studies.pictures import Done, PictureSetting
 from histofast.studies.scoring import read_scores
@@ -97,7 +98,7 @@ class TransferFound:
     test_share: float
     test: Mapping[Way, Values]
     validation: Mapping[Way, Values]
-    likenesses: Mapping[Way, Sequence[Likeness | None]] = field(default_factory=dict)
+    likenesses: Mapping[Way, Sequence[Alike | None]] = field(default_factory=dict)
     lines: Mapping[Pair, Sequence[Line | None]] = field(default_factory=dict)
     scores: Mapping[Way, Sequence[Mapping[str, float] | None]] = field(default_factory=dict)
     unmoved: int = 0
@@ -279,7 +280,7 @@ def found_of(
             for way, work in trained.items()
         },
         likenesses={
-            way: [None if job.name in done.failed else read_likeness(job) for job in work]
+            way: [read_likeness(job).get(START_AND_END) for job in work]
             for way, work in likenesses.items()
         },
         lines={

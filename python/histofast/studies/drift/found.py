@@ -171,7 +171,7 @@ def found_of(study: Drift, done: Done) -> DriftFound:
     """Measure what was done."""
     work = study.trained(done.runs)
     likenesses = study.likenesses(done.runs, work)
-    layers, alike = _alike(likenesses, done)
+    layers, alike = _alike(likenesses)
     share = study.setting.test_share
     worth = {
         key: done.values([one.job for one in made], study.setting.metric)
@@ -227,13 +227,15 @@ def random_mean(
 
 
 def _alike(
-    likenesses: Likenesses, done: Done
+    likenesses: Likenesses,
 ) -> tuple[tuple[str, ...], dict[tuple[str, Held], Alike]]:
-    read = {
-        key: [None if job.name in done.failed else read_likeness(job) for job in jobs]
-        for key, jobs in likenesses.items()
+    each = {job.name: job for jobs in likenesses.values() for job in jobs}
+    read = {name: read_likeness(job) for name, job in each.items()}
+    rows = {
+        (data, held): [read[job.name].get(str(held)) for job in jobs]
+        for (data, held), jobs in likenesses.items()
     }
-    layers = next((one.layers for row in read.values() for one in row if one is not None), ())
+    layers = next((one.layers for row in rows.values() for one in row if one is not None), ())
     blank = np.full(len(layers), np.nan)
     return layers, {
         key: Alike(
@@ -244,7 +246,7 @@ def _alike(
             pictures=tuple(0 if one is None else one.n for one in row),
             groups=tuple(0 if one is None else one.groups for one in row),
         )
-        for key, row in read.items()
+        for key, row in rows.items()
     }
 
 

@@ -215,28 +215,28 @@ class Drift:
             yield Held(kind="null", a=f"random:{seed}", b=f"random:{(seed + 1) % NULL_SEEDS}")
 
     def likenesses(self, runs: Runs, work: Work) -> Likenesses:
-        """Have networks compared on the test pictures of each split."""
+        """Have networks compared on the test pictures of each split, all pairs of a split in one job."""
         found: dict[tuple[str, Held], tuple[Job, ...]] = {}
         for data, images in self.setting.sets.items():
-            for held in self.held():
-                jobs = []
-                for i, split in enumerate(self.setting.splits):
-                    asked = self.ask(images, starts.Random(0), split)
-                    a, b = self._sides(held, images, split, work, data, i)
-                    jobs.append(
-                        plan_likeness(
-                            runs,
-                            a,
-                            b,
-                            images=images,
-                            rows=asked.fold.test,
-                            px=asked.px,
-                            name=f"{data}, {held}, {_of(split)}",
-                            layers=list(self.layers) or None,
-                            with_cca=True,
-                        )
+            jobs = []
+            for i, split in enumerate(self.setting.splits):
+                asked = self.ask(images, starts.Random(0), split)
+                jobs.append(
+                    plan_likeness(
+                        runs,
+                        {
+                            str(held): self._sides(held, images, split, work, data, i)
+                            for held in self.held()
+                        },
+                        images=images,
+                        rows=asked.fold.test,
+                        px=asked.px,
+                        name=f"{data}, networks compared, {_of(split)}",
+                        layers=list(self.layers) or None,
+                        with_cca=True,
                     )
-                found[data, held] = tuple(jobs)
+                )
+            found |= {(data, held): tuple(jobs) for held in self.held()}
         return found
 
     def _sides(

@@ -21,7 +21,7 @@ from histofast.learning import (
     speed_up,
 )
 from histofast.studies.filters import Filters, Moved, filters_moved, first_filters
-from histofast.studies.likeness import Likeness, read_likeness
+from histofast.studies.likeness import read_likeness
 from histofast.studies.pictures import Done
 from histofast.studies.transfusion.plan import TransfusionPlan, Trial, Way
 
@@ -176,7 +176,7 @@ def measure(study: TransfusionPlan, done: Done) -> Measured:
         likenesses=tuple(
             like
             for key, work in study.likenesses.items()
-            if (like := _likeness(study, *key, work=work, done=done)) is not None
+            if (like := _likeness(study, *key, work=work)) is not None
         ),
         filters=tuple(
             row
@@ -245,11 +245,9 @@ def _median(reached: Sequence[Reached | None]) -> Metric | None:
 
 
 def _likeness(
-    study: TransfusionPlan, data: str, network: str, what: str, *, work: Sequence[Job], done: Done
+    study: TransfusionPlan, data: str, network: str, what: str, *, work: Sequence[Job]
 ) -> LikenessRow | None:
-    each: list[Likeness | None] = [
-        None if job.name in done.failed else read_likeness(job) for job in work
-    ]
+    each = [read_likeness(job).get(what) for job in work]
     found = [one for one in each if one is not None]
     if not found:
         return None

@@ -284,17 +284,16 @@ class TransfusionPlan:
                 Side(begins=random),
                 Side(begins=replace(random, seed=random.seed + _OTHER_SEED)),
             )
-            for what, (a, b) in pairs.items():
-                job = plan_likeness(
-                    runs,
-                    a,
-                    b,
-                    images=random.images,
-                    rows=random.fold.test,
-                    px=random.px,
-                    name=f"{trial}, {what}, {_name(split, self.setting)}",
-                    with_cca=True,
-                )
+            job = plan_likeness(
+                runs,
+                pairs,
+                images=random.images,
+                rows=random.fold.test,
+                px=random.px,
+                name=f"{trial}, networks compared, {_name(split, self.setting)}",
+                with_cca=True,
+            )
+            for what in pairs:
                 self.likenesses.setdefault((trial.data, trial.network, what), []).append(job)
 
 
