@@ -107,6 +107,12 @@ def test_stopped_and_resumed_has_the_same_rows(run, table, tmp_path, evaluations
     assert (again.path / "layers.csv").read_bytes() == (run.path / "layers.csv").read_bytes()
 
 
+def test_weights_that_are_not_finite_have_no_ranks(table, tmp_path):
+    wild = replace(FAST, lr=1e30, every=None)
+    with pytest.raises(ModelError, match=r"loss must be finite.* step \d+ at a learning rate"):
+        train(table, out=tmp_path / "r", **{**ASKED, "recipe": wild})
+
+
 def test_a_run_that_goes_on_otherwise_than_it_began(table, tmp_path):
     plain = {"network": NETWORK, "recipe": FAST}
     stopped(table, tmp_path / "a", evaluations=1, **plain)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import itertools
 import json
 import sys
@@ -32,8 +30,6 @@ from histofast.studies import (
     Made,
     Pair,
     PictureSetting,
-    Transfer,
-    TransferFound,
     Way,
     answer_of_transfer,
     conduct,
@@ -44,10 +40,10 @@ from histofast.studies import (
     read_scores,
 )
 from histofast.transferability import SCORES, log_me, rank_me
+from small_transfers import FAST, NAMES, planted, rows_of, transfer
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
-FAST = Recipe(epochs=1, batch_size=16, px=24, freeze="all", ema=0.0)
 NAN = float("nan")
 PLANNING = "histofast.classify.planning"  # which makes runs
 
@@ -62,27 +58,10 @@ def sets(tmp_path_factory):
     ]
 
 
-def transfer(sets, out, *, repeats=2, on_progress=None, metric="auroc", recipe=FAST, **changes):
-    setting = PictureSetting(
-        data=sets,
-        out=out,
-        recipe=recipe,
-        repeats=repeats,
-        metric=metric,
-        on_progress=on_progress,
-        command="histofast study transfer",
-    )
-    return Transfer(setting=setting, network="resnet18", **changes)
-
-
 @pytest.fixture(scope="module")
 def conducted(sets, tmp_path_factory):
     """Two sets: all of it done."""
     return conduct(transfer(sets[:2], tmp_path_factory.mktemp("study")))
-
-
-def rows_of(folder, name):
-    return list(csv.DictReader(io.StringIO((folder / f"{name}.csv").read_text())))
 
 
 def auroc(study, runs, way, part="test"):
@@ -435,31 +414,6 @@ def test_a_barrier_is_the_highest_rise_above_the_line_between_the_ends():
 
 
 # --- The words ---------------------------------------------------------------------------------------
-
-NAMES = ("a", "b", "c")
-
-
-def planted(*, n=12, gain=None, starts=("random",), merge=(), metric="auroc", noise=0.01, **more):
-    """What a study would have found: 0.7 everywhere and some noise, and what is planted by way."""
-    rng = np.random.default_rng(5)
-    ways = []
-    for start in starts:
-        ways += [Way(start=start, target=target) for target in NAMES]
-        ways += [
-            Way(start=start, source=s, target=t) for s, t in itertools.product(NAMES, repeat=2)
-        ]
-        ways += [Way(start=start, merge=m, target=t) for m, t in itertools.product(merge, NAMES)]
-    test = {way: 0.7 + rng.normal(0, noise, n) + (gain or {}).get(way, 0.0) for way in ways}
-    return TransferFound(
-        metric=metric,
-        network="resnet18",
-        starts=starts,
-        sets=NAMES,
-        test_share=1 / 5,
-        test=test,
-        validation=more.pop("validation", test),
-        **more,
-    )
 
 
 def test_no_difference_is_not_claimed():

@@ -18,6 +18,7 @@ from histofast.classify.asking import Asked
 from histofast.classify.evaluation import Evaluation
 from histofast.classify.exporting import export, export_cuts
 from histofast.classify.folds import Folds, train_folds
+from histofast.classify.layers import EpochOfLayers
 from histofast.classify.loop import Progress, logits_of, standardised, steps_of_epoch
 from histofast.classify.merging import Merged, merge
 from histofast.classify.planning import Planned, Runs, StepTimes, look_ahead
@@ -29,6 +30,7 @@ from histofast.classify.training import train
 __all__ = [
     "PRESETS",
     "Asked",
+    "EpochOfLayers",
     "Evaluation",
     "Folds",
     "Merged",

@@ -150,7 +150,7 @@ def fit(
     watch = _Watch(lesson, on_progress)
     if not state.evaluations:
         state.add(evaluate(lesson, state, losses, lr=0.0, seconds=0.0), lesson.metric)
-    _measure_layers(lesson, state)
+    _measure_layers(lesson, state, lr=0.0)
     begin = time.perf_counter()
     for step, (places, pixels) in _batches(lesson, state.step):
         stop_if_asked()
@@ -167,7 +167,7 @@ def fit(
         loss.backward()
         optimiser.step()
         state.average(step)
-        _measure_layers(lesson, state)
+        _measure_layers(lesson, state, lr=lr)
         losses.append(loss.detach())
         watch(step + 1)
         if (step + 1) % every == 0 or step + 1 == lesson.steps:
@@ -246,10 +246,12 @@ def _batches(lesson: Lesson, first: int) -> Iterator[tuple[int, tuple[Rows, Pixe
                 future.cancel()
 
 
-def _measure_layers(lesson: Lesson, state: TrainingState) -> None:
+def _measure_layers(lesson: Lesson, state: TrainingState, *, lr: float) -> None:
     """Measure the layers at the start and at the end of an epoch, once, where it is asked for."""
     epoch, more = divmod(state.step, lesson.steps_per_epoch)
     if lesson.layer_metrics and not more and len(state.layers) == epoch:
+        if not all(bool(weight.isfinite().all()) for weight in state.network.parameters()):
+            raise _not_finite(state.step, lr)  # ahead of the next look at validation images
         state.layers.append(EpochOfLayers.of(state.network, epoch=epoch, step=state.step))
 
 

@@ -17,6 +17,7 @@ import numpy as np
 
 from histofast._files import path_of
 from histofast.classify.asking import Asked, refuse_small
+from histofast.classify.layers import EpochOfLayers
 from histofast.classify.loop import Lesson, Progress, fit, logits_of, steps_of_epoch
 from histofast.classify.recipe import Recipe
 from histofast.classify.state import TrainingState
@@ -66,9 +67,13 @@ class Runs:
         layer_metrics: bool = False,
     ) -> None:
         self.plan = Plan(folder)
-        self._timed_with: dict[str, Any] = {"device": device, "threads": threads}
+        self._timed_with: dict[str, Any] = {
+            "device": device,
+            "threads": threads,
+            "layer_metrics": layer_metrics,
+        }
         self.cache = self.plan.folder / _PIXELS if cache is None else Path(cache)
-        self._options = self._timed_with | {"cache": self.cache, "layer_metrics": layer_metrics}
+        self._options = self._timed_with | {"cache": self.cache}
         self._asked: dict[Path, Asked] = {}
         self._looks: dict[Path, tuple[Asked, float]] = {}
         self._contents: dict[int, tuple[Images, tuple[str, ...]]] = {}
@@ -215,11 +220,12 @@ def look_ahead(
     jobs: int = 1,
     device: str = "auto",
     threads: int | None = None,
+    layer_metrics: bool = False,
 ) -> tuple[list[Planned], float]:
     """Say what `train`, or `train_folds` where no fold is told, would do with these arguments, and do nothing.
 
     Args:
-        data, network, out, start, recipe, fold, folds, seed, device, threads: as theirs.
+        data, network, out, start, recipe, fold, folds, seed, device, threads, layer_metrics: as theirs.
         jobs: runs side by side; some steps are timed in as many processes.
 
     Returns:
@@ -247,7 +253,11 @@ def look_ahead(
         refuse_folder(folder, record, overwrite=False)
     left = [folder for folder in asked if not done[folder]]
     times = times_of(
-        [asked[folder] for folder in left], processes=jobs, device=device, threads=threads
+        [asked[folder] for folder in left],
+        processes=jobs,
+        device=device,
+        threads=threads,
+        layer_metrics=layer_metrics,
     )
     taken = {folder: times[_kind(asked[folder])].of(asked[folder]) for folder in left}
     found = [
@@ -276,12 +286,14 @@ class StepTimes:
         whole_s: of another step.
         image_s: of an image that is predicted.
         interval_s: of an image whose metrics get an interval.
+        layers_s: of the ranks of all layers, after an epoch; 0 where they are not measured.
     """
 
     head_s: float
     whole_s: float
     image_s: float
     interval_s: float
+    layers_s: float = 0.0
 
     def of(self, asked: Asked) -> float:
         """Return the seconds of a run that goes on to its last epoch: steps, looks at images, intervals."""
@@ -298,24 +310,30 @@ class StepTimes:
             + (steps - head) * self.whole_s
             + images * self.image_s
             + measured * self.interval_s
+            + (1 + recipe.epochs) * self.layers_s
         )
 
 
 def times_of(
-    asked: Sequence[Asked], *, processes: int = 1, device: str = "auto", threads: int | None = None
+    asked: Sequence[Asked],
+    *,
+    processes: int = 1,
+    device: str = "auto",
+    threads: int | None = None,
+    layer_metrics: bool = False,
 ) -> dict[Kind, StepTimes]:
     """Time some steps of each kind of run.
 
     Args:
         asked: the runs.
         processes: that many are timed side by side, as they would run.
-        device, threads: as of `train`.
+        device, threads, layer_metrics: as of `train`.
 
     Raises:
         What training meets.
     """
     kinds = {_kind(one): one for one in asked}
-    options = {"device": device, "threads": threads}
+    options = {"device": device, "threads": threads, "layer_metrics": layer_metrics}
     todo = [
         Job(
             name=f"{place}, {copy}",
@@ -333,7 +351,9 @@ def times_of(
     }
 
 
-def time_steps(*, asked: Asked, px: int, device: str, threads: int | None) -> StepTimes:
+def time_steps(
+    *, asked: Asked, px: int, device: str, threads: int | None, layer_metrics: bool
+) -> StepTimes:
     """Train on noise for a few steps, as a run does."""
     where = pick_device(device)
     size = asked.recipe.batch_size
@@ -379,7 +399,17 @@ def time_steps(*, asked: Asked, px: int, device: str, threads: int | None) -> St
         begin = time.perf_counter()
         logits_of(network, pixels, rows, device=where)
         image_s = (time.perf_counter() - begin) / count
-    return StepTimes(head_s=head_s, whole_s=whole_s, image_s=image_s, interval_s=_interval_s(asked))
+        begin = time.perf_counter()
+        if layer_metrics:
+            EpochOfLayers.of(network, epoch=0, step=0)
+        layers_s = (time.perf_counter() - begin) * layer_metrics
+    return StepTimes(
+        head_s=head_s,
+        whole_s=whole_s,
+        image_s=image_s,
+        interval_s=_interval_s(asked),
+        layers_s=layers_s,
+    )
 
 
 def _kind(asked: Asked) -> Kind:

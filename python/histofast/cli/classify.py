@@ -189,6 +189,7 @@ def classify(
             folds=folds,
             fold=(fold or 0) if alone else None,
             jobs=jobs or 1,
+            layer_metrics=layer_metrics,
             as_json=as_json,
         )
         return

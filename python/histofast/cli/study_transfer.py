@@ -8,6 +8,42 @@ import typer
 
 from histofast.cli.picture_study import picture_study
 
+Network = Annotated[
+    str, typer.Option("--network", metavar="NAME", help="resnet18, densenet121, cbr-small ...")
+]
+Start = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--start",
+        metavar="START ...",
+        help="random, a file of weights ...: a matrix for each [random]",
+    ),
+]
+Merge = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--merge",
+        metavar="METHOD ...",
+        help="start from merged networks of all other sets too: mean, ties, stock ...",
+    ),
+]
+HeadOnly = Annotated[
+    bool, typer.Option("--head-only", help="train the head alone on the targets as well")
+]
+Scores = Annotated[
+    bool,
+    typer.Option(
+        "--scores", help="score networks before they are trained on a target: LogME, H-score ..."
+    ),
+]
+Ranks = Annotated[
+    bool,
+    typer.Option(
+        "--ranks",
+        help="measure the ranks of all layers after every epoch: adds to the time of training",
+    ),
+]
+
 
 def add_to(app: typer.Typer) -> None:
     """Give the command to the group of studies."""
@@ -15,36 +51,12 @@ def add_to(app: typer.Typer) -> None:
     @picture_study(app, "What one data set teaches another: source by target.")
     def transfer(
         setting: Any,
-        network: Annotated[
-            str,
-            typer.Option("--network", metavar="NAME", help="resnet18, densenet121, cbr-small ..."),
-        ],
-        start: Annotated[
-            list[str] | None,
-            typer.Option(
-                "--start",
-                metavar="START ...",
-                help="random, a file of weights ...: a matrix for each [random]",
-            ),
-        ] = None,
-        merge: Annotated[
-            list[str] | None,
-            typer.Option(
-                "--merge",
-                metavar="METHOD ...",
-                help="start from merged networks of all other sets too: mean, ties, stock ...",
-            ),
-        ] = None,
-        head_only: Annotated[
-            bool, typer.Option("--head-only", help="train the head alone on the targets as well")
-        ] = False,
-        scores: Annotated[
-            bool,
-            typer.Option(
-                "--scores",
-                help="score networks before they are trained on a target: LogME, H-score ...",
-            ),
-        ] = False,
+        network: Network,
+        start: Start = None,
+        merge: Merge = None,
+        head_only: HeadOnly = False,
+        scores: Scores = False,
+        ranks: Ranks = False,
     ) -> Any:
         """Train a network on each set of pictures, then on each other; hold it against the target alone.
 
@@ -65,4 +77,5 @@ def add_to(app: typer.Typer) -> None:
             merge=merge or [],
             head_only=head_only,
             scores=scores,
+            ranks=ranks,
         )

@@ -34,7 +34,7 @@ from histofast.studies.subsets import train_on_fewer, training_order
 from histofast.studies.transfer import Transfer
 from histofast.studies.transfer_answers import Made, answer_of_transfer
 from histofast.studies.transfer_found import Pair, TransferFound, Way
-from histofast.studies.transfer_words import describe_transfer
+from histofast.studies.transfer_words import describe_transfer, limits_of
 from histofast.studies.transfusion import Transfusion
 from histofast.studies.words import describe_study
 
@@ -68,6 +68,7 @@ __all__ = [
     "filter_grid",
     "filters_moved",
     "first_filters",
+    "limits_of",
     "look_ahead_of",
     "plan_likeness",
     "read_likeness",

@@ -16,13 +16,24 @@ from histofast.report import (
     Table,
 )
 from histofast.studies.pictures import RECIPE, PictureSetting
-from histofast.studies.transfer_charts import cka_figures, line_figures, matrices
+from histofast.studies.transfer_charts import (
+    cka_figures,
+    line_figures,
+    matrices,
+    rank_figures,
+)
 from histofast.studies.transfer_found import TransferFound, Way
+from histofast.studies.transfer_tables import (
+    NONE,
+    columns_of,
+    likeness_tables,
+    line_tables,
+    rank_tables,
+    score_tables,
+)
 from histofast.studies.transfer_words import basis_of, describe_transfer, finding_of, limits_of
-from histofast.transferability import SCORES
 
 _ON_PAGE = 6  # rows of the table of runs
-_NONE = "— none"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -56,9 +67,10 @@ def answer_of_transfer(
         *_pretrained(found),
         *_heads(found),
         *_merges(found),
-        *_lines(found),
-        *_scores(found),
-        *_likeness(found),
+        *line_tables(found),
+        *score_tables(found),
+        *likeness_tables(found),
+        *rank_tables(found),
         _runs(found, runs),
     )
     again = () if setting.command is None else (("The whole study", setting.command),)
@@ -69,7 +81,12 @@ def answer_of_transfer(
         basis=basis_of(found, sets),
         findings=describe_transfer(found),
         limits=limits_of(found),
-        figures=(matrices(found), *line_figures(found), *cka_figures(found)),
+        figures=(
+            matrices(found),
+            *line_figures(found),
+            *cka_figures(found),
+            *rank_figures(found),
+        ),
         tables=tables,
         commands=(*again, *((f"{made.way}, seed {made.seed}", made.command) for made in runs[:1])),
         method=_method(found, setting),
@@ -93,11 +110,6 @@ def _method(found: TransferFound, setting: PictureSetting) -> dict[str, str]:
 
 
 # --- Tables --------------------------------------------------------------------------------------
-
-
-def _columns(*titles: str) -> list[Column]:
-    """Return columns of words, the first of which names the rows."""
-    return [Column(title=title, names=(title,)) for title in titles]
 
 
 def _compared(title: str, name: str) -> list[Column]:
@@ -126,10 +138,10 @@ def _comparison(found: TransferFound, one: Difference | None) -> tuple[Cell, ...
     )
 
 
-def _value_columns(metric: str) -> list[Column]:
+def _valuecolumns_of(metric: str) -> list[Column]:
     return [
         Column(title=metric, names=("value",), form="number"),
-        Column(title="95 % interval", names=("low", "high"), form="interval", missing=_NONE),
+        Column(title="95 % interval", names=("low", "high"), form="interval", missing=NONE),
     ]
 
 
@@ -165,10 +177,10 @@ def _cells(found: TransferFound) -> Table:
         "the cells of one matrix. Trained twice on its own pictures, a target has as many epochs as by a source.",
         columns=(
             Column(title="source to target"),
-            *_columns("start"),
+            *columns_of("start"),
             Column(title="", names=("source",)),
             Column(title="", names=("target",)),
-            *_value_columns(found.metric),
+            *_valuecolumns_of(found.metric),
             *_compared("less trained directly", "direct"),
             *_compared("less own pictures twice", "own"),
         ),
@@ -211,7 +223,7 @@ def _simple(
                     Column(title="", names=(part,))
                     for part in ("start", "source", "merge", "target")
                 ),
-                *_value_columns(found.metric),
+                *_valuecolumns_of(found.metric),
                 *(
                     column
                     for what in less
@@ -265,113 +277,6 @@ def _merges(found: TransferFound) -> list[Table]:
         "the validation pictures of each split; test pictures chose nothing.",
         less if found.merges else {},
     )
-
-
-def _lines(found: TransferFound) -> list[Table]:
-    if not found.lines:
-        return []
-    rows = []
-    for pair in found.lines:
-        rise = found.mean(found.barriers(pair))
-        bounds = None if math.isnan(rise.low + rise.high) else (rise.low, rise.high)
-        rows.append((" to ".join(pair.sources), pair.start, pair.target, rise.value, bounds))
-    return [
-        Table(
-            name="barriers",
-            title="Between two sources",
-            caption="How far the loss of test pictures rises above the line between its two ends, at the highest of 11 "
-            "points; never below 0.",
-            columns=(
-                *_columns("sources", "start", "target"),
-                Column(title="barrier", names=("barrier",), form="number"),
-                Column(
-                    title="95 % interval", names=("low", "high"), form="interval", missing=_NONE
-                ),
-            ),
-            rows=tuple(rows),
-        )
-    ]
-
-
-def _scores(found: TransferFound) -> list[Table]:
-    """Return how well scores rank networks, and the scores themselves as a CSV."""
-    agreements = found.agreements()
-    if not agreements:
-        return []
-    rows = [
-        (
-            title,
-            one.tau.value,
-            None if math.isnan(one.tau.low + one.tau.high) else (one.tau.low, one.tau.high),
-            one.p,
-            float(one.n_defined),
-            *(float(tau) for tau in one.of_targets),
-        )
-        for title, one in agreements.items()
-    ]
-    values: list[tuple[Cell, ...]] = [
-        (
-            str(way),
-            way.start,
-            way.source,
-            way.target,
-            found.mean(found.test[way]).value,
-            *(found.score(way, name) for name in SCORES),
-        )
-        for way in found.scores
-    ]
-    columns = [Column(title="", names=(n,)) for n in ("way", "start", "source", "target")]
-    columns += [Column(title="", names=(n,), form="number") for n in (found.metric, *SCORES)]
-    return [
-        Table(
-            name="scores",
-            title="What was promised, and what came of it",
-            caption="Scores of networks on a target's training pictures before they are trained on it, against "
-            f"{found.metric} of test pictures after: Kendall's tau-b of the two orders, mean over targets. p: of no "
-            "better than chance, not adjusted for the number of scores. The last row looks at no target.",
-            columns=(
-                *_columns("score"),
-                Column(title="tau", names=("tau",), form="number"),
-                Column(
-                    title="95 % interval", names=("low", "high"), form="interval", missing=_NONE
-                ),
-                Column(title="p", names=("p",), form="number"),
-                Column(title="targets", names=("targets",), form="whole"),
-                *(
-                    Column(title=f"on {name}", names=(f"tau_{name}",), form="number")
-                    for name in found.sets
-                ),
-            ),
-            rows=tuple(rows),
-        ),
-        _beside("scores_of_networks", columns, values),
-    ]
-
-
-def _likeness(found: TransferFound) -> list[Table]:
-    """Return CKA of start and end as a CSV; the page has the charts."""
-    rows = [
-        (
-            str(way),
-            way.start,
-            way.source,
-            way.target,
-            layer,
-            metric.value,
-            (metric.low, metric.high),
-        )
-        for way in found.likenesses
-        for layer, metric in found.cka(way).items()
-    ]
-    columns = [Column(title="", names=(n,)) for n in ("way", "start", "source", "target", "layer")]
-    columns.append(Column(title="", names=("cka",), form="number"))
-    columns.append(Column(title="", names=("low", "high"), form="interval"))
-    return [_beside("likeness", columns, rows)] if rows else []
-
-
-def _beside(name: str, columns: list[Column], rows: Sequence[tuple[Cell, ...]]) -> Table:
-    """Return a table that is a CSV only."""
-    return Table(name=name, columns=tuple(columns), rows=tuple(rows), shown=0)
 
 
 def _runs(found: TransferFound, runs: Sequence[Made]) -> Table:

@@ -5,12 +5,16 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Mapping
+from dataclasses import replace
 
 import numpy as np
+from numpy.typing import NDArray
 
+from histofast._words import count
 from histofast.learning import Metric
 from histofast.report import Axis, Chart, Figure, Matrix, Point, Series, interval, number
 from histofast.studies.transfer_found import Pair, TransferFound, Way
+from histofast.studies.transfer_ranks import BY_SOURCE, MEASURES, curves_to
 from histofast.studies.transfer_words import shown_of
 
 _LEAST_SCALE = 0.02  # of colours of differences: noise is not to look like a finding
@@ -151,6 +155,46 @@ def line_figures(found: TransferFound) -> list[Figure]:
                 )
             )
     return [Figure(name="lines", panels=tuple(panels))] if panels else []
+
+
+def rank_figures(found: TransferFound) -> list[Figure]:
+    """Return ranks of layers over epochs; a panel for a start and measure."""
+    panels = []
+    for start, (k, measure) in itertools.product(found.starts, enumerate(MEASURES.values())):
+        series = [
+            _curve(found, values[:, :, k], name=f"{target}, {kind}", look=place, dashed=is_dashed)
+            for place, target in enumerate(found.sets if found.ranks else ())
+            for kind, values in curves_to(found, start, target).items()
+            for is_dashed in [kind == BY_SOURCE]
+        ]
+        if any(np.isfinite([point.value for point in one.points]).any() for one in series):
+            panels.append(
+                Chart(
+                    title=f"From {start}: {measure} of layers",
+                    caption=f"Mean over the convolutions and linear layers of the weights that train, from the start "
+                    f"(epoch 0) to the last epoch that all reached; mean of {found.splits} splits, after a source of "
+                    f"{count(len(found.sets) - 1, 'source')} as well.",
+                    alt=f"Chart of the {measure} of layers by epoch, from {start}. ranks.csv has the numbers.",
+                    places=Axis(label="epoch", form="whole"),
+                    values=Axis(label=f"{measure}, mean of layers"),
+                    series=tuple(series),
+                    interval="95 % interval, at the end",
+                )
+            )
+    return [Figure(name="ranks", panels=tuple(panels))] if panels else []
+
+
+def _curve(
+    found: TransferFound, values: NDArray[np.float64], *, name: str, look: int, dashed: bool
+) -> Series:
+    """Return the mean of (n, epochs) values over splits, with an interval at the last epoch."""
+    points = []
+    for epoch, of_splits in enumerate(values.T):
+        metric = found.mean(of_splits)
+        point = _point(k=epoch, metric=metric, name=f"{name}, epoch {epoch}")
+        is_last = epoch == values.shape[1] - 1
+        points.append(replace(point, low=metric.low, high=metric.high) if is_last else point)
+    return Series(name=name, look=look, dashed=dashed, points=tuple(points))
 
 
 def _line(found: TransferFound, pair: Pair, *, look: int) -> Series:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from histofast.classify import Run, steps_of_epoch
+from histofast.classify import EpochOfLayers, Run, steps_of_epoch
 from histofast.comparison import Alike
 from histofast.jobs import Job
 from histofast.learning import (
@@ -85,6 +85,8 @@ class TransferFound:
         lines: between the networks of two sources, a split each.
         scores: of networks on the target's training pictures, before they are trained on it, by way and
             name of the score, a split each.
+        ranks: of the layers at the start and after every epoch on the target, by way, a split each; {}: not
+            measured.
         unmoved: runs whose layers before the head are as they began, as no later look at validation pictures
             was better; of those that train more than the head.
         failed: name and reason of jobs that could not be done.
@@ -101,6 +103,7 @@ class TransferFound:
     likenesses: Mapping[Way, Sequence[Alike | None]] = field(default_factory=dict)
     lines: Mapping[Pair, Sequence[Line | None]] = field(default_factory=dict)
     scores: Mapping[Way, Sequence[Mapping[str, float] | None]] = field(default_factory=dict)
+    ranks: Mapping[Way, Sequence[Sequence[EpochOfLayers] | None]] = field(default_factory=dict)
     unmoved: int = 0
     failed: Mapping[str, str] = field(default_factory=dict)
     seconds: float = 0.0
@@ -262,8 +265,9 @@ def found_of(
     likenesses: Mapping[Way, Sequence[Job]],
     lines: Mapping[Pair, Sequence[Job]],
     scores: Mapping[Way, Sequence[Job]],
+    with_ranks: bool,
 ) -> TransferFound:
-    """Read what the jobs of a study left.
+    """Read what the jobs of a study left; ranks of layers where runs have measured them.
 
     Raises:
         ModelError: a file that was changed since.
@@ -290,6 +294,11 @@ def found_of(
         scores={
             way: [None if job.name in done.failed else read_scores(job) for job in work]
             for way, work in scores.items()
+        },
+        ranks={
+            way: [None if (run := done.run(job)) is None else run.layers() for job in work]
+            for way, work in trained.items()
+            if with_ranks
         },
         unmoved=sum(_is_unmoved(run) for work in trained.values() for run in map(done.run, work)),
         failed=done.failed,

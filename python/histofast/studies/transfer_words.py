@@ -13,6 +13,7 @@ from histofast.comparison import MIN_IMAGES
 from histofast.learning import Difference, repeats_needed
 from histofast.report import number, signed
 from histofast.studies.transfer_found import OTHER_TARGETS, RANDOM, TransferFound, Values, Way
+from histofast.studies.transfer_ranks import MEASURES, ends_compared
 from histofast.transferability import describe_rankings
 
 _FEW_SPLITS = 10  # intervals over fewer are wide
@@ -28,6 +29,7 @@ def describe_transfer(found: TransferFound) -> tuple[str, ...]:
         said += _pretrained(found, start)
     for start in found.starts:
         said += [*_heads(found, start), *_merges(found, start), *_barriers(found, start)]
+        said += _ranks(found, start)
     return (*said, *_scores(found), *_unmoved(found), *_few(found), *_failed(found))
 
 
@@ -58,6 +60,11 @@ def limits_of(found: TransferFound) -> tuple[str, ...]:
     if lacking:
         said.append(
             f"How far networks went is not measured on {joined(lacking)}: fewer than {MIN_IMAGES} test pictures."
+        )
+    if found.ranks:
+        said.append(
+            "Ranks say how many directions the weights of a layer use, not whether using more of them is better; they "
+            "are of the weights that train, not of those that validation pictures chose."
         )
     if found.merges:
         said.append(
@@ -173,6 +180,30 @@ def _barriers(found: TransferFound, start: str) -> list[str]:
             f"{_bounds(rise.low, rise.high)}), the highest of {len(known)}."
         )
     ]
+
+
+def _ranks(found: TransferFound, start: str) -> list[str]:
+    """Say whether layers end with other ranks after a source than trained directly."""
+    told = ends_compared(found, start)
+    defined = {kind: one for kind, one in told.items() if not math.isnan(one.value)}
+    if not defined:
+        return []
+    shown = sorted(
+        (kind for kind, one in defined.items() if one.is_shown),
+        key=lambda kind: defined[kind].p_adjusted,
+    )
+    whole = count(len(defined), "comparison")
+    what = f"From {start}, the ranks of layers at the end, after a source less trained directly"
+    if not shown:
+        measures = joined(list(MEASURES.values()))
+        return [f"{what}: no difference is shown in {whole} ({measures}, on each target)."]
+    names = [
+        f"{MEASURES[measure]} on {target} ({signed(one.value)}{_bounds(one.low_adjusted, one.high_adjusted)})"
+        for target, measure in shown[:_NAMED]
+        for one in [defined[target, measure]]
+    ]
+    rest = f" and {len(shown) - _NAMED} more" if len(shown) > _NAMED else ""
+    return [f"{what}: {len(shown)} of {whole} are shown to differ, {joined(names)}{rest}."]
 
 
 def _scores(found: TransferFound) -> tuple[str, ...]:
