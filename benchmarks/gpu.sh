@@ -197,7 +197,7 @@ sanitizer() {
         run "$tool" 200 env PYTORCH_NO_CUDA_MEMORY_CACHING=1 \
             bash -c '"$@" 2>&1 | tee "$0"; exit ${PIPESTATUS[0]}' "$out/$tool.log" \
             "${sanitize[@]}" "${pytest[@]}" -m "gpu and not slow" \
-            tests/test_gram.py tests/test_tiling.py tests/test_tissue.py tests/test_device.py
+            tests/test_glcm.py tests/test_gram.py tests/test_tiling.py tests/test_tissue.py tests/test_device.py
     done
 }
 

@@ -20,6 +20,7 @@ REMEDIES = {
     "keras": "keras",
     "mlflow": "histofast[mlflow]",
     "nanobind": "nanobind",
+    "skimage": "scikit-image",
     "torchmil": "torchmil",
 }
 # Those that README's command for the tests installs.

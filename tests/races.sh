@@ -40,7 +40,7 @@ python -m zipfile -e "$scratch"/histofast-*.whl "$scratch/site"
 site=$(python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')
 # -S: an editable installation would be found first. Reports must not be caught by pytest, which
 # swallows those of tests that pass.
-files=(gram tiling tissue)
+files=(glcm gram tiling tissue)
 pids=()
 for file in "${files[@]}"; do
     fixed LD_PRELOAD="$tsan" PYTHONPATH="$scratch/site:$site" HISTOFAST_REQUIRE_GPU=1 OMP_NUM_THREADS=1 \

@@ -45,6 +45,7 @@ inline void check_scratch(const Scratch& scratch, std::size_t bytes) {
 
 void bind_augment(nb::module_& m);
 void bind_device(nb::module_& m);
+void bind_glcm(nb::module_& m);
 void bind_gram(nb::module_& m);
 void bind_tiles(nb::module_& m);
 void bind_tissue(nb::module_& m);

@@ -5,6 +5,7 @@ NB_MODULE(_core, m) {
     m.attr("version") = HISTOFAST_VERSION;
     histofast::bindings::bind_augment(m);
     histofast::bindings::bind_device(m);
+    histofast::bindings::bind_glcm(m);
     histofast::bindings::bind_gram(m);
     histofast::bindings::bind_tiles(m);
     histofast::bindings::bind_tissue(m);

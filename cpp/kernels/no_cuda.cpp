@@ -1,5 +1,6 @@
 // The same symbols as the .cu files, for a build without nvcc.
 #include "histofast/cuda.h"
+#include "histofast/glcm.h"
 #include "histofast/gram.h"
 #include "histofast/tiles.h"
 #include "histofast/tissue.h"
@@ -40,6 +41,10 @@ void cut_patches(const TileLevel&, const Box*, std::size_t, std::size_t, Out*, P
 template void cut_patches(const TileLevel&, const Box*, std::size_t, std::size_t, std::uint8_t*,
                           Place);
 template void cut_patches(const TileLevel&, const Box*, std::size_t, std::size_t, float*, Place);
+
+void glcm_sums(const std::uint8_t*, ImageShape, const GlcmOptions&, const GlcmSums&, Place) {
+    not_compiled();
+}
 
 std::size_t packed_grams_scratch_bytes(const FeatureMatrix*, std::size_t, std::size_t,
                                        const GramOptions&) {

@@ -95,6 +95,14 @@ def int8_is_exact() -> bool:
     """
 
 @overload
+def glcm_sums(images: Annotated[NDArray[numpy.uint8], dict(shape=(None, None, None, 3), order='C', device='cpu', writable=False)], offsets: Annotated[NDArray[numpy.int32], dict(shape=(None, 2), order='C', device='cpu', writable=False)], threads: int, differences: Annotated[NDArray[numpy.int32], dict(shape=(None, None, None), order='C', device='cpu')], sums: Annotated[NDArray[numpy.int64], dict(shape=(None, None, 3), order='C', device='cpu')]) -> None:
+    """Write sums of the grey level co-occurrence matrices of images."""
+
+@overload
+def glcm_sums(images: Annotated[NDArray[numpy.uint8], dict(shape=(None, None, None, 3), order='C', device='cuda', writable=False)], offsets: Annotated[NDArray[numpy.int32], dict(shape=(None, 2), order='C', device='cpu', writable=False)], differences: Annotated[NDArray[numpy.int32], dict(shape=(None, None, None), order='C', device='cuda')], sums: Annotated[NDArray[numpy.int64], dict(shape=(None, None, 3), order='C', device='cuda')], *, stream: int) -> None:
+    """As above, for arrays on one GPU; enqueued on the given CUDA stream."""
+
+@overload
 def packed_grams(layers: list[object], out: Annotated[NDArray[numpy.float32], dict(shape=(None, None), order='C', device='cpu')], squares: Annotated[NDArray[numpy.float64], dict(shape=(None,), order='C', device='cpu')], problems: Annotated[NDArray[numpy.uint8], dict(shape=(None,), order='C', device='cpu')], rbf: bool, rbf_scale: float, debiased: bool, threads: int) -> None: ...
 
 @overload

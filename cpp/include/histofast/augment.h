@@ -6,11 +6,9 @@
 #include <cstddef>
 #include <cstdint>
 
-namespace histofast {
+#include "histofast/images.h"
 
-struct ImageShape {
-    std::size_t count, height, width;  // images, pixels, pixels; 3 bytes a pixel
-};
+namespace histofast {
 
 // What was drawn for each image; a null pointer leaves a transform out.
 struct AugmentDraws {

@@ -1,7 +1,8 @@
-"""What a model looked at: values of patches in, maps on the slide and their agreement with labels."""
+"""What a model looked at: maps of values of patches on the slide, their agreement with labels, concepts."""
 
 from __future__ import annotations
 
+from histofast.explain import concepts
 from histofast.explain.maps import AttentionMap, PatchValues, Scale, attention_map, read_values
 from histofast.explain.runs import attention_of_run
 from histofast.explain.scoring import Score, score
@@ -13,6 +14,7 @@ __all__ = [
     "Score",
     "attention_map",
     "attention_of_run",
+    "concepts",
     "read_values",
     "score",
 ]
