@@ -91,6 +91,19 @@ def test_ten_bins_of_equal_mass():
     assert found == pytest.approx(np.mean([abs((right - p1)[rows].mean()) for rows in bins]))
 
 
+@pytest.mark.parametrize("b", [20, 60, 400])
+def test_the_interval_of_the_calibration_error_is_about_its_value(b):
+    """Draws repeat bags and lie above the value, all of them where bags are few."""
+    rng = np.random.default_rng(b)
+    p1 = rng.uniform(0.05, 0.95, b)
+    targets = (rng.random(b) < p1).astype(int)
+    found = metrics("classification", targets, np.stack([1 - p1, p1], axis=1), groups=np.arange(b))[
+        "ece"
+    ]
+    assert 0 <= found.low < found.value < found.high <= 1
+    assert found.value - found.low == pytest.approx(found.high - found.value, rel=0.5)
+
+
 # --- Other implementations ---------------------------------------------------------------------
 
 

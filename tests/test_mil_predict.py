@@ -18,7 +18,7 @@ from toy_bags import UNI, D, write_features, write_toy
 
 torch = need("torch", "sklearn")
 
-from histofast.learning import write_json
+from histofast.learning import metrics, write_json
 from histofast.mil import (
     TrainConfig,
     attention_of,
@@ -130,7 +130,7 @@ class TestPredict:
     def test_slides_that_were_trained_on_are_told(self, run, toy):
         (note,) = predict(run, toy[0]).notes
         assert note == (
-            "24 of 24 slides took part in the training: fair predictions are in "
+            "24 of 24 slides took part in the training, and their predictions are too good: fair ones are in "
             f"{run.path / 'predictions.csv'}"
         )
 
@@ -369,3 +369,68 @@ class TestRun:
         )
         with pytest.raises(ModelError, match=message):
             open_run(copy).models()
+
+
+class TestLabels:
+    """What predictions are worth, where the truth is known."""
+
+    def labelled(self, folder, lines, header="slide,label,patient"):
+        file = folder / "truth.csv"
+        file.write_text("\n".join([header, *lines]) + "\n")
+        return file
+
+    def test_metrics_are_of_the_labelled_slides(self, run, fresh, tmp_path, rng):
+        for i in range(3, 9):
+            write_features(fresh / f"new{i}.h5", rng.normal(size=(4, D)).astype(np.float32))
+        lines = [f"new{i}.svs,{'yes' if i % 2 else 'no'},p{i // 2}" for i in range(8)]
+        labels = self.labelled(tmp_path, lines)
+        found = predict(run, fresh, labels=labels, out=tmp_path / "p.csv")
+        rows = table(tmp_path / "p.csv")
+        assert [row["slide"] for row in rows] == [f"new{i}" for i in range(9)]
+        scores = found.values[:8]
+        wanted = metrics(
+            "classification",
+            np.arange(8) % 2,
+            scores,
+            groups=np.arange(8) // 2,
+            classes=["no", "yes"],
+        )
+        assert found.metrics == wanted
+        pairs = [(a, b) for a in scores[1::2, 1] for b in scores[::2, 1]]
+        assert found.metrics["auroc"].value == pytest.approx(
+            np.mean([(a > b) + 0.5 * (a == b) for a, b in pairs])
+        )
+        assert (found.labelled, found.patients) == (8, 4)
+        assert "left out features without labels: 1 (new8)" in found.notes
+        told = json.loads((tmp_path / "p-metrics.json").read_text())
+        assert told["metrics"]["auroc"]["value"] == pytest.approx(found.metrics["auroc"].value)
+        assert (told["slides"], told["patients"]) == (8, 4)
+
+    def test_one_class_is_enough_for_some(self, run, fresh, tmp_path):
+        labels = self.labelled(tmp_path, ["new0,yes", "new1,yes"], header="slide,label")
+        found = predict(run, fresh, labels=labels)
+        right = found.values[:2].argmax(axis=1) == 1
+        assert found.metrics["accuracy"].value == right.mean()
+        assert np.isnan(found.metrics["auroc"].value)
+        assert (found.labelled, found.patients) == (2, None)
+
+    @pytest.mark.parametrize(
+        ("lines", "message"),
+        [
+            (["new0,maybe,p"], r"truth.csv, line 2: label must be one of no, yes, got .maybe."),
+            (["new0,Yes,p"], r"must be one of no, yes, got .Yes.: did you mean yes\?"),
+            (["other,yes,p"], "must be of the same slides, got no common name"),
+        ],
+    )
+    def test_labels_that_say_nothing_of_these_slides(self, run, fresh, tmp_path, lines, message):
+        with pytest.raises(ValueError, match=message):
+            predict(run, fresh, labels=self.labelled(tmp_path, lines), out=tmp_path / "p.csv")
+        assert not (tmp_path / "p.csv").exists()
+
+    def test_metrics_that_exist_are_kept(self, run, fresh, tmp_path):
+        (tmp_path / "p-metrics.json").write_text("mine")
+        labels = self.labelled(tmp_path, ["new0,yes,p"])
+        with pytest.raises(FileExistsError, match=r"p-metrics\.json"):
+            predict(run, fresh, labels=labels, out=tmp_path / "p.csv")
+        predict(run, fresh, out=tmp_path / "p.csv")  # writes no metrics
+        assert (tmp_path / "p-metrics.json").read_text() == "mine"

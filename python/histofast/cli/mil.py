@@ -218,6 +218,13 @@ def predict(
         Path,
         typer.Option("--out", "-o", metavar="CSV", help="slide, n_patches, prediction, p_<class>"),
     ],
+    labels: Annotated[
+        Path | None,
+        typer.Option(
+            "--labels", metavar="CSV", help="of some or all slides: what predictions are worth"
+        ),
+    ] = None,
+    label_column: options.LabelColumn = None,
     attention: Annotated[
         bool,
         typer.Option(
@@ -249,19 +256,37 @@ def predict(
             run,
             features,
             out=out,
+            labels=labels,
             attention=attention,
             other_encoder=other_encoder,
             other_options=other_options,
             device=device,
             overwrite=overwrite,
             on_progress=on_progress,
+            **options.given(label_column=label_column),
         )
     _note(found.notes, quiet=quiet)
     if as_json:
         header, *rows = found.rows()
-        say_document(json.dumps([dict(zip(header, row, strict=True)) for row in rows], indent=1))
+        told_rows = [dict(zip(header, row, strict=True)) for row in rows]
+        whole = told_rows if labels is None else {"predictions": told_rows, **found.told()}
+        say_document(json.dumps(whole, indent=1))
         return
+    if labels is not None:
+        say(*_worth(found.told()))
     say(f"{count(len(found.names), 'slide')}: {out}")
+
+
+def _worth(told: Mapping[str, Any]) -> Iterator[str]:
+    """What predictions are worth on the slides that have labels."""
+    unit = "slide" if told["patients"] is None else "patient"
+    of = f" of {count(told['patients'], 'patient')}" if unit == "patient" else ""
+    width = max(map(len, told["metrics"]))
+    yield f"{count(told['slides'], 'slide')}{of} with labels"
+    yield f"{'':{width}}    value  {f'95 % by {unit}s':>16}"
+    for name, metric in told["metrics"].items():
+        interval = range_of(metric["low"], metric["high"])
+        yield f"{name:{width}}  {number_of(metric['value']):>7}  {interval:>16}"
 
 
 def _draw_curves(run: Run) -> None:

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from histofast._files import path_of
 from histofast._tables import Table, as_number, is_missing, number_remedy, read_table, shown
-from histofast._words import counted, listed
+from histofast._words import counted, did_you_mean, listed
 from histofast.learning.weighted import Task
 from histofast.patches import SPLIT_NAMES
 from histofast.slides import SLIDE_SUFFIXES
@@ -55,6 +55,7 @@ def read_labels(
     task: Task = "classification",
     missing: Missing = "error",
     label_column: str = "label",
+    classes: Sequence[str] | None = None,
     without: Collection[str] = (),
 ) -> Labels:
     """Read the labels of some slides from a CSV table.
@@ -72,6 +73,8 @@ def read_labels(
             numbers), "regression" (numbers) or "survival" (time > 0 and event 0 or 1).
         missing: what to do about labels of other slides and slides without labels.
         label_column: where the labels of classification and regression are.
+        classes: of classification, where they are known, in the order of their numbers; the table need not
+            have all of them. None: those of the table, two or more.
         without: names among these that have no patch, and are left out for it.
 
     Returns:
@@ -81,8 +84,8 @@ def read_labels(
     Raises:
         FileNotFoundError: no such table.
         ValueError: an unknown option; a table without the columns, with two columns for one thing,
-            with a slide twice, a slide or patient without a name, an unusable cell, one class or no
-            event only; slides that do not match (see `missing`).
+            with a slide twice, a slide or patient without a name, an unusable cell, a class that is none of
+            `classes`, one class or no event only; slides that do not match (see `missing`).
     """
     path = path_of("path", path)
     for option, value, wanted in (
@@ -102,9 +105,9 @@ def read_labels(
     left_out = {name: rows.pop(name) for name in without if name in rows}
     notes += _notes_on_left_out(left_out, rows, task=task)
     targets: NDArray[Any]
-    classes: tuple[str, ...] = ()
+    named: tuple[str, ...] = ()
     if task == "classification":
-        targets, classes = _classes(path, columns[0], rows)
+        targets, named = _classes(path, columns[0], rows, known=classes)
         notes += _two_faced(rows)
     elif task == "regression":
         targets = _numbers(path, columns[0], rows, 0, separator=table.separator)
@@ -113,7 +116,7 @@ def read_labels(
     return Labels(
         names=tuple(rows),
         targets=targets,
-        classes=classes,
+        classes=named,
         patients=tuple(row.patient for row in rows.values()),
         splits=tuple(row.split for row in rows.values()),
         notes=tuple(notes),
@@ -271,19 +274,29 @@ def _key(name: str, stems: set[str]) -> str:
 
 
 def _classes(
-    path: Path, column: str, rows: Mapping[str, _Row]
+    path: Path, column: str, rows: Mapping[str, _Row], *, known: Sequence[str] | None
 ) -> tuple[NDArray[np.int64], tuple[str, ...]]:
-    labels = [row.cells[0] for row in rows.values()]
-    classes: list[str] = sorted(set(labels))
-    if len(classes) < 2:
+    classes = list(known) if known is not None else _named(path, column, rows)
+    number = {name: i for i, name in enumerate(classes)}
+    for row in rows.values():
+        if row.cells[0] not in number:
+            raise ValueError(
+                f"{path}, line {row.line}: {column} must be one of {', '.join(classes)}, got "
+                f"{shown(row.cells[0])}{did_you_mean(row.cells[0], classes)}"
+            )
+    targets = [number[row.cells[0]] for row in rows.values()]
+    return np.array(targets, np.int64), tuple(classes)
+
+
+def _named(path: Path, column: str, rows: Mapping[str, _Row]) -> list[str]:
+    """Return the classes that rows name, in their order."""
+    found = sorted({row.cells[0] for row in rows.values()})
+    if len(found) < 2:
         raise ValueError(
             f"{column} of {path} must have at least two classes, "
-            f"got only {classes[0]} in {len(labels)} bags"
+            f"got only {found[0]} in {len(rows)} bags"
         )
-    if all(_WHOLE.fullmatch(name) for name in classes):
-        classes.sort(key=int)
-    number = {name: i for i, name in enumerate(classes)}
-    return np.array([number[label] for label in labels], np.int64), tuple(classes)
+    return sorted(found, key=int) if all(map(_WHOLE.fullmatch, found)) else found
 
 
 def _two_faced(rows: Mapping[str, _Row]) -> list[str]:

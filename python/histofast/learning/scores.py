@@ -35,6 +35,9 @@ METRICS_OF: Mapping[str, tuple[str, ...]] = {
     "survival": ("c_index",),
 }
 LOWER_IS_BETTER = frozenset({"loss", "ece", "brier", "mae"})
+# A bag that is drawn twice adds to the gap of its bin: draws lie above the value, whose interval has their
+# width and its own centre.
+_RAISED = frozenset({"ece"})
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -85,9 +88,11 @@ def metrics(
         seed: of the draws.
 
     Returns:
-        By name. Draws in which a metric is undefined (one class only) are left out of its interval;
-        bounds are NaN when the value is, when there is one group, and when no draw defines it. Models
-        within which a metric is undefined (a fold with one class) are left out of it.
+        By name. Draws in which a metric is undefined (one class only) are left out of its interval; bounds
+        are NaN when the value is, when there is one group, and when no draw defines it. Models within which a
+        metric is undefined (a fold with one class) are left out of it. `ece` is above 0 for a calibrated model
+        too, the more so the fewer the bags, and its draws, which repeat bags, lie higher still: they are
+        centred on the value, so that the interval says how far it varies, not how far from calibrated it is.
 
     Raises:
         TypeError: arrays of another kind.
@@ -227,14 +232,21 @@ def measured(
         weights = drawn[:, group_of].astype(np.float64)  # (r, b)
         for name, statistic in statistics.items():
             draws[name].append(statistic(weights))
-    return {name: _metric(float(value), draws[name], confidence) for name, value in values.items()}
+    return {
+        name: _metric(float(value), draws[name], confidence, centred=name in _RAISED)
+        for name, value in values.items()
+    }
 
 
-def _metric(value: float, draws: Sequence[Array], confidence: float) -> Metric:
+def _metric(
+    value: float, draws: Sequence[Array], confidence: float, *, centred: bool = False
+) -> Metric:
     found = np.concatenate([*draws, np.zeros(0)])
     found = found[np.isfinite(found)]
     if np.isnan(value) or not found.size:
         return Metric(value=value, low=np.nan, high=np.nan)
     tail = (1 - confidence) / 2
+    if centred:
+        found = np.clip(found + value - found.mean(), 0, 1)
     low, high = np.quantile(found, [tail, 1 - tail])
     return Metric(value=value, low=float(low), high=float(high))

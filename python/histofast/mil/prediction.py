@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,17 @@ from torch import Tensor
 from histofast._files import check_target, path_of
 from histofast.errors import FeatureError
 from histofast.features import FeatureFile, differences_of_options, open_features
-from histofast.learning import PREDICTIONS, Task, write_csv
+from histofast.learning import (
+    PREDICTIONS,
+    Labels,
+    Metric,
+    Task,
+    metrics,
+    plain,
+    read_labels,
+    write_csv,
+    write_json,
+)
 from histofast.mil.bag_model import BagModel
 from histofast.mil.bags import Bags, Paths, open_bags
 from histofast.mil.reading import bags_on
@@ -34,6 +44,9 @@ class Predictions:
         values: (b, c) float64 probabilities, or (b,) values, or (b,) log risks relative to the
             training bags; NaN where a slide has no patch.
         n_patches: (b,) int64, of each slide.
+        metrics: of the slides that have labels, each with its interval over patients; {} without labels.
+        labelled: how many slides these are.
+        patients: how many patients; None where slides count as patients.
         notes: what to know before trusting them, one line each.
     """
 
@@ -42,6 +55,9 @@ class Predictions:
     classes: tuple[str, ...]
     values: NDArray[np.float64]
     n_patches: NDArray[np.int64]
+    metrics: Mapping[str, Metric] = field(default_factory=dict)
+    labelled: int = 0
+    patients: int | None = None
     notes: tuple[str, ...] = ()
 
     def rows(self) -> Iterator[list[Any]]:
@@ -55,12 +71,23 @@ class Predictions:
             else:
                 yield [name, n, float(value)]
 
+    def told(self) -> dict[str, Any]:
+        """Return what predictions are worth, as JSON holds it."""
+        return {
+            "metrics": {name: plain(metric) for name, metric in self.metrics.items()},
+            "slides": self.labelled,
+            "patients": self.patients,
+            "notes": list(self.notes),
+        }
+
 
 def predict(
     run: Run | str | Path,
     features: Paths,
     *,
     out: str | Path | None = None,
+    labels: str | Path | None = None,
+    label_column: str = "label",
     attention: bool = False,
     other_encoder: bool = False,
     other_options: bool = False,
@@ -77,6 +104,9 @@ def predict(
         run: a run whose folds are trained, or its folder.
         features: a folder of feature files, or files and folders; made by the run's encoder.
         out: CSV table to write: slide, n_patches, prediction, p_<class>.
+        labels: table of what is true of the slides, as `open_bags` reads it, of some or all of them: the
+            predictions are measured on those, and with `out` <out without suffix>-metrics.json is written.
+        label_column: of that table.
         attention: also write x, y (level-0 px) and attention, the mean over the models, of each
             slide's patches to <out without suffix>-attention/<slide>.csv.
         other_encoder: take features of another file than the run's encoder, such as the same network
@@ -88,7 +118,8 @@ def predict(
         on_progress: called with slides done and slides in all.
 
     Raises:
-        ValueError: attention without `out` or of a model that has none; an unknown device.
+        ValueError: attention without `out` or of a model that has none; an unknown device; labels of no
+            slide, of another class, or as `open_bags`.
         FeatureError: features of another width, encoder or options, that are broken or hold NaN, or without
             coordinates where attention is asked for.
         ModelError: a run that is not trained, or whose files are broken.
@@ -109,16 +140,20 @@ def predict(
     chosen = pick_device(device)
     models, units = run.models(device=str(chosen)), run.units()
     bags = open_bags(features, None, task=run.task)
+    truth = None if labels is None else _truth(run, bags, labels, label_column)
     notes = [
         *_check_encoder(run, bags, allowed=other_encoder),
         *_check_options(run, bags, allowed=other_options),
         *_seen(run, bags),
         *bags.notes,
+        *(() if truth is None else truth.notes),
     ]
     folder = None
     if where is not None:
         folder = where.with_name(f"{where.stem}-attention") if attention else None
         _check_targets(where, folder, bags, overwrite=overwrite)
+        if truth is not None:
+            check_target(_metrics_beside(where), overwrite=overwrite)
     values = []
     with torch.inference_mode(), bags_on(chosen, bags, range(len(bags))) as found:
         for i, bag in enumerate(found):
@@ -130,8 +165,12 @@ def predict(
             if on_progress is not None:
                 on_progress(i + 1, len(bags))
     predictions = _predictions(run, bags, values, notes)
+    if truth is not None:
+        predictions = _measured(predictions, truth)
     if where is not None:
         write_csv(where, predictions.rows())
+        if truth is not None:
+            write_json(_metrics_beside(where), predictions.told())
     return predictions
 
 
@@ -152,6 +191,41 @@ def _predictions(
         n_patches=np.array([sizes[i] for i in order], np.int64),
         notes=tuple(notes),
     )
+
+
+def _truth(run: Run, bags: Bags, labels: str | Path, column: str) -> Labels:
+    return read_labels(
+        labels,
+        [*bags.names, *bags.empty],
+        task=run.task,
+        missing="skip",
+        label_column=column,
+        classes=run.classes or None,
+        without=bags.empty,
+    )
+
+
+def _measured(predictions: Predictions, truth: Labels) -> Predictions:
+    """Hold predictions against what is true of the slides, the same model for all of them."""
+    place = {name: i for i, name in enumerate(predictions.names)}
+    groups = [patient or name for patient, name in zip(truth.patients, truth.names, strict=True)]
+    found = metrics(
+        predictions.task,
+        truth.targets,
+        predictions.values[[place[name] for name in truth.names]],
+        groups=groups,
+        classes=predictions.classes,
+    )
+    return replace(
+        predictions,
+        metrics=found,
+        labelled=len(truth.names),
+        patients=len(set(groups)) if all(truth.patients) else None,
+    )
+
+
+def _metrics_beside(table: Path) -> Path:
+    return table.with_name(f"{table.stem}-metrics.json")
 
 
 def attention_of(
@@ -275,9 +349,11 @@ def _seen(run: Run, bags: Bags) -> list[str]:
     if not seen:
         return []
     fair = run.path / PREDICTIONS
-    return [
-        f"{seen} of {len(bags)} slides took part in the training: fair predictions are in {fair}"
-    ]
+    note = (
+        f"{seen} of {len(bags)} slides took part in the training, and their predictions are too good: "
+        f"fair ones are in {fair}"
+    )
+    return [note]
 
 
 def _check_targets(where: Path, folder: Path | None, bags: Bags, *, overwrite: bool) -> None:
