@@ -105,20 +105,14 @@ def random_twins(network: Any, *, seed: int, n: int) -> list[Any]:
     """Return the same architecture with random weights n times, where the network says what it is."""
     if isinstance(network, str | os.PathLike):
         return []
-    from histofast.networks import AdoptedNetwork, create
+    from histofast.networks import twin
 
     twins: list[Any] = []
     for i in range(n):
-        if isinstance(network, AdoptedNetwork):
-            twin = network.twin(seed=seed + i)
-            if twin is None:
-                return []
-        else:
-            twin = create(
-                network.architecture, layer=network.layer, classes=network.classes, seed=seed + i
-            )
-            twin.mean, twin.std = network.mean, network.std
-        twins.append(twin.to(next(network.parameters()).device))
+        other = twin(network, seed=seed + i)
+        if other is None:
+            return []
+        twins.append(other)
     return twins
 
 

@@ -23,11 +23,11 @@ from histofast.report import (
     Point,
     Series,
     Table,
+    strip,
 )
 
 Thumbs = tuple[NDArray[np.uint8], ...]
 
-_GAP_PX = 4
 _MOST_CELLS = 40  # splits and classes that are drawn
 _MOST_ROWS = 200  # of a table on the page
 _APART = 0.22  # of channels that are drawn beside each other
@@ -267,7 +267,7 @@ def _figures(
 def _pairs(look: Look, pairs: Sequence[Thumbs]) -> Picture:
     first = "The pair" if len(look.copies) == 1 else f"The first {len(pairs)} pairs"
     return Picture(
-        pixels=np.concatenate([_strip([pair[k] for pair in pairs]) for k in (0, 1)]),
+        pixels=np.concatenate([strip([pair[k] for pair in pairs]) for k in (0, 1)]),
         title="Copies, one below the other",
         caption=f"{first} of the table of copies, as they lie in their files.",
         alt="Two rows of pictures, a pair in each column: "
@@ -278,20 +278,11 @@ def _pairs(look: Look, pairs: Sequence[Thumbs]) -> Picture:
 def _row(share: Share, thumbs: Thumbs) -> Picture:
     told = f"{len(thumbs)} of {count(share.images, 'picture')}"
     return Picture(
-        pixels=_strip(thumbs),
+        pixels=strip(thumbs),
         title=_name(share),
         caption=f"{told}, drawn at random.",
         alt=f"{told} of {_name(share)}",
     )
-
-
-def _strip(thumbs: Sequence[NDArray[np.uint8]]) -> NDArray[np.uint8]:
-    """Return squares side by side, (px, w, 3) uint8, parted by white."""
-    gap = np.full((len(thumbs[0]), _GAP_PX, 3), 255, np.uint8)
-    parts = [part for thumb in thumbs for part in (gap, thumb)][1:]
-    strip = np.concatenate(parts, axis=1)
-    below = np.full((_GAP_PX, strip.shape[1], 3), 255, np.uint8)
-    return np.concatenate([strip, below])
 
 
 def _bars(look: Look, shares: Sequence[Share], left_out: str) -> Chart:

@@ -18,6 +18,7 @@ from histofast.networks.adopted import AdoptedNetwork, adopt
 from histofast.networks.creation import create, layers
 from histofast.networks.device import pick_device
 from histofast.networks.exporting import check_size, export, export_cuts, export_encoder
+from histofast.networks.gradients import Gradients, gradients
 from histofast.networks.known import names
 from histofast.networks.network import Architecture, Cut, LoadReport, Network, Stage
 from histofast.networks.reading import read_weights
@@ -25,6 +26,7 @@ from histofast.networks.recorder import Recorder
 from histofast.networks.restored import restore
 from histofast.networks.reuse import feature_reuse
 from histofast.networks.timm import TimmNetwork
+from histofast.networks.twins import randomised, twin
 from histofast.networks.verifying import PixelsIn
 from histofast.networks.weights import fitting
 
@@ -32,6 +34,7 @@ __all__ = [
     "AdoptedNetwork",
     "Architecture",
     "Cut",
+    "Gradients",
     "LoadReport",
     "Network",
     "PixelsIn",
@@ -46,12 +49,15 @@ __all__ = [
     "export_encoder",
     "feature_reuse",
     "fitting",
+    "gradients",
     "layers",
     "names",
     "pick_device",
+    "randomised",
     "read_weights",
     "restore",
     "starts",
+    "twin",
 ]
 
 

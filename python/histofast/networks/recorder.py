@@ -27,6 +27,11 @@ class Recorder:
     What consumes an activation does so within the layer's own call, before the network goes on: a
     later layer that works in place overwrites nothing that is still needed, and nothing is copied.
     The network runs where it is; on a GPU without TF32, whose 10 bits would show in the numbers.
+
+    Attributes:
+        network: that is looked at.
+        names: of the layers.
+        modules: theirs, by name.
     """
 
     def __init__(self, network: Any, layers: Sequence[str] | None = None) -> None:
@@ -44,7 +49,7 @@ class Recorder:
         """
         check_network(network)
         self.network = network
-        stages = _stages(network)
+        stages = stages_of(network)
         modules = _modules(network) | stages
         if layers is None:
             layers = [name for name, module in stages.items() if _is_block(module)]
@@ -54,7 +59,7 @@ class Recorder:
         if not layers:
             raise ValueError(f"layers of {network.architecture} must be at least one, got none")
         self.names = tuple(dict.fromkeys(layers))
-        self._modules = {name: modules[name] for name in self.names}
+        self.modules = {name: modules[name] for name in self.names}
 
     def run(self, pixels: NDArray[np.uint8], consume: Consume) -> NDArray[np.float32]:
         """Run a batch; `consume` is called with each layer's name and (n, ...) float32 activations.
@@ -87,10 +92,10 @@ class Recorder:
 
         handles = []
         try:
-            for name, module in self._modules.items():
+            for name, module in self.modules.items():
                 handles.append(module.register_forward_hook(hook(name)))
             device = next(self.network.parameters()).device
-            with torch.inference_mode(), _without_tf32(device):
+            with torch.inference_mode(), without_tf32(device):
                 whole = PixelsIn(self.network).eval().to(device)
                 out: NDArray[np.float32] = whole(torch.from_numpy(pixels).to(device)).cpu().numpy()
         finally:
@@ -111,11 +116,12 @@ def check_network(network: Any) -> None:
             f"network must be of histofast.networks.create, got {type(network).__name__}: give "
             "a module of your own to histofast.networks.adopt first"
         )
-    if network.training:
+    if any(module.training for module in network.modules()):
         raise ValueError("network must be in evaluation mode: call network.eval() first")
 
 
-def _without_tf32(device: torch.device) -> contextlib.AbstractContextManager[None]:
+def without_tf32(device: torch.device) -> contextlib.AbstractContextManager[None]:
+    """Return what keeps a GPU to whole float32; nothing elsewhere."""
     if device.type != "cuda":
         return contextlib.nullcontext()
     flags: contextlib.AbstractContextManager[None] = torch.backends.cudnn.flags(
@@ -124,7 +130,8 @@ def _without_tf32(device: torch.device) -> contextlib.AbstractContextManager[Non
     return flags
 
 
-def _stages(network: Network | TimmNetwork | AdoptedNetwork) -> dict[str, nn.Module]:
+def stages_of(network: Network | TimmNetwork | AdoptedNetwork) -> dict[str, nn.Module]:
+    """Return what a network calls its stages, from pixels to the end."""
     if isinstance(network, Network):
         return {name: network.stage(name) for name in network.stage_names}
     if isinstance(network, AdoptedNetwork):

@@ -73,7 +73,7 @@ def feature_reuse(
             weight.requires_grad_(True)
         for rows, triplets in _batches(labels, batch_size, np.random.default_rng(seed)):
             with torch.enable_grad():
-                loss = _triplet_loss(network(_inputs(network, pixels[rows])), triplets, margin)
+                loss = _triplet_loss(network(inputs_of(network, pixels[rows])), triplets, margin)
                 gradients = torch.autograd.grad(loss, weights)
             norms.append([float(gradient.double().norm()) for gradient in gradients])
     finally:
@@ -124,7 +124,7 @@ def _first_two(network: Any, pixels: NDArray[np.uint8]) -> list[nn.Conv2d]:
     try:
         if handles and len(pixels):
             with torch.inference_mode():
-                network(_inputs(network, pixels))
+                network(inputs_of(network, pixels))
     finally:
         for handle in handles:
             handle.remove()
@@ -136,7 +136,7 @@ def _first_two(network: Any, pixels: NDArray[np.uint8]) -> list[nn.Conv2d]:
     return found
 
 
-def _inputs(network: Any, pixels: NDArray[np.uint8]) -> Tensor:
+def inputs_of(network: Any, pixels: NDArray[np.uint8]) -> Tensor:
     """Return (n, 3, h, w) standardised pixels, in the network's own precision and place."""
     like = next(network.parameters())
     x = torch.from_numpy(np.ascontiguousarray(pixels)).to(like.device).permute(0, 3, 1, 2)

@@ -26,6 +26,7 @@ from histofast.report.files import (
     pixels_of,
     save_figure,
 )
+from histofast.report.mosaic import strip
 from histofast.report.numbers import interval, number, percent, round_number, signed, size
 from histofast.report.page import page, save
 
@@ -57,6 +58,7 @@ __all__ = [
     "save_figure",
     "signed",
     "size",
+    "strip",
 ]
 
 

@@ -179,6 +179,7 @@ class Picture:
         ticks: (place on the bar of colours 0..1, words); empty: there is no bar.
         opacity: of the colours on white, 0..1.
         um_per_px: for a bar of length; None: there is none.
+        heads: words above equal parts of its width; empty: there are none.
     """
 
     pixels: NDArray[np.uint8]
@@ -188,6 +189,7 @@ class Picture:
     ticks: tuple[tuple[float, str], ...] = ()
     opacity: float = 1.0
     um_per_px: float | None = None
+    heads: tuple[str, ...] = ()
 
 
 Panel = Chart | Matrix | Picture

@@ -10,12 +10,12 @@ from matplotlib.patches import Rectangle
 
 from histofast.report.charts import Picture
 from histofast.report.draw_matrix import colors, draw_bar
-from histofast.report.sheet import Sheet
+from histofast.report.sheet import SMALL, Sheet
 from histofast.report.style import INK
 
 _MOST_PX, _DPI = 1000, 100  # a larger picture has more dots per inch
 _GAP, _LEAST_BAR, _MOST_BAR = 0.24, 1.2, 4.2  # inches
-_RULER = 0.16
+_RULER, _ABOVE = 0.16, 0.04
 
 
 def dpi_of(picture: Picture) -> float:
@@ -30,8 +30,13 @@ def draw_picture(sheet: Sheet, picture: Picture, *, titled: bool = False) -> Any
     axes = sheet.axes(w, h)
     axes.imshow(picture.pixels, aspect="auto", interpolation="none")
     axes.set_axis_off()
+    for k, words in enumerate(picture.heads):
+        place = ((k + 0.5) / len(picture.heads), 1 + _ABOVE / h)
+        look = {"fontsize": SMALL, "color": INK, "ha": "center", "va": "bottom"}
+        axes.text(*place, words, transform=axes.transAxes, **look)
     if titled and picture.title:
-        axes.set_title(picture.title, loc="left", fontsize=9, color=INK, pad=4)
+        pad = 18 if picture.heads else 4
+        axes.set_title(picture.title, loc="left", fontsize=9, color=INK, pad=pad)
     if picture.ticks:
         opaque = colors(np.linspace(0, 1, 256))
         shown = 255 * (1 - picture.opacity) + picture.opacity * opaque
