@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,7 @@ from histofast._files import check_target, path_of
 from histofast._numbers import whole_number
 from histofast.classify.loop import EVALUATED, logits_of
 from histofast.classify.runs import Run, open_run
-from histofast.datasets import Images, decode_each, none_readable, open_images
+from histofast.datasets import Images, none_readable, open_images, read_in_batches
 from histofast.learning import write_csv
 from histofast.networks import pick_device
 
@@ -83,7 +83,14 @@ def predict(
     is_one = run.task == "classification"
     values = np.full((len(shown), len(run.classes)), np.nan)
     unreadable: list[tuple[str, str]] = []
-    for places, pixels in _batches(shown, run.px, threads, unreadable, on_progress):
+    for places, pixels in read_in_batches(
+        shown,
+        px=run.px,
+        size=EVALUATED,
+        threads=threads,
+        on_unreadable=lambda *told: unreadable.append(told),
+        on_progress=on_progress,
+    ):
         logits = logits_of(network, pixels, np.arange(len(places)), device=where).double()
         values[places] = (logits.softmax(1) if is_one else logits.sigmoid()).numpy()
     if len(unreadable) == len(shown):
@@ -98,30 +105,6 @@ def predict(
     if target is not None:
         write_csv(target, _table(predictions, is_one=is_one))
     return predictions
-
-
-def _batches(
-    images: Images,
-    px: int,
-    threads: int,
-    unreadable: list[tuple[str, str]],
-    on_progress: Callable[[int, int], None] | None,
-) -> Iterator[tuple[list[int], NDArray[np.uint8]]]:
-    """Yield which images can be read, and their pixels, a batch at a time; tell which cannot."""
-    places: list[int] = []
-    pixels = np.empty((min(EVALUATED, len(images)), px, px, 3), np.uint8)
-    for i, image in enumerate(decode_each(images, px=px, threads=threads)):
-        if isinstance(image, str):
-            unreadable.append((images.names[i], image))
-        else:
-            pixels[len(places)] = image
-            places.append(i)
-        is_last = i + 1 == len(images)
-        if places and (is_last or len(places) == EVALUATED):
-            yield places, pixels[: len(places)]
-            places = []
-        if on_progress is not None:
-            on_progress(i + 1, len(images))
 
 
 def _table(found: Predictions, *, is_one: bool) -> list[list[Any]]:

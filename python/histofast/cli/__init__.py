@@ -22,6 +22,7 @@ from histofast.cli import (
     classify,
     dataset,
     demo,
+    explain,
     extract,
     finetune,
     flags,
@@ -73,6 +74,7 @@ app.command(name="doctor", short_help="Show what works on this machine, and mend
     tools.doctor
 )
 app.add_typer(dataset.app, name="dataset", short_help="Make labelled images ready for training.")
+app.add_typer(explain.app, name="explain", short_help="Show what a network looks at.")
 app.add_typer(study.app, name="study", short_help="Answer a question about networks.")
 app.add_typer(models.app, name="models", short_help="List and export encoders.")
 

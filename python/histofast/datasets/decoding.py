@@ -243,6 +243,44 @@ def decode_each(
                 future.cancel()
 
 
+def read_in_batches(
+    images: Images,
+    *,
+    px: int,
+    size: int,
+    threads: int = 2,
+    on_unreadable: Callable[[str, str], None],
+    on_progress: Callable[[int, int], None] | None = None,
+) -> Iterator[tuple[list[int], NDArray[np.uint8]]]:
+    """Yield which images can be read, and their pixels, a batch at a time: memory holds no more.
+
+    Args:
+        images: in this order.
+        px: side that they are resampled to.
+        size: of a batch; the last may have fewer.
+        threads: that decode.
+        on_unreadable: called with the name of an image that cannot be read, and why.
+        on_progress: called with the number of images that are done, and of all.
+
+    Yields:
+        Numbers of the images, and (n, px, px, 3) uint8, which is written over for the next batch.
+    """
+    places: list[int] = []
+    pixels = np.empty((min(size, len(images)), px, px, 3), np.uint8)
+    for i, image in enumerate(decode_each(images, px=px, threads=threads)):
+        if isinstance(image, str):
+            on_unreadable(images.names[i], image)
+        else:
+            pixels[len(places)] = image
+            places.append(i)
+        is_last = i + 1 == len(images)
+        if places and (is_last or len(places) == size):
+            yield places, pixels[: len(places)]
+            places = []
+        if on_progress is not None:
+            on_progress(i + 1, len(images))
+
+
 def resampled(image: NDArray[np.uint8], px: int) -> NDArray[np.uint8]:
     """Return the largest centred square of an image as (px, px, 3) uint8, by area averaging."""
     h, w, _ = image.shape

@@ -2,10 +2,19 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
+from histofast._lazy import attach
 from histofast.explain import concepts
 from histofast.explain.maps import AttentionMap, PatchValues, Scale, attention_map, read_values
 from histofast.explain.runs import attention_of_run
 from histofast.explain.scoring import Score, score
+
+if TYPE_CHECKING:
+    from histofast.explain import cam as cam
+else:
+    # What needs torch is loaded when it is first asked for: maps of values do without.
+    __getattr__, __dir__ = attach(__name__, {}, rooms=["cam"])
 
 __all__ = [
     "AttentionMap",
@@ -14,11 +23,8 @@ __all__ = [
     "Score",
     "attention_map",
     "attention_of_run",
+    "cam",
     "concepts",
     "read_values",
     "score",
 ]
-
-
-def __dir__() -> list[str]:
-    return __all__

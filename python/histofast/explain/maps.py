@@ -113,15 +113,11 @@ class AttentionMap:
         Returns:
             (h, w, 3) uint8 RGB.
         """
-        from histofast.report import colors_of
-
         heat = self.heat()
         drawn = self.overview.copy()
         for row, shares in zip(drawn, heat, strict=True):  # row by row: temporaries stay small
             shown = ~np.isnan(shares)
-            grey = row[shown] @ _LUMA
-            mixed = (1 - self.alpha) * grey[:, np.newaxis] + self.alpha * colors_of(shares[shown])
-            row[shown] = np.rint(mixed)
+            row[shown] = tinted(row[shown], shares[shown], alpha=self.alpha)
         return drawn
 
     def geojson(self) -> dict[str, Any]:
@@ -339,6 +335,18 @@ def attention_map(
         level0_mpp=slide.mpp,
         origin_l0=slide.origin_l0,
     )
+
+
+def tinted(
+    pixels: NDArray[np.uint8], shares: NDArray[np.floating[Any]], *, alpha: float
+) -> NDArray[np.uint8]:
+    """Return pixels (..., 3) as grey, with the colours of `shares` (...), 0..1, over them."""
+    from histofast.report import colors_of
+
+    grey = pixels @ _LUMA
+    mixed = (1 - alpha) * grey[..., np.newaxis] + alpha * colors_of(shares)
+    found: NDArray[np.uint8] = np.rint(mixed).astype(np.uint8)
+    return found
 
 
 def _check_values(

@@ -23,7 +23,8 @@ def twin(network: AnyNetwork, *, seed: int) -> AnyNetwork | None:
         return network.twin(seed=seed)
     other = create(network.architecture, layer=network.layer, classes=network.classes, seed=seed)
     other.mean, other.std = network.mean, network.std
-    return other.to(next(network.parameters()).device)
+    moved: AnyNetwork = other.to(next(network.parameters()).device)
+    return moved
 
 
 def randomised(network: AnyNetwork, *, seed: int) -> Iterator[tuple[str, AnyNetwork]]:

@@ -30,10 +30,17 @@ def draw_picture(sheet: Sheet, picture: Picture, *, titled: bool = False) -> Any
     axes = sheet.axes(w, h)
     axes.imshow(picture.pixels, aspect="auto", interpolation="none")
     axes.set_axis_off()
-    for k, words in enumerate(picture.heads):
-        place = ((k + 0.5) / len(picture.heads), 1 + _ABOVE / h)
-        look = {"fontsize": SMALL, "color": INK, "ha": "center", "va": "bottom"}
-        axes.text(*place, words, transform=axes.transAxes, **look)
+    for k, head in enumerate(picture.heads):
+        axes.text(
+            (k + 0.5) / len(picture.heads),
+            1 + _ABOVE / h,
+            head,
+            fontsize=SMALL,
+            color=INK,
+            ha="center",
+            va="bottom",
+            transform=axes.transAxes,
+        )
     if titled and picture.title:
         pad = 18 if picture.heads else 4
         axes.set_title(picture.title, loc="left", fontsize=9, color=INK, pad=pad)

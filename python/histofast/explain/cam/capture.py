@@ -16,7 +16,7 @@ from histofast._numbers import whole_number
 from histofast._stopping import stop_if_asked
 from histofast.errors import ModelError
 from histofast.explain.cam.definitions import METHODS, Method, check_method
-from histofast.networks import Recorder, gradients
+from histofast.networks import Gradients, Recorder, gradients
 
 BATCH = 32
 
@@ -82,11 +82,16 @@ def cams(
         of_batch(recorder, part, chosen, classes=None if wanted is None else wanted[rows])
         for rows, part in _batches(pixels, batch_size)
     ]
+    return joined(parts)
+
+
+def joined(parts: Sequence[Cams]) -> Cams:
+    """Return the maps of several batches as one; at least one."""
     return Cams(
-        layer=recorder.names[0],
+        layer=parts[0].layer,
         classes=np.concatenate([part.classes for part in parts]),
         output=np.concatenate([part.output for part in parts]),
-        maps={m: np.concatenate([part.maps[m] for part in parts]) for m in chosen},
+        maps={m: np.concatenate([part.maps[m] for part in parts]) for m in parts[0].maps},
     )
 
 
@@ -148,8 +153,8 @@ def of_batch(
     of_picture = pixels.shape[1:3]
     maps = as_maps(recorder.network, layer, found.activations[layer], of_picture)
     slopes = [as_maps(recorder.network, layer, each[layer], of_picture) for each in found.gradients]
-    if all(not slope.any() for slope in slopes):
-        raise ModelError(_flat(recorder.network, layer, found.activations[layer]))
+    if not any(slope.any() for slope in slopes):
+        _refuse_other_tokens(recorder, found)
     return Cams(
         layer=layer,
         classes=told[0].cpu().numpy(),
@@ -164,14 +169,14 @@ def of_batch(
     )
 
 
-def _flat(network: Any, layer: str, activations: Tensor) -> str:
-    what = f"layer {layer} of {network.architecture} must change the output"
-    if activations.ndim == 3:
-        return (
-            f"{what}, got gradients of 0 in all patches: only tokens that are no patches are read after "
-            "it, take an earlier one, such as the block before it or the first norm within it"
+def _refuse_other_tokens(recorder: Recorder, found: Gradients) -> None:
+    """Refuse a layer of a transformer whose patches nothing reads any more."""
+    layer = recorder.names[0]
+    if any(each[layer].any() for each in found.gradients):
+        raise ModelError(
+            f"layer {layer} of {recorder.network.architecture} must be one whose patches are read, "
+            "got gradients of other tokens alone: take the first norm of that block, or a block before it"
         )
-    return f"{what}, got gradients of 0 everywhere: take a later one, or look at the weights"
 
 
 def as_maps(network: Any, layer: str, values: Tensor, picture: tuple[int, int]) -> Tensor:
@@ -212,8 +217,9 @@ def as_maps(network: Any, layer: str, values: Tensor, picture: tuple[int, int]) 
 def _grid(model: Any, picture: tuple[int, int]) -> tuple[int, int]:
     """Return how many patches of a transformer lie below and beside each other."""
     embedding = getattr(model, "patch_embed", None)
-    if hasattr(embedding, "dynamic_feat_size"):
-        h, w = embedding.dynamic_feat_size(picture)
+    counted = getattr(embedding, "dynamic_feat_size", None)
+    if counted is not None:
+        h, w = counted(picture)
         return int(h), int(w)
     side = getattr(embedding, "patch_size", None) or (1, 1)
     return picture[0] // side[0], picture[1] // side[1]

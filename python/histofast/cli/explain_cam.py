@@ -1,0 +1,113 @@
+"""`histofast explain cam`: where in pictures a trained network finds its classes."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from histofast._machine import TORCH
+from histofast._words import count
+from histofast.cli import options
+from histofast.cli.flags import told
+from histofast.cli.output import counted, say, say_document
+
+METHODS = ("gradcam", "gradcam++", "hirescam")
+
+
+def add_to(app: typer.Typer) -> None:
+    """Give the command to the group."""
+    app.command(short_help="Where in pictures a trained network finds its classes.")(cam)
+
+
+def cam(
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="folder of `histofast classify`")],
+    images: Annotated[
+        Path,
+        typer.Argument(
+            metavar="FOLDER|CSV", help="pictures, or a table: file[, label, patient, slide]"
+        ),
+    ],
+    out: Annotated[
+        Path | None, typer.Option("--out", "-o", metavar="FOLDER", help="of the page")
+    ] = None,
+    methods: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--method",
+            parser=options.one_of(*METHODS),
+            metavar="|".join(METHODS),
+            help="of the maps; repeatable [hirescam]",
+        ),
+    ] = None,
+    layer: Annotated[
+        str | None,
+        typer.Option("--layer", metavar="NAME", help="that gives a map [the last stage]"),
+    ] = None,
+    classes: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--class",
+            metavar="NAME",
+            help="to show; repeatable [the most probable of each picture]",
+        ),
+    ] = None,
+    shown: Annotated[
+        int,
+        typer.Option(
+            "--shown", parser=options.whole_number, metavar="N", help="pictures on the page"
+        ),
+    ] = 12,
+    seed: options.Seed = None,
+    device: Annotated[str, options.device(TORCH, help="where the network runs")] = "auto",
+    threads: Annotated[
+        int,
+        typer.Option("--threads", parser=options.whole_number, metavar="N", help="that decode"),
+    ] = 2,
+    overwrite: options.IntoFolder = False,
+    quiet: options.Quiet = False,
+    as_json: options.AsJson = False,
+) -> None:
+    """Show where in pictures a trained network finds its classes, beside what chance would show.
+
+    \b
+      histofast explain cam run/ images/ --method hirescam --layer layer4 --out cam/
+
+    Writes a page with pictures, their class activation maps and those of the same network with all weights
+    drawn anew, pictures.csv with a row for each picture, and cam.npz with all maps.
+    """
+    target = options.out_folder(out, of="the page", overwrite=overwrite)
+
+    from histofast.explain import cam as explain
+    from histofast.report import check_installed, save
+
+    check_installed()  # before the work
+    with counted("pictures", quiet=quiet) as on_progress:
+        found = explain.explain_pictures(
+            run,
+            images,
+            layer=layer,
+            methods=methods or ("hirescam",),
+            classes=classes,
+            shown=shown,
+            device=device,
+            threads=threads,
+            on_progress=on_progress,
+            **options.given(seed=seed),
+        )
+    answer = explain.answer_of(found, command=shlex.join(["histofast", *sys.argv[1:]]))
+    explain.save_maps(found, target / "cam.npz")
+    page = save(answer, target)
+    for note in () if quiet else found.notes:
+        say(f"note: {told(note)}", err=True)
+    for name, reason in () if quiet else found.unreadable:
+        say(f"note: {name} is left out: {told(reason)}", err=True)
+    if as_json:
+        say_document(answer.to_json())
+        return
+    for line in answer.findings:
+        say(line)
+    say(f"{count(len(found.images), 'picture')}: {page}")

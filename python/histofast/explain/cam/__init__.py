@@ -1,0 +1,31 @@
+"""Class activation maps: where in a picture, or on a slide, a network finds what it says of it."""
+
+from __future__ import annotations
+
+from histofast.errors import missing_extra
+
+try:
+    import torch as _torch  # noqa: F401
+except ModuleNotFoundError:
+    raise missing_extra("torch", by=__name__) from None
+
+from histofast.explain.cam.answers import answer_of
+from histofast.explain.cam.capture import Cams, cams
+from histofast.explain.cam.definitions import METHODS, NAMES, Method
+from histofast.explain.cam.pictures import Explained, explain_pictures, save_maps
+
+__all__ = [
+    "METHODS",
+    "NAMES",
+    "Cams",
+    "Explained",
+    "Method",
+    "answer_of",
+    "cams",
+    "explain_pictures",
+    "save_maps",
+]
+
+
+def __dir__() -> list[str]:
+    return __all__
