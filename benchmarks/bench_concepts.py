@@ -16,12 +16,15 @@ import numpy as np
 import pytest
 import skimage
 import skimage.feature
+import sklearn
+from sklearn.linear_model import RidgeCV
+from sklearn.preprocessing import StandardScaler
 
 sys.path.append(str(Path(__file__).resolve().parent.parent / "tests"))
 import reference_concepts as reference
 import tissue_pictures
 from histofast._machine import available_cpus
-from histofast.explain.concepts import GLCM_FEATURES, glcm
+from histofast.explain.concepts import GLCM_FEATURES, PENALTIES, deal, glcm, regress
 
 PATCHES, SIDE = 2_000, 224
 
@@ -79,4 +82,48 @@ def test_texture(table, patches):
         unit="patches/s",
         rounds=3,
         seconds_of=by_the_cpu,
+    )
+
+
+ROWS, FEATURES, TOLD, FOLDS = 20_000, 1_024, 12, 5
+
+
+def scikit_learn(x, y, fold_of):
+    """Nested folds with RidgeCV: one penalty for all concepts, where ours has one for each."""
+    errors, totals = 0.0, 0.0
+    for f in range(FOLDS):
+        train, test = np.flatnonzero(fold_of != f), np.flatnonzero(fold_of == f)
+        inner = [
+            (np.flatnonzero(fold_of[train] != g), np.flatnonzero(fold_of[train] == g))
+            for g in range(FOLDS)
+            if g != f
+        ]
+        scaler = StandardScaler().fit(x[train])
+        model = RidgeCV(alphas=PENALTIES, cv=inner).fit(scaler.transform(x[train]), y[train])
+        errors += ((y[test] - model.predict(scaler.transform(x[test]))) ** 2).sum(axis=0)
+        totals += ((y[test] - y[train].mean(axis=0)) ** 2).sum(axis=0)
+    return 1 - errors / totals
+
+
+def test_regression(table):
+    """Without nulls and directions of scikit-learn's, and with ours but the shuffles."""
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(ROWS, FEATURES)).astype(np.float32)
+    y = x @ rng.normal(size=(FEATURES, TOLD)) + 30 * rng.normal(size=(ROWS, TOLD))
+    groups = np.arange(ROWS) // 100
+    fold_of = deal(groups, folds=FOLDS, seed=0)
+
+    def ours():
+        return regress(x, y, groups=groups, folds=FOLDS, permutations=0).r2
+
+    np.testing.assert_allclose(ours(), scikit_learn(x, y, fold_of), atol=0.01)
+    rival = f"scikit-learn {sklearn.__version__}, RidgeCV in the same folds"
+    table.race(
+        f"regression of {TOLD} concepts on {ROWS:,} x {FEATURES:,}, nested folds, {available_cpus()} CPUs",
+        ours,
+        {rival: lambda: scikit_learn(x, y, fold_of)},
+        goals={rival: 5},
+        work=1,
+        unit="regressions/s",
+        rounds=1,
     )

@@ -21,6 +21,7 @@ from histofast.datasets.decoding import (
     resampled,
     unreadable_note,
 )
+from histofast.datasets.drawing import HED
 from histofast.datasets.images import Images, ImageTask
 from histofast.datasets.looks import Copy, Form, Look, Share
 from histofast.datasets.opening import open_images
@@ -31,6 +32,7 @@ from histofast.datasets.standards import Standard, Standardised
 from histofast.patches import GroupKind
 
 __all__ = [
+    "HED",
     "Augmentation",
     "Copy",
     "Decoded",
