@@ -50,6 +50,10 @@ GOOD = "slide,label\ná,0\nb,1\n"
         "slide,label,note\ná,0,a; b; c\nb,1,\n",
         'slide,label,note\ná,0,"several\nlines, and ""quotes"""\nb,1,\n',
         "slide,label,x,x,x\ná,0,1,2,3\nb,1,1,2,3\n",
+        "slide,label\ná,0,\nb,1,,\n",
+        "slide,label,,\ná,0,,\n,,,\nb,1,,\n",
+        '"","slide","label"\n"1","á","0"\n"2","b","1"\n',
+        "SLIDE_ID;Label\r\n/d/á.svs;0\r\nD:\\s\\b.ome.tif;1\r\n",
     ],
 )
 def test_tables_as_spreadsheets_save_them(write, content):
@@ -64,7 +68,9 @@ REFUSED = {
     ): "t.csv, line 2: must be CSV text in UTF-8, got the byte 0xe1: save it so",
     GOOD.encode("utf-16-le"): "t.csv, line 1: must be CSV text in UTF-8, got a NUL: save it so",
     GOOD.encode("utf-16")[:-1]: "t.csv, line 3: must be CSV text in UTF-8, got half a character",
-    b"PK\x03\x04\xe1\0": "t.csv, line 1: must be CSV text in UTF-8, got the byte 0xe1",
+    b"PK\x03\x04\xe1\0": (
+        "t.csv must be CSV text, got a workbook or another archive: save the sheet as CSV"
+    ),
     b"slide,label\na,0\nb\0,1\n": "t.csv, line 3: must be CSV text in UTF-8, got a NUL",
     b"slide,label\na,0\n\nb,1,2\n": "t.csv, line 4: must have 2 cells like the header, got 3",
     b"slide;label\na;0\nb;1;2\n": "t.csv, line 3: must have 2 cells like the header, got 3",
@@ -94,6 +100,11 @@ REFUSED = {
         "t.csv, line 1: must be divided into cells in one way, got the same number by commas and "
         "by semicolons: quote the cells that have one"
     ),
+    b"slide,label\na,Tumor\nb,tumor\n": (
+        "t.csv must have classes of different names, got Tumor and tumor, which differ in "
+        "case only: write them in one way"
+    ),
+    b"slide,label\na,0\nb,1\nc,1.0\n": "got 1 and 1.0, which are one number: write them in one way",
     b"\n\n": "t.csv must have a header and at least one row",
     b"a,b\n1,2\n": "t.csv must have a column label, got a, b: name it with label_column",
 }
@@ -102,7 +113,7 @@ REFUSED = {
 @pytest.mark.parametrize(("content", "message"), REFUSED.items(), ids=range(len(REFUSED)))
 def test_what_is_no_table_is_refused_with_its_line(write, content, message):
     with pytest.raises(ValueError, match=re.escape(message)) as error:
-        read_labels(write(content), "ab")
+        read_labels(write(content), "abc", missing="skip")
     assert "\n" not in str(error.value)
     assert len(str(error.value)) < 400
 
@@ -250,3 +261,78 @@ def test_a_name_of_signs_is_no_other_spelling_of_an_unnamed_column(write):
 def test_columns_are_counted_before_they_are_named(write):
     with pytest.raises(ValueError, match=r"must have at most 2097152 columns, got 3000001"):
         read_table(write("," * 3_000_000 + "x\n"))
+
+
+NOTHING = ["", "NA", "na", "N/A", "#N/A", "NaN", "nan", "-nan", "NaT", "NULL", "<NA>", "missing"]
+NOTHING += ["#REF!", "#VALUE!", "#NAME?", "#DIV/0!", "#NUM!", "#NULL!"]
+
+
+@pytest.mark.parametrize("cell", NOTHING)
+def test_a_label_that_is_missing_is_no_class(write, cell):
+    found = read_labels(write(f"slide,label\na,no\nb,yes\nc,{cell}\nd,yes\n"), "abcd")
+    assert found.classes == ("no", "yes")
+    assert found.names == ("a", "b", "d")
+    assert found.targets.tolist() == [0, 1, 1]
+    assert "left out slides without a label: 1 (c), first in line 4" in found.notes
+    found = read_labels(write(f"slide,label\na,1\nb,2.5\nc,{cell}\n"), "abc", task="regression")
+    assert found.targets.tolist() == [1.0, 2.5]
+
+
+def test_names_of_slides_with_and_without_suffix_on_either_side(write):
+    slides = ["a", "b.svs", "c.ome", "d", "e.2", "007", "g.svs", "g.ndpi"]
+    text = "slide,label\nx/a.SVS,0\nb,1\nc.ome.tiff,0\nC:\\y\\d.mrxs,1\ne.2,0\n007,1\ng.svs,0\n"
+    found = read_labels(write(text), slides, missing="skip")
+    assert dict(zip(found.names, found.targets.tolist(), strict=True)) == {
+        **dict.fromkeys(["a", "c.ome", "e.2", "g.svs"], 0),
+        **dict.fromkeys(["b.svs", "d", "007"], 1),
+    }
+    with pytest.raises(ValueError, match=r"got no common name: labels of 2 \(g, b\.ndpi\)"):
+        read_labels(write("slide,label\ng,0\nb.ndpi,1\n"), ["g.svs", "g.ndpi", "b.svs"])
+
+
+def test_zeros_that_a_spreadsheet_took_are_told(write):
+    remedy = ": save the column of slides as text, for spreadsheets take 007 for 7"
+    with pytest.raises(ValueError, match=f"got no common name: .*{remedy}$"):
+        read_labels(write("slide,label\n7,0\n12,1\n"), ["007", "012"])
+    with pytest.raises(ValueError, match=f"labels without features: 1 .*{remedy}.0, or leave"):
+        read_labels(write("slide,label\n7.0,0\n120,1\n"), ["007", "120"])
+    found = read_labels(write("slide,label\n007,0\n012,1\n"), ["007", "012"])
+    assert found.names == ("007", "012")
+
+
+def test_classes_are_in_the_order_of_numbers(write):
+    found = read_labels(write("slide,label\na,10.0\nb,2.0\nc,-1.5\n"), "abc")
+    assert (found.classes, found.targets.tolist()) == (("-1.5", "2.0", "10.0"), [2, 1, 0])
+
+
+def test_events_that_are_false_and_true(write):
+    table = write("slide,time,event\na,1,True\nb,2,FALSE\nc,3,yes\n")
+    found = read_labels(table, "abc", task="survival")
+    assert found.targets.tolist() == [[1, 1], [2, 0], [3, 1]]
+
+
+@pytest.mark.parametrize("suffix", [".tsv", ".TXT", ".csv"])
+def test_lists_of_slides_are_tables_by_their_suffix(tmp_path, suffix):
+    path = tmp_path / f"list{suffix}"
+    path.write_text("wsi\tmpp\nx\\a.svs\t0,25\n", encoding="utf-16")
+    (tmp_path / "x").mkdir()
+    (job,) = list_jobs(path)
+    assert (job.path, job.name, job.mpp) == (tmp_path / "x" / "a.svs", "a", 0.25)
+
+
+def test_files_of_windows_are_found_under_slashes(write, tmp_path):
+    table = write("file,mask\nx\\1.png,m\\1.png\nx\\2.png,\n")
+    (tmp_path / "x\\2.png").touch()
+    (one, two) = read_patch_table(table)
+    assert (one.name, one.files) == ("1", (tmp_path / "x" / "1.png",))
+    assert (two.name, two.files) == ("2", (tmp_path / "x\\2.png",))
+    assert list_jobs(table)[0].mask == tmp_path / "m" / "1.png"
+
+
+def test_columns_of_values_in_any_case(write):
+    found = read_values(write("X;Y;Share\n0;256;0,5\n"))
+    assert (found.name, found.coords_l0.tolist(), found.values.tolist()) == (
+        "Share",
+        [[0, 256]],
+        [0.5],
+    )

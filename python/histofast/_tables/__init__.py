@@ -15,6 +15,7 @@ is written here begins with an apostrophe then, which they take for text, and is
 from __future__ import annotations
 
 from histofast._tables.cells import (
+    as_flag,
     as_number,
     as_read,
     as_written,
@@ -22,7 +23,8 @@ from histofast._tables.cells import (
     number_remedy,
     shown,
 )
-from histofast._tables.reading import read_csv, records, separator_of
+from histofast._tables.classes import alike, ordered
+from histofast._tables.reading import is_table, read_csv, records, separator_of
 from histofast._tables.table import NAMES, Role, Table, read_table
 from histofast._tables.writing import csv_text
 
@@ -30,12 +32,16 @@ __all__ = [
     "NAMES",
     "Role",
     "Table",
+    "alike",
+    "as_flag",
     "as_number",
     "as_read",
     "as_written",
     "csv_text",
     "is_missing",
+    "is_table",
     "number_remedy",
+    "ordered",
     "read_csv",
     "read_table",
     "records",

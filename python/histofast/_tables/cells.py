@@ -14,7 +14,14 @@ _NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?|[+-](inf|nan)")
 _FINITE = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?", re.ASCII)
 _COMMA = re.compile(r"[+-]?(\d+,\d*|,\d+)([eE][+-]?\d+)?", re.ASCII)
 _THOUSANDS = re.compile(r"[+-]?[1-9]\d{0,2},\d{3}", re.ASCII)  # or a decimal comma: who knows
-_NOTHING = frozenset({"", "na", "n/a", "#n/a", "<na>", "nan", "null", "missing"})
+_NOTHING = frozenset(
+    {"", "na", "n/a", "#n/a", "#na", "<na>", "nan", "-nan", "nat", "null", "missing"}
+)
+# What spreadsheets save where a formula failed.
+_FAILED = frozenset(
+    {"#ref!", "#value!", "#name?", "#div/0!", "#null!", "#num!", "#calc!", "#spill!"}
+)
+_FLAGS = {"1": True, "true": True, "yes": True, "0": False, "false": False, "no": False}
 # Numbers as people group and point them, which mean one thing here and another there.
 _POINTED_OTHERWISE = re.compile(r"[+-]?\d[\d.,'_ \u00a0\u2009\u2019\u202f]*([eE][+-]?\d+)?")
 
@@ -39,10 +46,23 @@ def is_missing(cell: str) -> bool:
     """Whether a cell says that there is no value: empty, or what R, spreadsheets, pandas, SQL write.
 
     Example:
-        >>> [is_missing(cell) for cell in ("", "NA", "#N/A", "NaN", "0", "none")]
-        [True, True, True, True, False, False]
+        >>> [is_missing(cell) for cell in ("", "NA", "#N/A", "NaN", "#REF!", "0", "none")]
+        [True, True, True, True, True, False, False]
     """
-    return cell.strip().casefold() in _NOTHING
+    plain = cell.strip().casefold()
+    return plain in _NOTHING or plain in _FAILED
+
+
+def as_flag(cell: str) -> bool | None:
+    """Return what a cell of 0 and 1, true and false, yes and no says; None where it is none of them.
+
+    Example:
+        >>> [as_flag(cell) for cell in ("1", "TRUE", "no", "0.0", "2", "maybe")]
+        [True, True, False, False, None, None]
+    """
+    found = _FLAGS.get(cell.casefold())
+    number = as_number(cell)
+    return bool(number) if found is None and number in (0.0, 1.0) else found
 
 
 def as_number(cell: str, *, separator: str = ",") -> float | None:

@@ -15,10 +15,17 @@ from histofast._files import regular_file
 from histofast._tables.cells import as_read
 from histofast._words import one_line
 
+_SUFFIXES = frozenset({".csv", ".tsv", ".txt"})
+_ARCHIVE = b"PK\x03\x04"  # xlsx and ods are archives
 _SEPARATORS = {",": "commas", ";": "semicolons", "\t": "tabs"}
 _LONGEST = 1 << 24  # characters of a row: a million columns have room
 # Spreadsheets write and read this line before the header.
 _TOLD = re.compile(r"\"?sep=([,;\t])\"?[\r\n]*")
+
+
+def is_table(path: Path) -> bool:
+    """Whether a path is called like a table: `.csv`, `.tsv` or `.txt`, in any case."""
+    return path.suffix.lower() in _SUFFIXES
 
 
 def records(path: Path) -> Iterator[tuple[int, list[str]]]:
@@ -115,8 +122,12 @@ class _Lines:
 def _opened(path: Path) -> Iterator[TextIO]:
     try:
         with regular_file(path, kind="table").open("rb") as raw:
-            mark = raw.read(2)
-        is_utf16 = mark in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
+            mark = raw.read(4)
+        if mark == _ARCHIVE:
+            raise ValueError(
+                f"{path} must be CSV text, got a workbook or another archive: save the sheet as CSV"
+            )
+        is_utf16 = mark[:2] in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
         encoding, errors = ("utf-16", "replace") if is_utf16 else ("utf-8-sig", "surrogateescape")
         file = path.open(newline="", encoding=encoding, errors=errors)
     except FileNotFoundError:

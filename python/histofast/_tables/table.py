@@ -115,6 +115,16 @@ class Table:
             raise self._contradicts(name, claims)
         return self._checked(claims[0]) if claims else None
 
+    def place_of(self, cell: str) -> Path:
+        """Return the place of a file that a cell names, relative to the table's folder.
+
+        What Windows divides by backslashes is found under slashes, where no file is called so.
+        """
+        place = self.path.parent / cell
+        if "\\" not in cell or _is_there(place):
+            return place
+        return self.path.parent / cell.replace("\\", "/")
+
     def told(self, line: int, column: str, cell: str) -> str:
         """Return a cell that must not be missing, such as whose a picture is.
 
@@ -192,6 +202,8 @@ def read_table(path: Path, *, named: Collection[str] = ()) -> Table:
     read: list[Mapping[str, str]] = []
     line_numbers = []
     for line, cells in rows:
+        if len(cells) > len(header) and not any(cells[len(header) :]):
+            cells = cells[: len(header)]  # separators at the end of a row, and nothing between them
         if len(cells) != len(header):
             raise ValueError(
                 f"{path}, line {line}: must have {len(header)} cells like the header, "
@@ -209,6 +221,13 @@ def read_table(path: Path, *, named: Collection[str] = ()) -> Table:
         line_numbers=tuple(line_numbers),
         separator=separator_of(path),
     )
+
+
+def _is_there(path: Path) -> bool:
+    try:
+        return path.exists()
+    except OSError:  # longer than names can be
+        return False
 
 
 def _plain(name: str) -> str:

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from histofast._arrays import check
-from histofast._tables import read_table
+from histofast._tables import is_table, read_table
 from histofast.comparison.source import Source
 from histofast.graphs import Tap
 from histofast.patches import PatchSample, sample_patches
@@ -170,7 +170,7 @@ def batches_of(order: NDArray[np.int64], size: int) -> list[NDArray[np.int64]]:
 
 
 def _is_patch_table(path: str | Path) -> bool:
-    if Path(path).suffix.lower() != ".csv":
+    if not is_table(Path(path)):
         return False
     table = read_table(Path(path))
     has_bags = table.column("slide") or table.column("patient")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+from histofast._tables import alike
 from histofast._words import count, counted, listed
 from histofast.datasets.images import Images
 
@@ -13,7 +14,7 @@ def refuse_untrainable(images: Images) -> None:
     """Refuse images that cannot be trained on and tested.
 
     Raises:
-        ValueError: one class only, classes that differ in case only, a class or label of one group,
+        ValueError: one class only, classes that differ in case only or are one number, a class or label of one group,
             or that no group to train on has.
     """
     if images.task == "classification" and len(images.classes) < 2:
@@ -40,14 +41,10 @@ def refuse_untrainable(images: Images) -> None:
 
 
 def _refuse_alike(images: Images) -> None:
-    plain: dict[str, str] = {}
-    for name in images.classes:
-        first = plain.setdefault(name.casefold(), name)
-        if first != name:
-            raise ValueError(
-                f"{images.path} must have classes of different names, got {first} and {name}, which "
-                "differ in case only: write them in one way"
-            )
+    if (two := alike(images.classes)) is not None:
+        raise ValueError(
+            f"{images.path} must have classes of different names, got {two}: write them in one way"
+        )
 
 
 def _sides(images: Images) -> list[tuple[str, list[NDArray[np.int64]]]]:

@@ -2,22 +2,18 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from histofast._tables import as_number, shown
+from histofast._tables import as_flag, ordered, shown
 from histofast._words import count
 from histofast.datasets.images import ImageTask
 from histofast.patches import Picture, Pictures
 
 Targets = tuple[ImageTask, tuple[str, ...], NDArray[Any]]
-
-_WHOLE = re.compile(r"[+-]?\d{1,300}")
-_WORDS = {"true": 1.0, "yes": 1.0, "false": 0.0, "no": 0.0}
 
 
 def targets_of(
@@ -49,19 +45,6 @@ def targets_of(
     return "classification", classes, np.array([number[cell] for cell in cells], np.int64)
 
 
-def ordered(names: set[str]) -> tuple[str, ...]:
-    """Return names of classes in their order: as numbers if all are whole numbers.
-
-    Example:
-        >>> ordered({"10", "9"}), ordered({"b", "a", "10"}), ordered({"1", "01"})
-        (('9', '10'), ('10', 'a', 'b'), ('01', '1'))
-    """
-    found = sorted(names)
-    if all(_WHOLE.fullmatch(name) for name in found):
-        found.sort(key=int)
-    return tuple(found)
-
-
 def _of_lists(cells: Sequence[str]) -> tuple[tuple[str, ...], NDArray[np.float64]]:
     """Several labels in a cell; one that is not among them is not there."""
     sets = [{part.strip() for part in cell.split(";")} - {""} for cell in cells]
@@ -77,8 +60,8 @@ def _of_columns(
     for i, row in enumerate(rows):
         for j, cell in enumerate(row.labels):
             if cell:
-                value = _WORDS.get(cell.casefold(), as_number(cell))
-                if value not in (0.0, 1.0):
+                value = as_flag(cell)
+                if value is None:
                     raise ValueError(
                         f"{pictures.where(row)}: {labels[j]} must be 0 or 1, got {shown(cell)}"
                     )

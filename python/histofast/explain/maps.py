@@ -394,7 +394,7 @@ def read_values(path: str | Path) -> PatchValues:
     path = Path(path)
     (_, head), *rows = list(records(path)) or [(1, [])]
     head = [as_read(cell.strip()) for cell in head]
-    if len(head) != 3 or head[:2] != ["x", "y"] or not head[2]:
+    if len(head) != 3 or [name.casefold() for name in head[:2]] != ["x", "y"] or not head[2]:
         raise ValueError(f"{path} must have the columns x, y, value, got {shown(', '.join(head))}")
     if not rows:
         raise ValueError(f"{path} must have a row per patch, got none")

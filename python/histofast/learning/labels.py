@@ -2,29 +2,35 @@
 
 from __future__ import annotations
 
-import re
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path, PurePath
+from pathlib import Path
 from typing import Any, Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
 from histofast._files import path_of
-from histofast._tables import Table, as_number, is_missing, number_remedy, read_table, shown
+from histofast._tables import (
+    Table,
+    alike,
+    as_flag,
+    as_number,
+    is_missing,
+    number_remedy,
+    ordered,
+    read_table,
+    shown,
+)
 from histofast._words import counted, did_you_mean, listed
+from histofast.learning.matching import matched, zeros_lost
 from histofast.learning.weighted import Task
 from histofast.patches import SPLIT_NAMES
-from histofast.slides import SLIDE_SUFFIXES
 
 Missing = Literal["error", "skip"]
 
 NAMED = 20  # slides that are left out, in a note
-_WHOLE = re.compile(r"[+-]?\d{1,300}")  # a class; Python reads no number of some thousand digits
-# Cut off the names in a table. Other endings may be part of a name, as in "case.2".
-_SUFFIXES = SLIDE_SUFFIXES | {".czi", ".h5", ".isyntax", ".pt", ".vsi"}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -63,14 +69,16 @@ def read_labels(
     `slide` (or wsi, slide_id, bag, file ...; else the first column) holds names with or without folder
     and suffix; `label`, or `time` and `event`; `patient` (or patient_id, case_id, submitter_id ...)
     and `split` (train, val, test) if known. Names of columns are read in any case and spelling. A
-    table with patients and no slides has one bag for each patient. A slide whose label is empty, or
-    `NA` and the like, is left out, whatever `missing` says: the table tells that it has none.
+    table with patients and no slides has one bag for each patient. Names are matched with and without
+    the suffix of a slide, which either side may have, where only one slide can be meant. A slide whose
+    label is empty, or `NA` and the like, is left out, whatever `missing` says: the table tells that it
+    has none.
 
     Args:
         path: the table.
         names: of the slides that there are.
-        task: "classification" (labels are names of classes, ordered as numbers if all are whole
-            numbers), "regression" (numbers) or "survival" (time > 0 and event 0 or 1).
+        task: "classification" (labels are names of classes, ordered as numbers if all are
+            numbers), "regression" (numbers) or "survival" (time > 0 and event 0 or 1, false or true).
         missing: what to do about labels of other slides and slides without labels.
         label_column: where the labels of classification and regression are.
         classes: of classification, where they are known, in the order of their numbers; the table need not
@@ -85,7 +93,8 @@ def read_labels(
         FileNotFoundError: no such table.
         ValueError: an unknown option; a table without the columns, with two columns for one thing,
             with a slide twice, a slide or patient without a name, an unusable cell, a class that is none of
-            `classes`, one class or no event only; slides that do not match (see `missing`).
+            `classes`, one class or no event only, two classes that differ in case only or are one number;
+            slides that do not match (see `missing`).
     """
     path = path_of("path", path)
     for option, value, wanted in (
@@ -231,15 +240,17 @@ def _match(
     path: Path, rows: Sequence[_Row], stems: set[str], missing: Missing
 ) -> tuple[dict[str, _Row], list[str]]:
     """Return the rows that have features by the name of the slide, sorted, and what was skipped."""
-    keys = [_key(row.name, stems) for row in rows]
+    keys = matched([row.name for row in rows], stems)
     twice = [key for key, n in Counter(keys).items() if n > 1]
     if twice:
         raise ValueError(f"{path} must name each slide once, got several rows for {counted(twice)}")
     found = dict(sorted((k, row) for k, row in zip(keys, rows, strict=True) if k in stems))
     if not found:
+        remedy = zeros_lost(keys, stems)
         raise ValueError(
             f"{path} and features must be of the same slides, got no common name: labels of "
             f"{counted([row.name for row in rows])}, features of {counted(sorted(stems))}"
+            f"{remedy and f': {remedy}'}"
         )
     # A row without a label says of a slide without features nothing that is lost.
     unseen = [
@@ -255,28 +266,18 @@ def _match(
         if names:
             notes.append(f"{what}: {counted(names)}")
     if notes and missing == "error":
+        remedy = zeros_lost(unseen, stems - found.keys())
         raise ValueError(
             f"{path} and features must be of the same slides, got {'; '.join(notes)}: "
-            'leave them out with missing="skip"'
+            f'{remedy and f"{remedy}, or "}leave them out with missing="skip"'
         )
     return found, [f"left out {note}" for note in notes]
-
-
-def _key(name: str, stems: set[str]) -> str:
-    """The name of the slide that a table calls `name`."""
-    if name in stems:
-        return name
-    last = PurePath(name.replace("\\", "/")).name or name
-    plain = PurePath(last)
-    if last in stems or plain.suffix.lower() not in _SUFFIXES:
-        return last
-    return plain.stem
 
 
 def _classes(
     path: Path, column: str, rows: Mapping[str, _Row], *, known: Sequence[str] | None
 ) -> tuple[NDArray[np.int64], tuple[str, ...]]:
-    classes = list(known) if known is not None else _named(path, column, rows)
+    classes = tuple(known) if known is not None else _named(path, column, rows)
     number = {name: i for i, name in enumerate(classes)}
     for row in rows.values():
         if row.cells[0] not in number:
@@ -285,18 +286,23 @@ def _classes(
                 f"{shown(row.cells[0])}{did_you_mean(row.cells[0], classes)}"
             )
     targets = [number[row.cells[0]] for row in rows.values()]
-    return np.array(targets, np.int64), tuple(classes)
+    return np.array(targets, np.int64), classes
 
 
-def _named(path: Path, column: str, rows: Mapping[str, _Row]) -> list[str]:
+def _named(path: Path, column: str, rows: Mapping[str, _Row]) -> tuple[str, ...]:
     """Return the classes that rows name, in their order."""
-    found = sorted({row.cells[0] for row in rows.values()})
+    found = ordered(row.cells[0] for row in rows.values())
     if len(found) < 2:
         raise ValueError(
             f"{column} of {path} must have at least two classes, "
             f"got only {found[0]} in {len(rows)} bags"
         )
-    return sorted(found, key=int) if all(map(_WHOLE.fullmatch, found)) else found
+    if (two := alike(found)) is not None:
+        raise ValueError(
+            f"{column} of {path} must have classes of different names, got {two}: "
+            "write them in one way"
+        )
+    return found
 
 
 def _two_faced(rows: Mapping[str, _Row]) -> list[str]:
@@ -324,8 +330,12 @@ def _numbers(
 
 
 def _times(path: Path, rows: Mapping[str, _Row], *, separator: str) -> NDArray[np.float64]:
-    time, event = (
-        _numbers(path, c, rows, i, separator=separator) for i, c in enumerate(("time", "event"))
+    time = _numbers(path, "time", rows, 0, separator=separator)
+    flags = [as_flag(row.cells[1]) for row in rows.values()]
+    event = (
+        _numbers(path, "event", rows, 1, separator=separator)
+        if None in flags
+        else np.array(flags, np.float64)
     )
     names = np.array(list(rows))
     for column, wanted, values, wrong in (

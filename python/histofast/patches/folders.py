@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
-from histofast._tables import is_missing
+from histofast._tables import alike, is_missing, is_table
 from histofast._words import counted, listed, one_line, printable
 
 PICTURE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".tif", ".tiff"})
@@ -20,7 +20,6 @@ SPLIT_NAMES = {
     "test": "test",
     "testing": "test",
 }
-_TABLE_SUFFIXES = frozenset({".csv", ".tsv", ".txt"})
 _NAMED = 3
 
 
@@ -78,7 +77,7 @@ def pictures_in(folder: Path, *, labelled: bool) -> Found:
 
     Raises:
         ValueError: a folder that cannot be looked into or without pictures; pictures beside folders
-            of them; a class that no table could name; two classes that differ in case only; a table
+            of them; a class that no table could name; two classes that differ in case only or are one number; a table
             beside a single class.
     """
     search = _Search(folder)
@@ -101,7 +100,7 @@ def table_meant(folder: Path) -> str:
     tables = [
         str(inner)
         for inner in sorted(folder.iterdir())
-        if inner.suffix.lower() in _TABLE_SUFFIXES and not inner.name.startswith(".")
+        if is_table(inner) and not inner.name.startswith(".")
     ]
     return f": was the table meant, {listed(tables)}?" if tables else ""
 
@@ -192,14 +191,11 @@ def _refuse_classes(folder: Path, placed: Sequence[Placed]) -> None:
     labels = sorted({picture.label for picture in placed} - {""})
     if len(labels) == 1 and (meant := table_meant(folder)):
         raise ValueError(f"{folder} must have a folder for each class, got only {labels[0]}{meant}")
-    plain: dict[str, str] = {}
+    if (two := alike(labels)) is not None:
+        raise ValueError(
+            f"{folder} must have classes of different names, got {two}: join them, or rename one"
+        )
     for label in labels:
-        first = plain.setdefault(label.casefold(), label)
-        if first != label:
-            raise ValueError(
-                f"{folder} must have classes of different names, got {first} and {label}, which "
-                "differ in case only: join them, or rename one"
-            )
         if is_missing(label):
             raise ValueError(
                 f"{folder} must have folders named by their classes, got {label}, which tables read "

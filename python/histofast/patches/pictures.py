@@ -216,7 +216,7 @@ def _row(
         told["split"] = ""
     return Picture(
         name=row[file],
-        file=table.path.parent / row[file],
+        file=table.place_of(row[file]),
         line=line,
         labels=tuple("" if is_missing(row[column]) else row[column] for column in labels) or ("",),
         mpp=mpp,

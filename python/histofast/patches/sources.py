@@ -9,7 +9,7 @@ from pathlib import Path
 
 from histofast._files import path_of, paths_of
 from histofast._numbers import mpp_number
-from histofast._tables import is_missing, read_table
+from histofast._tables import is_missing, is_table, read_table
 from histofast.errors import SlideError
 from histofast.patches.pictures import read_pictures
 from histofast.patches.tables import PatchBag, bags_of
@@ -53,7 +53,7 @@ def list_jobs(slides: str | Path | Sequence[str | Path], *, recursive: bool = Fa
     jobs: list[Job] = []
     files: list[Path] = []
     for item in given:
-        if str(item).lower().endswith(".csv"):
+        if is_table(item):
             jobs += _jobs_of_table(item)
         else:
             files.append(item)
@@ -118,8 +118,7 @@ def _jobs_of_table(path: Path) -> list[Job]:
     mpp, mask, patient = (table.column(role) for role in ("mpp", "mask", "patient"))
     jobs = []
     for line, row in table.lines():
-        slide = Path(table.told(line, wsi, row[wsi]))
-        slide = slide if slide.is_absolute() else path.parent / slide
+        slide = table.place_of(table.told(line, wsi, row[wsi]))
         value = None
         if mpp and not is_missing(row[mpp]):
             value = table.number(line, mpp, row[mpp])
@@ -129,7 +128,7 @@ def _jobs_of_table(path: Path) -> list[Job]:
                 name=_stem(slide),
                 path=slide,
                 mpp=value,
-                mask=path.parent / row[mask] if mask and not is_missing(row[mask]) else None,
+                mask=table.place_of(row[mask]) if mask and not is_missing(row[mask]) else None,
                 patient=row[patient] if patient and not is_missing(row[patient]) else "",
             )
         )

@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 
 from histofast import jobs, report
 from histofast._numbers import whole_number
+from histofast._tables import is_table
 from histofast._words import one_line
 from histofast.classify import Asked, Planned, Recipe, Run, Runs, as_recipe, open_run
 from histofast.datasets import Images, open_images
@@ -180,7 +181,7 @@ class PictureSetting:
 def name_of(path: Path) -> str:
     """Return what a data set is called: its folder's name, or that of a table not called labels or images."""
     whole = path.resolve()
-    if whole.suffix.lower() in (".csv", ".tsv"):
+    if is_table(whole):
         usual = whole.stem.lower() in ("labels", "images", "index")
         return whole.parent.name if usual else whole.stem
     return whole.name
