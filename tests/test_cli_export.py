@@ -15,7 +15,9 @@ from histofast.slides import read_image, write_png
 
 torch = need("torch", "safetensors")
 
-from histofast import classify
+from safetensors import torch as safetensors
+
+from histofast import classify, graphs, networks
 
 PX = 32
 
@@ -145,3 +147,69 @@ def test_in_python_a_head_is_of_the_whole_network(run):
     with pytest.raises(ValueError, match=r"^head must be of the whole resnet18, .*: leave out one"):
         run.network(layer="layer1")
     assert run.network(layer="layer1", head=False).d == 64
+
+
+@pytest.fixture(scope="module")
+def plain(tmp_path_factory):
+    """A weights file of ResNet18 with a head of three classes, of nobody knows where."""
+    path = tmp_path_factory.mktemp("plain") / "w.safetensors"
+    safetensors.save_file(networks.create("resnet18", classes=3, seed=4).state_dict(), path)
+    return path
+
+
+def test_what_the_weights_want_is_a_guess_or_told(cli, plain, tmp_path):
+    out = tmp_path / "e.onnx"
+    asked = ("models", "export", "resnet18", "--weights", plain, "--layer", "layer1", "--out", out)
+    guess = f"{plain}: nobody knows what these weights want of pixels, ImageNet's mean and deviation are taken"
+    answer = cli(*asked)
+    assert (answer.code, answer.err) == (0, [])
+    assert f"{guess}: say --mean and --std" in answer.out
+    told = ("--mean", "104,117,124", "--std", "58", "--channels", "bgr", "--scale", "255")
+    answer = cli(*asked, *told, "--overwrite")
+    assert (answer.code, answer.err) == (0, [])
+    assert "nobody knows" not in answer.out
+    pixels = graphs.stained_noise(2, PX)
+    wants = graphs.Standardising(mean=(104, 117, 124), std=(58,) * 3, channels="bgr", scale=255)
+    network = networks.create("resnet18", weights=plain, layer="layer1", standardising=wants)
+    with encoders.load(out, device="cpu") as encoder:
+        np.testing.assert_allclose(
+            encoder.encode(pixels), of_torch(network, pixels), rtol=1e-3, atol=1e-5
+        )
+
+
+def test_no_random_head_is_written(cli, plain, tmp_path):
+    out = tmp_path / "e.onnx"
+    asked = ("models", "export", "resnet18", "--weights", plain, "--out", out)
+    answer = cli(*asked, "--classes", "2")
+    assert (answer.code, answer.out) == (2, "")
+    (line,) = answer.err
+    assert line.startswith(
+        f"histofast: --classes must be those of a linear head in {plain}, got 2,"
+    )
+    assert not out.exists()
+    assert cli(*asked, "--classes", "3").code == 0
+    conv = {"classifier.1.weight": torch.ones(3, 512, 1, 1), "classifier.1.bias": torch.ones(3)}
+    path = tmp_path / "squeeze.safetensors"
+    safetensors.save_file(networks.create("squeezenet1.1").state_dict() | conv, path)
+    answer = cli(
+        *("models", "export", "squeezenet1_1", "--weights", path, "--classes", "3"),
+        *("--out", tmp_path / "s.onnx"),
+    )
+    assert answer.code == 2
+    assert not (tmp_path / "s.onnx").exists()
+
+
+def test_random_tensors_are_spoken_of_where_it_says_verified(cli, plain, tmp_path):
+    state = safetensors.load_file(plain)
+    lacking = {key: value for key, value in state.items() if not key.startswith("layer1.1.conv")}
+    path = tmp_path / "part.safetensors"
+    safetensors.save_file(lacking, path)
+    out = tmp_path / "e.onnx"
+    answer = cli(
+        *("models", "export", "resnet18", "--weights", path, "--layer", "layer1", "--partial"),
+        *("--out", out),
+    )
+    assert (answer.code, answer.err) == (0, [])
+    assert "2 tensors missing: layer1.1.conv1.weight, layer1.1.conv2.weight" in answer.out
+    assert "verified against torch with 2 random tensors, sha256" in answer.out
+    assert encoders.read_spec(out).provenance == "not stated; 2 tensors random"

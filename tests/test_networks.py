@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from functools import partial
 
 import numpy as np
 import pytest
 
 from extras import need
-from histofast import encoders
+from histofast import encoders, graphs
 from histofast.errors import ModelError
 
 torch = need("torch")
@@ -383,6 +384,58 @@ def test_random_weights_come_from_the_seed():
     assert torch.equal(first(1), first(1))
     assert not torch.equal(first(1), first(2))
     assert torch.equal(torch.random.get_rng_state(), before)
+
+
+@pytest.mark.parametrize("scale", [1.0, 255.0])
+@pytest.mark.parametrize("channels", ["rgb", "bgr"])
+def test_weights_are_given_what_they_want_of_pixels(pixels, tmp_path, channels, scale):
+    path = tmp_path / "w.safetensors"
+    safetensors.save_file(networks.create("resnet18", seed=3).state_dict(), path)
+    mean, std = np.array([0.4, 0.5, 0.6]) * scale, np.array([0.1, 0.2, 0.3]) * scale
+    wants = graphs.Standardising(mean=mean, std=std, channels=channels, scale=scale)
+    network = networks.create("resnet18", weights=path, layer="layer1", standardising=wants)
+    plain = networks.create("resnet18", weights=path, layer="layer1")
+    assert (plain.standardised_by, network.standardised_by) == ("guess", "told")
+    order = slice(None, None, -1 if channels == "bgr" else 1)
+    x = (pixels[..., order] * (scale / 255) - mean) / std
+    y = (pixels / 255 - network.mean) / network.std
+    with torch.inference_mode():
+        wanted, got = (
+            of(torch.from_numpy(z.transpose(0, 3, 1, 2).astype(np.float32).copy()))
+            for of, z in ((plain, x), (network, y))
+        )
+    np.testing.assert_allclose(got, wanted, rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(sorted(network.mean), [0.4, 0.5, 0.6])
+
+
+@pytest.mark.parametrize(
+    ("changes", "error", "message"),
+    [
+        ({"mean": (1, 2)}, ValueError, "mean must be three finite numbers, got (1, 2)"),
+        ({"mean": "abc"}, TypeError, "mean must be three finite numbers, got 'abc'"),
+        ({"std": (1, 0, 1)}, ValueError, "std must be positive, got (1.0, 0.0, 1.0)"),
+        ({"channels": "gbr"}, ValueError, "channels must be rgb or bgr, got 'gbr'"),
+        ({"scale": 2}, ValueError, "scale must be 1 or 255, got 2"),
+        ({"mean": (104, 117, 124)}, ValueError, "mean must be within 0..1 as pixels are, got (104"),
+    ],
+)
+def test_standardising_is_refused(changes, error, message):
+    with pytest.raises(error, match="^" + re.escape(message)):
+        graphs.Standardising(**{"mean": (0, 0, 0), "std": (1, 1, 1)} | changes)
+
+
+@pytest.mark.parametrize(
+    ("spelt", "name"),
+    [
+        ("squeezenet1_1", "squeezenet1.1"),
+        ("inception_v3", "inception-v3"),
+        ("ResNet50", "resnet50"),
+        ("densenet-121", "densenet121"),
+    ],
+)
+def test_names_as_others_spell_them(spelt, name):
+    assert networks.layers(spelt) == networks.layers(name)
+    assert networks.create(spelt, layer=networks.layers(name)[0].name).architecture == name
 
 
 def test_a_cut_network_has_the_random_weights_of_the_whole_one():

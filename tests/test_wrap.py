@@ -132,6 +132,21 @@ def test_tokens_of_a_fixed_batch(tmp_path, patches, batch, pool, opset):
     assert (spec.d, spec.layer, spec.height_px) == (6, "blocks.0", 32)
 
 
+@pytest.mark.parametrize("channels_last", [False, True])
+def test_what_caffe_wants_of_pixels(tmp_path, patches, channels_last):
+    """Blue first, in 0..255, less a mean: as `Standardising` says, by its definition."""
+    path = foreign_models.residual(tmp_path / "net.onnx", channels_last=channels_last)
+    wants = {"mean": (103.9, 116.8, 123.7), "std": (57.4, 57.1, 58.4)}
+    graphs.wrap(path, out=tmp_path / "out.onnx", **wants, channels="bgr", scale=255, patch_px=32)
+    x = (patches[..., ::-1].astype(np.float64) - wants["mean"]) / wants["std"]
+    x = (x if channels_last else x.transpose(0, 3, 1, 2)).astype(np.float32)
+    session = session_of(path)
+    (wanted,) = session.run(None, {session.get_inputs()[0].name: x})
+    wanted = wanted if wanted.ndim == 2 else wanted.mean(axis=(2, 3))
+    with encoders.load(tmp_path / "out.onnx", device="cpu", threads=2) as encoder:
+        np.testing.assert_allclose(encoder.encode(patches), wanted, rtol=1e-4, atol=1e-5)
+
+
 def test_channels_last_inside(tmp_path, patches):
     s = foreign_models.Sketch()
     x = s.add("/last/Transpose", [s.conv("conv", "x", 3, 5, stride=2)], perm=[0, 2, 3, 1])

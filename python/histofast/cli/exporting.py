@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from histofast.cli import options
+from histofast._words import count
+from histofast.cli import options, standardising
 from histofast.cli.output import say
 
 if TYPE_CHECKING:
@@ -74,6 +75,10 @@ def export(
             help="of the BatchNorms; Keras trains with 1.001e-5 [the network's usual]",
         ),
     ] = None,
+    mean: standardising.Mean = None,
+    std: standardising.Std = None,
+    channels: standardising.Channels = "rgb",
+    scale: standardising.Scale = None,
     partial: Annotated[
         bool, typer.Option("--partial", help="missing tensors stay random, strange ones are left")
     ] = False,
@@ -119,6 +124,10 @@ def export(
             "--classes": classes or None,
             "--bn-eps": bn_eps,
             "--partial": partial or None,
+            "--mean": mean,
+            "--std": std,
+            "--scale": scale,
+            "--channels": None if channels == "rgb" else channels,
         }
         for flag, value in of_run.items():
             if value is not None:
@@ -139,6 +148,9 @@ def export(
         layer=layer,
         classes=classes,
         bn_eps=bn_eps,
+        standardising=standardising.standardising_of(
+            mean=mean, std=std, channels=channels, scale=scale
+        ),
         partial=partial,
     )
 
@@ -162,6 +174,11 @@ def _export_network(
     if chosen:
         layer = _last(chosen, [cut.name for cut in networks.layers(network)])
     made = networks.create(network, weights=weights, layer=layer, seed=random or 0, **options)
+    if made.loaded is not None and made.loaded.head == "new":
+        raise ValueError(
+            f"--classes must be those of a linear head in {weights}, got {options['classes']}, and it has no "
+            "such head: leave it out for features"
+        )
     specs = (
         networks.export_cuts(made, out, layers=chosen, **meant)
         if layers is not None
@@ -170,7 +187,13 @@ def _export_network(
     if made.loaded is not None:
         for line in made.loaded.remarks():
             say(f"{weights}: {line}")
-    _tell_exported(out, specs, are_cuts=layers is not None)
+    if made.standardised_by == "guess":
+        say(
+            f"{weights}: nobody knows what these weights want of pixels, ImageNet's mean and deviation are "
+            "taken: say --mean and --std"
+        )
+    missing = () if made.loaded is None else made.loaded.missing
+    _tell_exported(out, specs, are_cuts=layers is not None, random=len(missing))
 
 
 def _export_run(
@@ -204,14 +227,17 @@ def _export_run(
     _tell_exported(out, specs, are_cuts=layers is not None)
 
 
-def _tell_exported(out: Path, specs: Sequence[EncoderSpec], *, are_cuts: bool) -> None:
+def _tell_exported(
+    out: Path, specs: Sequence[EncoderSpec], *, are_cuts: bool, random: int = 0
+) -> None:
+    with_random = f" with {count(random, 'random tensor')}" if random else ""
     if are_cuts:
-        tell_cuts(out, specs, against="torch")
+        tell_cuts(out, specs, against=f"torch{with_random}")
         return
     spec = specs[0]
     say(
         f"{out}: {spec.name}, {spec.d} features, {spec.size_bytes / 1e6:.1f} MB, verified against "
-        f"torch, sha256 {spec.sha256}"
+        f"torch{with_random}, sha256 {spec.sha256}"
     )
 
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from histofast.cli import exporting, flags, measure, merge, options
+from histofast.cli import exporting, flags, measure, merge, options, standardising
 from histofast.cli.output import say, say_document
 
 if TYPE_CHECKING:
@@ -154,21 +154,14 @@ def _aligned(rows: Sequence[Sequence[str]], *, right: set[str]) -> list[str]:
     return ["  ".join(line).rstrip() for line in zip(*columns, strict=True)]
 
 
-_CHANNELS = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}  # ImageNet's
-
-
 @app.command(name="add", short_help="Turn any ONNX file into an encoder, proven equal.")
 def add(
-    model: Annotated[Path, typer.Argument(help="ONNX file that takes float RGB images")],
+    model: Annotated[Path, typer.Argument(help="ONNX file that takes float images")],
     out: Annotated[Path, typer.Option("--out", "-o", help="ONNX file to write")],
-    mean: Annotated[
-        str,
-        typer.Option("--mean", metavar="R,G,B", help="mean it expects, in 0..1, or imagenet"),
-    ],
-    std: Annotated[
-        str | None,
-        typer.Option("--std", metavar="R,G,B", help="deviation likewise [with --mean imagenet]"),
-    ] = None,
+    mean: standardising.Mean = None,
+    std: standardising.Std = None,
+    channels: standardising.Channels = "rgb",
+    scale: standardising.Scale = None,
     size_px: Annotated[
         int | None, typer.Option("--size", metavar="PX", help="fix the patch side [the file's]")
     ] = None,
@@ -198,11 +191,16 @@ def add(
     """
     from histofast.graphs import wrap
 
+    wants = standardising.standardising_of(mean=mean, std=std, channels=channels, scale=scale)
+    if wants is None:
+        raise ValueError("--mean must be given: what the network was trained with, or imagenet")
     spec = wrap(
         model,
         out=out,
-        mean=_channels("mean", mean),
-        std=_channels("std", "imagenet" if std is None and mean == "imagenet" else std),
+        mean=wants.mean,
+        std=wants.std,
+        channels=wants.channels,
+        scale=wants.scale,
         size_px=size_px,
         patch_px=patch_px,
         mpp=mpp,
@@ -218,22 +216,6 @@ def add(
         f"{out}: {spec.name}, {spec.d} features from {spec.layer}, {size}, "
         f"{spec.size_bytes / 1e6:.1f} MB, verified against {model}, sha256 {spec.sha256}"
     )
-
-
-def _channels(name: str, text: str | None) -> tuple[float, ...]:
-    """Read three numbers, one number for all three channels, or `imagenet`."""
-    if text == "imagenet":
-        return _CHANNELS[name]
-    try:
-        values = tuple(float(part) for part in (text or "").split(","))
-    except ValueError:
-        values = ()
-    if len(values) not in (1, 3):
-        raise ValueError(
-            f"--{name} must be R,G,B in 0..1, one number for all, or imagenet, got "
-            f"{'nothing' if text is None else repr(text)}"
-        )
-    return values if len(values) == 3 else values * 3
 
 
 @app.command(name="truncate", short_help="List where a graph can be cut, and cut an encoder.")

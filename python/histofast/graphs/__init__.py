@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from histofast.graphs.proof import BATCHES, checked_patches
     from histofast.graphs.speed import BenchReport, bench
     from histofast.graphs.stained import stained_noise
+    from histofast.graphs.standardising import Channels, Standardising
     from histofast.graphs.tap import Tap
     from histofast.graphs.wrapping import wrap
 else:
@@ -51,6 +52,7 @@ else:
             "histofast.graphs.proof": ["BATCHES", "checked_patches"],
             "histofast.graphs.speed": ["BenchReport", "bench"],
             "histofast.graphs.stained": ["stained_noise"],
+            "histofast.graphs.standardising": ["Channels", "Standardising"],
             "histofast.graphs.tap": ["Tap"],
             "histofast.graphs.wrapping": ["wrap"],
         },
@@ -61,12 +63,14 @@ __all__ = [
     "MIN_PATCHES",
     "Agreement",
     "BenchReport",
+    "Channels",
     "Gemm",
     "Graph",
     "GraphCut",
     "LayerSensitivity",
     "PixelGraph",
     "Precision",
+    "Standardising",
     "Tap",
     "agreement",
     "bench",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +16,7 @@ from histofast.graphs.images import ImageInput
 from histofast.graphs.pooling import pooled
 from histofast.graphs.proof import BATCHES, relative_error
 from histofast.graphs.stained import stained_noise
+from histofast.graphs.standardising import Standardising
 
 
 class Original:
@@ -28,14 +28,14 @@ class Original:
         image: ImageInput,
         tensor: str,
         *,
-        mean: Sequence[float],
-        std: Sequence[float],
+        wants: Standardising,
     ) -> None:
         self._where = graph.where
         self._image = image
         self._tensor = tensor
         self._opened = graph.opened([tensor])
-        self._offset, self._scale = offset_and_scale(mean, std)
+        self._offset, self._scale = offset_and_scale(*wants.of_rgb)
+        self._step = -1 if wants.channels == "bgr" else 1
 
     def run(self, patches: NDArray[np.uint8]) -> NDArray[Any]:
         """Return the tensor for all patches.
@@ -44,6 +44,7 @@ class Original:
             ModelError: the graph fails, or the tensor's first axis does not count patches.
         """
         x = (patches.astype(np.float32) - self._offset) * self._scale
+        x = x[..., :: self._step]
         if self._image.layout == "NCHW":
             x = np.ascontiguousarray(x.transpose(0, 3, 1, 2))
         x = x.astype(self._image.dtype)

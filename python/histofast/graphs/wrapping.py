@@ -23,6 +23,7 @@ from histofast.graphs.onnx_file import OnnxFile, read_onnx
 from histofast.graphs.original import Original, verify, verify_other_size
 from histofast.graphs.pooling import check_pool, give_features, pooled
 from histofast.graphs.proof import BATCHES, checked_out, checked_patches, max_relative_error
+from histofast.graphs.standardising import Channels, Standardising
 
 EXPORTER = "histofast wrap 1"  # raised when the same file would become another one
 _OLDEST_OPSET = 7  # from here on Sub and Mul broadcast as NumPy does
@@ -35,6 +36,8 @@ def wrap(
     out: str | os.PathLike[str],
     mean: Sequence[float],
     std: Sequence[float],
+    channels: Channels = "rgb",
+    scale: float = 1.0,
     size_px: int | None = None,
     name: str | None = None,
     patch_px: int | None = None,
@@ -56,11 +59,11 @@ def wrap(
     (1e-3 for float16). A file that takes any size is also run at another one.
 
     Args:
-        path: an ONNX file whose one input is a batch of float32 or float16 RGB images, (n, 3, h, w)
+        path: an ONNX file whose one input is a batch of float32 or float16 images, (n, 3, h, w)
             or (n, h, w, 3), in opset 7 or newer.
         out: path of the .onnx file to write.
-        mean: per-channel mean that the network expects to be subtracted, in [0, 1] units, RGB.
-        std: per-channel standard deviation, same units, all > 0.
+        mean, std, channels, scale: what the network wants of pixels, see `Standardising`; as they are, three
+            numbers of red, green and blue in 0..1.
         size_px: makes a graph that takes any size take this one only. None: the file's own, which
             it must not contradict.
         name: what the encoder is called; None: the stem of `out`.
@@ -88,16 +91,14 @@ def wrap(
         ModelError: no ONNX file; weights missing; too new or too old; no image input; already an
             encoder; several outputs; no such tensor; it cannot be pooled; its size contradicts
             `size_px` or `patch_px`; its results depend on the batch or differ.
-        TypeError, ValueError: `mean`, `std`, `size_px`, `patch_px`, `mpp`, `pool`, `patches` or `out`
+        TypeError, ValueError: `mean`, `std`, `channels`, `scale`, `size_px`, `patch_px`, `mpp`, `pool`, `patches` or `out`
             of another type or out of range, or `patch_px` is missing.
 
     Determinism: the same file and arguments give the same bytes.
     """
     path, out = path_of("path", path), checked_out(out)
     check_pool(pool)
-    mean, std = _channels("mean", mean), _channels("std", std)
-    if min(std) <= 0:
-        raise ValueError(f"std must be positive, got {std}")
+    wants = Standardising(mean=mean, std=std, channels=channels, scale=scale)
     file = _read_foreign(path)
     image = image_input(file.graph)
     size_px, patch_px = _sizes(path, image, size_px=size_px, patch_px=patch_px)
@@ -105,7 +106,7 @@ def wrap(
     names = TensorNames(file.graph)
     tensor = _chosen(names, file.graph.opened().outputs, output)
     with replacing(out, overwrite=overwrite) as pending:
-        original = Original(file.graph, image, tensor, mean=mean, std=std)
+        original = Original(file.graph, image, tensor, wants=wants)
         values = original.run(patches[: max(BATCHES)])
         wanted = pooled(values, pool, where=f"{path}: {tensor!r}")
         metadata = EncoderMetadata(
@@ -123,7 +124,7 @@ def wrap(
             made_from=file.sha256,
         )
         graph = with_free_batch(file.graph, image, tensor)
-        inner = _start_at_pixels(graph, image, tensor, size_px=size_px, mean=mean, std=std)
+        inner = _start_at_pixels(graph, image, tensor, size_px=size_px, wants=wants)
         give_features(graph, inner, values, pool)
         graph.name, graph.props = metadata.name, metadata.to_props()
         limit = max_relative_error(metadata.precision)
@@ -156,24 +157,6 @@ def _read_foreign(path: Path) -> OnnxFile:
             "with onnx.version_converter, or export it again"
         )
     return file
-
-
-def _channels(name: str, values: Sequence[float]) -> tuple[float, float, float]:
-    """Return three numbers as Python's own.
-
-    Raises:
-        TypeError: they are no numbers.
-        ValueError: not three, or not finite.
-    """
-    given = np.asarray(values)
-    if given.dtype.kind not in "iuf":
-        raise TypeError(f"{name} must be three finite numbers, got {values!r}")
-    if given.shape != (3,) or not np.isfinite(given).all():
-        raise ValueError(
-            f"{name} must be three finite numbers, got {tuple(given.ravel().tolist())}"
-        )
-    red, green, blue = map(float, given)
-    return red, green, blue
 
 
 def _sizes(
@@ -245,8 +228,7 @@ def _start_at_pixels(
     tensor: str,
     *,
     size_px: int | None,
-    mean: Sequence[float],
-    std: Sequence[float],
+    wants: Standardising,
 ) -> str:
     """Let a graph start at pixels: scaling, standardising and channels first go in front.
 
@@ -262,7 +244,12 @@ def _start_at_pixels(
     graph.rename(moved)
     nodes, graph.nodes = graph.nodes, []
     take_pixels(graph, size_px=size_px)
+    mean, std = wants.of_rgb
     x = standardise_pixels(graph, mean=mean, std=std, layout=image.layout)
+    if wants.channels == "bgr":
+        turned = graph.constant(np.array([2, 1, 0], np.int64), name="pixels.order")
+        axis = 1 if image.layout == "NCHW" else 3
+        x = graph.add("Gather", [x, turned], name="pixels.turned", axis=axis)
     if image.elem_type != onnx.TensorProto.FLOAT:
         x = graph.add("Cast", [x], name="pixels.half", to=image.elem_type)
     graph.nodes.extend(nodes)

@@ -15,9 +15,10 @@ from histofast._numbers import real_number, whole_number
 from histofast._words import text_of
 from histofast.encoders import SourceEntry, WeightsEntry, registry, sha256_of
 from histofast.errors import ModelError
+from histofast.graphs import Standardising
 from histofast.networks.keras_names import usual_eps
 from histofast.networks.known import ARCHITECTURES, architecture_of, cuts_of, no_such, whole
-from histofast.networks.network import Architecture, Cut, Network, Stage
+from histofast.networks.network import IMAGENET_MEAN, Architecture, Cut, Network, Stage
 from histofast.networks.reading import read_weights
 from histofast.networks.timm import PREFIX, TimmNetwork, create_timm, timm_layers
 from histofast.networks.weights import load_weights
@@ -30,6 +31,7 @@ def create(
     layer: str | None = None,
     classes: int = 0,
     bn_eps: float | None = None,
+    standardising: Standardising | None = None,
     seed: int = 0,
     partial: bool = False,
 ) -> Network | TimmNetwork:
@@ -52,6 +54,8 @@ def create(
         bn_eps: eps of the BatchNorms, which weights files do not hold. None: the source's, or that
             of the registry if it knows the file by its SHA-256, that of Keras Applications if the
             file has its names, else the network's usual one.
+        standardising: what the weights want of pixels. None: what the registry knows of the source or the
+            file, else the network's usual, which for most is a guess, see `Network.standardised_by`.
         seed: of the random weights.
         partial: tensors that the file lacks stay random, those it has too many are left out.
 
@@ -72,9 +76,12 @@ def create(
     if name.startswith(PREFIX):
         if bn_eps is not None:
             raise ValueError("bn_eps must be left to timm for its models")
-        return create_timm(
+        of_timm = create_timm(
             name, weights=weights, layer=layer, classes=classes, seed=seed, partial=partial
         )
+        if standardising is not None:
+            _standardise(of_timm, standardising)
+        return of_timm
     if bn_eps is not None and not 0 < bn_eps < 1:
         raise ValueError(f"bn_eps must be in 0..1, got {bn_eps}")
     architecture, source = resolved(name)
@@ -104,7 +111,12 @@ def create(
         )
     if told is not None:
         network.mean, network.std = told.mean, told.std
-    if source is not None and source.bgr:
+        network.standardised_by = "registry"
+    elif file is not None and architecture.mean == IMAGENET_MEAN:
+        network.standardised_by = "guess"
+    if standardising is not None:
+        _standardise(network, standardising)
+    elif source is not None and source.bgr:
         _turn_channels(network)
     network.source = None if source is None else source.name
     network.eval()
@@ -154,7 +166,14 @@ def _empty(architecture: Architecture, layer: str, *, classes: int, bn_eps: floa
     return network
 
 
-def _turn_channels(network: Network) -> None:
+def _standardise(network: Network | TimmNetwork, wants: Standardising) -> None:
+    network.mean, network.std = wants.of_rgb
+    network.standardised_by = "told"
+    if wants.channels == "bgr":
+        _turn_channels(network)
+
+
+def _turn_channels(network: Network | TimmNetwork) -> None:
     """Have a network whose weights want BGR take RGB: its first kernel is turned."""
     first = next(module for module in network.modules() if isinstance(module, nn.Conv2d))
     with torch.no_grad():

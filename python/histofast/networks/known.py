@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from functools import cache
 
@@ -21,6 +22,10 @@ ARCHITECTURES: dict[str, Architecture] = {
 }
 
 
+# As torchvision and others spell them: ResNet50, squeezenet1_1, inception_v3.
+_SPELT = {re.sub(r"[-_.]", "", name): name for name in ARCHITECTURES}
+
+
 def names() -> tuple[str, ...]:
     """Return the names of all networks."""
     return tuple(ARCHITECTURES)
@@ -30,14 +35,15 @@ def architecture_of(name: str, *, others: Iterable[str] = ()) -> Architecture:
     """Return an architecture by its name, that of a slim network too.
 
     Args:
-        name: of the network.
+        name: of the network, in any case, with any of `-_.` or none.
         others: names that would do as well, for the message.
 
     Raises:
         ModelError: no such network (close names are offered).
     """
-    if name in ARCHITECTURES:
-        return ARCHITECTURES[name]
+    spelt = _SPELT.get(re.sub(r"[-_.]", "", name.lower()))
+    if spelt is not None:
+        return ARCHITECTURES[spelt]
     told = parted(name)
     if told is None:
         raise ModelError(no_such("network", name, [*ARCHITECTURES, *others], of=""))

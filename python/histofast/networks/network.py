@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from typing import Literal
 
 import torch
 from torch import nn
@@ -75,6 +76,9 @@ class Architecture:
     narrow: Callable[[float, Widths], Iterator[Stage]] | None = field(default=None, repr=False)
 
 
+StandardisedBy = Literal["told", "registry", "network", "guess"]
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class LoadReport:
     """What was taken from a weights file, and what was not; keys as the file spells them.
@@ -109,6 +113,9 @@ class Network(nn.Module):
 
     Input (n, 3, h, w) float32, standardised with `mean` and `std`; output (n, d) float32: the
     features of the last stage or, with `classes` > 0, the logits of a linear head on them.
+    `standardised_by` says where mean and std are from: "told", "registry" (it knows the weights),
+    "network" (random weights, or all weights of this network want the same), or "guess": ImageNet's,
+    for weights that nobody knows.
     """
 
     def __init__(
@@ -121,6 +128,7 @@ class Network(nn.Module):
         self.d = classes or stages[-1].d
         self.mean = architecture.mean
         self.std = architecture.std
+        self.standardised_by: StandardisedBy = "network"
         self.input_px = architecture.input_px
         self.loaded: LoadReport | None = None
         self.source: str | None = None  # the registry's name of the weights, if asked for by it

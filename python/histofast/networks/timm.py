@@ -25,7 +25,7 @@ from histofast._words import did_you_mean, first_line
 from histofast.encoders import sha256_of
 from histofast.errors import ModelError
 from histofast.networks.known import no_such
-from histofast.networks.network import Cut, LoadReport
+from histofast.networks.network import Cut, LoadReport, StandardisedBy
 from histofast.networks.reading import read_weights
 from histofast.networks.weights import load_weights
 
@@ -55,6 +55,7 @@ class TimmNetwork(nn.Module):
         self.classes = classes
         self.mean: tuple[float, float, float] = tuple(config["mean"])
         self.std: tuple[float, float, float] = tuple(config["std"])
+        self.standardised_by: StandardisedBy = "network"
         self.input_px: int = config["input_size"][-1]
         self.loaded: LoadReport | None = None
         self.origin = self.licence = "random weights"
