@@ -8,11 +8,13 @@ from histofast.report import (
     Axis,
     Chart,
     Figure,
+    Grid,
     Matrix,
     Picture,
     Point,
     Rule,
     Series,
+    Tile,
     curves,
 )
 
@@ -193,6 +195,24 @@ def picture(h=60, w=90, **more):
     return Picture(pixels=pixels, alt="noise", **more)
 
 
+GRID = Grid(
+    title="One and nine",
+    alt="a large picture beside small ones",
+    tiles=(
+        Tile(pixels=picture(32, 32).pixels, row=0, column=0, side=3, tip="found"),
+        *(
+            Tile(
+                pixels=np.full((8, 8, 3), 25 * k, np.uint8),
+                row=k // 3,
+                column=3 + k % 3,
+                tip=f"p{k}: 0.{k}",
+            )
+            for k in range(9)
+        ),
+    ),
+)
+
+
 FIGURES = {
     figure.name: figure
     for figure in (
@@ -206,6 +226,7 @@ FIGURES = {
             panels=(picture(ticks=((0.0, "low"), (1.0, "high")), opacity=0.5, um_per_px=8.0),),
             title="slide",
         ),
+        Figure(name="pictures", panels=(GRID, STEPS), title="channel"),
         curves([log(), log(7, 0.1), log(1)], metric="auroc", title="attention"),
     )
 }

@@ -10,16 +10,17 @@ import io
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Any, TextIO
 
-from histofast._words import printable
+from histofast._words import duration, printable
 
 if TYPE_CHECKING:
     from rich.progress import Progress
 
 _OF_TEXT = "\n\r\t"
 _SAY_S = 10.0  # between lines on work that goes on
+_KNOWN_S = 2.0  # from when on it is said how long the rest takes
 
 
 class Escaped(io.TextIOBase):
@@ -142,18 +143,56 @@ def counted(what: str, *, quiet: bool) -> Iterator[Callable[[int, int], None] | 
         yield None if quiet else now_and_then(what)
         return
     with bars() as shown:
-        update = shown.add(what)
-        yield lambda done, total: update(completed=done, total=total)
+        update, left = shown.add(what), _TimeLeft()
+        yield lambda done, total: update(completed=done, total=total, note=left.told(done, total))
+
+
+@contextmanager
+def counted_in_turn(*, quiet: bool) -> Iterator[Callable[[str, int, int], None] | None]:
+    """Yield what is told (what, done, total) of one thing after the other; see `counted`."""
+    if quiet:
+        yield None
+        return
+    with ExitStack() as stack:
+        at_hand: tuple[str, Callable[[int, int], None] | None] = ("", None)
+
+        def tell(what: str, done: int, total: int) -> None:
+            nonlocal at_hand
+            if what != at_hand[0]:
+                stack.close()  # the bar of what was before
+                at_hand = (what, stack.enter_context(counted(what, quiet=False)))
+            assert at_hand[1] is not None
+            at_hand[1](done, total)
+
+        yield tell
 
 
 def now_and_then(what: str) -> Callable[[int, int], None]:
-    """Return what says how many are done, but for work that is done soon."""
-    said = time.monotonic()
+    """Return what says how many are done and how long the rest takes, but for work that is done soon."""
+    said, left = time.monotonic(), _TimeLeft()
 
     def tell(done: int, total: int) -> None:
         nonlocal said
+        told = left.told(done, total)
         if done < total and time.monotonic() - said > _SAY_S:
             said = time.monotonic()
-            say(f"{what}: {done} of {total}", err=True)
+            say(f"{what}: {done} of {total}{f', {told}' if told else ''}", err=True)
 
     return tell
+
+
+class _TimeLeft:
+    """How long what is left takes, from what was done since it was first asked."""
+
+    def __init__(self) -> None:
+        self._begun: tuple[float, int] | None = None
+
+    def told(self, done: int, total: int) -> str:
+        """Return `about 3 min left`, "" where nothing can be said yet."""
+        now = time.monotonic()
+        if self._begun is None:
+            self._begun = (now, done)
+        began, before = self._begun
+        if not before < done < total or now - began < _KNOWN_S:
+            return ""
+        return f"about {duration((now - began) / (done - before) * (total - done))} left"

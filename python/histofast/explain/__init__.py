@@ -12,9 +12,10 @@ from histofast.explain.scoring import Score, score
 
 if TYPE_CHECKING:
     from histofast.explain import cam as cam
+    from histofast.explain import channels as channels
 else:
     # What needs torch is loaded when it is first asked for: maps of values do without.
-    __getattr__, __dir__ = attach(__name__, {}, rooms=["cam"])
+    __getattr__, __dir__ = attach(__name__, {}, rooms=["cam", "channels"])
 
 __all__ = [
     "AttentionMap",
@@ -24,6 +25,7 @@ __all__ = [
     "attention_map",
     "attention_of_run",
     "cam",
+    "channels",
     "concepts",
     "read_values",
     "score",

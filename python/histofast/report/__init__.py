@@ -11,12 +11,14 @@ from histofast.report.charts import (
     Axis,
     Chart,
     Figure,
+    Grid,
     Matrix,
     Panel,
     Picture,
     Point,
     Rule,
     Series,
+    Tile,
 )
 from histofast.report.curves import curves
 from histofast.report.files import (
@@ -37,6 +39,7 @@ __all__ = [
     "Chart",
     "Column",
     "Figure",
+    "Grid",
     "Matrix",
     "Panel",
     "Picture",
@@ -44,6 +47,7 @@ __all__ = [
     "Rule",
     "Series",
     "Table",
+    "Tile",
     "check_figure_path",
     "check_installed",
     "colors_of",

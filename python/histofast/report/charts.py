@@ -192,7 +192,41 @@ class Picture:
     heads: tuple[str, ...] = ()
 
 
-Panel = Chart | Matrix | Picture
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class Tile:
+    """A picture of a grid.
+
+    Attributes:
+        pixels: (h, w, 3) uint8 RGB, drawn as a square.
+        row, column: place of its upper left corner, in tiles.
+        side: how many tiles it is wide and high.
+        tip: what pointing at it says.
+    """
+
+    pixels: NDArray[np.uint8]
+    row: int
+    column: int
+    side: int = 1
+    tip: str = ""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Grid:
+    """Square pictures in rows and columns, large ones beside small ones.
+
+    Attributes:
+        tiles: that do not overlap.
+        alt: what it shows, for those who do not see it.
+        title, caption: above it on a page.
+    """
+
+    tiles: tuple[Tile, ...]
+    alt: str
+    title: str = ""
+    caption: str = ""
+
+
+Panel = Chart | Matrix | Picture | Grid
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -220,9 +254,10 @@ class Figure:
                 _check_chart(panel)
             elif isinstance(panel, Matrix):
                 _check_matrix(panel)
-            elif panel.pixels.ndim != 3 or panel.pixels.dtype != np.uint8:
-                got = f"{panel.pixels.dtype} of shape {panel.pixels.shape}"
-                raise ValueError(f"pixels must be (h, w, 3) uint8, got {got}")
+            elif isinstance(panel, Grid):
+                _check_grid(panel)
+            else:
+                _check_pixels(panel.pixels)
 
 
 def check_name(what: str, name: str) -> None:
@@ -253,3 +288,28 @@ def _check_matrix(matrix: Matrix) -> None:
         raise ValueError(f"values of a matrix must be {la} rows of {lb} numbers")
     if not matrix.low < matrix.high:
         raise ValueError(f"low must be below high, got {matrix.low:g} and {matrix.high:g}")
+
+
+def _check_grid(grid: Grid) -> None:
+    if not grid.tiles:
+        raise ValueError("tiles of a grid must be at least 1, got none")
+    taken: set[tuple[int, int]] = set()
+    for tile in grid.tiles:
+        _check_pixels(tile.pixels)
+        if tile.row < 0 or tile.column < 0 or tile.side < 1:
+            got = f"row {tile.row}, column {tile.column}, side {tile.side}"
+            raise ValueError(
+                f"places of tiles must not be negative, and sides at least 1, got {got}"
+            )
+        places = {
+            (tile.row + i, tile.column + j) for i in range(tile.side) for j in range(tile.side)
+        }
+        if places & taken:
+            raise ValueError(f"tiles must not overlap, got two at {min(places & taken)}")
+        taken |= places
+
+
+def _check_pixels(pixels: NDArray[np.uint8]) -> None:
+    if pixels.ndim != 3 or pixels.dtype != np.uint8:
+        got = f"{pixels.dtype} of shape {pixels.shape}"
+        raise ValueError(f"pixels must be (h, w, 3) uint8, got {got}")

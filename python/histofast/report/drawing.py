@@ -10,8 +10,9 @@ import numpy as np
 from matplotlib import rc_context
 from numpy.typing import NDArray
 
-from histofast.report.charts import Chart, Figure, Matrix, Panel, Picture
+from histofast.report.charts import Chart, Figure, Grid, Matrix, Panel, Picture
 from histofast.report.draw_chart import draw_chart
+from histofast.report.draw_grid import draw_grid
 from histofast.report.draw_matrix import draw_matrix
 from histofast.report.draw_picture import dpi_of, draw_picture
 from histofast.report.sheet import Sheet
@@ -78,6 +79,8 @@ def lay_out(
             draw_chart(sheet, panel)
         elif isinstance(panel, Matrix):
             draw_matrix(sheet, panel)
+        elif isinstance(panel, Grid):
+            draw_grid(sheet, panel, titled=len(panels) > 1)
         else:
             draw_picture(sheet, panel, titled=len(panels) > 1)
         corner = sheet.end_panel(corner=corner, below=stacked)

@@ -13,6 +13,7 @@ RC = {
     "axes.unicode_minus": False,
     "font.family": "DejaVu Sans",  # comes with matplotlib: the same figure everywhere
     "hatch.linewidth": 0.5,
+    "image.composite_image": False,  # pictures beside each other keep their own pixels
     "pdf.fonttype": 42,
     "svg.fonttype": "none",
     "svg.hashsalt": "histofast",
