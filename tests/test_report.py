@@ -23,6 +23,7 @@ from histofast.report import (
     Chart,
     Column,
     Figure,
+    Grid,
     Matrix,
     Point,
     Rule,
@@ -43,6 +44,7 @@ from page_reader import PageReader, decoded
 from report_figures import (
     FIGURES,
     FOREST,
+    GRID,
     LINES,
     MATRIX,
     log,
@@ -319,6 +321,17 @@ def test_a_link_to_elsewhere_is_refused(to):
         (
             lambda: Figure(name="x", panels=(replace(picture(), pixels=np.zeros((2, 2))),)),
             r"pixels must be \(h, w, 3\) uint8, got float64 of shape \(2, 2\)",
+        ),
+        (lambda: Figure(name="x", panels=(replace(GRID, tiles=()),)), "tiles of a grid must be"),
+        (
+            lambda: Figure(name="x", panels=(replace(GRID, tiles=GRID.tiles[:1] * 2),)),
+            r"tiles must not overlap, got two at \(0, 0\)",
+        ),
+        (
+            lambda: Figure(
+                name="x", panels=(Grid(tiles=(replace(GRID.tiles[0], side=0),), alt=""),)
+            ),
+            "places of tiles must not be negative, and sides at least 1, got row 0, column 0, side 0",
         ),
         (lambda: pixels_of(FIGURES["bars"]), "figure bars must be one picture"),
     ],

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import io
 import math
 import re
@@ -30,6 +31,7 @@ from report_figures import (
     DIAGONAL,
     FIGURES,
     FOREST,
+    GRID,
     LINES,
     MATRIX,
     NAMES,
@@ -258,6 +260,14 @@ def test_svg_has_text_as_text_and_says_what_it_points_at():
     assert f"{NAMES[2]} / $c$: undefined" in titles
     assert NAMES[2] in titles  # a name that was shortened
     assert "data:image/png;base64," in panel_svg(picture(), name="x")
+
+
+def test_pictures_of_a_grid_keep_their_own_pixels_and_say_what_they_are():
+    svg = panel_svg(GRID, name="x")
+    assert titles_of(svg) == ["found", *(f"p{k}: 0.{k}" for k in range(9))]
+    held = re.findall(r"data:image/png;base64,\s*([^\"]+)", svg)
+    sizes = [Image.open(io.BytesIO(base64.b64decode(text))).size for text in held]
+    assert sizes == [(32, 32)] + [(8, 8)] * 9
 
 
 def test_colours_and_letters_are_the_style_sheets():

@@ -84,8 +84,13 @@ def whole(name: str) -> Network:
     return network
 
 
-def no_such(what: str, got: str, known: Iterable[str], *, of: str) -> str:
-    """Return a message that names the known ones and offers those that are close."""
+def no_such(
+    what: str, got: str, known: Iterable[str], *, of: str, others: Iterable[str] = ()
+) -> str:
+    """Return a message that names the known ones and offers those that are close.
+
+    `others` would do as well and may be offered, but are too many to be named.
+    """
     known = list(known)
-    near = did_you_mean(got, known)
+    near = did_you_mean(got, [*known, *others])
     return f"{what}{of} must be one of {', '.join(known)}, got {got!r}{near}"

@@ -55,7 +55,8 @@ class Recorder:
             layers = [name for name, module in stages.items() if _is_block(module)]
         for name in layers:
             if name not in modules:
-                raise ModelError(no_such("layer", name, modules, of=f" of {network.architecture}"))
+                of = f" of {network.architecture}"
+                raise ModelError(no_such("layer", name, stages or modules, of=of, others=modules))
         if not layers:
             raise ValueError(f"layers of {network.architecture} must be at least one, got none")
         self.names = tuple(dict.fromkeys(layers))

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 _BATCH = 64
+_FLAT = 1e-9  # variance below that of one byte that is another, in any picture that is kept
 _LEAST = 1e-6  # of the largest: a colour that varies less does not vary
 
 Float = NDArray[np.float64]
@@ -64,7 +65,7 @@ def looks_of(pixels: NDArray[np.uint8]) -> Looks:
         outer += flat.T @ flat
     places = n * px * px
     values, vectors = np.linalg.eigh(outer / places)
-    if values[-1] <= 0:
+    if values[-1] < _FLAT:
         raise ValueError(
             f"images must have colours that vary, got {n} of one colour each: name pictures of "
             "tissue"

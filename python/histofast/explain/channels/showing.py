@@ -146,7 +146,7 @@ def _begun(
     device: str,
 ) -> list[_Begun]:
     told = [weights] if against is None else [weights, against]
-    names = [Path(str(start).rpartition(":")[2]).stem for start in told]
+    names = [_name(starts.parse(start)) for start in told]
     if len(set(names)) < len(names):
         names = [str(start) for start in told]
     if len(set(names)) < len(names):
@@ -161,6 +161,13 @@ def _begun(
         )
         for name, start in zip(names, told, strict=True)
     ]
+
+
+def _name(start: starts.Start) -> str:
+    match start:
+        case starts.File(path) | starts.Run(path):
+            return Path(path).stem
+    return str(start)
 
 
 def _refuse_few(images: Images, readable: int) -> None:
