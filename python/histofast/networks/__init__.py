@@ -18,7 +18,7 @@ from histofast.networks.adopted import AdoptedNetwork, adopt
 from histofast.networks.creation import create, layers
 from histofast.networks.device import pick_device
 from histofast.networks.exporting import check_size, export, export_cuts, export_encoder
-from histofast.networks.gradients import Gradients, gradients
+from histofast.networks.gradients import Gradients, frozen, gradients
 from histofast.networks.known import names
 from histofast.networks.network import Architecture, Cut, LoadReport, Network, Stage
 from histofast.networks.reading import read_weights
@@ -49,6 +49,7 @@ __all__ = [
     "export_encoder",
     "feature_reuse",
     "fitting",
+    "frozen",
     "gradients",
     "layers",
     "names",

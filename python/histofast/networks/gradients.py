@@ -65,7 +65,7 @@ def gradients(recorder: Recorder, pixels: NDArray[np.uint8], directions: Directi
         torch.inference_mode(False),
         torch.enable_grad(),
         without_tf32(device),
-        _frozen(network),
+        frozen(network),
         _tapped(recorder, kept),
     ):
         output: Tensor = network(inputs_of(network, pixels))
@@ -83,7 +83,7 @@ def gradients(recorder: Recorder, pixels: NDArray[np.uint8], directions: Directi
 
 
 @contextlib.contextmanager
-def _frozen(network: nn.Module) -> Iterator[None]:
+def frozen(network: nn.Module) -> Iterator[None]:
     """Have no weight ask for gradients, as long as it lasts."""
     were = [p for p in network.parameters() if p.requires_grad]
     try:

@@ -15,7 +15,7 @@ from histofast.explain.channels.exciting import Excitation
 from histofast.explain.channels.looks import Looks
 from histofast.explain.channels.priors import Phases, Searched, Spectrum, total_variation
 from histofast.explain.channels.transforms import LIGHT, STANDARD, Transforms, drawn, seen
-from histofast.networks import Network
+from histofast.networks import Network, frozen
 
 Prior = Literal["own", "published"]
 _DRAWS = 12  # stream of random numbers
@@ -114,11 +114,8 @@ def search(
     )
     excitation = Excitation(network, layer, channel)
     rng = np.random.default_rng([_DRAWS, seed])
-    asked = [p for p in network.parameters() if p.requires_grad]
-    for parameter in asked:
-        parameter.requires_grad_(False)
     done = 0
-    try:
+    with frozen(network):
         for stage in stages:
             optimiser = torch.optim.Adam([made.parameter], lr=stage.lr)
             for _ in range(stage.steps):
@@ -127,9 +124,6 @@ def search(
                 done += 1
                 if on_step is not None:
                     on_step(done)
-    finally:
-        for parameter in asked:
-            parameter.requires_grad_(True)
     with torch.no_grad():
         shown = (255 * made.picture()[0]).round().clamp(0, 255).to(torch.uint8)
     found: NDArray[np.uint8] = shown.permute(1, 2, 0).contiguous().cpu().numpy()

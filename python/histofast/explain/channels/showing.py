@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from histofast import jobs, report
 from histofast._files import make_folder, path_of
 from histofast._words import text_of
-from histofast.datasets import Images, decode, unreadable_note
+from histofast.datasets import Decoded, Images, decode, unreadable_note
 from histofast.explain.channels.answers import answer_of
 from histofast.explain.channels.exciting import Excitations, excitations
 from histofast.explain.channels.look import STRONGEST, Look, Options, Side
@@ -93,12 +93,9 @@ def show(
     out = path_of("out", out)
     layer = text_of("layer", layer)
     begun = _begun(network, weights, against, seed=options.seed, device=device)
-    blank = np.zeros((1, options.px, options.px, 3), np.uint8)
-    width = excitations(begun[0].network, layer, blank).channels
-    channels = options.chosen(width, layer=layer)
+    channels = _chosen(begun[0].network, layer, options)
     make_folder(out)
-    rows = np.sort(np.random.default_rng(options.seed).permutation(len(images))[: options.pictures])
-    some = images.part(rows)
+    some = _drawn(images, options)
     found = decode(
         some, cache=out / _PIXELS, px=options.px, on_progress=_of("reading pictures", on_progress)
     )
@@ -129,12 +126,28 @@ def show(
         groups=read.groups,
         of=len(images),
         pixels=np.array(found.pixels),
-        notes=tuple(filter(None, (*images.notes, *found.notes, unreadable_note(found)))),
+        notes=_notes(images, found),
     )
     report.save(answer_of(look, command=command), out)
     del found
     shutil.rmtree(out / _PIXELS, ignore_errors=True)
     return look
+
+
+def _chosen(network: Network, layer: str, options: Options) -> tuple[int, ...]:
+    """Return the channels to show, once a blank picture has shown how many there are."""
+    blank = np.zeros((1, options.px, options.px, 3), np.uint8)
+    return options.chosen(excitations(network, layer, blank).channels, layer=layer)
+
+
+def _drawn(images: Images, options: Options) -> Images:
+    """Return the real pictures to look at."""
+    order = np.random.default_rng(options.seed).permutation(len(images))
+    return images.part(np.sort(order[: options.pictures]))
+
+
+def _notes(images: Images, found: Decoded) -> tuple[str, ...]:
+    return tuple(filter(None, (*images.notes, *found.notes, unreadable_note(found))))
 
 
 def _begun(
