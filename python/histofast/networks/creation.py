@@ -92,12 +92,7 @@ def create(
         None if weights is None else _read(path_of("weights", weights), name, architecture, source)
     )
     told = source or (file.known if file else None)
-    if bn_eps is None:
-        bn_eps = None if told is None else told.bn_eps
-    if bn_eps is None and file is not None:
-        bn_eps = usual_eps(file.state)
-    if bn_eps is None:
-        bn_eps = architecture.bn_eps
+    bn_eps = _eps_of(architecture, told, file) if bn_eps is None else bn_eps
     network = _empty(architecture, layer, classes=classes, bn_eps=bn_eps)
     _fill_at_random(network, fan=architecture.fan, seed=seed)
     if file is not None:
@@ -109,15 +104,15 @@ def create(
             partial=partial,
             where=str(weights),
         )
-    if told is not None:
-        network.mean, network.std = told.mean, told.std
-        network.standardised_by = "registry"
-    elif file is not None and architecture.mean == IMAGENET_MEAN:
-        network.standardised_by = "guess"
     if standardising is not None:
         _standardise(network, standardising)
-    elif source is not None and source.bgr:
-        _turn_channels(network)
+    elif told is not None:
+        network.mean, network.std = told.mean, told.std
+        network.standardised_by = "registry"
+        if source is not None and source.bgr:
+            _turn_channels(network)
+    elif file is not None and architecture.mean == IMAGENET_MEAN:
+        network.standardised_by = "guess"
     network.source = None if source is None else source.name
     network.eval()
     return network
@@ -142,6 +137,15 @@ class _File:
     state: dict[str, torch.Tensor]
     sha256: str
     known: WeightsEntry | None
+
+
+def _eps_of(
+    architecture: Architecture, told: SourceEntry | WeightsEntry | None, file: _File | None
+) -> float:
+    known = None if told is None else told.bn_eps
+    if known is None and file is not None:
+        known = usual_eps(file.state)
+    return architecture.bn_eps if known is None else known
 
 
 def _read(path: Path, name: str, architecture: Architecture, source: SourceEntry | None) -> _File:
