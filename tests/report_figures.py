@@ -187,6 +187,24 @@ STEPS = Chart(
         for k, (name, apart) in enumerate((("pretrained", 10), ("random", 25)))
     ),
 )
+MAP = Chart(
+    alt="a map",
+    places=Axis(label="t-SNE, no scale"),
+    values=Axis(),
+    series=tuple(
+        Series(
+            name=name,
+            look=k,
+            line="none",
+            mark="dot",
+            points=tuple(
+                Point(place=20 * k + 5 * np.cos(i), value=40 + 9 * np.sin(2 * i)) for i in range(40)
+            ),
+        )
+        for k, name in enumerate(("one set", "another"))
+    ),
+    is_map=True,
+)
 
 
 def picture(h=60, w=90, **more):
@@ -221,6 +239,7 @@ FIGURES = {
         Figure(name="networks", panels=(FOREST, SCATTER), title="Which", basis="AUROC"),
         Figure(name="bars", panels=(BARS,), title="2 threads"),
         Figure(name="steps", panels=(STEPS,)),
+        Figure(name="map", panels=(MAP,)),
         Figure(
             name="picture",
             panels=(picture(ticks=((0.0, "low"), (1.0, "high")), opacity=0.5, um_per_px=8.0),),

@@ -60,7 +60,8 @@ DOORS = {
     "torch": {"networks", "classify", "mil", "learning", "studies", "explain"},
     "timm": {"networks"},
     "safetensors": {"networks", "classify", "mil"},
-    "sklearn": {"mil"},
+    "sklearn": {"mil", "studies"},
+    "umap": {"studies"},
     "onnxruntime": {"encoders", "graphs"},  # its converter to float16
     "onnx": {"graphs", "networks"},
     "filelock": {"_files"},

@@ -1,10 +1,11 @@
-"""Names of a package that load the module which has them when they are first used."""
+"""Names of a package that load the module which has them when they are first used; what could be loaded."""
 
 from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from importlib import import_module
+from importlib.util import find_spec
 from typing import Any
 
 
@@ -37,3 +38,11 @@ def attach(
         return value
 
     return load, lambda: sorted({*sys.modules[package].__all__, *rooms})
+
+
+def is_installed(name: str) -> bool:
+    """Whether a module of that name could be imported; nothing is."""
+    try:
+        return find_spec(name) is not None
+    except ValueError:  # a module that was never found: None among the imported ones
+        return False

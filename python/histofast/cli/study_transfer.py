@@ -43,6 +43,12 @@ Ranks = Annotated[
         help="measure the ranks of all layers after every epoch: adds to the time of training",
     ),
 ]
+Maps = Annotated[
+    bool,
+    typer.Option(
+        "--maps", help="t-SNE of test pictures' features before and after, UMAP if installed"
+    ),
+]
 
 
 def add_to(app: typer.Typer) -> None:
@@ -57,6 +63,7 @@ def add_to(app: typer.Typer) -> None:
         head_only: HeadOnly = False,
         scores: Scores = False,
         ranks: Ranks = False,
+        maps: Maps = False,
     ) -> Any:
         """Train a network on each set of pictures, then on each other; hold it against the target alone.
 
@@ -78,4 +85,5 @@ def add_to(app: typer.Typer) -> None:
             head_only=head_only,
             scores=scores,
             ranks=ranks,
+            maps=maps,
         )

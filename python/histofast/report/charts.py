@@ -78,7 +78,7 @@ class Series:
         look: number of a colour and shape; "null" and "random" are what others are held against.
         line: between the points; "steps" keeps a value up to the next point.
         dashed: whether the line is.
-        mark: of a point.
+        mark: of a point; "dot" is a small one, of many.
         interval: how intervals are drawn.
     """
 
@@ -87,7 +87,7 @@ class Series:
     look: int | Literal["null", "random"] = 0
     line: Literal["none", "straight", "steps"] = "straight"
     dashed: bool = False
-    mark: Literal["point", "bar", "none"] = "point"
+    mark: Literal["point", "dot", "bar", "none"] = "point"
     interval: Literal["bars", "band"] = "bars"
 
 
@@ -117,6 +117,7 @@ class Chart:
         interval: what an interval is: "95 % interval".
         blanks: places of names that have no value: hatched, and said to be undefined.
         separators: places between two of names where a line parts them.
+        is_map: places and values are of one scale that says nothing: only what is near what.
     """
 
     places: Axis
@@ -132,6 +133,7 @@ class Chart:
     interval: str = ""
     blanks: tuple[int, ...] = ()
     separators: tuple[float, ...] = ()
+    is_map: bool = False
 
     @property
     def points(self) -> tuple[Point, ...]:

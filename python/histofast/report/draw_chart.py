@@ -26,10 +26,14 @@ from histofast.report.style import (
     spread,
 )
 
-_WIDTH, _HEIGHT, _NARROW = 4.7, 2.8, 3.4  # inches
+_WIDTH, _HEIGHT, _NARROW, _MAP = 4.7, 2.8, 3.4, 4.2  # inches
 _LINE = 0.17  # of a line of letters
 _PER_NAME, _MOST_PER_NAME, _PER_ROW = 0.15, 0.7, 0.27
 _NAME, _KEY = 24, 48  # letters of a label beside the chart, and in the legend
+_POINTS: dict[str, dict[str, Any]] = {
+    "point": {"ms": 5},
+    "dot": {"ms": 3.5, "mew": 0, "alpha": 0.7},
+}
 _RING: dict[str, Any] = {"ls": "none", "marker": "o", "mfc": "none", "mec": INK, "mew": 1.6}
 
 
@@ -59,6 +63,8 @@ def draw_chart(sheet: Sheet, chart: Chart) -> None:
 
 
 def _size(chart: Chart) -> tuple[float, float]:
+    if chart.is_map:
+        return _MAP, _MAP
     n, labels = len(chart.places.names), sum(bool(point.label) for point in chart.points)
     if chart.sideways:
         return (_NARROW if n else _WIDTH), max(_PER_ROW * n, 1.2)
@@ -77,6 +83,9 @@ def _across(chart: Chart, place: Any, value: Any) -> tuple[Any, Any]:
 
 
 def _frame(axes: Any, chart: Chart) -> None:
+    if chart.is_map:
+        _frame_map(axes, chart)
+        return
     of_place, of_value = ("y", "x") if chart.sideways else ("x", "y")
     points, n = chart.points, len(chart.places.names)
     values = [v for p in points for v in (p.value, p.low, p.high)]
@@ -93,6 +102,17 @@ def _frame(axes: Any, chart: Chart) -> None:
     axes.grid(axis=of_value, color=FAINT, lw=0.8)
     for separator in chart.separators:
         (axes.axhline if chart.sideways else axes.axvline)(separator, color=FAINT, lw=0.8)
+
+
+def _frame_map(axes: Any, chart: Chart) -> None:
+    """Give both sides one scale, and no numbers."""
+    places = [p.place for p in chart.points] or [0.0]
+    values = [p.value for p in chart.points] or [0.0]
+    half = 0.53 * max(max(places) - min(places), max(values) - min(values), 1e-9)
+    for side, axis, drawn in (("x", chart.places, places), ("y", chart.values, values)):
+        middle = (max(drawn) + min(drawn)) / 2
+        axes.set(**{f"{side}lim": (middle - half, middle + half), f"{side}ticks": []})
+        getattr(axes, f"set_{side}label")(axis.label, fontsize=10, color=INK)
 
 
 def _scale(axes: Any, side: str, axis: Axis, drawn: Sequence[float]) -> None:
@@ -131,7 +151,7 @@ def _draw_series(
         _draw_bars(sheet, axes, chart, series, color=color)
         return []
     shown = [point for point in series.points if point.is_defined]
-    pointed = series.mark == "point" or len(shown) == 1  # one point has no line
+    pointed = series.mark in _POINTS or len(shown) == 1  # one point has no line
     drawn = axes.plot(
         *_across(chart, [p.place for p in series.points], [p.value for p in series.points]),
         ls="none" if series.line == "none" else "--" if series.dashed else dashes,
@@ -139,7 +159,7 @@ def _draw_series(
         marker=marker if pointed else "none",
         color=color,
         lw=1.8,
-        ms=5,
+        **_POINTS.get(series.mark, _POINTS["point"]),
         zorder=zorder,
         clip_on=False,
         gid=sheet.group("line", [point.tip for point in shown] if pointed else ()),

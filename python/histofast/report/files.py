@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from histofast._files import replacing
+from histofast._lazy import is_installed
 from histofast.errors import missing_extra
 from histofast.report.charts import Figure
 
@@ -91,9 +91,5 @@ def check_installed() -> None:
         ModuleNotFoundError: matplotlib or jinja2 is not installed.
     """
     for name in ("matplotlib", "jinja2"):
-        try:
-            found = find_spec(name) is not None
-        except ValueError:  # a module that was never found: None among the imported ones
-            found = False
-        if not found:
+        if not is_installed(name):
             raise missing_extra(name, by="histofast.report")

@@ -16,6 +16,8 @@ from histofast.studies.drift import Drift
 from histofast.studies.filters import filter_grid, filters_moved, first_filters
 from histofast.studies.likeness import Side, plan_likeness, read_likeness
 from histofast.studies.lines import Line, read_line
+from histofast.studies.maps import FeatureMap, Told, flat, read_map
+from histofast.studies.maps import methods as map_methods
 from histofast.studies.networks import compare_networks
 from histofast.studies.pictures import (
     Conducted,
@@ -33,7 +35,7 @@ from histofast.studies.setting import Setting, StudyProgress
 from histofast.studies.subsets import train_on_fewer, training_order
 from histofast.studies.transfer import Transfer
 from histofast.studies.transfer_answers import Made, answer_of_transfer
-from histofast.studies.transfer_found import Pair, TransferFound, Way
+from histofast.studies.transfer_found import Mapped, Pair, TransferFound, Way
 from histofast.studies.transfer_words import describe_transfer, limits_of
 from histofast.studies.transfusion import Transfusion
 from histofast.studies.words import describe_study
@@ -42,8 +44,10 @@ __all__ = [
     "Conducted",
     "Done",
     "Drift",
+    "FeatureMap",
     "Line",
     "Made",
+    "Mapped",
     "Pair",
     "PictureSetting",
     "PictureStudy",
@@ -54,6 +58,7 @@ __all__ = [
     "StudyProgress",
     "StudyResult",
     "StudyRow",
+    "Told",
     "Transfer",
     "TransferFound",
     "Transfusion",
@@ -68,11 +73,14 @@ __all__ = [
     "filter_grid",
     "filters_moved",
     "first_filters",
+    "flat",
     "limits_of",
     "look_ahead_of",
+    "map_methods",
     "plan_likeness",
     "read_likeness",
     "read_line",
+    "read_map",
     "read_scores",
     "train_on_fewer",
     "training_order",

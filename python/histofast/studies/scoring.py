@@ -58,7 +58,7 @@ def measure_scores(*, side: Side, asked: Asked, cache: Path, device: str, out: P
     found = decode(images, cache=cache, px=asked.px)
     places = found.places_of(asked.fold.train, most=_MOST)
     rows = found.rows[places]
-    network = _headless(side).to(where)
+    network = headless(side).to(where)
     features = logits_of(network, found.pixels, places, device=where).double().numpy()
     labels, groups = images.targets[rows], [images.groups[i] for i in rows]
     values: dict[str, float | None] = {}
@@ -90,7 +90,8 @@ def read_scores(job: Job) -> Mapping[str, float]:
     return {name: float("nan") if value is None else value for name, value in told.items()}
 
 
-def _headless(side: Side) -> Network:
+def headless(side: Side) -> Network:
+    """Build the network of a side without its head, in evaluation mode."""
     if side.run is not None:
         assert side.run.folder is not None
         return open_run(side.run.folder).network(head=False)

@@ -28,10 +28,12 @@ from histofast.networks import starts
 from histofast.report import Answer
 from histofast.studies.likeness import START_AND_END, Side, plan_likeness
 from histofast.studies.lines import plan_line
+from histofast.studies.maps import methods as map_methods
+from histofast.studies.maps import plan_map
 from histofast.studies.pictures import Done, PictureSetting, Split
 from histofast.studies.scoring import plan_scores
 from histofast.studies.transfer_answers import Made, answer_of_transfer
-from histofast.studies.transfer_found import Pair, Way, found_of
+from histofast.studies.transfer_found import Mapped, Pair, Way, found_of
 
 _PLAIN = "mean"  # method of merging that others are held against
 
@@ -64,12 +66,15 @@ class Transfer:
         ranks: whether all runs measure the ranks of their layers at the start and after every epoch. That
             takes what 120 pictures of 64 px take a ResNet18 in training, 26 a DenseNet121, every epoch; a
             run that was made without is made anew.
+        maps: whether all sets' test pictures are laid flat by the features of each start, and of what became
+            of it on each target, on the first split; by t-SNE, and by UMAP where that is installed.
 
     Raises:
         ModelError: no such network; a start that cannot be of it.
         TypeError, ValueError: a start or a method that is none, or twice; too few data sets; a metric
             that one of them lacks; `head_only` with a recipe that trains nothing else; `scores` with a
             set whose pictures have several labels.
+        ModuleNotFoundError: `maps` without scikit-learn.
     """
 
     setting: PictureSetting
@@ -79,6 +84,7 @@ class Transfer:
     head_only: bool = False
     scores: bool = False
     ranks: bool = False
+    maps: bool = False
 
     def __post_init__(self) -> None:
         if not self.start:
@@ -103,6 +109,8 @@ class Transfer:
                 "scores must be of sets with one class a picture, got several labels in "
                 f"{', '.join(labelled)}: leave them out"
             )
+        if self.maps:
+            map_methods()
         if self.head_only and self.recipe.freeze == "head":
             raise ValueError(
                 "head_only must be left out of a recipe that trains nothing but the head"
@@ -148,6 +156,7 @@ class Transfer:
         self.likenesses(runs, trained)
         self.lines(runs, trained)
         self.scorings(runs, trained)
+        self.mapped(runs, trained)
 
     def answer(self, done: Done) -> Answer:
         """Measure what was done, and say what it means."""
@@ -161,6 +170,7 @@ class Transfer:
             likenesses=self.likenesses(done.runs, trained),
             lines=self.lines(done.runs, trained),
             scores=self.scorings(done.runs, trained),
+            maps=self.mapped(done.runs, trained),
             with_ranks=self.ranks,
         )
         return answer_of_transfer(found, setting=self.setting, runs=self._made(trained))
@@ -254,6 +264,26 @@ class Transfer:
                 )
                 for one, source in zip(made, sources, strict=True)
             ]
+        return found
+
+    def mapped(self, runs: Runs, trained: Ways) -> Mapping[Mapped, Job]:
+        """Ask for maps of features of the first split, before and after each target, where that is asked for."""
+        found: dict[Mapped, Job] = {}
+        for start in self.begins if self.maps else ():
+            direct = {name: trained[Way(start=start, target=name)][0] for name in self.setting.sets}
+            sides = {Way(start=start): Side(begins=next(iter(direct.values())).asked)}
+            sides |= {
+                Way(start=start, target=name): Side(run=one.job) for name, one in direct.items()
+            }
+            for (way, side), method in itertools.product(sides.items(), map_methods()):
+                found[Mapped(way=way, method=method)] = plan_map(
+                    runs,
+                    side,
+                    shown={name: one.asked for name, one in direct.items()},
+                    method=method,
+                    device=self.setting.device,
+                    name=f"{way}: map of features by {method}",
+                )
         return found
 
     def _asked(self, way: Way, split: Split, start: starts.Start) -> Asked:

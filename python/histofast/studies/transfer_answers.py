@@ -23,9 +23,11 @@ from histofast.studies.transfer_charts import (
     rank_figures,
 )
 from histofast.studies.transfer_found import TransferFound, Way
+from histofast.studies.transfer_maps import map_figures, map_tables
 from histofast.studies.transfer_tables import (
     NONE,
     columns_of,
+    failed_tables,
     likeness_tables,
     line_tables,
     rank_tables,
@@ -71,7 +73,9 @@ def answer_of_transfer(
         *score_tables(found),
         *likeness_tables(found),
         *rank_tables(found),
+        *map_tables(found),
         _runs(found, runs),
+        *failed_tables(found),
     )
     again = () if setting.command is None else (("The whole study", setting.command),)
     return Answer(
@@ -86,6 +90,7 @@ def answer_of_transfer(
             *line_figures(found),
             *cka_figures(found),
             *rank_figures(found),
+            *map_figures(found),
         ),
         tables=tables,
         commands=(*again, *((f"{made.way}, seed {made.seed}", made.command) for made in runs[:1])),

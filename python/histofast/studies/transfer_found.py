@@ -24,6 +24,7 @@ from histofast.learning import (
 )
 from histofast.studies.likeness import START_AND_END, read_likeness
 from histofast.studies.lines import Line, read_line
+from histofast.studies.maps import FeatureMap, read_map
 from histofast.studies.pictures import Done, PictureSetting
 from histofast.studies.scoring import read_scores
 from histofast.transferability import SCORES
@@ -39,14 +40,14 @@ class Way:
 
     Attributes:
         start: name of what came first of all.
-        target: name of the set that it is trained on at last.
+        target: name of the set that it is trained on at last; "": on none, it is the start itself.
         source: of the set that it was trained on before; "": of none.
         merge: method by which networks of all other sets were merged before; "": none were.
         head: whether the head alone is trained on the target.
     """
 
     start: str
-    target: str
+    target: str = ""
     source: str = ""
     merge: str = ""
     head: bool = False
@@ -71,6 +72,14 @@ class Pair:
     sources: tuple[str, str]
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Mapped:
+    """A network whose features were laid flat, and by which method."""
+
+    way: Way
+    method: str
+
+
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class TransferFound:
     """Values of all runs, each of a split; NaN where a run failed or does not define the metric.
@@ -87,6 +96,7 @@ class TransferFound:
             name of the score, a split each.
         ranks: of the layers at the start and after every epoch on the target, by way, a split each; {}: not
             measured.
+        maps: of the test pictures of all sets, on the first split.
         unmoved: runs whose layers before the head are as they began, as no later look at validation pictures
             was better; of those that train more than the head.
         failed: name and reason of jobs that could not be done.
@@ -104,6 +114,7 @@ class TransferFound:
     lines: Mapping[Pair, Sequence[Line | None]] = field(default_factory=dict)
     scores: Mapping[Way, Sequence[Mapping[str, float] | None]] = field(default_factory=dict)
     ranks: Mapping[Way, Sequence[Sequence[EpochOfLayers] | None]] = field(default_factory=dict)
+    maps: Mapping[Mapped, FeatureMap | None] = field(default_factory=dict)
     unmoved: int = 0
     failed: Mapping[str, str] = field(default_factory=dict)
     seconds: float = 0.0
@@ -265,6 +276,7 @@ def found_of(
     likenesses: Mapping[Way, Sequence[Job]],
     lines: Mapping[Pair, Sequence[Job]],
     scores: Mapping[Way, Sequence[Job]],
+    maps: Mapping[Mapped, Job],
     with_ranks: bool,
 ) -> TransferFound:
     """Read what the jobs of a study left; ranks of layers where runs have measured them.
@@ -299,6 +311,9 @@ def found_of(
             way: [None if (run := done.run(job)) is None else run.layers() for job in work]
             for way, work in trained.items()
             if with_ranks
+        },
+        maps={
+            which: None if job.name in done.failed else read_map(job) for which, job in maps.items()
         },
         unmoved=sum(_is_unmoved(run) for work in trained.values() for run in map(done.run, work)),
         failed=done.failed,

@@ -94,7 +94,7 @@ def score_tables(found: TransferFound) -> list[Table]:
             ),
             rows=tuple(rows),
         ),
-        _beside("scores_of_networks", columns, values),
+        beside("scores_of_networks", columns, values),
     ]
 
 
@@ -116,7 +116,7 @@ def likeness_tables(found: TransferFound) -> list[Table]:
     columns = [Column(title="", names=(n,)) for n in ("way", "start", "source", "target", "layer")]
     columns.append(Column(title="", names=("cka",), form="number"))
     columns.append(Column(title="", names=("low", "high"), form="interval"))
-    return [_beside("likeness", columns, rows)] if rows else []
+    return [beside("likeness", columns, rows)] if rows else []
 
 
 def rank_tables(found: TransferFound) -> list[Table]:
@@ -152,8 +152,8 @@ def rank_tables(found: TransferFound) -> list[Table]:
         for name in MEASURES
     ]
     return [
-        _beside("ranks", [*of_way, *whole, *values], rows),
-        _beside(
+        beside("ranks", [*of_way, *whole, *values], rows),
+        beside(
             "ranks_of_layers",
             [*of_way, Column(title="", names=("layer",)), whole[1], *ends],
             layers,
@@ -161,6 +161,21 @@ def rank_tables(found: TransferFound) -> list[Table]:
     ]
 
 
-def _beside(name: str, columns: list[Column], rows: Sequence[tuple[Cell, ...]]) -> Table:
+def failed_tables(found: TransferFound) -> list[Table]:
+    """Return all jobs that failed, and why; none where none did."""
+    if not found.failed:
+        return []
+    return [
+        Table(
+            name="failed",
+            title="What failed",
+            caption="Left out of all numbers; it is tried again when the study is started again.",
+            columns=tuple(columns_of("job", "reason")),
+            rows=tuple(found.failed.items()),
+        )
+    ]
+
+
+def beside(name: str, columns: list[Column], rows: Sequence[tuple[Cell, ...]]) -> Table:
     """Return a table that is a CSV only."""
     return Table(name=name, columns=tuple(columns), rows=tuple(rows), shown=0)
