@@ -74,7 +74,7 @@ def test_what_has_no_place_is_left_out():
         {"type": "MultiPolygon", "coordinates": [[]]},
     ]
     np.testing.assert_array_equal(drawn(collection(*nothing, square)), drawn(square))
-    with pytest.raises(ValueError, match=r"^geojson must hold at least one polygon, got none$"):
+    with pytest.raises(ValueError, match=r"at least one polygon, got none \(5 points, lines or empty"):
         drawn(collection(*nothing))
 
 
@@ -116,14 +116,13 @@ BROKEN = {
         {"type": "MultiPolygon", "coordinates": [5]},
         "must hold lists of rings, got a number",
     ),
-    "type": ({"type": ["Polygon"]}, "must hold polygons only, got a list"),
-    "steering": ({"type": "Pol\n\x1b[2Jygon"}, "must hold polygons only, got Pol\\n\\u001b[2Jygon"),
+    "type": ({"type": ["Polygon"]}, "must hold polygons, got a list"),
+    "steering": ({"type": "Pol\n\x1b[2Jygon"}, "must hold polygons, got Pol\\n\\u001b[2Jygon"),
     "geometries": (
         {"type": "GeometryCollection", "geometries": {}},
         "must have a list of geometries, got an object",
     ),
-    "point": ({"type": "Point", "coordinates": [1, 2]}, "must hold polygons only, got Point"),
-    "feature": (5, "must hold polygons only, got a number"),
+    "feature": (5, "must hold polygons, got a number"),
 }
 
 
@@ -189,8 +188,26 @@ def test_a_list_of_features_is_a_collection(survey):
     whole = json.loads(GOOD)
     features = whole.get("features", [whole])
     assert (survey(json.dumps(features)).mask == survey(GOOD).mask).all()
-    with pytest.raises(SlideError, match="feature 2 must hold polygons only, got Point: export"):
-        survey(json.dumps([*features, {"type": "Point", "coordinates": [1, 2]}]))
+    with pytest.raises(SlideError, match="feature 2 must hold polygons, got Sphere: export"):
+        survey(json.dumps([*features, {"type": "Sphere", "coordinates": [1, 2]}]))
+
+
+def test_what_has_no_area_is_passed_over_with_a_count(survey):
+    """Points, lines and features without a place lie among areas wherever people annotate."""
+    whole = json.loads(GOOD)
+    features = whole["features"]
+    point = {"type": "Point", "coordinates": [1, 2]}
+    line = {"type": "LineString", "coordinates": [[1, 2], [3, 4]]}
+    others = [point, {"type": "MultiPoint", "coordinates": [[1, 2]]}, line]
+    others += [{"type": "MultiLineString", "coordinates": [line["coordinates"]]}]
+    others = [{"type": "Feature", "geometry": each, "properties": {}} for each in (*others, None)]
+    found = survey(json.dumps([others[0], *features, *others[1:]]))
+    assert (found.mask == survey(GOOD).mask).all()
+    assert found.notes == ("5 points, lines or empty features of the mask passed over",)
+    assert survey(json.dumps([*features, point])).notes[0].startswith("1 point, line or empty")
+    assert survey(GOOD).notes == ()
+    with pytest.raises(SlideError, match=r"at least one polygon, got none \(5 points, lines or"):
+        survey(json.dumps(others))
 
 
 def test_measurements_may_be_no_number(survey):

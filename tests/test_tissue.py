@@ -677,10 +677,10 @@ def test_a_polygon_over_the_edge_is_clipped():
 @pytest.mark.parametrize(
     ("geojson", "message"),
     [
-        ({}, "geojson must hold polygons only, got an object"),
+        ({}, "geojson must hold polygons, got an object"),
         ({"type": "FeatureCollection", "features": []}, "geojson must hold at least one polygon"),
         ({"type": "FeatureCollection"}, "geojson must have a list of features, got none"),
-        ({"type": "Point", "coordinates": [1, 2]}, "must hold polygons only, got Point"),
+        ({"type": "Point", "coordinates": [1, 2]}, "must hold at least one polygon, got none"),
         ({"type": "Feature", "geometry": None}, "must hold at least one polygon, got none"),
         ({"type": "Polygon", "coordinates": []}, "must hold at least one polygon, got none"),
         ({"type": "Polygon"}, "geojson must have a list of coordinates, got none"),

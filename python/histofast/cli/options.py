@@ -125,7 +125,7 @@ Mask = Annotated[
     typer.Option(
         "--mask",
         metavar="PATH",
-        help="PNG or GeoJSON instead of finding tissue; for several slides a folder of them",
+        help="PNG, TIFF, JPEG or GeoJSON instead of finding tissue; for several slides a folder of them",
     ),
 ]
 Threshold = Annotated[

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
@@ -83,7 +83,7 @@ def describe(slide: SlideReport) -> str:
     if slide.status == "interrupted":
         return f"{name}: not done"
     if slide.status == "empty":
-        return f"{name}: empty: {told(slide.reason)}"
+        return f"{name}: empty: {told(slide.reason)}{noted(slide.notes)}"
     text = f"{name}: {count(slide.patches, 'patch')}"
     if slide.status == "done":
         text += f" in {slide.seconds.get('total', 0.0):.1f} s"
@@ -91,7 +91,12 @@ def describe(slide: SlideReport) -> str:
         text += f", {count(slide.unreadable, 'unreadable region')}"
     if slide.damaged_patches:
         text += f" in {count(slide.damaged_patches, 'patch')}"
-    return text
+    return text + noted(slide.notes)
+
+
+def noted(notes: Sequence[str]) -> str:
+    """What is to be known of a slide's tissue, as the end of its line."""
+    return f" ({'; '.join(told(note) for note in notes)})" if notes else ""
 
 
 def summarise(report: RunReport, *, quiet: bool) -> list[str]:

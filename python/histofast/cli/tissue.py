@@ -12,6 +12,7 @@ from histofast._words import count, one_line
 from histofast.cli import options
 from histofast.cli.flags import told
 from histofast.cli.output import say, say_document
+from histofast.cli.progress import noted
 
 
 def tissue(
@@ -70,7 +71,7 @@ def tissue(
             say(
                 f"{one_line(job.name)}: {result['tissue_mm2']:.2f} mm2 of tissue "
                 f"({100 * result['tissue_fraction']:.1f} %), {result['patches']} patches"
-                f"{unreadable}: {result['preview']}"
+                f"{unreadable}{noted(result['notes'])}: {result['preview']}"
             )
     if as_json:
         say_document(json.dumps(rows, indent=1))

@@ -15,6 +15,9 @@ from histofast.patches.pictures import read_pictures
 from histofast.patches.tables import PatchBag, bags_of
 from histofast.slides import Slide, find_slides, open_slide
 
+MASK_SUFFIXES = (".png", ".geojson", ".json", ".tif", ".tiff", ".jpg", ".jpeg")
+"""What a folder of masks is searched for, in this order."""
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Job:
@@ -163,6 +166,11 @@ def select_shard(jobs: list[Job], shard: str | None) -> list[Job]:
 
 
 def with_masks(jobs: list[Job], mask: str | Path | None) -> list[Job]:
+    """Give slides their masks, from one file or a folder; those of a list keep their own.
+
+    In a folder a mask is called after its slide, `<slide>.png` or any of `MASK_SUFFIXES`, else
+    `<slide>_mask*`, in any case.
+    """
     if mask is None:
         return jobs
     mask = Path(mask)
@@ -175,9 +183,35 @@ def with_masks(jobs: list[Job], mask: str | Path | None) -> list[Job]:
                 f"{len(jobs)} slides, got {mask}"
             )
         return [replace(jobs[0], mask=mask)]
-    found = []
-    for job in jobs:
-        candidates = [mask / f"{job.name}{suffix}" for suffix in (".png", ".geojson", ".json")]
-        file = next((path for path in candidates if _is(path, Path.is_file)), candidates[0])
-        found.append(replace(job, mask=job.mask or file))
-    return found
+    names = [path for path in sorted(mask.iterdir()) if path.suffix.lower() in MASK_SUFFIXES]
+    return [job if job.mask or job.problem else _with_mask_among(names, mask, job) for job in jobs]
+
+
+def _with_mask_among(files: list[Path], folder: Path, job: Job) -> Job:
+    """Give a slide its mask of a folder; one that has none, or several, has a problem."""
+    stem = job.name.lower()
+    found = [path for path in files if path.stem.lower() == stem and not _is_same(path, job.path)]
+    if found:  # as `histofast tissue` writes contours beside pictures, the first suffix is taken
+        return replace(
+            job, mask=min(found, key=lambda path: MASK_SUFFIXES.index(path.suffix.lower()))
+        )
+    found = [path for path in files if path.stem.lower().startswith(f"{stem}_mask")]
+    if len(found) == 1:
+        return replace(job, mask=found[0])
+    if found:
+        names = ", ".join(path.name for path in found[:3])
+        problem = f"mask of {job.name} must be one file of {folder}, got {len(found)}: {names}"
+    else:
+        problem = (
+            f"no such mask: {folder} has none called {job.name} or {job.name}_mask, with one of "
+            f"{' '.join(MASK_SUFFIXES)}"
+        )
+    return replace(job, problem=problem)
+
+
+def _is_same(a: Path, b: Path) -> bool:
+    """Whether two paths are one file: slides may lie among their masks."""
+    try:
+        return a.samefile(b)
+    except OSError:
+        return False

@@ -16,7 +16,7 @@ from histofast._files import regular_file
 from histofast._numbers import real_number, whole_number
 from histofast._words import one_line
 from histofast.errors import SlideError
-from histofast.slides import Level, Slide, read_mask
+from histofast.slides import TIFF_MAGIC, Level, Slide, read_mask
 from histofast.tissue import REVISION as TISSUE_REVISION
 from histofast.tissue import Tissue, find_tissue
 
@@ -104,7 +104,7 @@ def survey_tissue(
             min_area_um2=options.min_area_um2,
             max_hole_um2=options.max_hole_um2,
             exclude_foreign=options.exclude_foreign,
-            mask=mask.read() if mask else None,
+            mask=mask.read(slide, options) if mask else None,
             origin_l0=slide.origin_l0,
         )
     except ValueError as error:
@@ -126,14 +126,22 @@ class MaskFile:
                     f"mask {path} must have at most {_MOST_BYTES >> 20} MiB, got "
                     f"{size >> 20} MiB: simplify its polygons"
                 )
-            self._content = path.read_bytes()
+            with path.open("rb") as file:
+                # Of a picture no more than its digest: a pyramid may be larger than the memory.
+                self._is_tiff = file.read(4) in TIFF_MAGIC
+                file.seek(0)
+                self._content = file.read() if self._is_geojson else b""
+                file.seek(0)
+                self._digest = "mask:" + hashlib.file_digest(file, "sha256").hexdigest()
         except OSError as error:
             raise SlideError(f"cannot read mask {path}: {error.strerror}") from error
-        self._digest = "mask:" + hashlib.sha256(self._content).hexdigest()
 
     def identity(self, options: TissueOptions) -> str | dict[str, Any]:
-        """What makes the mask; polygons are drawn at the scale that the options ask for."""
-        if not self._is_geojson:
+        """What makes the mask; the scale that the options ask for, where it decides what is read.
+
+        Polygons are drawn at that scale, and of a pyramid one level is read.
+        """
+        if not (self._is_geojson or self._is_tiff):
             return self._digest
         return {
             "mask": self._digest,
@@ -141,9 +149,12 @@ class MaskFile:
             "revision": TISSUE_REVISION,
         }
 
-    def read(self) -> NDArray[np.uint8] | dict[str, Any]:
+    def read(self, slide: Slide, options: TissueOptions) -> NDArray[np.uint8] | dict[str, Any]:
+        """Return what `find_tissue` takes for the mask of a slide."""
         if not self._is_geojson:
-            return read_mask(self.path)
+            base, scale = slide.levels[0], max(options.mpp / slide.mpp, 1.0)
+            wanted = max(1, round(base.width / scale)), max(1, round(base.height / scale))
+            return read_mask(self.path, size_wanted=wanted)
         try:
             value = json.loads(
                 self._content,

@@ -129,5 +129,6 @@ def _check(job: Job, options: Settled, pool: ThreadPoolExecutor) -> dict[str, An
         "threshold": found.threshold,
         "patches": len(plan),
         "unreadable": len(survey.unreadable_l0),
+        "notes": list(found.notes),
         **{kind: str(path) for kind, path in files.items()},
     }

@@ -237,6 +237,7 @@ def prepare(
         raise
     report.patches, report.unreadable = len(planned.coords_l0), len(planned.unreadable_l0)
     report.damaged_patches, report.reason = 0, planned.empty
+    report.notes = list(planned.notes)
     return Prepared(
         report=report,
         planned=planned,

@@ -29,6 +29,7 @@ class SlideReport:
     """What became of one slide.
 
     `error` is why it failed, `traceback` where; `reason` is why it is empty: there is nothing to encode.
+    `notes` are what its user should know of how its tissue was found.
     `seconds` by stage: "open", "tissue" and "plan" of preparing it, "supply" of decoding, "wait" of
     the encoding thread for pixels, "encode" and "write" of the same thread, "total". Stages overlap.
     """
@@ -44,6 +45,7 @@ class SlideReport:
     error: str = ""
     traceback: str = ""
     reason: str = ""
+    notes: list[str] = field(default_factory=list)
 
     def fail(self, error: BaseException) -> None:
         """Enter what failed it."""

@@ -30,7 +30,10 @@ from histofast.tiling import PatchPlan, plan_patches
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Planned:
-    """The patches of a slide or bag, and how to get their pixels; `empty` is why there are none."""
+    """The patches of a slide or bag, and how to get their pixels; `empty` is why there are none.
+
+    `notes` are what the user should know of how tissue was found.
+    """
 
     coords_l0: NDArray[np.int64]
     tissue_fraction: NDArray[np.float32]
@@ -38,6 +41,7 @@ class Planned:
     attributes: dict[str, Any]
     empty: str
     stream: Callable[[], Iterator[PatchBatch]]
+    notes: tuple[str, ...] = ()
 
 
 def planned_with(options: Settled) -> dict[str, Any]:
@@ -154,6 +158,7 @@ class SlideSource:
             attributes=attributes | ({"empty": empty} if empty else {}),
             empty=empty,
             stream=stream,
+            notes=found.tissue.notes,
         )
 
     def _plan_on(self, found: FoundTissue, options: Settled, min_tissue: float) -> PatchPlan:

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from histofast.slides.images import (
+    TIFF_MAGIC,
     ImageForm,
     quick_png,
     read_image,
     read_image_and_form,
-    read_mask,
     write_png,
 )
 from histofast.slides.jpeg import find_damage
 from histofast.slides.listing import SLIDE_SUFFIXES, ListedSlide, find_slides
+from histofast.slides.masks import read_mask
 from histofast.slides.metadata import pyramid_downsample
 from histofast.slides.opening import open_slide
 from histofast.slides.openslide import OpenSlideSlide
@@ -30,6 +31,7 @@ from histofast.slides.write import (
 __all__ = [
     "LOOKAHEAD",
     "SLIDE_SUFFIXES",
+    "TIFF_MAGIC",
     "ImageForm",
     "Level",
     "ListedSlide",

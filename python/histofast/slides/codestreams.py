@@ -44,6 +44,11 @@ def jpeg_size(data: bytes) -> tuple[int, int] | None:
     return None
 
 
+def has_jfif(data: bytes) -> bool:
+    """Whether a JPEG stream has a JFIF header: its colours are YCbCr then, whatever the tags say."""
+    return data[6:10] == b"JFIF"
+
+
 def refuse_jpeg(data: bytes, whole: tuple[int, int]) -> None:
     """Refuse a JPEG stream that claims more than the tile, `whole` (width, height), it is for.
 

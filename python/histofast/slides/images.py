@@ -7,8 +7,8 @@ comes out dark).
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -26,6 +26,7 @@ from histofast.slides.jpeg import find_damage
 from histofast.slides.metadata import file_identity
 from histofast.slides.slide import Level, Slide
 from histofast.slides.tiff_directories import check_directories, check_pages, check_picture
+from histofast.slides.tiff_pages import picture_of
 from histofast.slides.tiff_segments import segment_decoder
 
 MAX_IMAGE_PX = 300_000_000  # decoded whole into memory: 0.9 GB
@@ -33,6 +34,8 @@ MAX_IMAGE_PX = 300_000_000  # decoded whole into memory: 0.9 GB
 _MAX_EXPANSION = 2000
 _SMALL_BYTES = 64 << 20  # decoded whatever its size in the file
 _TILE_PX = 512
+_SUBSAMPLING, _COLORMAP = 530, 320  # tags
+_MASK_BITS = (1, 2, 4, 8, 16, 32, 64)  # of a mask of numbers
 _ROWS = 1024  # converted to RGB at a time
 # Fax and old-style JPEG are read from strips only; tiles see CODECS of the decoders.
 _STRIP_CODECS = {1, 2, 3, 4, 5, 6, 7, 8, 32773, 32946, 33003, 33005, 34712, 34887, 34925, 34926}
@@ -42,6 +45,7 @@ TIFF_MAGIC = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 PNG_MAGIC = b"\x89PNG\r\n\x1a\n"
 JPEG_MAGIC = b"\xff\xd8\xff"
 
+KindOf = Callable[[tifffile.TiffPage], "PixelKind"]
 Alpha = Literal["none", "ignored", "straight", "premultiplied"]
 
 
@@ -51,6 +55,9 @@ class PixelKind:
 
     inverted: bool = False  # 0 is white
     alpha: Alpha = "none"
+    ycbcr: bool = False  # no decoder undoes it: planes apart
+    mask: Literal["", "exact", "lossy"] = ""  # a mask, compressed so
+    palette: bytes = b""  # RGB of each value of a mask
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -72,13 +79,17 @@ def to_rgb(samples: NDArray[Any], kind: PixelKind, out: NDArray[np.uint8]) -> No
     """Write decoded samples as RGB.
 
     Args:
-        samples: (h, w, s) bool, uint8 or uint16; s is 1 or 3, plus one where there is alpha.
+        samples: (h, w, s) bool, uint8 or uint16; s is 1 or 3, plus one where there is alpha. Of masks
+            any numbers.
         kind: what the samples mean.
-        out: (h, w, 3) uint8, overwritten.
+        out: (h, w, 3) uint8, overwritten; of masks with `mask_values`, three times.
 
     Raises:
         ValueError: another type or number of samples.
     """
+    if kind.mask:
+        out[...] = mask_values(samples, kind)[..., np.newaxis]
+        return
     colours = samples.shape[2] - (kind.alpha != "none")
     if colours not in (1, 3) or samples.dtype not in (np.bool_, np.uint8, np.uint16):
         raise ValueError(
@@ -90,6 +101,8 @@ def to_rgb(samples: NDArray[Any], kind: PixelKind, out: NDArray[np.uint8]) -> No
     elif samples.dtype == np.bool_:
         samples = samples.astype(np.uint8) * np.uint8(255)
     colour = samples[..., :colours]
+    if kind.ycbcr:
+        colour = ycbcr_to_rgb(colour)
     if kind.inverted:
         colour = 255 - colour
     if kind.alpha in ("straight", "premultiplied"):
@@ -99,6 +112,39 @@ def to_rgb(samples: NDArray[Any], kind: PixelKind, out: NDArray[np.uint8]) -> No
         else:
             colour = np.minimum(colour + (255 - alpha), 255)
     out[...] = colour
+
+
+def mask_values(samples: NDArray[Any], kind: PixelKind) -> NDArray[np.uint8]:
+    """What a mask says of each pixel: (h, w) uint8, 0 where no sample says anything.
+
+    The highest of its colours; of samples that are no bytes 255 for all that is not zero (or NaN).
+    Transparent pixels are 0.
+    """
+    colours = samples.shape[2] - (kind.alpha != "none")
+    colour = samples[..., :colours]
+    if kind.ycbcr:
+        colour = ycbcr_to_rgb(colour)
+    if samples.dtype == np.uint8:
+        values: NDArray[np.uint8] = (255 - colour if kind.inverted else colour).max(axis=2)
+    else:
+        is_whole = samples.dtype.kind in "iu"
+        white_is_0 = np.iinfo(samples.dtype).max if is_whole else 1
+        zero = white_is_0 if kind.inverted else 0
+        is_set = np.any((colour != zero) & ~np.isnan(colour), axis=2)
+        values = is_set.astype(np.uint8) * np.uint8(255)
+    if kind.alpha in ("straight", "premultiplied"):
+        values = np.where(samples[..., colours] == 0, np.uint8(0), values)
+    return values
+
+
+def ycbcr_to_rgb(ycbcr: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """JPEG's full-range conversion (ITU-R BT.601, as JFIF has it)."""
+    y, cb, cr = (ycbcr[..., i].astype(np.float32) for i in range(3))
+    cb -= 128
+    cr -= 128
+    rgb = np.stack([y + 1.402 * cr, y - 0.344136 * cb - 0.714136 * cr, y + 1.772 * cb], axis=-1)
+    converted: NDArray[np.uint8] = np.rint(rgb).clip(0, 255).astype(np.uint8)
+    return converted
 
 
 def tiff_pixel_kind(page: tifffile.TiffPage) -> PixelKind:
@@ -129,7 +175,48 @@ def tiff_pixel_kind(page: tifffile.TiffPage) -> PixelKind:
     # JPEG 2000 and WebP hold the colours themselves; elsewhere YCbCr would have to be undone here.
     if photometric == 6 and int(page.compression) not in (6, 7, 33003, 33005, 34712, 50001):
         raise SlideError(f"{wanted}, got YCbCr compressed with {compression_name(page)}")
-    return PixelKind(inverted=photometric == 0, alpha=alpha)
+    is_apart = photometric == 6 and page.planarconfig == 2
+    if is_apart and (bits != 8 or page.tags.valueof(_SUBSAMPLING, (1, 1)) != (1, 1)):
+        raise SlideError(f"{wanted}, got YCbCr in planes apart of several sizes or {bits} bit")
+    return PixelKind(inverted=photometric == 0, alpha=alpha, ycbcr=is_apart)
+
+
+def tiff_mask_kind(page: tifffile.TiffPage) -> PixelKind:
+    """Say how the samples of a TIFF page read as a mask: as `tiff_pixel_kind`, or one number of any kind.
+
+    Raises:
+        SlideError: as `tiff_pixel_kind`, and for a palette that does not fit its pixels.
+    """
+    photometric = int(page.photometric)
+    is_number = page.dtype is not None and page.dtype.kind in "buif" and page.samplesperpixel == 1
+    if photometric not in (0, 1, 3) or not is_number or page.bitspersample not in _MASK_BITS:
+        kind = tiff_pixel_kind(page)
+    elif photometric == 3:
+        kind = PixelKind(palette=_palette(page))
+    else:
+        # tifffile calls arrays of bool so, whatever they mean: True is what is marked.
+        inverted = photometric == 0 and not page.software.startswith("tifffile")
+        if inverted and page.bitspersample in (2, 4):
+            raise SlideError(
+                f"a mask in which 0 is white must have 1 or 8 bit, got {page.bitspersample}"
+            )
+        kind = PixelKind(inverted=inverted)
+    return replace(kind, mask="lossy" if int(page.compression) in (6, 7) else "exact")
+
+
+def _palette(page: tifffile.TiffPage) -> bytes:
+    colours = np.asarray(page.tags.valueof(_COLORMAP, ()))
+    if (
+        page.bitspersample > 8
+        or colours.size != 3 << page.bitspersample
+        or colours.dtype.kind not in "iu"
+    ):
+        raise SlideError(
+            f"a palette must have 3 x {1 << min(page.bitspersample, 8)} numbers, got {colours.size}"
+        )
+    if colours.max() > 255:  # of 16 bit, as they should be
+        colours = colours >> 8
+    return colours.reshape(3, -1).T.astype(np.uint8).tobytes()
 
 
 def compression_name(page: tifffile.TiffPage) -> str:
@@ -138,7 +225,7 @@ def compression_name(page: tifffile.TiffPage) -> str:
 
 
 def read_image(path: str | Path) -> NDArray[np.uint8]:
-    """Decode a PNG, JPEG or TIFF file (its first page) into memory.
+    """Decode a PNG, JPEG or TIFF file (its largest page) into memory.
 
     Args:
         path: the file; its content decides the format, not its suffix.
@@ -156,7 +243,7 @@ def read_image(path: str | Path) -> NDArray[np.uint8]:
 
 def read_image_and_form(path: str | Path) -> tuple[NDArray[np.uint8], ImageForm]:
     """Decode a file as `read_image` does, and say how the picture lies in it."""
-    samples, kind, form = _read_samples(path_of("path", path))
+    samples, kind, form = read_samples(path_of("path", path))
     if samples.dtype == np.uint8 and samples.shape[2] == 3 and kind == PixelKind():
         return samples, form
     image = np.empty((*samples.shape[:2], 3), np.uint8)
@@ -174,24 +261,6 @@ def _form_of(
         mode += " with transparency"
     bits = 1 if samples.dtype == np.bool_ else 8 * samples.dtype.itemsize
     return ImageForm(format=format, mode=mode, bits=bits)
-
-
-def read_mask(path: str | Path) -> NDArray[np.uint8]:
-    """Decode a mask: a pixel belongs to it when any of its samples, alpha apart, is not zero.
-
-    Returns:
-        (h, w) uint8, 0 or 1. Transparent pixels are 0.
-
-    Raises:
-        FileNotFoundError: no such file.
-        SlideError: as `read_image`.
-    """
-    samples, kind, _ = _read_samples(path_of("path", path))
-    colours = samples.shape[2] - (kind.alpha != "none")
-    mask: NDArray[np.bool_] = np.any(samples[..., :colours], axis=2)
-    if kind.alpha in ("straight", "premultiplied"):
-        mask &= samples[..., colours] != 0
-    return mask.astype(np.uint8)
 
 
 def write_png(path: str | Path, image: NDArray[np.uint8]) -> None:
@@ -225,14 +294,19 @@ def quick_png(image: NDArray[np.uint8]) -> bytes:
     )
 
 
-def _read_samples(path: Path) -> tuple[NDArray[Any], PixelKind, ImageForm]:
-    """Decode a file to (h, w, s), what the samples mean and how they were stored."""
+def read_samples(
+    path: Path, *, kind_of: KindOf = tiff_pixel_kind
+) -> tuple[NDArray[Any], PixelKind, ImageForm]:
+    """Decode a file to (h, w, s), what the samples mean and how they were stored.
+
+    `kind_of` says of a TIFF page how its samples read, or refuses it.
+    """
     regular_file(path, kind="image", error=SlideError)
     try:
         with path.open("rb") as file:
             head = file.read(8)
         if head[:4] in TIFF_MAGIC:
-            return _decode_tiff(path)
+            return _decode_tiff(path, kind_of)
         if head.startswith(PNG_MAGIC):
             return _decode_png(path)
         if head.startswith(JPEG_MAGIC):
@@ -282,14 +356,14 @@ def _planes(samples: NDArray[Any]) -> NDArray[Any]:
     return samples[..., np.newaxis] if samples.ndim == 2 else samples
 
 
-def _decode_tiff(path: Path) -> tuple[NDArray[Any], PixelKind, ImageForm]:
+def _decode_tiff(path: Path, kind_of: KindOf) -> tuple[NDArray[Any], PixelKind, ImageForm]:
     check_directories(path)
     with tifffile.TiffFile(path) as tiff:
-        page = tiff.pages.first
+        page, pages = picture_of(path, tiff)
         check_pages(path, [page])
-        check_picture(path, page, list(tiff.pages))
+        check_picture(path, page, pages)
         try:
-            kind = tiff_pixel_kind(page)
+            kind = kind_of(page)
         except SlideError as error:
             raise SlideError(f"{path}: {error}") from None
         if int(page.compression) not in _STRIP_CODECS:

@@ -10,8 +10,8 @@ import numpy as np
 import tifffile
 from numpy.typing import NDArray
 
-from histofast.slides.codestreams import jpeg_size, refuse_jpeg, refuse_jpeg_2000
-from histofast.slides.images import PixelKind, to_rgb
+from histofast.slides.codestreams import has_jfif, jpeg_size, refuse_jpeg, refuse_jpeg_2000
+from histofast.slides.images import PixelKind, to_rgb, ycbcr_to_rgb
 from histofast.slides.jpeg import find_damage
 from histofast.slides.tiff_segments import segment_decoder
 
@@ -64,18 +64,18 @@ def _jpeg_decoder(page: tifffile.TiffPage, size: tuple[int, int]) -> Decode:
     tables = page.jpegtables or b""
     if jpeg_size(tables) is not None:  # the decoder would take that for every tile's size
         raise ValueError("its shared JPEG tables hold a picture")
-    # Without a JFIF header nothing in the stream says RGB; with one it is YCbCr, whatever the tag.
-    colorspace = _RGB if int(page.photometric) == 2 and not page.is_jfif else None
-    options: dict[str, Any] = {
-        "tables": tables or None,
-        "colorspace": colorspace,
-        "outcolorspace": _RGB,
-    }
+    is_rgb = int(page.photometric) == 2
     tile_width, tile_height = page.tilewidth, page.tilelength
     file_columns = -(-page.imagewidth // tile_width)
 
+    def options_of(data: bytes) -> dict[str, Any]:
+        # Without a JFIF header nothing in the stream says RGB; with one it is YCbCr, whatever the
+        # tag. Tiles of one level differ where it was put together from several files.
+        colorspace = _RGB if is_rgb and not has_jfif(data) else None
+        return {"tables": tables or None, "colorspace": colorspace, "outcolorspace": _RGB}
+
     def decode_anew(data: bytes) -> NDArray[np.uint8]:
-        pixels: NDArray[np.uint8] = jpeg8_decode(data, **options)
+        pixels: NDArray[np.uint8] = jpeg8_decode(data, **options_of(data))
         return pixels
 
     def decode(parts: list[bytes], index: int, out: NDArray[np.uint8]) -> None:
@@ -83,7 +83,7 @@ def _jpeg_decoder(page: tifffile.TiffPage, size: tuple[int, int]) -> Decode:
         refuse_jpeg(data, (tile_width, tile_height))
         pixels = out
         try:
-            jpeg8_decode(data, out=out, **options)
+            jpeg8_decode(data, out=out, **options_of(data))
         except ValueError:  # of another size than the tile: some writers cut those at the edge
             pixels = decode_anew(data)
             h = min(tile_height, size[1] - index // file_columns * tile_height)
@@ -112,7 +112,7 @@ def _jpeg_2000_decoder(page: tifffile.TiffPage, ycbcr: bool) -> Decode:
         refuse_jpeg_2000(parts[0], whole)
         jpeg2k_decode(parts[0], out=out, numthreads=1)
         if ycbcr and not _is_converted(parts[0]):
-            out[...] = _ycbcr_to_rgb(out)
+            out[...] = ycbcr_to_rgb(out)
 
     return decode
 
@@ -130,16 +130,6 @@ def _is_converted(data: bytes) -> bool:
     subsampled = any(step != 1 for step in size[39:41] + size[42:44] + size[45:47])
     cod = data.find(b"\xff\x52", start + 51)
     return subsampled or (cod >= 0 and data[cod + 8 : cod + 9] == b"\x01")
-
-
-def _ycbcr_to_rgb(ycbcr: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """JPEG's full-range conversion (ITU-R BT.601, as JFIF has it)."""
-    y, cb, cr = (ycbcr[..., i].astype(np.float32) for i in range(3))
-    cb -= 128
-    cr -= 128
-    rgb = np.stack([y + 1.402 * cr, y - 0.344136 * cb - 0.714136 * cr, y + 1.772 * cb], axis=-1)
-    converted: NDArray[np.uint8] = np.rint(rgb).clip(0, 255).astype(np.uint8)
-    return converted
 
 
 def _webp_decoder() -> Decode:

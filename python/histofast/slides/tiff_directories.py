@@ -36,6 +36,7 @@ _NUMBERS: tuple[str, ...] = (
     "rowsperstrip",
 )
 _NUMBERS += ("samplesperpixel", "planarconfig", "compression", "photometric", "predictor")
+_NUMBERS += ("subfiletype",)
 _MASK = 4  # a bit of NewSubfileType
 _IMAGEJ_IMAGES = re.compile(r"^images=(\d{1,9})\s*$", re.MULTILINE)
 _TIFFFILE_SHAPE = re.compile(r'"shape": \[([\d, ]{1,99})\]')
@@ -164,6 +165,19 @@ class _Directories:
         )
 
 
+def what_is_broken(path: Path, page: tifffile.TiffPage) -> str:
+    """Say why a page shows nothing: a number that is none, or no pixel; empty where it may."""
+    # tifffile hands on whatever the tag holds
+    if name := next((name for name in _NUMBERS if not isinstance(getattr(page, name), int)), ""):
+        return f"{path} is not a readable TIFF file: its {name} is no number"
+    if not (page.imagewidth > 0 and page.imagelength > 0):
+        return (
+            f"{path} must have pixels, got a picture of {page.imagewidth} x {page.imagelength}:"
+            " copy or export it again"
+        )
+    return ""
+
+
 def check_pages(path: Path, pages: Sequence[tifffile.TiffPage]) -> None:
     """Refuse pages whose sizes are no numbers, or some of whose tiles lie past the file's end.
 
@@ -173,9 +187,8 @@ def check_pages(path: Path, pages: Sequence[tifffile.TiffPage]) -> None:
     size_bytes = path.stat().st_size
     end = np.uint64(size_bytes)
     for page in pages:
-        for name in _NUMBERS:  # tifffile hands on whatever the tag holds
-            if not isinstance(getattr(page, name), int):
-                raise SlideError(f"{path} is not a readable TIFF file: its {name} is no number")
+        if reason := what_is_broken(path, page):
+            raise SlideError(reason)
         offsets = np.array(page.dataoffsets, np.uint64)
         sizes = np.array(page.databytecounts, np.uint64)
         if offsets.shape != sizes.shape:
@@ -192,29 +205,31 @@ def check_pages(path: Path, pages: Sequence[tifffile.TiffPage]) -> None:
 
 
 def check_picture(path: Path, page: tifffile.TiffPage, pages: Sequence[tifffile.TiffPage]) -> None:
-    """Refuse a page that holds no whole picture, or no pixel, or tiles of any size.
+    """Refuse a page that holds no whole picture, or tiles of any size.
 
     Args:
         path: of the file.
         page: what is to be shown.
-        pages: all of the file; colours in pages of their own would pass for grey.
+        pages: all of the file; colours in pages of their own would pass for grey, and one plane of a
+            stack for all there is.
 
     Raises:
         SlideError: it does.
     """
-    if not (page.imagewidth > 0 and page.imagelength > 0):
-        raise SlideError(
-            f"{path} must have pixels, got a picture of {page.imagewidth} x {page.imagelength}:"
-            " copy or export it again"
-        )
     if page.imagedepth != 1:
         raise SlideError(f"{path}: pixels must lie in a plane, got a depth of {page.imagedepth}")
     check_tiles(path, page)
-    if page.samplesperpixel <= 2 and (count := _pictures_of_one_size(page, pages)) > 1:
+    if (count := _pictures_of_one_size(page, pages)) == 1:
+        return
+    if page.samplesperpixel <= 2:
         raise SlideError(
             f"{path}: pixels must be grey or RGB in one page, got {count} grey pages of one size:"
             " write the colours interleaved (raw2ometiff --rgb)"
         )
+    raise SlideError(
+        f"{path} must hold one picture, got {count} of one size: write the one that is wanted (of a"
+        " stack, the plane in focus) to a file of its own"
+    )
 
 
 def check_tiles(path: Path, page: tifffile.TiffPage) -> None:
@@ -243,13 +258,15 @@ def check_tiles(path: Path, page: tifffile.TiffPage) -> None:
 
 
 def _pictures_of_one_size(page: tifffile.TiffPage, pages: Sequence[tifffile.TiffPage]) -> int:
-    """How many channels or planes there are of a grey picture, by all that the file says."""
+    """How many channels or planes there are of a picture, by all that the file says."""
     count = sum(
         other.shape == page.shape
         and other.is_tiled == page.is_tiled
         and not int(other.subfiletype) & _MASK
         for other in pages
+        if other is not page
     )
+    count += 1  # the page itself, whatever it is marked as
     # ImageJ, and tifffile where asked to, write one directory for all.
     if page.is_imagej and (match := _IMAGEJ_IMAGES.search(page.description)):
         count = max(count, int(match[1]))

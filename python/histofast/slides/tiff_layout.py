@@ -5,11 +5,9 @@ from __future__ import annotations
 import contextlib
 import logging
 import math
-import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from xml.parsers import expat
 
 import numpy as np
 import tifffile
@@ -17,7 +15,13 @@ from numpy.typing import NDArray
 
 from histofast._words import clipped, one_line
 from histofast.errors import SlideError
-from histofast.slides.images import PixelKind, compression_name, tiff_pixel_kind, to_rgb
+from histofast.slides.images import (
+    KindOf,
+    PixelKind,
+    compression_name,
+    tiff_pixel_kind,
+    to_rgb,
+)
 from histofast.slides.metadata import pyramid_downsample
 from histofast.slides.slide import Level
 from histofast.slides.tiff_decoders import CODECS, Decode, decoder_of
@@ -27,15 +31,15 @@ from histofast.slides.tiff_directories import (
     check_pages,
     check_picture,
     check_tiles,
+    what_is_broken,
 )
+from histofast.slides.tiff_pages import is_beside, picture_of
+from histofast.slides.tiff_scale import mpp_of, ome_magnification
 
 # tifffile logs what it meets in broken files; without a handler Python prints that on stderr.
 logging.getLogger("tifffile").addHandler(logging.NullHandler())
 
-_UM_PER = {"nm": 1e-3, "µm": 1.0, "um": 1.0, "mm": 1e3, "cm": 1e4, "m": 1e6, "in": 25400.0}
-_OME_BYTES, _OME_STEP_BYTES = 1 << 22, 1 << 14  # of its XML: looked through, at a time
 _APERIO_CHARACTERS = 1 << 16  # of a description; it has a thousand
-_REDUCED, _MASK = 1, 4  # bits of NewSubfileType
 _GDAL_TAGS = (42112, 42113)  # its metadata, its value for "no data"
 # Their levels overlap, are scattered over several areas or are padded, which OpenSlide undoes.
 _OPENSLIDE_VENDORS = ("hamamatsu", "leica", "philips", "trestle", "ventana")
@@ -65,10 +69,11 @@ class TiffLayout:
     mpp: tuple[float, float] | None
     mpp_source: str
     properties: Mapping[str, str]
+    kind: PixelKind
 
 
-def read_layout(path: Path) -> TiffLayout:
-    """Read the directories of a TIFF file, no pixels.
+def read_layout(path: Path, *, kind_of: KindOf = tiff_pixel_kind) -> TiffLayout:
+    """Read the directories of a TIFF file, no pixels; `kind_of` says how those of a page read.
 
     Raises:
         SlideError: not a TIFF, truncated, broken, asking for too much, or with pixels that are not
@@ -78,8 +83,7 @@ def read_layout(path: Path) -> TiffLayout:
         vendor = _vendor(tiff.pages.first)
         if vendor in _OPENSLIDE_VENDORS:
             return _not_ours(vendor, "its pyramid needs OpenSlide")
-        check_pages(path, _all_pages(tiff))
-        return _layout(path, tiff, vendor)
+        return _layout(path, tiff, vendor, kind_of)
 
 
 def check_for_openslide(path: Path) -> None:
@@ -138,6 +142,7 @@ def _not_ours(vendor: str, reason: str) -> TiffLayout:
         mpp=None,
         mpp_source="",
         properties={},
+        kind=PixelKind(),
     )
 
 
@@ -149,15 +154,16 @@ def _all_pages(tiff: tifffile.TiffFile) -> list[tifffile.TiffPage]:
     return pages
 
 
-def _layout(path: Path, tiff: tifffile.TiffFile, vendor: str) -> TiffLayout:
-    pages = list(tiff.pages)
-    base = _base_page(pages)
+def _layout(path: Path, tiff: tifffile.TiffFile, vendor: str, kind_of: KindOf) -> TiffLayout:
+    base, pages = picture_of(path, tiff)
+    check_pages(path, [base])
     check_picture(path, base, pages)
     try:
-        kind = tiff_pixel_kind(base)
+        kind = kind_of(base)
     except SlideError as error:
         raise SlideError(f"{path}: {error}") from None
-    mpp, mpp_source = _mpp(base, vendor)
+    first = tiff.pages.first
+    mpp, mpp_source = mpp_of(base, first=first, vendor=vendor, file_name=path.name)
     layout = TiffLayout(
         vendor=vendor,
         tiled=True,
@@ -166,7 +172,8 @@ def _layout(path: Path, tiff: tifffile.TiffFile, vendor: str) -> TiffLayout:
         tables=(),
         mpp=mpp,
         mpp_source=mpp_source,
-        properties=_properties(base, vendor),
+        properties=_properties(path, base, first, vendor),
+        kind=kind,
     )
     if not base.is_tiled:
         return replace(layout, tiled=False, reason="it has no tiles")
@@ -174,36 +181,12 @@ def _layout(path: Path, tiff: tifffile.TiffFile, vendor: str) -> TiffLayout:
         return _not_ours(vendor, f"its compression is {compression_name(base)}")
     absent = _absent_colour(base, pages, kind)
     levels, tables = [], []
-    for page, level in _pyramid(tiff, base, vendor, kind):
+    pyramid = _pyramid(path, base, pages, vendor, kind_of)
+    check_pages(path, [page for page, _ in pyramid])
+    for page, level in pyramid:
         levels.append(level)
         tables.append(_tile_table(path, page, level, kind, absent))
     return replace(layout, levels=tuple(levels), tables=tuple(tables))
-
-
-def _base_page(pages: list[tifffile.TiffPage]) -> tifffile.TiffPage:
-    """The page of level 0: the largest tiled one, the first of equals.
-
-    The first page where none is tiled, or where the tiled ones are overviews of it: GDAL writes
-    level 0 in strips if nobody asks for tiles, but overviews always in tiles.
-    """
-    first = pages[0]
-    tiled = [page for page in pages if page.is_tiled and not int(page.subfiletype) & _MASK]
-    base = max(tiled, key=lambda page: page.imagewidth * page.imagelength, default=first)
-    if first.is_tiled or base is first or int(first.subfiletype) & (_REDUCED | _MASK):
-        return base
-    size, reduced = (first.imagewidth, first.imagelength), (base.imagewidth, base.imagelength)
-    is_larger = size[0] * size[1] > reduced[0] * reduced[1]
-    if is_larger and (int(base.subfiletype) & _REDUCED or _shows_the_same(size, reduced, base)):
-        return first
-    return base
-
-
-def _shows_the_same(
-    size: tuple[int, int], reduced: tuple[int, int], page: tifffile.TiffPage
-) -> bool:
-    if 0 in reduced:
-        return False
-    return pyramid_downsample(size, reduced, (page.tilewidth, page.tilelength)) is not None
 
 
 def _absent_colour(
@@ -214,6 +197,8 @@ def _absent_colour(
     GDAL leaves out tiles that hold nothing but its "no data" value, or zeros where it has none, as
     its tags tell; of others nothing is known but that scanners leave out background.
     """
+    if kind.mask:
+        return np.zeros((1, 1, 3), np.uint8)  # nothing is marked there
     if base.dtype is None or not any(code in base.tags for code in _GDAL_TAGS):
         return None
     samples = np.full((1, 1, base.samplesperpixel), base.nodata, base.dtype)
@@ -223,42 +208,47 @@ def _absent_colour(
 
 
 def _pyramid(
-    tiff: tifffile.TiffFile, base: tifffile.TiffPage, vendor: str, kind: PixelKind
+    path: Path,
+    base: tifffile.TiffPage,
+    pages: list[tifffile.TiffPage],
+    vendor: str,
+    kind_of: KindOf,
 ) -> list[tuple[tifffile.TiffPage, Level]]:
     """The levels of `base`, finest first, each with the page that holds it."""
     candidates = list(base.pages or ())
     # An OME file without SubIFDs may hold several pictures; which belong together is not said.
     if not candidates and vendor != "ome":
-        candidates = [page for page in tiff.pages if page is not base]
+        candidates = [page for page in pages if page is not base]
+    for page in candidates:
+        if reason := what_is_broken(path, page):
+            raise SlideError(reason)
     candidates = [
         page
         for page in candidates
         if page.is_tiled
         and 0 < page.tilewidth * page.tilelength <= MAX_TILE_PX
-        and not int(page.subfiletype) & _MASK
+        and not is_beside(page)
         and page.samplesperpixel == base.samplesperpixel
         and page.bitspersample == base.bitspersample
         and int(page.compression) in CODECS
-        and _is_of_kind(page, kind)
+        and _kind_or_none(page, kind_of) == kind_of(base)
     ]
     candidates.sort(key=lambda page: -page.imagewidth)
     size = base.imagewidth, base.imagelength
     levels = [(base, _level(base, 1.0, size))]
     for page in candidates:
         page_size = page.imagewidth, page.imagelength
-        if 0 in page_size:
-            continue
         downsample = pyramid_downsample(size, page_size, (page.tilewidth, page.tilelength))
         if downsample is not None and downsample > 1.1 * levels[-1][1].downsample:
             levels.append((page, _level(page, downsample, size)))
     return levels
 
 
-def _is_of_kind(page: tifffile.TiffPage, kind: PixelKind) -> bool:
+def _kind_or_none(page: tifffile.TiffPage, kind_of: KindOf) -> PixelKind | None:
     try:
-        return tiff_pixel_kind(page) == kind
+        return kind_of(page)
     except SlideError:
-        return False
+        return None
 
 
 def _level(page: tifffile.TiffPage, downsample: float, base: tuple[int, int]) -> Level:
@@ -296,63 +286,9 @@ def _tile_table(
     )
 
 
-def _mpp(page: tifffile.TiffPage, vendor: str) -> tuple[tuple[float, float] | None, str]:
-    """um per pixel along x and y, and where that stands."""
-    if vendor == "ome" and (scale := _ome_mpp(page.description)) is not None:
-        return scale, "OME PhysicalSizeX"
-    if vendor == "aperio" and (match := re.search(r"\bMPP\s*=\s*([\d.,eE+-]+)", page.description)):
-        try:
-            value = float(match[1].replace(",", "."))
-        except ValueError:
-            return None, ""
-        return (value, value), "Aperio MPP"
-    um_per_unit = {2: 25400.0, 3: 10000.0}.get(int(page.tags.valueof(296, 1) or 1))
-    if um_per_unit is None:
-        return None, ""
-    resolutions = [page.tags.valueof(code) for code in (282, 283)]
-    try:
-        x, y = (numerator / denominator for numerator, denominator in resolutions)
-        return (um_per_unit / x, um_per_unit / y), "TIFF resolution tags"
-    except (TypeError, ValueError, ZeroDivisionError):
-        return None, ""
-
-
-def _ome_mpp(description: str) -> tuple[float, float] | None:
-    pixels = _ome_element(description, "Pixels")
-    if pixels is None:
-        return None
-    scale = []
-    for axis in "XY":
-        unit = pixels.get(f"PhysicalSize{axis}Unit", "µm")
-        try:
-            scale.append(float(pixels.get(f"PhysicalSize{axis}", "")) * _UM_PER[unit])
-        except (KeyError, ValueError):
-            return None
-    return scale[0], scale[1]
-
-
-def _ome_element(description: str, tag: str) -> Mapping[str, str] | None:
-    """Attributes of the first element called `tag`, read no further than that."""
-    found: list[dict[str, str]] = []
-
-    def start(name: str, attributes: dict[str, str]) -> None:
-        if name.rpartition("}")[2] == tag:
-            found.append(attributes)
-
-    text = description.encode()[:_OME_BYTES]
-    parser = expat.ParserCreate(namespace_separator="}")
-    parser.StartElementHandler = start
-    try:
-        for at in range(0, len(text), _OME_STEP_BYTES):
-            parser.Parse(text[at : at + _OME_STEP_BYTES], False)
-            if found:
-                return found[0]
-    except expat.ExpatError:
-        return None
-    return None
-
-
-def _properties(page: tifffile.TiffPage, vendor: str) -> dict[str, str]:
+def _properties(
+    path: Path, page: tifffile.TiffPage, first: tifffile.TiffPage, vendor: str
+) -> dict[str, str]:
     properties = {
         "door": "tifffile",
         "vendor": vendor,
@@ -366,7 +302,7 @@ def _properties(page: tifffile.TiffPage, vendor: str) -> dict[str, str]:
         if "aperio.AppMag" in properties:
             properties["objective_power"] = properties["aperio.AppMag"]
     elif vendor == "ome":
-        objective = _ome_element(page.description, "Objective") or {}
-        if "NominalMagnification" in objective:
-            properties["objective_power"] = objective["NominalMagnification"]
+        magnification = ome_magnification(page, first=first, file_name=path.name)
+        if magnification is not None:
+            properties["objective_power"] = magnification
     return properties

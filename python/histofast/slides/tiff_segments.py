@@ -7,6 +7,7 @@ tifffile.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -15,6 +16,7 @@ import numpy as np
 import tifffile
 
 from histofast.slides.codestreams import (
+    has_jfif,
     jpeg_size,
     refuse_greedy_lzma,
     refuse_jpeg,
@@ -49,7 +51,7 @@ def segment_decoder(page: tifffile.TiffPage) -> _Decode:
     if compression in JPEG:
         if jpeg_size(page.jpegtables or b"") is not None:
             raise ValueError("its shared JPEG tables hold a picture")
-        return _behind(decode, lambda data: refuse_jpeg(data, whole))
+        return _behind(_by_stream(page), lambda data: refuse_jpeg(data, whole))
     if compression == _LZMA:
         return _behind(decode, refuse_greedy_lzma)
     if compression in _INTO_ARRAYS and page.dtype is not None:
@@ -67,6 +69,21 @@ def _behind(decode: _Decode, look: Callable[[bytes], None]) -> _Decode:
         return decode(data, index, **options)
 
     return looked_at
+
+
+def _by_stream(page: tifffile.TiffPage) -> _Decode:
+    """Decode JPEG streams each by its own header; tifffile takes the first one's for all."""
+    decoders = {}
+    for jfif in (False, True):
+        twin = copy.copy(page)
+        twin.__dict__.pop("decode", None)  # made once, with what follows
+        twin.is_jfif = jfif
+        decoders[jfif] = twin.decode
+
+    def decode(data: bytes | None, index: int, **options: Any) -> Any:
+        return decoders[data is not None and has_jfif(data)](data, index, **options)
+
+    return decode
 
 
 def _into_arrays(page: tifffile.TiffPage, decode: _Decode, whole: tuple[int, int]) -> _Decode:

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from histofast._arrays import check, empty, to_numpy
 from histofast._numbers import real_number, whole_number
+from histofast._words import count
 from histofast.tissue.mask import MAX_CLOSE_PX, mask_into
 from histofast.tissue.outline import Polygon, trace
 from histofast.tissue.polygons import fill, read_polygons
@@ -55,6 +56,7 @@ class Tissue:
         height_l0: height of the slide.
         threshold: score above which a pixel is tissue, or None when the mask came from outside.
         identity: everything that made the mask; equal texts, equal masks of one overview.
+        notes: what whoever uses the mask should know of how it was made.
     """
 
     mask: NDArray[np.uint8]
@@ -62,6 +64,7 @@ class Tissue:
     height_l0: int
     threshold: int | None
     identity: str
+    notes: tuple[str, ...] = ()
 
     @property
     def downsample_x(self) -> float:
@@ -257,7 +260,8 @@ def tissue_from_geojson(
 ) -> Tissue:
     """Draw the polygons of a GeoJSON as a mask.
 
-    A mask pixel is tissue when its centre lies in a polygon and in none of its holes.
+    A mask pixel is tissue when its centre lies in a polygon and in none of its holes. What has no area
+    (points, lines, features without a geometry) is passed over; `Tissue.notes` says how much.
 
     Args:
         geojson: FeatureCollection, Feature, GeometryCollection, Polygon or MultiPolygon, in level-0
@@ -278,9 +282,13 @@ def tissue_from_geojson(
     downsample = real_number("downsample", downsample, at_least=1)
     if not isinstance(geojson, Mapping):
         raise TypeError(f"geojson must be a mapping, got {type(geojson).__name__}")
-    polygons = [[ring + origin_l0 for ring in rings] for rings in read_polygons(geojson)]
+    read, without_area = read_polygons(geojson)
+    polygons = [[ring + origin_l0 for ring in rings] for rings in read]
+    one, many = "point, line or empty feature", "points, lines or empty features"
+    passed_over = f"{count(without_area, one, many)} of the mask passed over"
     if not polygons:
-        raise ValueError("geojson must hold at least one polygon, got none")
+        got = f"none ({passed_over})" if without_area else "none"
+        raise ValueError(f"geojson must hold at least one polygon, got {got}")
     corners = np.concatenate([rings[0] for rings in polygons])
     (left, top), (right, bottom) = corners.min(axis=0), corners.max(axis=0)
     if right <= 0 or bottom <= 0 or left >= width_l0 or top >= height_l0:
@@ -298,15 +306,33 @@ def tissue_from_geojson(
             f"geojson must cover the centre of a mask pixel, got polygons that cover none at "
             f"{w} x {h} px: they are too small or lie beside the slide"
         )
-    return _tissue(mask, width_l0, height_l0, threshold=None, identity=_digest(mask))
+    return _tissue(
+        mask,
+        width_l0,
+        height_l0,
+        threshold=None,
+        identity=_digest(mask),
+        notes=(passed_over,) if without_area else (),
+    )
 
 
 def _tissue(
-    mask: NDArray[np.uint8], width_l0: int, height_l0: int, *, threshold: int | None, identity: str
+    mask: NDArray[np.uint8],
+    width_l0: int,
+    height_l0: int,
+    *,
+    threshold: int | None,
+    identity: str,
+    notes: tuple[str, ...] = (),
 ) -> Tissue:
     mask.flags.writeable = False
     return Tissue(
-        mask=mask, width_l0=width_l0, height_l0=height_l0, threshold=threshold, identity=identity
+        mask=mask,
+        width_l0=width_l0,
+        height_l0=height_l0,
+        threshold=threshold,
+        identity=identity,
+        notes=notes,
     )
 
 

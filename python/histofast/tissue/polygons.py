@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,16 +16,23 @@ _DEEPEST = 8  # collections and features in each other
 _MOST_CROSSINGS = 1 << 26  # ten seconds; a million annotations of thirty rows each
 _BAND_CROSSINGS, _BAND_PIXELS = 1 << 21, 1 << 23  # what is drawn at a time
 _SHOWN_CHARACTERS = 60
+_WITHOUT_AREA = ("Point", "MultiPoint", "LineString", "MultiLineString")
 
 
-def read_polygons(geojson: Mapping[str, Any]) -> Iterator[list[NDArray[np.float64]]]:
-    """Yield the rings of every polygon in a GeoJSON object, (k, 2) float64 and not closed.
+def read_polygons(
+    geojson: Mapping[str, Any],
+) -> tuple[list[list[NDArray[np.float64]]], int]:
+    """Read the rings of every polygon in a GeoJSON object, (k, 2) float64 and not closed.
 
-    Features without a place (a geometry that is null, or has no coordinates) hold none.
+    Returns:
+        The polygons, and how many geometries without an area were passed over: points, lines, and
+        features whose geometry is null or has no coordinates.
 
     Raises:
         ValueError: it holds something else, or a broken ring; names the feature.
     """
+    polygons: list[list[NDArray[np.float64]]] = []
+    without_area = 0
     waiting: list[tuple[Any, str, int]] = [(geojson, "geojson", 0)]
     while waiting:
         value, where, depth = waiting.pop()
@@ -42,22 +49,26 @@ def read_polygons(geojson: Mapping[str, Any]) -> Iterator[list[NDArray[np.float6
             ]
         elif kind == "GeometryCollection":
             inner = [(part, where) for part in _list(value, "geometries", where)]
+            without_area += not inner
         elif kind == "Feature":
             geometry = value.get("geometry")
             inner = [] if geometry is None else [(geometry, where)]
+            without_area += geometry is None
         elif kind in ("Polygon", "MultiPolygon"):
             coordinates = _list(value, "coordinates", where)
+            without_area += not any(coordinates)
             for rings in [coordinates] if kind == "Polygon" else coordinates:
                 if not _is_list(rings):
                     raise ValueError(f"{where} must hold lists of rings, got {_shown(rings)}")
                 if rings:
-                    yield [_ring(ring, where) for ring in rings]
+                    polygons.append([_ring(ring, where) for ring in rings])
+        elif kind in _WITHOUT_AREA:
+            without_area += 1
         else:
             got = _shown(value if kind is None else kind)
-            raise ValueError(
-                f"{where} must hold polygons only, got {got}: export areas, not points or lines"
-            )
+            raise ValueError(f"{where} must hold polygons, got {got}: export areas as GeoJSON")
         waiting += [(part, place, depth + 1) for part, place in reversed(inner)]
+    return polygons, without_area
 
 
 def _ring(ring: Any, where: str) -> NDArray[np.float64]:
