@@ -74,7 +74,9 @@ def test_what_has_no_place_is_left_out():
         {"type": "MultiPolygon", "coordinates": [[]]},
     ]
     np.testing.assert_array_equal(drawn(collection(*nothing, square)), drawn(square))
-    with pytest.raises(ValueError, match=r"at least one polygon, got none \(5 points, lines or empty"):
+    with pytest.raises(
+        ValueError, match=r"at least one polygon, got none \(5 points, lines or empty"
+    ):
         drawn(collection(*nothing))
 
 

@@ -496,7 +496,7 @@ def test_identity_tells_parameters_apart():
         {"threshold": 9},
         {"min_area_um2": 1.0},
         {"max_hole_um2": 1.0},
-        {"exclude_foreign": False},
+        {"ink": "keep"},
         {"mask": mask},
         {"mask": np.tri(10, 15, dtype=np.uint8)},
     ]

@@ -65,6 +65,7 @@ def extract(
     min_tissue: options.MinTissue = 0.25,
     edge: options.Edge = "drop",
     threshold: options.Threshold = None,
+    ink: options.Ink = None,
     mask: options.Mask = None,
     mpp_override: options.MppOverride = None,
     allow_upsampling: options.AllowUpsampling = False,
@@ -146,7 +147,6 @@ def extract(
     come to OUT/<mag>x_<patch>px_<overlap>px_overlap/features_<encoder>/<slide>.h5. A run that was
     interrupted goes on where it was when started again.
     """
-    from histofast.patches import TissueOptions
     from histofast.pipeline import DEFAULT_ENCODER
     from histofast.pipeline import extract as run
 
@@ -164,7 +164,7 @@ def extract(
             overlap_px=overlap,
             min_tissue=min_tissue,
             edge=cast(Literal["drop", "shift"], edge),
-            tissue=TissueOptions(threshold=threshold),
+            tissue=options.tissue_of(ink, threshold=threshold),
             mask=mask,
             mpp_override=mpp_override,
             allow_upsampling=allow_upsampling,

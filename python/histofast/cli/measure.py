@@ -71,6 +71,7 @@ def quantize(
         typer.Option("--sensitivity", help="say what each layer alone costs, and write nothing"),
     ] = False,
     mpp_override: options.MppOverride = None,
+    ink: options.Ink = None,
     name: Annotated[
         str | None, typer.Option("--name", help="of the encoder [its own and the precision]")
     ] = None,
@@ -89,6 +90,7 @@ def quantize(
         "slides": calibrate,
         "patches": patches,
         "mpp_override": mpp_override,
+        "tissue": options.tissue_of(ink),
         "seed": seed,
     }
     if sensitivity:
@@ -136,6 +138,7 @@ def bench(
     slides: Calibrate = None,
     patches: Patches = None,
     patch_px: options.PatchPx = None,
+    ink: options.Ink = None,
     device: Annotated[str, options.device(ONNX_RUNTIME, help="where the encoders run")] = "cpu",
     threads: Annotated[
         int | None,
@@ -170,6 +173,7 @@ def bench(
         slides=slides,
         patches=patches,
         patch_px=patch_px,
+        tissue=options.tissue_of(ink),
         device=device,
         threads=threads,
         rounds=rounds,

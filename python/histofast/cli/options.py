@@ -13,6 +13,7 @@ from histofast._machine import check_device
 
 if TYPE_CHECKING:
     from histofast.datasets import Images
+    from histofast.patches import TissueOptions
 
 
 def number(text: str | float) -> float:
@@ -135,6 +136,15 @@ Threshold = Annotated[
         parser=whole_number,
         metavar="N",
         help="tissue threshold 0..255, instead of Otsu's",
+    ),
+]
+Ink = Annotated[
+    str | None,
+    choice(
+        "--ink",
+        "keep",
+        "remove",
+        help="pen marks and black: keep them where the stain is blue or green [remove]",
     ),
 ]
 AllowUpsampling = Annotated[
@@ -272,6 +282,13 @@ def out_folder(out: Path | None, *, of: str, overwrite: bool) -> Path:
     if not overwrite and out.is_dir() and any(out.iterdir()):
         raise ValueError(f"--out {out} is not empty: choose another folder, or give --overwrite")
     return out
+
+
+def tissue_of(ink: str | None, *, threshold: int | None = None) -> TissueOptions:
+    """How tissue is found, as the options say."""
+    from histofast.patches import TissueOptions
+
+    return TissueOptions(threshold=threshold, ink="keep" if ink == "keep" else "remove")
 
 
 def mpp_of(mpp: float | None, mag: float | None) -> float | None:

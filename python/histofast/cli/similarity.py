@@ -106,6 +106,7 @@ def similarity(
     ] = None,
     patch_px: options.PatchPx = None,
     mpp: options.Mpp = None,
+    ink: options.Ink = None,
     seed: Annotated[
         int | None,
         typer.Option("--seed", parser=options.whole_number, metavar="N", help="of the draw"),
@@ -138,6 +139,7 @@ def similarity(
         n=n,
         patch_px=patch_px,
         mpp=mpp,
+        ink=ink,
         seed=seed,
     )
     asked = options.given(a=a, b=b, network=network, classes=classes, images=images, device=device)
@@ -166,6 +168,7 @@ def similarity(
         assert images is not None
         label_a, label_b = _labels(a, b)
         chosen = given.pop("layers", None)
+        tissue = options.tissue_of(given.pop("ink", None))
         with counted("comparing images", quiet=False) as on_progress:
             result = compare(
                 _network(a, network, classes, device),
@@ -173,6 +176,7 @@ def similarity(
                 images,
                 label_a=label_a,
                 label_b=label_b,
+                tissue=tissue,
                 on_progress=on_progress,
                 **({} if chosen is None else {"layers_a": chosen, "layers_b": chosen}),
                 **given,

@@ -27,6 +27,7 @@ def tissue(
     min_tissue: options.MinTissue = 0.25,
     edge: options.Edge = "drop",
     threshold: options.Threshold = None,
+    ink: options.Ink = None,
     mask: options.Mask = None,
     mpp_override: options.MppOverride = None,
     allow_upsampling: options.AllowUpsampling = False,
@@ -38,7 +39,6 @@ def tissue(
     Writes, per slide, <slide>_mask.png, <slide>.geojson (contours for QuPath, level-0 pixels) and
     <slide>_preview.png (tissue and patch grid, at 0.5 um per pixel unless said otherwise).
     """
-    from histofast.patches import TissueOptions
     from histofast.pipeline import check_slides
 
     scale = options.mpp_of(mpp, mag)
@@ -51,7 +51,7 @@ def tissue(
         overlap_px=overlap,
         min_tissue=min_tissue,
         edge=cast(Literal["drop", "shift"], edge),
-        tissue=TissueOptions(threshold=threshold),
+        tissue=options.tissue_of(ink, threshold=threshold),
         mask=mask,
         mpp_override=mpp_override,
         allow_upsampling=allow_upsampling,

@@ -25,7 +25,7 @@ from histofast.comparison.subjects import (
     subjects_of,
 )
 from histofast.comparison.sums import turns_of
-from histofast.patches import PatchSample
+from histofast.patches import PatchSample, TissueOptions
 from histofast.similarity import MEASURES, Comparison, names_of
 
 RANDOM_SEEDS = 5  # the fewest whose range means something
@@ -45,6 +45,7 @@ def compare(
     n: int = 512,
     patch_px: int | None = None,
     mpp: float | None = None,
+    tissue: TissueOptions | None = None,
     groups: Sequence[Any] | None = None,
     labels: NDArray[np.integer[Any]] | None = None,
     batch_size: int = _BATCH,
@@ -78,6 +79,7 @@ def compare(
         n: images to draw from slides or a table.
         patch_px: their side; None: what network a was designed for.
         mpp: um per pixel of patches from slides; None: 0.5.
+        tissue: how tissue of slides is found.
         groups: (n,) what images belong together; None: their patients where known, else
             their slides or bags, else each by itself.
         labels: (n,) true classes as whole numbers, for networks with a head; None: what a table
@@ -114,7 +116,7 @@ def compare(
     subjects = subjects_of(
         a,
         b,
-        images_of(images, a, n=n, patch_px=patch_px, mpp=mpp, seed=seed),
+        images_of(images, a, n=n, patch_px=patch_px, mpp=mpp, tissue=tissue, seed=seed),
         sources=sources,
         groups=groups,
         labels=labels,

@@ -16,7 +16,7 @@ from histofast._arrays import check
 from histofast._tables import is_table, read_table
 from histofast.comparison.source import Source
 from histofast.graphs import Tap
-from histofast.patches import PatchSample, sample_patches
+from histofast.patches import PatchSample, TissueOptions, sample_patches
 
 MIN_IMAGES = 32
 FAR = 1_000_003  # from the seeds that people give the networks they compare
@@ -123,7 +123,14 @@ def _label(network: Any, otherwise: str) -> str:
 
 
 def images_of(
-    images: Any, network: Any, *, n: int, patch_px: int | None, mpp: float | None, seed: int
+    images: Any,
+    network: Any,
+    *,
+    n: int,
+    patch_px: int | None,
+    mpp: float | None,
+    tissue: TissueOptions | None,
+    seed: int,
 ) -> PatchSample:
     """Return the images given, or drawn from slides or a table."""
     if isinstance(images, np.ndarray):
@@ -142,6 +149,7 @@ def images_of(
         n=n,
         patch_px=patch_px,
         mpp=mpp or 0.5,
+        tissue=tissue,
         seed=seed,
     )
 

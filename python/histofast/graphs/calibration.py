@@ -15,7 +15,7 @@ from histofast.graphs.precision import (
     layer_sensitivity,
     write_quantized,
 )
-from histofast.patches import PatchSample, sample_patches
+from histofast.patches import PatchSample, TissueOptions, sample_patches
 
 Slides = str | Path | Sequence[str | Path] | None
 
@@ -33,6 +33,7 @@ def quantize(
     keep: Sequence[str] = (),
     name: str | None = None,
     mpp_override: float | None = None,
+    tissue: TissueOptions | None = None,
     seed: int = 0,
     overwrite: bool = False,
 ) -> EncoderSpec:
@@ -52,6 +53,7 @@ def quantize(
         keep: layers that stay in float32; see `write_quantized`.
         name: of the new encoder.
         mpp_override: level-0 um per pixel of the slides.
+        tissue: how their tissue is found.
         seed: of the draw.
         overwrite: replace an existing file.
 
@@ -61,7 +63,13 @@ def quantize(
     if Path(out).exists() and not overwrite:
         raise FileExistsError(f"{out} exists: choose another name, or ask to overwrite it")
     calibration, held_out = _halves(
-        encoder, slides=slides, patches=patches, n=n, mpp_override=mpp_override, seed=seed
+        encoder,
+        slides=slides,
+        patches=patches,
+        n=n,
+        mpp_override=mpp_override,
+        tissue=tissue,
+        seed=seed,
     )
     return write_quantized(
         encoder,
@@ -82,6 +90,7 @@ def sensitivity(
     patches: str | Path | None = None,
     n: int = 2 * MIN_PATCHES,
     mpp_override: float | None = None,
+    tissue: TissueOptions | None = None,
     seed: int = 0,
     progress: Callable[[int, int], None] | None = None,
 ) -> tuple[LayerSensitivity, ...]:
@@ -90,7 +99,13 @@ def sensitivity(
     The arguments are those of `quantize`; `progress` is called with the layers done and in all.
     """
     calibration, held_out = _halves(
-        encoder, slides=slides, patches=patches, n=n, mpp_override=mpp_override, seed=seed
+        encoder,
+        slides=slides,
+        patches=patches,
+        n=n,
+        mpp_override=mpp_override,
+        tissue=tissue,
+        seed=seed,
     )
     return layer_sensitivity(
         encoder, calibration=calibration.pixels, held_out=held_out.pixels, progress=progress
@@ -104,6 +119,7 @@ def _halves(
     patches: str | Path | None,
     n: int,
     mpp_override: float | None,
+    tissue: TissueOptions | None,
     seed: int,
 ) -> tuple[PatchSample, PatchSample]:
     spec = read_spec(find(encoder))
@@ -119,6 +135,7 @@ def _halves(
         patch_px=spec.height_px or spec.patch_px,
         mpp=spec.mpp,
         mpp_override=mpp_override,
+        tissue=tissue,
         seed=seed,
     )
     calibration, held_out = sample.split(len(sample) // 2, seed=seed)

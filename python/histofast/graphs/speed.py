@@ -24,7 +24,7 @@ from histofast.graphs.agreeing import agreement
 from histofast.graphs.operations import total_flops
 from histofast.graphs.peak import Gemm
 from histofast.graphs.stained import stained_noise
-from histofast.patches import sample_patches
+from histofast.patches import TissueOptions, sample_patches
 from histofast.similarity import cka
 
 _PATCHES = 64
@@ -79,6 +79,7 @@ def bench(
     slides: str | Path | Sequence[str | Path] | None = None,
     patches: str | Path | None = None,
     patch_px: int | None = None,
+    tissue: TissueOptions | None = None,
     device: str = "cpu",
     threads: int | None = None,
     rounds: int = 7,
@@ -91,6 +92,7 @@ def bench(
         patches: instead, a CSV table of patch images. With neither, patches are made up, and the
             agreement says less.
         patch_px: side of the patches; None: what the first encoder is meant for.
+        tissue: how tissue of the slides is found.
         device: "cpu", "cuda", "cuda:1" or "auto", see `histofast.encoders.load`.
         threads: patches encoded at a time on the CPU; None: the CPUs this process may use.
         rounds: how often each is timed, in turns.
@@ -144,10 +146,13 @@ def _pixels(
     *,
     patch_px: int,
     mpp: float,
+    tissue: TissueOptions | None,
 ) -> NDArray[np.uint8]:
     if slides is None and patches is None:
         return stained_noise(_PATCHES, patch_px)
-    sample = sample_patches(slides, patches=patches, n=_PATCHES, patch_px=patch_px, mpp=mpp)
+    sample = sample_patches(
+        slides, patches=patches, n=_PATCHES, patch_px=patch_px, mpp=mpp, tissue=tissue
+    )
     return sample.pixels
 
 

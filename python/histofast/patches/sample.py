@@ -14,7 +14,7 @@ from histofast._machine import available_cpus
 from histofast.patches.images import stream_bag
 from histofast.patches.sources import Job, list_bags, list_jobs
 from histofast.patches.stream import iter_patches
-from histofast.patches.survey import TissueOptions, find_tissue_with
+from histofast.patches.survey import MaskFile, TissueOptions, find_tissue_with
 from histofast.patches.tables import PatchBag
 from histofast.tiling import plan_patches
 
@@ -84,6 +84,7 @@ def sample_patches(
     patch_px: int,
     mpp: float,
     mpp_override: float | None = None,
+    tissue: TissueOptions | None = None,
     seed: int = 0,
 ) -> PatchSample:
     """Draw patches with tissue at random, evenly from at most 64 slides or from all bags.
@@ -98,6 +99,7 @@ def sample_patches(
         patch_px: side of the patches.
         mpp: um per pixel, of patches from slides.
         mpp_override: level-0 um per pixel of the slides.
+        tissue: how tissue of slides is found; where a list names masks they are taken.
         seed: of everything random.
 
     Raises:
@@ -120,7 +122,8 @@ def sample_patches(
             if job.bag is not None:
                 labelled = _of_bag(job.bag, share, patch_px, rng, pool)
             else:
-                drawn = _of_slide(job, share, patch_px, mpp, mpp_override, rng, pool)
+                found_with = tissue or TissueOptions()
+                drawn = _of_slide(job, share, patch_px, mpp, mpp_override, found_with, rng, pool)
                 labelled = [(patch, "") for patch in drawn]
             found += [(patch, job, label) for patch, label in labelled]
     if not found:
@@ -178,11 +181,13 @@ def _of_slide(
     patch_px: int,
     mpp: float,
     mpp_override: float | None,
+    options: TissueOptions,
     rng: np.random.Generator,
     pool: ThreadPoolExecutor,
 ) -> list[NDArray[np.uint8]]:
     with job.open(mpp=job.mpp or mpp_override) as slide:
-        tissue = find_tissue_with(slide, TissueOptions(), None, pool)
+        mask = MaskFile(job.mask) if job.mask else None
+        tissue = find_tissue_with(slide, options, mask, pool)
         for overlap_px in (0, patch_px // 2):
             plan = plan_patches(
                 slide, tissue, mpp=mpp, patch_px=patch_px, overlap_px=overlap_px, min_tissue=0.5

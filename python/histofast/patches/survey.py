@@ -17,8 +17,8 @@ from histofast._numbers import real_number, whole_number
 from histofast._words import one_line
 from histofast.errors import SlideError
 from histofast.slides import TIFF_MAGIC, Level, Slide, read_mask
+from histofast.tissue import INK, Ink, Tissue, find_tissue
 from histofast.tissue import REVISION as TISSUE_REVISION
-from histofast.tissue import Tissue, find_tissue
 
 # Keys of an object that say what it is and where; of two nobody knows which is meant.
 _SAID_ONCE = ("type", "features", "geometry", "geometries", "coordinates")
@@ -36,13 +36,15 @@ class TissueOptions:
     threshold: int | None = None
     min_area_um2: float = 20_000.0
     max_hole_um2: float = 100_000.0
-    exclude_foreign: bool = True
+    ink: Ink = "remove"
 
     def __post_init__(self) -> None:
         for name in ("mpp", "min_area_um2", "max_hole_um2"):
             object.__setattr__(self, name, real_number(name, getattr(self, name)))
         threshold = whole_number("threshold", self.threshold, at_least=0, at_most=255)
         object.__setattr__(self, "threshold", threshold)
+        if self.ink not in INK:
+            raise ValueError(f"ink must be one of {', '.join(INK)}, got {self.ink!r}")
 
     @property
     def identity(self) -> dict[str, Any]:
@@ -103,7 +105,7 @@ def survey_tissue(
             threshold=None if mask else options.threshold,
             min_area_um2=options.min_area_um2,
             max_hole_um2=options.max_hole_um2,
-            exclude_foreign=options.exclude_foreign,
+            ink=options.ink,
             mask=mask.read(slide, options) if mask else None,
             origin_l0=slide.origin_l0,
         )

@@ -180,9 +180,9 @@ class SlideSource:
             return f"no patch has min_tissue of {options.min_tissue:g}, the most that one has is {most:.2g}"
         if self._mask is not None:
             return f"the mask {self._job.mask} marks nothing"
-        if options.tissue.exclude_foreign:
-            with_foreign = replace(options.tissue, exclude_foreign=False)
-            if survey_tissue(self._slide, with_foreign, None, pool).tissue.mask.any():
+        if options.tissue.ink == "remove":
+            with_ink = replace(options.tissue, ink="keep")
+            if survey_tissue(self._slide, with_ink, None, pool).tissue.mask.any():
                 return "all that could be tissue was taken for pen marks or black"
         return "no tissue was found"
 

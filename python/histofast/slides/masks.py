@@ -152,7 +152,7 @@ def _of_tiles(
         if size_wanted is None:
             raise SlideError(
                 f"{path} must have at most {MAX_IMAGE_PX // 10**6} million pixels to be read whole, got"
-                f" {level.width} x {level.height}: give size_wanted"
+                f" {level.width} x {level.height}: write it with reduced levels"
             )
         size = size_wanted
     with TiffSlide(path, layout, mpp=1.0) as slide:

@@ -135,6 +135,7 @@ def _compute_features(encoders: Sequence[str | Path], setting: Setting) -> None:
         patch_px=setting.patch_px,
         mpp=setting.mpp,
         min_tissue=setting.min_tissue,
+        tissue=setting.tissue,
         allow_upsampling=setting.patches is not None,
         on_progress=tell,
     )
@@ -153,6 +154,7 @@ def _timed(candidates: Sequence[Candidate], setting: Setting) -> list[Candidate]
         slides=setting.slides,
         patches=setting.patches,
         patch_px=setting.patch_px,
+        tissue=setting.tissue,
         rounds=_BENCH_ROUNDS,
     )
     speeds = {path: times.patches_per_s for path, times in zip(asked, found.encoders, strict=True)}

@@ -11,7 +11,7 @@ from pathlib import Path
 from histofast._numbers import real_number, whole_number
 from histofast.learning import TOLERANCE, Missing, Task, folds
 from histofast.mil import TrainConfig, open_labels
-from histofast.patches import list_bags, list_jobs
+from histofast.patches import TissueOptions, list_bags, list_jobs
 from histofast.report import check_installed
 
 CONFIDENCE = 0.95  # of all intervals
@@ -46,6 +46,7 @@ class Setting:
         patch_px: side of the patches; None: what the encoders say.
         mpp: um per pixel of patches from slides; None: likewise.
         min_tissue: least share of tissue in a patch of a slide.
+        tissue: how the tissue of slides is found.
         model: of bags.
         task: what the labels are.
         config: how to train; its seed is that of the first repeat.
@@ -70,6 +71,7 @@ class Setting:
     patch_px: int | None = None
     mpp: float | None = None
     min_tissue: float = 0.25
+    tissue: TissueOptions = field(default_factory=TissueOptions)
     model: str = "attention"
     task: Task = "classification"
     config: TrainConfig = field(default_factory=TrainConfig)

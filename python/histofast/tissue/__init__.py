@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from histofast.tissue.finding import (
+    INK,
     REVISION,
+    Ink,
     Tissue,
     find_tissue,
     tissue_from_geojson,
@@ -13,7 +15,9 @@ from histofast.tissue.mask import tissue_mask
 from histofast.tissue.preview import preview
 
 __all__ = [
+    "INK",
     "REVISION",
+    "Ink",
     "Tissue",
     "find_tissue",
     "preview",

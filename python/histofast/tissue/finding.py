@@ -10,7 +10,7 @@ import hashlib
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,6 +25,10 @@ from histofast.tissue.polygons import fill, read_polygons
 REVISION = 1  # of the definition of the mask; part of every identity
 CLOSE_UM = 24.0
 ASPECT_TOLERANCE = 0.03
+MUCH_INK = 0.1  # of what could be tissue: then it is said
+
+Ink = Literal["remove", "keep"]
+INK = get_args(Ink)
 
 
 class LevelSize(Protocol):
@@ -133,7 +137,7 @@ def find_tissue(
     threshold: int | None = None,
     min_area_um2: float = 20_000.0,
     max_hole_um2: float = 100_000.0,
-    exclude_foreign: bool = True,
+    ink: Ink = "remove",
     mask: NDArray[Any] | Mapping[str, Any] | None = None,
     origin_l0: tuple[int, int] = (0, 0),
 ) -> Tissue:
@@ -147,7 +151,9 @@ def find_tissue(
         min_area_um2: smaller objects are removed. The default is about one patch of 256 px at
             0.55 um/px.
         max_hole_um2: holes up to this are filled, larger ones stay open.
-        exclude_foreign: leave out pen marks and black, as in `tissue_mask`.
+        ink: "remove" leaves out pen marks (blue, green, strong red) and black; "keep" takes them for
+            tissue, as blue and green stains need it: toluidine blue, Luxol fast blue, trichrome. Where
+            much is removed `Tissue.notes` says how much.
         mask: (h, w) array that covers the slide, 0 is background, or a GeoJSON mapping; taken as it
             is instead of looking at the slide.
         origin_l0: level-0 pixel that the coordinates of a GeoJSON count from.
@@ -161,6 +167,8 @@ def find_tissue(
     """
     min_area_um2 = real_number("min_area_um2", min_area_um2, at_least=0)
     max_hole_um2 = real_number("max_hole_um2", max_hole_um2, at_least=0)
+    if ink not in INK:
+        raise ValueError(f"ink must be one of {', '.join(INK)}, got {ink!r}")
     mpp = real_number("mpp", mpp, above=0)
     threshold = whole_number("threshold", threshold, at_least=0, at_most=255)
     width_l0, height_l0 = slide.levels[0].width, slide.levels[0].height
@@ -181,28 +189,38 @@ def find_tissue(
     h, w = check("slide.overview()", image, "uint8", ("h", "w", 3))
     pixel_um2 = (width_l0 / w) * (height_l0 / h) * slide.mpp**2
     drawn = empty((h, w), "uint8", like=image)
-    used = mask_into(
-        image,
-        drawn,
-        threshold=threshold,
-        exclude_foreign=exclude_foreign,
-        close_px=min(round(CLOSE_UM / math.sqrt(pixel_um2)), MAX_CLOSE_PX),
-        max_hole_px=min(int(max_hole_um2 / pixel_um2), h * w),
-        min_area_px=min(math.ceil(min_area_um2 / pixel_um2), h * w + 1),
-    )
+    sizes = {
+        "close_px": min(round(CLOSE_UM / math.sqrt(pixel_um2)), MAX_CLOSE_PX),
+        "max_hole_px": min(int(max_hole_um2 / pixel_um2), h * w),
+        "min_area_px": min(math.ceil(min_area_um2 / pixel_um2), h * w + 1),
+    }
+    used = mask_into(image, drawn, threshold=threshold, exclude_foreign=ink == "remove", **sizes)
+    found, level = to_numpy(drawn), int(to_numpy(used)[0])
+    notes: tuple[str, ...] = ()
+    if ink == "remove":
+        kept = empty((h, w), "uint8", like=image)
+        mask_into(image, kept, threshold=level, exclude_foreign=False, **sizes)
+        notes = _removed(found, to_numpy(kept))
     identity = (
         f"tissue r{REVISION}, overview {w} x {h} px of {mpp:g} um/px, "
         f"threshold {'otsu' if threshold is None else threshold}, close {CLOSE_UM:g} um, "
         f"holes {max_hole_um2:g} um2, objects {min_area_um2:g} um2, "
-        f"foreign {'out' if exclude_foreign else 'in'}"
+        f"ink {ink}"
     )
-    return _tissue(
-        to_numpy(drawn),
-        width_l0,
-        height_l0,
-        threshold=int(to_numpy(used)[0]),
-        identity=identity,
+    return _tissue(found, width_l0, height_l0, threshold=level, identity=identity, notes=notes)
+
+
+def _removed(found: NDArray[np.uint8], with_ink: NDArray[np.uint8]) -> tuple[str, ...]:
+    """Say how much was taken for ink, where it is much; `with_ink` is the mask that keeps it."""
+    most = int(np.count_nonzero(with_ink))
+    lost = int(np.count_nonzero(with_ink > found))
+    if lost < MUCH_INK * most or most == 0:
+        return ()
+    note = (
+        f"{100 * lost / most:.0f} % of what could be tissue was taken for pen marks or black: where it is"
+        ' stain, take it with ink="keep"'
     )
+    return (note,)
 
 
 def tissue_from_mask(mask: NDArray[Any], *, width_l0: int, height_l0: int) -> Tissue:
