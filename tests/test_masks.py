@@ -19,7 +19,15 @@ from scipy import ndimage
 
 import slide_files as files
 from histofast.errors import SlideError
-from histofast.patches import Job, MaskFile, TissueOptions, list_jobs, survey_tissue, with_masks
+from histofast.patches import (
+    Job,
+    MaskFile,
+    TissueOptions,
+    list_jobs,
+    sample_patches,
+    survey_tissue,
+    with_masks,
+)
 from histofast.pipeline import check_slides
 from histofast.slides import open_slide, read_mask
 
@@ -290,6 +298,19 @@ def test_what_tissue_writes_is_taken_back(tmp_path):
     assert areas[0] > 0
     assert areas == pytest.approx([areas[0]] * 3, rel=0.02)
     assert list_jobs([slide])[0].mask is None
+
+
+def test_samples_take_the_masks_of_a_list(tmp_path):
+    image = np.full((256, 512, 3), (200, 60, 140), np.uint8)
+    image[:, 256:] = (140, 60, 200)
+    files.write_tiff(tmp_path / "s.tif", [image], mpp=1.0)
+    mask = np.zeros((32, 64), np.uint8)
+    mask[:, 32:] = 255
+    Image.fromarray(mask).save(tmp_path / "m.png")
+    (tmp_path / "l.csv").write_text("wsi,mask\ns.tif,m.png\n")
+    sample = sample_patches(tmp_path / "l.csv", n=12, patch_px=32, mpp=1.0)
+    assert len(sample) == 12
+    assert (sample.pixels == (140, 60, 200)).all()
 
 
 def test_notes_reach_the_user(tmp_path):

@@ -89,7 +89,7 @@ def extract(
         min_tissue: least share of tissue in a patch, 0..1.
         edge: see `plan_patches`.
         tissue: how tissue is found.
-        mask: ready-made tissue mask (PNG, GeoJSON) for a single slide, or a folder of masks named
+        mask: ready-made tissue mask (PNG, TIFF, JPEG, GeoJSON) for a single slide, or a folder of masks named
             after the slides; used instead of finding tissue.
         mpp_override: level-0 um per pixel of all slides, instead of what their files say.
         allow_upsampling: take slides that are coarser than `mpp`.
