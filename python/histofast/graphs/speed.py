@@ -116,7 +116,7 @@ def bench(
         ]
         first = loaded[0].spec
         patch_px = patch_px or first.height_px or first.patch_px
-        pixels = _pixels(slides, patches, patch_px=patch_px, mpp=first.mpp)
+        pixels = _pixels(slides, patches, patch_px=patch_px, mpp=first.mpp, tissue=tissue)
         features = [encoder.encode(pixels) for encoder in loaded]  # also warms up
         gemm = Gemm(threads=threads)
         seconds: list[list[float]] = [[] for _ in loaded]
