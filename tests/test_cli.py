@@ -169,7 +169,7 @@ def test_help_and_mistakes_load_nothing_heavy():
         ("extract --patches no.csv", "no such table: no.csv"),
         ("tissue no.svs", "no such slide: no.svs"),
         ("verify no.h5", "no such feature file or folder: no.h5"),
-        ("verify .", r"no feature file \(.h5\) in ."),
+        ("verify .", r"no feature file \(.h5, .pt, .npy\) in ."),
     ],
 )
 def test_mistakes_are_answered_in_one_line(cli, tmp_path, monkeypatch, arguments, message):

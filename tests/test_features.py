@@ -315,7 +315,8 @@ class TestNeighbours:
         assert read.attributes == {"patch_size_level0": 512}
         assert read.identity is None
         assert read_identity(path) is None
-        assert verify(path) == ["no seal: not written by histofast, or changed since"]
+        assert verify(path) == []
+        assert verify_folder([path]).not_sealed == (path,)
         with pytest.raises(FeatureError, match="must be contiguous to be mapped"):
             read_features(path, mmap=True)
 

@@ -157,6 +157,16 @@ def test_files_of_other_tools(foreign: list[Path], tmp_path: Path) -> None:
     assert not strays, fuzzing.told(strays)
 
 
+def test_plain_arrays(tmp_path: Path) -> None:
+    features = np.random.default_rng(0).standard_normal((N, D), np.float32)
+    np.save(tmp_path / "a.npy", features)
+    tensor = pt_path(write(tmp_path / "x" / "h5_files" / "a.h5", "clam"))
+    folder = tmp_path / "broken"
+    folder.mkdir()
+    strays = fuzzing.attack(read, [tmp_path / "a.npy", tensor], folder)
+    assert not strays, fuzzing.told(strays)
+
+
 def test_deflated_chunks(foreign: list[Path], tmp_path: Path) -> None:
     deflated = [path for path in foreign if path.stem in {"latest", "odd", "deflated"}]
     folder = tmp_path / "broken"

@@ -365,7 +365,7 @@ class TestBadFeatures:
     def test_nothing_there(self, tmp_path):
         with pytest.raises(FileNotFoundError, match=r"no such feature file or folder: .*nowhere"):
             open_bags(tmp_path / "nowhere", None)
-        with pytest.raises(FileNotFoundError, match=r"no feature file \(\.h5\) in"):
+        with pytest.raises(FileNotFoundError, match=r"no feature file \(\.h5, \.pt, \.npy\) in"):
             open_bags(tmp_path, None)
         with pytest.raises(ValueError, match="features must name at least one file or folder"):
             open_bags([], None)

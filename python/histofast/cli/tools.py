@@ -27,8 +27,11 @@ def verify(
     ] = None,
     as_json: options.AsJson = False,
 ) -> None:
-    """Check that every feature file is whole, finite, and made by what it says."""
-    from histofast.features import verify_folder
+    """Check that every feature file is whole, finite, and made by what it says.
+
+    Files of other tools have no seal: that they open and are finite is all there is to see.
+    """
+    from histofast.features import FoundFeatures, verify_folder
 
     expected = {}
     if encoder:
@@ -37,18 +40,24 @@ def verify(
         expected = {spec.name: spec.sha256 for path in encoder for spec in read_specs(path)}
     report = verify_folder(paths, encoders_sha256=expected)
     if report.files == 0 and not report.problems:
-        raise FileNotFoundError(f"no feature file (.h5) in {', '.join(map(str, paths))}")
+        raise FileNotFoundError(f"no feature file (.h5, .pt, .npy) in {', '.join(map(str, paths))}")
     if as_json:
         problems = {str(path): list(found) for path, found in report.problems.items()}
-        say(json.dumps({"files": report.files, "patches": report.patches, "problems": problems}))
+        told = {"files": report.files, "patches": report.patches, "problems": problems}
+        say(json.dumps({**told, "not_sealed": [str(path) for path in report.not_sealed]}))
     else:
         for path, found in report.problems.items():
             for problem in found:
                 say(problem if problem.startswith(str(path)) else f"{path}: {problem}")
+        not_sealed = ""
+        if report.not_sealed:
+            not_sealed = f", {len(report.not_sealed)} of other tools and not sealed"
         say(
-            f"{count(report.files, 'feature file')}, {len(report.problems)} broken; "
+            f"{count(report.files, 'feature file')}, {len(report.problems)} broken{not_sealed}; "
             f"{count(report.patches, 'patch')} in whole ones"
         )
+        for note in FoundFeatures(files=(), others=report.others).notes:
+            say(note)
     raise typer.Exit(1 if report.problems else 0)
 
 

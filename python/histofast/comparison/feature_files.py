@@ -14,7 +14,7 @@ from histofast._words import counted
 from histofast.comparison.result import SimilarityResult
 from histofast.comparison.sums import MIN_GROUPS
 from histofast.errors import FeatureError
-from histofast.features import FeatureFile, feature_files, open_features, options_of, shared_options
+from histofast.features import FeatureFile, find_features, open_features, options_of, shared_options
 from histofast.similarity import MEASURES, Comparison, cka_interval, permutation_null
 
 MEASURE = MEASURES["cka"]  # that interval and null are of
@@ -243,9 +243,7 @@ def _null(
 
 def _feature_files(folder: Path) -> dict[str, Path]:
     """Return the feature files under a folder, by the name of the slide."""
-    files = [folder] if folder.is_file() else feature_files(folder)
-    if not files:
-        raise FileNotFoundError(f"no feature file (.h5) in {folder}")
+    files = [folder] if folder.is_file() else find_features(folder).files
     found: dict[str, Path] = {}
     for file in files:
         if file.stem in found:

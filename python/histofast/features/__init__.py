@@ -16,7 +16,7 @@ from histofast.features.file import (
 )
 from histofast.features.foreign import ForeignArrays, read_arrays
 from histofast.features.layouts import Layout, feature_path, pt_path
-from histofast.features.listing import feature_files
+from histofast.features.listing import FoundFeatures, feature_files, find_features
 from histofast.features.options import (
     differences_of_options,
     options_in,
@@ -31,12 +31,14 @@ __all__ = [
     "FeatureSummary",
     "FeatureWriter",
     "ForeignArrays",
+    "FoundFeatures",
     "Layout",
     "VerifyReport",
     "content_sha256",
     "differences_of_options",
     "feature_files",
     "feature_path",
+    "find_features",
     "open_features",
     "options_in",
     "options_of",

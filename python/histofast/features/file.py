@@ -1,4 +1,4 @@
-"""Feature files in, what they hold out: ours in any layout, and those of TRIDENT, CLAM and STAMP.
+"""Feature files in, what they hold out: ours in any layout, those of TRIDENT, CLAM and STAMP, plain arrays.
 
 A file of ours carries
 
@@ -30,6 +30,7 @@ from histofast.features.opening import (
     known_attributes,
     reading,
 )
+from histofast.features.plain import is_plain, map_plain
 from histofast.features.seal import CHUNK_BYTES, is_seal_whole
 from histofast.features.tensors import has_tensor
 
@@ -71,10 +72,10 @@ class FeatureFile:
 
 
 def read_features(path: Path | str, *, mmap: bool = False) -> FeatureFile:
-    """Read a feature file: ours in any layout, and those of TRIDENT, CLAM and STAMP.
+    """Read a feature file: ours in any layout, those of TRIDENT, CLAM and STAMP, and plain arrays.
 
     Args:
-        path: the `.h5` file.
+        path: an `.h5` file; or CLAM's `.pt` or an `.npy` file, which hold features and nothing else.
         mmap: map the features instead of reading them; they must be contiguous, as ours are.
 
     Returns:
@@ -82,10 +83,12 @@ def read_features(path: Path | str, *, mmap: bool = False) -> FeatureFile:
 
     Raises:
         FileNotFoundError: there is no such file.
-        FeatureError: it is no whole HDF5 file, holds no features, was changed (ours only, and
+        FeatureError: it is no whole file of these kinds, holds no features, was changed (ours only, and
             outside the features), or cannot be mapped.
     """
     path = path_of("path", path)
+    if is_plain(path):
+        return _read_plain(path, mmap=mmap)
     is_ours = _refuse_changed(path)
     with reading(path) as file:
         dataset = features_of(file)
@@ -107,6 +110,25 @@ def read_features(path: Path | str, *, mmap: bool = False) -> FeatureFile:
             identity=json.loads(file.attrs["identity"]) if is_ours else None,
             sha256=file.attrs["sha256"] if is_ours else None,
         )
+
+
+def _read_plain(path: Path, *, mmap: bool) -> FeatureFile:
+    mapped = map_plain(path)
+    if mmap and mapped.size and not isinstance(mapped, np.memmap):
+        raise FeatureError(
+            f"features of {path} must lie row by row to be mapped: read them without mmap"
+        )
+    return FeatureFile(
+        path=path,
+        features=_squeeze(mapped if mmap else np.array(mapped)),
+        coords=None,
+        attributes={},
+        tissue_fraction=None,
+        unreadable=np.zeros((0, 4), np.int64),
+        unreadable_patches=np.zeros(0, np.int64),
+        identity=None,
+        sha256=None,
+    )
 
 
 def open_features(path: Path | str) -> FeatureFile:
@@ -134,11 +156,17 @@ def content_sha256(path: Path | str) -> str:
         FeatureError: it is no whole feature file.
     """
     path = path_of("path", path)
+    digest = hashlib.sha256()
+    if is_plain(path):
+        features = open_features(path).features
+        rows = max(1, CHUNK_BYTES * len(features) // max(1, features.nbytes))
+        for start in range(0, len(features), rows):
+            digest.update(np.ascontiguousarray(features[start : start + rows]).data)
+        return digest.hexdigest()
     is_ours = _refuse_changed(path)
     with reading(path) as file:
         if is_ours:
             return str(file.attrs["sha256"])
-        digest = hashlib.sha256()
         for array in (features_of(file), dataset_of(file, "coords", kinds="iuf")):
             for chunk in () if array is None else _chunks(array):
                 digest.update(chunk.data)

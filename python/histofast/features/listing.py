@@ -1,17 +1,71 @@
-"""A folder in, the feature files in it and below out."""
+"""A folder in, the feature files in it and below out; what other tools keep beside them is told apart."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
-from histofast._words import one_line
+from histofast._words import counted, one_line
 from histofast.errors import FeatureError
+from histofast.features.opening import holds_features
+from histofast.features.plain import PLAIN_SUFFIXES
+
+OnError = Callable[[Path, str], None]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class FoundFeatures:
+    """What `find_features` found.
+
+    Attributes:
+        files: of features of patches, sorted.
+        others: `.h5` files that hold coordinates only, or features of whole slides, sorted.
+    """
+
+    files: tuple[Path, ...]
+    others: tuple[Path, ...] = ()
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """Say what was passed over, a line or none."""
+        if not self.others:
+            return ()
+        return (f"passed over files without features of patches: {_counted(self.others)}",)
+
+
+def find_features(folder: Path | str, *, on_error: OnError | None = None) -> FoundFeatures:
+    """Find the feature files in a folder and below it, whoever wrote them.
+
+    These are the `.h5` files that hold features of patches; `.pt` files (CLAM's) where there are none,
+    and `.npy` files where there are none of both.
+
+    Args:
+        folder: the folder; a whole job of TRIDENT or CLAM will do.
+        on_error: see `feature_files`.
+
+    Raises:
+        FileNotFoundError: there is none.
+        FeatureError: a folder cannot be read.
+    """
+    named = feature_files(folder, on_error=on_error)
+    files = [path for path in named if holds_features(path)]
+    others = tuple(sorted(set(named) - set(files)))
+    for suffix in PLAIN_SUFFIXES:
+        files = files or feature_files(folder, suffix=suffix, on_error=on_error)
+    if not files:
+        got = f": got {_counted(others)} without features of patches" if others else ""
+        raise FileNotFoundError(f"no feature file (.h5, .pt, .npy) in {folder}{got}")
+    return FoundFeatures(files=tuple(files), others=others)
+
+
+def _counted(files: tuple[Path, ...]) -> str:
+    return counted([path.name for path in files])
 
 
 def feature_files(
-    folder: Path | str, *, on_error: Callable[[Path, str], None] | None = None
+    folder: Path | str, *, suffix: str = ".h5", on_error: OnError | None = None
 ) -> list[Path]:
     """Return the `.h5` files in a folder and below it, but for hidden ones, sorted.
 
@@ -19,6 +73,7 @@ def feature_files(
 
     Args:
         folder: the folder.
+        suffix: of the files.
         on_error: told of a folder that cannot be read, and in one line why; raised without it.
 
     Raises:
@@ -42,6 +97,6 @@ def feature_files(
             continue
         entered.add((about.st_dev, about.st_ino))
         folders.sort()  # so that of two ways to a folder the first is taken
-        names = (each for each in folders + files if each.endswith(".h5") and each[0] != ".")
+        names = (each for each in folders + files if each.endswith(suffix) and each[0] != ".")
         found += (Path(name, each) for each in names)
     return sorted(found)

@@ -91,6 +91,27 @@ def features_of(file: h5py.File) -> h5py.Dataset:
     )
 
 
+def holds_features(path: Path) -> bool:
+    """Whether an HDF5 file may be one of patch features, or is none for a reason that its reader tells.
+
+    False for what other tools write beside them: coordinates of patches, and features of whole slides.
+    """
+    try:
+        with reading(path) as file:
+            found = [name for name in ("features", "feats") if file.id.links.exists(name.encode())]
+            if found:
+                dataset = dataset_of(file, found[0], kinds="f")
+                return dataset is None or dataset.ndim != 1
+            return dataset_of(file, "coords", kinds="iuf") is None
+    except (FileNotFoundError, FeatureError):
+        return True
+
+
+def states_origin(file: h5py.File) -> bool:
+    """Whether a file says of itself what only ours do."""
+    return any(h5py.h5a.exists(file.id, name.encode()) for name in _OF_FILE)
+
+
 def dataset_of(file: h5py.File, name: str, *, kinds: str) -> h5py.Dataset | None:
     """Return a dataset that lies in the file and fits into it; None where there is none.
 

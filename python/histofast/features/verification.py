@@ -7,17 +7,24 @@ import json
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import h5py
 import numpy as np
 
 from histofast._files import path_of, paths_of
 from histofast.errors import FeatureError
-from histofast.features.file import read_identity
+from histofast.features.file import open_features, read_identity
 from histofast.features.layouts import pt_path
-from histofast.features.listing import feature_files
-from histofast.features.opening import all_attributes, dataset_of, features_of, reading
+from histofast.features.listing import find_features
+from histofast.features.opening import (
+    all_attributes,
+    dataset_of,
+    features_of,
+    reading,
+    states_origin,
+)
+from histofast.features.plain import is_plain
 from histofast.features.seal import CHUNK_BYTES, is_seal_whole
 from histofast.features.tensors import TensorReader
 
@@ -30,11 +37,16 @@ class VerifyReport:
         files: number of files looked at.
         patches: rows in those without a problem.
         problems: by file, only files that have some; folders that cannot be read first.
+        not_sealed: files of other tools without a problem. They state no checksum: that they open and are
+            finite is all there is to see.
+        others: files that were passed over, see `find_features`.
     """
 
     files: int
     patches: int
     problems: Mapping[Path, list[str]]
+    not_sealed: tuple[Path, ...] = ()
+    others: tuple[Path, ...] = ()
 
     @property
     def is_whole(self) -> bool:
@@ -46,20 +58,21 @@ def verify(path: Path | str, *, encoders_sha256: Mapping[str, str] | None = None
     """Return what is wrong with a feature file, one line each; nothing means it is whole.
 
     Whole: it opens, its datasets agree in length, every number is finite, everything has the
-    checksum it had when written, and identity and attributes agree.
+    checksum it had when written, and identity and attributes agree. A file of another tool states no
+    checksum: it opens, its datasets agree in length and every number is finite.
 
     Args:
         path: the file.
         encoders_sha256: sha256 of the encoder files to be had, by name; a file made by an encoder
             of one of these names must have been made by that very file.
     """
-    return _verify(path_of("path", path), encoders_sha256 or {})[0]
+    return _verify(path_of("path", path), encoders_sha256 or {}).problems
 
 
 def verify_folder(
     paths: Iterable[Path | str], *, encoders_sha256: Mapping[str, str] | None = None
 ) -> VerifyReport:
-    """Verify feature files, and all `.h5` files in folders and below them.
+    """Verify feature files, and all in folders and below them; see `find_features`.
 
     Args:
         paths: files and folders.
@@ -69,11 +82,16 @@ def verify_folder(
         FileNotFoundError: one of `paths` is missing.
     """
     given = paths_of("paths", paths)
-    files: list[Path] = []
+    files, others, not_sealed = list[Path](), list[Path](), list[Path]()
     problems: dict[Path, list[str]] = {}
     for path in given:
         if path.is_dir():
-            files += feature_files(path, on_error=lambda at, why: problems.update({at: [why]}))
+            try:
+                found = find_features(path, on_error=lambda at, why: problems.update({at: [why]}))
+            except FileNotFoundError:
+                continue
+            files += found.files
+            others += found.others
         elif path.exists():
             files.append(path)
         else:
@@ -83,38 +101,75 @@ def verify_folder(
     patches = 0
     unused = set(expected)
     for path in files:
-        wrong, n = _verify(path, expected)
-        if wrong:
-            problems[path] = wrong
+        seen = _verify(path, expected)
+        if seen.problems:
+            problems[path] = seen.problems
         else:
-            patches += n
+            patches += seen.patches
+            if not seen.is_sealed:
+                not_sealed.append(path)
         if unused:
             encoder = (read_identity(path) or {}).get("encoder")
             unused.discard(encoder.get("name") if isinstance(encoder, dict) else encoder)
     # Nothing was compared with these: silence would pass for agreement.
     for name in sorted(unused):
         problems.setdefault(given[0], []).append(f"no file made by an encoder named {name}")
-    return VerifyReport(files=len(files), patches=patches, problems=problems)
+    return VerifyReport(
+        files=len(files),
+        patches=patches,
+        problems=problems,
+        not_sealed=tuple(not_sealed),
+        others=tuple(others),
+    )
 
 
-def _verify(path: Path, encoders_sha256: Mapping[str, str]) -> tuple[list[str], int]:
+class _Seen(NamedTuple):
+    problems: list[str]
+    patches: int = 0
+    is_sealed: bool = True
+
+
+def _verify(path: Path, encoders_sha256: Mapping[str, str]) -> _Seen:
     try:
         sealed = is_seal_whole(path)
         if sealed is False:
-            return ["changed or damaged since it was written, outside the features"], 0
+            return _Seen(["changed or damaged since it was written, outside the features"])
+        if sealed is None and not _states_origin(path):
+            return _verify_foreign(path)
         with reading(path) as file:
             dataset = features_of(file)
             if sealed is None:
-                return ["no seal: not written by histofast, or changed since"], 0
+                return _Seen(["no seal: changed since histofast wrote it"])
             coords = dataset_of(file, "coords", kinds="if")
             if dataset.ndim != 2 or coords is None or coords.shape != (dataset.shape[0], 2):
                 of = "none" if coords is None else coords.shape
-                return [f"features {dataset.shape} and coords {of} disagree"], 0
+                return _Seen([f"features {dataset.shape} and coords {of} disagree"])
             problems = _verify_numbers(file, dataset)
             problems += _verify_origin(file, dataset, encoders_sha256)
-            return problems, dataset.shape[0]
+            return _Seen(problems, dataset.shape[0])
     except (FileNotFoundError, FeatureError) as error:
-        return [str(error)], 0
+        return _Seen([str(error)])
+
+
+def _states_origin(path: Path) -> bool:
+    if is_plain(path):
+        return False
+    with reading(path) as file:
+        return states_origin(file)
+
+
+def _verify_foreign(path: Path) -> _Seen:
+    """What can be seen of another tool's file."""
+    file = open_features(path)
+    first_bad: int | None = None
+    done = 0
+    for chunk in file.iter_chunks():
+        bad = ~np.isfinite(chunk).all(axis=1)
+        if first_bad is None and bad.any():
+            first_bad = done + int(bad.argmax())
+        done += len(chunk)
+    problems = [] if first_bad is None else [f"features are not finite, first in row {first_bad}"]
+    return _Seen(problems, done, is_sealed=False)
 
 
 def _verify_numbers(file: h5py.File, dataset: h5py.Dataset) -> list[str]:

@@ -23,7 +23,7 @@ from histofast.errors import FeatureError
 from histofast.features import (
     FeatureFile,
     content_sha256,
-    feature_files,
+    find_features,
     open_features,
     options_of,
     shared_options,
@@ -176,7 +176,8 @@ def open_bags(
     any case and spelling. A table with patients and no slides has one bag for each patient.
 
     Args:
-        features: a folder that is searched through for `.h5` files, or files and folders.
+        features: a folder that is searched through for feature files (see `find_features`), or files and
+            folders.
         labels: the table; None to open bags without targets.
         task: "classification" (labels are names of classes, ordered as numbers if all are whole
             numbers), "regression" (numbers) or "survival" (time > 0 and event 0 or 1).
@@ -197,9 +198,9 @@ def open_bags(
             with a slide twice, a slide or patient without a name, an unusable cell, one class or no
             event only; slides that do not match (see `missing`); two files of one slide.
     """
-    files = _list_files(features)
+    files, notes = _list_files(features)
     if labels is None:
-        return _bags(_look(files, on_progress), None, task=task)
+        return _bags(_look(files, on_progress), None, task=task, notes=notes)
     asked = partial(
         read_labels,
         labels,
@@ -218,7 +219,7 @@ def open_bags(
         )
     if empty:
         found = asked(without=empty)
-    return _bags(looked, found, task=task)
+    return _bags(looked, found, task=task, notes=notes)
 
 
 def open_labels(
@@ -260,21 +261,21 @@ def open_labels(
 # --- Feature files -----------------------------------------------------------------------------
 
 
-def _list_files(features: Paths) -> list[Path]:
+def _list_files(features: Paths) -> tuple[list[Path], list[str]]:
+    """Return the files, sorted by slide, and what is to be noted of what lies beside them."""
     given = paths_of("features", features)
     if not given:
         raise ValueError("features must name at least one file or folder, got none")
-    files: list[Path] = []
+    files, notes = list[Path](), list[str]()
     for path in given:
         if path.is_dir():
-            found = feature_files(path)
-            if not found:
-                raise FileNotFoundError(f"no feature file (.h5) in {path}")
-            files += found
+            found = find_features(path)
+            files += found.files
+            notes += found.notes
         else:
             files.append(regular_file(path, kind="feature file or folder", error=FeatureError))
     once = {path.resolve(): path for path in reversed(files)}
-    return sorted(once.values(), key=lambda path: (path.stem, str(path)))
+    return sorted(once.values(), key=lambda path: (path.stem, str(path))), notes
 
 
 def _stamp(path: Path) -> tuple[int, int]:
@@ -317,7 +318,9 @@ def _look(files: Sequence[Path], on_progress: OnCount | None) -> list[_Looked]:
     return found
 
 
-def _bags(looked: Sequence[_Looked], labels: Labels | None, *, task: Task) -> Bags:
+def _bags(
+    looked: Sequence[_Looked], labels: Labels | None, *, task: Task, notes: Sequence[str]
+) -> Bags:
     """Make bags of those files that have patches; refuse files that do not go together."""
     _refuse_mixed(
         "made by one encoder", [_name_of(file.encoder) for file in looked], "name the folder of one"
@@ -337,9 +340,9 @@ def _bags(looked: Sequence[_Looked], labels: Labels | None, *, task: Task) -> Ba
     files = [file for file in looked if file.size]
     unknown = ("",) * len(files)
     empty = tuple(file.path.stem for file in looked if not file.size)
-    notes = () if labels is None else labels.notes
+    notes = [*notes, *(() if labels is None else labels.notes)]
     if labels is None and empty:
-        notes = (f"slides without a patch: {counted(empty, most=NAMED)}",)
+        notes.append(f"slides without a patch: {counted(empty, most=NAMED)}")
     return Bags(
         names=tuple(file.path.stem for file in files),
         paths=tuple(file.path for file in files),
@@ -353,7 +356,7 @@ def _bags(looked: Sequence[_Looked], labels: Labels | None, *, task: Task) -> Ba
         encoder=looked[0].encoder,
         options=options,
         empty=empty,
-        notes=notes,
+        notes=tuple(notes),
         _places=tuple(file.place for file in files),
     )
 
