@@ -92,5 +92,5 @@ def no_such(
     `others` would do as well and may be offered, but are too many to be named.
     """
     known = list(known)
-    near = did_you_mean(got, [*known, *others])
+    near = did_you_mean(got, dict.fromkeys([*known, *others]))
     return f"{what}{of} must be one of {', '.join(known)}, got {got!r}{near}"

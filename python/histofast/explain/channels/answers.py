@@ -138,8 +138,8 @@ def _histogram(side: Side, channel: int) -> Chart:
     counts, _ = np.histogram(values, edges)
     shares = np.append(counts / len(values), 0.0)
     return Chart(
-        title=f"Channel {channel}, {side.name}, over the real pictures",
-        caption="How many of them excite it how much.",
+        title=f"Channel {channel} over the real pictures",
+        caption=f"How many of them excite it how much, in {side.name}.",
         alt=f"Histogram of what the real pictures do to channel {channel} of {side.name}.",
         places=Axis(label="mean of the channel's map"),
         values=Axis(label="share of pictures", form="share", low=0.0),
