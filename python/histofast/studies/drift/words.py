@@ -96,9 +96,9 @@ def _failed(found: DriftFound) -> list[str]:
 
 
 def _difference(found: Difference) -> str:
-    if math.isnan(found.low + found.high):
+    if math.isnan(found.low_adjusted + found.high_adjusted):
         return f"{signed(found.value)}, without an interval"
-    return f"{signed(found.value)}, interval {signed(found.low)} to {signed(found.high)}"
+    return f"{signed(found.value)}, {signed(found.low_adjusted)} to {signed(found.high_adjusted)} after Holm"
 
 
 def _worth(study: Drift, found: DriftFound) -> list[str]:
