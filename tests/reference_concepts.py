@@ -147,3 +147,14 @@ def pattern(x, y):
     """cov(x, y) / var(y), of length 1 (Haufe et al. 2014)."""
     along = (x - x.mean(axis=0)).T @ (y - y.mean()) / ((y - y.mean()) ** 2).sum()
     return along / np.linalg.norm(along)
+
+
+def tcav(gradients, direction):
+    """Share of pictures whose output rises along a direction (Kim et al. 2018)."""
+    return np.mean([float(gradient @ direction) > 0 for gradient in gradients])
+
+
+def relevance(gradients, direction, r2):
+    """Br: R2 times mean over deviation of the derivative (Graziani et al. 2018)."""
+    along = [float(gradient @ direction) for gradient in gradients]
+    return r2 * np.mean(along) / np.std(along)

@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from histofast._lazy import attach
-from histofast.explain import concepts
 from histofast.explain.maps import AttentionMap, PatchValues, Scale, attention_map, read_values
 from histofast.explain.runs import attention_of_run
 from histofast.explain.scoring import Score, score
@@ -13,9 +12,10 @@ from histofast.explain.scoring import Score, score
 if TYPE_CHECKING:
     from histofast.explain import cam as cam
     from histofast.explain import channels as channels
+    from histofast.explain import concepts as concepts
 else:
     # What needs torch is loaded when it is first asked for: maps of values do without.
-    __getattr__, __dir__ = attach(__name__, {}, rooms=["cam", "channels"])
+    __getattr__, __dir__ = attach(__name__, {}, rooms=["cam", "channels", "concepts"])
 
 __all__ = [
     "AttentionMap",
