@@ -16,7 +16,7 @@ torch = need("torch", "safetensors", "matplotlib", "jinja2")
 from histofast import classify
 from histofast.datasets import open_images, resampled
 from histofast.explain import cam
-from histofast.slides import read_image
+from histofast.slides import read_image, write_png
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -35,7 +35,13 @@ def done(tmp_path_factory):
 
 def test_a_page_of_maps_beside_their_null(cli, done, monkeypatch):
     monkeypatch.chdir(done)
+    (done / "masks").mkdir()
+    for file in (done / "img").iterdir():
+        half = np.zeros((32, 32, 3), np.uint8)
+        half[:, :16] = 255
+        write_png(done / "masks" / file.name, half)
     asked = ("--method", "hirescam", "--method", "gradcam", "--class", "b", "--shown", 3)
+    asked += ("--sample", 6, "--masks", "masks")
     answer = cli("explain", "cam", "run", "labels.csv", *asked, "--out", "cam")
     assert answer.code == 0, answer.err
     assert answer.out.splitlines()[-1] == "48 pictures: cam/index.html"
@@ -54,6 +60,11 @@ def test_a_page_of_maps_beside_their_null(cli, done, monkeypatch):
     wanted = cam.cams(run.network(), pixels, layer=run.network().layer, classes=[1])
     got = [float(row["hirescam_mean"]) for row in rows]
     np.testing.assert_allclose(got, wanted.maps["hirescam"].mean((1, 2, 3)), rtol=1e-4, atol=1e-7)
+    with (done / "cam" / "worth.csv").open() as file:
+        worth = {row["source"]: row for row in csv.DictReader(file)}
+    assert float(worth["random"]["mass"]) == pytest.approx(0.5, abs=0.25)
+    assert "lies on the masks, which cover 50 % of the pictures." in answer.out
+    assert (done / "cam" / "randomisation.png").is_file()
     again = cli(
         "explain", "cam", "run", "labels.csv", *asked, "--out", "cam", "--overwrite", "--json"
     )
@@ -66,6 +77,7 @@ def test_a_page_of_maps_beside_their_null(cli, done, monkeypatch):
         (("--layer", "conv9"), "histofast: layer of resnet18 must be one of "),
         (("--class", "c"), "histofast: --class must be of the run (a, b), got 'c'"),
         (("--method", "cam"), "--method': must be one of gradcam, gradcam++, hirescam, got 'cam'"),
+        (("--masks", "img/none", "--sample", 1, "--shown", 0), "no such mask: img/none/000.png"),
         (("--shown", "-1"), "histofast: --shown must be at least 0, got -1"),
     ],
 )

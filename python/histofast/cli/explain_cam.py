@@ -61,6 +61,23 @@ def cam(
             "--shown", parser=options.whole_number, metavar="N", help="pictures on the page"
         ),
     ] = 12,
+    sample: Annotated[
+        int,
+        typer.Option(
+            "--sample",
+            parser=options.whole_number,
+            metavar="N",
+            help="pictures to measure the maps on; 0: none",
+        ),
+    ] = 32,
+    masks: Annotated[
+        Path | None,
+        typer.Option(
+            "--masks",
+            metavar="FOLDER",
+            help="NAME.png for each sampled picture, bright where maps should lie",
+        ),
+    ] = None,
     seed: options.Seed = None,
     device: Annotated[str, options.device(TORCH, help="where the network runs")] = "auto",
     threads: Annotated[
@@ -93,6 +110,8 @@ def cam(
             methods=methods or ("hirescam",),
             classes=classes,
             shown=shown,
+            sample=sample,
+            masks=masks,
             device=device,
             threads=threads,
             on_progress=on_progress,

@@ -13,16 +13,27 @@ from histofast.explain.cam.answers import answer_of
 from histofast.explain.cam.capture import Cams, cams
 from histofast.explain.cam.definitions import METHODS, NAMES, Method
 from histofast.explain.cam.pictures import Explained, explain_pictures, save_maps
+from histofast.explain.cam.scores import curve, mass_shares, mean_over_groups, rank_correlations
+from histofast.explain.cam.worth import Change, Measured, Worth, darkness, measure
 
 __all__ = [
     "METHODS",
     "NAMES",
     "Cams",
+    "Change",
     "Explained",
+    "Measured",
     "Method",
+    "Worth",
     "answer_of",
     "cams",
+    "curve",
+    "darkness",
     "explain_pictures",
+    "mass_shares",
+    "mean_over_groups",
+    "measure",
+    "rank_correlations",
     "save_maps",
 ]
 

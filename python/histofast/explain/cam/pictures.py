@@ -11,17 +11,30 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from histofast._files import make_folder, path_of, replacing
+from histofast._files import make_folder, path_of, regular_file, replacing
 from histofast._numbers import whole_number
 from histofast._words import did_you_mean
 from histofast.classify import Run, open_run
-from histofast.datasets import Images, evenly, none_readable, open_images, read_in_batches
+from histofast.datasets import (
+    Images,
+    evenly,
+    none_readable,
+    open_images,
+    read_in_batches,
+    resampled,
+)
 from histofast.explain.cam.capture import BATCH, Cams, joined, of_batch
-from histofast.explain.cam.definitions import Method, check_method
+from histofast.explain.cam.definitions import NAMES, Method, check_method
+from histofast.explain.cam.worth import DARKNESS, RANDOM, Measured, darkness, measure
+from histofast.explain.scoring import Score, score
+from histofast.learning import LEAST_GROUPS
 from histofast.networks import Recorder, pick_device, twin
+from histofast.slides import read_image
 
 Pixels = NDArray[np.uint8]
 Rows = NDArray[np.int64]
+
+_BRIGHT = 127  # a level above it is on the mask
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -42,6 +55,9 @@ class Explained:
         unreadable: name and reason of each picture that was left out.
         notes: what else was, a line each.
         seed: of the weights drawn anew.
+        measured: what the maps are worth on a sample of the pictures; None: not asked for.
+        by_labels: how well the mean of each source finds the pictures labelled with the one class that was
+            asked for, among those of their group; empty where labels cannot tell.
     """
 
     architecture: str
@@ -58,6 +74,8 @@ class Explained:
     unreadable: tuple[tuple[str, str], ...]
     notes: tuple[str, ...]
     seed: int
+    measured: Measured | None = None
+    by_labels: Mapping[str, Score] = field(default_factory=dict)
 
 
 def explain_pictures(
@@ -68,6 +86,8 @@ def explain_pictures(
     methods: Sequence[str] = ("hirescam",),
     classes: Sequence[str] | None = None,
     shown: int = 12,
+    sample: int = 32,
+    masks: str | Path | None = None,
     seed: int = 0,
     device: str = "auto",
     threads: int = 2,
@@ -83,13 +103,17 @@ def explain_pictures(
         methods: "gradcam", "gradcam++", "hirescam".
         classes: names of classes of the run; None: for each picture the most probable one.
         shown: pictures to keep for looking at, evenly taken.
+        sample: pictures to measure the maps on, evenly taken, with the first class of each; 0: none. Each
+            costs about as many passes through the network as it has stages, and a hundred more.
+        masks: folder with a picture of the name of each sampled one, `.png`, bright where its maps should lie.
         seed: of the null, a network of the same form whose weights are all drawn anew.
         device: where the network runs.
         threads: that decode.
         on_progress: called with the number of pictures that are done, and of all.
 
     Raises:
-        FileNotFoundError: no such run or pictures.
+        FileNotFoundError: no such run, pictures or mask.
+        SlideError: a mask that cannot be read.
         ModelError: the run is not finished, or was changed since; as `cams`.
         ValueError: no such class or method; no picture can be read.
         Interrupted: asked to stop.
@@ -97,6 +121,7 @@ def explain_pictures(
     Determinism: by the device and the seed; maps may differ in the last bits with the batch of 32.
     """
     shown = whole_number("shown", shown, at_least=0)
+    sample = whole_number("sample", sample, at_least=0)
     threads = whole_number("threads", threads, at_least=1)
     chosen = tuple(dict.fromkeys(check_method(method) for method in methods))
     run = run if isinstance(run, Run) else open_run(run)
@@ -105,8 +130,10 @@ def explain_pictures(
     recorder = Recorder(network, [network.layer if layer is None else layer])
     null = Recorder(twin(network, seed=seed), recorder.names)
     opened = images if isinstance(images, Images) else open_images(images, labelled=False)
-    keep = set(evenly(np.arange(len(opened)), shown).tolist())
-    met = _Met()
+    every = np.arange(len(opened))
+    met = _Met(
+        shown=set(evenly(every, shown).tolist()), sampled=set(evenly(every, sample).tolist())
+    )
     for places, pixels in read_in_batches(
         opened,
         px=run.px,
@@ -118,13 +145,12 @@ def explain_pictures(
         told = None if wanted is None else np.tile(wanted, (len(places), 1))
         met.real.append(of_batch(recorder, pixels, chosen, classes=told))
         met.null.append(of_batch(null, pixels, chosen, classes=met.real[-1].classes))
-        met.thumbs |= {
-            len(met.rows) + i: pixels[i].copy() for i, place in enumerate(places) if place in keep
-        }
-        met.rows += places
+        met.darkness.append(darkness(pixels, (1, 1)).ravel())
+        met.keep(places, pixels)
     if not met.rows:
         raise none_readable(opened, [reason for _, reason in met.unreadable])
     real, fake = joined(met.real), joined(met.null)
+    found_images = opened.part(met.rows)
     logits = torch.from_numpy(real.output).double()
     is_one = run.task == "classification"
     return Explained(
@@ -132,7 +158,7 @@ def explain_pictures(
         layer=real.layer,
         classes=run.classes,
         methods=chosen,
-        images=opened.part(met.rows),
+        images=found_images,
         probabilities=(logits.softmax(1) if is_one else logits.sigmoid()).numpy(),
         shown_class=real.classes,
         maps=real.maps,
@@ -142,18 +168,97 @@ def explain_pictures(
         unreadable=tuple(met.unreadable),
         notes=opened.notes,
         seed=seed,
+        measured=_measured(network, met, real, found_images, is_one=is_one, masks=masks, seed=seed),
+        by_labels=_by_labels(run, met, real, fake, found_images, seed=seed),
     )
 
 
 @dataclass(kw_only=True, slots=True)
 class _Met:
-    """What was met of the pictures so far."""
+    """What was met of the pictures so far; `shown` and `sampled` are numbers of pictures to keep."""
 
+    shown: set[int]
+    sampled: set[int]
     rows: list[int] = field(default_factory=list)
     real: list[Cams] = field(default_factory=list)
     null: list[Cams] = field(default_factory=list)
     thumbs: dict[int, Pixels] = field(default_factory=dict)
+    examined: dict[int, Pixels] = field(default_factory=dict)
+    darkness: list[NDArray[np.float64]] = field(default_factory=list)
     unreadable: list[tuple[str, str]] = field(default_factory=list)
+
+    def keep(self, places: Sequence[int], pixels: Pixels) -> None:
+        """Keep the pixels of those that are wanted, by their row among those that could be read."""
+        for row, (place, image) in enumerate(zip(places, pixels, strict=True), len(self.rows)):
+            if place in self.shown:
+                self.thumbs[row] = image.copy()
+            if place in self.sampled:
+                self.examined[row] = image.copy()
+        self.rows += places
+
+
+def _measured(
+    network: Any,
+    met: _Met,
+    real: Cams,
+    images: Images,
+    *,
+    is_one: bool,
+    masks: str | Path | None,
+    seed: int,
+) -> Measured | None:
+    """Put the maps of the sampled pictures to the measured."""
+    rows = list(met.examined)
+    if not rows:
+        return None
+    pixels = np.stack(list(met.examined.values()))
+    return measure(
+        network,
+        pixels,
+        layer=real.layer,
+        methods=tuple(real.maps),
+        classes=real.classes[rows, 0],
+        groups=[images.groups[row] for row in rows],
+        is_one=is_one,
+        masks=None if masks is None else _masks(Path(masks), images.part(rows), pixels.shape[1]),
+        seed=seed,
+    )
+
+
+def _masks(folder: Path, images: Images, px: int) -> NDArray[np.bool_]:
+    """Read the mask of each picture as the picture is read: its largest square, resampled."""
+    found = []
+    for file in images.files:
+        path = regular_file(folder / f"{file.stem}.png", kind="mask")
+        found.append(resampled(read_image(path), px).mean(2) > _BRIGHT)
+    return np.stack(found)
+
+
+def _by_labels(
+    run: Run, met: _Met, real: Cams, null: Cams, images: Images, *, seed: int
+) -> dict[str, Score]:
+    """Hold the means of whole maps against labels; pictures are compared within their group."""
+    number = int(real.classes[0, 0])
+    name = run.classes[number]
+    one_class = real.classes.shape[1] == 1 and (real.classes == number).all()
+    if not one_class or images.task != "classification" or name not in images.classes:
+        return {}
+    labels = images.targets == images.classes.index(name)
+    groups = np.array(images.groups)
+    both = [g for g in np.unique(groups) if len(np.unique(labels[groups == g])) > 1]
+    if not both or len(np.unique(groups)) < LEAST_GROUPS:
+        return {}
+    values = {"output of the network": real.output[:, number].astype(np.float64)}
+    for method in real.maps:
+        values[NAMES[method]] = real.maps[method].mean((1, 2, 3)).astype(np.float64)
+        anew = null.maps[method].mean((1, 2, 3)).astype(np.float64)
+        values[f"{NAMES[method]}, weights drawn anew"] = anew
+    values[DARKNESS] = np.concatenate(met.darkness)
+    values[RANDOM] = np.random.default_rng(seed).random(len(labels))
+    return {
+        source: score(each, labels, slides=groups, groups=groups, seed=seed)
+        for source, each in values.items()
+    }
 
 
 def _numbers(run: Run, classes: Sequence[str]) -> Rows:
