@@ -15,8 +15,6 @@ from histofast.cli import options
 from histofast.cli.flags import told
 from histofast.cli.output import counted, say, say_document
 
-METHODS = ("gradcam", "gradcam++", "hirescam")
-
 
 def add_to(app: typer.Typer) -> None:
     """Give the command to the group."""
@@ -38,8 +36,8 @@ def cam(
         list[str] | None,
         typer.Option(
             "--method",
-            parser=options.one_of(*METHODS),
-            metavar="|".join(METHODS),
+            parser=options.one_of(*options.CAMS),
+            metavar="|".join(options.CAMS),
             help="of the maps; repeatable [hirescam]",
         ),
     ] = None,

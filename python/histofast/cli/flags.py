@@ -18,7 +18,13 @@ from typer.core import TyperCommand, TyperGroup
 from histofast._words import one_line
 
 # Arguments whose flags have other names.
-_CALLED = {"classes": "class", "methods": "method", "overlap_px": "overlap", "size_px": "size"}
+_CALLED = {
+    "class_name": "class",
+    "classes": "class",
+    "methods": "method",
+    "overlap_px": "overlap",
+    "size_px": "size",
+}
 # Arguments without a flag, in words; of all others the words are in the name.
 _IN_WORDS = {
     "patch_px": "patch size",

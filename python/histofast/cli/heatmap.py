@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+import shlex
+import sys
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -49,14 +51,42 @@ def heatmap(
             help="side of a patch in level-0 pixels, where no feature file tells it",
         ),
     ] = None,
+    method: Annotated[
+        str | None,
+        options.choice(
+            "--method",
+            *options.CAMS,
+            help="a class activation map through the encoder instead of attention alone",
+        ),
+    ] = None,
+    layer: Annotated[
+        str | None,
+        typer.Option("--layer", metavar="NAME", help="of the encoder, for --method [its last]"),
+    ] = None,
+    class_name: Annotated[
+        str | None,
+        typer.Option("--class", metavar="NAME", help="for --method [the predicted one]"),
+    ] = None,
+    encoder: Annotated[
+        Path | None,
+        typer.Option(
+            "--encoder", metavar="FILE", help="of the run, for --method [found by its name]"
+        ),
+    ] = None,
+    seed: Annotated[
+        int | None,
+        typer.Option(
+            "--seed", parser=options.whole_number, metavar="N", help="of the null of --method [0]"
+        ),
+    ] = None,
     scale: Annotated[
-        str,
+        str | None,
         options.choice(
             "--scale",
             *("rank", "minmax", "raw"),
-            help="what is coloured: percentile ranks, lowest to highest, or 0 to 1",
+            help="what is coloured: percentile ranks, lowest to highest, or 0 to 1 [rank; minmax with --method]",
         ),
-    ] = "rank",
+    ] = None,
     alpha: Annotated[
         float,
         typer.Option(
@@ -84,35 +114,54 @@ def heatmap(
     histofast heatmap SLIDE --values CSV --patch-l0 PX --out FOLDER
 
     Writes overlay.png, attention.geojson (patches for QuPath), attention.ome.tif (a pyramid with its
-    scale) and attention.csv (x, y, value).
+    scale) and attention.csv (x, y, value). With --method the same of places within patches as cam.geojson ...,
+    that of an encoder and models with all weights drawn anew in null/, and a page of both.
     """
     run_path, slide_path = _paths(run_and_slide, values)
+    of_method = {"layer": layer, "class_name": class_name, "encoder": encoder, "seed": seed}
     if values is not None:
-        _check_values(features=features, patch_l0=patch_l0, fold=fold)
+        _check_values(features=features, patch_l0=patch_l0, fold=fold, method=method)
+    if method is None:
+        _refuse_without_method(of_method)
     target = options.out_folder(out, of="the maps", overwrite=overwrite)
 
     from histofast.explain import attention_of_run
     from histofast.report import check_installed
 
     check_installed()  # before the minutes of encoding
-    look: dict[str, Any] = {"scale": scale, "alpha": alpha}
+    look: dict[str, Any] = {"scale": scale or ("minmax" if method else "rank"), "alpha": alpha}
     if run_path is None:
         assert values is not None
         made = _of_table(values, slide_path, patch_l0=patch_l0, mpp_override=mpp_override, **look)
     else:
         with show_progress(quiet=False) as on_progress:
-            made = attention_of_run(
-                run_path,
-                slide_path,
-                features=features,
-                fold=fold,
-                patch_l0=patch_l0,
-                mpp_override=mpp_override,
-                allow_upsampling=allow_upsampling,
-                on_progress=on_progress,
+            on_slide: dict[str, Any] = {
+                "features": features,
+                "fold": fold,
+                "patch_l0": patch_l0,
+                "mpp_override": mpp_override,
+                "allow_upsampling": allow_upsampling,
+                "on_progress": on_progress,
                 **look,
-            )
-    made.save(target, overwrite=overwrite)
+            }
+            if method is None:
+                made = attention_of_run(run_path, slide_path, **on_slide)
+            else:
+                from histofast.explain import cam
+
+                found = cam.cam_of_slide(
+                    run_path,
+                    slide_path,
+                    method=method,
+                    **options.given(**of_method),
+                    **on_slide,
+                )
+                made = found.map
+    if method is None:
+        made.save(target, overwrite=overwrite)
+    else:
+        command = shlex.join(["histofast", *sys.argv[1:]])
+        cam.save_slide(found, target, overwrite=overwrite, command=command)
     about = {}
     if made.folds:
         about = {"fold": made.folds[0]} if len(made.folds) == 1 else {"folds": len(made.folds)}
@@ -144,8 +193,17 @@ def _paths(given: Sequence[Path], values: Path | None) -> tuple[Path | None, Pat
     return given[0], given[1]
 
 
-def _check_values(*, features: Path | None, patch_l0: int | None, fold: int | None) -> None:
-    for name, value in (("features", features), ("fold", fold)):
+def _refuse_without_method(given: Mapping[str, object]) -> None:
+    for name, value in given.items():
+        if value is not None:
+            flag = "class" if name == "class_name" else name
+            raise ValueError(f"--{flag} must be given with --method: attention has none")
+
+
+def _check_values(
+    *, features: Path | None, patch_l0: int | None, fold: int | None, method: str | None
+) -> None:
+    for name, value in (("features", features), ("fold", fold), ("method", method)):
         if value is not None:
             raise ValueError(f"--{name} must not be given with --values: no model is run")
     if patch_l0 is None:

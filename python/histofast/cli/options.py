@@ -66,6 +66,7 @@ def device(gpus: tuple[str, ...], *, help: str) -> Any:
 
 TASKS = ("classification", "regression", "survival")
 MISSING = ("error", "skip")
+CAMS = ("gradcam", "gradcam++", "hirescam")
 
 Mpp = Annotated[
     float | None,

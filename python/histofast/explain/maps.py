@@ -26,8 +26,8 @@ from histofast.slides import Slide, open_slide, write_array_pyramid, write_png
 
 Scale = Literal["rank", "minmax", "raw"]
 
-FILES = ("overlay.png", "attention.geojson", "attention.ome.tif", "attention.csv")
 CLASSES = 5  # quantiles that QuPath's objects are classified by
+MOST_OBJECTS = 50_000  # in GeoJSON: QuPath is slow with more
 _LONG_SIDE_PX = 4000  # of the picture, unless the slide is smaller
 _TILE_PX = 256
 _LUMA = np.array([0.299, 0.587, 0.114])
@@ -67,6 +67,7 @@ class AttentionMap:
         level0_mpp: um per level-0 pixel.
         origin_l0: level-0 pixel that QuPath counts from.
         folds: of the run whose models gave the values; () where no run did.
+        stem: of the names of its files, but for the picture.
     """
 
     slide: str
@@ -84,6 +85,12 @@ class AttentionMap:
     level0_mpp: float
     origin_l0: tuple[int, int]
     folds: tuple[int, ...] = ()
+    stem: str = "attention"
+
+    @property
+    def files(self) -> tuple[str, ...]:
+        """Names of what `save` writes."""
+        return ("overlay.png", *(f"{self.stem}.{end}" for end in ("geojson", "ome.tif", "csv")))
 
     def heat(self) -> NDArray[np.float64]:
         """Draw the shares on the grid of the overview.
@@ -124,7 +131,8 @@ class AttentionMap:
         """Return a FeatureCollection for QuPath 0.4 and later: one tile object per patch.
 
         Each carries its value as a measurement and is classified by the fifth of all patches that
-        its value lies in, whatever `scale`. Coordinates count from `origin_l0`, as QuPath's do.
+        its value lies in, whatever `scale`. Coordinates count from `origin_l0`, as QuPath's do. Of more than
+        50,000 values the highest are there.
         """
         from histofast.report import colors_of
 
@@ -135,7 +143,8 @@ class AttentionMap:
             for low, high, color in zip(edges, edges[1:], colors_of(middles).tolist(), strict=False)
         ]
         of_patch = np.minimum(_ranks(self.values) * CLASSES, CLASSES - 1).astype(np.int64)
-        corners = (self.coords_l0 - self.origin_l0).tolist()
+        told = np.sort(np.argsort(-self.values, kind="stable")[:MOST_OBJECTS])
+        corners = (self.coords_l0[told] - self.origin_l0).tolist()
         side = self.patch_l0
         return {
             "type": "FeatureCollection",
@@ -155,13 +164,13 @@ class AttentionMap:
                     },
                 }
                 for (x, y), value, k in zip(
-                    corners, self.values.tolist(), of_patch.tolist(), strict=True
+                    corners, self.values[told].tolist(), of_patch[told].tolist(), strict=True
                 )
             ],
         }
 
     def save(self, folder: str | Path, *, overwrite: bool = False) -> None:
-        """Write overlay.png, attention.geojson, attention.ome.tif and attention.csv, all or none.
+        """Write overlay.png, and as `stem` has it .geojson, .ome.tif and .csv, all or none.
 
         The OME-TIFF is the overlay as a pyramid with its scale. Where QuPath shows the scanned part
         of a slide only, it begins there too, so that both lie in one frame.
@@ -187,7 +196,7 @@ class AttentionMap:
             with ExitStack() as stack:
                 paths = [
                     stack.enter_context(replacing(folder / name, overwrite=overwrite))
-                    for name in FILES
+                    for name in self.files
                 ]
                 write_png(paths[0], figure)
                 paths[1].write_text(geojson, encoding="utf-8")

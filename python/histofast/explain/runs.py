@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Mapping
-from contextlib import ExitStack
-from dataclasses import replace
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -63,10 +63,75 @@ def attention_of_run(
             of another slide or encoder.
         KeyboardInterrupt: encoding was interrupted.
     """
-    from histofast.mil import attention_of, open_run
+    from histofast.mil import attention_of
 
     patch_l0 = whole_number("patch_l0", patch_l0, at_least=1)
     check_look(scale=scale, alpha=alpha, mpp=None)
+    with run_on_slide(
+        run,
+        slide,
+        features=features,
+        fold=fold,
+        patch_l0=patch_l0,
+        mpp_override=mpp_override,
+        allow_upsampling=allow_upsampling,
+        on_progress=on_progress,
+    ) as found:
+        made = attention_map(
+            found.slide,
+            attention_of(found.run, found.file.features, folds=found.folds),
+            coords_l0=found.coords_l0,
+            patch_l0=found.patch_l0,
+            scale=scale,
+            alpha=alpha,
+        )
+    return replace(made, folds=found.folds)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class OnSlide:
+    """A run and the features of a slide that fit it.
+
+    Attributes:
+        run: whose models look.
+        slide: open as long as the context lasts.
+        folds: of the models to take.
+        file: features of the slide.
+        coords_l0: (n, 2) int64 level-0 (x, y) of the patches.
+        patch_l0: their side, level-0 px.
+    """
+
+    run: Run
+    slide: Slide
+    folds: tuple[int, ...]
+    file: FeatureFile
+    coords_l0: NDArray[np.int64]
+    patch_l0: int
+
+
+@contextmanager
+def run_on_slide(
+    run: str | Path,
+    slide: str | Path,
+    *,
+    features: str | Path | None,
+    fold: int | None,
+    patch_l0: int | None,
+    mpp_override: float | None,
+    allow_upsampling: bool,
+    on_progress: Callable[[Progress], None] | None,
+) -> Iterator[OnSlide]:
+    """Open a run and a slide, and the slide's features, which are made where there are none.
+
+    Args:
+        run, slide, features, fold, patch_l0, mpp_override, allow_upsampling, on_progress: as
+            `attention_of_run`.
+
+    Raises:
+        As `attention_of_run`.
+    """
+    from histofast.mil import open_run
+
     with open_slide(slide, mpp=mpp_override) as opened, ExitStack() as stack:
         asked = open_run(run)
         folds = _folds(asked, opened.name, fold)
@@ -83,15 +148,14 @@ def attention_of_run(
             )
         file = read_features(features)
         coords_l0, side_l0 = _checked(file, asked, opened, patch_l0)
-        made = attention_map(
-            opened,
-            attention_of(asked, file.features, folds=folds),
+        yield OnSlide(
+            run=asked,
+            slide=opened,
+            folds=folds,
+            file=file,
             coords_l0=coords_l0,
             patch_l0=side_l0,
-            scale=scale,
-            alpha=alpha,
         )
-    return replace(made, folds=folds)
 
 
 def _folds(run: Run, slide: str, fold: int | None) -> tuple[int, ...]:

@@ -14,6 +14,8 @@ from histofast.explain.cam.capture import Cams, cams
 from histofast.explain.cam.definitions import METHODS, NAMES, Method
 from histofast.explain.cam.pictures import Explained, explain_pictures, save_maps
 from histofast.explain.cam.scores import curve, mass_shares, mean_over_groups, rank_correlations
+from histofast.explain.cam.slide import SlideCam, attention_and_slopes, cam_of_slide
+from histofast.explain.cam.slide import save as save_slide
 from histofast.explain.cam.worth import Change, Measured, Worth, darkness, measure
 
 __all__ = [
@@ -24,8 +26,11 @@ __all__ = [
     "Explained",
     "Measured",
     "Method",
+    "SlideCam",
     "Worth",
     "answer_of",
+    "attention_and_slopes",
+    "cam_of_slide",
     "cams",
     "curve",
     "darkness",
@@ -35,6 +40,7 @@ __all__ = [
     "measure",
     "rank_correlations",
     "save_maps",
+    "save_slide",
 ]
 
 
