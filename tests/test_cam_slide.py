@@ -24,15 +24,15 @@ def test_with_attention_held_a_slide_moves_with_its_patches_as_what_is_said_of_e
     model = mil.create(name, d=6, outputs=2, seed=3)
     bag = torch.from_numpy(np.random.default_rng(0).normal(size=(5, 6)).astype(np.float32))
     attention, slopes = cam.attention_and_slopes(model, bag, number=number)
-    assert float(attention.sum()) == pytest.approx(1)
+    assert all(p.requires_grad and p.grad is None for p in model.parameters())
+    assert attention.sum().item() == pytest.approx(1)
     x = bag.clone().requires_grad_()
     held = model(x).attention.detach()
     said = torch.stack([model(x[i : i + 1]).output[number] for i in range(5)])
     output = (held * said).sum()
-    assert float(output) == pytest.approx(float(model(bag).output[number]), abs=1e-6)
+    assert output.item() == pytest.approx(model(bag).output[number].item(), abs=1e-6)
     output.backward()
     np.testing.assert_allclose(attention[:, None] * slopes, x.grad, rtol=1e-5, atol=1e-8)
-    assert all(p.requires_grad and p.grad is None for p in model.parameters())
 
 
 def test_a_model_without_attention_or_whose_output_is_no_weighted_mean_is_refused():
