@@ -166,10 +166,15 @@ def heatmap(
     if made.folds:
         about = {"fold": made.folds[0]} if len(made.folds) == 1 else {"folds": len(made.folds)}
     if as_json:
-        said = {"slide": made.slide, "patches": len(made.values), "unreadable": made.unreadable}
+        said = {
+            "slide": made.slide,
+            "patches" if method is None else "places": len(made.values),
+            "unreadable": made.unreadable,
+        }
         say_document(json.dumps({**said, **about, "out": str(target)}, indent=1))
         return
-    notes = [count(len(made.values), "patch"), *(f"{key} {value}" for key, value in about.items())]
+    what = "patch" if method is None else "place"
+    notes = [count(len(made.values), what), *(f"{key} {value}" for key, value in about.items())]
     if made.unreadable:
         notes.append(count(made.unreadable, "unreadable region"))
     say(f"{one_line(made.slide)}: {', '.join(notes)}: {target / 'overlay.png'}")

@@ -149,6 +149,19 @@ def explain_pictures(
         met.keep(places, pixels)
     if not met.rows:
         raise none_readable(opened, [reason for _, reason in met.unreadable])
+    return _explained(run, network, met, opened, masks=masks, seed=seed)
+
+
+def _explained(
+    run: Run,
+    network: Any,
+    met: _Met,
+    opened: Images,
+    *,
+    masks: str | Path | None,
+    seed: int,
+) -> Explained:
+    """Put together what was met, and measure it."""
     real, fake = joined(met.real), joined(met.null)
     found_images = opened.part(met.rows)
     logits = torch.from_numpy(real.output).double()
@@ -157,7 +170,7 @@ def explain_pictures(
         architecture=run.architecture,
         layer=real.layer,
         classes=run.classes,
-        methods=chosen,
+        methods=tuple(real.maps),
         images=found_images,
         probabilities=(logits.softmax(1) if is_one else logits.sigmoid()).numpy(),
         shown_class=real.classes,

@@ -124,29 +124,18 @@ def cam_of_slide(
         ) as found,
         PatchReader([found.slide.path]) as reader,
     ):
-        models = [found.run.models()[k] for k in found.folds]
         bag = torch.from_numpy(np.array(found.file.features, np.float32, order="C"))
+        models = [found.run.models()[k] for k in found.folds]
         number = _number(found, models, bag, class_name)
         network = _network(found, encoder).to(pick_device(device))
         recorder = Recorder(network, [network.layer if layer is None else layer])
-
-        def read(rows: NDArray[np.int64]) -> NDArray[np.uint8]:
-            return reader.read(found.file, rows)
-
+        read = partial(reader.read, found.file)
         whole = _maps(recorder, models, bag, read, method=chosen, number=number)
-        other = Recorder(twin(network, seed=seed), recorder.names)
-        anew = [
-            create(m.name, d=m.d, outputs=m.outputs, seed=seed + k, **m.options)
-            for k, m in enumerate(models)
-        ]
-        theirs = _encoded(other, len(bag), read)
-        null = _maps(other, anew, theirs, read, method=chosen, number=number)
-        classes = found.run.classes
-        shown_class = classes[number] if classes else ""
+        null = _null(recorder, models, read, n=len(bag), method=chosen, number=number, seed=seed)
+        shown_class = found.run.classes[number] if found.run.classes else ""
         name = NAMES[chosen] + (f" of {shown_class}" if shown_class else "")
-        look: dict[str, Any] = {"scale": scale, "alpha": alpha}
         drawn = [
-            _drawn(found, values, name=label, **look)
+            _drawn(found, values, name=label, scale=scale, alpha=alpha)
             for values, label in ((whole, name), (null, f"{name}, weights drawn anew"))
         ]
     return SlideCam(
@@ -157,6 +146,26 @@ def cam_of_slide(
         null=drawn[1],
         agreement=float(rank_correlations(whole.reshape(1, 1, -1), null.reshape(1, 1, -1))[0]),
     )
+
+
+def _null(
+    recorder: Recorder,
+    models: Sequence[BagModel],
+    read: Read,
+    *,
+    n: int,
+    method: Method,
+    number: int,
+    seed: int,
+) -> NDArray[np.float64]:
+    """Return what encoder and models show whose weights are all drawn anew."""
+    other = Recorder(twin(recorder.network, seed=seed), recorder.names)
+    anew = [
+        create(model.name, d=model.d, outputs=model.outputs, seed=seed + k, **model.options)
+        for k, model in enumerate(models)
+    ]
+    bag = _encoded(other, n, read)
+    return _maps(other, anew, bag, read, method=method, number=number)
 
 
 def _network(found: OnSlide, encoder: str | Path | None) -> Any:
