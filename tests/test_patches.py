@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -260,7 +261,10 @@ def test_patch_table(table):
     a, b = read_patch_table(table)
     assert (a.name, len(a), a.split, a.labels) == ("a", 5, "train", ("0", "1", "0", "1", "0"))
     assert a.coords_l0.tolist() == [[30 * i, 60] for i in range(5)]
-    assert a.identity == b.identity  # the same pictures at the same places
+    unnamed = [replace(bag, names=(), labels=()) for bag in (a, b)]
+    assert unnamed[0].identity == unnamed[1].identity  # the same pictures at the same places
+    assert len({a.identity, b.identity, replace(a, labels=("1",) * 5).identity}) == 3
+    assert a.names == ("a0.png", "a1.png", "a2.png", "a3.png", "a4.png")
     assert bag_patch_px(a) == 30
     pixels = np.concatenate([x.pixels for x in stream_bag(a, batch_size=2)])
     np.testing.assert_array_equal(pixels, np.stack([noise(30, 30, seed=i) for i in range(5)]))

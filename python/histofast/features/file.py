@@ -48,6 +48,7 @@ class FeatureFile:
         attributes: of the file and of its coordinates, by name: all of ours, and those of other
             tools' files that something here asks for.
         tissue_fraction: (n,) float32, or None.
+        files, labels: (n) names of patch images and what they show; () where there are none.
         unreadable: (k, 4) int64 level-0 x, y, width, height of what could not be decoded.
         unreadable_patches: (m,) int64 rows of the patches that show some of it, in white.
         identity: what made the file; None if histofast did not write it.
@@ -63,6 +64,8 @@ class FeatureFile:
     unreadable_patches: NDArray[np.int64]
     identity: Mapping[str, Any] | None
     sha256: str | None
+    files: tuple[str, ...] = ()
+    labels: tuple[str, ...] = ()
 
     def iter_chunks(self, rows: int = 4096) -> Iterator[NDArray[Any]]:
         """Yield (<= rows, d) views of the features, in order."""
@@ -109,6 +112,8 @@ def read_features(path: Path | str, *, mmap: bool = False) -> FeatureFile:
             ),
             identity=json.loads(file.attrs["identity"]) if is_ours else None,
             sha256=file.attrs["sha256"] if is_ours else None,
+            files=_texts(file, "files") if is_ours else (),
+            labels=_texts(file, "labels") if is_ours else (),
         )
 
 
@@ -278,6 +283,11 @@ def _read_coords(
     if is_far:
         raise FeatureError(f"coords of {path} must be pixels of a slide, got NaN or huge ones")
     return coords.astype(np.int64)
+
+
+def _texts(file: h5py.File, name: str) -> tuple[str, ...]:
+    """The texts of a file of ours that is as it was written."""
+    return tuple(file[name].asstr()[()].tolist()) if name in file else ()
 
 
 def _read_or_none(file: h5py.File, name: str, shape: tuple[int, ...], kinds: str) -> Any:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
@@ -56,6 +56,7 @@ class FeatureWriter:
             `level0_width`, `level0_height`, `mpp`, `level0_mpp`, `encoder`, and any other. Layout
             stamp needs `patch_size`, `mpp`, `level0_mpp` and `encoder`.
         tissue_fraction: (n,) float32, share of tissue in each patch.
+        files, labels: (n) names of patch images and what they show, or ().
         dtype: "float32" or "float16"; the layout's own when None.
         layout: see `layouts`.
 
@@ -75,6 +76,8 @@ class FeatureWriter:
         identity: Mapping[str, Any],
         attributes: Mapping[str, Value],
         tissue_fraction: NDArray[np.float32] | None = None,
+        files: Sequence[str] = (),
+        labels: Sequence[str] = (),
         dtype: Literal["float32", "float16"] | None = None,
         layout: Layout = "trident",
     ) -> None:
@@ -98,16 +101,22 @@ class FeatureWriter:
                     raise ValueError(f"attributes must have {key!r} for layout stamp, got none")
         self._identity = _canonical_json(identity)
         self._tissue_fraction = tissue_fraction
+        self._texts = {
+            name: _texts(name, texts, n=self.n)
+            for name, texts in (("files", files), ("labels", labels))
+            if texts
+        }
         self._rows = 0
         self._sha256 = hashlib.sha256()
         self._temporary: Temporary | None = None
-        self._needs_bytes = self.n * (self.d * self.dtype.itemsize + 24) + _METADATA_BYTES
+        beside_bytes = self.n * 24 + sum(texts.nbytes for texts in self._texts.values())
+        self._needs_bytes = self.n * self.d * self.dtype.itemsize + beside_bytes + _METADATA_BYTES
         try:
             with self._write_errors():
                 self.path.parent.mkdir(parents=True, exist_ok=True)
                 self._temporary = Temporary(self.path)
                 self._temporary.make_sure_of_length(self._needs_bytes + len(self._identity))
-                self._temporary.make_sure_of(self.n * 24 + len(self._identity) + _METADATA_BYTES)
+                self._temporary.make_sure_of(beside_bytes + len(self._identity) + _METADATA_BYTES)
                 self._stored_coords, self._offset = self._create(coords)
                 self._temporary.reserve()
         except BaseException:
@@ -149,6 +158,9 @@ class FeatureWriter:
             dataset.attrs.update(self._attributes)
             if self._tissue_fraction is not None:
                 file.create_dataset("tissue_fraction", data=self._tissue_fraction.astype("<f4"))
+            for name, texts in self._texts.items():
+                kind = h5py.string_dtype("utf-8", texts.dtype.itemsize)
+                file.create_dataset(name, data=texts.astype(kind))
             if "encoder" in self._attributes:
                 features.attrs["encoder"] = self._attributes["encoder"]
             if self._layout == "stamp":
@@ -299,6 +311,13 @@ class FeatureWriter:
         self.close()
         if unfinished and exc_type is None:
             raise ValueError(f"writer of {self.path.name} must be finished, got no finish()")
+
+
+def _texts(name: str, texts: Sequence[str], *, n: int) -> NDArray[np.bytes_]:
+    """Texts as HDF5 stores them: UTF-8 of one length, for others lie in heaps."""
+    if len(texts) != n:
+        raise ValueError(f"{name} must be {n}, one per patch, got {len(texts)}")
+    return np.array([text.encode() for text in texts] or [b""], np.bytes_)[:n]
 
 
 def _canonical_json(value: Mapping[str, Any]) -> str:

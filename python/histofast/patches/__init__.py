@@ -12,7 +12,7 @@ from histofast.patches.pictures import (
     read_pictures,
 )
 from histofast.patches.rows import PatchReader
-from histofast.patches.sample import PatchSample, sample_patches
+from histofast.patches.sample import IMAGE_SUFFIXES, PatchSample, sample_patches
 from histofast.patches.sources import (
     Job,
     list_bags,
@@ -32,6 +32,7 @@ from histofast.patches.synthetic import make_demo_slides, make_labelled_slides, 
 from histofast.patches.tables import PatchBag, read_patch_table
 
 __all__ = [
+    "IMAGE_SUFFIXES",
     "SLIDE_FAILURES",
     "SPLIT_NAMES",
     "STANDARDISED",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -28,6 +29,7 @@ class PatchBag:
         labels: (n) label of each row as text, "" where the table has none.
         split: "train", "valid", ...; "" when the table has none.
         patient: whose they are; "" when the table has no column of patients.
+        names: (n) of the images, as the table spells them; () where nobody has told.
     """
 
     name: str
@@ -36,6 +38,7 @@ class PatchBag:
     labels: tuple[str, ...]
     split: str
     patient: str = ""
+    names: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         return len(self.files)
@@ -47,8 +50,8 @@ class PatchBag:
 
     @property
     def identity(self) -> str:
-        """Changes when a file's content, or the order of the files, does."""
-        digest = hashlib.sha256()
+        """Changes when a file's content, name or label, or the order of the files, does."""
+        digest = hashlib.sha256(json.dumps([self.names, self.labels]).encode())
         for file in self.files:
             try:
                 content = regular_file(file, kind="patch image", error=SlideError).read_bytes()
@@ -99,6 +102,7 @@ def bags_of(pictures: Pictures) -> list[PatchBag]:
                 files=tuple(row.file for row in members),
                 coords_l0=coords,
                 labels=tuple(row.labels[0] for row in members),
+                names=tuple(row.name for row in members),
                 split=_of_bag(pictures, name, "in one split", {row.split for row in members}),
                 patient=_of_bag(pictures, name, "of one patient", {row.patient for row in members}),
             )

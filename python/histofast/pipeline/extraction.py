@@ -16,9 +16,11 @@ from pathlib import Path
 from histofast import jobs
 from histofast._files import path_of
 from histofast._machine import available_cpus
-from histofast.errors import JobError, ModelError, NoSpaceError
+from histofast._words import counted
+from histofast.errors import JobError, ModelError, NoSpaceError, SlideError
 from histofast.features import Layout
 from histofast.patches import (
+    IMAGE_SUFFIXES,
     Job,
     TissueOptions,
     list_bags,
@@ -163,12 +165,49 @@ def extract(
     if patches is not None:
         found = list_bags(path_of("patches", patches))
     else:
-        found = list_jobs(_paths(slides), recursive=is_recursive)
+        found = _slides_of(_paths(slides), is_recursive=is_recursive)
+        _refuse_pictures(found, mpp_override=options.mpp_override)
     found = with_masks(found, None if mask is None else path_of("mask", mask))
     found = select_shard(found, options.shard)
     if is_dry:
         return estimate(found, options, devices, on_progress, start_s)
     return _encode(found, options, devices, on_progress, start_s)
+
+
+def _slides_of(paths: Sequence[str | Path], *, is_recursive: bool) -> list[Job]:
+    try:
+        return list_jobs(paths, recursive=is_recursive)
+    except SlideError as error:
+        folders = [path for path in paths if not is_recursive and _has_folders_of_pictures(path)]
+        if not folders:
+            raise
+        raise SlideError(
+            f'{error}, or take its pictures as patches with patches="{folders[0]}"'
+        ) from None
+
+
+def _has_folders_of_pictures(path: str | Path) -> bool:
+    try:
+        return any(each.suffix.lower() in IMAGE_SUFFIXES for each in Path(path).glob("*/*"))
+    except OSError:
+        return False
+
+
+def _refuse_pictures(slides: Sequence[Job], *, mpp_override: float | None) -> None:
+    """Refuse a run in which every slide would fail: PNG and JPEG files do not say their scale."""
+    files = [
+        slide.path
+        for slide in slides
+        if slide.path.suffix.lower() in IMAGE_SUFFIXES and not slide.mpp
+    ]
+    if mpp_override is not None or len(files) < max(2, len(slides)):
+        return
+    folders = sorted({str(path.parent) for path in files})
+    names = counted([path.name for path in files])
+    raise ValueError(
+        f"slides must say their scale, got plain pictures only, {names}: take them as ready-made "
+        f'patches with patches="{folders[0]}", or tell their scale with mpp_override'
+    )
 
 
 def _paths(slides: str | Path | Sequence[str | Path] | None) -> list[str | Path]:

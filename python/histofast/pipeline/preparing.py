@@ -65,6 +65,8 @@ class Prepared:
                     identity=output.identity,
                     attributes={**self.planned.attributes, "encoder": output.spec.name},
                     tissue_fraction=self.planned.tissue_fraction,
+                    files=self.planned.files,
+                    labels=self.planned.labels,
                     dtype=options.dtype,
                     layout=options.layout,
                 )

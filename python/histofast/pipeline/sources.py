@@ -40,6 +40,8 @@ class Planned:
     unreadable_l0: NDArray[np.int64]  # what could not be looked at for tissue
     attributes: dict[str, Any]
     empty: str
+    files: tuple[str, ...]  # of patch images, and their labels
+    labels: tuple[str, ...]
     stream: Callable[[], Iterator[PatchBatch]]
     notes: tuple[str, ...] = ()
 
@@ -100,6 +102,8 @@ class BagSource:
             unreadable_l0=np.empty((0, 4), np.int64),
             attributes=attributes,
             empty="",
+            files=bag.names,
+            labels=bag.labels if any(bag.labels) else (),
             stream=stream,
         )
 
@@ -157,6 +161,8 @@ class SlideSource:
             unreadable_l0=found.unreadable_l0,
             attributes=attributes | ({"empty": empty} if empty else {}),
             empty=empty,
+            files=(),
+            labels=(),
             stream=stream,
             notes=found.tissue.notes,
         )
