@@ -162,3 +162,56 @@ def test_a_wrong_layer_is_named(tmp_path, monkeypatch, constant, message):
     with pytest.raises(ModelError, match=message):
         networks.export(network, tmp_path / "a.onnx", patch_px=32)
     assert list(tmp_path.iterdir()) == []
+
+
+# --- Modules of one's own ------------------------------------------------------------------------
+
+
+class Odd(torch.nn.Module):
+    """Nothing that networks of histofast's own are made of: GroupNorm, GELU, a tuple at the end."""
+
+    def __init__(self):
+        super().__init__()
+        self.first = torch.nn.Conv2d(3, 8, 5, stride=2)
+        self.norm = torch.nn.GroupNorm(2, 8)
+        self.last = torch.nn.Conv2d(8, 16, 3)
+
+    def forward(self, x):
+        x = torch.nn.functional.gelu(self.norm(self.first(x)))
+        return self.last(x), x
+
+
+@pytest.fixture
+def odd():
+    torch.manual_seed(0)
+    return networks.adopt(Odd(), mean=(0.5, 0.4, 0.3), std=(0.2,) * 3, input_px=32)
+
+
+def test_a_module_of_ones_own_becomes_an_encoder(tmp_path, odd):
+    need("onnxscript")
+    spec = networks.export(odd, tmp_path / "odd.onnx", licence="mine")
+    assert (spec.name, spec.network, spec.d, spec.height_px) == ("odd", "Odd", 16, 32)
+    assert (spec.licence, spec.provenance) == ("mine", "the torch module Odd")
+    assert spec.weights_sha256 == odd.weights_sha256
+    pixels = graphs.stained_noise(5, 32)
+    x = (pixels / 255 - np.array(odd.mean)) / np.array(odd.std)
+    with torch.inference_mode():
+        maps, _ = odd.model(torch.from_numpy(x.transpose(0, 3, 1, 2).astype(np.float32)))
+    with encoders.load(tmp_path / "odd.onnx", device="cpu") as encoder:
+        assert relative(encoder.encode(pixels), maps.mean((2, 3)).numpy()) < 1e-5
+
+
+def test_the_checksum_of_weights_is_of_all_of_them(odd):
+    before = odd.weights_sha256
+    assert before == odd.weights_sha256
+    with torch.no_grad():
+        odd.model.norm.bias[3] += 1e-6
+    assert odd.weights_sha256 != before
+
+
+def test_a_module_that_was_not_adopted_is_refused(tmp_path):
+    with pytest.raises(
+        TypeError, match=r"^network must be of .*create, got Odd: give a module .*adopt"
+    ):
+        networks.export(Odd(), tmp_path / "odd.onnx")
+    assert list(tmp_path.iterdir()) == []

@@ -29,12 +29,29 @@ SHELL = [
 ]
 
 
+# Kinds of files, which no module has a name of.
+SUFFIXES = {
+    ".csv",
+    ".geojson",
+    ".h5",
+    ".jpg",
+    ".npy",
+    ".onnx",
+    ".png",
+    ".pt",
+    ".svs",
+    ".tif",
+    ".tsv",
+    ".txt",
+}
+
+
 def full_names() -> list[str]:
     """Dotted names that the prose mentions; `.name` is in the module of the one before it."""
     found, module = [], ""
     for span in SPANS:
         name = re.sub(r"\(.*\)$", "", span)
-        if not re.fullmatch(r"\.?[A-Za-z_]\w*(\.[A-Za-z_]\w*)*", name):
+        if name in SUFFIXES or not re.fullmatch(r"\.?[A-Za-z_]\w*(\.[A-Za-z_]\w*)*", name):
             continue
         if name.startswith("histofast."):
             module = name.rpartition(".")[0]

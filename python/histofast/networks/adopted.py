@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import copy
+import hashlib
 from collections.abc import Sequence
 from typing import Any
 
@@ -33,6 +34,19 @@ class AdoptedNetwork(nn.Module):
         self.std = tuple(map(float, std))
         self.input_px = input_px
         self.classes = classes
+        self.layer = "output"
+        self.origin = f"the torch module {name}"
+        self.licence = "not stated"
+
+    @property
+    def weights_sha256(self) -> str:
+        """A checksum of the names and values of its tensors."""
+        whole = hashlib.sha256()
+        for name, value in self.model.state_dict().items():
+            if isinstance(value, torch.Tensor):
+                whole.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
+                whole.update(value.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
+        return whole.hexdigest()
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         out: Any = self.model(x)
@@ -80,7 +94,7 @@ def adopt(
     input_px: int = 224,
     classes: int = 0,
 ) -> AdoptedNetwork:
-    """Make a torch module fit for `histofast.compare`.
+    """Make a torch module fit for `histofast.compare` and `histofast.export`.
 
     Args:
         model: takes (n, 3, h, w) float32, standardised; gives a tensor, or a tuple that begins with

@@ -32,6 +32,7 @@ from histofast.graphs import (
     to_bytes,
     wrap,
 )
+from histofast.networks.adopted import AdoptedNetwork
 from histofast.networks.creation import create
 from histofast.networks.known import cuts_of, no_such
 from histofast.networks.network import Network
@@ -75,7 +76,7 @@ def export_encoder(
 
 
 def export(
-    network: Network | TimmNetwork,
+    network: Network | TimmNetwork | AdoptedNetwork,
     out: str | os.PathLike[str],
     *,
     name: str | None = None,
@@ -91,15 +92,15 @@ def export(
     Before the file takes its name, ONNX Runtime runs it in batches of 1, 2 and 7 and on a
     rectangle, and every row must agree with torch to 1e-5 of its norm (logits: of the norm of the
     terms that they are sums of). In the file a tensor has the
-    name of the stage that it leaves, and that of a head is `head`. Models of timm go through
-    torch's own exporter and take the one patch size only.
+    name of the stage that it leaves, and that of a head is `head`. Models of timm and modules of your own
+    (through `networks.adopt`) go through torch's own exporter and take the one patch size only.
 
     Args:
-        network: in evaluation mode.
+        network: of `create` or `adopt`, in evaluation mode.
         out: of the .onnx file; its folder must exist.
         name: what the encoder is called; None: the stem of `out`.
         patch_px: the patch size it is meant for; None: that of the weights' source, else 256, or
-            what the network was designed for where that is larger or it is one of timm.
+            what the network was designed for where that is larger or it is not one of ours.
         mpp: the resolution it is meant for, um/px; None: that of the weights' source, else 0.5.
         provenance: where the weights come from; None: what the registry says of them.
         licence: the terms of the weights; None: likewise.
@@ -122,8 +123,8 @@ def export(
     _check_target(network, out)
     patch_px, mpp = _meant_for(network, patch_px, mpp)
     patches = checked_patches(patches, patch_px)
-    if isinstance(network, TimmNetwork):
-        return _export_timm(
+    if not isinstance(network, Network):
+        return _export_by_torch(
             network,
             out,
             name=name,
@@ -249,7 +250,12 @@ def _chosen_layers(network: Network, layers: Sequence[str] | None) -> tuple[str,
     return tuple(layer for layer in known if layer in layers)
 
 
-def _check_target(network: Network | TimmNetwork, out: Path) -> None:
+def _check_target(network: Network | TimmNetwork | AdoptedNetwork, out: Path) -> None:
+    if not isinstance(network, Network | TimmNetwork | AdoptedNetwork):
+        raise TypeError(
+            f"network must be of histofast.networks.create, got {type(network).__name__}: give a module of "
+            "your own to histofast.networks.adopt first"
+        )
     if out.suffix != ".onnx":
         raise ValueError(f"out must end in .onnx, got {out}")
     if network.training:
@@ -257,7 +263,7 @@ def _check_target(network: Network | TimmNetwork, out: Path) -> None:
 
 
 def _meant_for(
-    network: Network | TimmNetwork, patch_px: int | None, mpp: float | None
+    network: Network | TimmNetwork | AdoptedNetwork, patch_px: int | None, mpp: float | None
 ) -> tuple[int, float]:
     """Return the patch size and the resolution: as told, else the source's, else the usual."""
     source = _source_of(network)
@@ -298,8 +304,8 @@ def _metadata(
     )
 
 
-def _export_timm(
-    network: TimmNetwork,
+def _export_by_torch(
+    network: TimmNetwork | AdoptedNetwork,
     path: Path,
     *,
     name: str | None,
@@ -354,7 +360,7 @@ def _origin(network: Network, provenance: str | None, licence: str | None) -> tu
     return provenance, licence or (known.licence if known else "not stated")
 
 
-def _source_of(network: Network | TimmNetwork) -> SourceEntry | None:
+def _source_of(network: Network | TimmNetwork | AdoptedNetwork) -> SourceEntry | None:
     if not isinstance(network, Network) or network.source is None:
         return None
     return registry().sources[network.source]

@@ -24,6 +24,7 @@ from torch import nn
 from histofast._words import did_you_mean, first_line
 from histofast.encoders import sha256_of
 from histofast.errors import ModelError
+from histofast.networks.adopted import AdoptedNetwork
 from histofast.networks.known import no_such
 from histofast.networks.network import Cut, LoadReport, StandardisedBy
 from histofast.networks.reading import read_weights
@@ -174,7 +175,7 @@ def create_timm(
 
 
 @contextlib.contextmanager
-def bare_onnx(network: TimmNetwork, *, patch_px: int) -> Iterator[Path]:
+def bare_onnx(network: TimmNetwork | AdoptedNetwork, *, patch_px: int) -> Iterator[Path]:
     """Yield the path of an ONNX file of the network alone, float32 (n, 3, p, p) to (n, d).
 
     Raises:

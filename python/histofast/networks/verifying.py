@@ -41,7 +41,7 @@ class PixelsIn(nn.Module):
 
 def verify(
     file: Path,
-    network: Network | TimmNetwork,
+    network: Network | TimmNetwork | AdoptedNetwork,
     patches: NDArray[np.uint8],
     *,
     stage_of_tensor: dict[str, str],
@@ -81,7 +81,9 @@ def verify(
 
 
 @contextmanager
-def _terms_of_logits(network: Network | TimmNetwork) -> Iterator[dict[str, NDArray[np.float64]]]:
+def _terms_of_logits(
+    network: Network | TimmNetwork | AdoptedNetwork,
+) -> Iterator[dict[str, NDArray[np.float64]]]:
     """Keep, under "norm", (n,) the norm of |w| |x| + |b| of the last batch that a head of ours saw."""
     kept: dict[str, NDArray[np.float64]] = {}
     if not isinstance(network, Network) or not network.classes:
