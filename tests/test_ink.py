@@ -13,7 +13,7 @@ from fake_slides import FakeSlide
 from histofast.cli import app
 from histofast.cli.flags import flags_of
 from histofast.features import read_features
-from histofast.patches import TissueOptions
+from histofast.patches import TissueOptions, sample_patches
 from histofast.pipeline import check_slides
 from histofast.tissue import find_tissue
 from slide_files import write_tiff
@@ -119,3 +119,12 @@ def test_the_mask_is_what_the_note_counts():
     assert found.mask[22:78, 22:47].all()
     assert not found.mask[22:78, 53:78].any()
     assert int(found.notes[0].split(" %")[0]) == pytest.approx(50, abs=6)  # edges are smoothed
+
+
+def test_samples_find_tissue_as_asked(blue):
+    """Patches that calibrate, time and compare encoders come from what is found so."""
+    drawn = [
+        len(sample_patches([blue], n=1000, patch_px=16, mpp=8.0, tissue=tissue))
+        for tissue in (None, TissueOptions(ink="keep"))
+    ]
+    assert drawn[1] > 1.5 * drawn[0] > 0

@@ -143,6 +143,37 @@ def test_noise_of_jpeg_marks_nothing(quality, suffix, tmp_path):
         np.testing.assert_array_equal(read_mask(path), SHAPE)
 
 
+@pytest.mark.parametrize("codec", ["webp", "jpeg2000", "jpegxl"])
+def test_codecs_that_may_keep_values(codec, tmp_path):
+    """Without loss labels count as they are, with loss noise marks nothing."""
+    path = tmp_path / "m.tif"
+    lossless = {} if codec == "jpeg2000" else {"compressionargs": {"lossless": True}}
+    lossy = {"lossless": False} if codec == "webp" else {}
+    level = {"webp": 60, "jpeg2000": 30, "jpegxl": 60}[codec]
+    cases = [
+        (LABELS, lossless),
+        (LABELS * np.uint8(20), lossless),
+        (SHAPE * np.uint8(255), {"compressionargs": {"level": level, **lossy}}),
+    ]
+    for values, options in cases:
+        rgb = np.repeat(values[..., None], 3, axis=2)
+        files.write_tiff(path, [rgb], compression=codec, **options)
+        assert (read_mask(path) != SHAPE).mean() <= (0.004 if options != lossless else 0)
+    with tifffile.TiffFile(path) as tiff:
+        assert len(np.unique(tiff.pages[0].asarray())) > 16  # it is noisy
+
+
+def test_colours_of_jpeg(tmp_path):
+    """Annotations in red: colours bleed over two pixels, and no farther."""
+    red = SHAPE[..., None] * np.array([255, 0, 0], np.uint8)
+    Image.fromarray(red).save(tmp_path / "m.jpg", quality=80)
+    wrong = read_mask(tmp_path / "m.jpg") != SHAPE
+    edge = ndimage.binary_dilation(SHAPE, iterations=2) != ndimage.binary_erosion(
+        SHAPE, iterations=2, border_value=1
+    )
+    assert not wrong[~edge].any()
+
+
 def test_a_dark_jpeg_is_refused_and_a_black_one_is_empty(tmp_path):
     (tmp_path / "m.jpg").write_bytes(files.jpeg(LABELS, level=95))
     with pytest.raises(SlideError, match=r"bright pixels, .* got values up to \d: write it as PNG"):

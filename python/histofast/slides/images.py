@@ -35,6 +35,11 @@ _MAX_EXPANSION = 2000
 _SMALL_BYTES = 64 << 20  # decoded whatever its size in the file
 _TILE_PX = 512
 _SUBSAMPLING, _COLORMAP = 530, 320  # tags
+# What keeps values, or may not: JPEG; JPEG 2000, JPEG XR, WebP, JPEG XL.
+_LOSSY: dict[int, Literal["lossy", "either"]] = {
+    **dict.fromkeys((6, 7), "lossy"),
+    **dict.fromkeys((33003, 33005, 34712, 22610, 34934, 50001, 50002), "either"),
+}
 _MASK_BITS = (1, 2, 4, 8, 16, 32, 64)  # of a mask of numbers
 _ROWS = 1024  # converted to RGB at a time
 # Fax and old-style JPEG are read from strips only; tiles see CODECS of the decoders.
@@ -56,7 +61,7 @@ class PixelKind:
     inverted: bool = False  # 0 is white
     alpha: Alpha = "none"
     ycbcr: bool = False  # no decoder undoes it: planes apart
-    mask: Literal["", "exact", "lossy"] = ""  # a mask, compressed so
+    mask: Literal["", "exact", "lossy", "either"] = ""  # a mask, compressed so
     palette: bytes = b""  # RGB of each value of a mask
 
 
@@ -201,7 +206,8 @@ def tiff_mask_kind(page: tifffile.TiffPage) -> PixelKind:
                 f"a mask in which 0 is white must have 1 or 8 bit, got {page.bitspersample}"
             )
         kind = PixelKind(inverted=inverted)
-    return replace(kind, mask="lossy" if int(page.compression) in (6, 7) else "exact")
+    lossy: Literal["lossy", "either"] | None = _LOSSY.get(int(page.compression))
+    return replace(kind, mask=lossy or "exact")
 
 
 def _palette(page: tifffile.TiffPage) -> bytes:

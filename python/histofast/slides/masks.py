@@ -29,6 +29,7 @@ from histofast.slides.slide import Level
 from histofast.slides.tiff import TiffSlide
 from histofast.slides.tiff_layout import TiffLayout, read_layout
 
+_MOST_LABELS = 16
 _DARK = 32  # a lossy mask with nothing brighter may be labels or noise
 
 
@@ -37,7 +38,7 @@ def read_mask(path: str | Path, *, size_wanted: tuple[int, int] | None = None) -
 
     In a palette it is the index that counts, so 0 is background whatever its colour. JPEG does not keep
     values: there, and in TIFFs of JPEG streams, a pixel belongs when it is brighter than a quarter of
-    the brightest.
+    the brightest. So it is with JPEG 2000, WebP and their like if there are more than 16 values.
 
     Args:
         path: PNG, JPEG or TIFF.
@@ -75,7 +76,10 @@ def _mask_of(path: Path, values: NDArray[np.uint8], kind: PixelKind) -> NDArray[
     """The mask that values stand for."""
     if kind.palette:
         _check_background(path, np.unique(values), kind.palette)
-    return _bright(path, values) if kind.mask == "lossy" else (values != 0).view(np.uint8)
+    is_lossy = kind.mask == "lossy"
+    if kind.mask == "either":  # labels are few, noise has any value
+        is_lossy = len(np.unique(values)) > _MOST_LABELS
+    return _bright(path, values) if is_lossy else (values != 0).view(np.uint8)
 
 
 def _bright(path: Path, values: NDArray[np.uint8]) -> NDArray[np.uint8]:
