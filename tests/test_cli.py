@@ -381,7 +381,7 @@ def test_patch_images_without_bags(extract, tmp_path):
 def test_dry_run(extract, slides, tmp_path):
     answer = extract(slides / "s0.tif", "--dry-run", "--batch-size", "100000000")
     assert answer.code == 0
-    assert re.fullmatch(r"\[1/1\] s0: \d+ patches", answer.err[0])
+    assert re.fullmatch(r"\[1/1\] s0: \d+ patches( \(.* pen marks .*\))?", answer.err[0])
     assert re.match(r"1 slide, \d+ patches: about .* \(nothing was written\)", answer.err[1])
     assert not (tmp_path / "f").exists()
 
@@ -537,7 +537,9 @@ def test_a_corrupt_tile(extract, tmp_path):
     overwrite(path, offset, bytes(size))
     answer = extract(path, "--min-tissue", "0.1")
     assert answer.code == 0
-    assert re.search(r", 1 unreadable region in \d+ patch(es)?$", answer.err[0])
+    assert re.search(
+        r", 1 unreadable region in \d+ patch(es)?( \(.* pen marks .*\))?$", answer.err[0]
+    )
     answer = extract(path, "--min-tissue", "0.1", "--strict", "-q", "--patch-px", "64")
     assert answer.code == 1
     assert len(answer.err) == 1
