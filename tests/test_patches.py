@@ -241,6 +241,56 @@ def test_read_region():
         slide.read_region((0, 0), 0, (-1, 1))
 
 
+def averaged(image, x, y, width, height, scale):
+    """A region at a whole scale, by the definition: means of scale x scale pixels, white outside."""
+    padded = np.full((y + height * scale + 999, x + width * scale + 999, 3), 255.0)
+    padded[: image.shape[0], : image.shape[1]] = image
+    part = padded[y : y + height * scale, x : x + width * scale]
+    return part.reshape(height, scale, width, scale, 3).mean(axis=(1, 3))
+
+
+@pytest.mark.parametrize("size", [(300, 40), (7, 270), (1, 1)])
+@pytest.mark.parametrize("scale", [1, 2])
+def test_a_region_at_a_scale_is_area_averaged(size, scale):
+    image = noise(700, 690)
+    slide = FakeSlide(image, downsamples=(1,))
+    found = slide.read_region((33, 21), size=size, mpp=slide.mpp * scale)
+    assert found.shape == (size[1], size[0], 3)
+    wanted = averaged(image, 33, 21, *size, scale)
+    assert np.abs(found - wanted).max() <= 0.5 + 1e-9
+
+
+def test_a_region_at_a_scale_is_of_the_nearest_finer_level():
+    slide = FakeSlide(noise(400, 520), downsamples=(1, 4))
+    found = slide.read_region((40, 80), size=(20, 10), mpp=slide.mpp * 4)
+    np.testing.assert_array_equal(found, slide.read_region((40, 80), 1, (20, 10)))
+    assert slide.read_region((0, 0), size=(0, 5), mpp=1.0 * slide.mpp).shape == (5, 0, 3)
+
+
+def test_regions_that_cannot_be():
+    slide = FakeSlide(noise(200, 260), downsamples=(1, 4))
+    with pytest.raises(
+        ValueError, match=r"^mpp must be at least the slide's .*: nothing finer was"
+    ):
+        slide.read_region((0, 0), size=(1, 1), mpp=slide.mpp / 2)
+    for asked in ({}, {"level": 0, "mpp": 1.0}):
+        with pytest.raises(ValueError, match="level or mpp must be given, and not both"):
+            slide.read_region((0, 0), size=(1, 1), **asked)
+    with pytest.raises(TypeError, match="size must be"):
+        slide.read_region((0, 0), 0)
+
+
+def test_a_slide_shows_itself():
+    slide = FakeSlide(noise(200, 260), downsamples=(1, 4))
+    assert slide.dimensions == (260, 200)
+    assert slide.thumbnail(130).shape == (100, 130, 3)
+    assert slide.thumbnail().shape == (200, 260, 3)
+    assert (
+        repr(slide) == f"FakeSlide({slide.name!r}, 260 x 200 px, {slide.mpp:.4g} um/px, 2 levels)"
+    )
+    assert slide._repr_png_().startswith(b"\x89PNG")
+
+
 # --- tables of patch images -----------------------------------------------------------------------
 
 

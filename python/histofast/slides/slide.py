@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -17,17 +17,22 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+import imagecodecs
 import numpy as np
 from numpy.typing import NDArray
 
 from histofast._machine import available_cpus
 from histofast._numbers import real_number, whole_number
-from histofast.errors import SlideError
+from histofast._words import count
+from histofast.errors import SlideError, TileError
 from histofast.slides.stream import Unreadable, stream_boxes
 from histofast.tiling import WHITE
 
 MAX_OVERVIEW_PX = 1 << 28  # 0.8 GB
 SURVEY_BATCH = 32  # blocks of an overview that are cut at a time
+_REGION_PX = 256  # side of the blocks that a region is cut in
+_NOTEBOOK_PX = 512
+_SAME = 1e-6  # of two scales, relative
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -120,26 +125,72 @@ class Slide(ABC):
     @abstractmethod
     def close(self) -> None: ...
 
+    @property
+    def dimensions(self) -> tuple[int, int]:
+        """(width, height) of level 0 in pixels."""
+        return self.levels[0].width, self.levels[0].height
+
+    def __repr__(self) -> str:
+        width, height = self.dimensions
+        levels = count(len(self.levels), "level")
+        return f"{type(self).__name__}({self.name!r}, {width:,} x {height:,} px, {self.mpp:.4g} um/px, {levels})"
+
+    def _repr_png_(self) -> bytes:
+        """Return a small picture, as notebooks show it."""
+        return bytes(imagecodecs.png_encode(self.thumbnail(_NOTEBOOK_PX)))
+
+    def thumbnail(self, max_px: int = 1024) -> NDArray[np.uint8]:
+        """Return the whole slide as a picture whose longer side has `max_px` pixels, or the slide's if that is less.
+
+        Returns:
+            (h, w, 3) uint8 RGB; see `overview`.
+
+        Raises:
+            SlideError: as `overview`.
+            ValueError: max_px below 1.
+        """
+        longest = max(self.dimensions)
+        shown = min(whole_number("max_px", max_px, at_least=1), longest)
+        return self.overview(mpp=self.mpp * longest / shown)
+
     def read_region(
-        self, location: tuple[int, int], level: int, size: tuple[int, int]
+        self,
+        location: tuple[int, int],
+        level: int | None = None,
+        size: tuple[int, int] | None = None,
+        *,
+        mpp: float | None = None,
     ) -> NDArray[np.uint8]:
-        """Decode a rectangle of one level.
+        """Decode a rectangle, of one level or at an exact scale.
 
         Args:
             location: (x, y) of its top-left corner in level-0 pixels; may lie outside.
-            level: index into `levels`.
-            size: (width, height) in pixels of that level.
+            level: index into `levels`; None: `mpp` is told.
+            size: (width, height) in pixels of that level, or at that scale.
+            mpp: um per pixel, not below the slide's: area-averaged from the nearest finer level, as
+                patches are; None: `level` is told.
 
         Returns:
             (height, width, 3) uint8 RGB; white outside the slide.
 
         Raises:
-            ValueError: no such level, or a negative size.
+            TypeError: no size.
+            ValueError: no such level, a scale finer than the slide's, both or none of them, or a negative size.
             TileError: a tile under the rectangle cannot be decoded.
+
+        Example:
+            slide.read_region((30_000, 12_000), size=(512, 512), mpp=0.5)
         """
-        level = whole_number("level", level, at_least=0, at_most=len(self.levels) - 1)
+        if size is None:
+            raise TypeError("size must be (width, height), got None")
         if min(size) < 0:
             raise ValueError(f"size must not be negative, got {size}")
+        if (level is None) == (mpp is None):
+            raise ValueError("level or mpp must be given, and not both")
+        if mpp is not None:
+            return self._read_at(location, size, real_number("mpp", mpp, above=0))
+        level = whole_number("level", level, at_least=0, at_most=len(self.levels) - 1)
+        assert level is not None
         info = self.levels[level]
         x0, y0 = (round(c / info.downsample) for c in location)
         x1, y1 = x0 + size[0], y0 + size[1]
@@ -159,6 +210,47 @@ class Slide(ABC):
                     ya - ty : yb - ty, xa - tx : xb - tx
                 ]
         return region
+
+    def _read_at(
+        self, location: tuple[int, int], size: tuple[int, int], mpp: float
+    ) -> NDArray[np.uint8]:
+        """Decode a rectangle at a scale, in blocks."""
+        scale = mpp / self.mpp
+        if scale < 1 - _SAME:
+            raise ValueError(
+                f"mpp must be at least the slide's {self.mpp:.4g}, got {mpp:g}: nothing finer was scanned"
+            )
+        index = self._finer_than(scale)
+        width, height = size
+        corners = [
+            (x, y) for y in range(0, height, _REGION_PX) for x in range(0, width, _REGION_PX)
+        ]
+        down = self.levels[index].downsample
+        at = (np.array(location) + np.array(corners, np.float64).reshape(-1, 2) * scale) / down
+        boxes = np.concatenate([at, np.full_like(at, _REGION_PX * scale / down)], axis=1)
+        region = np.empty((height, width, 3), np.uint8)
+        with ThreadPoolExecutor(available_cpus()) as pool:
+            for batch in stream_boxes(
+                self, index, boxes, patch_px=_REGION_PX, batch_size=SURVEY_BATCH, workers=pool
+            ):
+                for tile in batch.unreadable:
+                    (box,) = self.tile_boxes_l0(index, np.array([[tile.column, tile.row]]))
+                    if _meet(
+                        box, (*location, width * scale, height * scale)
+                    ):  # a block may go beyond
+                        raise TileError(tile.reason)
+                for (x, y), block in zip(corners[batch.start :], batch.pixels, strict=False):
+                    part = region[y : y + _REGION_PX, x : x + _REGION_PX]
+                    part[:] = block[: part.shape[0], : part.shape[1]]
+        return region
+
+    def _finer_than(self, scale: float) -> int:
+        """Return the coarsest level that has all the detail of a downsampling by `scale`."""
+        return max(
+            (i for i, level in enumerate(self.levels) if level.downsample <= scale * 1.01),
+            key=lambda i: self.levels[i].downsample,
+            default=0,
+        )
 
     def overview(self, *, mpp: float = 8.0, workers: Executor | None = None) -> NDArray[np.uint8]:
         """The whole slide as one small picture, area-averaged from the nearest finer level.
@@ -193,10 +285,7 @@ class Slide(ABC):
                 f"an overview of {self.path} must have at most {MAX_OVERVIEW_PX:,} px, {w} x {h} at"
                 f" {mpp} um/px: ask for a larger mpp"
             )
-        index = max(
-            (i for i, level in enumerate(self.levels) if level.downsample <= scale * 1.01),
-            key=lambda i: self.levels[i].downsample,
-        )
+        index = self._finer_than(scale)
         picture = np.empty((h, w, 3), np.uint8)
         hole = np.ones((h, w), bool)
         own = ThreadPoolExecutor(available_cpus()) if workers is None else nullcontext(workers)
@@ -278,3 +367,8 @@ class Slide(ABC):
         traceback: TracebackType | None,
     ) -> None:
         self.close()
+
+
+def _meet(a: Sequence[float] | NDArray[np.int64], b: Sequence[float]) -> bool:
+    """Whether two boxes (x, y, width, height) have a place in common."""
+    return all(a[i] < b[i] + b[i + 2] and b[i] < a[i] + a[i + 2] for i in (0, 1))
