@@ -8,6 +8,7 @@ import pytest
 import histofast
 from histofast.errors import FeatureError, SlideError
 from histofast.features import FeatureWriter, read_features, verify
+from histofast.patches import read_patch_table
 from histofast.slides import write_png
 from tiny_encoder import write_encoder
 
@@ -135,3 +136,89 @@ def test_texts_of_other_tools_are_not_read(tmp_path):
         file["labels"] = np.zeros(2)
     with pytest.raises(FeatureError, match="must have a dataset 'features'"):
         read_features(tmp_path / "b.h5")
+
+
+# --- Bags --------------------------------------------------------------------------------------
+
+TABLE = "file,Site,label\nx/10_idx5_a.png,c1,0\nx/10_idx5_b.png,c1,1\ny/9_idx5_c.png,c2,1\n"
+
+
+@pytest.mark.parametrize(
+    ("bag_from", "bags"),
+    [
+        (None, {"10_idx5_a": ["a"], "10_idx5_b": ["b"], "9_idx5_c": ["c"]}),
+        ("site", {"c1": ["a", "b"], "c2": ["c"]}),
+        ("folder", {"x": ["a", "b"], "y": ["c"]}),
+        (r"(\d+)_idx", {"10": ["a", "b"], "9": ["c"]}),
+        (r"_([ab]|c)\.png$", {"a": ["a"], "b": ["b"], "c": ["c"]}),
+    ],
+)
+def test_bags_from(tmp_path, bag_from, bags):
+    (tmp_path / "t.csv").write_text(TABLE)
+    found = read_patch_table(tmp_path / "t.csv", bag_from=bag_from)
+    assert {bag.name: [name[-5] for name in bag.names] for bag in found} == bags
+
+
+@pytest.mark.parametrize("column", ["Patient", "slide", "group"])
+def test_bags_from_a_column_that_is_known(tmp_path, column):
+    (tmp_path / "t.csv").write_text(f"file,{column},other\n1.png,p,s\n2.png,p,s\n3.png,q,s\n")
+    found = read_patch_table(tmp_path / "t.csv", bag_from=column)
+    assert {bag.name: len(bag) for bag in found} == {"p": 2, "q": 1}
+
+
+def test_bags_from_folders_and_their_classes(tmp_path):
+    for name in ("no/s1/1.png", "no/s1/2.png", "yes/s2/3.png"):
+        (tmp_path / "set" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "set" / name).touch()
+    found = read_patch_table(tmp_path / "set", bag_from="folder")
+    assert [(bag.name, bag.names, bag.labels) for bag in found] == [
+        ("s1", ("no/s1/1.png", "no/s1/2.png"), ("no", "no")),
+        ("s2", ("yes/s2/3.png",), ("yes",)),
+    ]
+    found = read_patch_table(tmp_path / "set" / "no", bag_from="folder")
+    assert [(bag.name, len(bag), bag.labels) for bag in found] == [("s1", 2, ("", ""))]
+    (tmp_path / "set" / "yes" / "s1").mkdir()
+    (tmp_path / "set" / "yes" / "s1" / "4.png").touch()
+    with pytest.raises(
+        ValueError, match="folders of different names where they are bags, got no/s1 and"
+    ):
+        read_patch_table(tmp_path / "set", bag_from="folder")
+
+
+@pytest.mark.parametrize(
+    ("bag_from", "error", "message"),
+    [
+        (3, TypeError, "bag_from must be a text, got 3"),
+        ("(", ValueError, r"bag_from must be a regular expression, got '\(' \("),
+        ("(a)(b)", ValueError, r"bag_from must have one group, got 2 in '\(a\)\(b\)': write \(\?:"),
+        (
+            "(idx6)",
+            ValueError,
+            r"line 2 must have bag_from in its name, got x/10_idx5_a\.png and '\(idx6",
+        ),
+        ("sight", ValueError, "must have a column sight, got file, Site, label"),
+    ],
+)
+def test_bags_from_nothing_are_refused(tmp_path, bag_from, error, message):
+    (tmp_path / "t.csv").write_text(TABLE)
+    with pytest.raises(error, match=message):
+        read_patch_table(tmp_path / "t.csv", bag_from=bag_from)
+
+
+def test_bags_of_pictures_beside_folders(tmp_path):
+    (tmp_path / "t.csv").write_text("file\n1.png\n")
+    with pytest.raises(
+        ValueError, match=r"line 2 must lie in a folder, which is its bag, got 1\.png"
+    ):
+        read_patch_table(tmp_path / "t.csv", bag_from="folder")
+    with pytest.raises(ValueError, match="bag_from must be given with patches only, got slides"):
+        histofast.extract("x.svs", out=tmp_path / "f", bag_from="folder")
+
+
+def test_bags_from_on_the_command_line(cli, tmp_path, encoder, folder):
+    answer = cli(
+        "extract", "--patches", folder, "--bag-from", "folder", "-e", encoder, "-o", tmp_path / "f"
+    )
+    assert answer.code == 0
+    found = {p.stem: read_features(p).files for p in (tmp_path / "f").rglob("*.h5")}
+    assert found == {"no": ("no/1.png", "no/2.png"), "ja ü": ("ja ü/3.png", "ja ü/4.png")}

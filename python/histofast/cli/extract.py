@@ -54,6 +54,14 @@ def extract(
             "folder of classes",
         ),
     ] = None,
+    bag_from: Annotated[
+        str | None,
+        typer.Option(
+            "--bag-from",
+            metavar="COLUMN|folder|REGEX",
+            help="which patch images are one bag: a column, their folder, or a group in their name",
+        ),
+    ] = None,
     wsi_dir: Annotated[
         Path | None,
         typer.Option("--wsi-dir", "--wsi_dir", metavar="FOLDER", help="folder of slides"),
@@ -159,6 +167,7 @@ def extract(
             out=out,
             encoder=encoder or DEFAULT_ENCODER,
             patches=patches,
+            bag_from=bag_from,
             mpp=options.mpp_of(mpp, mag),
             patch_px=patch_px,
             overlap_px=overlap,

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 
 import numpy as np
@@ -13,9 +14,11 @@ from numpy.typing import NDArray
 
 from histofast._files import regular_file
 from histofast._tables import Table, shown
-from histofast._words import one_line
+from histofast._words import one_line, text_of
 from histofast.errors import SlideError
-from histofast.patches.pictures import Picture, Pictures, read_pictures
+from histofast.patches.pictures import GroupKind, Picture, Pictures, read_pictures
+
+_FOLDER = "folder"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -65,32 +68,102 @@ class PatchBag:
         return f"patches:{len(self)};sha256:{digest.hexdigest()}"
 
 
-def read_patch_table(path: str | Path) -> list[PatchBag]:
+def read_patch_table(path: str | Path, *, bag_from: str | None = None) -> list[PatchBag]:
     """Read a CSV of patch images (file[, slide, patient, label, x, y, split]), or a folder of classes.
 
     `file` is relative to the CSV's folder. Without a column of slides a patient is a bag, without one
     of patients (or in a folder) each picture is. Columns may be called otherwise: see
     `histofast._tables`; folders are read as `read_pictures` says.
 
+    Args:
+        path: of the table or folder.
+        bag_from: what bags are instead: "folder", the folder that a picture lies in; a regular expression
+            with one group, which is looked for in the file's name as the table or folder has it
+            (`"(\\d+)_idx"`); or the name of a column.
+
     Returns:
         The bags in the order of their first row, rows in the table's order.
 
     Raises:
         FileNotFoundError: no such table.
-        ValueError: as `read_pictures`; a missing column or one that is there twice, an empty table or cell, a repeated
+        TypeError: `bag_from` is no text.
+        ValueError: as `read_pictures`; `bag_from` is no expression of one group, or says nothing of a
+            picture, or two folders have one name; a missing column or one that is there twice, an empty table or cell, a repeated
             file, a coordinate that is no number or does not fit 64 bits, a bag that is of two
             patients or in two splits.
     """
-    return bags_of(read_pictures(path))
+    return pictures_in_bags(path, bag_from=bag_from)[1]
 
 
-def bags_of(pictures: Pictures) -> list[PatchBag]:
-    """Put pictures into bags, as `read_patch_table` says."""
+def pictures_in_bags(
+    path: str | Path, *, bag_from: str | None = None
+) -> tuple[Pictures, list[PatchBag]]:
+    """As `read_patch_table`, with the pictures that the bags are of."""
+    if bag_from is not None:
+        text_of("bag_from", bag_from)
+    is_column = bag_from is not None and bag_from != _FOLDER and "(" not in bag_from
+    pictures = read_pictures(path, group_column=bag_from if is_column else None)
     grouped: dict[str, list[Picture]] = {}
-    for row in pictures.rows:
-        grouped.setdefault(row.slide or row.patient or _stem(row.name), []).append(row)
-    if not pictures.has & {"slide", "patient"}:
+    for row, bag in zip(pictures.rows, _bags_from(pictures, bag_from), strict=True):
+        # A folder that is a bag is no class.
+        is_class = pictures.table is not None or row.labels[0] != bag
+        grouped.setdefault(bag, []).append(row if is_class else replace(row, labels=("",)))
+    if bag_from is None and not pictures.has & {"slide", "patient"}:
         _refuse_one_stem(pictures, grouped)
+    return pictures, _bags_of(pictures, grouped)
+
+
+def _bags_from(pictures: Pictures, bag_from: str | None) -> list[str]:
+    """Return the name of the bag of each picture."""
+    if bag_from is None:
+        return [row.slide or row.patient or _stem(row.name) for row in pictures.rows]
+    if bag_from == _FOLDER:
+        return _folders(pictures)
+    if "(" not in bag_from:
+        return [_of_column(row, pictures.group_kind) for row in pictures.rows]
+    try:
+        pattern = re.compile(bag_from)
+    except re.error as error:
+        raise ValueError(
+            f"bag_from must be a regular expression, got {bag_from!r} ({error})"
+        ) from None
+    if pattern.groups != 1:
+        raise ValueError(
+            f"bag_from must have one group, got {pattern.groups} in {bag_from!r}: write (?:...) for others"
+        )
+    bags = []
+    for row in pictures.rows:
+        found = pattern.search(row.name)
+        if found is None or not found[1]:
+            raise ValueError(
+                f"{pictures.where(row)} must have bag_from in its name, got {row.name} and {bag_from!r}"
+            )
+        bags.append(found[1])
+    return bags
+
+
+def _folders(pictures: Pictures) -> list[str]:
+    bags: dict[str, PurePosixPath] = {}
+    folders = [PurePosixPath(row.name.replace("\\", "/")).parent for row in pictures.rows]
+    for row, folder in zip(pictures.rows, folders, strict=True):
+        if folder.name in ("", ".."):
+            raise ValueError(
+                f"{pictures.where(row)} must lie in a folder, which is its bag, got {row.name}"
+            )
+        first = bags.setdefault(folder.name, folder)
+        if first != folder:
+            raise ValueError(
+                f"{pictures.path} must have folders of different names where they are bags, got {first} "
+                f"and {folder}: rename one, or give an expression as bag_from"
+            )
+    return [folder.name for folder in folders]
+
+
+def _of_column(row: Picture, kind: GroupKind) -> str:
+    return {"slide": row.slide, "patient": row.patient, "group": row.group, "image": row.name}[kind]
+
+
+def _bags_of(pictures: Pictures, grouped: Mapping[str, Sequence[Picture]]) -> list[PatchBag]:
     bags = []
     for name, members in grouped.items():
         coords = None

@@ -51,6 +51,7 @@ def extract(
     out: str | Path,
     encoder: str | Path | Sequence[str | Path] = DEFAULT_ENCODER,
     patches: str | Path | None = None,
+    bag_from: str | None = None,
     mpp: float | None = None,
     patch_px: int | None = None,
     overlap_px: int = 0,
@@ -83,7 +84,9 @@ def extract(
             `<out>/<mag>x_<patch>px_<overlap>px_overlap/features_<encoder>/<slide>.h5`.
         encoder: name or ONNX file of one or several encoders; all see the same pixels, decoded once.
             A file of cuts is as many encoders as it has cuts, computed in one run.
-        patches: instead of slides, a CSV of patch images (file, bag[, label, x, y, split]).
+        patches: instead of slides, a CSV of patch images (file[, slide, patient, label, x, y, split]), or
+            a folder of classes.
+        bag_from: which patch images are one bag, and so one file; see `read_patch_table`.
         mpp: um per pixel of the patches; what the encoder was made for when None.
         patch_px: side of the patches in pixels; what the encoder was made for when None (for
             patch images: their own size).
@@ -137,6 +140,8 @@ def extract(
         raise ValueError("slides or patches must be given, and not both")
     if patches is not None and mask is not None:
         raise ValueError("mask must not be given with patches, which are cut already")
+    if patches is None and bag_from is not None:
+        raise ValueError("bag_from must be given with patches only, got slides")
     options = ExtractOptions(
         out=path_of("out", out),
         encoders=encoders_of(encoder),
@@ -163,7 +168,7 @@ def extract(
     devices = devices_of(options.device, gpus)
     is_recursive, is_dry = flag("recursive", recursive), flag("dry_run", dry_run)
     if patches is not None:
-        found = list_bags(path_of("patches", patches))
+        found = list_bags(path_of("patches", patches), bag_from=bag_from)
     else:
         found = _slides_of(_paths(slides), is_recursive=is_recursive)
         _refuse_pictures(found, mpp_override=options.mpp_override)
