@@ -550,3 +550,49 @@ def test_plan_refuses(arguments, message):
 def test_upsampling_when_allowed():
     plan = tiling.plan_patches(slide_of(), mpp=0.125, patch_px=256, allow_upsampling=True)
     assert (plan.patch_l0, plan.level) == (128, 0)
+
+
+# --- Tissue at the edges -----------------------------------------------------------------------
+
+
+def planned(mask, side_l0, *, downsample, **options):
+    """A plan on a slide of 0.5 um/px, and the tissue beyond its grid by definition."""
+    slide = SimpleNamespace(
+        levels=[SimpleNamespace(width=side_l0[0], height=side_l0[1], downsample=1.0)], mpp=0.5
+    )
+    tissue = SimpleNamespace(mask=mask, downsample_x=downsample, downsample_y=downsample)
+    return tiling.plan_patches(slide, tissue, mpp=0.5, min_tissue=0.0, **options)
+
+
+@pytest.mark.parametrize(
+    ("patch_px", "edge", "share"),
+    [(300, "drop", 0.19), (250, "drop", 0.0), (300, "shift", 0.0), (600, "drop", 0.64)],
+)
+def test_the_share_of_tissue_that_the_edge_drops(patch_px, edge, share):
+    mask = np.ones((10, 10), np.uint8)
+    plan = planned(mask, (1000, 1000), downsample=100.0, patch_px=patch_px, edge=edge)
+    assert plan.beyond_grid == pytest.approx(share, abs=1e-12)
+    note = (
+        f"{share:.1%} of the tissue lies beyond the last whole patch, right or below, and is "
+        'dropped: edge="shift" takes it'
+    )
+    assert plan.notes == ((note,) if share else ())
+
+
+@given(
+    seed=st.integers(0, 99),
+    side=st.tuples(st.integers(5, 40), st.integers(5, 40)),
+    patch_px=st.integers(20, 50),
+)
+def test_the_share_beyond_the_grid_is_the_definitions(seed, side, patch_px):
+    mask = np.random.default_rng(seed).integers(0, 2, side[::-1], dtype=np.uint8)
+    plan = planned(mask, (side[0] * 12, side[1] * 12), downsample=12.0, patch_px=patch_px)
+    within = np.array([[0, 0, *(n * patch_px / 12 for n in plan.grid)]])
+    tissue = reference.coverage(mask, within)[0] * within[0, 2] * within[0, 3]
+    whole = int(mask.sum())
+    assert plan.beyond_grid == pytest.approx(1 - tissue / whole if whole else 0.0, abs=1e-9)
+
+
+def test_a_slide_without_tissue_drops_none():
+    plan = planned(np.zeros((4, 4), np.uint8), (400, 400), downsample=100.0, patch_px=300)
+    assert (plan.beyond_grid, plan.notes) == (0.0, ())

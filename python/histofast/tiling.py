@@ -18,6 +18,7 @@ from histofast._arrays import check, one_place
 from histofast._numbers import mpp_number, real_number, whole_number
 
 LEVEL_TOLERANCE = 0.01
+_NOTED_SHARE = 0.005  # of the tissue
 BAND_ROWS = 256
 SLIVER = 1e-10  # of a box's side: rounding, no part of what the box shows
 WHITE = (255, 255, 255)
@@ -71,6 +72,8 @@ class PatchPlan:
         level_downsample: level-0 pixels per pixel of that level.
         grid: (columns, rows) of the full grid before tissue was asked for.
         identity: the parameters that made the plan.
+        beyond_grid: share of the tissue, 0..1, that lies right of and below the full grid, where no patch
+            shows it.
     """
 
     coords_l0: NDArray[np.int64]
@@ -83,6 +86,17 @@ class PatchPlan:
     level_downsample: float
     grid: tuple[int, int]
     identity: dict[str, Any]
+    beyond_grid: float = 0.0
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """Say how much tissue the edge costs, where that may matter."""
+        if self.beyond_grid < _NOTED_SHARE:
+            return ()
+        where = "lies beyond the last whole patch, right or below"
+        return (
+            f'{self.beyond_grid:.1%} of the tissue {where}, and is dropped: edge="shift" takes it',
+        )
 
     def __len__(self) -> int:
         return len(self.coords_l0)
@@ -161,11 +175,16 @@ def plan_patches(
     ys = _grid(slide.levels[0].height, patch_l0, stride_l0, edge)
     coords = np.stack([np.tile(xs, len(ys)), np.repeat(ys, len(xs))], axis=1)
     if tissue is None:
-        fraction = np.ones(len(coords), np.float32)
+        fraction, beyond_grid = np.ones(len(coords), np.float32), 0.0
     else:
         per_pixel = np.array([tissue.downsample_x, tissue.downsample_y] * 2)
         boxes = np.concatenate([coords, np.full_like(coords, patch_l0)], axis=1)
         fraction = coverage(tissue.mask, boxes / per_pixel).astype(np.float32)
+        beyond_grid = _share_beyond(
+            tissue.mask,
+            (xs[-1] + patch_l0) / tissue.downsample_x,
+            (ys[-1] + patch_l0) / tissue.downsample_y,
+        )
         keep = (fraction >= min_tissue) & (fraction > 0)
         coords, fraction = coords[keep], fraction[keep]
 
@@ -187,7 +206,22 @@ def plan_patches(
             "min_tissue": min_tissue,
             "edge": edge,
         },
+        beyond_grid=beyond_grid,
     )
+
+
+def _share_beyond(mask: NDArray[np.uint8], width: float, height: float) -> float:
+    """Share of a mask's tissue right of or below a corner, in mask pixels, parts of pixels by their area."""
+    columns, rows = int(width), int(height)
+    right, below = width - columns, height - rows
+    within = (
+        np.count_nonzero(mask[:rows, :columns])
+        + right * np.count_nonzero(mask[:rows, columns : columns + 1])
+        + below * np.count_nonzero(mask[rows : rows + 1, :columns])
+        + right * below * np.count_nonzero(mask[rows : rows + 1, columns : columns + 1])
+    )
+    whole = np.count_nonzero(mask)
+    return max(0.0, 1 - within / whole) if whole else 0.0
 
 
 def _refuse_larger(base: LevelGeometry, patch_px: int, patch_l0: int, mpp: float) -> None:

@@ -129,6 +129,6 @@ def _check(job: Job, options: Settled, pool: ThreadPoolExecutor) -> dict[str, An
         "threshold": found.threshold,
         "patches": len(plan),
         "unreadable": len(survey.unreadable_l0),
-        "notes": list(found.notes),
+        "notes": [*found.notes, *plan.notes],
         **{kind: str(path) for kind, path in files.items()},
     }

@@ -29,7 +29,7 @@ class SlideReport:
     """What became of one slide.
 
     `error` is why it failed, `traceback` where; `reason` is why it is empty: there is nothing to encode.
-    `notes` are what its user should know of how its tissue was found.
+    `notes` are what its user should know of how its tissue was found and cut.
     `seconds` by stage: "open", "tissue" and "plan" of preparing it, "supply" of decoding, "wait" of
     the encoding thread for pixels, "encode" and "write" of the same thread, "total". Stages overlap.
     """

@@ -32,7 +32,7 @@ from histofast.tiling import PatchPlan, plan_patches
 class Planned:
     """The patches of a slide or bag, and how to get their pixels; `empty` is why there are none.
 
-    `notes` are what the user should know of how tissue was found.
+    `notes` are what the user should know of how tissue was found and cut.
     """
 
     coords_l0: NDArray[np.int64]
@@ -164,7 +164,7 @@ class SlideSource:
             files=(),
             labels=(),
             stream=stream,
-            notes=found.tissue.notes,
+            notes=(*found.tissue.notes, *plan.notes),
         )
 
     def _plan_on(self, found: FoundTissue, options: Settled, min_tissue: float) -> PatchPlan:
