@@ -116,7 +116,7 @@ def _each(found: Explained, name: str, which: list[_Best]) -> str:
         of_random = [float(each.r2[k]) for each in found.random[layer]]
         r2 = float(found.found[name][layer].r2[k])
         parts.append(
-            f"{concept.replace('_', ' ')} {number(r2)} in {layer} (random {interval(min(of_random), max(of_random))})"
+            f"{_told(concept)} {number(r2)} in {layer} (random {interval(min(of_random), max(of_random))})"
         )
     return joined(parts)
 
@@ -155,9 +155,13 @@ def _on_sensitivity(found: Explained) -> Iterator[str]:
         )
 
 
+def _told(concept: str) -> str:
+    return "ASM" if concept == "asm" else concept.replace("_", " ")
+
+
 def _said(concept: str) -> str:
-    text = concept.replace("_", " ")
-    return "ASM" if text == "asm" else text[0].upper() + text[1:]
+    text = _told(concept)
+    return text[0].upper() + text[1:]
 
 
 def _bounds(regression: Regression, k: int) -> str:
@@ -199,7 +203,7 @@ def _chart(found: Explained, k: int) -> Chart:
         values=Axis(label="held-out R2", low=_LEAST, high=1.0),
         series=tuple(series),
         rules=(Rule(name="the mean", value=0.0, faint=True),),
-        interval=f"95 % interval over {_groups(found)}",
+        interval=f"95 % interval over {_groups(found)} (bars), range of the null (bands)",
     )
 
 
