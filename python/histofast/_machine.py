@@ -5,8 +5,10 @@ from __future__ import annotations
 import math
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path, PurePosixPath
+
+from histofast._numbers import whole_number
 
 TORCH = ("cuda",)
 ONNX_RUNTIME = ("cuda", "tensorrt")
@@ -77,6 +79,24 @@ def _read(file: Path) -> str | None:
         return file.read_text(encoding="ascii").strip()
     except OSError:
         return None
+
+
+def gpu_indices(gpus: Sequence[int]) -> list[int]:
+    """Return the indices of GPUs that somebody names, each once.
+
+    Raises:
+        TypeError, ValueError: none, or what is no list of different whole numbers of 0 and above.
+    """
+    if not isinstance(gpus, Iterable):
+        raise TypeError(f"gpus must be a list of whole numbers, got {gpus!r}")
+    indices = [whole_number("gpus", index) for index in gpus]
+    if not indices:
+        raise ValueError("gpus must name at least one GPU, got none")
+    if min(indices) < 0:
+        raise ValueError(f"gpus must not be negative, got {min(indices)}")
+    if len(set(indices)) < len(indices):
+        raise ValueError(f"gpus must be given once each, got {', '.join(map(str, indices))}")
+    return indices
 
 
 def check_device(device: str, gpus: tuple[str, ...]) -> tuple[str, int | None]:

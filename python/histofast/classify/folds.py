@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -37,7 +38,7 @@ from histofast.learning import (
     write_csv,
     write_json,
 )
-from histofast.networks import starts
+from histofast.networks import starts, workers_on
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -85,7 +86,8 @@ def train_folds(
     seed: int = 0,
     device: str = "auto",
     threads: int | None = None,
-    jobs: int = 1,
+    jobs: int | None = None,
+    gpus: Sequence[int] | None = None,
     cache: str | Path | None = None,
     overwrite: bool = False,
     layer_metrics: bool = False,
@@ -100,7 +102,9 @@ def train_folds(
 
     Args:
         folds: how many.
-        jobs: folds at a time, side by side in processes; the numbers are the same if `threads` are.
+        jobs: folds at a time, side by side in processes; the numbers are the same if `threads` are. None: 1,
+            or one for each of `gpus`.
+        gpus: indices of GPUs, each with a process of its own or several.
         data, network, out, start, recipe, seed, device, threads, cache, overwrite, layer_metrics,
             tensorboard, mlflow, on_progress, on_note: as of `train`; `out` is the folder of all.
 
@@ -111,6 +115,7 @@ def train_folds(
         What `train` raises, for the first fold that fails; ValueError: the data set tells its split.
     """
     refuse_jobs(jobs, threads)
+    workers = workers_on(gpus, device=device, jobs=jobs)
     folds = whole_number("folds", folds, at_least=2)
     out = path_of("out", out)
     images = data if isinstance(data, Images) else open_images(data)
@@ -126,7 +131,7 @@ def train_folds(
             recipe=as_recipe(recipe),
             folds=folds,
             seed=seed,
-            device=device,
+            device="auto" if workers else device,
             threads=threads,
             cache=cache or out / PIXELS,
             overwrite=overwrite,
@@ -135,8 +140,9 @@ def train_folds(
             mlflow=mlflow,
         ),
         range(folds),
-        jobs=jobs,
+        jobs=jobs or 1,
         threads=threads,
+        workers=workers,
         on_progress=on_progress,
         on_note=on_note,
     )

@@ -36,7 +36,7 @@ from histofast.jobs import (
     values_of,
 )
 from histofast.learning import fold_folder, is_finished, metrics, refuse_folder, refuse_jobs
-from histofast.networks import pick_device, starts
+from histofast.networks import pick_device, starts, workers_on
 
 Kind = tuple[Any, ...]  # what the time of a step depends on
 
@@ -151,11 +151,11 @@ class Runs:
             self._contents[id(images)] = images, contents_of(images)
         return self._contents[id(images)][1]
 
-    def estimate(self, *, processes: int = 1) -> float:
+    def estimate(self, *, engine: Local | None = None) -> float:
         """Time some steps of each kind of run that is left, and say how long all that is left will take.
 
         Args:
-            processes: runs side by side; as many are timed side by side.
+            engine: that will do them; as many are timed side by side as it does. None: one after the other.
 
         Returns:
             Seconds; the jobs of the plan have theirs as cost.
@@ -164,12 +164,13 @@ class Runs:
         runs = [(job, self._asked[job.folder]) for job in left if job.folder in self._asked]
         looks = [(job, *self._looks[job.folder]) for job in left if job.folder in self._looks]
         asked = [*(one for _, one in runs), *(one for _, one, _ in looks)]
-        times = times_of(asked, processes=processes, **self._timed_with)
+        engine = engine or Local(threads=self._timed_with["threads"])
+        times = times_of(asked, engine=engine, **self._timed_with)
         for job, one in runs:
             self.plan.cost(job, times[_kind(one)].of(one))
         for job, one, pictures in looks:
             self.plan.cost(job, times[_kind(one)].image_s * pictures)
-        return self.plan.seconds(processes=processes)
+        return self.plan.seconds(processes=engine.side_by_side)
 
     def _try(self, asked: Asked) -> None:
         what = (asked.network, str(asked.start), asked.recipe.freeze, asked.px)
@@ -217,7 +218,8 @@ def look_ahead(
     fold: int | None = None,
     folds: int = 5,
     seed: int = 0,
-    jobs: int = 1,
+    jobs: int | None = None,
+    gpus: Sequence[int] | None = None,
     device: str = "auto",
     threads: int | None = None,
     layer_metrics: bool = False,
@@ -226,7 +228,7 @@ def look_ahead(
 
     Args:
         data, network, out, start, recipe, fold, folds, seed, device, threads, layer_metrics: as theirs.
-        jobs: runs side by side; some steps are timed in as many processes.
+        jobs, gpus: as of `train_folds`; some steps are timed in as many processes.
 
     Returns:
         The runs, and the seconds that those which are left take.
@@ -235,6 +237,8 @@ def look_ahead(
         What they raise before they train.
     """
     refuse_jobs(jobs, threads)
+    workers = workers_on(gpus, device=device, jobs=jobs)
+    engine = Local(processes=jobs or 1, threads=threads, workers=workers)
     out = path_of("out", out)
     images = data if isinstance(data, Images) else open_images(data)
     contents = contents_of(images)
@@ -254,8 +258,8 @@ def look_ahead(
     left = [folder for folder in asked if not done[folder]]
     times = times_of(
         [asked[folder] for folder in left],
-        processes=jobs,
-        device=device,
+        engine=engine,
+        device="auto" if workers else device,
         threads=threads,
         layer_metrics=layer_metrics,
     )
@@ -271,7 +275,7 @@ def look_ahead(
         for folder, one in asked.items()
     ]
     work = [Job(name=str(folder), cost=taken[folder]) for folder in left]
-    return found, seconds_side_by_side(work, processes=jobs)
+    return found, seconds_side_by_side(work, processes=engine.side_by_side)
 
 
 # --- How long runs take --------------------------------------------------------------------------
@@ -317,7 +321,7 @@ class StepTimes:
 def times_of(
     asked: Sequence[Asked],
     *,
-    processes: int = 1,
+    engine: Local,
     device: str = "auto",
     threads: int | None = None,
     layer_metrics: bool = False,
@@ -326,7 +330,7 @@ def times_of(
 
     Args:
         asked: the runs.
-        processes: that many are timed side by side, as they would run.
+        engine: that will do them; they are timed side by side, as they would run.
         device, threads, layer_metrics: as of `train`.
 
     Raises:
@@ -334,6 +338,7 @@ def times_of(
     """
     kinds = {_kind(one): one for one in asked}
     options = {"device": device, "threads": threads, "layer_metrics": layer_metrics}
+    processes = engine.side_by_side
     todo = [
         Job(
             name=f"{place}, {copy}",
@@ -343,7 +348,6 @@ def times_of(
         for place, one in enumerate(kinds.values())
         for copy in range(processes)
     ]
-    engine = Local(processes=processes, threads=threads)
     found = values_of(run(todo, engine=engine, fail_fast=True))
     return {
         kind: _mean(found[place * processes : (place + 1) * processes])

@@ -368,7 +368,7 @@ def _about(record: RunRecord) -> dict[str, object]:
 def torch_threads(threads: int | None, device: torch.device) -> Iterator[None]:
     """Let torch be seeded and have so many threads; both are given back."""
     before = torch.get_num_threads()
-    devices = [torch.cuda.current_device()] if device.type == "cuda" else []
+    devices = [device] if device.type == "cuda" else []
     with torch.random.fork_rng(devices):
         torch.set_num_threads(before if threads is None else threads)
         try:

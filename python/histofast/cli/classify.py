@@ -110,6 +110,7 @@ def classify(
     seed: options.Seed = None,
     device: Annotated[str, options.device(TORCH, help="where the network runs")] = "auto",
     jobs: options.Jobs = None,
+    gpus: options.Gpus = None,
     threads: Annotated[
         int | None,
         typer.Option(
@@ -180,15 +181,17 @@ def classify(
     )
     asked |= {"device": device, "network": network, "out": out}
     alone = folds is None or fold is not None
-    if jobs is not None and alone:
-        raise ValueError("--jobs must be left out of a single run: it is for all --folds")
+    for flag, value in (("--jobs", jobs), ("--gpus", gpus)):
+        if value is not None and alone:
+            raise ValueError(f"{flag} must be left out of a single run: it is for all --folds")
     if plan_only:
         _plan(
             images,
             asked,
             folds=folds,
             fold=(fold or 0) if alone else None,
-            jobs=jobs or 1,
+            jobs=jobs,
+            gpus=gpus,
             layer_metrics=layer_metrics,
             as_json=as_json,
         )
@@ -199,18 +202,27 @@ def classify(
         asked |= {"on_progress": on_progress, "on_note": on_note}
         if folds is not None and fold is None:
             found: Folds | Run = train_folds(
-                images, folds=folds, **options.given(jobs=jobs), **asked
+                images, folds=folds, **options.given(jobs=jobs, gpus=gpus), **asked
             )
         else:
             found = train(images, **options.given(folds=folds, fold=fold), **asked)
     _tell(found, thresholds, as_json=as_json)
 
 
-def _plan(images: Images, asked: dict[str, Any], *, jobs: int, as_json: bool, **which: Any) -> None:
+def _plan(
+    images: Images,
+    asked: dict[str, Any],
+    *,
+    jobs: int | None,
+    gpus: list[int] | None,
+    as_json: bool,
+    **which: Any,
+) -> None:
     from histofast.classify import look_ahead
 
-    runs, seconds = look_ahead(images, jobs=jobs, **options.given(**which), **asked)
-    say_plan(runs, seconds, jobs=jobs, as_json=as_json)
+    which |= {"jobs": jobs, "gpus": gpus}
+    runs, seconds = look_ahead(images, **options.given(**which), **asked)
+    say_plan(runs, seconds, jobs=jobs or len(gpus or [0]), as_json=as_json)
 
 
 def _predict(

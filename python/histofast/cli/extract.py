@@ -18,16 +18,6 @@ if TYPE_CHECKING:
     from histofast.features import Layout
 
 
-def _gpus(text: str | list[int]) -> list[int]:
-    """Read indices of GPUs."""
-    if not isinstance(text, str):
-        return text
-    try:
-        return [int(part) for part in text.split(",")]
-    except ValueError:
-        raise typer.BadParameter(f"must be indices such as 0,1, got {text!r}") from None
-
-
 def extract(
     slides: Annotated[
         list[Path] | None,
@@ -106,7 +96,7 @@ def extract(
         Any,
         typer.Option(
             "--gpus",
-            parser=_gpus,
+            parser=options.gpu_list,
             metavar="0,1,...",
             help="run on these GPUs, each in a process of its own; they share the slides",
         ),

@@ -64,6 +64,16 @@ def device(gpus: tuple[str, ...], *, help: str) -> Any:
     )
 
 
+def gpu_list(text: str | list[int]) -> list[int]:
+    """Read indices of GPUs."""
+    if not isinstance(text, str):
+        return text
+    try:
+        return [int(part) for part in text.split(",")]
+    except ValueError:
+        raise typer.BadParameter(f"must be indices such as 0,1, got {text!r}") from None
+
+
 TASKS = ("classification", "regression", "survival")
 MISSING = ("error", "skip")
 CAMS = ("gradcam", "gradcam++", "hirescam")
@@ -188,6 +198,15 @@ Jobs = Annotated[
         parser=whole_number,
         metavar="N",
         help="folds at a time, side by side in processes [1]",
+    ),
+]
+Gpus = Annotated[
+    Any,
+    typer.Option(
+        "--gpus",
+        parser=gpu_list,
+        metavar="0,1,...",
+        help="run on these GPUs, each in a process of its own, or in several with --jobs",
     ),
 ]
 Px = Annotated[

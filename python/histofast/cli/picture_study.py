@@ -73,6 +73,7 @@ def _setting(
     runs: RunsFolder = None,
     device: Annotated[str, options.device(TORCH, help="where networks run")] = "auto",
     jobs: options.Jobs = None,
+    gpus: options.Gpus = None,
     threads: Threads = None,
     plan_only: options.PlanOnly = False,
     quiet: options.Quiet = False,
@@ -100,6 +101,7 @@ def _setting(
             metric=metric,
             runs=runs,
             jobs=jobs,
+            gpus=gpus,
             threads=threads,
         ),
     )
@@ -115,7 +117,7 @@ def _run(
     study = function(setting=setting, **given)
     if plan_only:
         runs, seconds = look_ahead_of(study)
-        say_plan(runs, seconds, jobs=setting.jobs, as_json=as_json)
+        say_plan(runs, seconds, jobs=setting.engine.side_by_side, as_json=as_json)
         return
     found = conduct(study)
     if as_json:

@@ -75,9 +75,14 @@ class Local:
             object.__setattr__(self, name, value)
         for name in ("patience_s", "poll_s"):
             object.__setattr__(self, name, real_number(name, getattr(self, name), at_least=0))
-        n = len(self.workers) or self.processes
+        n = self.side_by_side
         if n > 1 and os.name != "posix":
             raise ValueError(f"processes must be 1 on this system, got {n}")
+
+    @property
+    def side_by_side(self) -> int:
+        """How many jobs are done at a time."""
+        return len(self.workers) or self.processes
 
     def run(self, jobs: Sequence[Job], emit: Emit, is_last: IsLast) -> None:
         """Do the jobs; see `Engine.run`."""

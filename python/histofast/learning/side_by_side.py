@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from histofast.jobs import Event, Job, Local, Told, run, tell, values_of
+from histofast.jobs import Event, Job, Local, Told, Worker, run, tell, values_of
 
 OnNote = Callable[[str], None]  # one line on what is done, besides epochs
 
@@ -16,6 +16,7 @@ def work_on_folds(
     *,
     jobs: int,
     threads: int | None,
+    workers: Sequence[Worker] = (),
     on_progress: Callable[[Any], None] | None,
     on_note: OnNote | None,
 ) -> None:
@@ -26,6 +27,7 @@ def work_on_folds(
         folds: their numbers.
         jobs: how many at a time, >= 1; 1: here.
         threads: of the libraries of numbers in each process.
+        workers: what runs in the processes, instead of `jobs` that are all alike.
         on_progress: called here with what the folds tell.
         on_note: called here with what they tell in words.
 
@@ -56,11 +58,11 @@ def work_on_folds(
         )
         for fold in folds
     ]
-    engine = Local(processes=jobs, threads=threads)
+    engine = Local(processes=jobs, threads=threads, workers=tuple(workers))
     values_of(run(asked, engine=engine, on_event=listen, fail_fast=True))
 
 
-def refuse_jobs(jobs: int, threads: int | None) -> None:
+def refuse_jobs(jobs: int | None, threads: int | None) -> None:
     """Refuse numbers of jobs and threads that are none.
 
     Raises:

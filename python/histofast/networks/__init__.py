@@ -16,7 +16,7 @@ except ModuleNotFoundError:
 from histofast.networks import starts
 from histofast.networks.adopted import AdoptedNetwork, adopt
 from histofast.networks.creation import create, layers
-from histofast.networks.device import pick_device
+from histofast.networks.device import pick_device, workers_on
 from histofast.networks.exporting import check_size, export, export_cuts, export_encoder
 from histofast.networks.gradients import Gradients, frozen, gradients
 from histofast.networks.known import names
@@ -59,6 +59,7 @@ __all__ = [
     "restore",
     "starts",
     "twin",
+    "workers_on",
 ]
 
 

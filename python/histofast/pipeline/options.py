@@ -11,7 +11,7 @@ from typing import Any, ClassVar, Literal, get_args
 import numpy as np
 
 from histofast._files import path_of
-from histofast._machine import ONNX_RUNTIME, available_cpus
+from histofast._machine import ONNX_RUNTIME, available_cpus, gpu_indices
 from histofast._numbers import mpp_number, real_number, whole_number
 from histofast.encoders import EncoderSet, EncoderSpec, device_problem, driver_gpu_count
 from histofast.errors import ModelError
@@ -223,15 +223,7 @@ def devices_of(device: str, gpus: Sequence[int] | None) -> list[str]:
     kind = "cuda" if device == "auto" else device
     if kind not in ONNX_RUNTIME:
         raise ValueError(f"device must be auto, cuda or tensorrt with gpus, got {device!r}")
-    if not isinstance(gpus, Iterable):
-        raise TypeError(f"gpus must be a list of whole numbers, got {gpus!r}")
-    indices = [whole_number("gpus", index) for index in gpus]
-    if not indices:
-        raise ValueError("gpus must name at least one GPU, got none")
-    if min(indices) < 0:
-        raise ValueError(f"gpus must not be negative, got {min(indices)}")
-    if len(set(indices)) < len(indices):
-        raise ValueError(f"gpus must be given once each, got {', '.join(map(str, indices))}")
+    indices = gpu_indices(gpus)
     problem = device_problem(kind)
     if problem is not None:
         raise ModelError(f"device {kind} does not work: {problem}")

@@ -27,7 +27,7 @@ from histofast.classify import Asked, Planned, Recipe, Run, Runs, as_recipe, ope
 from histofast.datasets import Images, open_images
 from histofast.errors import HistofastError
 from histofast.jobs import Job, Local
-from histofast.networks import starts
+from histofast.networks import starts, workers_on
 from histofast.studies.setting import StudyProgress
 
 RECIPE = "recipe.toml"  # of a study, in its folder
@@ -68,7 +68,8 @@ class PictureSetting:
         runs: folder of the runs, which studies may share; None: within `out`.
         group_column: of tables, what must not be on two sides of a split; None: the usual names.
         device, threads: as of `classify.train`.
-        jobs: runs at a time, in processes side by side, >= 1.
+        jobs: runs at a time, in processes side by side, >= 1. None: 1, or one for each of `gpus`.
+        gpus: indices of GPUs, each with a process of its own or several.
         command: how a user would repeat it, for the page.
         on_progress: called before each part.
 
@@ -88,7 +89,8 @@ class PictureSetting:
     group_column: str | None = None
     device: str = "auto"
     threads: int | None = 1
-    jobs: int = 1
+    jobs: int | None = None
+    gpus: Sequence[int] | None = None
     command: str | None = None
     on_progress: OnProgress | None = None
 
@@ -97,6 +99,8 @@ class PictureSetting:
             value = getattr(self, name)
             if value is not None:
                 object.__setattr__(self, name, whole_number(name, value, at_least=least))
+        if workers_on(self.gpus, device=self.device, jobs=self.jobs):
+            object.__setattr__(self, "device", "auto")  # each worker has its own
         object.__setattr__(self, "out", Path(self.out))
         object.__setattr__(self, "recipe", as_recipe(self.recipe))
         if not self.data:
@@ -126,6 +130,12 @@ class PictureSetting:
             for repeat in range(self.repeats)
             for fold in (range(self.folds) if self.folds else [0])
         )
+
+    @property
+    def engine(self) -> Local:
+        """What does the jobs of a study."""
+        workers = workers_on(self.gpus, jobs=self.jobs)
+        return Local(processes=self.jobs or 1, threads=self.threads, workers=workers)
 
     @property
     def test_share(self) -> float:
@@ -261,7 +271,7 @@ def look_ahead_of(study: PictureStudy) -> tuple[list[Planned], float]:
         What asking for its runs raises.
     """
     runs = _planned(study)
-    seconds = runs.estimate(processes=study.setting.jobs)
+    seconds = runs.estimate(engine=study.setting.engine)
     left = {job.folder for job in runs.plan.left()}
     return [_shown(job, is_done=job.folder not in left) for job in runs.plan], seconds
 
@@ -325,8 +335,7 @@ def _done(runs: Runs, setting: PictureSetting) -> Done:
         elif isinstance(event, jobs.Told) and isinstance(event.what, str):
             setting.tell(f"{event.name}: {event.what}")
 
-    engine = Local(processes=setting.jobs, threads=setting.threads)
-    outcomes = jobs.run(work, engine=engine, on_event=hear)
+    outcomes = jobs.run(work, engine=setting.engine, on_event=hear)
     for outcome in outcomes:
         if outcome.status == "interrupted":
             raise outcome.error or KeyboardInterrupt
