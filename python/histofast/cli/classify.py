@@ -185,16 +185,9 @@ def classify(
         if value is not None and alone:
             raise ValueError(f"{flag} must be left out of a single run: it is for all --folds")
     if plan_only:
-        _plan(
-            images,
-            asked,
-            folds=folds,
-            fold=(fold or 0) if alone else None,
-            jobs=jobs,
-            gpus=gpus,
-            layer_metrics=layer_metrics,
-            as_json=as_json,
-        )
+        side_by_side = {"jobs": jobs, "gpus": gpus, "layer_metrics": layer_metrics}
+        which = options.given(folds=folds, fold=(fold or 0) if alone else None, **side_by_side)
+        _plan(images, asked | which, as_json=as_json)
         return
     with _steps(quiet=quiet) as (on_progress, on_note):
         asked |= {"overwrite": overwrite, "cache": cache}
@@ -209,20 +202,12 @@ def classify(
     _tell(found, thresholds, as_json=as_json)
 
 
-def _plan(
-    images: Images,
-    asked: dict[str, Any],
-    *,
-    jobs: int | None,
-    gpus: list[int] | None,
-    as_json: bool,
-    **which: Any,
-) -> None:
+def _plan(images: Images, asked: dict[str, Any], *, as_json: bool) -> None:
     from histofast.classify import look_ahead
 
-    which |= {"jobs": jobs, "gpus": gpus}
-    runs, seconds = look_ahead(images, **options.given(**which), **asked)
-    say_plan(runs, seconds, jobs=jobs or len(gpus or [0]), as_json=as_json)
+    runs, seconds = look_ahead(images, **asked)
+    jobs = asked.get("jobs") or len(asked.get("gpus", [0]))
+    say_plan(runs, seconds, jobs=jobs, as_json=as_json)
 
 
 def _predict(

@@ -15,7 +15,7 @@ from histofast._machine import TORCH
 from histofast.cli import options
 from histofast.cli.output import say, say_document
 from histofast.cli.plan import say_plan
-from histofast.cli.study_command import study_command, telling
+from histofast.cli.study_command import Jobs, Threads, study_command, telling
 
 Data = Annotated[
     list[Path],
@@ -46,12 +46,6 @@ Repeats = Annotated[
         help="divisions of each set, with seeds of their own [3; 1 with --folds]",
     ),
 ]
-Threads = Annotated[
-    int | None,
-    typer.Option(
-        "--threads", parser=options.whole_number, metavar="N", help="of torch, in each job [1]"
-    ),
-]
 
 
 def _setting(
@@ -72,7 +66,7 @@ def _setting(
     group_column: options.GroupColumn = None,
     runs: RunsFolder = None,
     device: Annotated[str, options.device(TORCH, help="where networks run")] = "auto",
-    jobs: options.Jobs = None,
+    jobs: Jobs = None,
     gpus: options.Gpus = None,
     threads: Threads = None,
     plan_only: options.PlanOnly = False,

@@ -12,7 +12,7 @@ import typer
 
 from histofast.cli import flags, options, study_drift, study_transfer, study_transfusion
 from histofast.cli.output import say, say_document
-from histofast.cli.study_command import study_command, telling
+from histofast.cli.study_command import Jobs, Threads, study_command, telling
 
 if TYPE_CHECKING:
     from histofast.studies import StudyResult
@@ -60,16 +60,6 @@ Tolerance = Annotated[
     float | None,
     typer.Option(
         "--tolerance", parser=options.number, metavar="X", help="a loss that counts as none [0.05]"
-    ),
-]
-Jobs = Annotated[
-    int | None,
-    typer.Option("--jobs", parser=options.whole_number, metavar="N", help="runs side by side [1]"),
-]
-Threads = Annotated[
-    int | None,
-    typer.Option(
-        "--threads", parser=options.whole_number, metavar="N", help="of torch, in each [1]"
     ),
 ]
 Speed = Annotated[bool, typer.Option("--speed/--no-speed", help="time the encoders")]

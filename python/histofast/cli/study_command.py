@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import inspect
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -14,6 +14,17 @@ from histofast.cli.output import say
 
 if TYPE_CHECKING:
     from histofast.studies import StudyProgress
+
+Jobs = Annotated[
+    int | None,
+    typer.Option("--jobs", parser=options.whole_number, metavar="N", help="runs side by side [1]"),
+]
+Threads = Annotated[
+    int | None,
+    typer.Option(
+        "--threads", parser=options.whole_number, metavar="N", help="of torch, in each job [1]"
+    ),
+]
 
 
 def study_command(
