@@ -55,6 +55,7 @@ class Runs:
     Attributes:
         plan: of the runs, to which others that need them may be added.
         cache: where decoded images are.
+        device: where networks run.
     """
 
     def __init__(
@@ -72,6 +73,7 @@ class Runs:
             "threads": threads,
             "layer_metrics": layer_metrics,
         }
+        self.device = device
         self.cache = self.plan.folder / _PIXELS if cache is None else Path(cache)
         self._options = self._timed_with | {"cache": self.cache}
         self._asked: dict[Path, Asked] = {}

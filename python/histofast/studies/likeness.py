@@ -17,7 +17,7 @@ from histofast.datasets import Images, decode, evenly
 from histofast.errors import HistofastError
 from histofast.jobs import Job, canonical, is_there, key_of
 from histofast.learning import or_none, read_json, write_json
-from histofast.networks import Network
+from histofast.networks import Network, pick_device
 
 _REVISION = 2  # raised when the same networks and pictures would give other numbers
 _FILE = "likeness.json"
@@ -127,6 +127,7 @@ def plan_likeness(
             "layers": layers,
             "with_cca": with_cca,
             "cache": runs.cache,
+            "device": runs.device,
         },
         identity={
             "revision": _REVISION,
@@ -151,6 +152,7 @@ def compare_sides(
     layers: Sequence[str] | None,
     with_cca: bool,
     cache: Path,
+    device: str,
     out: Path,
 ) -> None:
     """Compare networks, and write what was found.
@@ -158,6 +160,7 @@ def compare_sides(
     Raises:
         HistofastError: the run of some pair is not there; the others were compared.
     """
+    where = pick_device(device)
     found = decode(images, cache=cache, px=px)
     places = found.places_of(rows)
     there = [what for what in pairs if all(is_there(job) for job in needs[what])]
@@ -166,7 +169,7 @@ def compare_sides(
     }
     likenesses = compare_pairs(
         [(names[what][0], names[what][1]) for what in there],
-        lambda name: sides[name].network(),
+        lambda name: sides[name].network().to(where),
         np.ascontiguousarray(found.pixels[places]),
         groups=[images.groups[i] for i in found.rows[places]],
         layers=layers,
