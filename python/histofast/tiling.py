@@ -174,17 +174,8 @@ def plan_patches(
     xs = _grid(slide.levels[0].width, patch_l0, stride_l0, edge)
     ys = _grid(slide.levels[0].height, patch_l0, stride_l0, edge)
     coords = np.stack([np.tile(xs, len(ys)), np.repeat(ys, len(xs))], axis=1)
-    if tissue is None:
-        fraction, beyond_grid = np.ones(len(coords), np.float32), 0.0
-    else:
-        per_pixel = np.array([tissue.downsample_x, tissue.downsample_y] * 2)
-        boxes = np.concatenate([coords, np.full_like(coords, patch_l0)], axis=1)
-        fraction = coverage(tissue.mask, boxes / per_pixel).astype(np.float32)
-        beyond_grid = _share_beyond(
-            tissue.mask,
-            (xs[-1] + patch_l0) / tissue.downsample_x,
-            (ys[-1] + patch_l0) / tissue.downsample_y,
-        )
+    fraction, beyond_grid = _tissue_of(tissue, coords, patch_l0)
+    if tissue is not None:
         keep = (fraction >= min_tissue) & (fraction > 0)
         coords, fraction = coords[keep], fraction[keep]
 
@@ -208,6 +199,19 @@ def plan_patches(
         },
         beyond_grid=beyond_grid,
     )
+
+
+def _tissue_of(
+    tissue: TissueGeometry | None, coords: NDArray[np.int64], patch_l0: int
+) -> tuple[NDArray[np.float32], float]:
+    """Return (n,) the share of tissue of patches, and the share of all tissue right of and below them."""
+    if tissue is None:
+        return np.ones(len(coords), np.float32), 0.0
+    per_pixel = np.array([tissue.downsample_x, tissue.downsample_y] * 2)
+    boxes = np.concatenate([coords, np.full_like(coords, patch_l0)], axis=1)
+    right, below = coords.max(axis=0) + patch_l0
+    beyond = _share_beyond(tissue.mask, right / tissue.downsample_x, below / tissue.downsample_y)
+    return coverage(tissue.mask, boxes / per_pixel).astype(np.float32), beyond
 
 
 def _share_beyond(mask: NDArray[np.uint8], width: float, height: float) -> float:

@@ -162,18 +162,21 @@ def heatmap(
     else:
         command = shlex.join(["histofast", *sys.argv[1:]])
         cam.save_slide(found, target, overwrite=overwrite, command=command)
+    _tell(made, target, what="patch" if method is None else "place", as_json=as_json)
+
+
+def _tell(made: AttentionMap, target: Path, *, what: str, as_json: bool) -> None:
     about = {}
     if made.folds:
         about = {"fold": made.folds[0]} if len(made.folds) == 1 else {"folds": len(made.folds)}
     if as_json:
         said = {
             "slide": made.slide,
-            "patches" if method is None else "places": len(made.values),
+            "patches" if what == "patch" else "places": len(made.values),
             "unreadable": made.unreadable,
         }
         say_document(json.dumps({**said, **about, "out": str(target)}, indent=1))
         return
-    what = "patch" if method is None else "place"
     notes = [count(len(made.values), what), *(f"{key} {value}" for key, value in about.items())]
     if made.unreadable:
         notes.append(count(made.unreadable, "unreadable region"))
