@@ -274,6 +274,18 @@ def test_a_run_on_enlarged_patches_is_redone(cli, files, run):
     np.testing.assert_array_equal(table[:, :2], read_features(run.paths[0]).coords)
 
 
+def test_a_run_at_the_slides_own_scale_is_redone(cli, files, run):
+    write_slide(files / "near.tif", mpp=1.04)
+    made = {"mag": 10, "patch_px": 64, "min_tissue": 0.5}
+    wanted = histofast.extract(["s.tif", "near.tif"], out="f", **made)
+    run.paths = tuple(files / each.outputs[0] for each in wanted.slides)
+    run.encoder = read_features(run.paths[0]).identity["encoder"]
+    for path in run.paths:
+        assert cli("heatmap", "run", f"{path.stem}.tif", "--out", f"m/{path.stem}").code == 0
+        table = np.loadtxt(files / f"m/{path.stem}/attention.csv", delimiter=",", skiprows=1)
+        np.testing.assert_array_equal(table[:, :2], read_features(path).coords)
+
+
 def test_a_slide_coarser_than_those_of_the_run(cli, files, run):
     write_slide(files / "coarse.tif", mpp=4.0)
     wanted = histofast.extract("s.tif", out="f", mpp=1.0, patch_px=32)

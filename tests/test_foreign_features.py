@@ -113,6 +113,27 @@ def test_a_folder_of_coordinates_has_no_features(tmp_path):
         open_bags(folder / "a_patches.h5", None)
 
 
+def test_arrays_beside_other_files_are_told(tmp_path, cli):
+    folder = tmp_path / "f"
+    for seed, slide in enumerate("ab"):
+        hdf5(folder / "h5_files" / f"{slide}.h5", features=numbers(seed))
+    (folder / "pt_files").mkdir()
+    for slide in "abc":  # those of a and b are the same features once more
+        (folder / "pt_files" / f"{slide}.pt").touch()
+    np.save(folder / "d.npy", numbers(3))
+    found = find_features(folder)
+    assert [path.stem for path in found.files] == ["a", "b"]
+    assert [path.name for path in found.beside] == ["d.npy", "c.pt"]
+    note = "passed over arrays, for .h5 files were read: 2 (d.npy, c.pt): name their own folder to read them"
+    assert found.notes == (note,)
+    assert open_bags(folder, None).notes == (note,)
+    answer = cli("verify", folder)
+    assert (answer.code, answer.out.splitlines()[-1]) == (0, note)
+    for path in (folder / "h5_files").iterdir():
+        path.unlink()
+    assert [path.name for path in find_features(folder).beside] == ["d.npy"]
+
+
 def test_a_broken_file_is_not_passed_over(tmp_path):
     job = trident(tmp_path / "job")
     (job / "c.h5").write_bytes(b"no HDF5")
@@ -282,7 +303,7 @@ def test_files_of_others_are_not_sealed_and_not_broken(tmp_path, cli):
     found = verify_folder([job])
     assert (found.files, found.patches, found.is_whole) == (2, 12, True)
     assert [path.name for path in found.not_sealed] == ["a.h5", "b.h5"]
-    assert len(found.others) == 4
+    assert found.notes == (NOTE,)
     answer = cli("verify", job)
     assert answer.code == 0
     assert answer.out.splitlines() == [

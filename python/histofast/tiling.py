@@ -18,6 +18,8 @@ from histofast._arrays import check, one_place
 from histofast._numbers import mpp_number, real_number, whole_number
 
 LEVEL_TOLERANCE = 0.01
+MAG_TOLERANCE = 0.06  # of what scanners call 40x or 20x
+UM_AT_1X = 10.0  # per pixel, nominally
 _NOTED_SHARE = 0.005  # of the tissue
 BAND_ROWS = 256
 SLIVER = 1e-10  # of a box's side: rounding, no part of what the box shows
@@ -212,6 +214,25 @@ def _tissue_of(
     right, below = coords.max(axis=0) + patch_l0
     beyond = _share_beyond(tissue.mask, right / tissue.downsample_x, below / tissue.downsample_y)
     return coverage(tissue.mask, boxes / per_pixel).astype(np.float32), beyond
+
+
+def mpp_at(mag: float, slide_mpp: float) -> float:
+    """Return the um per pixel of patches of a nominal magnification on a slide.
+
+    Scanners call 0.25 um per pixel 40x, and 0.2527 or 0.2636 too: where the slide's own scale is within
+    `MAG_TOLERANCE` of the nominal one it is kept, so that patches are its pixels as they are.
+
+    Args:
+        mag: 20 is nominally 0.5 um per pixel.
+        slide_mpp: um per level-0 pixel.
+
+    Example:
+        >>> mpp_at(40, 0.2636), mpp_at(20, 0.2636), mpp_at(40, 0.2651)
+        (0.2636, 0.5, 0.25)
+    """
+    nominal = UM_AT_1X / mag
+    is_kept = abs(slide_mpp - nominal) <= MAG_TOLERANCE * nominal * (1 + SLIVER)
+    return slide_mpp if is_kept else nominal
 
 
 def _share_beyond(mask: NDArray[np.uint8], width: float, height: float) -> float:

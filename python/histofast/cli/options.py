@@ -85,7 +85,10 @@ Mpp = Annotated[
 Mag = Annotated[
     float | None,
     typer.Option(
-        "--mag", parser=number, metavar="X", help="magnification instead: 20 means --mpp 0.5"
+        "--mag",
+        parser=number,
+        metavar="X",
+        help="what scanners call it instead: 20 is 0.5 um, or the slide's own where that is within 6 %",
     ),
 ]
 PatchPx = Annotated[
@@ -309,17 +312,6 @@ def tissue_of(ink: str | None, *, threshold: int | None = None) -> TissueOptions
     from histofast.patches import TissueOptions
 
     return TissueOptions(threshold=threshold, ink="keep" if ink == "keep" else "remove")
-
-
-def mpp_of(mpp: float | None, mag: float | None) -> float | None:
-    """Resolve --mpp and --mag to um per pixel."""
-    if mpp is not None and mag is not None:
-        raise ValueError("--mpp and --mag must not both be given")
-    if mag is None:
-        return mpp
-    if not 0.5 <= mag <= 200:
-        raise ValueError(f"--mag must be within 0.5..200, got {mag:g}: 20 means 0.5 um per pixel")
-    return 10 / mag
 
 
 def named_files(flag: str, texts: list[str]) -> dict[str, Path]:

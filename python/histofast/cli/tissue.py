@@ -41,12 +41,12 @@ def tissue(
     """
     from histofast.pipeline import check_slides
 
-    scale = options.mpp_of(mpp, mag)
     rows = []
     for job, result in check_slides(
         slides,
         out=out,
-        mpp=0.5 if scale is None else scale,
+        mpp=mpp,
+        mag=mag,
         patch_px=256 if patch_px is None else patch_px,
         overlap_px=overlap,
         min_tissue=min_tissue,

@@ -31,7 +31,7 @@ def verify(
 
     Files of other tools have no seal: that they open and are finite is all there is to see.
     """
-    from histofast.features import FoundFeatures, verify_folder
+    from histofast.features import verify_folder
 
     expected = {}
     if encoder:
@@ -56,7 +56,7 @@ def verify(
             f"{count(report.files, 'feature file')}, {len(report.problems)} broken{not_sealed}; "
             f"{count(report.patches, 'patch')} in whole ones"
         )
-        for note in FoundFeatures(files=(), others=report.others).notes:
+        for note in report.notes:
             say(note)
     raise typer.Exit(1 if report.problems else 0)
 

@@ -211,7 +211,8 @@ def _encode(
         [slide.path],
         out=out,
         encoder=made["encoder"]["name"],
-        mpp=made["mpp"],
+        mpp=None if "mag" in made else made["mpp"],
+        mag=made.get("mag"),
         patch_px=made["patch_px"],
         overlap_px=made["overlap"],
         min_tissue=made["min_tissue"],
@@ -234,9 +235,10 @@ def _check_encoder(made: Mapping[str, Any], slide: Slide) -> None:
     from histofast.encoders import load
 
     name = made["encoder"]["name"]
+    scale = f"mag {made['mag']:g}" if "mag" in made else f"mpp {made['mpp']:g}"
     remedy = (
         f"encode the slide with `histofast extract {slide.path} --encoder FILE "
-        f"--mpp {made['mpp']:g} --patch-px {made['patch_px']}`, and give it features=FILE"
+        f"--{scale} --patch-px {made['patch_px']}`, and give it features=FILE"
     )
     try:
         sha256 = load(name).spec.sha256

@@ -22,24 +22,35 @@ class FoundFeatures:
     Attributes:
         files: of features of patches, sorted.
         others: `.h5` files that hold coordinates only, or features of whole slides, sorted.
+        beside: plain arrays (`.pt`, `.npy`) beside files of a better kind, none of which has their name,
+            sorted.
     """
 
     files: tuple[Path, ...]
     others: tuple[Path, ...] = ()
+    beside: tuple[Path, ...] = ()
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """Say what was passed over, a line or none."""
-        if not self.others:
-            return ()
-        return (f"passed over files without features of patches: {_counted(self.others)}",)
+        """Say what was passed over."""
+        notes = []
+        if self.others:
+            notes.append(f"passed over files without features of patches: {_counted(self.others)}")
+        if self.beside:
+            read = ", ".join(sorted({path.suffix for path in self.files}))
+            notes.append(
+                f"passed over arrays, for {read} files were read: {_counted(self.beside)}: name "
+                "their own folder to read them"
+            )
+        return tuple(notes)
 
 
 def find_features(folder: Path | str, *, on_error: OnError | None = None) -> FoundFeatures:
     """Find the feature files in a folder and below it, whoever wrote them.
 
     These are the `.h5` files that hold features of patches; `.pt` files (CLAM's) where there are none,
-    and `.npy` files where there are none of both.
+    and `.npy` files where there are none of both. Arrays that are left out so are told, but for those of
+    the name of a file that is taken (CLAM writes both).
 
     Args:
         folder: the folder; a whole job of TRIDENT or CLAM will do.
@@ -49,15 +60,19 @@ def find_features(folder: Path | str, *, on_error: OnError | None = None) -> Fou
         FileNotFoundError: there is none.
         FeatureError: a folder cannot be read.
     """
-    named = feature_files(folder, on_error=on_error)
-    files = [path for path in named if holds_features(path)]
-    others = tuple(sorted(set(named) - set(files)))
+    named = feature_files(folder, suffix=(".h5", *PLAIN_SUFFIXES), on_error=on_error)
+    hdf5 = [path for path in named if path.suffix == ".h5"]
+    files = [path for path in hdf5 if holds_features(path)]
+    others = tuple(sorted(set(hdf5) - set(files)))
     for suffix in PLAIN_SUFFIXES:
-        files = files or feature_files(folder, suffix=suffix, on_error=on_error)
+        files = files or [path for path in named if path.suffix == suffix]
+    stems = {path.stem for path in files}
+    arrays = set(named) - set(hdf5) - set(files)
+    beside = tuple(sorted(path for path in arrays if path.stem not in stems))
     if not files:
         got = f": got {_counted(others)} without features of patches" if others else ""
         raise FileNotFoundError(f"no feature file (.h5, .pt, .npy) in {folder}{got}")
-    return FoundFeatures(files=tuple(files), others=others)
+    return FoundFeatures(files=tuple(files), others=others, beside=beside)
 
 
 def _counted(files: tuple[Path, ...]) -> str:
@@ -65,7 +80,7 @@ def _counted(files: tuple[Path, ...]) -> str:
 
 
 def feature_files(
-    folder: Path | str, *, suffix: str = ".h5", on_error: OnError | None = None
+    folder: Path | str, *, suffix: str | tuple[str, ...] = ".h5", on_error: OnError | None = None
 ) -> list[Path]:
     """Return the `.h5` files in a folder and below it, but for hidden ones, sorted.
 
@@ -73,7 +88,7 @@ def feature_files(
 
     Args:
         folder: the folder.
-        suffix: of the files.
+        suffix: of the files, one or several.
         on_error: told of a folder that cannot be read, and in one line why; raised without it.
 
     Raises:

@@ -31,6 +31,9 @@ def options_of(file: FeatureFile) -> dict[str, Any]:
 
 def options_in(identity: Mapping[str, Any]) -> dict[str, Any]:
     """As `options_of`, from the identity of a file, or what files yet to be made will have in it."""
+    mag = identity.get("mag")
+    if isinstance(mag, int | float):  # each slide has its own scale then
+        identity = {**{k: v for k, v in identity.items() if k != "mag"}, "mpp": f"{mag:g}x"}
     return {
         name: value
         for name, value in _flat(identity, "").items()

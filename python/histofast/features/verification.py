@@ -39,14 +39,14 @@ class VerifyReport:
         problems: by file, only files that have some; folders that cannot be read first.
         not_sealed: files of other tools without a problem. They state no checksum: that they open and are
             finite is all there is to see.
-        others: files that were passed over, see `find_features`.
+        notes: on files that were passed over, see `find_features`.
     """
 
     files: int
     patches: int
     problems: Mapping[Path, list[str]]
     not_sealed: tuple[Path, ...] = ()
-    others: tuple[Path, ...] = ()
+    notes: tuple[str, ...] = ()
 
     @property
     def is_whole(self) -> bool:
@@ -82,7 +82,7 @@ def verify_folder(
         FileNotFoundError: one of `paths` is missing.
     """
     given = paths_of("paths", paths)
-    files, others, not_sealed = list[Path](), list[Path](), list[Path]()
+    files, notes, not_sealed = list[Path](), list[str](), list[Path]()
     problems: dict[Path, list[str]] = {}
     for path in given:
         if path.is_dir():
@@ -91,7 +91,7 @@ def verify_folder(
             except FileNotFoundError:
                 continue
             files += found.files
-            others += found.others
+            notes += found.notes
         elif path.exists():
             files.append(path)
         else:
@@ -119,7 +119,7 @@ def verify_folder(
         patches=patches,
         problems=problems,
         not_sealed=tuple(not_sealed),
-        others=tuple(others),
+        notes=tuple(notes),
     )
 
 

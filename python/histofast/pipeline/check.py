@@ -21,20 +21,22 @@ from histofast.patches import (
     survey_tissue,
     with_masks,
 )
-from histofast.pipeline.options import Edge, Settled
+from histofast.pipeline.options import Edge, Settled, refuse_two_scales
 from histofast.pipeline.reports import is_plain, make_folder, said
 from histofast.slides import write_png
 from histofast.tiling import plan_patches
 from histofast.tissue import preview
 
 PREVIEW_MAX_PX = 1600
+_MPP = 0.5  # of the patches, where nothing is asked for
 
 
 def check_slides(
     slides: str | Path | Sequence[str | Path],
     *,
     out: str | Path,
-    mpp: float = 0.5,
+    mpp: float | None = None,
+    mag: float | None = None,
     patch_px: int = 256,
     overlap_px: int = 0,
     min_tissue: float = 0.25,
@@ -53,7 +55,7 @@ def check_slides(
     Args:
         slides: as in `extract`.
         out: output folder.
-        mpp: of the patches; so `patch_px`, `overlap_px`, `min_tissue`, `edge`: as in `extract`.
+        mpp: of the patches, 0.5 where neither this nor `mag` is given; so `mag`, `patch_px`, `overlap_px`, `min_tissue`, `edge`: as in `extract`.
         tissue: how tissue is found.
         mask: ready masks, as in `extract`.
         mpp_override: level-0 um per pixel of all slides.
@@ -66,9 +68,11 @@ def check_slides(
     Raises:
         ValueError, FileNotFoundError, WriteError: as `extract`, before the first slide.
     """
+    refuse_two_scales(mpp=mpp, mag=mag)
     options = Settled(
         out=path_of("out", out),
-        mpp=mpp,
+        mpp=_MPP if mpp is None else mpp,
+        mag=mag,
         patch_px=patch_px,
         batch_size=1,  # nothing is streamed
         is_mpp_given=True,
@@ -100,7 +104,7 @@ def _check(job: Job, options: Settled, pool: ThreadPoolExecutor) -> dict[str, An
         plan = plan_patches(
             slide,
             found,
-            mpp=options.mpp,
+            mpp=options.mpp_on(slide.mpp),
             patch_px=options.patch_px,
             overlap_px=options.overlap_px,
             min_tissue=options.min_tissue,
@@ -129,6 +133,6 @@ def _check(job: Job, options: Settled, pool: ThreadPoolExecutor) -> dict[str, An
         "threshold": found.threshold,
         "patches": len(plan),
         "unreadable": len(survey.unreadable_l0),
-        "notes": [*found.notes, *plan.notes],
+        "notes": [*options.notes_on(slide.mpp), *found.notes, *plan.notes],
         **{kind: str(path) for kind, path in files.items()},
     }

@@ -38,6 +38,7 @@ from histofast.pipeline.options import (
     devices_of,
     encoders_of,
     flag,
+    refuse_two_scales,
 )
 from histofast.pipeline.reports import Progress, RunReport, said
 
@@ -53,6 +54,7 @@ def extract(
     patches: str | Path | None = None,
     bag_from: str | None = None,
     mpp: float | None = None,
+    mag: float | None = None,
     patch_px: int | None = None,
     overlap_px: int = 0,
     min_tissue: float = 0.25,
@@ -87,7 +89,9 @@ def extract(
         patches: instead of slides, a CSV of patch images (file[, slide, patient, label, x, y, split]), or
             a folder of classes.
         bag_from: which patch images are one bag, and so one file; see `read_patch_table`.
-        mpp: um per pixel of the patches; what the encoder was made for when None.
+        mpp: um per pixel of the patches, exactly; what the encoder was made for when None.
+        mag: what scanners call it instead: 40 is 0.25 um per pixel, 20 is 0.5. A slide whose own scale is
+            that to within 6 % keeps it, which its line and its file say; others are resampled to it.
         patch_px: side of the patches in pixels; what the encoder was made for when None (for
             patch images: their own size).
         overlap_px: overlap of neighbouring patches, in patch pixels.
@@ -142,10 +146,12 @@ def extract(
         raise ValueError("mask must not be given with patches, which are cut already")
     if patches is None and bag_from is not None:
         raise ValueError("bag_from must be given with patches only, got slides")
+    refuse_two_scales(mpp=mpp, mag=mag)
     options = ExtractOptions(
         out=path_of("out", out),
         encoders=encoders_of(encoder),
         mpp=mpp,
+        mag=mag,
         patch_px=patch_px,
         overlap_px=overlap_px,
         min_tissue=min_tissue,

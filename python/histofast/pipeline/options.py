@@ -17,10 +17,13 @@ from histofast.encoders import EncoderSet, EncoderSpec, device_problem, driver_g
 from histofast.errors import ModelError
 from histofast.features import Layout
 from histofast.patches import TissueOptions
+from histofast.tiling import LEVEL_TOLERANCE, MAG_TOLERANCE, UM_AT_1X, mpp_at
 
 DEFAULT_ENCODER = "densenet121-t2"
 
 Edge = Literal["drop", "shift"]
+
+_LEAST_MAG, _MOST_MAG = 0.5, 200.0
 
 _FLAGS = ("allow_upsampling", "half", "strict", "fail_fast", "overwrite", "of_bags")
 # What is of the run, and not of what it makes.
@@ -31,7 +34,7 @@ _OF_THE_RUN = ("encoders", "half", "fail_fast", "shard", "of_bags", "device", "t
 class ExtractOptions:
     """All that `extract` is asked for, but for the slides; its docstring explains each.
 
-    `of_bags`: the patches are ready-made; `device` is one, of one process; `threads` and `workers`
+    `mpp` is the nominal one where `mag` is given. `of_bags`: the patches are ready-made; `device` is one, of one process; `threads` and `workers`
     are the CPUs available when None was given.
 
     Raises:
@@ -41,6 +44,7 @@ class ExtractOptions:
     out: Path
     encoders: tuple[str | Path, ...] = (DEFAULT_ENCODER,)
     mpp: float | None = None
+    mag: float | None = None
     patch_px: int | None = None
     overlap_px: int = 0
     min_tissue: float = 0.25
@@ -83,6 +87,14 @@ class ExtractOptions:
         """Take numbers of other kinds as Python's own: NumPy's would not go into an identity."""
         for name in ("mpp", "mpp_override"):
             self._set(name, mpp_number(name, getattr(self, name)))
+        self._set("mag", real_number("mag", self.mag))
+        if self.mag is not None:
+            if not _LEAST_MAG <= self.mag <= _MOST_MAG:
+                raise ValueError(
+                    f"mag must be within {_LEAST_MAG:g}..{_MOST_MAG:g}, got {self.mag:g}: 20 means "
+                    "0.5 um per pixel"
+                )
+            self._set("mpp", UM_AT_1X / self.mag)
         for name in ("min_tissue", "overlap_px"):
             if getattr(self, name) is None:
                 raise TypeError(f"{name} must be a number, got None")
@@ -137,6 +149,43 @@ class Settled(ExtractOptions):
         """Whether the scale of the patches is: nobody has told that of ready-made ones."""
         return not self.of_bags or self.is_mpp_given
 
+    def mpp_on(self, slide_mpp: float) -> float:
+        """Return the um per pixel of patches of a slide: what was asked for, or see `mpp_at`.
+
+        Raises:
+            ValueError: the slide is coarser than what was asked for.
+        """
+        if self.mag is None:
+            self._refuse_nearly(slide_mpp)
+            return self.mpp
+        mpp = mpp_at(self.mag, slide_mpp)
+        if mpp < slide_mpp and not self.allow_upsampling:
+            raise ValueError(
+                f"mag must be at most {UM_AT_1X / slide_mpp:.3g}, the slide's own, to within "
+                f"{MAG_TOLERANCE:.0%}, got {self.mag:g}: ask for a lower one, or accept interpolated "
+                "pixels with allow_upsampling=True"
+            )
+        return mpp
+
+    def _refuse_nearly(self, slide_mpp: float) -> None:
+        """Refuse an exact scale that is finer than the slide's by less than scanners differ."""
+        mag = UM_AT_1X / self.mpp
+        is_finer = self.mpp < slide_mpp * (1 - LEVEL_TOLERANCE)
+        if is_finer and mpp_at(mag, slide_mpp) == slide_mpp and not self.allow_upsampling:
+            raise ValueError(
+                f"mpp must be at least the slide's own {slide_mpp:g}, got {self.mpp:g}: take what "
+                f"scanners call so with mag={mag:g}, ask for a coarser mpp, or accept interpolated "
+                "pixels with allow_upsampling=True"
+            )
+
+    def notes_on(self, slide_mpp: float) -> tuple[str, ...]:
+        """Say which scale was taken for a magnification, where it is not the nominal one."""
+        mpp = self.mpp_on(slide_mpp)
+        taken, nominal = f"{mpp:.4g}", f"{self.mpp:.4g}"
+        if taken == nominal:
+            return ()
+        return (f"{self.mag:g}x is the slide's own {taken} um per pixel, not {nominal}",)
+
     @property
     def described(self) -> dict[str, Any]:
         """What the report of a run says of the options."""
@@ -185,6 +234,16 @@ def _agreed(encoders: Sequence[EncoderSet], what: Literal["mpp", "patch_px"]) ->
 def specs_of(encoders: Sequence[EncoderSet]) -> list[EncoderSpec]:
     """All encoders of all files."""
     return [spec for together in encoders for spec in together.specs]
+
+
+def refuse_two_scales(*, mpp: float | None, mag: float | None) -> None:
+    """Refuse a scale that is said twice: one of them is exact, the other is not.
+
+    Raises:
+        ValueError: it is.
+    """
+    if mpp is not None and mag is not None:
+        raise ValueError(f"mag must not be given beside mpp={mpp}, which is exact, got {mag}")
 
 
 def encoders_of(encoder: str | Path | Sequence[str | Path]) -> tuple[str | Path, ...]:

@@ -25,7 +25,7 @@ from histofast.patches import (
 from histofast.pipeline.options import Settled
 from histofast.pipeline.reports import Clock
 from histofast.pipeline.watching import Watched
-from histofast.tiling import PatchPlan, plan_patches
+from histofast.tiling import UM_AT_1X, PatchPlan, plan_patches
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -46,11 +46,13 @@ class Planned:
     notes: tuple[str, ...] = ()
 
 
-def planned_with(options: Settled) -> dict[str, Any]:
-    """What of the options decides where the patches of a slide lie."""
+def planned_with(options: Settled, *, mpp: float | None = None) -> dict[str, Any]:
+    """What of the options decides where the patches of a slide lie; `mpp` on it, where that is its own."""
+    asked = {} if options.mag is None else {"mag": options.mag}
     return {
+        **asked,
         "patch_px": options.patch_px,
-        "mpp": options.mpp,
+        "mpp": options.mpp if mpp is None else mpp,
         "overlap": options.overlap_px,
         "min_tissue": options.min_tissue,
         "edge": options.edge,
@@ -119,10 +121,11 @@ class SlideSource:
         self._slide = slide
         self._mask = MaskFile(job.mask) if job.mask else None
         self.patch_px = options.patch_px
+        self._mpp = options.mpp_on(slide.mpp)
         self.made_of: dict[str, Any] = {
             "slide": slide.identity,
             "level0_mpp": slide.mpp,
-            **planned_with(options),
+            **planned_with(options, mpp=self._mpp),
             **found_with(options),
         }
         if self._mask is not None:
@@ -144,10 +147,10 @@ class SlideSource:
             "patch_size_level0": plan.patch_l0,
             "overlap": options.overlap_px,
             "level0_magnification": _magnification(slide.mpp),
-            "target_magnification": _magnification(options.mpp),
+            "target_magnification": options.mag or _magnification(self._mpp),
             "level0_width": slide.levels[0].width,
             "level0_height": slide.levels[0].height,
-            "mpp": options.mpp,
+            "mpp": self._mpp,
             "level0_mpp": slide.mpp,
             "level": plan.level,
         }
@@ -164,14 +167,14 @@ class SlideSource:
             files=(),
             labels=(),
             stream=stream,
-            notes=(*found.tissue.notes, *plan.notes),
+            notes=(*options.notes_on(slide.mpp), *found.tissue.notes, *plan.notes),
         )
 
     def _plan_on(self, found: FoundTissue, options: Settled, min_tissue: float) -> PatchPlan:
         return plan_patches(
             self._slide,
             found.tissue,
-            mpp=options.mpp,
+            mpp=self._mpp,
             patch_px=options.patch_px,
             overlap_px=options.overlap_px,
             min_tissue=min_tissue,
@@ -195,4 +198,4 @@ class SlideSource:
 
 def _magnification(mpp: float) -> float:
     """Nominal magnification of a scanner, 10 um per pixel being 1x."""
-    return round(10 / mpp, 2)
+    return round(UM_AT_1X / mpp, 2)
