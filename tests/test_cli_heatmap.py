@@ -237,6 +237,15 @@ def test_a_run_and_features(cli, files, run):
     assert run.called == [(1,), (0,), (0, 1)]
 
 
+def test_a_nominal_side_is_not_taken_for_the_exact_one(cli, files, run):
+    sides = {"patch_size_level0": 128, "patch_size_level0_exact": 64}
+    write_features(files / "s.h5", slide="s.tif", **sides)
+    arguments = ("heatmap", "run", "s.tif", "--features", "s.h5", "--overwrite", "--out", "m")
+    assert cli(*arguments, "--patch-l0", 64).code == 0
+    answer = cli(*arguments, "--patch-l0", 128)
+    assert answer.err == ["histofast: --patch-l0 must be 64, as s.h5 says, got 128"]
+
+
 def test_features_of_other_tools_need_the_side(cli, files, run):
     write_features(files / "s.h5")
     arguments = ("heatmap", "run", "s.tif", "--features", "s.h5", "--out", "m")

@@ -124,6 +124,36 @@ def test_a_scale_is_said_once(tmp_path, encoder):
         extract("s.tif", tmp_path / "f", encoder, mag="20x")
 
 
+@pytest.mark.parametrize("scale", [{"mpp": 0.5}, {"mag": 20}])
+def test_the_nominal_side_is_told_beside_the_exact_one(tmp_path, encoder, scale):
+    """Patho-Bench's early fusion wants `patch_size_level0` equal over the slides of a patient."""
+    sizes = {"a": 0.25, "b": 0.2527, "c": 0.2636}
+    slides = [slide_at(tmp_path / f"{name}.tif", mpp) for name, mpp in sizes.items()]
+    report = extract(slides, tmp_path / "f", encoder, nominal_level0=True, **scale)
+    plain = extract(slides, tmp_path / "g", encoder, **scale)
+    for slide, without in zip(report.of("done"), plain.of("done"), strict=True):
+        file, same = read_features(slide.outputs[0]), read_features(without.outputs[0])
+        exact = round(32 * 0.5 / sizes[slide.name])
+        assert file.attributes["patch_size_level0"] == 64
+        assert file.attributes["patch_size_level0_exact"] == file.patch_l0 == exact
+        assert same.attributes["patch_size_level0"] == same.patch_l0 == exact
+        assert "patch_size_level0_exact" not in same.attributes
+        assert (file.identity["nominal_level0"], "nominal_level0" in same.identity) == (True, False)
+        np.testing.assert_array_equal(file.features, same.features)
+        assert verify(slide.outputs[0]) == []
+        with PatchReader(slides) as reader:  # finds the very patches again
+            rows = np.arange(2)
+            np.testing.assert_array_equal(reader.read(file, rows), reader.read(same, rows))
+    with pytest.raises(FeatureError, match="made with nominal_level0 True, asked for is nominal_l"):
+        extract(slides, tmp_path / "f", encoder, **scale)
+
+
+def test_patches_have_no_level_0(tmp_path, encoder):
+    message = "^nominal_level0 must not be given with patches, which have no level 0$"
+    with pytest.raises(ValueError, match=message):
+        extract(None, tmp_path / "f", encoder, patches="t.csv", mask=None, nominal_level0=True)
+
+
 def test_tissue_shows_the_same_patches(cli, tmp_path):
     path = slide_at(tmp_path / "s.tif", 0.2527)
     answer = cli(

@@ -6,6 +6,7 @@ stores. ``_l0`` is level-0 pixels, ``_px`` patch pixels. Boxes are (x, y, width,
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol, TypeVar
@@ -201,6 +202,21 @@ def plan_patches(
         },
         beyond_grid=beyond_grid,
     )
+
+
+def nominal_patch_l0(patch_px: int, *, mpp: float, slide_mpp: float) -> int:
+    """Return the side of a patch in level-0 pixels, were the slide's scale what scanners call it.
+
+    The nearest of 0.25 um per pixel and its halves and doubles stands for the slide's own, so that slides of
+    one scanner agree.
+
+    Example:
+        >>> [nominal_patch_l0(256, mpp=0.5, slide_mpp=mpp) for mpp in (0.2527, 0.2636, 0.4930)]
+        [512, 512, 256]
+    """
+    at_40x = UM_AT_1X / 40
+    nominal = at_40x * 2.0 ** round(math.log2(slide_mpp / at_40x))
+    return max(1, round(patch_px * mpp / nominal))
 
 
 def _tissue_of(

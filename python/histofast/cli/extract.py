@@ -77,6 +77,13 @@ def extract(
             help="whose feature files to write",
         ),
     ] = "trident",
+    nominal_level0: Annotated[
+        bool,
+        typer.Option(
+            "--nominal-level0",
+            help="tell the nominal side of patches at level 0, equal over slides of a scanner",
+        ),
+    ] = False,
     strict: Annotated[
         bool, typer.Option("--strict", help="a slide with an unreadable region fails")
     ] = False,
@@ -170,6 +177,7 @@ def extract(
             allow_upsampling=allow_upsampling,
             half=half,
             layout=cast("Layout", layout),
+            nominal_level0=nominal_level0,
             strict=strict,
             fail_fast=fail_fast,
             overwrite=overwrite,

@@ -278,12 +278,12 @@ def _checked(
         raise FeatureError(
             f"{slide.path} must have patches to look at, got none: was no tissue found?"
         )
-    told: int | None = file.attributes.get("patch_size_level0")
+    told = file.patch_l0
     if told is None and patch_l0 is None:
         raise ValueError(f"patch_l0 must be given: {file.path} does not tell the side of a patch")
-    if told is not None and patch_l0 not in (None, int(told)):
+    if told is not None and patch_l0 not in (None, told):
         raise ValueError(f"patch_l0 must be {told}, as {file.path} says, got {patch_l0}")
-    side_l0 = patch_l0 if told is None else int(told)
+    side_l0 = patch_l0 if told is None else told
     assert side_l0 is not None
     return file.coords, side_l0
 

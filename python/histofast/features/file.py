@@ -67,6 +67,14 @@ class FeatureFile:
     files: tuple[str, ...] = ()
     labels: tuple[str, ...] = ()
 
+    @property
+    def patch_l0(self) -> int | None:
+        """Side of a patch in level-0 pixels, as it was cut; None where the file does not tell."""
+        told = self.attributes.get(
+            "patch_size_level0_exact", self.attributes.get("patch_size_level0")
+        )
+        return None if told is None else int(told)
+
     def iter_chunks(self, rows: int = 4096) -> Iterator[NDArray[Any]]:
         """Yield (<= rows, d) views of the features, in order."""
         rows = whole_number("rows", rows, at_least=1)

@@ -52,7 +52,7 @@ class FeatureWriter:
             Resuming compares it. Where it repeats an attribute's name, at any depth, `verify`
             wants both to agree.
         attributes: of the coordinates, as the field names them: `name`, `patch_size` (px),
-            `patch_size_level0`, `overlap` (px), `level0_magnification`, `target_magnification`,
+            `patch_size_level0` (`patch_size_level0_exact` where that is nominal), `overlap` (px), `level0_magnification`, `target_magnification`,
             `level0_width`, `level0_height`, `mpp`, `level0_mpp`, `encoder`, and any other. Layout
             stamp needs `patch_size`, `mpp`, `level0_mpp` and `encoder`.
         tissue_fraction: (n,) float32, share of tissue in each patch.

@@ -86,6 +86,7 @@ class PatchReader:
     def _of_slide(self, job: Job, file: FeatureFile, rows: NDArray[np.int64]) -> NDArray[np.uint8]:
         assert file.identity is not None
         assert file.coords is not None
+        assert file.patch_l0 is not None
         made_of = file.identity
         with job.open(mpp=made_of.get("level0_mpp")) as slide:
             self._check_same(job, slide, file, made_of.get("slide"))
@@ -95,7 +96,7 @@ class PatchReader:
                 coords_l0=coords_l0,
                 tissue_fraction=np.ones(len(rows), np.float32),
                 patch_px=int(file.attributes["patch_size"]),
-                patch_l0=int(file.attributes["patch_size_level0"]),
+                patch_l0=file.patch_l0,
                 overlap_px=int(file.attributes["overlap"]),
                 mpp=float(file.attributes["mpp"]),
                 level=level,

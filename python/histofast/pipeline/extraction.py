@@ -65,6 +65,7 @@ def extract(
     allow_upsampling: bool = False,
     half: bool = False,
     layout: Layout = "trident",
+    nominal_level0: bool = False,
     strict: bool = False,
     fail_fast: bool = False,
     overwrite: bool = False,
@@ -104,6 +105,9 @@ def extract(
         allow_upsampling: take slides that are coarser than `mpp`.
         half: store features as float16.
         layout: "trident", "clam" or "stamp".
+        nominal_level0: the attribute `patch_size_level0` is what it would be were the slide's scale that of
+            40x, 20x ... to the letter, for tools that want it equal over slides; what was cut stays the same
+            and is told as `patch_size_level0_exact`.
         strict: a slide with an unreadable region fails; otherwise regions are counted and listed.
         fail_fast: stop at the first slide that fails.
         overwrite: replace feature files that were made by something else, with other options, or
@@ -161,6 +165,7 @@ def extract(
         allow_upsampling=allow_upsampling,
         half=half,
         layout=layout,
+        nominal_level0=nominal_level0,
         strict=strict,
         fail_fast=fail_fast,
         overwrite=overwrite,

@@ -25,7 +25,15 @@ Edge = Literal["drop", "shift"]
 
 _LEAST_MAG, _MOST_MAG = 0.5, 200.0
 
-_FLAGS = ("allow_upsampling", "half", "strict", "fail_fast", "overwrite", "of_bags")
+_FLAGS = (
+    "allow_upsampling",
+    "half",
+    "nominal_level0",
+    "strict",
+    "fail_fast",
+    "overwrite",
+    "of_bags",
+)
 # What is of the run, and not of what it makes.
 _OF_THE_RUN = ("encoders", "half", "fail_fast", "shard", "of_bags", "device", "threads", "workers")
 
@@ -54,6 +62,7 @@ class ExtractOptions:
     allow_upsampling: bool = False
     half: bool = False
     layout: Layout = "trident"
+    nominal_level0: bool = False
     strict: bool = False
     fail_fast: bool = False
     overwrite: bool = False
@@ -78,6 +87,8 @@ class ExtractOptions:
                 raise ValueError(
                     f"{name} must be one of {', '.join(known)}, got {getattr(self, name)!r}"
                 )
+        if self.nominal_level0 and self.of_bags:
+            raise ValueError("nominal_level0 must not be given with patches, which have no level 0")
         if self.half and self.layout == "clam":
             raise ValueError(
                 "half must be False for layout clam, whose readers want float32, got True"

@@ -129,7 +129,10 @@ def folders_of(encoders: Sequence[EncoderSet], options: Settled) -> tuple[Folder
     """
     if not options.patch_px:
         return ()
-    shared = {} if options.of_bags else {**planned_with(options), **found_with(options)}
+    shared: dict[str, Any] = {}
+    if not options.of_bags:  # a file says only that it is nominal, for all others are exact
+        shared = {"nominal_level0": options.nominal_level0}
+        shared |= {**planned_with(options), **found_with(options)}
     folders = []
     for together in encoders:
         for spec in together.specs:

@@ -25,7 +25,7 @@ from histofast.patches import (
 from histofast.pipeline.options import Settled
 from histofast.pipeline.reports import Clock
 from histofast.pipeline.watching import Watched
-from histofast.tiling import UM_AT_1X, PatchPlan, plan_patches
+from histofast.tiling import UM_AT_1X, PatchPlan, nominal_patch_l0, plan_patches
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -56,6 +56,7 @@ def planned_with(options: Settled, *, mpp: float | None = None) -> dict[str, Any
         "overlap": options.overlap_px,
         "min_tissue": options.min_tissue,
         "edge": options.edge,
+        **({"nominal_level0": True} if options.nominal_level0 else {}),
     }
 
 
@@ -144,7 +145,7 @@ class SlideSource:
         attributes = {
             "name": self._job.name,
             "patch_size": options.patch_px,
-            "patch_size_level0": plan.patch_l0,
+            **self._sides_l0(plan, options),
             "overlap": options.overlap_px,
             "level0_magnification": _magnification(slide.mpp),
             "target_magnification": options.mag or _magnification(self._mpp),
@@ -169,6 +170,13 @@ class SlideSource:
             stream=stream,
             notes=(*options.notes_on(slide.mpp), *found.tissue.notes, *plan.notes),
         )
+
+    def _sides_l0(self, plan: PatchPlan, options: Settled) -> dict[str, int]:
+        """Side of a patch in level-0 pixels, under the names that readers of it expect."""
+        if not options.nominal_level0:
+            return {"patch_size_level0": plan.patch_l0}
+        nominal = nominal_patch_l0(plan.patch_px, mpp=options.mpp, slide_mpp=self._slide.mpp)
+        return {"patch_size_level0": nominal, "patch_size_level0_exact": plan.patch_l0}
 
     def _plan_on(self, found: FoundTissue, options: Settled, min_tissue: float) -> PatchPlan:
         return plan_patches(
