@@ -16,6 +16,7 @@ REMEDIES = {
     "onnxscript": "histofast[test]",
     "tensorboard": "histofast[tensorboard]",
     **dict.fromkeys(["timm", "torchvision"], "histofast[timm]"),
+    "captum": "captum",
     "cupy": "cupy",
     "keras": "keras",
     "mlflow": "histofast[mlflow]",

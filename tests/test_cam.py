@@ -106,6 +106,23 @@ def test_maps_of_any_layer_are_those_of_captured_maps_and_gradients(layer, numbe
         np.testing.assert_allclose(found.output, network(x).numpy(), rtol=1e-5)
 
 
+@pytest.mark.parametrize(("name", "layer"), [("resnet18", "layer3"), ("squeezenet1.1", "features.12")])
+def test_captums_grad_cam_is_the_same(name, layer):
+    attr = need("captum.attr")
+    network, pixels = create(name, classes=4, seed=0), pictures(n=3, px=64)
+    found = cam.cams(network, pixels, layer=layer, methods=["gradcam"], classes=[[0], [3], [1]])
+    named = dict(network.named_modules())[layer]
+    inputs = torch.from_numpy(pixels).permute(0, 3, 1, 2).float() / 255
+    mean, std = (torch.tensor(v)[:, None, None] for v in (network.mean, network.std))
+    wanted = attr.LayerGradCam(network, named).attribute(
+        (inputs - mean) / std, torch.tensor([0, 3, 1]), relu_attributions=True
+    )
+    assert wanted.max() > 0
+    np.testing.assert_allclose(
+        found.maps["gradcam"], wanted.detach().numpy(), rtol=1e-4, atol=1e-6 * wanted.max().item()
+    )
+
+
 def test_several_classes_and_classes_of_each_picture():
     network, pixels = small(), pictures()
     both = cam.cams(network, pixels, layer="two", classes=[2, 0])

@@ -10,17 +10,19 @@ except ModuleNotFoundError:
     raise missing_extra("torch", by=__name__) from None
 
 from histofast.explain.cam.answers import answer_of
+from histofast.explain.cam.bags import BagCams, attention_and_slopes, cams_of_bag
 from histofast.explain.cam.capture import Cams, cams
 from histofast.explain.cam.definitions import METHODS, NAMES, Method
 from histofast.explain.cam.pictures import Explained, explain_pictures, save_maps
 from histofast.explain.cam.scores import curve, mass_shares, mean_over_groups, rank_correlations
-from histofast.explain.cam.slide import SlideCam, attention_and_slopes, cam_of_slide
+from histofast.explain.cam.slide import SlideCam, cam_of_slide
 from histofast.explain.cam.slide import save as save_slide
 from histofast.explain.cam.worth import Change, Measured, Worth, darkness, measure
 
 __all__ = [
     "METHODS",
     "NAMES",
+    "BagCams",
     "Cams",
     "Change",
     "Explained",
@@ -32,6 +34,7 @@ __all__ = [
     "attention_and_slopes",
     "cam_of_slide",
     "cams",
+    "cams_of_bag",
     "curve",
     "darkness",
     "explain_pictures",

@@ -15,7 +15,7 @@ from histofast._arrays import check
 from histofast._numbers import whole_number
 from histofast._stopping import stop_if_asked
 from histofast.errors import ModelError
-from histofast.explain.cam.definitions import METHODS, Method, check_method
+from histofast.explain.cam.definitions import METHODS, Method, check_methods
 from histofast.networks import Gradients, Recorder, gradients
 
 BATCH = 32
@@ -69,9 +69,7 @@ def cams(
 
     Determinism: by the device; a map may differ in the last bits with what is in its batch.
     """
-    chosen = [check_method(method) for method in methods]
-    if not chosen:
-        raise ValueError(f"methods must name at least one of {', '.join(METHODS)}, got none")
+    chosen = check_methods(methods)
     recorder = Recorder(network, [layer])
     batch_size = whole_number("batch_size", batch_size, at_least=1)
     n, *_ = check("pixels", pixels, "uint8", ("n", "h", "w", 3), contiguous=False)

@@ -5,7 +5,7 @@ k counts channels, A_k is a map (h, w) of the layer, g_k the gradient of a class
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Literal, get_args
 
 import torch
@@ -85,3 +85,15 @@ def check_method(method: str) -> Method:
         if name == method:
             return name  # type: ignore[no-any-return]
     raise ValueError(f"method must be one of {', '.join(METHODS)}, got {method!r}")
+
+
+def check_methods(methods: Sequence[str]) -> list[Method]:
+    """Return methods, if there are some and all of these names.
+
+    Raises:
+        ValueError: none, or no such method.
+    """
+    chosen = [check_method(method) for method in methods]
+    if not chosen:
+        raise ValueError(f"methods must name at least one of {', '.join(METHODS)}, got none")
+    return chosen

@@ -24,7 +24,7 @@ from histofast.datasets import (
     resampled,
 )
 from histofast.explain.cam.capture import BATCH, Cams, joined, of_batch
-from histofast.explain.cam.definitions import NAMES, Method, check_method
+from histofast.explain.cam.definitions import NAMES, Method, check_methods
 from histofast.explain.cam.worth import DARKNESS, RANDOM, Measured, darkness, measure
 from histofast.explain.scoring import Score, score
 from histofast.learning import LEAST_GROUPS
@@ -123,7 +123,7 @@ def explain_pictures(
     shown = whole_number("shown", shown, at_least=0)
     sample = whole_number("sample", sample, at_least=0)
     threads = whole_number("threads", threads, at_least=1)
-    chosen = tuple(dict.fromkeys(check_method(method) for method in methods))
+    chosen = tuple(dict.fromkeys(check_methods(methods)))
     run = run if isinstance(run, Run) else open_run(run)
     wanted = None if classes is None else _numbers(run, classes)
     network = run.network().to(pick_device(device))

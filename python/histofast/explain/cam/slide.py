@@ -1,13 +1,9 @@
-"""A run of slides and a slide in; where within its patches the slide's prediction comes from, out.
-
-With attention a_i held where it is, a slide's output is sum_i a_i v_i of what is said of each patch alone, and
-its gradient by the maps of patch i is a_i times that of v_i: attention times the patch's own map.
-"""
+"""A run of slides and a slide in; where within its patches the slide's prediction comes from, out."""
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -16,32 +12,26 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 from histofast import report
 from histofast._numbers import whole_number
-from histofast._stopping import stop_if_asked
 from histofast._words import count, did_you_mean
 from histofast.encoders import find, read_spec
 from histofast.errors import ModelError
-from histofast.explain.cam.capture import BATCH, as_maps
-from histofast.explain.cam.definitions import METHODS, NAMES, Method, check_method
+from histofast.explain.cam.bags import cams_of_bag
+from histofast.explain.cam.definitions import NAMES, Method, check_method
 from histofast.explain.cam.scores import rank_correlations
 from histofast.explain.cam.worth import UNCHANGED
 from histofast.explain.maps import AttentionMap, Scale, attention_map, check_look
 from histofast.explain.runs import OnSlide, run_on_slide
-from histofast.mil import BagModel, create
-from histofast.networks import Recorder, gradients, pick_device, restore, twin
+from histofast.mil import BagModel
+from histofast.networks import pick_device, restore
 from histofast.patches import PatchReader
 
 if TYPE_CHECKING:
     from histofast.pipeline import Progress
 
-_AGREE = 1e-3  # of what is said of a patch, how far the weighted mean may be off
 _SIDE_PX = 1000  # of a picture on the page
-_CHUNK = 256  # patches whose graphs are held at a time
-
-Read = Callable[[NDArray[np.int64]], NDArray[np.uint8]]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -124,14 +114,20 @@ def cam_of_slide(
         ) as found,
         PatchReader([found.slide.path]) as reader,
     ):
-        bag = torch.from_numpy(np.array(found.file.features, np.float32, order="C"))
+        bag = np.array(found.file.features, np.float32, order="C")
         models = [found.run.models()[k] for k in found.folds]
         number = _number(found, models, bag, class_name)
-        network = _network(found, encoder).to(pick_device(device))
-        recorder = Recorder(network, [network.layer if layer is None else layer])
-        read = partial(reader.read, found.file)
-        whole = _maps(recorder, models, bag, read, method=chosen, number=number)
-        null = _null(recorder, models, read, n=len(bag), method=chosen, number=number, seed=seed)
+        made = cams_of_bag(
+            _network(found, encoder).to(pick_device(device)),
+            models,
+            features=bag,
+            read=partial(reader.read, found.file),
+            number=number,
+            methods=[chosen],
+            layer=layer,
+            seed=seed,
+        )
+        whole, null = made.maps[chosen], made.null[chosen]
         shown_class = found.run.classes[number] if found.run.classes else ""
         name = NAMES[chosen] + (f" of {shown_class}" if shown_class else "")
         drawn = [
@@ -140,32 +136,12 @@ def cam_of_slide(
         ]
     return SlideCam(
         method=chosen,
-        layer=recorder.names[0],
+        layer=made.layer,
         shown_class=shown_class,
         map=drawn[0],
         null=drawn[1],
         agreement=float(rank_correlations(whole.reshape(1, 1, -1), null.reshape(1, 1, -1))[0]),
     )
-
-
-def _null(
-    recorder: Recorder,
-    models: Sequence[BagModel],
-    read: Read,
-    *,
-    n: int,
-    method: Method,
-    number: int,
-    seed: int,
-) -> NDArray[np.float64]:
-    """Return what encoder and models show whose weights are all drawn anew."""
-    other = Recorder(twin(recorder.network, seed=seed), recorder.names)
-    anew = [
-        create(model.name, d=model.d, outputs=model.outputs, seed=seed + k, **model.options)
-        for k, model in enumerate(models)
-    ]
-    bag = _encoded(other, n, read)
-    return _maps(other, anew, bag, read, method=method, number=number)
 
 
 def _network(found: OnSlide, encoder: str | Path | None) -> Any:
@@ -182,12 +158,14 @@ def _network(found: OnSlide, encoder: str | Path | None) -> Any:
     return restore(find(name))
 
 
-def _number(found: OnSlide, models: Sequence[BagModel], bag: Tensor, class_name: str | None) -> int:
+def _number(
+    found: OnSlide, models: Sequence[BagModel], bag: NDArray[np.float32], class_name: str | None
+) -> int:
     """Return the number of the output to explain."""
     classes = found.run.classes
     if class_name is None:
         with torch.inference_mode():
-            outputs = torch.stack([model(bag).output for model in models])
+            outputs = torch.stack([model(torch.from_numpy(bag)).output for model in models])
         return int(outputs.softmax(1).mean(0).argmax()) if classes else 0
     if class_name not in classes:
         raise ValueError(
@@ -195,96 +173,6 @@ def _number(found: OnSlide, models: Sequence[BagModel], bag: Tensor, class_name:
             f"{did_you_mean(class_name, classes)}"
         )
     return classes.index(class_name)
-
-
-def _batches(n: int) -> Iterator[NDArray[np.int64]]:
-    for first in range(0, n, BATCH):
-        stop_if_asked()
-        yield np.arange(first, min(n, first + BATCH))
-
-
-def _encoded(recorder: Recorder, n: int, read: Read) -> Tensor:
-    """Return (n, d) what a network gives for all patches."""
-    parts = [torch.from_numpy(recorder.run(read(r), lambda *_: None)) for r in _batches(n)]
-    return torch.cat(parts)
-
-
-def _maps(
-    recorder: Recorder,
-    models: Sequence[BagModel],
-    bag: Tensor,
-    read: Read,
-    *,
-    method: Method,
-    number: int,
-) -> NDArray[np.float64]:
-    """Return (n, h, w) attention times the map of each patch, the mean over models."""
-    told = [attention_and_slopes(model, bag, number=number) for model in models]
-    layer, found = recorder.names[0], []
-    for rows in _batches(len(bag)):
-        pixels = read(rows)
-        slopes = [slope[rows] for _, slope in told]
-        out = gradients(recorder, pixels, partial(_along, slopes))
-        size = pixels.shape[1:3]
-        maps = as_maps(recorder.network, layer, out.activations[layer], size)
-        total = torch.zeros(())
-        for (attention, _), slope in zip(told, out.gradients, strict=True):
-            cam = METHODS[method](maps, as_maps(recorder.network, layer, slope[layer], size))
-            total = total + attention[rows, None, None] * cam.double().cpu()
-        found.append((total / len(told)).numpy())
-    joined: NDArray[np.float64] = np.concatenate(found)
-    return joined
-
-
-def _along(slopes: Sequence[Tensor], output: Tensor) -> list[Tensor]:
-    return [slope.to(output) for slope in slopes]
-
-
-def attention_and_slopes(model: BagModel, bag: Tensor, *, number: int) -> tuple[Tensor, Tensor]:
-    """Return attention and how what a model says of each patch alone moves with its features.
-
-    Args:
-        model: in evaluation mode.
-        bag: (n, d) float32.
-        number: of the output.
-
-    Returns:
-        (n,) float64 a_i, and (n, d) gradients of v_i, what the model says of a slide of patch i alone.
-
-    Raises:
-        ValueError: a model without attention, or whose output is not sum_i a_i v_i.
-    """
-    were = [p for p in model.parameters() if p.requires_grad]
-    try:
-        for parameter in were:
-            parameter.requires_grad_(False)
-        with torch.inference_mode(False), torch.enable_grad():
-            features = bag.detach().clone()
-            whole = model(features)
-            parts = [_alone(model, part, number) for part in features.split(_CHUNK)]
-    finally:
-        for parameter in were:
-            parameter.requires_grad_(True)
-    said, slopes = (torch.cat(each) for each in zip(*parts, strict=True))
-    output = float(whole.output[number])
-    off = 1.0
-    if whole.attention is not None:
-        added = float((whole.attention.double() * said.double()).sum())
-        off = abs(added - output) / (1e-6 + float(said.abs().max()))
-    if off > _AGREE:
-        raise ValueError(
-            "method must be of a run whose models say of a slide the mean of what they say of its patches, "
-            f"weighted by attention, got {model.name}: train one of attention or gated"
-        )
-    assert whole.attention is not None
-    return whole.attention.double(), slopes
-
-
-def _alone(model: BagModel, part: Tensor, number: int) -> tuple[Tensor, Tensor]:
-    features = part.clone().requires_grad_()
-    said = torch.stack([model(features[i : i + 1]).output[number] for i in range(len(part))])
-    (slope,) = torch.autograd.grad(said.sum(), features)
-    return said.detach(), slope
 
 
 def _drawn(
