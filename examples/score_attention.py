@@ -1,24 +1,32 @@
-"""Does attention find the tumour? Attention of a run's models against labels of patches it has never seen.
+"""Does a model look where the tumour is? Attention and class activation maps against labels of unseen patches.
 
     histofast extract --patches dense/labels.csv --encoder study/encoders/densenet121-cuts.onnx --patch-px 96 --allow-upsampling --out dense-features
     python examples/score_attention.py study/runs/densenet121-transition2/repeat-0 dense-features/.../features_densenet121-transition2 dense/labels.csv
 
 labels.csv as for `histofast extract --patches`, with x, y and labels 0 and 1. Patches are compared within
-their slide; beside it, what the model says of each patch alone, and how dark the patch is.
+their slide; beside it, what the model says of each patch alone, how dark the patch is, and numbers drawn at random.
+With --layers a patch also has the mean of its class activation map times attention, and that of an encoder and
+models with all weights drawn anew; the run's encoder must then be one that `histofast models export` wrote.
 """
 
 from __future__ import annotations
 
 import argparse
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
-from histofast import explain, mil
-from histofast.features import read_features
-from histofast.patches import read_patch_table
-from histofast.slides import read_image
+from histofast import explain, mil, networks
+from histofast.explain import cam
+from histofast.features import FeatureFile, read_features
+from histofast.patches import PatchReader, read_patch_table
+
+Values = Iterator[tuple[str, NDArray[np.float64]]]
 
 
 def main() -> None:
@@ -26,26 +34,34 @@ def main() -> None:
     parser.add_argument("run", type=Path)
     parser.add_argument("features", type=Path)
     parser.add_argument("patches", type=Path)
+    parser.add_argument("--layers", nargs="*", default=[], metavar="NAME")
+    parser.add_argument("--encoder", help="of the run [found by its name]")
     options = parser.parse_args()
 
     run = mil.open_run(options.run)
     models = run.models()
-    found = {"attention": [], "output of the patch alone": [], "darkness": []}
+    network = None
+    if options.layers:
+        network = networks.restore(options.encoder or str(run.encoder["name"]))
+    found = defaultdict(list)
     labels, slides, coords = [], [], []
-    for bag in read_patch_table(options.patches):
-        if bag.name in run.names:
-            raise SystemExit(f"{bag.name} took part in the training")
-        features = read_features(options.features / f"{bag.name}.h5").features
-        with torch.inference_mode():
-            outputs = [model(torch.from_numpy(features)).patch_outputs for model in models]
-        positive = np.mean([out.softmax(1)[:, 1].numpy() for out in outputs], axis=0)
-        attention = mil.attention_of(run, features)
-        darkness = np.array([-read_image(file).mean() for file in bag.files])
-        for name, values in zip(found, (attention, positive, darkness), strict=True):
-            found[name].append(np.asarray(values, np.float64))
-        labels.append(np.array([int(label) for label in bag.labels]))
-        slides.append(np.full(len(bag), bag.name))
-        coords.append(bag.coords)
+    rng = np.random.default_rng(0)
+    with PatchReader(patches=options.patches) as reader:
+        for bag in read_patch_table(options.patches):
+            if bag.name in run.names:
+                raise SystemExit(f"{bag.name} took part in the training")
+            file = read_features(options.features / f"{bag.name}.h5")
+            for name, values in said_of(run, models, file):
+                found[name].append(values)
+            for layer in options.layers:
+                for name, values in shown_of(network, models, file, reader, layer=layer):
+                    found[name].append(values)
+            pixels = reader.read(file, np.arange(len(bag)))
+            found["darkness"].append(-pixels.mean((1, 2, 3), dtype=np.float64))
+            found["random"].append(rng.random(len(bag)))
+            labels.append(np.array([int(label) for label in bag.labels]))
+            slides.append(np.full(len(bag), bag.name))
+            coords.append(bag.coords)
     for name, values in found.items():
         score = explain.score(
             np.concatenate(values),
@@ -58,6 +74,38 @@ def main() -> None:
             f"{len(np.concatenate(labels))} patches of {len(labels)} slides, "
             f"{score.units} {score.unit} resampled"
         )
+
+
+def said_of(run: mil.Run, models: Sequence[mil.BagModel], file: FeatureFile) -> Values:
+    """What models look at, and what they say of each patch alone."""
+    yield "attention", np.asarray(mil.attention_of(run, file.features), np.float64)
+    with torch.inference_mode():
+        outputs = [model(torch.from_numpy(file.features)).patch_outputs for model in models]
+    positive = np.mean([out.softmax(1)[:, 1].numpy() for out in outputs], axis=0)
+    yield "output of the patch alone", np.asarray(positive, np.float64)
+
+
+def shown_of(
+    network: torch.nn.Module,
+    models: Sequence[mil.BagModel],
+    file: FeatureFile,
+    reader: PatchReader,
+    *,
+    layer: str,
+) -> Values:
+    """Means of the maps of each patch, times attention, and of their null."""
+    made = cam.cams_of_bag(
+        network,
+        models,
+        features=file.features,
+        read=partial(reader.read, file),
+        number=1,
+        methods=list(cam.METHODS),
+        layer=layer,
+    )
+    for maps, note in ((made.maps, ""), (made.null, ", weights drawn anew")):
+        for method, values in maps.items():
+            yield f"{cam.NAMES[method]} of {layer}{note}", values.mean((1, 2))
 
 
 if __name__ == "__main__":

@@ -106,7 +106,9 @@ def test_maps_of_any_layer_are_those_of_captured_maps_and_gradients(layer, numbe
         np.testing.assert_allclose(found.output, network(x).numpy(), rtol=1e-5)
 
 
-@pytest.mark.parametrize(("name", "layer"), [("resnet18", "layer3"), ("squeezenet1.1", "features.12")])
+@pytest.mark.parametrize(
+    ("name", "layer"), [("resnet18", "layer3"), ("squeezenet1.1", "features.12")]
+)
 def test_captums_grad_cam_is_the_same(name, layer):
     attr = need("captum.attr")
     network, pixels = create(name, classes=4, seed=0), pictures(n=3, px=64)
