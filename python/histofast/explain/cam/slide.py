@@ -114,8 +114,8 @@ def cam_of_slide(
         ) as found,
         PatchReader([found.slide.path]) as reader,
     ):
-        bag = np.array(found.file.features, np.float32, order="C")
         models = [found.run.models()[k] for k in found.folds]
+        bag = np.array(found.file.features, np.float32, order="C")
         number = _number(found, models, bag, class_name)
         made = cams_of_bag(
             _network(found, encoder).to(pick_device(device)),
@@ -127,21 +127,18 @@ def cam_of_slide(
             layer=layer,
             seed=seed,
         )
-        whole, null = made.maps[chosen], made.null[chosen]
         shown_class = found.run.classes[number] if found.run.classes else ""
         name = NAMES[chosen] + (f" of {shown_class}" if shown_class else "")
-        drawn = [
-            _drawn(found, values, name=label, scale=scale, alpha=alpha)
-            for values, label in ((whole, name), (null, f"{name}, weights drawn anew"))
-        ]
-    return SlideCam(
-        method=chosen,
-        layer=made.layer,
-        shown_class=shown_class,
-        map=drawn[0],
-        null=drawn[1],
-        agreement=float(rank_correlations(whole.reshape(1, 1, -1), null.reshape(1, 1, -1))[0]),
-    )
+        draw = partial(_drawn, found, scale=scale, alpha=alpha)
+        whole, null = made.maps[chosen], made.null[chosen]
+        return SlideCam(
+            method=chosen,
+            layer=made.layer,
+            shown_class=shown_class,
+            map=draw(whole, name=name),
+            null=draw(null, name=f"{name}, weights drawn anew"),
+            agreement=float(rank_correlations(whole.reshape(1, 1, -1), null.reshape(1, 1, -1))[0]),
+        )
 
 
 def _network(found: OnSlide, encoder: str | Path | None) -> Any:
