@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 import reference
 from fake_slides import FakeSlide, noise
 from histofast.errors import SlideError, TileError
-from histofast.patches import bag_patch_px, iter_patches, read_patch_table, stream_bag, stream_slide
+from histofast.patches import fit_bag, iter_patches, read_patch_table, stream_bag, stream_slide
 from histofast.slides import LOOKAHEAD, Schedule, write_png
 from histofast.tiling import plan_patches
 
@@ -315,7 +315,7 @@ def test_patch_table(table):
     assert unnamed[0].identity == unnamed[1].identity  # the same pictures at the same places
     assert len({a.identity, b.identity, replace(a, labels=("1",) * 5).identity}) == 3
     assert a.names == ("a0.png", "a1.png", "a2.png", "a3.png", "a4.png")
-    assert bag_patch_px(a) == 30
+    assert fit_bag(a).patch_px == 30
     pixels = np.concatenate([x.pixels for x in stream_bag(a, batch_size=2)])
     np.testing.assert_array_equal(pixels, np.stack([noise(30, 30, seed=i) for i in range(5)]))
     small = next(stream_bag(a, patch_px=15, batch_size=2)).pixels
@@ -374,13 +374,10 @@ def test_bag_refuses_bad_images(table, tmp_path):
         next(stream_bag(a, patch_px=40))
     assert next(stream_bag(a, patch_px=40, allow_upsampling=True)).pixels.shape == (5, 40, 40, 3)
     write_png(tmp_path / "a3.png", noise(30, 31))
-    with pytest.raises(SlideError, match=r"a3.png must be 30 x 30 px .*, got 31 x 30"):
+    with pytest.raises(SlideError, match=r"not 30 x 30 px like most, a3\.png \(31 x 30\): leave"):
         list(stream_bag(a))
     (tmp_path / "b1.png").unlink()
-    with pytest.raises((SlideError, FileNotFoundError), match=r"b1.png"):
+    with pytest.raises(FileNotFoundError, match=r"no such image: .*b1\.png"):
         list(stream_bag(b))
     with pytest.raises(SlideError, match=r"no such patch image: .*b1.png"):
         _ = b.identity
-    write_png(tmp_path / "b0.png", noise(30, 31))
-    with pytest.raises(SlideError, match="must be square, got 31 x 30"):
-        bag_patch_px(b)

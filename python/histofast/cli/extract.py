@@ -16,6 +16,7 @@ from histofast.cli.progress import show_progress, summarise
 
 if TYPE_CHECKING:
     from histofast.features import Layout
+    from histofast.patches import OddPatches
 
 
 def extract(
@@ -52,6 +53,17 @@ def extract(
             help="which patch images are one bag: a column, their folder, or a group in their name",
         ),
     ] = None,
+    odd_patches: Annotated[
+        str,
+        options.choice(
+            "--odd-patches",
+            "error",
+            "skip",
+            "pad",
+            "resize",
+            help="patch images of other sizes than most of their bag",
+        ),
+    ] = "error",
     wsi_dir: Annotated[
         Path | None,
         typer.Option("--wsi-dir", "--wsi_dir", metavar="FOLDER", help="folder of slides"),
@@ -165,6 +177,7 @@ def extract(
             encoder=encoder or DEFAULT_ENCODER,
             patches=patches,
             bag_from=bag_from,
+            odd_patches=cast("OddPatches", odd_patches),
             mpp=mpp,
             mag=mag,
             patch_px=patch_px,

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from histofast.patches.fitting import FittedBag, OddPatches, fit_bag
 from histofast.patches.folders import SPLIT_NAMES, table_meant
-from histofast.patches.images import bag_patch_px, stream_bag
+from histofast.patches.images import stream_bag, stream_fitted
 from histofast.patches.pictures import (
     STANDARDISED,
     GroupKind,
@@ -36,10 +37,12 @@ __all__ = [
     "SLIDE_FAILURES",
     "SPLIT_NAMES",
     "STANDARDISED",
+    "FittedBag",
     "FoundTissue",
     "GroupKind",
     "Job",
     "MaskFile",
+    "OddPatches",
     "PatchBag",
     "PatchBatch",
     "PatchReader",
@@ -47,7 +50,7 @@ __all__ = [
     "Picture",
     "Pictures",
     "TissueOptions",
-    "bag_patch_px",
+    "fit_bag",
     "iter_patches",
     "list_bags",
     "list_jobs",
@@ -59,6 +62,7 @@ __all__ = [
     "sample_patches",
     "select_shard",
     "stream_bag",
+    "stream_fitted",
     "stream_slide",
     "survey_tissue",
     "table_meant",

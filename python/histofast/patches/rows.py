@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
 from pathlib import Path
 from typing import Self
 
@@ -14,7 +13,8 @@ from numpy.typing import NDArray
 from histofast._machine import available_cpus
 from histofast.errors import FeatureError
 from histofast.features import FeatureFile
-from histofast.patches.images import stream_bag
+from histofast.patches.fitting import fit_bag
+from histofast.patches.images import stream_fitted
 from histofast.patches.sources import Job, list_bags, list_jobs
 from histofast.patches.stream import iter_patches
 from histofast.patches.tables import PatchBag
@@ -113,18 +113,15 @@ class PatchReader:
         bag = job.bag
         assert bag is not None
         self._check_same(job, bag, file, file.identity.get("patches"))
-        chosen = replace(
-            bag,
-            files=tuple(bag.files[i] for i in rows),
-            labels=("",) * len(rows),
-            coords_l0=None,
-        )
-        batches = stream_bag(
-            chosen,
+        odd = file.identity.get("odd_patches")
+        # What becomes of odd images depends on all others; without any those asked for are enough.
+        fitted = fit_bag(
+            bag if odd else bag.take(rows),
             patch_px=int(file.attributes["patch_size"]),
+            odd=odd or "error",
             allow_upsampling=True,
-            workers=self._pool,
         )
+        batches = stream_fitted(fitted.take(rows) if odd else fitted, workers=self._pool)
         return np.concatenate([batch.pixels for batch in batches])
 
     def _check_same(

@@ -167,10 +167,7 @@ def _of_bag(
     rows = np.sort(rng.permutation(len(bag))[:n])
     if not len(rows):
         return []
-    some = replace(
-        bag, files=tuple(bag.files[i] for i in rows), labels=("",) * len(rows), coords_l0=None
-    )
-    batches = stream_bag(some, patch_px=patch_px, allow_upsampling=True, workers=pool)
+    batches = stream_bag(bag.take(rows), patch_px=patch_px, allow_upsampling=True, workers=pool)
     pixels = [patch for batch in batches for patch in batch.pixels]
     return list(zip(pixels, (bag.labels[i] for i in rows), strict=True))
 

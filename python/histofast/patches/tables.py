@@ -27,7 +27,7 @@ class PatchBag:
 
     Attributes:
         name: of the bag.
-        files: (n) image files, all of one square size.
+        files: (n) image files, squares of one size but for odd ones, see `fit_bag`.
         coords_l0: (n, 2) int64 from the x and y columns; None when the table has none.
         labels: (n) label of each row as text, "" where the table has none.
         split: "train", "valid", ...; "" when the table has none.
@@ -45,6 +45,17 @@ class PatchBag:
 
     def __len__(self) -> int:
         return len(self.files)
+
+    def take(self, rows: NDArray[np.int64] | Sequence[int]) -> PatchBag:
+        """Return the bag of some of its rows."""
+        at = [int(row) for row in rows]
+        return replace(
+            self,
+            files=tuple(self.files[i] for i in at),
+            coords_l0=None if self.coords_l0 is None else self.coords_l0[at],
+            labels=tuple(self.labels[i] for i in at),
+            names=tuple(self.names[i] for i in at) if self.names else (),
+        )
 
     @property
     def coords(self) -> NDArray[np.int64]:

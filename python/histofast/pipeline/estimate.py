@@ -42,7 +42,7 @@ def estimate(
                 folder.refuse_others()
         for slide in slides:
             entry = _plan(slide, encoders, settled, pool, patches_of)
-            report.slides.append(entry)
+            report.add(entry)
             if on_progress is not None:
                 on_progress(
                     Progress(

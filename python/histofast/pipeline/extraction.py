@@ -22,6 +22,7 @@ from histofast.features import Layout
 from histofast.patches import (
     IMAGE_SUFFIXES,
     Job,
+    OddPatches,
     TissueOptions,
     list_bags,
     list_jobs,
@@ -53,6 +54,7 @@ def extract(
     encoder: str | Path | Sequence[str | Path] = DEFAULT_ENCODER,
     patches: str | Path | None = None,
     bag_from: str | None = None,
+    odd_patches: OddPatches = "error",
     mpp: float | None = None,
     mag: float | None = None,
     patch_px: int | None = None,
@@ -90,11 +92,13 @@ def extract(
         patches: instead of slides, a CSV of patch images (file[, slide, patient, label, x, y, split]), or
             a folder of classes.
         bag_from: which patch images are one bag, and so one file; see `read_patch_table`.
+        odd_patches: what to do with patch images of other sizes than most of their bag: "error", "skip", "pad"
+            or "resize"; see `fit_bag`.
         mpp: um per pixel of the patches, exactly; what the encoder was made for when None.
         mag: what scanners call it instead: 40 is 0.25 um per pixel, 20 is 0.5. A slide whose own scale is
             that to within 6 % keeps it, which its line and its file say; others are resampled to it.
-        patch_px: side of the patches in pixels; what the encoder was made for when None (for
-            patch images: their own size).
+        patch_px: side of the patches in pixels; what the encoder was made for when None. Patch images are
+            then averaged down to it where the encoder takes one size only, and else as they are.
         overlap_px: overlap of neighbouring patches, in patch pixels.
         min_tissue: least share of tissue in a patch, 0..1.
         edge: see `plan_patches`.
@@ -171,6 +175,7 @@ def extract(
         overwrite=overwrite,
         shard=shard,
         of_bags=patches is not None,
+        odd_patches=odd_patches,
         device=device,
         threads=threads,
         workers=workers,

@@ -103,7 +103,7 @@ class Gathering:
             )
         if isinstance(outcome.error, NoSpaceError):
             self.report.error = slide.error
-        self.report.slides.append(slide)
+        self.report.add(slide)
         self._account()
         self._tell(slide)
         if self._saver is not None:

@@ -16,7 +16,7 @@ from histofast._numbers import mpp_number, real_number, whole_number
 from histofast.encoders import EncoderSet, EncoderSpec, device_problem, driver_gpu_count
 from histofast.errors import ModelError
 from histofast.features import Layout
-from histofast.patches import TissueOptions
+from histofast.patches import OddPatches, TissueOptions
 from histofast.tiling import LEVEL_TOLERANCE, MAG_TOLERANCE, UM_AT_1X, mpp_at
 
 DEFAULT_ENCODER = "densenet121-t2"
@@ -68,6 +68,7 @@ class ExtractOptions:
     overwrite: bool = False
     shard: str | None = None
     of_bags: bool = False
+    odd_patches: OddPatches = "error"
     device: str = "auto"
     threads: int | None = None
     workers: int | None = None
@@ -82,11 +83,17 @@ class ExtractOptions:
             self._set(name, getattr(self, name) or available_cpus())
         if not self.encoders:
             raise ValueError("encoder must name at least one encoder, got none")
-        for name, known in (("layout", get_args(Layout)), ("edge", get_args(Edge))):
+        for name, known in (
+            ("layout", get_args(Layout)),
+            ("edge", get_args(Edge)),
+            ("odd_patches", get_args(OddPatches)),
+        ):
             if getattr(self, name) not in known:
                 raise ValueError(
                     f"{name} must be one of {', '.join(known)}, got {getattr(self, name)!r}"
                 )
+        if self.odd_patches != "error" and not self.of_bags:
+            raise ValueError("odd_patches must be given with patches only, got slides")
         if self.nominal_level0 and self.of_bags:
             raise ValueError("nominal_level0 must not be given with patches, which have no level 0")
         if self.half and self.layout == "clam":
@@ -216,7 +223,9 @@ def settle(options: ExtractOptions, encoders: Sequence[EncoderSet]) -> Settled:
     if options.mpp is None:
         given["mpp"] = _agreed(encoders, "mpp")
     if options.patch_px is None:
-        given["patch_px"] = 0 if options.of_bags else _agreed(encoders, "patch_px")
+        given["patch_px"] = (
+            _fixed_px(encoders) if options.of_bags else _agreed(encoders, "patch_px")
+        )
     if options.batch_size is None:
         given["batch_size"] = min(encoder.preferred_batch for encoder in encoders)
     settled = Settled(**given, is_mpp_given=options.mpp is not None)
@@ -240,6 +249,11 @@ def _agreed(encoders: Sequence[EncoderSet], what: Literal["mpp", "patch_px"]) ->
         listed = ", ".join(f"{name}: {value:g}" for name, value in values.items())
         raise ValueError(f"{what} must be given when encoders differ in it ({listed})")
     return next(iter(values.values()))
+
+
+def _fixed_px(encoders: Sequence[EncoderSet]) -> int:
+    """Side of the patches that an encoder takes, 0 where all take any."""
+    return next((spec.height_px for spec in specs_of(encoders) if spec.height_px), 0)
 
 
 def specs_of(encoders: Sequence[EncoderSet]) -> list[EncoderSpec]:

@@ -243,6 +243,7 @@ def prepare(
     report.patches, report.unreadable = len(planned.coords_l0), len(planned.unreadable_l0)
     report.damaged_patches, report.reason = 0, planned.empty
     report.notes = list(planned.notes)
+    report.of_run = _notes_on_pictures(planned.picture_px, source.patch_px, encoders)
     return Prepared(
         report=report,
         planned=planned,
@@ -252,6 +253,21 @@ def prepare(
         holding=holding,
         locks=locks,
     )
+
+
+def _notes_on_pictures(picture_px: int, patch_px: int, encoders: Sequence[EncoderSet]) -> list[str]:
+    """Say how ready-made patches came to their size, where an encoder was made for another."""
+    if not picture_px:
+        return []
+    if picture_px != patch_px:
+        return [f"patch images of {picture_px} px are resampled to {patch_px} px by area averaging"]
+    return [
+        f"patch images of {patch_px} px are taken as they are, encoder {spec.name} was made for "
+        f"{spec.patch_px} px: resample them with patch_px={spec.patch_px}"
+        for together in encoders
+        for spec in together.specs
+        if spec.patch_px != patch_px
+    ]
 
 
 def _check_side(patch_px: int, encoders: Sequence[EncoderSet]) -> None:

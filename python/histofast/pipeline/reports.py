@@ -30,6 +30,7 @@ class SlideReport:
 
     `error` is why it failed, `traceback` where; `reason` is why it is empty: there is nothing to encode.
     `notes` are what its user should know of how its tissue was found and cut.
+    `of_run` are notes that other slides have too, told once.
     `seconds` by stage: "open", "tissue" and "plan" of preparing it, "supply" of decoding, "wait" of
     the encoding thread for pixels, "encode" and "write" of the same thread, "total". Stages overlap.
     """
@@ -46,6 +47,7 @@ class SlideReport:
     traceback: str = ""
     reason: str = ""
     notes: list[str] = field(default_factory=list)
+    of_run: list[str] = field(default_factory=list)
 
     def fail(self, error: BaseException) -> None:
         """Enter what failed it."""
@@ -119,6 +121,11 @@ class RunReport:
     def of(self, status: Status) -> list[SlideReport]:
         """The slides that ended so."""
         return [slide for slide in self.slides if slide.status == status]
+
+    def add(self, slide: SlideReport) -> None:
+        """Enter what became of a slide."""
+        self.slides.append(slide)
+        self.notes += [note for note in slide.of_run if note not in self.notes]
 
     @property
     def patches(self) -> int:

@@ -17,8 +17,8 @@ from histofast.patches import (
     Job,
     MaskFile,
     PatchBatch,
-    bag_patch_px,
-    stream_bag,
+    fit_bag,
+    stream_fitted,
     stream_slide,
     survey_tissue,
 )
@@ -44,6 +44,7 @@ class Planned:
     labels: tuple[str, ...]
     stream: Callable[[], Iterator[PatchBatch]]
     notes: tuple[str, ...] = ()
+    picture_px: int = 0  # of ready-made patches, before they are resampled
 
 
 def planned_with(options: Settled, *, mpp: float | None = None) -> dict[str, Any]:
@@ -70,34 +71,36 @@ class BagSource:
 
     def __init__(self, job: Job, options: Settled) -> None:
         assert job.bag is not None
-        self._bag = job.bag
         self.watched = Watched(job.bag.files)
-        self.patch_px = options.patch_px or bag_patch_px(job.bag)
+        self._fitted = fit_bag(
+            job.bag,
+            patch_px=options.patch_px or None,
+            odd=options.odd_patches,
+            allow_upsampling=options.allow_upsampling,
+        )
+        self.patch_px = self._fitted.patch_px
         self.made_of: dict[str, Any] = {
             "patches": job.bag.identity,
             "patch_px": self.patch_px,
             "mpp": options.mpp if options.mag_known else None,
         }
+        if self._fitted.odd != "error":
+            self.made_of["odd_patches"] = self._fitted.odd
 
     def plan(self, options: Settled, pool: ThreadPoolExecutor, clock: Clock) -> Planned:
         """All patches of the bag, in the table's order."""
-        bag = self._bag
+        bag, side_px = self._fitted.bag, self._fitted.side_px
         attributes: dict[str, Any] = {
             "name": bag.name,
             "patch_size": self.patch_px,
             "coords_known": bag.coords_l0 is not None,
+            "picture_px": side_px,
         }
         if options.mag_known:
             attributes |= {"mpp": options.mpp, "target_magnification": _magnification(options.mpp)}
 
         def stream() -> Iterator[PatchBatch]:
-            return stream_bag(
-                bag,
-                patch_px=options.patch_px or None,
-                batch_size=options.batch_size,
-                allow_upsampling=options.allow_upsampling,
-                workers=pool,
-            )
+            return stream_fitted(self._fitted, batch_size=options.batch_size, workers=pool)
 
         return Planned(
             coords_l0=bag.coords,
@@ -108,6 +111,8 @@ class BagSource:
             files=bag.names,
             labels=bag.labels if any(bag.labels) else (),
             stream=stream,
+            notes=self._fitted.notes,
+            picture_px=side_px,
         )
 
 

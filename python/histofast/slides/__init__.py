@@ -5,6 +5,7 @@ from __future__ import annotations
 from histofast.slides.images import (
     TIFF_MAGIC,
     ImageForm,
+    image_size,
     quick_png,
     read_image,
     read_image_and_form,
@@ -44,6 +45,7 @@ __all__ = [
     "encode_tile",
     "find_damage",
     "find_slides",
+    "image_size",
     "level_sizes",
     "open_slide",
     "pyramid_downsample",

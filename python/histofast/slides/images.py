@@ -247,6 +247,26 @@ def read_image(path: str | Path) -> NDArray[np.uint8]:
     return read_image_and_form(path)[0]
 
 
+def image_size(path: str | Path) -> tuple[int, int]:
+    """Return (width, height) of a picture, of PNG and JPEG files without decoding it.
+
+    Raises:
+        FileNotFoundError, SlideError: as `read_image`, but for what only decoding shows.
+    """
+    path = regular_file(path_of("path", path), kind="image", error=SlideError)
+    try:
+        with path.open("rb") as file:
+            head = file.read(32)
+            whole = head + file.read() if head.startswith(JPEG_MAGIC) else b""
+    except OSError as error:
+        raise SlideError(f"{path} cannot be read: {error.strerror or error}") from error
+    size = png_size(head) if head.startswith(PNG_MAGIC) else jpeg_size(whole)
+    if size is not None and min(size) > 0:
+        return size
+    height, width = read_image(path).shape[:2]
+    return width, height
+
+
 def read_image_and_form(path: str | Path) -> tuple[NDArray[np.uint8], ImageForm]:
     """Decode a file as `read_image` does, and say how the picture lies in it."""
     samples, kind, form = read_samples(path_of("path", path))
