@@ -133,7 +133,7 @@ def test_a_bag_whose_images_meet_anything(encoder, tmp_path, monkeypatch):
     (tmp_path / "patches.csv").write_text("\n".join(rows))
     for name in ("read_image", "cut_patches"):
         with monkeypatch.context() as patch:
-            Fault(patch, histofast.patches.images, name, IndexError("empty"))
+            Fault(patch, histofast.patches.fitting, name, IndexError("empty"))
             report = run(
                 None, tmp_path / name, encoder, patches=tmp_path / "patches.csv", patch_px=32
             )
@@ -348,14 +348,14 @@ def test_images_of_a_bag_that_change_are_found(slides, encoder, tmp_path, monkey
         write_png(tmp_path / f"{i}.png", picture[100 + i : 132 + i, 100:132].copy())
     names = "\n".join(f"{i}.png,bag" for i in range(8))
     (tmp_path / "patches.csv").write_text(f"file,bag\n{names}\n")
-    stream = histofast.patches.stream_bag
+    stream = histofast.patches.stream_fitted
 
     def streamed(*arguments, **options):
         write_png(tmp_path / "7.png", picture[:32, :32].copy())
         yield from stream(*arguments, **options)
 
     with monkeypatch.context() as patch:
-        patch.setattr("histofast.pipeline.sources.stream_bag", streamed)
+        patch.setattr("histofast.pipeline.sources.stream_fitted", streamed)
         report = run(None, tmp_path / "f", encoder, patches=tmp_path / "patches.csv")
     (slide,) = report.of("failed")
     assert slide.error.startswith(f"{tmp_path / '7.png'} was changed while it was encoded")

@@ -183,7 +183,7 @@ def test_dry_run_times_patches_as_they_will_be(tmp_path, encoder, monkeypatch):
 def test_dry_run_of_nothing_but_failures(tmp_path):
     fixed = write_encoder(tmp_path / "fixed.onnx", name="fixed", side=40, patch_px=40)
     (tmp_path / "a.svs").write_bytes(b"")
-    for options in ({}, {"patches": table_of_patches(tmp_path, [48])}):
+    for options in ({}, {"patches": table_of_patches(tmp_path, [30])}):
         given = None if options else tmp_path / "a.svs"
         report = run(given, tmp_path / "f", fixed, dry_run=True, **options)
         assert [s.status for s in report.slides] == ["failed"]

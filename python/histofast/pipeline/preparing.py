@@ -14,7 +14,7 @@ from typing import Any
 from histofast._files import Lock
 from histofast._words import count
 from histofast.encoders import CPU, EncoderSet, EncoderSpec
-from histofast.errors import FeatureError, ModelError
+from histofast.errors import FeatureError
 from histofast.features import FeatureWriter, feature_path, options_in, read_summary
 from histofast.jobs import differences
 from histofast.patches import Job
@@ -213,7 +213,6 @@ def prepare(
     started = time.perf_counter()
     clock = Clock(report.seconds)
     source = BagSource(job, options) if job.bag else SlideSource(job, options, stack)
-    _check_side(source.patch_px, encoders)
     outputs = _outputs(job, source, encoders, options)
     report.outputs = [str(output.path) for output in outputs]
     clock.lap("open")
@@ -268,14 +267,3 @@ def _notes_on_pictures(picture_px: int, patch_px: int, encoders: Sequence[Encode
         for spec in together.specs
         if spec.patch_px != patch_px
     ]
-
-
-def _check_side(patch_px: int, encoders: Sequence[EncoderSet]) -> None:
-    """Refuse patches that an encoder of one size does not take, before any is read."""
-    for spec in (spec for together in encoders for spec in together.specs):
-        fixed = spec.height_px
-        if fixed and fixed != patch_px:
-            raise ModelError(
-                f"encoder {spec.name} takes patches of {fixed} x {fixed} px, got "
-                f"{patch_px} x {patch_px} px: ask for patch_px={fixed}"
-            )
