@@ -918,9 +918,8 @@ def chained(name, function, *needs, **arguments):
     return Job(name=name, function=function, arguments=arguments, needs=needs)
 
 
-@ENGINES
-def test_a_job_begins_when_its_needs_are_done(engine):
-    """A diamond, asked for the wrong way round, whose costs would have the last go first."""
+def heard():
+    """A list, and a listener that puts the beginnings and ends of jobs into it."""
     order = []
 
     def hear(event):
@@ -928,6 +927,13 @@ def test_a_job_begins_when_its_needs_are_done(engine):
             one = event.job if isinstance(event, Started) else event.outcome.job
             order.append((type(event), one.name))
 
+    return order, hear
+
+
+@ENGINES
+def test_a_job_begins_when_its_needs_are_done(engine):
+    """A diamond, asked for the wrong way round, whose costs would have the last go first."""
+    order, hear = heard()
     todo = [
         chained("end", small_jobs.add, "left", "right", a=4),
         chained("left", small_jobs.add, "start", a=2),
@@ -963,13 +969,7 @@ def test_a_failure_fails_those_that_need_it_and_the_rest_goes_on(engine):
 
 @ENGINES
 def test_a_job_comes_after_others_whatever_became_of_them(engine):
-    order = []
-
-    def hear(event):
-        if isinstance(event, (Started, Ended)):
-            one = event.job if isinstance(event, Started) else event.outcome.job
-            order.append((type(event), one.name))
-
+    order, hear = heard()
     todo = [
         replace(chained("last", small_jobs.add, a=4), after=("fails", "done", "never"), cost=9.0),
         chained("fails", small_jobs.fail, message="no weights"),

@@ -78,10 +78,7 @@ def cam(
     ] = None,
     seed: options.Seed = None,
     device: Annotated[str, options.device(TORCH, help="where the network runs")] = "auto",
-    threads: Annotated[
-        int,
-        typer.Option("--threads", parser=options.whole_number, metavar="N", help="that decode"),
-    ] = 2,
+    threads: options.DecodingThreads = 2,
     overwrite: options.IntoFolder = False,
     quiet: options.Quiet = False,
     as_json: options.AsJson = False,

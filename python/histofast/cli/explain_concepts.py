@@ -102,10 +102,7 @@ def concepts(
     ] = None,
     seed: options.Seed = None,
     device: Annotated[str, options.device(TORCH, help="where networks run")] = "auto",
-    threads: Annotated[
-        int,
-        typer.Option("--threads", parser=options.whole_number, metavar="N", help="that decode"),
-    ] = 2,
+    threads: options.DecodingThreads = 2,
     overwrite: options.IntoFolder = False,
     quiet: options.Quiet = False,
     as_json: options.AsJson = False,

@@ -78,6 +78,9 @@ TASKS = ("classification", "regression", "survival")
 MISSING = ("error", "skip")
 CAMS = ("gradcam", "gradcam++", "hirescam")
 
+DecodingThreads = Annotated[
+    int, typer.Option("--threads", parser=whole_number, metavar="N", help="that decode")
+]
 Mpp = Annotated[
     float | None,
     typer.Option("--mpp", parser=number, metavar="UM", help="scale of the patches, um per pixel"),
