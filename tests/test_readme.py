@@ -1,4 +1,4 @@
-"""What README and the page on starts show works: its Python runs, its names exist, its command lines parse."""
+"""What README and the pages on starts and studies show works: its Python runs, its names exist, its command lines parse."""
 
 from __future__ import annotations
 
@@ -17,7 +17,9 @@ from histofast import patches
 from histofast.cli import app
 
 ROOT = Path(__file__).resolve().parent.parent
-README = "\n".join((ROOT / page).read_text() for page in ("README.md", "docs/starts.md"))
+README = "\n".join(
+    (ROOT / page).read_text() for page in ("README.md", "docs/starts.md", "docs/picture-studies.md")
+)
 
 PYTHON = re.findall(r"^```python\n(.*?)^```", README, re.MULTILINE | re.DOTALL)
 _PROSE = re.sub(r"^```.*?^```|^    [^\n]*$", "", README, flags=re.MULTILINE | re.DOTALL)
