@@ -33,11 +33,11 @@ STUDIES = {
     "transfusion": (
         f"histofast study transfusion --network densenet121 resnet18 --weights densenet121={DENSENET} "
         f"--data {IDC} --sizes 100 300 1000 --ways random pretrained mean-var transfuse:denseblock2 slim gabor "
-        "--repeats 3 --px 48 --steps 60 --every 6"
+        "--repeats 3 --px 48 --steps 40 --every 8"
     ),
     "transfer": (
         f"histofast study transfer --data {IDC} osteosarcoma/images.csv {ORAL} --network densenet121 "
-        f"--start random {DENSENET} --scores --repeats 3 --px 64 --epochs 2"
+        f"--start random {DENSENET} --repeats 3 --px 48 --epochs 2"
     ),
 }
 

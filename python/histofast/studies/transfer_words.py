@@ -204,7 +204,7 @@ def _ranks(found: TransferFound, start: str) -> list[str]:
         measures = joined(list(MEASURES.values()))
         return [f"{what}: no difference is shown in {whole} ({measures}, on each target)."]
     names = [
-        f"{MEASURES[measure]} on {target} ({signed(one.value)}{_bounds(one.low_adjusted, one.high_adjusted)})"
+        f"{MEASURES[measure]} on {target} ({signed(one.value)}{_adjusted(one)})"
         for target, measure in shown[:_NAMED]
         for one in [defined[target, measure]]
     ]
@@ -292,15 +292,14 @@ def _told(
         one = defined[largest]
         return (
             f"{what}, no difference in {found.metric} is shown in {whole}; the largest is "
-            f"{_named(largest)} ({signed(one.value)}{_bounds(one.low, one.high)})."
+            f"{_named(largest)} ({signed(one.value)}{_adjusted(one)})."
         )
     parts = []
     for word, sign in (("better", 1), ("worse", -1)):
         ways = [way for way in shown if defined[way].value * found.sign * sign > 0]
         if ways:
             names = [
-                f"{_named(way)} ({signed(defined[way].value)}"
-                f"{_bounds(defined[way].low_adjusted, defined[way].high_adjusted)})"
+                f"{_named(way)} ({signed(defined[way].value)}{_adjusted(defined[way])})"
                 for way in ways[:_NAMED]
             ]
             rest = f" and {len(ways) - _NAMED} more" if len(ways) > _NAMED else ""
@@ -315,6 +314,11 @@ def _named(way: Way) -> str:
 
 def _bounds(low: float, high: float) -> str:
     return "" if math.isnan(low + high) else f", 95 % interval {signed(low)} to {signed(high)}"
+
+
+def _adjusted(found: Difference) -> str:
+    low, high = found.low_adjusted, found.high_adjusted
+    return "" if math.isnan(low + high) else f", {signed(low)} to {signed(high)} after Holm"
 
 
 def _largest(found: TransferFound, differences: Mapping[Way, Difference]) -> Way | None:
