@@ -149,7 +149,7 @@ def test_an_encoder_of_any_size_gets_the_pictures_as_they_are(tmp_path):
     report = extract(table, encoder)
     note = (
         "patch images of 50 px are taken as they are, encoder tiny was made for 96 px: resample them "
-        "with patch_px=96"
+        "with patch_px=96 and allow_upsampling=True"
     )
     assert report.notes.count(note) == 1
     file = read_features(report.slides[0].outputs[0])
@@ -157,6 +157,9 @@ def test_an_encoder_of_any_size_gets_the_pictures_as_they_are(tmp_path):
     with histofast.load_encoder(encoder) as loaded:
         wanted = loaded.encode(np.stack(list(pictures.values())))
     np.testing.assert_array_equal(file.features, wanted)
+    smaller = write_encoder(tmp_path / "s.onnx", name="small", patch_px=32)
+    (note,) = extract(table, smaller).notes
+    assert note.endswith("was made for 32 px: resample them with patch_px=32")
 
 
 def test_only_patches_are_odd(tmp_path):

@@ -263,6 +263,8 @@ def _notes_on_pictures(picture_px: int, patch_px: int, encoders: Sequence[Encode
     return [
         f"patch images of {patch_px} px are taken as they are, encoder {spec.name} was made for "
         f"{spec.patch_px} px: resample them with patch_px={spec.patch_px}"
+        + " and allow_upsampling=True"
+        * (spec.patch_px > patch_px)
         for together in encoders
         for spec in together.specs
         if spec.patch_px != patch_px
