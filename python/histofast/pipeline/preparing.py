@@ -259,12 +259,12 @@ def _notes_on_pictures(picture_px: int, patch_px: int, encoders: Sequence[Encode
     if not picture_px:
         return []
     if picture_px != patch_px:
-        return [f"patch images of {picture_px} px are resampled to {patch_px} px by area averaging"]
+        how = "area averaging" if picture_px > patch_px else "linear interpolation"
+        return [f"patch images of {picture_px} px are resampled to {patch_px} px by {how}"]
     return [
         f"patch images of {patch_px} px are taken as they are, encoder {spec.name} was made for "
         f"{spec.patch_px} px: resample them with patch_px={spec.patch_px}"
-        + " and allow_upsampling=True"
-        * (spec.patch_px > patch_px)
+        f"{' and allow_upsampling=True' if spec.patch_px > patch_px else ''}"
         for together in encoders
         for spec in together.specs
         if spec.patch_px != patch_px
