@@ -102,6 +102,29 @@ def _setting(
     return setting, plan_only
 
 
+def _conditions(
+    out: Out,
+    runs: RunsFolder = None,
+    device: Annotated[str, options.device(TORCH, help="where networks run")] = "auto",
+    jobs: Jobs = None,
+    gpus: options.Gpus = None,
+    threads: Threads = None,
+    plan_only: options.PlanOnly = False,
+    quiet: options.Quiet = False,
+) -> Any:
+    """Options of a study that trains nothing; whether to plan only stands beside the conditions."""
+    from histofast.studies import Conditions
+
+    conditions = Conditions(
+        out=out,
+        device=device,
+        command=shlex.join(["histofast", *sys.argv[1:]]),
+        on_progress=None if quiet else telling(),
+        **options.given(runs=runs, jobs=jobs, gpus=gpus, threads=threads),
+    )
+    return conditions, plan_only
+
+
 def _run(
     made: tuple[Any, bool], function: Callable[..., Any], *, as_json: bool, **given: Any
 ) -> None:
@@ -138,3 +161,10 @@ def picture_study(
         return _setting(**{**given, "recipe": given["recipe"] or recipe})
 
     return study_command(app, short_help, setting=setting, run=_run)
+
+
+def parts_study(
+    app: typer.Typer, short_help: str
+) -> Callable[[Callable[..., Any]], Callable[..., None]]:
+    """Make a command of a function as `picture_study` does, of a study that trains nothing."""
+    return study_command(app, short_help, setting=_conditions, run=_run)

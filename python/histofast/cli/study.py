@@ -10,7 +10,14 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
 
 import typer
 
-from histofast.cli import flags, options, study_drift, study_transfer, study_transfusion
+from histofast.cli import (
+    flags,
+    options,
+    study_drift,
+    study_reuse,
+    study_transfer,
+    study_transfusion,
+)
 from histofast.cli.output import say, say_document
 from histofast.cli.study_command import Jobs, Threads, study_command, telling
 
@@ -24,6 +31,7 @@ app = typer.Typer(
 )
 
 study_drift.add_to(app)
+study_reuse.add_to(app)
 study_transfer.add_to(app)
 study_transfusion.add_to(app)
 

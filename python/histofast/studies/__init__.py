@@ -9,7 +9,7 @@ try:
 except ModuleNotFoundError:
     raise missing_extra("torch", by=__name__) from None
 
-from histofast.studies import drift
+from histofast.studies import drift, reuse
 from histofast.studies.answers import answer_of
 from histofast.studies.cuts import truncation
 from histofast.studies.drift import Drift
@@ -20,6 +20,7 @@ from histofast.studies.maps import FeatureMap, Told, flat, read_map
 from histofast.studies.maps import methods as map_methods
 from histofast.studies.networks import compare_networks
 from histofast.studies.pictures import (
+    Conditions,
     Conducted,
     Done,
     PictureSetting,
@@ -28,6 +29,7 @@ from histofast.studies.pictures import (
     conduct,
     look_ahead_of,
 )
+from histofast.studies.reuse import Reuse
 from histofast.studies.rows import Study, StudyRow
 from histofast.studies.running import StudyResult
 from histofast.studies.scoring import read_scores
@@ -41,6 +43,7 @@ from histofast.studies.transfusion import Transfusion
 from histofast.studies.words import describe_study
 
 __all__ = [
+    "Conditions",
     "Conducted",
     "Done",
     "Drift",
@@ -51,6 +54,7 @@ __all__ = [
     "Pair",
     "PictureSetting",
     "PictureStudy",
+    "Reuse",
     "Setting",
     "Side",
     "Split",
@@ -82,6 +86,7 @@ __all__ = [
     "read_line",
     "read_map",
     "read_scores",
+    "reuse",
     "train_on_fewer",
     "training_order",
     "transfusion",

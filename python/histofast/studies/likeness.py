@@ -176,13 +176,17 @@ def compare_sides(
         with_cca=with_cca,
         resamples=_RESAMPLES,
     )
-    told = {what: _told(alike) for what, alike in zip(there, likenesses, strict=True)}
-    write_json(out / _FILE, told)
-    lacking = [what for what in pairs if what not in told]
+    write_likeness(dict(zip(there, likenesses, strict=True)), out)
+    lacking = [what for what in pairs if what not in there]
     if lacking:
         raise HistofastError(
             f"{len(lacking)} of {len(pairs)} comparisons lack a run: {', '.join(lacking)}"
         )
+
+
+def write_likeness(found: Mapping[str, Alike], out: Path) -> None:
+    """Write what a job found, by the name of the pair, as `read_likeness` reads it."""
+    write_json(out / _FILE, {what: _told(alike) for what, alike in found.items()})
 
 
 def _told(alike: Alike) -> dict[str, Any]:

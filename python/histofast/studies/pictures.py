@@ -53,40 +53,24 @@ class Split:
 
 
 @dataclass(frozen=True, kw_only=True)
-class PictureSetting:
-    """What every study of labelled pictures is told, once.
+class Conditions:
+    """Where and how the jobs of a study of pictures are done, whatever they are.
 
     Attributes:
-        data: folders or tables of labelled pictures, as `datasets.open_images` opens them, or images.
         out: folder of the study.
-        recipe: of all runs; one of `classify.PRESETS`, a TOML file or a recipe.
-        repeats: divisions of each data set, each with folds and seeds of its own, >= 1.
-        folds: all of so many folds are trained in each repeat, >= 2. None: one of five, drawn anew in
-            each repeat.
-        seed: of the first repeat.
-        metric: of test pictures, that ways of training are judged by.
-        runs: folder of the runs, which studies may share; None: within `out`.
-        group_column: of tables, what must not be on two sides of a split; None: the usual names.
+        runs: folder of the jobs, which studies may share; None: within `out`.
         device, threads: as of `classify.train`.
-        jobs: runs at a time, in processes side by side, >= 1. None: 1, or one for each of `gpus`.
+        jobs: at a time, in processes side by side, >= 1. None: 1, or one for each of `gpus`.
         gpus: indices of GPUs, each with a process of its own or several.
         command: how a user would repeat it, for the page.
         on_progress: called before each part.
 
     Raises:
-        TypeError, ValueError: numbers that are none, or out of range; no data, two sets of one name.
-        FileNotFoundError: no such data set.
+        TypeError, ValueError: numbers that are none, or out of range.
     """
 
-    data: Sequence[Images | str | Path]
     out: str | Path
-    recipe: Recipe | str | Path = "ours"
-    repeats: int = 3
-    folds: int | None = None
-    seed: int = 0
-    metric: str = "auroc"
     runs: str | Path | None = None
-    group_column: str | None = None
     device: str = "auto"
     threads: int | None = 1
     jobs: int | None = None
@@ -95,13 +79,64 @@ class PictureSetting:
     on_progress: OnProgress | None = None
 
     def __post_init__(self) -> None:
-        for name, least in (("repeats", 1), ("folds", 2), ("seed", 0), ("threads", 1), ("jobs", 1)):
+        for name in ("threads", "jobs"):
             value = getattr(self, name)
             if value is not None:
-                object.__setattr__(self, name, whole_number(name, value, at_least=least))
+                object.__setattr__(self, name, whole_number(name, value, at_least=1))
         if workers_on(self.gpus, device=self.device, jobs=self.jobs):
             object.__setattr__(self, "device", "auto")  # each worker has its own
         object.__setattr__(self, "out", Path(self.out))
+
+    @property
+    def folder(self) -> Path:
+        """Of the jobs."""
+        return Path(self.out) / "runs" if self.runs is None else Path(self.runs)
+
+    @property
+    def engine(self) -> Local:
+        """What does the jobs of a study."""
+        workers = workers_on(self.gpus, jobs=self.jobs)
+        return Local(processes=self.jobs or 1, threads=self.threads, workers=workers)
+
+    def tell(self, doing: str, *, done: int = 0, total: int = 1) -> None:
+        """Say what is done next."""
+        if self.on_progress is not None:
+            self.on_progress(StudyProgress(doing=doing, done=done, total=total))
+
+
+@dataclass(frozen=True, kw_only=True)
+class PictureSetting(Conditions):
+    """What every study of runs on labelled pictures is told, once, besides the conditions.
+
+    Attributes:
+        data: folders or tables of labelled pictures, as `datasets.open_images` opens them, or images.
+        recipe: of all runs; one of `classify.PRESETS`, a TOML file or a recipe.
+        repeats: divisions of each data set, each with folds and seeds of its own, >= 1.
+        folds: all of so many folds are trained in each repeat, >= 2. None: one of five, drawn anew in
+            each repeat.
+        seed: of the first repeat.
+        metric: of test pictures, that ways of training are judged by.
+        group_column: of tables, what must not be on two sides of a split; None: the usual names.
+
+    Raises:
+        TypeError, ValueError: numbers that are none, or out of range; no data, two sets of one name.
+        FileNotFoundError: no such data set.
+    """
+
+    data: Sequence[Images | str | Path]
+    recipe: Recipe | str | Path = "ours"
+    repeats: int = 3
+    folds: int | None = None
+    seed: int = 0
+    metric: str = "auroc"
+    group_column: str | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name, least in (("repeats", 1), ("folds", 2), ("seed", 0)):
+            value = getattr(self, name)
+            if value is not None:
+                object.__setattr__(self, name, whole_number(name, value, at_least=least))
         object.__setattr__(self, "recipe", as_recipe(self.recipe))
         if not self.data:
             raise ValueError("data must have at least one set of pictures, got none")
@@ -130,12 +165,6 @@ class PictureSetting:
             for repeat in range(self.repeats)
             for fold in (range(self.folds) if self.folds else [0])
         )
-
-    @property
-    def engine(self) -> Local:
-        """What does the jobs of a study."""
-        workers = workers_on(self.gpus, jobs=self.jobs)
-        return Local(processes=self.jobs or 1, threads=self.threads, workers=workers)
 
     @property
     def test_share(self) -> float:
@@ -182,11 +211,6 @@ class PictureSetting:
         command = _COMMAND if self.group_column is None else _COMMAND_BY_GROUP
         return command.format(**{name: shlex.quote(str(value)) for name, value in told.items()})
 
-    def tell(self, doing: str, *, done: int = 0, total: int = 1) -> None:
-        """Say what is done next."""
-        if self.on_progress is not None:
-            self.on_progress(StudyProgress(doing=doing, done=done, total=total))
-
 
 def name_of(path: Path) -> str:
     """Return what a data set is called: its folder's name, or that of a table not called labels or images."""
@@ -201,7 +225,7 @@ class PictureStudy(Protocol):
     """A question: what it must have done, and what follows from that."""
 
     @property
-    def setting(self) -> PictureSetting: ...
+    def setting(self) -> Conditions: ...
     @property
     def name(self) -> str:
         """Of the command, and of the JSON file."""
@@ -308,9 +332,8 @@ def conduct(study: PictureStudy) -> Conducted:
 
 def _planned(study: PictureStudy) -> Runs:
     setting = study.setting
-    folder = Path(setting.out) / "runs" if setting.runs is None else Path(setting.runs)
     runs = Runs(
-        folder,
+        setting.folder,
         device=setting.device,
         threads=setting.threads,
         layer_metrics=study.layer_metrics,
@@ -319,7 +342,7 @@ def _planned(study: PictureStudy) -> Runs:
     return runs
 
 
-def _done(runs: Runs, setting: PictureSetting) -> Done:
+def _done(runs: Runs, setting: Conditions) -> Done:
     work, begun = runs.plan.jobs, 0
 
     def hear(event: jobs.Event) -> None:

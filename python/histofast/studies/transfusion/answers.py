@@ -309,7 +309,7 @@ def _command(study: TransfusionPlan, trial: Trial, way: Way) -> str:
         "threshold": None if study.threshold is None else "{}={:g}".format(*study.threshold),
     }
     more = [f"--{name} {quote(str(value))}" for name, value in own.items() if value is not None]
-    runs = out / "runs" if setting.runs is None else Path(setting.runs)
+    runs = setting.folder
     return (
         f"histofast study transfusion --network {trial.network} --data "
         f"{quote(str(setting.sets[trial.data].path))} --ways {text} {' '.join(more)} --steps "

@@ -1,0 +1,29 @@
+"""What features of a pretrained network are reused for: the study that joins the parts of `explain`.
+
+Reference: Graziani, Andrearczyk, Müller, 2019, Visualizing and interpreting feature reuse of pretrained CNNs
+for histopathology, IMVIP.
+"""
+
+from __future__ import annotations
+
+from histofast.studies.reuse.found import MapWorth, ReuseFound, Told, found_of
+from histofast.studies.reuse.kept import Kept, keep, read_kept
+from histofast.studies.reuse.study import Reuse
+from histofast.studies.reuse.words import describe_reuse, limits_of
+
+__all__ = [
+    "Kept",
+    "MapWorth",
+    "Reuse",
+    "ReuseFound",
+    "Told",
+    "describe_reuse",
+    "found_of",
+    "keep",
+    "limits_of",
+    "read_kept",
+]
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -1,0 +1,512 @@
+"""The study of reuse: its parts as jobs, what joins them, its words, what fails, what goes on after a kill."""
+
+from __future__ import annotations
+
+import csv
+import json
+import math
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from extras import need
+from labelled_pictures import write_pictures
+
+torch = need("torch", "safetensors", "matplotlib", "jinja2")
+
+from safetensors.torch import save_file
+
+from histofast import classify
+from histofast.comparison import Alike, compare_pairs
+from histofast.datasets import decode, open_images
+from histofast.errors import ModelError
+from histofast.explain import cam
+from histofast.learning import Metric
+from histofast.networks import create
+from histofast.report import Grid, Picture, Tile
+from histofast.studies import Conditions, Reuse, conduct, look_ahead_of
+from histofast.studies.reuse import (
+    Kept,
+    MapWorth,
+    ReuseFound,
+    Told,
+    describe_reuse,
+    keep,
+    limits_of,
+    read_kept,
+)
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+NETWORK = "resnet18"
+LAYERS = ("conv1", "layer2")
+CONCEPTS = ("contrast", "brightness")
+FEW = {
+    "layers": LAYERS,
+    "channels": 1,
+    "steps": 2,
+    "concepts": CONCEPTS,
+    "folds": 3,
+    "permutations": 2,
+    "random_seeds": 1,
+    "shown": 1,
+    "sample": 4,
+}
+
+
+@pytest.fixture(scope="module")
+def given(tmp_path_factory):
+    """A folder with pictures, weights and a run that began with them."""
+    folder = tmp_path_factory.mktemp("reuse")
+    write_pictures(folder / "stripes", n=96)
+    save_file(create(NETWORK, seed=41).state_dict(), folder / "a.safetensors")
+    recipe = classify.Recipe(epochs=2, batch_size=32, px=32, ema=0.0, lr=1e-3)
+    classify.train(
+        open_images(folder / "stripes" / "labels.csv"),
+        network=NETWORK,
+        start=folder / "a.safetensors",
+        recipe=recipe,
+        folds=2,
+        out=folder / "run",
+    )
+    return folder
+
+
+def study(given, out, **changes):
+    told = {
+        "network": NETWORK,
+        "weights": given / "a.safetensors",
+        "tuned": given / "run",
+        "images": given / "stripes" / "labels.csv",
+    }
+    return Reuse(setting=Conditions(out=out), **{**told, **FEW, **changes})
+
+
+@pytest.fixture(scope="module")
+def conducted(given, tmp_path_factory):
+    """The study, done: itself, its page's folder, what its JSON holds."""
+    asked = study(given, tmp_path_factory.mktemp("study"))
+    done = conduct(asked)
+    return asked, done.path, json.loads((done.path / "reuse.json").read_text("utf-8"))
+
+
+def rows_of(path):
+    with path.open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+# --- The plan ------------------------------------------------------------------------------------
+
+
+def test_every_part_is_a_job_that_is_done_once(conducted):
+    asked, path, _ = conducted
+    planned, seconds = look_ahead_of(asked)
+    assert [one.name for one in planned] == [
+        "how much changed",
+        "concepts",
+        *(f"channels of {layer}" for layer in LAYERS),
+        *(f"maps of {layer}" for layer in LAYERS),
+    ]
+    assert all(one.is_done for one in planned)
+    assert seconds == 0
+    seen = {p: p.stat().st_mtime_ns for p in path.rglob("done.json")}
+    conduct(asked)
+    assert {p: p.stat().st_mtime_ns for p in path.rglob("done.json")} == seen
+
+
+def test_what_is_left_is_told_before_the_work(given, conducted, tmp_path):
+    planned, seconds = look_ahead_of(study(given, tmp_path))
+    assert not any(one.is_done for one in planned)
+    assert seconds > 0
+    assert not (tmp_path / "runs").exists()
+    other = replace(conducted[0], steps=3)
+    left = [one.name for one in look_ahead_of(other)[0] if not one.is_done]
+    assert left == [f"channels of {layer}" for layer in LAYERS]
+
+
+def test_four_of_the_blocks_with_the_last_unless_layers_are_named(given, tmp_path):
+    asked = study(given, tmp_path, layers=())
+    assert asked.chosen == ("conv1", "layer1", "layer3", "layer4")
+
+
+def test_pictures_that_trained_are_left_out_whatever_they_are_called(given, tmp_path):
+    run = classify.open_run(given / "run")
+    trained = {run.names[row] for row in run.fold.train}
+    asked = study(given, tmp_path)
+    assert asked.trained == len(trained)
+    assert set(asked.given.images.names).isdisjoint(trained)
+    assert len(asked.given.images) == 96 - len(trained)
+
+    (tmp_path / "moved").mkdir()
+    for file in (given / "stripes" / "img").iterdir():
+        (tmp_path / "moved" / f"copy-{file.name}").write_bytes(file.read_bytes())
+    moved = study(given, tmp_path, images=tmp_path / "moved")
+    assert {name.removeprefix("copy-") for name in moved.given.images.names} == {
+        name.removeprefix("img/") for name in asked.given.images.names
+    }
+
+    everything = study(given, tmp_path, with_trained=True)
+    assert set(everything.given.images.names) == set(run.names)
+    few = study(given, tmp_path, pictures=32)
+    assert len(few.given.images) == 32
+
+
+# --- What is joined ------------------------------------------------------------------------------
+
+
+def test_how_much_changed_is_what_comparing_the_two_networks_gives(given, conducted, tmp_path):
+    asked, path, found = conducted
+    images = asked.given.images
+    pixels = decode(images, cache=tmp_path, px=32).pixels
+    networks = {
+        "a": create(NETWORK, weights=given / "a.safetensors").eval(),
+        "b": classify.open_run(given / "run").network(),
+    }
+    (alike,) = compare_pairs(
+        [("a", "b")], networks.get, np.array(pixels), groups=images.groups, layers=LAYERS
+    )
+    assert [row["layer"] for row in found["layers"]] == list(LAYERS)
+    np.testing.assert_allclose([row["cka"] for row in found["layers"]], alike.cka, rtol=1e-5)
+    assert found["layers"]
+    assert rows_of(path / "layers.csv")
+
+
+def part_of(path, kind):
+    return sorted((path / "runs").glob(f"{kind}-*"))
+
+
+def test_concepts_are_those_that_explain_tells(conducted):
+    _, path, found = conducted
+    (folder,) = part_of(path, "concepts")
+    theirs = json.loads((folder / "concepts.json").read_text("utf-8"))["r2"]
+    names = {"pretrained": "start", "trained": "tuned"}
+    assert [
+        (row["concept"], row["layer"], names[row["network"]], row["r2"], row["above"])
+        for row in theirs
+    ] == [
+        tuple(row[name] for name in ("concept", "layer", "network", "r2", "above"))
+        for row in found["told"]
+    ]
+    for theirs_row, ours in zip(theirs, found["told"], strict=True):
+        assert ours["null"] == max(theirs_row["random_high"], theirs_row["shuffled_high"])
+    for row in found["layers"]:
+        for network in ("start", "tuned"):
+            above = [
+                one
+                for one in found["told"]
+                if (one["layer"], one["network"], one["above"]) == (row["layer"], network, "yes")
+            ]
+            assert row[f"concepts_{network}"] == len(above)
+
+
+def test_maps_and_channels_are_those_that_explain_shows(conducted):
+    _, path, found = conducted
+    worths = {}
+    for folder in part_of(path, "maps"):
+        told = json.loads((folder / "kept.json").read_text("utf-8"))["numbers"]
+        page = json.loads((folder / "cam.json").read_text("utf-8"))
+        worths[told["layer"]] = {row["source"]: row["deletion"] for row in page["worth"]}
+    shown = {
+        layer: {row["source"]: row["deletion"] for row in found["maps"] if row["layer"] == layer}
+        for layer in LAYERS
+    }
+    assert shown == worths
+    for row in found["layers"]:
+        of_layer = worths[row["layer"]]
+        gain = of_layer["random"] - of_layer[cam.NAMES["hirescam"]]
+        assert row["maps"] == pytest.approx(gain, abs=1e-12)
+        null = of_layer["random"] - of_layer[f"{cam.NAMES['hirescam']}, weights drawn anew"]
+        assert row["null"] == pytest.approx(null, abs=1e-12)
+    for folder in part_of(path, "channels"):
+        told = json.loads((folder / "kept.json").read_text("utf-8"))["numbers"]
+        page = json.loads((folder / "channels.json").read_text("utf-8"))
+        ours = [row for row in found["channels"] if row["layer"] == told["layer"]]
+        assert [row["strongest"] for row in ours] == [row["strongest"] for row in page["channels"]]
+        assert [row["network"] for row in ours] == ["start", "tuned"]
+
+
+def test_one_page_holds_all_and_leads_to_the_pages_of_the_parts(conducted):
+    _, path, _ = conducted
+    page = (path / "index.html").read_text("utf-8")
+    for layer in LAYERS:
+        assert f"{layer}: channel 0, start" in page
+        assert f"{layer}: channel 0, tuned" in page
+        assert f"{layer}: img/" in page
+    assert "What this does not show" in page
+    folders = [*part_of(path, "maps"), *part_of(path, "channels"), *part_of(path, "concepts")]
+    for folder in folders:
+        assert f'href="runs/{folder.name}/index.html"' in page
+        assert (folder / "index.html").exists()
+
+
+# --- What fails, and what goes on ----------------------------------------------------------------
+
+
+def test_a_part_that_fails_is_named_and_the_rest_is_shown(given, conducted):
+    asked = replace(conducted[0], folds=60)  # with the parts that are there already
+    done = conduct(asked)
+    found = done.answer
+    assert [
+        sentence
+        for sentence in found.findings
+        if "Not here, for they failed: concepts." in sentence
+    ]
+    failed = next(table for table in found.tables if table.name == "failed")
+    (row,) = failed.rows
+    assert row[0] == "concepts"
+    assert "folds must be at most the number of groups" in row[1]
+    assert {table.name for table in found.tables} == {"layers", "channels", "maps", "failed"}
+    assert found.tables[0].records()[0]["concepts_start"] is None
+
+
+def test_it_goes_on_where_it_was_interrupted(given, conducted, tmp_path, monkeypatch):
+    def struck(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(cam, "explain_pictures", struck)
+    asked = study(given, tmp_path)
+    with pytest.raises(KeyboardInterrupt):
+        conduct(asked)
+    assert not (tmp_path / "index.html").exists()
+    seen = {p: p.stat().st_mtime_ns for p in tmp_path.glob("runs/*/done.json")}
+    assert len(seen) == 4
+    monkeypatch.undo()
+    conduct(study(given, tmp_path))
+    after = {p: p.stat().st_mtime_ns for p in tmp_path.glob("runs/*/done.json")}
+    assert seen.items() < after.items()
+    found = json.loads((tmp_path / "reuse.json").read_text("utf-8"))
+    assert found == conducted[2]
+
+
+def test_what_a_part_leaves_comes_back(tmp_path, rng):
+    pixels = rng.integers(0, 256, (3, 8, 8, 3), np.uint8)
+    picture = Picture(pixels=pixels[0], alt="a", title="b", caption="c", heads=("d", "e"))
+    grid = Grid(
+        tiles=(
+            Tile(pixels=pixels[1], row=0, column=0, side=2, tip="f"),
+            Tile(pixels=pixels[2], row=0, column=2),
+        ),
+        alt="g",
+        title="h",
+    )
+    keep({"x": 1.5, "y": None}, [picture, grid], out=tmp_path)
+    job = parts_job(tmp_path)
+    found = read_kept(job)
+    assert found.numbers == {"x": 1.5, "y": None}
+    one, other = found.panels
+    assert (one.alt, one.title, one.caption, one.heads) == ("a", "b", "c", ("d", "e"))
+    np.testing.assert_array_equal(one.pixels, pixels[0])
+    assert (other.alt, other.title) == ("g", "h")
+    assert [(t.row, t.column, t.side, t.tip) for t in other.tiles] == [
+        (0, 0, 2, "f"),
+        (0, 2, 1, ""),
+    ]
+    np.testing.assert_array_equal(other.tiles[1].pixels, pixels[2])
+
+    kept = tmp_path / "kept.json"
+    kept.write_text(kept.read_text("utf-8").replace("1.5", "2.5"))
+    with pytest.raises(ModelError, match=r"kept.json .*: remove .* to make it anew"):
+        read_kept(job)
+
+
+def parts_job(folder):
+    from histofast.jobs import Job
+
+    return Job(name="part", folder=folder, identity={})
+
+
+# --- Words, of planted numbers -------------------------------------------------------------------
+
+
+def metric(value, half=0.01):
+    return Metric(value=value, low=value - half, high=value + half)
+
+
+def told(concept, layer, network, value, *, null=0.1):
+    return Told(
+        concept=concept,
+        layer=layer,
+        network=network,
+        r2=metric(value),
+        null=null,
+        is_above=value - 0.01 > max(0.0, null),
+    )
+
+
+def worth(less, null, *, is_unchanged=False):
+    return MapWorth(
+        less=metric(less),
+        null=metric(null),
+        left=metric(0.7 if is_unchanged else 0.1),
+        is_unchanged=is_unchanged,
+        pictures=8,
+        groups=6,
+        rows=(),
+    )
+
+
+def planted(**changes):
+    """Layer a hardly changed, b did; contrast is lost and brightness found in b."""
+    values = {
+        ("contrast", "a", "start"): 0.8,
+        ("contrast", "a", "tuned"): 0.8,
+        ("contrast", "b", "start"): 0.6,
+        ("contrast", "b", "tuned"): 0.05,
+        ("light_low", "a", "start"): 0.02,
+        ("light_low", "a", "tuned"): 0.02,
+        ("light_low", "b", "start"): 0.02,
+        ("light_low", "b", "tuned"): 0.4,
+    }
+    channels = {"channels": 64, "rows": []}
+    found = {
+        "layers": ("a", "b"),
+        "alike": Alike(
+            layers=("a", "b"),
+            cka=np.array([0.97, 0.5]),
+            low=np.array([0.96, 0.45]),
+            high=np.array([0.98, 0.55]),
+            cca=np.full(2, np.nan),
+            n=64,
+            groups=8,
+        ),
+        "told": tuple(told(*key, value) for key, value in values.items()),
+        "concepts": ("contrast", "light_low"),
+        "constant": (),
+        "channels": {
+            "a": Kept(numbers={**channels, "dead": [0, 1], "together": {"value": 0.9}}, panels=()),
+            "b": Kept(numbers={**channels, "dead": [2, 4], "together": {"value": 0.3}}, panels=()),
+        },
+        "maps": {},
+        "worths": {"a": worth(0.01, 0.02), "b": worth(0.2, 0.03)},
+        "links": {},
+        "failed": {},
+    }
+    return ReuseFound(**{**found, **changes})
+
+
+def test_words_follow_from_the_numbers():
+    said = "\n".join(describe_reuse(planted()))
+    assert (
+        "Fine-tuning changed b most: CKA of start and tuned is 0.500 (0.450 to 0.550), and 0.970 (0.960 to 0.980) "
+        "in a, which changed least." in said
+    )
+    assert "is not shown: their intervals of CKA" not in said
+    assert "At the start: of 2 concepts, 1 in a and 1 in b are told above both nulls." in said
+    assert "At the start: light low in no layer." in said
+    assert "After tuning: of 2 concepts, 1 in a and 1 in b are told above both nulls." in said
+    assert "The tuned network tells better, with intervals apart: light low in b." in said
+    assert "The tuned network tells worse, with intervals apart: contrast in b." in said
+    assert "is contrast in a of the start network: held-out R2 0.800 (0.790 to 0.810)" in said
+    assert "Maps of b find what the tuned network goes by" in said
+    assert (
+        "by the same score: maps of a 0.010 (0.000 to 0.020) against 0.020 (0.010 to 0.030)."
+        in said
+    )
+    assert "hardly depend on what was learnt" not in said
+    assert "a median r of 0.900 in a and 0.300 in b." in said
+    assert "Of 128 channels 2 are dead at the start, and 5 after tuning." in said
+    assert "failed" not in said
+
+
+def test_words_say_what_is_not_shown():
+    alike = planted().alike
+    near = replace(alike, low=np.array([0.3, 0.3]), high=np.array([1.0, 1.0]))
+    nothing = tuple(replace(one, r2=metric(0.05), is_above=False) for one in planted().told)
+    said = "\n".join(
+        describe_reuse(
+            planted(
+                alike=near,
+                told=nothing,
+                constant=("nuclei_count",),
+                worths={"a": worth(0.2, 0.1, is_unchanged=True)},
+                failed={"maps of b": "no memory"},
+            )
+        )
+    )
+    assert "That b changed more than a is not shown" in said
+    assert "At the start: no layer tells any of 2 concepts above both nulls." in said
+    assert "In no layer are the intervals of R2 of start and tuned apart, for any concept." in said
+    assert "Furthest above" not in said
+    assert "for all pictures have one value: nuclei count." in said
+    assert "Maps of a hardly depend on what was learnt" in said
+    assert "Not here, for they failed: maps of b." in said
+    without = replace(alike, low=np.full(2, np.nan), high=np.full(2, np.nan))
+    assert "is not shown" in "\n".join(describe_reuse(planted(alike=without)))
+    nothing_at_all = {"told": (), "channels": {}, "worths": {}, "alike": None, "concepts": ()}
+    assert describe_reuse(planted(**nothing_at_all)) == ()
+
+
+def test_maps_are_better_only_with_intervals_apart_from_the_null_and_from_zero():
+    assert worth(0.2, 0.1).is_above
+    assert not worth(0.2, 0.19).is_above
+    assert not worth(0.005, -0.2).is_above
+    lost = replace(worth(0.2, 0.1), less=Metric(value=0.2, low=math.nan, high=math.nan))
+    assert not lost.is_above
+
+
+def test_what_must_not_be_concluded(given, conducted, tmp_path):
+    asked = conducted[0]
+    said = "\n".join(limits_of(asked, planted()))
+    assert "one start and one run" in said
+    assert "Each of 8 values of R2" in said
+    assert "trained the tuned network" not in said
+    everything = "\n".join(limits_of(replace(asked, with_trained=True), planted()))
+    assert f"{asked.trained} of the 96 pictures there are to draw from trained" in everything
+    alone = study(given, tmp_path, images=given / "stripes" / "img", with_trained=True)
+    assert "Neither patients nor slides are told" in "\n".join(limits_of(alone, planted()))
+
+
+# --- What is refused -----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("changes", "error", "message"),
+    [
+        ({"channels": 0}, ValueError, "channels must be at least 1, got 0"),
+        ({"steps": "many"}, TypeError, "steps must be a whole number, got 'many'"),
+        ({"pictures": 31}, ValueError, "pictures must be at least 32, got 31"),
+        ({"folds": 2}, ValueError, "folds must be at least 3, got 2"),
+        ({"sample": 0}, ValueError, "sample must be at least 1, got 0"),
+        ({"concepts": ("contrst",)}, ValueError, "did you mean contrast"),
+        ({"layers": ("layer9",)}, ModelError, "layer9"),
+        (
+            {"network": "resnet34"},
+            ModelError,
+            "tuned must be a run of resnet34, the network of the weights, got one of resnet18",
+        ),
+        ({"weights": "nowhere.safetensors"}, FileNotFoundError, "nowhere.safetensors"),
+        ({"tuned": "nowhere"}, FileNotFoundError, "nowhere"),
+    ],
+)
+def test_refuses(given, tmp_path, changes, error, message):
+    with pytest.raises(error, match=message):
+        study(given, tmp_path, **changes)
+
+
+def test_refuses_pictures_that_all_trained(given, tmp_path):
+    run = classify.open_run(given / "run")
+    images = open_images(given / "stripes" / "labels.csv")
+    trained = images.part(run.fold.train)
+    with pytest.raises(
+        ValueError,
+        match=r"images must be at least 32 that run was not trained on, got 0: have with_trained=True",
+    ):
+        study(given, tmp_path, images=trained)
+
+
+def test_the_command_plans_and_names_its_flags(cli, given, conducted, tmp_path):
+    base = [
+        *("study", "reuse", "--network", NETWORK, "--weights", given / "a.safetensors"),
+        *("--tuned", given / "run", "--images", given / "stripes" / "labels.csv"),
+        *("--out", tmp_path),
+    ]
+    told = cli(*base, "--layers", *LAYERS, "--plan-only", "--json")
+    assert told.code == 0, told.err
+    assert [run["name"] for run in json.loads(told.out)["runs"]][:2] == [
+        "how much changed",
+        "concepts",
+    ]
+    bad = cli(*base, "--random-seeds", "0")
+    assert bad.code != 0
+    assert "--random-seeds must be at least 1, got 0" in "\n".join(bad.err)
