@@ -111,8 +111,8 @@ def test_train_and_predict(cli, toy):
     answer = cli("predict", "runs/a", "features", "-o", "q.csv", "--json")
     (note,) = answer.err
     assert note == (
-        "note: 24 of 24 slides took part in the training: fair predictions are in "
-        "runs/a/predictions.csv"
+        "note: 24 of 24 slides took part in the training, and their predictions are too good: fair ones "
+        "are in runs/a/predictions.csv"
     )
     said = json.loads(answer.out)
     assert list(said[0]) == ["slide", "n_patches", "prediction", "p_no", "p_yes"]

@@ -12,6 +12,7 @@ import pytest
 
 from extras import need
 from histofast.comparison import comparison_text
+from histofast.patches import TissueOptions
 from histofast.similarity import Comparison
 
 need("matplotlib", "jinja2")
@@ -88,7 +89,8 @@ def test_onnx_files(cli, calls, files):
         MOST_CHANGED,
         f"report: {out / 'index.html'}",
     ]
-    assert calls == [((a, b, [Path("patches.csv")]), {"label_a": "frozen", "label_b": "tuned"})]
+    told = {"label_a": "frozen", "label_b": "tuned", "tissue": TissueOptions()}
+    assert calls == [((a, b, [Path("patches.csv")]), told)]
     assert (out / "index.html").read_text() == "report"
 
 
@@ -119,6 +121,7 @@ def test_options_reach_compare(cli, calls, files):
         "patch_px": 128,
         "mpp": 0.5,
         "seed": 3,
+        "tissue": TissueOptions(),
     }
 
 

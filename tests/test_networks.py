@@ -483,7 +483,7 @@ def test_keys_are_those_of_the_real_file(weights):
         ({"name": "densenet12"}, r"network must be one of densenet121, .*'densenet12': did you"),
         ({"name": "densenet121", "layer": "denseblock5"}, r"layer of densenet121 .* denseblock4"),
         ({"name": "densenet121", "layer": "xyz"}, r"got 'xyz'$"),
-        ({"name": "inceptionv3"}, r"'inceptionv3': did you mean inception-v3"),
+        ({"name": "inceptionv4"}, r"'inceptionv4': did you mean inception-v3"),
         ({"name": "resnet18", "layer": "layer5"}, r"layer of resnet18 .* did you mean layer4"),
     ],
 )

@@ -243,9 +243,12 @@ def test_lines_are_those_of_the_file(write):
 
 def test_names_longer_than_names_can_be_are_slides_that_are_not_there(write, tmp_path):
     longer, long = "a" * 300, "b" * 250
-    jobs = with_masks(list_jobs(write(f"wsi\n{longer}.svs\n{long}.svs\n")), tmp_path)
-    assert [job.name for job in jobs] == [longer, long]
+    plain = list_jobs(write(f"wsi\n{longer}.svs\n{long}.svs\n"))
     with pytest.raises(SlideError, match=r"File name too long$"):
+        plain[0].open(mpp=None)
+    jobs = with_masks(plain, tmp_path)
+    assert [job.name for job in jobs] == [longer, long]
+    with pytest.raises(SlideError, match=r"^no such mask: "):
         jobs[0].open(mpp=None)
     with pytest.raises(FileNotFoundError, match="no such mask"):
         with_masks(jobs, tmp_path / longer)
