@@ -356,7 +356,7 @@ def test_a_run_that_fails_is_named_and_the_rest_is_shown(conducted, given, tmp_p
     _, answer, _ = conducted
     found = conduct(drift(given, tmp_path, kind=Broken, runs=answer.path / "runs"))
     assert found.answer.findings[0].startswith(
-        "14 jobs failed and are missing below: stripes, one, head"
+        "8 jobs failed and are missing below: stripes, one, head"
     )
     worth = rows_of(found, "worth")
     heads = {row["trained"]: math.isnan(float(row["value"])) for row in worth}
