@@ -19,10 +19,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from histofast._files import regular_file
-from histofast._words import first_line
+from histofast._words import clipped, first_line, printable
 from histofast.errors import FeatureError
 
 _NPY, _ZIP = b"\x93NUMPY", b"PK\x03\x04"
+_SHOWN = 120  # characters of what a library says
 PLAIN_SUFFIXES = (".pt", ".npy")
 _WANTED = {
     ".npy": "a NumPy file, got none",
@@ -94,7 +95,7 @@ def map_plain(path: Path) -> NDArray[Any]:
         raise
     except Exception as error:  # zipfile, pickle and NumPy raise whatever damage leads to
         kind = "NumPy file" if path.suffix == ".npy" else "file of one tensor"
-        reason = first_line(error) or type(error).__name__
+        reason = printable(clipped(first_line(error), _SHOWN))  # zipfile quotes the damage itself
         raise FeatureError(f"{path} must be a whole {kind}, got {reason}") from error
     if len(claim.shape) != 2 and not (len(claim.shape) == 3 and claim.shape[0] == 1):
         raise FeatureError(f"features of {path} must be of shape (n, d), got {claim.shape}")
