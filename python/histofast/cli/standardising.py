@@ -11,8 +11,6 @@ from histofast.cli import options
 if TYPE_CHECKING:
     from histofast.graphs import Standardising
 
-_IMAGENET = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}  # of R, G, B in 0..1
-
 Mean = Annotated[
     str | None,
     typer.Option("--mean", metavar="A,B,C|imagenet", help="of the channels, up to --scale"),
@@ -57,8 +55,10 @@ def standardising_of(
 
 def _channels_of(name: str, text: str, *, channels: str, scale: float) -> tuple[float, ...]:
     """Read three numbers, one number for all three channels, or `imagenet`."""
+    from histofast.graphs import IMAGENET
+
     if text == "imagenet":
-        usual = [scale * value for value in _IMAGENET[name]]
+        usual = [scale * value for value in getattr(IMAGENET, name)]
         return tuple(usual if channels == "rgb" else usual[::-1])
     try:
         values = tuple(float(part) for part in text.split(","))

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from histofast.graphs.proof import BATCHES, checked_patches
     from histofast.graphs.speed import BenchReport, bench
     from histofast.graphs.stained import stained_noise
-    from histofast.graphs.standardising import Channels, Standardising
+    from histofast.graphs.standardising import IMAGENET, Channels, Standardising
     from histofast.graphs.tap import Tap
     from histofast.graphs.wrapping import wrap
 else:
@@ -52,7 +52,7 @@ else:
             "histofast.graphs.proof": ["BATCHES", "checked_patches"],
             "histofast.graphs.speed": ["BenchReport", "bench"],
             "histofast.graphs.stained": ["stained_noise"],
-            "histofast.graphs.standardising": ["Channels", "Standardising"],
+            "histofast.graphs.standardising": ["IMAGENET", "Channels", "Standardising"],
             "histofast.graphs.tap": ["Tap"],
             "histofast.graphs.wrapping": ["wrap"],
         },
@@ -60,6 +60,7 @@ else:
 
 __all__ = [
     "BATCHES",
+    "IMAGENET",
     "MIN_PATCHES",
     "Agreement",
     "BenchReport",

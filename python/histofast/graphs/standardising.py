@@ -73,3 +73,6 @@ def _three(name: str, values: Sequence[float]) -> tuple[float, float, float]:
         )
     first, second, third = map(float, given)
     return first, second, third
+
+
+IMAGENET = Standardising(mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))

@@ -36,6 +36,7 @@ from histofast.networks.adopted import AdoptedNetwork
 from histofast.networks.creation import create
 from histofast.networks.known import cuts_of, no_such
 from histofast.networks.network import Network
+from histofast.networks.recorder import check_network
 from histofast.networks.timm import TimmNetwork, bare_onnx
 from histofast.networks.verifying import verify, verify_cuts
 from histofast.networks.writing import Writer
@@ -251,15 +252,9 @@ def _chosen_layers(network: Network, layers: Sequence[str] | None) -> tuple[str,
 
 
 def _check_target(network: Network | TimmNetwork | AdoptedNetwork, out: Path) -> None:
-    if not isinstance(network, Network | TimmNetwork | AdoptedNetwork):
-        raise TypeError(
-            f"network must be of histofast.networks.create, got {type(network).__name__}: give a module of "
-            "your own to histofast.networks.adopt first"
-        )
+    check_network(network)
     if out.suffix != ".onnx":
         raise ValueError(f"out must end in .onnx, got {out}")
-    if network.training:
-        raise ValueError("network must be in evaluation mode: call network.eval() first")
 
 
 def _meant_for(

@@ -22,8 +22,12 @@ ARCHITECTURES: dict[str, Architecture] = {
 }
 
 
+def _spelt(name: str) -> str:
+    return re.sub(r"[-_.]", "", name.lower())
+
+
 # As torchvision and others spell them: ResNet50, squeezenet1_1, inception_v3.
-_SPELT = {re.sub(r"[-_.]", "", name): name for name in ARCHITECTURES}
+_SPELT = {_spelt(name): architecture for name, architecture in ARCHITECTURES.items()}
 
 
 def names() -> tuple[str, ...]:
@@ -41,9 +45,9 @@ def architecture_of(name: str, *, others: Iterable[str] = ()) -> Architecture:
     Raises:
         ModelError: no such network (close names are offered).
     """
-    spelt = _SPELT.get(re.sub(r"[-_.]", "", name.lower()))
-    if spelt is not None:
-        return ARCHITECTURES[spelt]
+    known = _SPELT.get(_spelt(name))
+    if known is not None:
+        return known
     told = parted(name)
     if told is None:
         raise ModelError(no_such("network", name, [*ARCHITECTURES, *others], of=""))

@@ -11,9 +11,9 @@ import torch
 from torch import nn
 
 from histofast._words import listed
+from histofast.graphs import IMAGENET
 
-IMAGENET_MEAN = (0.485, 0.456, 0.406)  # RGB, in units of [0, 1]
-IMAGENET_STD = (0.229, 0.224, 0.225)
+IMAGENET_MEAN, IMAGENET_STD = IMAGENET.of_rgb
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
