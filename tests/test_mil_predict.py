@@ -427,6 +427,15 @@ class TestLabels:
             predict(run, fresh, labels=self.labelled(tmp_path, lines), out=tmp_path / "p.csv")
         assert not (tmp_path / "p.csv").exists()
 
+    def test_labels_of_slides_without_a_patch_measure_nothing(self, run, fresh, tmp_path):
+        write_features(fresh / "none.h5", np.empty((0, D), np.float32))
+        labels = self.labelled(tmp_path, ["none,yes,p"])
+        with pytest.raises(
+            FeatureError, match=r"truth.csv must have labels of slides that have patches"
+        ):
+            predict(run, fresh, labels=labels, out=tmp_path / "p.csv")
+        assert not (tmp_path / "p.csv").exists()
+
     def test_metrics_that_exist_are_kept(self, run, fresh, tmp_path):
         (tmp_path / "p-metrics.json").write_text("mine")
         labels = self.labelled(tmp_path, ["new0,yes,p"])

@@ -120,7 +120,7 @@ def predict(
     Raises:
         ValueError: attention without `out` or of a model that has none; an unknown device; labels of no
             slide, of another class, or as `open_bags`.
-        FeatureError: features of another width, encoder or options, that are broken or hold NaN, or without
+        FeatureError: no labelled slide has a patch; features of another width, encoder or options, that are broken or hold NaN, or without
             coordinates where attention is asked for.
         ModelError: a run that is not trained, or whose files are broken.
         FileNotFoundError: no such run or features, or no folder to write in.
@@ -194,7 +194,7 @@ def _predictions(
 
 
 def _truth(run: Run, bags: Bags, labels: str | Path, column: str) -> Labels:
-    return read_labels(
+    found = read_labels(
         labels,
         [*bags.names, *bags.empty],
         task=run.task,
@@ -203,6 +203,12 @@ def _truth(run: Run, bags: Bags, labels: str | Path, column: str) -> Labels:
         classes=run.classes or None,
         without=bags.empty,
     )
+    if not found.names:
+        raise FeatureError(
+            f"{labels} must have labels of slides that have patches, got those of slides without one only: "
+            "was no tissue found?"
+        )
+    return found
 
 
 def _measured(predictions: Predictions, truth: Labels) -> Predictions:
