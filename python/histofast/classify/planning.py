@@ -80,6 +80,9 @@ class Runs:
         self._looks: dict[Path, tuple[Asked, float]] = {}
         self._contents: dict[int, tuple[Images, tuple[str, ...]]] = {}
         self._begun: set[tuple[str, str, str, int]] = set()
+        self._identities: dict[
+            tuple[starts.Start, tuple[tuple[str, str], ...]], dict[str, Any]
+        ] = {}
 
     def add(self, asked: Asked, *, name: str) -> Job:
         """Have a run made; one that is asked for already is returned as it is.
@@ -145,7 +148,10 @@ class Runs:
         found = {folder: self.plan.made_in(folder) for folder in starts.runs_of(asked.start)}
         needs = {folder: job for folder, job in found.items() if job is not None}
         planned = {folder: key_of(need) for folder, need in needs.items()}
-        return starts.identity(asked.start, planned=planned), list(needs.values())
+        known = asked.start, tuple(planned.items())
+        if known not in self._identities:  # it reads the files of a start from end to end
+            self._identities[known] = starts.identity(asked.start, planned=planned)
+        return self._identities[known], list(needs.values())
 
     def contents_of(self, images: Images) -> tuple[str, ...]:
         """Return what `datasets.contents_of` says, asked once."""

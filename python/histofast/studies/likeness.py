@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -97,13 +98,12 @@ def plan_likeness(
     """
     contents = runs.contents_of(images)
     chosen = evenly(rows, _MOST)
-    told: dict[str, list[dict[str, Any]]] = {}
-    after: dict[str, Job] = {}
-    for what, sides in pairs.items():
-        each = [side.told(runs) for side in sides]
-        told[what] = [found for found, _ in each]
-        after |= {key_of(job): job for _, needs in each for job in needs}
-    networks = {canonical(one) for each in told.values() for one in each}
+    each = {what: [side.told(runs) for side in sides] for what, sides in pairs.items()}
+    told = {what: [found for found, _ in both] for what, both in each.items()}
+    needs = {what: [job for _, of_side in both for job in of_side] for what, both in each.items()}
+    after = {key_of(job): job for of_pair in needs.values() for job in of_pair}
+    names = {what: [canonical(one) for one in both] for what, both in told.items()}
+    networks = set(itertools.chain(*names.values()))
     shown = canonical(
         {"contents": [contents[i] for i in chosen], "groups": [images.groups[i] for i in chosen]}
     )
@@ -116,11 +116,8 @@ def plan_likeness(
         kind="likeness",
         arguments={
             "pairs": dict(pairs),
-            "needs": {
-                what: [job for side in sides for job in side.told(runs)[1]]
-                for what, sides in pairs.items()
-            },
-            "names": {what: [canonical(one) for one in each] for what, each in told.items()},
+            "needs": needs,
+            "names": names,
             "images": images,
             "rows": chosen,
             "px": px,

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Literal
 
@@ -220,12 +220,12 @@ class Drift:
         for data, images in self.setting.sets.items():
             jobs = []
             for i, split in enumerate(self.setting.splits):
-                asked = self.ask(images, starts.Random(0), split)
+                asked = work[data, self.ways[0]][i].asked
                 jobs.append(
                     plan_likeness(
                         runs,
                         {
-                            str(held): self._sides(held, images, split, work, data, i)
+                            str(held): self._sides(held, asked, work, data, i)
                             for held in self.held()
                         },
                         images=images,
@@ -239,12 +239,10 @@ class Drift:
             found |= {(data, held): tuple(jobs) for held in self.held()}
         return found
 
-    def _sides(
-        self, held: Held, images: Images, split: Split, work: Work, data: str, i: int
-    ) -> tuple[Side, Side]:
+    def _sides(self, held: Held, asked: Asked, work: Work, data: str, i: int) -> tuple[Side, Side]:
         def begins(name: str) -> Side:
             start = self.begins.get(name) or starts.parse(name)
-            return Side(begins=self.ask(images, start, split))
+            return Side(begins=replace(asked, start=start))
 
         def ends(name: str, freeze: Freeze = "all") -> Side:
             return Side(run=work[data, Way(start=name, freeze=freeze)][i].job)
