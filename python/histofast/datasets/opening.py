@@ -80,7 +80,6 @@ def open_images(
     if "label" in pictures.has and all(any(row.labels) for row in rows):
         found = targets_of(pictures, rows, labels, task or told.task)
     kind = told.group_kind if told.group_kind and group_column is None else pictures.group_kind
-    role = pictures.group_kind
     notes = [*on_missing(pictures, rows, labels=labels or ()), *pictures.notes]
     notes += [*told.notes, *(_on_groups(kind) if labelled else ())]
     images = Images(
@@ -90,7 +89,7 @@ def open_images(
         task=found[0],
         classes=found[1],
         targets=found[2],
-        groups=tuple(row.name if role == "image" else getattr(row, role) for row in rows),
+        groups=tuple(pictures.group_of(row) for row in rows),
         group_kind=kind,
         splits=tuple(_split(pictures, row) for row in rows),
         mpp=tuple(row.mpp for row in rows),

@@ -77,6 +77,11 @@ class Pictures:
         """Return how a message begins that is about a row."""
         return f"{self.path}, line {row.line}" if row.line else f"{self.path}: {row.name}"
 
+    def group_of(self, row: Picture) -> str:
+        """Return the group that a row is of; its own name where nothing tells groups."""
+        group: str = row.name if self.group_kind == "image" else getattr(row, self.group_kind)
+        return group
+
 
 def read_pictures(
     path: str | Path,

@@ -16,7 +16,7 @@ from histofast._files import regular_file
 from histofast._tables import Table, shown
 from histofast._words import one_line, text_of
 from histofast.errors import SlideError
-from histofast.patches.pictures import GroupKind, Picture, Pictures, read_pictures
+from histofast.patches.pictures import Picture, Pictures, read_pictures
 
 _FOLDER = "folder"
 
@@ -131,7 +131,7 @@ def _bags_from(pictures: Pictures, bag_from: str | None) -> list[str]:
     if bag_from == _FOLDER:
         return _folders(pictures)
     if "(" not in bag_from:
-        return [_of_column(row, pictures.group_kind) for row in pictures.rows]
+        return [pictures.group_of(row) for row in pictures.rows]
     try:
         pattern = re.compile(bag_from)
     except re.error as error:
@@ -168,10 +168,6 @@ def _folders(pictures: Pictures) -> list[str]:
                 f"and {folder}: rename one, or give an expression as bag_from"
             )
     return [folder.name for folder in folders]
-
-
-def _of_column(row: Picture, kind: GroupKind) -> str:
-    return {"slide": row.slide, "patient": row.patient, "group": row.group, "image": row.name}[kind]
 
 
 def _bags_of(pictures: Pictures, grouped: Mapping[str, Sequence[Picture]]) -> list[PatchBag]:
