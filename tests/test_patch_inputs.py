@@ -185,6 +185,15 @@ def test_bags_from_folders_and_their_classes(tmp_path):
         read_patch_table(tmp_path / "set", bag_from="folder")
 
 
+@pytest.mark.parametrize("bag_from", [None, r"/(\w+)\.png"])
+def test_a_picture_called_like_its_class_keeps_its_label(tmp_path, bag_from):
+    for name in ("no/no.png", "yes/1.png"):
+        (tmp_path / name).parent.mkdir()
+        (tmp_path / name).touch()
+    found = read_patch_table(tmp_path, bag_from=bag_from)
+    assert [(bag.name, bag.labels) for bag in found] == [("no", ("no",)), ("1", ("yes",))]
+
+
 @pytest.mark.parametrize(
     ("bag_from", "error", "message"),
     [

@@ -117,8 +117,8 @@ def pictures_in_bags(
     grouped: dict[str, list[Picture]] = {}
     for row, bag in zip(pictures.rows, _bags_from(pictures, bag_from), strict=True):
         # A folder that is a bag is no class.
-        is_class = pictures.table is not None or row.labels[0] != bag
-        grouped.setdefault(bag, []).append(row if is_class else replace(row, labels=("",)))
+        is_bag = bag_from == _FOLDER and pictures.table is None and row.labels[0] == bag
+        grouped.setdefault(bag, []).append(replace(row, labels=("",)) if is_bag else row)
     if bag_from is None and not pictures.has & {"slide", "patient"}:
         _refuse_one_stem(pictures, grouped)
     return pictures, _bags_of(pictures, grouped)
