@@ -171,10 +171,8 @@ def content_sha256(path: Path | str) -> str:
     path = path_of("path", path)
     digest = hashlib.sha256()
     if is_plain(path):
-        features = open_features(path).features
-        rows = max(1, CHUNK_BYTES * len(features) // max(1, features.nbytes))
-        for start in range(0, len(features), rows):
-            digest.update(np.ascontiguousarray(features[start : start + rows]).data)
+        for chunk in _chunks(open_features(path).features):
+            digest.update(chunk.data)
         return digest.hexdigest()
     is_ours = _refuse_changed(path)
     with reading(path) as file:
@@ -246,13 +244,13 @@ def _refuse_changed(path: Path) -> bool:
     return bool(seal)
 
 
-def _chunks(dataset: h5py.Dataset) -> Iterator[NDArray[Any]]:
-    """Yield some rows of a dataset at a time."""
-    rows = max(1, CHUNK_BYTES * len(dataset) // max(1, dataset.nbytes))
-    if dataset.chunks is not None:  # none is inflated twice
-        rows = -(-rows // dataset.chunks[0]) * dataset.chunks[0]
-    for start in range(0, len(dataset), rows):
-        yield np.ascontiguousarray(dataset[start : start + rows])
+def _chunks(array: h5py.Dataset | NDArray[Any]) -> Iterator[NDArray[Any]]:
+    """Yield some rows of a dataset or an array at a time."""
+    rows = max(1, CHUNK_BYTES * len(array) // max(1, array.nbytes))
+    if (stored := getattr(array, "chunks", None)) is not None:  # none is inflated twice
+        rows = -(-rows // stored[0]) * stored[0]
+    for start in range(0, len(array), rows):
+        yield np.ascontiguousarray(array[start : start + rows])
 
 
 def _squeeze(array: NDArray[Any]) -> NDArray[Any]:

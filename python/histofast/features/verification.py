@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 import h5py
 import numpy as np
+from numpy.typing import NDArray
 
 from histofast._files import path_of, paths_of
 from histofast.errors import FeatureError
@@ -160,24 +161,27 @@ def _states_origin(path: Path) -> bool:
 
 def _verify_foreign(path: Path) -> _Seen:
     """What can be seen of another tool's file."""
-    file = open_features(path)
-    first_bad: int | None = None
+    problems: list[str] = []
     done = 0
-    for chunk in file.iter_chunks():
-        bad = ~np.isfinite(chunk).all(axis=1)
-        if first_bad is None and bad.any():
-            first_bad = done + int(bad.argmax())
+    for chunk in open_features(path).iter_chunks():
+        problems = problems or _not_finite(chunk, done)
         done += len(chunk)
-    problems = [] if first_bad is None else [f"features are not finite, first in row {first_bad}"]
     return _Seen(problems, done, is_sealed=False)
+
+
+def _not_finite(chunk: NDArray[Any], start: int) -> list[str]:
+    """Name the first row of a chunk, which begins at row `start`, that is not finite."""
+    bad = ~np.isfinite(chunk).all(axis=1)
+    if not bad.any():
+        return []
+    return [f"features are not finite, first in row {start + int(bad.argmax())}"]
 
 
 def _verify_numbers(file: h5py.File, dataset: h5py.Dataset) -> list[str]:
     """Everything that needs the features, in one pass over them."""
-    problems = []
     n, d = dataset.shape
     sha256 = hashlib.sha256()
-    first_bad: int | None = None
+    not_finite: list[str] = []
     rows = max(1, CHUNK_BYTES // (dataset.dtype.itemsize * max(1, d)))
     pt = None
     if file.attrs.get("layout") == "clam":
@@ -187,14 +191,9 @@ def _verify_numbers(file: h5py.File, dataset: h5py.Dataset) -> list[str]:
         sha256.update(chunk.data)
         if pt is not None:
             pt.compare(chunk)
-        if first_bad is None:
-            bad = ~np.isfinite(chunk).all(axis=1)
-            first_bad = start + int(bad.argmax()) if bad.any() else None
-    if pt is not None:
-        problems += pt.close()
+        not_finite = not_finite or _not_finite(chunk, start)
+    problems = [*(pt.close() if pt is not None else []), *not_finite]
     sha256.update(file["coords"][()].data)
-    if first_bad is not None:
-        problems.append(f"features are not finite, first in row {first_bad}")
     if sha256.hexdigest() != file.attrs["sha256"]:
         problems.append("features or coords do not have the checksum the file states")
     if "tissue_fraction" in file and file["tissue_fraction"].shape != (n,):
