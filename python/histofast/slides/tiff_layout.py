@@ -34,7 +34,7 @@ from histofast.slides.tiff_directories import (
     what_is_broken,
 )
 from histofast.slides.tiff_pages import is_beside, picture_of
-from histofast.slides.tiff_scale import mpp_of, ome_magnification
+from histofast.slides.tiff_scale import Ome, mpp_of, ome_magnification, read_ome
 
 # tifffile logs what it meets in broken files; without a handler Python prints that on stderr.
 logging.getLogger("tifffile").addHandler(logging.NullHandler())
@@ -163,7 +163,8 @@ def _layout(path: Path, tiff: tifffile.TiffFile, vendor: str, kind_of: KindOf) -
     except SlideError as error:
         raise SlideError(f"{path}: {error}") from None
     first = tiff.pages.first
-    mpp, mpp_source = mpp_of(base, first=first, vendor=vendor, file_name=path.name)
+    ome = read_ome(first.description) if vendor == "ome" else None
+    mpp, mpp_source = mpp_of(base, first=first, vendor=vendor, ome=ome, file_name=path.name)
     layout = TiffLayout(
         vendor=vendor,
         tiled=True,
@@ -172,7 +173,7 @@ def _layout(path: Path, tiff: tifffile.TiffFile, vendor: str, kind_of: KindOf) -
         tables=(),
         mpp=mpp,
         mpp_source=mpp_source,
-        properties=_properties(path, base, first, vendor),
+        properties=_properties(path, base, vendor, ome),
         kind=kind,
     )
     if not base.is_tiled:
@@ -287,7 +288,7 @@ def _tile_table(
 
 
 def _properties(
-    path: Path, page: tifffile.TiffPage, first: tifffile.TiffPage, vendor: str
+    path: Path, page: tifffile.TiffPage, vendor: str, ome: Ome | None
 ) -> dict[str, str]:
     properties = {
         "door": "tifffile",
@@ -301,8 +302,8 @@ def _properties(
                 properties[f"aperio.{key.strip()}"] = value.strip()
         if "aperio.AppMag" in properties:
             properties["objective_power"] = properties["aperio.AppMag"]
-    elif vendor == "ome":
-        magnification = ome_magnification(page, first=first, file_name=path.name)
+    elif ome is not None:
+        magnification = ome_magnification(page, ome=ome, file_name=path.name)
         if magnification is not None:
             properties["objective_power"] = magnification
     return properties

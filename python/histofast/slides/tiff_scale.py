@@ -31,7 +31,12 @@ Scale = tuple[float, float]
 
 
 def mpp_of(
-    page: tifffile.TiffPage, *, first: tifffile.TiffPage, vendor: str, file_name: str
+    page: tifffile.TiffPage,
+    *,
+    first: tifffile.TiffPage,
+    vendor: str,
+    ome: Ome | None,
+    file_name: str,
 ) -> tuple[Scale | None, str]:
     """Return um per pixel along x and y, and where that stands.
 
@@ -39,10 +44,11 @@ def mpp_of(
         page: that shows the picture.
         first: page of the file, whose text speaks for all of them.
         vendor: as `TiffLayout` has it.
+        ome: what the text of an OME file says.
         file_name: OME files in several parts name those that a picture is in.
     """
-    if vendor == "ome":
-        image = _ome_image(page, read_ome(first.description).images, file_name)
+    if ome is not None:
+        image = _ome_image(page, ome.images, file_name)
         if image is not None and (said := _ome_mpp(image.pixels)) is not None:
             return said, "OME PhysicalSizeX"
     if vendor == "aperio" and (match := re.search(r"\bMPP\s*=\s*([\d.,eE+-]+)", page.description)):
@@ -188,11 +194,8 @@ def _ome_mpp(pixels: Mapping[str, str]) -> Scale | None:
     return scale[0], scale[1]
 
 
-def ome_magnification(
-    page: tifffile.TiffPage, *, first: tifffile.TiffPage, file_name: str
-) -> str | None:
+def ome_magnification(page: tifffile.TiffPage, *, ome: Ome, file_name: str) -> str | None:
     """Return the nominal magnification of the objective that took a page of an OME file."""
-    ome = read_ome(first.description)
     image = _ome_image(page, ome.images, file_name)
     if image is not None and image.objective in ome.magnifications:
         return ome.magnifications[image.objective]
