@@ -37,7 +37,7 @@ _NUMBERS: tuple[str, ...] = (
 )
 _NUMBERS += ("samplesperpixel", "planarconfig", "compression", "photometric", "predictor")
 _NUMBERS += ("subfiletype",)
-_MASK = 4  # a bit of NewSubfileType
+REDUCED, MASK = 1, 4  # bits of NewSubfileType
 _IMAGEJ_IMAGES = re.compile(r"^images=(\d{1,9})\s*$", re.MULTILINE)
 _TIFFFILE_SHAPE = re.compile(r'"shape": \[([\d, ]{1,99})\]')
 
@@ -262,7 +262,7 @@ def _pictures_of_one_size(page: tifffile.TiffPage, pages: Sequence[tifffile.Tiff
     count = sum(
         other.shape == page.shape
         and other.is_tiled == page.is_tiled
-        and not int(other.subfiletype) & _MASK
+        and not int(other.subfiletype) & MASK
         for other in pages
         if other is not page
     )

@@ -183,7 +183,7 @@ def _layout(path: Path, tiff: tifffile.TiffFile, vendor: str, kind_of: KindOf) -
     absent = _absent_colour(base, pages, kind)
     levels, tables = [], []
     pyramid = _pyramid(path, base, pages, vendor, kind_of)
-    check_pages(path, [page for page, _ in pyramid])
+    check_pages(path, [page for page, _ in pyramid[1:]])
     for page, level in pyramid:
         levels.append(level)
         tables.append(_tile_table(path, page, level, kind, absent))
@@ -223,6 +223,7 @@ def _pyramid(
     for page in candidates:
         if reason := what_is_broken(path, page):
             raise SlideError(reason)
+    kind = kind_of(base)
     candidates = [
         page
         for page in candidates
@@ -232,7 +233,7 @@ def _pyramid(
         and page.samplesperpixel == base.samplesperpixel
         and page.bitspersample == base.bitspersample
         and int(page.compression) in CODECS
-        and _kind_or_none(page, kind_of) == kind_of(base)
+        and _kind_or_none(page, kind_of) == kind
     ]
     candidates.sort(key=lambda page: -page.imagewidth)
     size = base.imagewidth, base.imagelength

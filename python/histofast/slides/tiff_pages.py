@@ -10,9 +10,8 @@ import tifffile
 
 from histofast.errors import SlideError
 from histofast.slides.metadata import pyramid_downsample
-from histofast.slides.tiff_directories import what_is_broken
+from histofast.slides.tiff_directories import MASK, REDUCED, what_is_broken
 
-REDUCED, MASK = 1, 4  # bits of NewSubfileType
 # How Aperio's software, and others after it, tell what a page is: a line of its description.
 _BESIDE = re.compile(r"^\s*(label|macro|thumbnail)\b", re.IGNORECASE | re.MULTILINE)
 _LOOKED_AT = 1000  # characters
