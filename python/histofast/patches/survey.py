@@ -154,9 +154,7 @@ class MaskFile:
     def read(self, slide: Slide, options: TissueOptions) -> NDArray[np.uint8] | dict[str, Any]:
         """Return what `find_tissue` takes for the mask of a slide."""
         if not self._is_geojson:
-            base, scale = slide.levels[0], max(options.mpp / slide.mpp, 1.0)
-            wanted = max(1, round(base.width / scale)), max(1, round(base.height / scale))
-            return read_mask(self.path, size_wanted=wanted)
+            return read_mask(self.path, size_wanted=slide.overview_size(mpp=options.mpp))
         try:
             value = json.loads(
                 self._content,

@@ -270,22 +270,25 @@ class Slide(ABC):
         """
         return self.survey(mpp=mpp, workers=workers).picture
 
+    def overview_size(self, *, mpp: float) -> tuple[int, int]:
+        """(width, height) of `overview` in pixels."""
+        scale = max(real_number("mpp", mpp, above=0) / self.mpp, 1.0)
+        width, height = self.dimensions
+        return max(1, round(width / scale)), max(1, round(height / scale))
+
     def survey(self, *, mpp: float = 8.0, workers: Executor | None = None) -> Survey:
         """Return `overview` together with the tiles of its level that cannot be decoded.
 
         Raises:
             SlideError: not one tile could be decoded, or the picture would not fit into memory.
         """
-        base = self.levels[0]
-        scale = max(real_number("mpp", mpp, above=0) / self.mpp, 1.0)
-        w = max(1, round(base.width / scale))
-        h = max(1, round(base.height / scale))
+        w, h = self.overview_size(mpp=mpp)
         if w * h > MAX_OVERVIEW_PX:
             raise SlideError(
                 f"an overview of {self.path} must have at most {MAX_OVERVIEW_PX:,} px, {w} x {h} at"
                 f" {mpp} um/px: ask for a larger mpp"
             )
-        index = self._finer_than(scale)
+        index = self._finer_than(max(mpp / self.mpp, 1.0))
         picture = np.empty((h, w, 3), np.uint8)
         hole = np.ones((h, w), bool)
         own = ThreadPoolExecutor(available_cpus()) if workers is None else nullcontext(workers)
