@@ -156,31 +156,8 @@ def test_patches_have_no_level_0(tmp_path, encoder):
 
 def test_tissue_shows_the_same_patches(cli, tmp_path):
     path = slide_at(tmp_path / "s.tif", 0.2527)
-    answer = cli(
-        "tissue",
-        path,
-        "-o",
-        tmp_path / "qc",
-        "--mag",
-        40,
-        "--patch-px",
-        32,
-        "--mask",
-        tmp_path / "masks",
-        "--json",
-    )
-    (row,) = json.loads(answer.out)
+    asked = ["tissue", path, "-o", tmp_path / "qc", "--mag", 40, "--patch-px", 32]
+    asked += ["--mask", tmp_path / "masks"]
+    (row,) = json.loads(cli(*asked, "--json").out)
     assert "40x is the slide's own 0.2527 um per pixel, not 0.25" in row["notes"]
-    line = cli(
-        "tissue",
-        path,
-        "-o",
-        tmp_path / "qc",
-        "--mag",
-        40,
-        "--patch-px",
-        32,
-        "--mask",
-        tmp_path / "masks",
-    ).out
-    assert re.search(r"own 0\.2527 um per pixel, not 0\.25[;)]", line)
+    assert re.search(r"own 0\.2527 um per pixel, not 0\.25[;)]", cli(*asked).out)
