@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -179,19 +179,23 @@ def with_masks(jobs: list[Job], mask: str | Path | None) -> list[Job]:
                 f"{len(jobs)} slides, got {mask}"
             )
         return [replace(jobs[0], mask=mask)]
-    names = [path for path in sorted(mask.iterdir()) if path.suffix.lower() in MASK_SUFFIXES]
-    return [job if job.mask or job.problem else _with_mask_among(names, mask, job) for job in jobs]
+    files: dict[str, list[Path]] = {}  # by their names without suffix, in lower case
+    for path in sorted(mask.iterdir()):
+        if path.suffix.lower() in MASK_SUFFIXES:
+            files.setdefault(path.stem.lower(), []).append(path)
+    return [job if job.mask or job.problem else _with_mask_among(files, mask, job) for job in jobs]
 
 
-def _with_mask_among(files: list[Path], folder: Path, job: Job) -> Job:
+def _with_mask_among(files: Mapping[str, Sequence[Path]], folder: Path, job: Job) -> Job:
     """Give a slide its mask of a folder; one that has none, or several, has a problem."""
     stem = job.name.lower()
-    found = [path for path in files if path.stem.lower() == stem and not _is_same(path, job.path)]
+    found = [path for path in files.get(stem, ()) if not _is_same(path, job.path)]
     if found:  # as `histofast tissue` writes contours beside pictures, the first suffix is taken
         return replace(
             job, mask=min(found, key=lambda path: MASK_SUFFIXES.index(path.suffix.lower()))
         )
-    found = [path for path in files if path.stem.lower().startswith(f"{stem}_mask")]
+    begins = f"{stem}_mask"
+    found = [path for name in files if name.startswith(begins) for path in files[name]]
     if len(found) == 1:
         return replace(job, mask=found[0])
     if found:
