@@ -114,7 +114,7 @@ def cam_of_slide(
         ) as found,
         PatchReader([found.slide.path]) as reader,
     ):
-        models = [found.run.models()[k] for k in found.folds]
+        models = [model for k, model in enumerate(found.run.models()) if k in found.folds]
         bag = np.array(found.file.features, np.float32, order="C")
         number = _number(found, models, bag, class_name)
         made = cams_of_bag(
