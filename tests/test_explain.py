@@ -69,6 +69,20 @@ def test_shares_keep_the_order(values):
         assert (np.diff(shares[np.argsort(values, kind="stable")]) >= 0).all()
 
 
+def test_other_values_of_the_same_patches_are_a_map_of_their_own():
+    for scale in ("rank", "minmax", "raw"):
+        one, wanted = made([1, 0, 0.5], scale=scale), made([0.25, 0.25, 0], scale=scale, name="b")
+        other = one.with_values(wanted.values, name="b")
+        assert other.name == "b"
+        assert other.shares.tolist() == wanted.shares.tolist()
+        assert other.overlay().tobytes() == wanted.overlay().tobytes()
+        assert one.values.tolist() == [1, 0, 0.5]
+    with pytest.raises(
+        ValueError, match=r"^values must be within 0..1 for scale=\"raw\", got 0..2"
+    ):
+        one.with_values(np.array([0, 1, 2.0]), name="b")
+
+
 # --- Pictures ------------------------------------------------------------------------------------
 
 

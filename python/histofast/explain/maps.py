@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import math
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, get_args
 from xml.sax.saxutils import quoteattr
@@ -91,6 +91,20 @@ class AttentionMap:
     def files(self) -> tuple[str, ...]:
         """Names of what `save` writes."""
         return ("overlay.png", *(f"{self.stem}.{end}" for end in ("geojson", "ome.tif", "csv")))
+
+    def with_values(self, values: NDArray[np.floating[Any]], *, name: str) -> AttentionMap:
+        """Return the map of other values of the same patches, on the same overview.
+
+        Args:
+            values: (n,) floating point.
+            name: what they are.
+
+        Raises:
+            TypeError, ValueError: as `attention_map`.
+        """
+        _check_values(values, self.coords_l0, self.scale)
+        exact = values.astype(np.float64)
+        return replace(self, name=name, values=exact, shares=_shares(exact, self.scale))
 
     def heat(self) -> NDArray[np.float64]:
         """Draw the shares on the grid of the overview.

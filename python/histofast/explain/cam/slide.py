@@ -129,14 +129,14 @@ def cam_of_slide(
         )
         shown_class = found.run.classes[number] if found.run.classes else ""
         name = NAMES[chosen] + (f" of {shown_class}" if shown_class else "")
-        draw = partial(_drawn, found, scale=scale, alpha=alpha)
         whole, null = made.maps[chosen], made.null[chosen]
+        drawn = _drawn(found, whole, name=name, scale=scale, alpha=alpha)
         return SlideCam(
             method=chosen,
             layer=made.layer,
             shown_class=shown_class,
-            map=draw(whole, name=name),
-            null=draw(null, name=f"{name}, weights drawn anew"),
+            map=drawn,
+            null=drawn.with_values(null.ravel(), name=f"{name}, weights drawn anew"),
             agreement=float(rank_correlations(whole.reshape(1, 1, -1), null.reshape(1, 1, -1))[0]),
         )
 
