@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import shlex
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated
 
@@ -14,7 +13,7 @@ from histofast._machine import TORCH
 from histofast._words import count
 from histofast.cli import options
 from histofast.cli.flags import told
-from histofast.cli.output import now_and_then, say, say_document
+from histofast.cli.output import counted_in_turn, say, say_document
 
 
 def add_to(app: typer.Typer) -> None:
@@ -121,31 +120,27 @@ def concepts(
     from histofast.report import check_installed, save
 
     check_installed()  # before the work
-    tell: dict[str, Callable[[int, int], None]] = {}
-
-    def on_progress(what: str, done: int, of: int) -> None:
-        tell.setdefault(what, now_and_then(what))(done, of)
-
-    found = explain.explain_concepts(
-        images,
-        network=network,
-        weights=weights,
-        run=run,
-        layers=None if layers is None else options.split(layers),
-        concepts=None if concepts is None else options.split(concepts),
-        target=target,
-        device=device,
-        threads=threads,
-        on_progress=None if quiet else on_progress,
-        **options.given(
-            px=px,
-            folds=folds,
-            permutations=permutations,
-            random_seeds=random_seeds,
-            nuclei_threshold=nuclei_threshold,
-            seed=seed,
-        ),
-    )
+    with counted_in_turn(quiet=quiet) as on_progress:
+        found = explain.explain_concepts(
+            images,
+            network=network,
+            weights=weights,
+            run=run,
+            layers=None if layers is None else options.split(layers),
+            concepts=None if concepts is None else options.split(concepts),
+            target=target,
+            device=device,
+            threads=threads,
+            on_progress=on_progress,
+            **options.given(
+                px=px,
+                folds=folds,
+                permutations=permutations,
+                random_seeds=random_seeds,
+                nuclei_threshold=nuclei_threshold,
+                seed=seed,
+            ),
+        )
     answer = explain.answer_of(found, command=shlex.join(["histofast", *sys.argv[1:]]))
     page = save(answer, target_folder)
     for note in () if quiet else found.notes:
