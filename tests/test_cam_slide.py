@@ -135,6 +135,24 @@ def test_no_models_show_nothing(bag):
         cam.cams_of_bag(encoder, [], features=features, read=lambda r: pixels[r], number=0)
 
 
+def test_an_encoder_that_cannot_be_drawn_anew_has_no_null(bag):
+    _, pixels, features, models = bag
+    encoder = Encoder()
+    encoder.weight = torch.nn.Parameter(torch.ones(3))
+    network = networks.adopt(encoder, mean=(0.5,) * 3, std=(0.25,) * 3)
+    with pytest.raises(
+        ValueError, match=r"^network must say how its weights are drawn anew, Encoder has modules"
+    ):
+        cam.cams_of_bag(
+            network,
+            models,
+            features=features,
+            read=lambda rows: pixels[rows],
+            number=1,
+            layer="map",
+        )
+
+
 # --- The command -------------------------------------------------------------------------------
 
 

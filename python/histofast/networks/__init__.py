@@ -26,7 +26,7 @@ from histofast.networks.recorder import Recorder
 from histofast.networks.restored import restore
 from histofast.networks.reuse import feature_reuse
 from histofast.networks.timm import TimmNetwork
-from histofast.networks.twins import randomised, twin
+from histofast.networks.twins import drawn_anew, randomised, twin
 from histofast.networks.verifying import PixelsIn
 from histofast.networks.weights import fitting
 
@@ -44,6 +44,7 @@ __all__ = [
     "adopt",
     "check_size",
     "create",
+    "drawn_anew",
     "export",
     "export_cuts",
     "export_encoder",

@@ -27,6 +27,21 @@ def twin(network: AnyNetwork, *, seed: int) -> AnyNetwork | None:
     return moved
 
 
+def drawn_anew(network: AnyNetwork, *, seed: int) -> AnyNetwork:
+    """Return the `twin` of a network, if it has one.
+
+    Raises:
+        ValueError: an adopted module that does not say how its weights are drawn.
+    """
+    other = twin(network, seed=seed)
+    if other is None:
+        raise ValueError(
+            f"network must say how its weights are drawn anew, {network.architecture} has modules "
+            "without reset_parameters"
+        )
+    return other
+
+
 def randomised(network: AnyNetwork, *, seed: int) -> Iterator[tuple[str, AnyNetwork]]:
     """Draw the weights of a network anew from the output down, a part more each time.
 
@@ -45,13 +60,7 @@ def randomised(network: AnyNetwork, *, seed: int) -> Iterator[tuple[str, AnyNetw
 
     Reference: Adebayo et al., 2018, Sanity checks for saliency maps (cascading randomisation).
     """
-    other = twin(network, seed=seed)
-    if other is None:
-        raise ValueError(
-            f"network must say how its weights are drawn anew, {network.architecture} has modules "
-            "without reset_parameters"
-        )
-    fresh = other.state_dict()
+    fresh = drawn_anew(network, seed=seed).state_dict()
     changing = copy.deepcopy(network)
     state = changing.state_dict()  # shares its memory with the network
     for name, keys in reversed(_parts(network)):

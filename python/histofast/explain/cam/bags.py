@@ -22,7 +22,7 @@ from histofast._stopping import stop_if_asked
 from histofast.explain.cam.capture import BATCH, as_maps
 from histofast.explain.cam.definitions import METHODS, Method, check_methods
 from histofast.mil import BagModel, create
-from histofast.networks import Recorder, frozen, gradients, twin
+from histofast.networks import Recorder, drawn_anew, frozen, gradients
 
 _AGREE = 1e-3  # of what is said of a patch, how far the weighted mean may be off
 _CHUNK = 256  # patches whose graphs are held at a time
@@ -71,7 +71,7 @@ def cams_of_bag(
     Raises:
         TypeError: features of another type.
         ValueError: no models, patches, such method or output; a model whose output is no weighted mean of its
-            patches'.
+            patches'; a network of `adopt` that does not say how its weights are drawn.
         ModelError: a layer without a map.
 
     Determinism: by the device and the seed.
@@ -87,8 +87,8 @@ def cams_of_bag(
     if number >= outputs:
         raise ValueError(f"number must be below {outputs}, the outputs of the models, got {number}")
     recorder = Recorder(network, [network.layer if layer is None else layer])
+    other = Recorder(drawn_anew(network, seed=seed), recorder.names)
     maps = _maps(recorder, models, torch.from_numpy(features), read, chosen, number)
-    other = Recorder(twin(network, seed=seed), recorder.names)
     anew = [
         create(model.name, d=model.d, outputs=model.outputs, seed=seed + k, **model.options)
         for k, model in enumerate(models)

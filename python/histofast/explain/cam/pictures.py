@@ -28,7 +28,7 @@ from histofast.explain.cam.definitions import NAMES, Method, check_methods
 from histofast.explain.cam.worth import DARKNESS, RANDOM, Measured, darkness, measure
 from histofast.explain.scoring import Score, score
 from histofast.learning import LEAST_GROUPS
-from histofast.networks import Recorder, pick_device, twin
+from histofast.networks import Recorder, drawn_anew, pick_device
 from histofast.slides import read_image
 
 Pixels = NDArray[np.uint8]
@@ -128,7 +128,7 @@ def explain_pictures(
     wanted = None if classes is None else _numbers(run, classes)
     network = run.network().to(pick_device(device))
     recorder = Recorder(network, [network.layer if layer is None else layer])
-    null = Recorder(twin(network, seed=seed), recorder.names)
+    null = Recorder(drawn_anew(network, seed=seed), recorder.names)
     opened = images if isinstance(images, Images) else open_images(images, labelled=False)
     every = np.arange(len(opened))
     met = _Met(

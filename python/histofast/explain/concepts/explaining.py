@@ -270,9 +270,9 @@ class _Work:
         """Return those of networks with random weights, by layer."""
         each = []
         for k in range(seeds):
-            twin = networks.twin(recorder.network, seed=self.seed + 1 + k)
+            other = networks.drawn_anew(recorder.network, seed=self.seed + 1 + k)
             what = f"random network {k + 1} of {seeds}"
-            each.append(self.regressed(networks.Recorder(twin, recorder.names), what, 0))
+            each.append(self.regressed(networks.Recorder(other, recorder.names), what, 0))
         return {layer: tuple(one[layer] for one in each) for layer in recorder.names}
 
     def moved(
