@@ -130,7 +130,7 @@ def test_maps_that_do_not_change_without_weights_are_named(learnt):
         methods=("hirescam",),
         classes=np.zeros(12, np.int64),
         groups=[str(i // 2) for i in range(12)],
-        is_one=True,
+        task="classification",
         masks=np.ones((12, 16, 16), bool),
     )
     assert [change.part for change in found.changes] == ["head", "inner"]

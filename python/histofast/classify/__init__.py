@@ -25,6 +25,7 @@ from histofast.classify.planning import Planned, Runs, StepTimes, look_ahead
 from histofast.classify.predicting import Predictions, predict
 from histofast.classify.recipe import PRESETS, Recipe, as_recipe
 from histofast.classify.runs import Run, open_run
+from histofast.classify.task import probabilities_of
 from histofast.classify.training import train
 
 __all__ = [
@@ -49,6 +50,7 @@ __all__ = [
     "merge",
     "open_run",
     "predict",
+    "probabilities_of",
     "standardised",
     "steps_of_epoch",
     "train",

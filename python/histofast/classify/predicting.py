@@ -14,6 +14,7 @@ from histofast._files import check_target, path_of
 from histofast._numbers import whole_number
 from histofast.classify.loop import EVALUATED, logits_of
 from histofast.classify.runs import Run, open_run
+from histofast.classify.task import probabilities_of
 from histofast.datasets import Images, none_readable, open_images, read_in_batches
 from histofast.learning import write_csv
 from histofast.networks import pick_device
@@ -80,7 +81,6 @@ def predict(
     where = pick_device(device)
     network = run.network().to(where)
     shown = images if isinstance(images, Images) else open_images(images, labelled=False)
-    is_one = run.task == "classification"
     values = np.full((len(shown), len(run.classes)), np.nan)
     unreadable: list[tuple[str, str]] = []
     for places, pixels in read_in_batches(
@@ -91,8 +91,8 @@ def predict(
         on_unreadable=lambda *told: unreadable.append(told),
         on_progress=on_progress,
     ):
-        logits = logits_of(network, pixels, np.arange(len(places)), device=where).double()
-        values[places] = (logits.softmax(1) if is_one else logits.sigmoid()).numpy()
+        logits = logits_of(network, pixels, np.arange(len(places)), device=where)
+        values[places] = probabilities_of(logits, task=run.task)
     if len(unreadable) == len(shown):
         raise none_readable(shown, [reason for _, reason in unreadable])
     predictions = Predictions(
@@ -103,7 +103,7 @@ def predict(
         notes=shown.notes,
     )
     if target is not None:
-        write_csv(target, _table(predictions, is_one=is_one))
+        write_csv(target, _table(predictions, is_one=run.task == "classification"))
     return predictions
 
 

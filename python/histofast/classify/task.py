@@ -75,7 +75,12 @@ class Goal:
 
     def probabilities(self, logits: Tensor) -> NDArray[np.float64]:
         """Return (b, c) probabilities; of classes, they sum to 1."""
-        wide = logits.double()
-        found = wide.softmax(1) if self.task == "classification" else wide.sigmoid()
-        values: NDArray[np.float64] = found.cpu().numpy()
-        return values
+        return probabilities_of(logits, task=self.task)
+
+
+def probabilities_of(logits: Tensor, *, task: ImageTask) -> NDArray[np.float64]:
+    """Return (b, c) probabilities of logits; of classes, they sum to 1."""
+    wide = logits.double()
+    found = wide.softmax(1) if task == "classification" else wide.sigmoid()
+    values: NDArray[np.float64] = found.cpu().numpy()
+    return values

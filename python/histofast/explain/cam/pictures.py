@@ -14,9 +14,10 @@ from numpy.typing import NDArray
 from histofast._files import make_folder, path_of, regular_file, replacing
 from histofast._numbers import whole_number
 from histofast._words import did_you_mean
-from histofast.classify import Run, open_run
+from histofast.classify import Run, open_run, probabilities_of
 from histofast.datasets import (
     Images,
+    ImageTask,
     evenly,
     none_readable,
     open_images,
@@ -164,15 +165,13 @@ def _explained(
     """Put together what was met, and measure it."""
     real, fake = joined(met.real), joined(met.null)
     found_images = opened.part(met.rows)
-    logits = torch.from_numpy(real.output).double()
-    is_one = run.task == "classification"
     return Explained(
         architecture=run.architecture,
         layer=real.layer,
         classes=run.classes,
         methods=tuple(real.maps),
         images=found_images,
-        probabilities=(logits.softmax(1) if is_one else logits.sigmoid()).numpy(),
+        probabilities=probabilities_of(torch.from_numpy(real.output), task=run.task),
         shown_class=real.classes,
         maps=real.maps,
         null=fake.maps,
@@ -181,7 +180,7 @@ def _explained(
         unreadable=tuple(met.unreadable),
         notes=opened.notes,
         seed=seed,
-        measured=_measured(network, met, real, found_images, is_one=is_one, masks=masks, seed=seed),
+        measured=_measured(network, met, real, found_images, task=run.task, masks=masks, seed=seed),
         by_labels=_by_labels(run, met, real, fake, found_images, seed=seed),
     )
 
@@ -216,7 +215,7 @@ def _measured(
     real: Cams,
     images: Images,
     *,
-    is_one: bool,
+    task: ImageTask,
     masks: str | Path | None,
     seed: int,
 ) -> Measured | None:
@@ -232,7 +231,7 @@ def _measured(
         methods=tuple(real.maps),
         classes=real.classes[rows, 0],
         groups=[images.groups[row] for row in rows],
-        is_one=is_one,
+        task=task,
         masks=None if masks is None else _masks(Path(masks), images.part(rows), pixels.shape[1]),
         seed=seed,
     )

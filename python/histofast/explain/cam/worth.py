@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from histofast.classify import logits_of
+from histofast.classify import logits_of, probabilities_of
+from histofast.datasets import ImageTask
 from histofast.explain.cam.capture import cams
 from histofast.explain.cam.definitions import NAMES, Method
 from histofast.explain.cam.scores import (
@@ -102,7 +103,7 @@ def measure(
     methods: Sequence[Method],
     classes: NDArray[np.int64],
     groups: Sequence[str],
-    is_one: bool,
+    task: ImageTask,
     masks: NDArray[np.bool_] | None = None,
     seed: int = 0,
 ) -> Measured:
@@ -114,7 +115,7 @@ def measure(
         layer, methods: of the maps.
         classes: (n,) that they are for.
         groups: (n,) whose each picture is.
-        is_one: whether probabilities are of one class of several.
+        task: "classification", where probabilities are of one class of several, or "multilabel".
         masks: (n, h, w) bool, what maps should lie on.
         seed: of the weights drawn anew, of random maps and of equal values.
 
@@ -137,7 +138,7 @@ def measure(
             for m in methods
         }
         changes.append(Change(part=part, left=left))
-    predict = _Predict(network, classes, is_one=is_one)
+    predict = _Predict(network, classes, task=task)
     sources = list(_sources(whole, null, pixels, seed=seed))
     areas = {
         name: [
@@ -206,13 +207,13 @@ def darkness(pixels: NDArray[np.uint8], places: Sequence[int]) -> NDArray[np.flo
 class _Predict:
     """What a network says of each picture's own class."""
 
-    def __init__(self, network: Any, classes: NDArray[np.int64], *, is_one: bool) -> None:
-        self._network, self._classes, self._is_one = network, classes, is_one
+    def __init__(self, network: Any, classes: NDArray[np.int64], *, task: ImageTask) -> None:
+        self._network, self._classes, self._task = network, classes, task
         self._device = next(network.parameters()).device
 
     def __call__(self, pixels: NDArray[np.uint8]) -> NDArray[np.float64]:
         every = np.arange(len(pixels))
-        logits = logits_of(self._network, pixels, every, device=self._device).double()
-        values = (logits.softmax(1) if self._is_one else logits.sigmoid()).numpy()
+        logits = logits_of(self._network, pixels, every, device=self._device)
+        values = probabilities_of(logits, task=self._task)
         found: NDArray[np.float64] = values[every, self._classes]
         return found
