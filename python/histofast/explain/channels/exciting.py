@@ -11,6 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from histofast._arrays import to_numpy
 from histofast._stopping import stop_if_asked
 from histofast.networks import Network, Recorder
 
@@ -64,7 +65,7 @@ def excitations(
 
     def consume(name: str, value: Any) -> None:
         nonlocal low, high, side
-        maps = torch.as_tensor(value).cpu().numpy()
+        maps = to_numpy(value)
         refuse_without_maps(network, layer, maps.shape)
         side = maps.shape[2:]
         means.append(maps.mean((2, 3), dtype=np.float64))

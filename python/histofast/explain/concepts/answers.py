@@ -13,6 +13,7 @@ from histofast._words import count, joined, listed
 from histofast.explain.concepts.explaining import DIRECTIONS, Explained
 from histofast.explain.concepts.measures import CONCEPTS
 from histofast.explain.concepts.ridge import Regression
+from histofast.learning import LEAST_GROUPS
 from histofast.report import (
     Answer,
     Axis,
@@ -101,7 +102,7 @@ def _findings(found: Explained) -> Iterator[str]:
                 f"{_each(found, name, other)}."
             )
         if any(math.isnan(one.low[0]) for one in by_layer.values()):
-            yield f"There are fewer than 5 {_groups(found)}: intervals are not known, and nothing is shown."
+            yield f"There are fewer than {LEAST_GROUPS} {_groups(found)}: intervals are not known, and nothing is shown."
     for concept, value in found.constant.items():
         yield f"{_said(concept)} is {value:g} in every picture: there is nothing to tell, and it is left out."
     yield from _on_artefact(found)

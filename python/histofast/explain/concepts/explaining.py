@@ -23,15 +23,14 @@ from histofast.datasets import Decoded, Images, decode, open_images
 from histofast.errors import ModelError
 from histofast.explain.concepts.measures import NUCLEI_THRESHOLD, check_concepts, measure
 from histofast.explain.concepts.ridge import Regression, deal, is_constant, regress
-from histofast.explain.concepts.sensitivity import Sensitivity, sensitivity
+from histofast.explain.concepts.sensitivity import RANDOM_DIRECTIONS, Sensitivity, sensitivity
 
 Float = NDArray[np.float64]
 _Recorders = Mapping[str, networks.Recorder]
 Progress = Callable[[str, int, int], None]
 BATCH = 32
 DIRECTIONS = ("filter", "pattern")
-# Random directions: with fewer no p could survive the correction for so many tests.
-_DRAWS, _DRAWS_OF_A_TEST = 1_000, 20
+_DRAWS_OF_A_TEST = 20  # random directions: with fewer no p could survive the correction
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -136,8 +135,9 @@ def explain_concepts(
         decoded = decode(shown, cache=cache, px=wanted, threads=threads)
         read = shown.part(decoded.rows)
         deal(read.groups, folds=folds, seed=seed)  # refuses before the work
-        count = functools.partial(measure, names=chosen, nuclei_threshold=nuclei_threshold)
-        values = count(decoded.pixels, threads=threads, on_progress=_told(on_progress, "concepts"))
+        tell = on_progress and functools.partial(on_progress, "concepts")
+        count = functools.partial(measure, threads=threads, on_progress=tell)
+        values = count(decoded.pixels, names=chosen, nuclei_threshold=nuclei_threshold)
         kept, constant = _parted(values, chosen)
         work = _Work(
             decoded, values[:, kept], read.groups, folds=folds, seed=seed, on_progress=on_progress
@@ -215,10 +215,6 @@ def _parted(values: Float, names: Sequence[str]) -> tuple[NDArray[np.int64], dic
     return np.flatnonzero(~constant), others
 
 
-def _told(on_progress: Progress | None, what: str) -> Callable[[int, int], None] | None:
-    return None if on_progress is None else lambda done, of: on_progress(what, done, of)
-
-
 @dataclass(frozen=True, slots=True, eq=False)
 class _Work:
     """Pictures and their concepts, for one network after the other."""
@@ -280,7 +276,7 @@ class _Work:
     ) -> dict[str, dict[str, Sensitivity]]:
         """Return how an output moves along the directions of every layer's concepts."""
         tests = len(found) * len(DIRECTIONS) * self.values.shape[1]
-        draws = max(_DRAWS, 2 * _DRAWS_OF_A_TEST * tests)
+        draws = max(RANDOM_DIRECTIONS, 2 * _DRAWS_OF_A_TEST * tests)
         return {
             layer: {
                 kind: sensitivity(

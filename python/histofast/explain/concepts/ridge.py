@@ -20,6 +20,7 @@ from scipy import linalg
 from histofast._arrays import check
 from histofast._numbers import whole_number
 from histofast._stopping import stop_if_asked
+from histofast.learning import LEAST_GROUPS
 
 Float = NDArray[np.float64]
 Rows = NDArray[np.int64]
@@ -339,15 +340,12 @@ def _units(vectors: Float) -> Float:
     return vectors / np.where(norms > 0, norms, 1.0)
 
 
-_LEAST_GROUPS = 5
-
-
 def _interval(
     errors: Float, totals: Float, group_of: Rows, draws: int, seed: int
 ) -> tuple[Float, Float]:
     """Return bounds of R2 over draws of groups."""
     count, k = int(group_of.max()) + 1, errors.shape[1]
-    if count < _LEAST_GROUPS:
+    if count < LEAST_GROUPS:
         return np.full(k, np.nan), np.full(k, np.nan)
     by_group = np.zeros((2, count, k))
     np.add.at(by_group[0], group_of, errors)
