@@ -16,7 +16,7 @@ torch = need("torch", "safetensors", "matplotlib", "jinja2")
 
 from safetensors.torch import save_file
 
-from histofast import classify
+from histofast import classify, networks
 from histofast.datasets import open_images, resampled
 from histofast.explain import concepts
 from histofast.explain.concepts import measure, sensitivity
@@ -183,6 +183,34 @@ def test_weights_alone_have_no_sensitivity_and_no_shuffles_are_said_to_be_none(d
     (row,) = next(table for table in answer.tables if table.name == "r2").records()
     assert row["p"] is None
     assert row["shuffled_high"] is None
+
+
+class Maps(torch.nn.Module):
+    """Maps of 5 channels, (n, 5, h, w), or where they come last (n, h, w, 5)."""
+
+    def __init__(self, *, last):
+        super().__init__()
+        self.inner = torch.nn.Conv2d(3, 5, 4, stride=4)
+        self.last = last
+
+    def forward(self, x):
+        y = self.inner(x)
+        return y.permute(0, 2, 3, 1) if self.last else y
+
+
+def test_channels_that_come_last_are_the_features(done, monkeypatch):
+    found = []
+    for last in (False, True):
+        torch.manual_seed(0)
+        model = torch.nn.Sequential(Maps(last=last), torch.nn.Flatten())
+        model.output_fmt = "NHWC" if last else "NCHW"
+        network = networks.adopt(model, mean=(0.5,) * 3, std=(0.25,) * 3)
+        monkeypatch.setattr(networks, "create", lambda *_, network=network, **__: network)
+        asked = {"network": "any", "weights": "any", "layers": ["0"], "concepts": ["contrast"]}
+        told = concepts.explain_concepts(done / "labels.csv", **asked, **FEW)
+        found.append(told.found["pretrained"]["0"])
+    assert found[0].d == found[1].d == 5
+    np.testing.assert_allclose(found[0].r2, found[1].r2, rtol=1e-5)
 
 
 @pytest.mark.parametrize(

@@ -22,7 +22,7 @@ from histofast.networks.gradients import Gradients, frozen, gradients
 from histofast.networks.known import names
 from histofast.networks.network import Architecture, Cut, LoadReport, Network, Stage
 from histofast.networks.reading import read_weights
-from histofast.networks.recorder import Recorder
+from histofast.networks.recorder import Recorder, channels_last
 from histofast.networks.restored import restore
 from histofast.networks.reuse import feature_reuse
 from histofast.networks.timm import TimmNetwork
@@ -42,6 +42,7 @@ __all__ = [
     "Stage",
     "TimmNetwork",
     "adopt",
+    "channels_last",
     "check_size",
     "create",
     "drawn_anew",

@@ -131,6 +131,12 @@ def without_tf32(device: torch.device) -> contextlib.AbstractContextManager[None
     return flags
 
 
+def channels_last(network: nn.Module) -> bool:
+    """Say whether maps of a network are (n, h, w, channels), as some models of timm tell."""
+    model = getattr(network, "model", network)
+    return str(getattr(model, "output_fmt", "NCHW")) == "NHWC"
+
+
 def stages_of(network: Network | TimmNetwork | AdoptedNetwork) -> dict[str, nn.Module]:
     """Return what a network calls its stages, from pixels to the end."""
     if isinstance(network, Network):

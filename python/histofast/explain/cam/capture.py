@@ -16,7 +16,7 @@ from histofast._numbers import whole_number
 from histofast._stopping import stop_if_asked
 from histofast.errors import ModelError
 from histofast.explain.cam.definitions import METHODS, Method, check_methods
-from histofast.networks import Gradients, Recorder, gradients
+from histofast.networks import Gradients, Recorder, channels_last, gradients
 
 BATCH = 32
 
@@ -193,8 +193,7 @@ def as_maps(network: Any, layer: str, values: Tensor, picture: tuple[int, int]) 
     model = getattr(network, "model", network)
     what = f"layer {layer} of {network.architecture} must give a map"
     if values.ndim == 4:
-        last = str(getattr(model, "output_fmt", "NCHW")) == "NHWC"
-        return values.permute(0, 3, 1, 2) if last else values
+        return values.permute(0, 3, 1, 2) if channels_last(network) else values
     shape = " x ".join(map(str, values.shape))
     if values.ndim != 3:
         raise ModelError(f"{what}, got {shape}: take one before the pooling")

@@ -333,8 +333,9 @@ class _Work:
 
 
 def _places(recorder: networks.Recorder, layer: str, ndim: int) -> tuple[int, ...]:
-    """Return the axes of a layer's places: of maps (n, d, h, w), tokens (n, t, d), features (n, d)."""
-    axes = {2: (), 3: (1,), 4: (2, 3)}.get(ndim)
+    """Return the axes of a layer's places: of maps, tokens (n, t, d), features (n, d)."""
+    of_maps = (1, 2) if networks.channels_last(recorder.network) else (2, 3)
+    axes = {2: (), 3: (1,), 4: of_maps}.get(ndim)
     if axes is None:
         raise ModelError(
             f"layer {layer} of {recorder.network.architecture} must give maps or features, got "
