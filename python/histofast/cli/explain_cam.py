@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import shlex
-import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from histofast._machine import TORCH
-from histofast._words import count
 from histofast.cli import options
-from histofast.cli.flags import told
-from histofast.cli.output import counted, say, say_document
+from histofast.cli.explained import say_found
+from histofast.cli.output import counted
 
 
 def add_to(app: typer.Typer) -> None:
@@ -112,16 +109,7 @@ def cam(
             on_progress=on_progress,
             **options.given(seed=seed),
         )
-    answer = explain.answer_of(found, command=shlex.join(["histofast", *sys.argv[1:]]))
+    answer = explain.answer_of(found, command=options.command_line())
     explain.save_maps(found, target / "cam.npz")
     page = save(answer, target)
-    for note in () if quiet else found.notes:
-        say(f"note: {told(note)}", err=True)
-    for name, reason in () if quiet else found.unreadable:
-        say(f"note: {name} is left out: {told(reason)}", err=True)
-    if as_json:
-        say_document(answer.to_json())
-        return
-    for line in answer.findings:
-        say(line)
-    say(f"{count(len(found.images), 'picture')}: {page}")
+    say_found(found, answer, page=page, quiet=quiet, as_json=as_json)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
-import sys
 from pathlib import Path
 from typing import Annotated, Literal, cast
 
@@ -149,7 +147,7 @@ def channels(
             device=device,
             jobs=jobs,
             threads=threads,
-            command=shlex.join(["histofast", *sys.argv[1:]]),
+            command=options.command_line(),
             on_progress=on_progress,
         )
     for note in () if quiet else look.notes:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import shlex
-import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -160,7 +158,7 @@ def heatmap(
     if method is None:
         made.save(target, overwrite=overwrite)
     else:
-        command = shlex.join(["histofast", *sys.argv[1:]])
+        command = options.command_line()
         cam.save_slide(found, target, overwrite=overwrite, command=command)
     _tell(made, target, what="patch" if method is None else "place", as_json=as_json)
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shlex
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -272,6 +274,11 @@ AsJson = Annotated[bool, typer.Option("--json", help="print the report as JSON")
 def split(text: str) -> list[str]:
     """Read A,B,..."""
     return [part.strip() for part in text.split(",") if part.strip()]
+
+
+def command_line() -> str:
+    """Return the command as it was given, for a page to say how it was made."""
+    return shlex.join(["histofast", *sys.argv[1:]])
 
 
 def given(**options: Any) -> dict[str, Any]:

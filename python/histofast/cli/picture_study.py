@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import functools
-import shlex
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
@@ -86,7 +84,7 @@ def _setting(
         ),
         device=device,
         group_column=group_column,
-        command=shlex.join(["histofast", *sys.argv[1:]]),
+        command=options.command_line(),
         on_progress=None if quiet else telling(),
         **options.given(
             folds=folds,
@@ -118,7 +116,7 @@ def _conditions(
     conditions = Conditions(
         out=out,
         device=device,
-        command=shlex.join(["histofast", *sys.argv[1:]]),
+        command=options.command_line(),
         on_progress=None if quiet else telling(),
         **options.given(runs=runs, jobs=jobs, gpus=gpus, threads=threads),
     )

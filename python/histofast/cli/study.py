@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
@@ -114,7 +112,7 @@ def _setting(
         config=TrainConfig(**options.given(folds=folds, epochs=epochs, lr=lr, seed=seed)),
         missing=cast(Literal["error", "skip"], missing),
         measure_speed=speed,
-        command=shlex.join(["histofast", *sys.argv[1:]]),
+        command=options.command_line(),
         on_progress=None if quiet else telling(),
         **options.given(repeats=repeats, tolerance=tolerance, jobs=jobs, threads=threads),
     )
