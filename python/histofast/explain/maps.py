@@ -156,7 +156,7 @@ class AttentionMap:
             {"name": f"{self.name} {low}-{high} %", "color": color}
             for low, high, color in zip(edges, edges[1:], colors_of(middles).tolist(), strict=False)
         ]
-        of_patch = np.minimum(_ranks(self.values) * CLASSES, CLASSES - 1).astype(np.int64)
+        of_patch = np.minimum(ranks(self.values) * CLASSES, CLASSES - 1).astype(np.int64)
         told = np.sort(np.argsort(-self.values, kind="stable")[:MOST_OBJECTS])
         corners = (self.coords_l0[told] - self.origin_l0).tolist()
         side = self.patch_l0
@@ -318,7 +318,7 @@ def attention_map(
         FileNotFoundError, SlideError: as `open_slide`; not one tile of the slide can be decoded.
 
     Example:
-        >>> _ranks(np.array([3.0, 1.0, 1.0, 9.0])).tolist()
+        >>> ranks(np.array([3.0, 1.0, 1.0, 9.0])).tolist()
         [0.625, 0.25, 0.25, 0.875]
     """
     _check_values(values, coords_l0, scale)
@@ -461,7 +461,7 @@ def _shares(values: NDArray[np.float64], scale: Scale) -> NDArray[np.float64]:
     if scale == "raw":
         return values.copy()
     if scale == "rank":
-        return _ranks(values)
+        return ranks(values)
     low, high = _limits(values)
     if low == high:
         return np.full(len(values), 0.5)
@@ -474,7 +474,7 @@ def _limits(values: NDArray[np.float64]) -> tuple[float, float]:
     return float(values.min()), float(values.max())
 
 
-def _ranks(values: NDArray[np.float64]) -> NDArray[np.float64]:
+def ranks(values: NDArray[np.float64]) -> NDArray[np.float64]:
     """Share of values below each, its equals and itself counted by half."""
     _, group, counts = np.unique(values, return_inverse=True, return_counts=True)
     middle: NDArray[np.float64] = (np.cumsum(counts) - counts / 2) / len(values)

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from histofast.explain.maps import ranks
 from histofast.learning import LEAST_GROUPS, Metric
 
 Maps = NDArray[np.floating[Any]]
@@ -71,7 +72,7 @@ def rank_correlations(maps: Maps, others: Maps) -> NDArray[np.float64]:
     """
     if maps.shape != others.shape:
         raise ValueError(f"others must be {maps.shape} as maps are, got {others.shape}")
-    one, other = (_ranks(each.reshape(len(each), -1)) for each in (maps, others))
+    one, other = _ranks(maps), _ranks(others)
     one -= one.mean(1, keepdims=True)
     other -= other.mean(1, keepdims=True)
     below = np.sqrt((one**2).sum(1) * (other**2).sum(1))
@@ -81,13 +82,11 @@ def rank_correlations(maps: Maps, others: Maps) -> NDArray[np.float64]:
     return found
 
 
-def _ranks(values: Maps) -> NDArray[np.float64]:
-    """Return the rank of each value of a row; equal ones share their mean rank."""
-    found = np.empty(values.shape)
-    for i, row in enumerate(values):
-        _, place, times = np.unique(row, return_inverse=True, return_counts=True)
-        ends = np.cumsum(times)
-        found[i] = (ends - (times - 1) / 2)[place]
+def _ranks(maps: Maps) -> NDArray[np.float64]:
+    """Return (n, places) the rank of each place in its map."""
+    found = np.empty((len(maps), math.prod(maps.shape[1:])))
+    for i, values in enumerate(maps):
+        found[i] = ranks(values.ravel())
     return found
 
 
