@@ -133,7 +133,10 @@ def explain_pictures(
     opened = images if isinstance(images, Images) else open_images(images, labelled=False)
     every = np.arange(len(opened))
     met = _Met(
-        shown=set(evenly(every, shown).tolist()), sampled=set(evenly(every, sample).tolist())
+        shown=set(evenly(every, shown).tolist()),
+        sampled=set(evenly(every, sample).tolist()),
+        files=opened.files,
+        masks_in=None if masks is None else Path(masks),
     )
     for places, pixels in read_in_batches(
         opened,
@@ -150,18 +153,10 @@ def explain_pictures(
         met.keep(places, pixels)
     if not met.rows:
         raise none_readable(opened, [reason for _, reason in met.unreadable])
-    return _explained(run, network, met, opened, masks=masks, seed=seed)
+    return _explained(run, network, met, opened, seed=seed)
 
 
-def _explained(
-    run: Run,
-    network: Any,
-    met: _Met,
-    opened: Images,
-    *,
-    masks: str | Path | None,
-    seed: int,
-) -> Explained:
+def _explained(run: Run, network: Any, met: _Met, opened: Images, *, seed: int) -> Explained:
     """Put together what was met, and measure it."""
     real, fake = joined(met.real), joined(met.null)
     found_images = opened.part(met.rows)
@@ -180,22 +175,29 @@ def _explained(
         unreadable=tuple(met.unreadable),
         notes=opened.notes,
         seed=seed,
-        measured=_measured(network, met, real, found_images, task=run.task, masks=masks, seed=seed),
+        measured=_measured(network, met, real, found_images, task=run.task, seed=seed),
         by_labels=_by_labels(run, met, real, fake, found_images, seed=seed),
     )
 
 
 @dataclass(kw_only=True, slots=True)
 class _Met:
-    """What was met of the pictures so far; `shown` and `sampled` are numbers of pictures to keep."""
+    """What was met of the pictures so far.
+
+    `shown` and `sampled` are numbers of pictures to keep; of the latter also the masks, where there is a
+    folder of them: one that is missing ends the work as its picture is met.
+    """
 
     shown: set[int]
     sampled: set[int]
+    files: Sequence[Path]
+    masks_in: Path | None
     rows: list[int] = field(default_factory=list)
     real: list[Cams] = field(default_factory=list)
     null: list[Cams] = field(default_factory=list)
     thumbs: dict[int, Pixels] = field(default_factory=dict)
     examined: dict[int, Pixels] = field(default_factory=dict)
+    masks: list[NDArray[np.bool_]] = field(default_factory=list)
     darkness: list[NDArray[np.float64]] = field(default_factory=list)
     unreadable: list[tuple[str, str]] = field(default_factory=list)
 
@@ -206,6 +208,8 @@ class _Met:
                 self.thumbs[row] = image.copy()
             if place in self.sampled:
                 self.examined[row] = image.copy()
+                if self.masks_in is not None:
+                    self.masks.append(_mask(self.masks_in, self.files[place], len(image)))
         self.rows += places
 
 
@@ -216,34 +220,30 @@ def _measured(
     images: Images,
     *,
     task: ImageTask,
-    masks: str | Path | None,
     seed: int,
 ) -> Measured | None:
     """Put the maps of the sampled pictures to the measured."""
     rows = list(met.examined)
     if not rows:
         return None
-    pixels = np.stack(list(met.examined.values()))
     return measure(
         network,
-        pixels,
+        np.stack(list(met.examined.values())),
         layer=real.layer,
         methods=tuple(real.maps),
         classes=real.classes[rows, 0],
         groups=[images.groups[row] for row in rows],
         task=task,
-        masks=None if masks is None else _masks(Path(masks), images.part(rows), pixels.shape[1]),
+        masks=np.stack(met.masks) if met.masks else None,
         seed=seed,
     )
 
 
-def _masks(folder: Path, images: Images, px: int) -> NDArray[np.bool_]:
-    """Read the mask of each picture as the picture is read: its largest square, resampled."""
-    found = []
-    for file in images.files:
-        path = regular_file(folder / f"{file.stem}.png", kind="mask")
-        found.append(resampled(read_image(path), px).mean(2) > _BRIGHT)
-    return np.stack(found)
+def _mask(folder: Path, file: Path, px: int) -> NDArray[np.bool_]:
+    """Read the mask of a picture as the picture is read: its largest square, resampled."""
+    path = regular_file(folder / f"{file.stem}.png", kind="mask")
+    found: NDArray[np.bool_] = resampled(read_image(path), px).mean(2) > _BRIGHT
+    return found
 
 
 def _by_labels(
