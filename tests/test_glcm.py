@@ -86,6 +86,19 @@ def test_tables_are_clean_after_an_image(rng):
             np.testing.assert_array_equal(one[0], all_of_them[n])
 
 
+@pytest.mark.parametrize("shape", [(359, 359), (360, 360), (512, 400), (3, 30_000), (30_000, 3)])
+@pytest.mark.parametrize("isa", ISAS)
+def test_pairs_that_are_all_alike_do_not_overflow(shape, isa):
+    """The largest images whose pairs are counted with 16 bits, and the smallest with 32."""
+    _core.set_isa(isa)
+    images = np.full((1, *shape, 3), 255, np.uint8)
+    differences, sums = counted(images, [(0, 1)], 256)
+    pairs = shape[0] * (shape[1] - 1)
+    assert differences[0, 0, 0] == pairs
+    assert not differences[0, 0, 1:].any()
+    assert sums[0, 0].tolist() == [510 * pairs, 2 * 255**2 * pairs, 4 * pairs**2]
+
+
 @pytest.mark.gpu
 @pytest.mark.parametrize(
     ("shape", "levels"), [((2, 33, 70), 256), ((1, 1, 5), 2), ((3, 40, 41), 16)]

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <atomic>
 #include <cstdlib>
+#include <limits>
 #include <vector>
 
 #include "glcm_isa.h"
@@ -35,11 +36,20 @@ const GlcmLoops& loops() {
     return baseline::glcm_loops;
 }
 
+const GlcmCells<std::uint16_t>& cells_of(const GlcmLoops& inner, std::uint16_t) {
+    return inner.narrow;
+}
+const GlcmCells<std::uint32_t>& cells_of(const GlcmLoops& inner, std::uint32_t) {
+    return inner.wide;
+}
+
 // What one thread works with. Only rows of the tables that were touched are read and cleared.
+template <class Cell>
 class Counter {
 public:
     Counter(const GlcmLoops& inner, ImageShape shape, const GlcmOptions& options)
         : inner_(inner),
+          cells_(cells_of(inner, Cell{})),
           shape_(shape),
           options_(options),
           levels_(shape.height * shape.width),
@@ -90,7 +100,7 @@ private:
             const std::uint8_t* const b =
                 a + static_cast<std::ptrdiff_t>(down * width) + offset.right;
             largest = inner_.pair(a, b, pairs, keys_.data(), sums, largest);
-            inner_.count(keys_.data(), pairs, tables_.data());
+            cells_.count(keys_.data(), pairs, tables_.data());
         }
         return largest;
     }
@@ -102,28 +112,27 @@ private:
         const std::size_t rows = std::min<std::size_t>(largest / kGreys + 1, options_.levels);
         for (std::size_t d = 0; d < rows; ++d)
             differences[d] = static_cast<std::int32_t>(
-                inner_.gather(tables_.data() + d * kGreys, options_.levels - d, squares + (d > 0)));
+                cells_.gather(tables_.data() + d * kGreys, options_.levels - d, squares + (d > 0)));
         return 4 * squares[0] + 2 * squares[1];
     }
 
     const GlcmLoops& inner_;
+    const GlcmCells<Cell>& cells_;
     const ImageShape shape_;
     const GlcmOptions& options_;
     const std::uint8_t* image_ = nullptr;
     std::size_t ready_ = 0;  // rows of levels
     std::vector<std::uint8_t> levels_;
     std::vector<std::uint16_t> keys_;
-    std::vector<std::uint32_t> tables_;
+    std::vector<Cell> tables_;
 };
 
-}  // namespace
-
-void glcm_sums(const std::uint8_t* images, ImageShape shape, const GlcmOptions& options,
+template <class Cell>
+void count_all(const std::uint8_t* images, ImageShape shape, const GlcmOptions& options,
                std::size_t threads, const GlcmSums& out) {
     const std::size_t bytes = 3 * shape.height * shape.width;
-    if (shape.count == 0 || bytes == 0 || options.offset_count == 0) return;
-    threads = std::clamp<std::size_t>(threads, 1, shape.count);
-    std::vector<Counter> counters;  // made here: tasks must not throw, and memory may be short
+    std::vector<Counter<Cell>>
+        counters;  // made here: tasks must not throw, and memory may be short
     counters.reserve(threads);
     for (std::size_t t = 0; t < threads; ++t) counters.emplace_back(loops(), shape, options);
     ThreadPool pool(threads);
@@ -134,6 +143,20 @@ void glcm_sums(const std::uint8_t* images, ImageShape shape, const GlcmOptions& 
                              out.differences + n * options.offset_count * options.levels,
                              out.sums + n * options.offset_count * kGlcmSums);
     });
+}
+
+}  // namespace
+
+void glcm_sums(const std::uint8_t* images, ImageShape shape, const GlcmOptions& options,
+               std::size_t threads, const GlcmSums& out) {
+    const std::size_t pixels = shape.height * shape.width;
+    if (shape.count == 0 || pixels == 0 || options.offset_count == 0) return;
+    threads = std::clamp<std::size_t>(threads, 1, shape.count);
+    // No table has more than half of the pairs, and what is over from fours in each row.
+    if (pixels / 2 + 3 * shape.height <= std::numeric_limits<std::uint16_t>::max())
+        count_all<std::uint16_t>(images, shape, options, threads, out);
+    else
+        count_all<std::uint32_t>(images, shape, options, threads, out);
 }
 
 }  // namespace histofast::cpu

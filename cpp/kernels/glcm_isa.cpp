@@ -126,26 +126,27 @@ u32 pair(const u8* __restrict a, const u8* __restrict b, size_t count, u16* __re
     return top > largest ? top : largest;
 }
 
-void count(const u16* __restrict keys, size_t count, u32* __restrict tables) {
-    u32* __restrict const odd = tables + kGlcmTable;
+template <class Cell>
+void count(const u16* __restrict keys, size_t count, Cell* __restrict tables) {
+    Cell* __restrict const odd = tables + kGlcmTable;
     size_t k = 0;
     for (; k + 4 <= count; k += 4) {
-        u64 four;
-        __builtin_memcpy(&four, keys + k, sizeof four);
-        ++tables[four & 0xffff];
-        ++odd[four >> 16 & 0xffff];
-        ++tables[four >> 32 & 0xffff];
-        ++odd[four >> 48];
+        const size_t k0 = keys[k], k1 = keys[k + 1], k2 = keys[k + 2], k3 = keys[k + 3];
+        ++tables[k0];
+        ++odd[k1];
+        ++tables[k2];
+        ++odd[k3];
     }
     for (; k < count; ++k) ++tables[keys[k]];
 }
 
-u32 gather(u32* __restrict row, size_t size, u64* __restrict squares) {
-    u32* __restrict const odd = row + kGlcmTable;
+template <class Cell>
+u32 gather(Cell* __restrict row, size_t size, u64* __restrict squares) {
+    Cell* __restrict const odd = row + kGlcmTable;
     u32 sum = 0;
     u64 all = 0;
     for (size_t k = 0; k < size; ++k) {
-        const u32 here = row[k] + odd[k];
+        const u32 here = u32{row[k]} + odd[k];
         sum += here;
         all += u64{here} * here;
         row[k] = odd[k] = 0;
@@ -157,6 +158,6 @@ u32 gather(u32* __restrict row, size_t size, u64* __restrict squares) {
 }  // namespace
 
 extern const GlcmLoops glcm_loops;
-const GlcmLoops glcm_loops = {level, pair, count, gather};
+const GlcmLoops glcm_loops = {level, pair, {count<u16>, gather<u16>}, {count<u32>, gather<u32>}};
 
 }  // namespace histofast::cpu::HISTOFAST_ISA
