@@ -429,6 +429,7 @@ def test_standardising_is_refused(changes, error, message):
     [
         ("squeezenet1_1", "squeezenet1.1"),
         ("inception_v3", "inception-v3"),
+        ("Inception3", "inception-v3"),
         ("ResNet50", "resnet50"),
         ("densenet-121", "densenet121"),
     ],

@@ -26,8 +26,9 @@ def _spelt(name: str) -> str:
     return re.sub(r"[-_.]", "", name.lower())
 
 
-# As torchvision and others spell them: ResNet50, squeezenet1_1, inception_v3.
+# As torchvision and others spell them: ResNet50, squeezenet1_1, inception_v3, and its class Inception3.
 _SPELT = {_spelt(name): architecture for name, architecture in ARCHITECTURES.items()}
+_SPELT["inception3"] = ARCHITECTURES["inception-v3"]
 
 
 def names() -> tuple[str, ...]:
