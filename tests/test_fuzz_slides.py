@@ -34,7 +34,7 @@ def read_with_openslide(path: Path) -> None:
 
 
 def _read(path: Path, door: Any) -> None:
-    with open_slide(path, mpp=0.5, door=door) as slide, ThreadPoolExecutor(1) as workers:
+    with open_slide(path, mpp_override=0.5, door=door) as slide, ThreadPoolExecutor(1) as workers:
         slide.survey(mpp=2.0, workers=workers)
         level = slide.levels[0]
         inside = (BOXES[:, 0] + PATCH_PX <= level.width) & (BOXES[:, 1] + PATCH_PX <= level.height)

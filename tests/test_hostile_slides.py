@@ -29,7 +29,7 @@ SMALL = files.picture(64, 64)
 
 
 def tile_of(path: Path, *, column: int = 0) -> np.ndarray:
-    with open_slide(path, mpp=0.5) as slide:
+    with open_slide(path, mpp_override=0.5) as slide:
         info = slide.levels[0]
         out = np.empty((info.tile_height, info.tile_width, 3), np.uint8)
         slide.read_tile(0, column, 0, out)
@@ -37,7 +37,7 @@ def tile_of(path: Path, *, column: int = 0) -> np.ndarray:
 
 
 def whole(path: Path) -> np.ndarray:
-    with open_slide(path, mpp=0.5) as slide:
+    with open_slide(path, mpp_override=0.5) as slide:
         return slide.read_region((0, 0), 0, (slide.levels[0].width, slide.levels[0].height))
 
 
@@ -140,7 +140,7 @@ resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
 for path in sorted(Path(sys.argv[1]).iterdir()):
     began = time.process_time()
     try:
-        with open_slide(path, mpp=0.5) as slide:
+        with open_slide(path, mpp_override=0.5) as slide:
             info = slide.levels[0]
             slide.read_tile(0, 0, 0, np.empty((info.tile_height, info.tile_width, 3), np.uint8))
         said = "read"
@@ -255,7 +255,7 @@ def test_shared_jpeg_tables_that_hold_a_picture_are_refused(tmp_path):
         photometric="ycbcr", extratags=[(347, 7, None, huge_jpeg("baseline"), False)],
     )  # fmt: skip
     with pytest.raises(SlideError, match="shared JPEG tables hold a picture"):
-        open_slide(path, mpp=0.5)
+        open_slide(path, mpp_override=0.5)
 
 
 def test_a_slide_of_unreadable_tiles_says_why(tmp_path):
@@ -263,7 +263,7 @@ def test_a_slide_of_unreadable_tiles_says_why(tmp_path):
         tmp_path / "a.tif", [huge_png()], shape=(64, 64, 3), tile_px=64, compression="png"
     )
     with (
-        open_slide(path, mpp=0.5) as slide,
+        open_slide(path, mpp_override=0.5) as slide,
         pytest.raises(SlideError, match=r"no tile can be decoded, the first: .*a\.tif: .*30000"),
     ):
         slide.overview()
@@ -357,7 +357,7 @@ def long_tags() -> bytes:
 def test_directories_are_bounded(content, said, tmp_path):
     path = write(tmp_path / "a.tif", content)
     began = time.process_time()
-    for read in (lambda: open_slide(path, mpp=0.5), lambda: read_image(path)):
+    for read in (lambda: open_slide(path, mpp_override=0.5), lambda: read_image(path)):
         with pytest.raises(SlideError, match=said) as caught:
             read()
         assert str(path) in str(caught.value)
@@ -367,7 +367,7 @@ def test_directories_are_bounded(content, said, tmp_path):
 def test_two_thousand_directories_are_read(tmp_path):
     path = write(tmp_path / "a.tif", chain(2000))
     with pytest.raises(SlideError, match="got 2000 grey pages"):  # all of them were looked at
-        open_slide(path, mpp=0.5)
+        open_slide(path, mpp_override=0.5)
     assert whole(write(tmp_path / "b.tif", chain(1))).shape == (16, 16, 3)
 
 
@@ -383,7 +383,7 @@ def test_directories_that_lead_back_are_refused(following, tmp_path):
     content = b"II*\0" + struct.pack("<I", 264) + bytes(256) + directory(PICTURE, following)
     path = write(tmp_path / "a.tif", content)
     with pytest.raises(SlideError, match=r"form a loop|truncated|at most"):
-        open_slide(path, mpp=0.5)
+        open_slide(path, mpp_override=0.5)
 
 
 @pytest.mark.parametrize("tag", [256, 257, 322, 323])
@@ -444,7 +444,7 @@ def test_openslide_is_not_asked_for_all_memory(door, tmp_path):
     wanted = {far: "64 MB of tags", tall: "lists only", wide: "33,554,432 px", lost: "is truncated"}
     for path, said in wanted.items():
         with pytest.raises(SlideError, match=said):
-            open_slide(path, mpp=0.5, door=door if path != far else "openslide")
+            open_slide(path, mpp_override=0.5, door=door if path != far else "openslide")
 
 
 def test_an_overview_is_bounded():
@@ -467,7 +467,7 @@ def test_width_0_is_refused(data):
 def test_one_byte_of_a_jpeg(data):
     path = data / "cases" / "one_byte_changed.jpg"
     for read in (
-        lambda: open_slide(path, mpp=0.5),
+        lambda: open_slide(path, mpp_override=0.5),
         lambda: read_image(path),
         lambda: read_mask(path),
     ):
@@ -533,7 +533,10 @@ def test_what_is_no_file_is_refused_at_once(tmp_path):
         wanted = {"a": "a named pipe", "b": "a folder", "c": "a device", "d": "a socket"}
         for name, what in wanted.items():
             path = tmp_path / f"{name}.svs"
-            for read in (lambda p=path: open_slide(p, mpp=0.5), lambda p=path: read_image(p)):
+            for read in (
+                lambda p=path: open_slide(p, mpp_override=0.5),
+                lambda p=path: read_image(p),
+            ):
                 with pytest.raises(SlideError, match=f"must be a file, got {what}"):
                     read()
     (tmp_path / "e.svs").symlink_to(tmp_path / "nowhere.svs")
@@ -551,7 +554,7 @@ def test_pipes_among_the_parts_of_a_slide_are_not_waited_for(name, tmp_path):
         with pytest.raises(
             SlideError, match=f"part of slide {name}, .*Slidedat.ini must be a file"
         ):
-            open_slide(path, mpp=0.5, door=door)
+            open_slide(path, mpp_override=0.5, door=door)
 
 
 def test_plain_files_beside_an_instance_are_not_looked_at_one_by_one(tmp_path, monkeypatch):
@@ -561,7 +564,7 @@ def test_plain_files_beside_an_instance_are_not_looked_at_one_by_one(tmp_path, m
     for name in ("a.dcm", "b.dcm", "c.dcm"):
         write(tmp_path / name, b"no DICOM")
     with pytest.raises(SlideError, match="no slide format"):
-        open_slide(tmp_path / "a.dcm", mpp=0.5)
+        open_slide(tmp_path / "a.dcm", mpp_override=0.5)
     assert "a.dcm" in looked_at
     assert not {"b.dcm", "c.dcm"} & set(looked_at)
 
@@ -669,7 +672,7 @@ def test_colours_that_lie_apart_are_refused(how, tile, tmp_path):
         tifffile.imwrite(path, colours, truncate=True, photometric="minisblack")
     else:
         tifffile.imwrite(path, colours, metadata=None, **options)
-    for read in (lambda: open_slide(path, mpp=0.5), lambda: read_image(path)):
+    for read in (lambda: open_slide(path, mpp_override=0.5), lambda: read_image(path)):
         with pytest.raises(SlideError, match=r"got 3 grey pages of one size|got 2 channels"):
             read()
 
@@ -681,7 +684,7 @@ def test_an_overview_of_another_kind_is_no_level(tmp_path):
         tiff.write(grey, tile=(64, 64), photometric="minisblack", metadata=None)
         small = 255 - files.half(grey[..., None])[..., 0]
         tiff.write(small, tile=(64, 64), photometric="miniswhite", metadata=None)
-    with open_slide(path, mpp=0.5) as slide:
+    with open_slide(path, mpp_override=0.5) as slide:
         assert len(slide.levels) == 1
 
 

@@ -39,7 +39,7 @@ def test_numpy_numbers_are_taken(slide):
     assert plan(patch_px=np.int64(32), mpp=np.float32(1)).identity == plan(patch_px=32).identity
     batches = histofast.iter_patches(slide, plan(), batch_size=np.int64(3))
     assert len(next(batches)[0]) == 3
-    with histofast.open_slide(slide.path, mpp=np.float64(0.5)) as scaled:
+    with histofast.open_slide(slide.path, mpp_override=np.float64(0.5)) as scaled:
         assert type(scaled.mpp) is float
 
 
@@ -77,7 +77,10 @@ def write(path, **options):
             lambda s, p: next(histofast.iter_patches(s, plan(), batch_size="8")),
             "batch_size must be a whole number, got '8'",
         ),
-        (lambda s, p: histofast.open_slide(s.path, mpp="0.5"), "mpp must be a number, got '0.5'"),
+        (
+            lambda s, p: histofast.open_slide(s.path, mpp_override="0.5"),
+            "mpp_override must be a number, got '0.5'",
+        ),
         (lambda s, p: s.overview(mpp="8"), "mpp must be a number, got '8'"),
         (
             lambda s, p: s.read_region((0, 0), "0", (1, 1)),

@@ -134,7 +134,10 @@ def test_both_doors_agree_on_pyramids(codec, pyramid, tmp_path):
 @pytest.mark.parametrize("name", ["CMU-1-Small-Region.svs", "CMU-1-Small-Region.jpeg.tiff"])
 def test_both_doors_agree_on_real_slides(name, data):
     path = data / "slides" / name
-    with open_slide(path, mpp=0.5) as ours, open_slide(path, mpp=0.5, door="openslide") as theirs:
+    with (
+        open_slide(path, mpp_override=0.5) as ours,
+        open_slide(path, mpp_override=0.5, door="openslide") as theirs,
+    ):
         a, b = whole(ours), whole(theirs)
     assert a.shape == (2967, 2220, 3)
     assert difference(a, b) < 1
@@ -144,7 +147,7 @@ def test_both_doors_agree_on_real_slides(name, data):
 
 def test_both_files_of_one_real_slide_agree(data):
     paths = [data / "slides" / f"CMU-1-Small-Region.{end}" for end in ("svs", "jpeg.tiff")]
-    with open_slide(paths[0]) as svs, open_slide(paths[1], mpp=0.5) as generic:
+    with open_slide(paths[0]) as svs, open_slide(paths[1], mpp_override=0.5) as generic:
         a, b = whole(svs), whole(generic)
     assert difference(a, b) < 4
     assert shift(a, b) == (0, 0)
@@ -166,9 +169,9 @@ def test_jpeg_with_shared_tables(space, tmp_path):
         compressionargs={"outcolorspace": space},
         extratags=[(347, 7, len(tables), tables, True)],
     )
-    with open_slide(path, mpp=0.5) as ours:
+    with open_slide(path, mpp_override=0.5) as ours:
         assert difference(whole(ours), image) < 2.5
-        with open_slide(path, mpp=0.5, door="openslide") as theirs:
+        with open_slide(path, mpp_override=0.5, door="openslide") as theirs:
             assert difference(whole(ours), whole(theirs)) < 1
 
 
@@ -243,7 +246,7 @@ def test_plain_images_are_slides_of_one_level(tmp_path):
     (tmp_path / "a.jpg").write_bytes(files.jpeg(image))
     tifffile.imwrite(tmp_path / "a.tif", image, photometric="rgb")
     for name, tolerance in (("a.png", 0.0), ("a.jpg", 2.5), ("a.tif", 0.0)):
-        with open_slide(tmp_path / name, mpp=0.5) as slide:
+        with open_slide(tmp_path / name, mpp_override=0.5) as slide:
             assert slide.properties["door"] == "image"
             (level,) = slide.levels
             assert (level.width, level.height, level.tile_width) == (600, 700, 512)
@@ -259,7 +262,7 @@ def test_a_tile_smaller_than_the_grid_at_the_edge(tmp_path):
         tmp_path / "a.tif", tiles, shape=(64, 100, 3), tile_px=64, compression="jpeg",
         photometric="ycbcr",
     )  # fmt: skip
-    with open_slide(path, mpp=0.5) as slide:
+    with open_slide(path, mpp_override=0.5) as slide:
         assert difference(whole(slide), image) < 2.5
 
 
@@ -418,15 +421,15 @@ def test_ome_tiff(pyramid, tmp_path):
 def test_mpp(mpp, given, expected, tmp_path):
     path = files.write_tiff(tmp_path / "a.tif", [files.picture(64, 64)], mpp=mpp)
     if not isinstance(expected, str):
-        with open_slide(path, mpp=given) as slide:
+        with open_slide(path, mpp_override=given) as slide:
             assert slide.mpp == pytest.approx(expected)
         return
     with pytest.raises(SlideError, match=expected) as caught:
-        open_slide(path, mpp=given)
+        open_slide(path, mpp_override=given)
     assert "mpp_override" in str(caught.value)
     assert "mpp column" in str(caught.value)
     with pytest.raises(SlideError, match="mpp_override"):
-        open_slide(path, mpp=given, door="openslide")
+        open_slide(path, mpp_override=given, door="openslide")
 
 
 @pytest.mark.parametrize(
@@ -462,8 +465,10 @@ def test_mpp_of_real_slides(data):
 @pytest.mark.parametrize("mpp", [0, -1, 0.04, 20.1, float("nan")])
 def test_a_wrong_override_is_refused(mpp, tmp_path):
     path = files.write_tiff(tmp_path / "a.tif", [files.picture(64, 64)])
-    with pytest.raises(ValueError, match=f"mpp must be within 0.05..20 um per pixel, got {mpp}"):
-        open_slide(path, mpp=mpp)
+    with pytest.raises(
+        ValueError, match=f"mpp_override must be within 0.05..20 um per pixel, got {mpp}"
+    ):
+        open_slide(path, mpp_override=mpp)
 
 
 # --- Bad input ------------------------------------------------------------------------------------
@@ -538,7 +543,7 @@ def test_bad_input_is_refused_in_one_line(message, tmp_path):
     path = REFUSED[message](tmp_path)
     wanted = FileNotFoundError if message == "no such slide" else SlideError
     with pytest.raises(wanted, match=message) as caught:
-        open_slide(path, mpp=0.5)
+        open_slide(path, mpp_override=0.5)
     assert type(caught.value) is wanted
     assert "\n" not in str(caught.value)
     assert str(path) in str(caught.value)
@@ -573,7 +578,7 @@ def test_broken_files_print_nothing(pyramid, tmp_path):
         "import sys; from pathlib import Path; from histofast.errors import SlideError\n"
         "from histofast.slides import open_slide\n"
         "for path in Path(sys.argv[1]).glob('*.svs'):\n"
-        "    try: open_slide(path, mpp=0.5).close()\n"
+        "    try: open_slide(path, mpp_override=0.5).close()\n"
         "    except SlideError: pass\n"
     )
     done = subprocess.run(
@@ -592,13 +597,13 @@ def test_forced_doors(tmp_path):
     with open_slide(tiled, door="image") as slide:
         assert slide.properties["door"] == "image"
     with pytest.raises(SlideError, match="cannot be read tile by tile: it has no tiles"):
-        open_slide(striped, mpp=1, door="tifffile")
+        open_slide(striped, mpp_override=1, door="tifffile")
     with pytest.raises(SlideError, match="is not a TIFF file"):
-        open_slide(png, mpp=1, door="tifffile")
+        open_slide(png, mpp_override=1, door="tifffile")
     with pytest.raises(SlideError, match="no slide format that histofast reads"):
-        open_slide(png, mpp=1, door="openslide")
+        open_slide(png, mpp_override=1, door="openslide")
     with pytest.raises(ValueError, match="door must be tifffile, openslide or image, got 'x'"):
-        open_slide(png, mpp=1, door="x")  # type: ignore[arg-type]
+        open_slide(png, mpp_override=1, door="x")  # type: ignore[arg-type]
 
 
 # --- Corrupt tiles --------------------------------------------------------------------------------
@@ -924,8 +929,8 @@ def test_vendors_left_to_openslide(software, description, tmp_path):
         compression="jpeg",
     )
     with pytest.raises(SlideError, match="tile by tile: its pyramid needs OpenSlide"):
-        open_slide(path, mpp=0.5, door="tifffile")
-    with open_slide(path, mpp=0.5) as slide:
+        open_slide(path, mpp_override=0.5, door="tifffile")
+    with open_slide(path, mpp_override=0.5) as slide:
         assert slide.properties["door"] == "openslide"
 
 
@@ -936,7 +941,7 @@ def test_identity(tmp_path):
     content = np.random.default_rng(0).bytes(4 << 20)
     png = tmp_path / "small.png"
     write_png(png, files.picture(40, 40))
-    before = open_slide(png, mpp=1).identity
+    before = open_slide(png, mpp_override=1).identity
     assert re.fullmatch(rf"size:{png.stat().st_size};sha256:[0-9a-f]{{64}}", before)
     big = files.write_tiff(
         tmp_path / "big.tif", [np.frombuffer(content[: 1200 * 1100 * 3], np.uint8).reshape(1200, 1100, 3)]

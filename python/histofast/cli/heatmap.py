@@ -224,7 +224,7 @@ def _of_table(
 
     table = read_values(values)
     assert patch_l0 is not None
-    with open_slide(slide, mpp=mpp_override) as opened:
+    with open_slide(slide, mpp_override=mpp_override) as opened:
         return attention_map(
             opened,
             table.values,

@@ -132,7 +132,7 @@ def run_on_slide(
     """
     from histofast.mil import open_run
 
-    with open_slide(slide, mpp=mpp_override) as opened, ExitStack() as stack:
+    with open_slide(slide, mpp_override=mpp_override) as opened, ExitStack() as stack:
         asked = open_run(run)
         folds = _folds(asked, opened.name, fold)
         if features is None:

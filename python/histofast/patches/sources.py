@@ -41,7 +41,7 @@ class Job:
         """
         if self.problem:
             raise SlideError(self.problem)
-        return open_slide(self.path, mpp=mpp)
+        return open_slide(self.path, mpp_override=mpp)
 
 
 def list_jobs(slides: str | Path | Sequence[str | Path], *, recursive: bool = False) -> list[Job]:

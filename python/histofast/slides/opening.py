@@ -18,7 +18,9 @@ from histofast.slides.tiff_layout import TiffLayout, check_for_openslide, read_l
 Door = Literal["tifffile", "openslide", "image"]
 
 
-def open_slide(path: str | Path, *, mpp: float | None = None, door: Door | None = None) -> Slide:
+def open_slide(
+    path: str | Path, *, mpp_override: float | None = None, door: Door | None = None
+) -> Slide:
     """Open a whole-slide image, or any image as a slide of one level.
 
     Tiled TIFF of every vendor (SVS, OME-TIFF, generic) is decoded tile by tile with imagecodecs; PNG,
@@ -28,7 +30,7 @@ def open_slide(path: str | Path, *, mpp: float | None = None, door: Door | None 
     Args:
         path: the slide. Of formats in several files the one that OpenSlide takes: the .mrxs, the
             .vms, any one .dcm of a series.
-        mpp: level-0 um per pixel; overrides what the file says.
+        mpp_override: level-0 um per pixel, instead of what the file says.
         door: force one of the three ways; for comparisons.
 
     Returns:
@@ -39,15 +41,15 @@ def open_slide(path: str | Path, *, mpp: float | None = None, door: Door | None 
         SlideError: it is no file, or empty, truncated, broken or in no known format; it asks for
             more memory than a slide may; its pixels are not grey or RGB; or its mpp is missing,
             absurd or differs between x and y.
-        ValueError: `mpp` is out of range, or there is no such door.
+        ValueError: `mpp_override` is out of range, or there is no such door.
     """
     path = regular_file(path, kind="slide", error=SlideError)
     if door not in (None, "tifffile", "openslide", "image"):
         raise ValueError(f"door must be tifffile, openslide or image, got {door!r}")
-    if mpp is not None:
-        mpp = mpp_number("mpp", mpp)
+    if mpp_override is not None:
+        mpp_override = mpp_number("mpp_override", mpp_override)
     try:
-        return _open(path, mpp, door)
+        return _open(path, mpp_override, door)
     except SlideError:
         raise
     except OSError as error:
