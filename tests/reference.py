@@ -594,6 +594,42 @@ def holm(p):
     return adjusted
 
 
+def paired_difference(values, others, rows):
+    """Mean over rows, one as often as it is drawn, of one source less that of another; where both are known."""
+    rows = [row for row in rows if not np.isnan(values[row] + others[row])]
+    return np.mean(values[rows]) - np.mean(others[rows]) if rows else np.nan
+
+
+def draws_of_groups(statistic, groups, times):
+    """A statistic of rows, each time that the groups, in the order of their names, are drawn so often."""
+    names = np.unique(groups)
+    return np.array(
+        [
+            statistic(
+                [
+                    row
+                    for name, often in zip(names, drawn, strict=True)
+                    for row in np.flatnonzero(groups == name).tolist() * int(often)
+                ]
+            )
+            for drawn in times
+        ]
+    )
+
+
+def bootstrap_p(draws):
+    """Two-sided: twice the share of draws beyond 0, the value as observed counted (Davison and Hinkley, 1997)."""
+    beyond = min(sum(draw <= 0 for draw in draws), sum(draw >= 0 for draw in draws))
+    return min(1.0, 2 * (1 + beyond) / (1 + len(draws)))
+
+
+def bootstrap_interval(draws, alpha):
+    """The narrowest between two draws, as many beyond each, whose ends are not refused at alpha."""
+    ordered = np.sort(draws)
+    kept = [d for d in ordered if bootstrap_p(ordered - d) >= alpha]
+    return kept[0], kept[-1]
+
+
 # --- Starts ----------------------------------------------------------------------------------------
 
 

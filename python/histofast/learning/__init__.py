@@ -22,6 +22,12 @@ from histofast.learning.intervals import (
 )
 from histofast.learning.labels import NAMED, Labels, Missing, read_labels
 from histofast.learning.logs import Log, loggers
+from histofast.learning.paired import (
+    differences_of_draws,
+    differences_of_sums,
+    nearest,
+    paired_differences,
+)
 from histofast.learning.rankings import (
     Agreement,
     agreement_of_rankings,
@@ -110,6 +116,8 @@ __all__ = [
     "difference",
     "difference_of_agreements",
     "differences",
+    "differences_of_draws",
+    "differences_of_sums",
     "fold_folder",
     "folds",
     "has_ended",
@@ -124,8 +132,10 @@ __all__ = [
     "merit_elsewhere",
     "metrics",
     "metrics_of_models",
+    "nearest",
     "open_recorded",
     "or_none",
+    "paired_differences",
     "parts_of_config",
     "plain",
     "rank",

@@ -32,17 +32,18 @@ Values = Sequence[float] | NDArray[np.floating[Any]]
 class Difference:
     """A candidate's metric less that of the one it is held against, on the same folds and seeds.
 
-    Bounds and p are NaN where there is no interval: under 2 folds, or folds that do not differ.
+    Or, of `paired_differences`, on the same rows. Bounds and p are NaN where there is no interval: under 2
+    folds, folds that do not differ, fewer than 5 groups.
 
     Attributes:
-        value: mean over folds and repeats.
-        low, high: corrected interval of this one comparison.
-        p: of no difference, two-sided, by the same t.
+        value: mean over folds and repeats, or over rows.
+        low, high: interval of this one comparison: the corrected one, or that of draws of groups.
+        p: of no difference, two-sided, by the same t, or the same draws.
         p_adjusted: for the number of comparisons, after Holm.
         low_adjusted, high_adjusted: interval that excludes 0 if and only if `p_adjusted` is below
             1 - confidence; for one comparison, `low` and `high`.
         confidence: of both intervals.
-        n: folds and repeats that it stands on.
+        n: folds and repeats that it stands on, or groups that were drawn from.
     """
 
     value: float
@@ -226,7 +227,7 @@ def holm(p: Values) -> NDArray[np.float64]:
         (k,) adjusted ones, at most 1, in the order of `p`.
     """
     array = np.asarray(p, np.float64)
-    return np.minimum(array * _multipliers(array), 1)
+    return np.minimum(array * multipliers(array), 1)
 
 
 def against_highest(
@@ -373,9 +374,8 @@ class _Spread:
 def _compared(spreads: Sequence[_Spread], confidence: float) -> list[Difference]:
     """Return the differences with intervals and p, adjusted for their number."""
     p = np.array([spread.p for spread in spreads])
-    multipliers = _multipliers(p)
     found = []
-    for spread, times, adjusted in zip(spreads, multipliers, holm(p), strict=True):
+    for spread, times, adjusted in zip(spreads, multipliers(p), holm(p), strict=True):
         low, high = spread.interval(1 - confidence)
         low_adjusted, high_adjusted = spread.interval((1 - confidence) / times)
         found.append(
@@ -394,7 +394,7 @@ def _compared(spreads: Sequence[_Spread], confidence: float) -> list[Difference]
     return found
 
 
-def _multipliers(p: NDArray[np.float64]) -> NDArray[np.float64]:
+def multipliers(p: NDArray[np.float64]) -> NDArray[np.float64]:
     """What Holm multiplies each p with, before the cut at 1: k, k - 1, ..., or up to an earlier one.
 
     An interval at alpha over this excludes 0 if and only if the adjusted p is below alpha.
