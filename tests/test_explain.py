@@ -15,7 +15,7 @@ import reference
 from extras import need
 from fake_slides import FakeSlide, noise
 from histofast.errors import SlideError
-from histofast.explain import attention_map, read_values, score
+from histofast.explain import attention_map, read_values, score, score_differences
 from histofast.slides import open_slide, read_image
 from histofast.tiling import plan_patches
 from histofast.tissue import find_tissue
@@ -501,6 +501,67 @@ def test_values_of_several_slides_are_compared_within_each(rows):
         return
     found = score(values * 1.0, labels, slides=slides, groups=np.arange(len(rows)), resamples=2)
     assert found.auroc == pytest.approx(wanted)
+
+
+def test_differences_are_of_the_same_resamples(rng):
+    """Slides are hard or easy for both sources: the difference is shown, their own intervals overlap."""
+    slides = np.repeat(np.arange(20), 15)
+    labels = rng.integers(0, 2, 300)
+    noise = rng.normal(size=300) * np.repeat(rng.uniform(0.2, 3, 20), 15)
+    values = {"a": labels + noise, "b": labels + 1.25 * noise}
+    sample = {"slides": slides, "seed": 5}
+    (found,) = score_differences(
+        values, labels, pairs=[("a", "b")], resamples=300, **sample
+    ).values()
+    one, other = (score(values[name], labels, **sample) for name in ("a", "b"))
+    assert found.value == pytest.approx(one.auroc - other.auroc)
+    assert found.is_shown
+    assert one.low < other.high
+    units = np.random.default_rng(5)
+    times = [np.bincount(units.integers(20, size=20), minlength=20) for _ in range(300)]
+
+    def apart(rows):
+        aurocs = [
+            reference.stratified_auroc(values[name][rows], labels[rows], slides[rows])
+            for name in ("a", "b")
+        ]
+        return aurocs[0] - aurocs[1]
+
+    draws = reference.draws_of_groups(apart, slides, times)
+    assert (found.low, found.high) == pytest.approx(reference.bootstrap_interval(draws, 0.05))
+    assert found.p == pytest.approx(reference.bootstrap_p(draws))
+
+
+def test_of_a_source_that_was_drawn_the_highest_is_the_other_side(rng):
+    labels, slides = rng.integers(0, 2, 120), np.arange(120) % 6
+    values = {"a": labels + rng.normal(size=120), "drawn": rng.random((5, 120))}
+    aurocs = [score(each, labels, slides=slides).auroc for each in values["drawn"]]
+    found = score_differences(values, labels, pairs=[("a", "drawn")], slides=slides)["a", "drawn"]
+    assert found.value == pytest.approx(
+        score(values["a"], labels, slides=slides).auroc - max(aurocs)
+    )
+    few = score_differences(values, labels, pairs=[("a", "drawn")], slides=np.arange(120) % 4)
+    assert np.isnan(few["a", "drawn"].low)
+    assert not few["a", "drawn"].is_shown
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"pairs": [("a", "c")]}, "pairs must be of a, b, got c"),
+        (
+            {"values": {"a": np.zeros(3), "b": np.zeros(4)}},
+            r"values of a must be of shape \(12,\) as",
+        ),
+        ({"resamples": 30}, "resamples must be at least 40 to tell 1 difference together, got"),
+        ({"resamples": 0}, "resamples must be at least 1, got 0"),
+    ],
+)
+def test_score_differences_refuses(changed, message):
+    values = {"a": np.arange(12.0), "b": np.ones(12)}
+    given = {"values": values, "groups": np.arange(12), "pairs": [("a", "b")], **changed}
+    with pytest.raises(ValueError, match=message):
+        score_differences(given.pop("values"), np.tile([0, 1], 6), **given)
 
 
 def test_slides_on_other_scales(rng):

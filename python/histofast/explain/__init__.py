@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from histofast._lazy import attach
 from histofast.explain.maps import AttentionMap, PatchValues, Scale, attention_map, read_values
 from histofast.explain.runs import attention_of_run
-from histofast.explain.scoring import Score, score
+from histofast.explain.scoring import Score, score, score_differences
 
 if TYPE_CHECKING:
     from histofast.explain import cam as cam
@@ -29,4 +29,5 @@ __all__ = [
     "concepts",
     "read_values",
     "score",
+    "score_differences",
 ]

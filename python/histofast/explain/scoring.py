@@ -1,8 +1,8 @@
-"""Values and binary labels of patches in, how well the values find the labelled ones out."""
+"""Values and binary labels of patches in; how well the values find the labelled ones, one against another, out."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from histofast._arrays import check
+from histofast.learning import LEAST_GROUPS, Difference, differences_of_draws
 
 _BLOCKS_ALONG = 10  # of the longer side, where no side of a block is given
 _PRECISION_AT = (8, 64)
@@ -100,46 +101,124 @@ def score(
         >>> found.auroc, found.positives
         (0.75, 2)
     """
-    is_positive = _checked(values, labels)
-    if resamples < 1:
-        raise ValueError(f"resamples must be at least 1, got {resamples}")
-    if not 0 < confidence < 1:
-        raise ValueError(f"confidence must be between 0 and 1, got {confidence}")
-    n = len(values)
-    slide_of = _numbered("slides", slides, n)
-    ranked = _Ranked(values.astype(np.float64), is_positive, slide_of)
-    largest = int(np.bincount(slide_of).max())
+    _check_values("values", values)
+    sampled = _Sampled(labels, len(values), slides, groups, coords_l0, block_l0)
+    _check_resamples(resamples, confidence)
+    ranked = sampled.ranked("values", values)
+    largest = sampled.largest
     ks = tuple(at for at in _PRECISION_AT if at <= largest) if k is None else tuple(k)
     for at in ks:
         if not 1 <= at <= largest:
             raise ValueError(f"k must be within 1..{largest}, the patches there are, got {at}")
-    # Blocks lie within slides, whatever these are grouped by.
-    inner = slides if groups is None or (slides is not None and coords_l0 is not None) else groups
-    unit_of, unit = _units(n, inner, coords_l0, block_l0)
-    units = int(unit_of.max()) + 1
-    if units < 2:
-        raise ValueError(f"the bootstrap needs at least 2 {unit}, got {units}")
-
-    rng = np.random.default_rng(seed)
-    drawn = np.empty(resamples)
-    for i in range(resamples):
-        times = np.bincount(rng.integers(units, size=units), minlength=units)
-        drawn[i] = ranked.auroc(times.astype(np.float64)[unit_of])
+    drawn = np.array([ranked.auroc(times) for times in sampled.draws(resamples, seed)])
     drawn = drawn[~np.isnan(drawn)]
     tail = (1 - confidence) / 2
     low, high = np.quantile(drawn, (tail, 1 - tail)) if len(drawn) else (np.nan, np.nan)
     return Score(
-        auroc=ranked.auroc(np.ones(n)),
+        auroc=ranked.auroc(np.ones(len(values))),
         low=float(low),
         high=float(high),
         confidence=confidence,
-        unit=unit,
-        units=units,
+        unit=sampled.unit,
+        units=sampled.units,
         resamples=len(drawn),
-        n=n,
-        positives=int(is_positive.sum()),
+        n=len(values),
+        positives=int(sampled.is_positive.sum()),
         precision={at: ranked.precision(at) for at in ks},
     )
+
+
+def score_differences(
+    values: Mapping[str, NDArray[np.floating[Any]]],
+    labels: NDArray[Any],
+    *,
+    pairs: Sequence[tuple[str, str]],
+    slides: NDArray[Any] | None = None,
+    groups: NDArray[Any] | None = None,
+    coords_l0: NDArray[np.int64] | None = None,
+    block_l0: int | None = None,
+    resamples: int = 2000,
+    confidence: float = 0.95,
+    seed: int = 0,
+) -> dict[tuple[str, str], Difference]:
+    """Return how much higher the AUROC of one source is than that of another, told together, after Holm.
+
+    Both sides are of the same resamples, so that what is common to them (a hard slide) cancels: the overlap of
+    two intervals of `score` says less.
+
+    Args:
+        values: by source, (n,) as of `score`; (k, n) where a source was drawn k times (networks with random
+            weights): of its draws the one with the highest AUROC is the other side.
+        labels, slides, groups, coords_l0, block_l0, seed: as of `score`.
+        pairs: names of two sources each; the first must not be drawn.
+        resamples, confidence: of the intervals; resamples that draw one label only are left out.
+
+    Returns:
+        By pair; NaN bounds where there are fewer than 5 units to resample.
+
+    Raises:
+        TypeError, ValueError: as `score`; too few resamples for so many pairs.
+
+    Determinism: by the seed.
+    """
+    sampled = _Sampled(labels, len(labels), slides, groups, coords_l0, block_l0)
+    _check_resamples(resamples, confidence)
+    for name in (name for pair in pairs for name in pair):
+        if name not in values:
+            raise ValueError(f"pairs must be of {', '.join(values)}, got {name}")
+    every = np.ones(len(labels))
+    taken = resamples if sampled.units >= LEAST_GROUPS else 0
+    found: dict[str, tuple[float, NDArray[np.float64]]] = {}
+    for name in dict.fromkeys(name for pair in pairs for name in pair):
+        draws = [sampled.ranked(f"values of {name}", each) for each in np.atleast_2d(values[name])]
+        ranked = max(draws, key=lambda one: one.auroc(every))
+        drawn = [ranked.auroc(times) for times in sampled.draws(taken, seed)]
+        found[name] = ranked.auroc(every), np.array(drawn, np.float64)
+    return differences_of_draws(
+        {(a, b): found[a][0] - found[b][0] for a, b in pairs},
+        {(a, b): found[a][1] - found[b][1] for a, b in pairs},
+        units=dict.fromkeys(pairs, sampled.units),
+        confidence=confidence,
+    )
+
+
+class _Sampled:
+    """Labelled patches, and what of them is drawn again."""
+
+    def __init__(
+        self,
+        labels: NDArray[Any],
+        n: int,
+        slides: NDArray[Any] | None,
+        groups: NDArray[Any] | None,
+        coords_l0: NDArray[np.int64] | None,
+        block_l0: int | None,
+    ) -> None:
+        self.is_positive = _checked_labels(labels, n)
+        self._slide_of = _numbered("slides", slides, n)
+        self.largest = int(np.bincount(self._slide_of).max())
+        # Blocks lie within slides, whatever these are grouped by.
+        by_slide = groups is None or (slides is not None and coords_l0 is not None)
+        self._unit_of, self.unit = _units(n, slides if by_slide else groups, coords_l0, block_l0)
+        self.units = int(self._unit_of.max()) + 1
+        if self.units < 2:
+            raise ValueError(f"the bootstrap needs at least 2 {self.unit}, got {self.units}")
+
+    def ranked(self, name: str, values: NDArray[np.floating[Any]]) -> _Ranked:
+        """Return the patches in the order of values, which are checked."""
+        _check_values(name, values)
+        if values.shape != self.is_positive.shape:
+            raise ValueError(
+                f"{name} must be of shape {self.is_positive.shape} as labels are, got {values.shape}"
+            )
+        return _Ranked(values.astype(np.float64), self.is_positive, self._slide_of)
+
+    def draws(self, resamples: int, seed: int) -> Iterator[NDArray[np.float64]]:
+        """Yield (n,) how often each patch counts."""
+        rng = np.random.default_rng(seed)
+        for _ in range(resamples):
+            times = np.bincount(rng.integers(self.units, size=self.units), minlength=self.units)
+            yield times.astype(np.float64)[self._unit_of]
 
 
 class _Ranked:
@@ -193,22 +272,33 @@ class _Ranked:
         return float(np.mean(shares))
 
 
-def _checked(values: NDArray[np.floating[Any]], labels: NDArray[Any]) -> NDArray[np.bool_]:
-    """Return the labels as bool."""
-    for name, array, kinds, wanted in (
-        ("values", values, "f", "floating point"),
-        ("labels", labels, "bui", "bool or integers"),
-    ):
-        if not isinstance(array, np.ndarray) or array.dtype.kind not in kinds:
-            got = array.dtype.name if isinstance(array, np.ndarray) else type(array).__name__
-            raise TypeError(f"{name} must be {wanted} of shape (n,), got {got}")
+def _check_kind(name: str, array: Any, kinds: str, wanted: str) -> None:
+    if not isinstance(array, np.ndarray) or array.dtype.kind not in kinds:
+        got = array.dtype.name if isinstance(array, np.ndarray) else type(array).__name__
+        raise TypeError(f"{name} must be {wanted} of shape (n,), got {got}")
+
+
+def _check_values(name: str, values: NDArray[np.floating[Any]]) -> None:
+    _check_kind(name, values, "f", "floating point")
     if values.ndim != 1 or values.size == 0:
-        raise ValueError(f"values must be of shape (n,), n at least 1, got {values.shape}")
-    if labels.shape != values.shape:
-        raise ValueError(f"labels must be of shape {values.shape}, got {labels.shape}")
+        raise ValueError(f"{name} must be of shape (n,), n at least 1, got {values.shape}")
     bad = ~np.isfinite(values)
     if bad.any():
-        raise ValueError(f"values must be finite, got NaN or infinity for {bad.sum()} patches")
+        raise ValueError(f"{name} must be finite, got NaN or infinity for {bad.sum()} patches")
+
+
+def _check_resamples(resamples: int, confidence: float) -> None:
+    if resamples < 1:
+        raise ValueError(f"resamples must be at least 1, got {resamples}")
+    if not 0 < confidence < 1:
+        raise ValueError(f"confidence must be between 0 and 1, got {confidence}")
+
+
+def _checked_labels(labels: NDArray[Any], n: int) -> NDArray[np.bool_]:
+    """Return the labels as bool."""
+    _check_kind("labels", labels, "bui", "bool or integers")
+    if labels.shape != (n,):
+        raise ValueError(f"labels must be of shape ({n},), got {labels.shape}")
     strange = labels[(labels != 0) & (labels != 1)]
     if len(strange):
         raise ValueError(f"labels must be 0 or 1, got {strange[0]}")
