@@ -21,6 +21,12 @@ from histofast.report.charts import (
     Tile,
 )
 from histofast.report.curves import curves
+from histofast.report.differences import (
+    after_holm,
+    difference_cells,
+    difference_columns,
+    finding_of,
+)
 from histofast.report.files import (
     check_figure_path,
     check_installed,
@@ -48,10 +54,14 @@ __all__ = [
     "Series",
     "Table",
     "Tile",
+    "after_holm",
     "check_figure_path",
     "check_installed",
     "colors_of",
     "curves",
+    "difference_cells",
+    "difference_columns",
+    "finding_of",
     "interval",
     "number",
     "page",

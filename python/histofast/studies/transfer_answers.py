@@ -14,6 +14,8 @@ from histofast.report import (
     Cell,
     Column,
     Table,
+    difference_cells,
+    difference_columns,
 )
 from histofast.studies.pictures import RECIPE, PictureSetting
 from histofast.studies.transfer_charts import (
@@ -33,7 +35,7 @@ from histofast.studies.transfer_tables import (
     rank_tables,
     score_tables,
 )
-from histofast.studies.transfer_words import basis_of, describe_transfer, finding_of, limits_of
+from histofast.studies.transfer_words import basis_of, describe_transfer, limits_of
 
 _ON_PAGE = 6  # rows of the table of runs
 
@@ -117,33 +119,7 @@ def _method(found: TransferFound, setting: PictureSetting) -> dict[str, str]:
 # --- Tables --------------------------------------------------------------------------------------
 
 
-def _compared(title: str, name: str) -> list[Column]:
-    """Return the columns of a comparison."""
-    return [
-        Column(
-            title=title,
-            names=(name, f"{name}_low", f"{name}_high"),
-            form="difference",
-            missing="—",
-        ),
-        Column(title="", names=(f"{name}_low_adjusted", f"{name}_high_adjusted"), form="interval"),
-        Column(title="", names=(f"{name}_p_adjusted",), form="number"),
-        Column(title="finding", names=(f"{name}_finding",)),
-    ]
-
-
-def _comparison(found: TransferFound, one: Difference | None) -> tuple[Cell, ...]:
-    if one is None:
-        return (None, None, None, "")
-    return (
-        (one.value, one.low, one.high),
-        (one.low_adjusted, one.high_adjusted),
-        one.p_adjusted,
-        finding_of(found, one),
-    )
-
-
-def _valuecolumns_of(metric: str) -> list[Column]:
+def _value_columns_of(metric: str) -> list[Column]:
     return [
         Column(title=metric, names=("value",), form="number"),
         Column(title="95 % interval", names=("low", "high"), form="interval", missing=NONE),
@@ -171,8 +147,8 @@ def _cells(found: TransferFound) -> Table:
                     source,
                     target,
                     *_value(found, way),
-                    *_comparison(found, direct.get(way)),
-                    *_comparison(found, own.get(way)),
+                    *difference_cells(direct.get(way), sign=found.sign),
+                    *difference_cells(own.get(way), sign=found.sign),
                 )
             )
     return Table(
@@ -185,9 +161,9 @@ def _cells(found: TransferFound) -> Table:
             *columns_of("start"),
             Column(title="", names=("source",)),
             Column(title="", names=("target",)),
-            *_valuecolumns_of(found.metric),
-            *_compared("less trained directly", "direct"),
-            *_compared("less own pictures twice", "own"),
+            *_value_columns_of(found.metric),
+            *difference_columns("less trained directly", "direct"),
+            *difference_columns("less own pictures twice", "own"),
         ),
         rows=tuple(rows),
         highlighted=frozenset(shown),
@@ -213,7 +189,11 @@ def _simple(
             way.merge,
             way.target,
             *_value(found, way),
-            *(cell for told in less.values() for cell in _comparison(found, told.get(way))),
+            *(
+                cell
+                for told in less.values()
+                for cell in difference_cells(told.get(way), sign=found.sign)
+            ),
         )
         for way in ways
     )
@@ -228,11 +208,11 @@ def _simple(
                     Column(title="", names=(part,))
                     for part in ("start", "source", "merge", "target")
                 ),
-                *_valuecolumns_of(found.metric),
+                *_value_columns_of(found.metric),
                 *(
                     column
                     for what in less
-                    for column in _compared(f"less {what}", what.replace(" ", "_"))
+                    for column in difference_columns(f"less {what}", what.replace(" ", "_"))
                 ),
             ),
             rows=rows,

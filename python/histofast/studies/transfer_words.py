@@ -11,7 +11,7 @@ import numpy as np
 from histofast._words import count, joined, listed
 from histofast.comparison import MIN_IMAGES
 from histofast.learning import Difference, repeats_needed
-from histofast.report import number, signed
+from histofast.report import after_holm, number, signed
 from histofast.studies.transfer_found import OTHER_TARGETS, RANDOM, TransferFound, Values, Way
 from histofast.studies.transfer_ranks import MEASURES, ends_compared
 from histofast.transferability import describe_rankings
@@ -78,17 +78,6 @@ def limits_of(found: TransferFound) -> tuple[str, ...]:
             "before that is not measured."
         )
     return tuple(said)
-
-
-def finding_of(found: TransferFound, difference: Difference | None) -> str:
-    """Return what one comparison says, in a few words."""
-    if difference is None or math.isnan(difference.value):
-        return "undefined"
-    if math.isnan(difference.low + difference.high):
-        return "no interval"
-    if not difference.is_shown:
-        return "not shown"
-    return "better" if difference.value * found.sign > 0 else "worse"
 
 
 def shown_of(differences: Mapping[Way, Difference]) -> list[Way]:
@@ -204,7 +193,7 @@ def _ranks(found: TransferFound, start: str) -> list[str]:
         measures = joined(list(MEASURES.values()))
         return [f"{what}: no difference is shown in {whole} ({measures}, on each target)."]
     names = [
-        f"{MEASURES[measure]} on {target} ({signed(one.value)}{_adjusted(one)})"
+        f"{MEASURES[measure]} on {target} ({after_holm(one)})"
         for target, measure in shown[:_NAMED]
         for one in [defined[target, measure]]
     ]
@@ -292,16 +281,13 @@ def _told(
         one = defined[largest]
         return (
             f"{what}, no difference in {found.metric} is shown in {whole}; the largest is "
-            f"{_named(largest)} ({signed(one.value)}{_adjusted(one)})."
+            f"{_named(largest)} ({after_holm(one)})."
         )
     parts = []
     for word, sign in (("better", 1), ("worse", -1)):
         ways = [way for way in shown if defined[way].value * found.sign * sign > 0]
         if ways:
-            names = [
-                f"{_named(way)} ({signed(defined[way].value)}{_adjusted(defined[way])})"
-                for way in ways[:_NAMED]
-            ]
+            names = [f"{_named(way)} ({after_holm(defined[way])})" for way in ways[:_NAMED]]
             rest = f" and {len(ways) - _NAMED} more" if len(ways) > _NAMED else ""
             parts.append(f"{len(ways)} {word}: {joined(names)}{rest}")
     return f"{what}, {len(shown)} of {whole} are shown to differ in {found.metric}, {'; '.join(parts)}."
@@ -314,11 +300,6 @@ def _named(way: Way) -> str:
 
 def _bounds(low: float, high: float) -> str:
     return "" if math.isnan(low + high) else f", 95 % interval {signed(low)} to {signed(high)}"
-
-
-def _adjusted(found: Difference) -> str:
-    low, high = found.low_adjusted, found.high_adjusted
-    return "" if math.isnan(low + high) else f", {signed(low)} to {signed(high)} after Holm"
 
 
 def _largest(found: TransferFound, differences: Mapping[Way, Difference]) -> Way | None:
