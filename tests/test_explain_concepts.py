@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -134,6 +135,51 @@ def test_regressions_are_of_pooled_features_of_every_network(found, done):
     assert not np.array_equal(*(each.r2 for each in found.random["layer4"]))
 
 
+def test_two_networks_are_held_against_each_other_on_the_same_draws_of_groups(found):
+    before, after = found.found["pretrained"], found.found["trained"]
+    assert list(found.changed) == [(c, layer) for c in found.concepts for layer in found.layers]
+    for (concept, layer), one in found.changed.items():
+        k = found.concepts.index(concept)
+        assert one.value == pytest.approx(after[layer].r2[k] - before[layer].r2[k])
+        errors, total = before[layer].errors[:, k] - after[layer].errors[:, k], before[layer].totals
+        np.testing.assert_allclose(total, after[layer].totals)
+        times = np.random.default_rng(0).multinomial(12, np.full(12, 1 / 12), size=10_000)
+        draws = np.sort((times @ errors) / (times @ total[:, k]))
+        assert (one.low, one.high) == pytest.approx((draws[249], draws[-250]))
+        assert one.n == 12
+    same = replace(found, found={"a": before, "b": before})
+    assert all(one.value == 0 and not one.is_shown for one in same.changed.values())
+    assert replace(found, found={"a": before}).changed == {}
+
+
+def test_words_name_what_the_trained_network_tells_better_and_worse(found):
+    """Errors that are planted: contrast is told by the trained network alone, brightness by neither."""
+
+    def planted(error):
+        one = found.found["trained"]["layer2"]
+        errors, totals = np.full((12, 1), error), np.ones((12, 1))
+        return {"layer2": replace(one, errors=errors, totals=totals)}
+
+    def said(before, after):
+        told = {"pretrained": planted(before), "trained": planted(after)}
+        told = {name: {**of, "layer4": of["layer2"]} for name, of in told.items()}
+        return "\n".join(
+            concepts.answer_of(
+                replace(
+                    found, concepts=("contrast",), values=found.values[:, :1], found=told, moved={}
+                )
+            ).findings
+        )
+
+    assert (
+        "The trained network tells, of 2 comparisons with the pretrained one: better contrast"
+        in (said(1.0, 0.5))
+    )
+    assert "one: worse contrast in layer2 (-0.500, " in said(0.5, 1.0)
+    nothing = "No difference in R2 between the trained and the pretrained network is shown in 2 "
+    assert nothing in said(1.0, 1.0)
+
+
 def test_gradients_of_the_last_layer_are_the_heads_weights(found, done):
     """Features move by v where every place of the map does: the derivative is weight . v."""
     head = classify.open_run(done / "run").network().fc.weight.detach().double().numpy()[1]
@@ -163,7 +209,9 @@ def test_the_answer_says_what_is_constant_and_shows_nulls_for_every_concept(foun
     r2 = next(table for table in answer.tables if table.name == "r2").records()
     assert len(r2) == 2 * 2 * 2
     assert r2[0]["r2"] == found.found["pretrained"]["layer2"].r2[0]
-    assert {"r2", "sensitivity", "concepts", "values"} == {table.name for table in answer.tables}
+    assert {"r2", "changed", "sensitivity", "concepts", "values"} == {
+        table.name for table in answer.tables
+    }
 
 
 def test_weights_alone_have_no_sensitivity_and_no_shuffles_are_said_to_be_none(done):

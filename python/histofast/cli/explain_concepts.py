@@ -78,15 +78,7 @@ def concepts(
             "--permutations", parser=options.whole_number, metavar="N", help="of concepts [20]"
         ),
     ] = None,
-    random_seeds: Annotated[
-        int | None,
-        typer.Option(
-            "--random-seeds",
-            parser=options.whole_number,
-            metavar="N",
-            help="networks with random weights [5]",
-        ),
-    ] = None,
+    random_seeds: options.RandomSeeds = None,
     nuclei_threshold: Annotated[
         float | None,
         typer.Option(

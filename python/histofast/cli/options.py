@@ -199,6 +199,15 @@ Epochs = Annotated[
     int | None, typer.Option("--epochs", parser=whole_number, metavar="N", help="at most [20]")
 ]
 Seed = Annotated[int | None, typer.Option("--seed", parser=whole_number, metavar="N", help="[0]")]
+RandomSeeds = Annotated[
+    int | None,
+    typer.Option(
+        "--random-seeds",
+        parser=whole_number,
+        metavar="N",
+        help="networks with random weights, the null [5]",
+    ),
+]
 Jobs = Annotated[
     int | None,
     typer.Option(

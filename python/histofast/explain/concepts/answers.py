@@ -25,6 +25,10 @@ from histofast.report import (
     Rule,
     Series,
     Table,
+    after_holm,
+    difference_cells,
+    difference_columns,
+    finding_of,
     interval,
     number,
 )
@@ -103,6 +107,8 @@ def _findings(found: Explained) -> Iterator[str]:
             )
         if any(math.isnan(one.low[0]) for one in by_layer.values()):
             yield f"There are fewer than {LEAST_GROUPS} {_groups(found)}: intervals are not known, and nothing is shown."
+    if found.changed:
+        yield _on_changed(found)
     for concept, value in found.constant.items():
         yield f"{_said(concept)} is {value:g} in every picture: there is nothing to tell, and it is left out."
     yield from _on_artefact(found)
@@ -120,6 +126,28 @@ def _each(found: Explained, name: str, which: list[_Best]) -> str:
             f"{_told(concept)} {number(r2)} in {layer} (random {interval(min(of_random), max(of_random))})"
         )
     return joined(parts)
+
+
+def _on_changed(found: Explained) -> str:
+    """Say what the second network tells better and worse than the first."""
+    before, after = found.found
+    changed = found.changed
+    parts = []
+    for verdict in ("better", "worse"):
+        names = [
+            f"{_told(concept)} in {layer} ({after_holm(one)})"
+            for (concept, layer), one in changed.items()
+            if finding_of(one) == verdict
+        ]
+        if names:
+            rest = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
+            parts.append(f"{verdict} {joined(names[:_NAMED])}{rest}")
+    whole = count(len(changed), "comparison")
+    if not parts:
+        return (
+            f"No difference in R2 between the {after} and the {before} network is shown in {whole}."
+        )
+    return f"The {after} network tells, of {whole} with the {before} one: {'; '.join(parts)}."
 
 
 def _on_artefact(found: Explained) -> Iterator[str]:
@@ -265,6 +293,8 @@ def _artefact(found: Explained) -> Chart:
 
 def _tables(found: Explained) -> Iterator[Table]:
     yield _table_of_r2(found)
+    if found.changed:
+        yield _table_of_changes(found)
     if found.moved:
         yield _table_of_moves(found)
     yield Table(
@@ -313,6 +343,23 @@ def _table_of_r2(found: Explained) -> Table:
             Column(title="", names=("penalty",), form="number"),
         ),
         rows=tuple(_rows(found)),
+    )
+
+
+def _table_of_changes(found: Explained) -> Table:
+    before, after = found.found
+    changed = found.changed
+    return Table(
+        name="changed",
+        title=f"The {after} network less the {before} one",
+        caption=f"Difference of held-out R2, with its own 95 % interval over {_groups(found)}, drawn together for both; "
+        f"findings are adjusted for {len(changed)} differences, after Holm.",
+        columns=(
+            Column(title="concept", names=("concept",)),
+            Column(title="layer", names=("layer",)),
+            *difference_columns("R2", "r2"),
+        ),
+        rows=tuple((*key, *difference_cells(one)) for key, one in changed.items()),
     )
 
 

@@ -24,6 +24,7 @@ from histofast.errors import ModelError
 from histofast.explain.concepts.measures import NUCLEI_THRESHOLD, check_concepts, measure
 from histofast.explain.concepts.ridge import Regression, deal, is_constant, regress
 from histofast.explain.concepts.sensitivity import RANDOM_DIRECTIONS, Sensitivity, sensitivity
+from histofast.learning import Difference, differences_of_sums
 
 Float = NDArray[np.float64]
 _Recorders = Mapping[str, networks.Recorder]
@@ -69,6 +70,25 @@ class Explained:
     seed: int
     unreadable: tuple[tuple[str, str], ...]
     notes: tuple[str, ...]
+
+    @property
+    def changed(self) -> dict[tuple[str, str], Difference]:
+        """By concept and layer, R2 of the second network less that of the first, after Holm; {} of one network.
+
+        Over the same draws of groups, the models fixed.
+        """
+        if len(self.found) < 2:
+            return {}
+        before, after = self.found.values()
+        keys = {(c, layer): k for k, c in enumerate(self.concepts) for layer in self.layers}
+        return differences_of_sums(
+            {
+                (c, layer): before[layer].errors[:, k] - after[layer].errors[:, k]
+                for (c, layer), k in keys.items()
+            },
+            {(c, layer): before[layer].totals[:, k] for (c, layer), k in keys.items()},
+            seed=self.seed,
+        )
 
 
 def explain_concepts(

@@ -44,6 +44,8 @@ class Regression:
         filters: (k, d) unit vectors of the model of all rows: what predicts the concept.
         patterns: (k, d) unit vectors along cov(features, concept): how features move with the concept.
         spread: (d,) standard deviations of the features.
+        errors, totals: (g, k) squared errors, and squared differences from that mean, of each group in the order
+            of their names: what `r2` is made of, for differences of two regressions on the same rows.
         d, n, groups, folds: of them.
     """
 
@@ -56,6 +58,8 @@ class Regression:
     filters: Float
     patterns: Float
     spread: Float
+    errors: Float
+    totals: Float
     d: int
     n: int
     groups: int
@@ -134,7 +138,8 @@ def regress(
     nested = _Nested(features, targets, fold_of, penalties)
     errors, totals = nested.held_out()
     summed = 1 - errors.sum(axis=0) / totals.sum(axis=0)
-    low, high = _interval(errors[:, :k], totals[:, :k], group_of, draws, seed)
+    errors, totals = (_by_group(each[:, :k], group_of) for each in (errors, totals))
+    low, high = _interval(errors, totals, draws, seed)
     chosen, filters, patterns, in_sample = nested.whole(k)
     return Regression(
         r2=summed[:k],
@@ -146,6 +151,8 @@ def regress(
         filters=filters,
         patterns=patterns,
         spread=features.std(axis=0, dtype=np.float64),
+        errors=errors,
+        totals=totals,
         d=d,
         n=n,
         groups=int(group_of.max()) + 1,
@@ -340,19 +347,21 @@ def _units(vectors: Float) -> Float:
     return vectors / np.where(norms > 0, norms, 1.0)
 
 
-def _interval(
-    errors: Float, totals: Float, group_of: Rows, draws: int, seed: int
-) -> tuple[Float, Float]:
-    """Return bounds of R2 over draws of groups."""
-    count, k = int(group_of.max()) + 1, errors.shape[1]
+def _by_group(values: Float, group_of: Rows) -> Float:
+    """Return (g, k) sums of rows."""
+    found = np.zeros((int(group_of.max()) + 1, values.shape[1]))
+    np.add.at(found, group_of, values)
+    return found
+
+
+def _interval(errors: Float, totals: Float, draws: int, seed: int) -> tuple[Float, Float]:
+    """Return bounds of R2 over draws of groups, of sums (g, k) of each."""
+    count, k = errors.shape
     if count < LEAST_GROUPS:
         return np.full(k, np.nan), np.full(k, np.nan)
-    by_group = np.zeros((2, count, k))
-    np.add.at(by_group[0], group_of, errors)
-    np.add.at(by_group[1], group_of, totals)
     rng = np.random.default_rng([seed, 2])
     drawn = rng.multinomial(count, np.full(count, 1 / count), size=draws).astype(np.float64)
-    r2 = 1 - (drawn @ by_group[0]) / (drawn @ by_group[1])
+    r2 = 1 - (drawn @ errors) / (drawn @ totals)
     half = 50 * (1 - CONFIDENCE)
     low, high = np.percentile(r2, [half, 100 - half], axis=0)
     return low, high
