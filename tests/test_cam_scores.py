@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import reference as reference_of_all
 import reference_cam as reference
 from extras import need
 
@@ -132,18 +133,107 @@ def test_maps_that_do_not_change_without_weights_are_named(learnt):
         groups=[str(i // 2) for i in range(12)],
         task="classification",
         masks=np.ones((12, 16, 16), bool),
+        draws=3,
     )
     assert [change.part for change in found.changes] == ["head", "inner"]
     assert found.unchanged() == (() if learnt else ("hirescam",))
     if not learnt:
         assert found.changes[-1].left["hirescam"].value == pytest.approx(1)
-    assert [worth.name for worth in found.worths] == [
-        *("HiRes-CAM", "HiRes-CAM, weights drawn anew", "darkness", "random")
+        assert found.left["hirescam"].value == pytest.approx(1)
+    assert [(source.name, source.is_null) for source in found.sources] == [
+        ("HiRes-CAM", False),
+        ("HiRes-CAM, weights drawn anew", True),
+        ("darkness", True),
+        ("random", True),
     ]
-    assert [worth.is_null for worth in found.worths] == [False, True, True, True]
-    assert found.worths[-1].less.value == found.worths[-1].more.value == 0
-    assert found.worths[0].mass.value == pytest.approx(1)
+    for source, draws in zip(found.sources, (1, 3, 1, 3), strict=True):
+        assert {by: values.shape for by, values in source.values.items()} == dict.fromkeys(
+            ("deletion", "insertion", "mass"), (draws, 12)
+        )
+    own = found.worth(found.sources[0], "mass")
+    assert (own.metric.value, own.lowest, own.highest) == pytest.approx((1, 1, 1))
+    null = found.worth(found.sources[1], "deletion")
+    if learnt:
+        assert null.lowest < null.metric.value < null.highest  # other weights, other maps
+    else:
+        assert null.lowest == null.highest  # whatever the weights
+        assert found.compared("deletion")["HiRes-CAM", "HiRes-CAM, weights drawn anew"].value == 0
     assert found.area == 1
+    assert (found.pictures, found.draws, found.criteria) == (
+        12,
+        3,
+        ("deletion", "insertion", "mass"),
+    )
+
+
+def planted(values, groups):
+    """Measured values of deletion, by name of the source; (k, n), or (n,) of what is not drawn."""
+    return cam.Measured(
+        sources=tuple(
+            cam.Source(
+                name=name,
+                is_null=name not in cam.NAMES.values(),
+                values={"deletion": np.atleast_2d(each)},
+            )
+            for name, each in values.items()
+        ),
+        groups=tuple(groups),
+        changes=(),
+        left={},
+        area=None,
+        seed=0,
+    )
+
+
+def test_methods_are_held_against_what_else_there_is_picture_by_picture(rng):
+    """Slides differ by far more than sources do: only pairs of the same pictures tell them apart."""
+    groups = [f"slide {k // 3}" for k in range(36)]
+    level = np.repeat(rng.uniform(0.2, 0.9, 12), 3)
+
+    def near(value):
+        return level + value + rng.normal(scale=0.01, size=36)
+
+    found = planted(
+        {
+            "HiRes-CAM": near(0.0),
+            cam.null_of("HiRes-CAM"): [near(0.2), near(0.001), near(0.4)],
+            "Grad-CAM": near(-0.1),
+            cam.null_of("Grad-CAM"): [near(0.2), near(0.3), near(0.4)],
+            "darkness": near(0.1),
+            "random": [near(-0.3), near(0.5), near(0.1)],
+        },
+        groups,
+    )
+    told = found.compared("deletion")
+    assert {pair: round(one.value, 1) for pair, one in told.items()} == {
+        ("HiRes-CAM", cam.null_of("HiRes-CAM")): 0.0,  # the draw that comes nearest
+        ("HiRes-CAM", "darkness"): 0.1,
+        ("HiRes-CAM", "random"): 0.1,  # the mean of its draws
+        ("HiRes-CAM", "Grad-CAM"): -0.1,
+        ("Grad-CAM", cam.null_of("Grad-CAM")): 0.3,
+        ("Grad-CAM", "darkness"): 0.2,
+        ("Grad-CAM", "random"): 0.2,
+    }
+    shown = {pair for pair, one in told.items() if one.is_shown}
+    assert set(told) - shown == {("HiRes-CAM", cam.null_of("HiRes-CAM"))}
+    worths = {source.name: found.worth(source, "deletion") for source in found.sources}
+    assert worths["HiRes-CAM"].metric.high > worths["darkness"].metric.low
+    one = told["HiRes-CAM", "darkness"]
+    apart = found.sources[4].values["deletion"][0] - found.sources[0].values["deletion"][0]
+    wanted = reference_of_all.paired_difference(apart, np.zeros(36), range(36))
+    assert one.value == pytest.approx(wanted)
+
+
+def test_what_is_defined_in_few_pictures_is_told_of_these(rng):
+    values = rng.random(20)
+    drawn = np.stack([np.full(20, np.nan), values - 0.1])
+    found = planted(
+        {"HiRes-CAM": values, cam.null_of("HiRes-CAM"): drawn, "darkness": values}, range(20)
+    )
+    null = found.worth(found.sources[1], "deletion")
+    assert null.lowest == null.highest == pytest.approx(null.metric.value)
+    told = found.compared("deletion")["HiRes-CAM", cam.null_of("HiRes-CAM")]
+    assert told.value == pytest.approx(-0.1)
 
 
 def test_darkness_is_the_mean_of_the_pixels_of_a_place():

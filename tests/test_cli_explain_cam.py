@@ -8,6 +8,7 @@ import json
 import numpy as np
 import pytest
 
+import reference
 from extras import need
 from labelled_pictures import write_pictures
 
@@ -41,7 +42,7 @@ def test_a_page_of_maps_beside_their_null(cli, done, monkeypatch):
         half[:, :16] = 255
         write_png(done / "masks" / file.name, half)
     asked = ("--method", "hirescam", "--method", "gradcam", "--class", "b", "--shown", 3)
-    asked += ("--sample", 6, "--masks", "masks")
+    asked += ("--sample", 10, "--masks", "masks", "--random-seeds", 2)
     answer = cli("explain", "cam", "run", "labels.csv", *asked, "--out", "cam")
     assert answer.code == 0, answer.err
     assert answer.out.splitlines()[-1] == "48 pictures: cam/index.html"
@@ -63,12 +64,61 @@ def test_a_page_of_maps_beside_their_null(cli, done, monkeypatch):
     with (done / "cam" / "worth.csv").open() as file:
         worth = {row["source"]: row for row in csv.DictReader(file)}
     assert float(worth["random"]["mass"]) == pytest.approx(0.5, abs=0.25)
+    assert float(worth["random"]["mass_lowest"]) < float(worth["random"]["mass_highest"])
+    assert worth["darkness"]["mass_lowest"] == ""
+    with (done / "cam" / "differences.csv").open() as file:
+        told = {(row["source"], row["other"]): row for row in csv.DictReader(file)}
+    others = ("darkness", "random", "Grad-CAM")
+    assert [other for one, other in told if one == "HiRes-CAM"][1:] == list(others)
+    apart = float(told["HiRes-CAM", "darkness"]["deletion"])
+    wanted = float(worth["darkness"]["deletion"]) - float(worth["HiRes-CAM"]["deletion"])
+    assert apart == pytest.approx(wanted)
+    same = told["HiRes-CAM", "Grad-CAM"]  # at the last stage of a ResNet the two are one
+    assert (float(same["deletion"]), same["deletion_finding"]) == (pytest.approx(0), "not shown")
+    assert "One against another" in page
+    assert "HiRes-CAM is not told from" in answer.out
+    assert (
+        "Maps are not held against labels: pictures labelled b and others are both in 0 "
+        in answer.out
+    )
     assert "lies on the masks, which cover 50 % of the pictures." in answer.out
     assert (done / "cam" / "randomisation.png").is_file()
     again = cli(
         "explain", "cam", "run", "labels.csv", *asked, "--out", "cam", "--overwrite", "--json"
     )
     assert json.loads(again.out) == json.loads((done / "cam" / "cam.json").read_text())
+
+
+def test_means_of_maps_are_held_against_labels_within_patients(cli, done, monkeypatch):
+    monkeypatch.chdir(done)
+    with (done / "labels.csv").open() as file:
+        rows = [(row["file"], row["label"]) for row in csv.DictReader(file)]
+    lines = [f"{name},{label},p{k // 2 % 8}" for k, (name, label) in enumerate(rows)]
+    (done / "mixed.csv").write_text("\n".join(["file,label,patient", *lines]))
+    asked = ("--class", "b", "--sample", 0, "--shown", 0, "--random-seeds", 3, "--out", "mixed")
+    answer = cli("explain", "cam", "run", "mixed.csv", *asked)
+    assert answer.code == 0, answer.err
+    found = json.loads((done / "mixed" / "cam.json").read_text())
+    aurocs = {row["source"]: row for row in found["labels"]}
+    null = aurocs["HiRes-CAM, weights drawn anew"]
+    assert null["lowest"] <= null["auroc"] <= null["highest"]
+    said = "\n".join(found["findings"])
+    assert (
+        f"with weights drawn anew {null['lowest']:.3f} to {null['highest']:.3f} in 3 draws" in said
+    )
+    told = {row["other"]: row for row in found["labels_differences"]}
+    assert list(told) == [
+        *("HiRes-CAM, weights drawn anew", "output of the network", "darkness"),
+    ]
+    own = aurocs["HiRes-CAM"]["auroc"]
+    assert told["darkness"]["auroc"] == pytest.approx(own - aurocs["darkness"]["auroc"])
+    assert told["HiRes-CAM, weights drawn anew"]["auroc"] == pytest.approx(own - null["highest"])
+    assert "By that chance, HiRes-CAM " in said
+    # AUROC of the table is that of the means in pictures.csv, pair by pair within patients.
+    means = np.array([row["hirescam_mean"] for row in found["pictures"]])
+    labels = np.array([label == "b" for _, label in rows])
+    groups = np.array([row["group"] for row in found["pictures"]])
+    assert own == pytest.approx(reference.stratified_auroc(means, labels, groups))
 
 
 @pytest.mark.parametrize(

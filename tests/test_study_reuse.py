@@ -10,6 +10,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+import reference
 from extras import need
 from labelled_pictures import write_pictures
 
@@ -22,11 +23,12 @@ from histofast.comparison import Alike, compare_pairs
 from histofast.datasets import decode, open_images
 from histofast.errors import ModelError
 from histofast.explain import cam
-from histofast.learning import Metric
+from histofast.learning import Difference, Metric
 from histofast.networks import create
 from histofast.report import Grid, Picture, Tile
 from histofast.studies import Conditions, Reuse, conduct, look_ahead_of
 from histofast.studies.reuse import (
+    Changed,
     Kept,
     MapWorth,
     ReuseFound,
@@ -35,6 +37,7 @@ from histofast.studies.reuse import (
     keep,
     limits_of,
     read_kept,
+    worths_of,
 )
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -49,7 +52,7 @@ FEW = {
     "concepts": CONCEPTS,
     "folds": 3,
     "permutations": 2,
-    "random_seeds": 1,
+    "random_seeds": 2,
     "shown": 1,
     "sample": 4,
 }
@@ -190,6 +193,10 @@ def test_concepts_are_those_that_explain_tells(conducted):
     ]
     for theirs_row, ours in zip(theirs, found["told"], strict=True):
         assert ours["null"] == max(theirs_row["random_high"], theirs_row["shuffled_high"])
+    changed = json.loads((folder / "concepts.json").read_text("utf-8"))["changed"]
+    assert [(row["concept"], row["layer"], row["r2"], row["r2_finding"]) for row in changed] == [
+        (row["concept"], row["layer"], row["r2"], row["finding"]) for row in found["changed"]
+    ]
     for row in found["layers"]:
         for network in ("start", "tuned"):
             above = [
@@ -213,11 +220,12 @@ def test_maps_and_channels_are_those_that_explain_shows(conducted):
     }
     assert shown == worths
     for row in found["layers"]:
-        of_layer = worths[row["layer"]]
-        gain = of_layer["random"] - of_layer[cam.NAMES["hirescam"]]
-        assert row["maps"] == pytest.approx(gain, abs=1e-12)
-        null = of_layer["random"] - of_layer[f"{cam.NAMES['hirescam']}, weights drawn anew"]
-        assert row["null"] == pytest.approx(null, abs=1e-12)
+        of_layer, own = worths[row["layer"]], worths[row["layer"]][cam.NAMES["hirescam"]]
+        assert row["maps"] == pytest.approx(of_layer["random"] - own, abs=1e-12)
+        assert row["darkness"] == pytest.approx(of_layer["darkness"] - own, abs=1e-12)
+        null = of_layer["random"] - of_layer[cam.null_of(cam.NAMES["hirescam"])]
+        assert row["null_lowest"] <= null <= row["null_highest"]
+        assert row["maps"] - row["anew"] == pytest.approx(row["null_highest"], abs=1e-12)
     for folder in part_of(path, "channels"):
         told = json.loads((folder / "kept.json").read_text("utf-8"))["numbers"]
         page = json.loads((folder / "channels.json").read_text("utf-8"))
@@ -334,10 +342,27 @@ def told(concept, layer, network, value, *, null=0.1):
     )
 
 
-def worth(less, null, *, is_unchanged=False):
+def apart(value, half=0.01):
+    """A difference, told after Holm with twice its own interval."""
+    return Difference(
+        value=value,
+        low=value - half,
+        high=value + half,
+        p=0.5,
+        p_adjusted=0.5,
+        low_adjusted=value - 2 * half,
+        high_adjusted=value + 2 * half,
+        confidence=0.95,
+        n=6,
+    )
+
+
+def worth(random, anew, *, darkness=0.0, is_unchanged=False):
     return MapWorth(
-        less=metric(less),
-        null=metric(null),
+        random=apart(random),
+        anew=apart(anew),
+        darkness=apart(darkness),
+        draws=(random - anew - 0.01, random - anew),
         left=metric(0.7 if is_unchanged else 0.1),
         is_unchanged=is_unchanged,
         pictures=8,
@@ -358,6 +383,7 @@ def planted(**changes):
         ("light_low", "b", "start"): 0.02,
         ("light_low", "b", "tuned"): 0.4,
     }
+    findings = {("contrast", "b"): "worse", ("light_low", "b"): "better"}
     channels = {"channels": 64, "rows": []}
     found = {
         "layers": ("a", "b"),
@@ -371,6 +397,16 @@ def planted(**changes):
             groups=8,
         ),
         "told": tuple(told(*key, value) for key, value in values.items()),
+        "changed": tuple(
+            Changed(
+                concept=concept,
+                layer=layer,
+                r2=metric(values[concept, layer, "tuned"] - values[concept, layer, "start"]),
+                finding=findings.get((concept, layer), "not shown"),
+            )
+            for concept in ("contrast", "light_low")
+            for layer in ("a", "b")
+        ),
         "concepts": ("contrast", "light_low"),
         "constant": (),
         "channels": {
@@ -378,7 +414,7 @@ def planted(**changes):
             "b": Kept(numbers={**channels, "dead": [2, 4], "together": {"value": 0.3}}, panels=()),
         },
         "maps": {},
-        "worths": {"a": worth(0.01, 0.02), "b": worth(0.2, 0.03)},
+        "worths": {"a": worth(0.01, -0.01), "b": worth(0.2, 0.17, darkness=0.1)},
         "links": {},
         "failed": {},
     }
@@ -388,20 +424,35 @@ def planted(**changes):
 def test_words_follow_from_the_numbers():
     said = "\n".join(describe_reuse(planted()))
     assert (
-        "Fine-tuning changed b most: CKA of start and tuned is 0.500 (0.450 to 0.550), and 0.970 (0.960 to 0.980) "
-        "in a, which changed least." in said
+        "CKA of start and tuned, 1 where fine-tuning changed nothing, is 0.970 (0.960 to 0.980) in a and 0.500 (0.450 to "
+        "0.550) in b." in said
     )
-    assert "is not shown: their intervals of CKA" not in said
+    assert "It is the lowest in b. Each interval is of its own layer" in said
     assert "At the start: of 2 concepts, 1 in a and 1 in b are told above both nulls." in said
     assert "At the start: light low in no layer." in said
     assert "After tuning: of 2 concepts, 1 in a and 1 in b are told above both nulls." in said
-    assert "The tuned network tells better, with intervals apart: light low in b." in said
-    assert "The tuned network tells worse, with intervals apart: contrast in b." in said
-    assert "is contrast in a of the start network: held-out R2 0.800 (0.790 to 0.810)" in said
-    assert "Maps of b find what the tuned network goes by" in said
     assert (
-        "by the same score: maps of a 0.010 (0.000 to 0.020) against 0.020 (0.010 to 0.030)."
+        "The tuned network is shown to tell better than the start, of 4 comparisons after Holm: light low in b "
+        "(R2 +0.380, +0.370 to +0.390)." in said
+    )
+    assert (
+        "to tell worse than the start, of 4 comparisons after Holm: contrast in b (R2 -0.550"
         in said
+    )
+    assert "is contrast in a of the start network: held-out R2 0.800 (0.790 to 0.810)" in said
+    assert (
+        "Maps of b find what the tuned network goes by: as their highest places are blanked first the probability falls "
+        "further, by +0.200, +0.180 to +0.220 after Holm, than in random order, and by +0.170, +0.150 to +0.190 after "
+        "Holm, than by the nearest of 2 networks with weights drawn anew." in said
+    )
+    assert (
+        "blanked first: maps of a (+0.010, -0.010 to +0.030 after Holm less random order; " in said
+    )
+    assert (
+        "Maps better than the plain darkness of places, by the same score: those of b (+0.1" in said
+    )
+    assert (
+        "Maps not told from the plain darkness of places, by the same score: those of a (0." in said
     )
     assert "hardly depend on what was learnt" not in said
     assert "a median r of 0.900 in a and 0.300 in b." in said
@@ -411,38 +462,83 @@ def test_words_follow_from_the_numbers():
 
 def test_words_say_what_is_not_shown():
     alike = planted().alike
-    near = replace(alike, low=np.array([0.3, 0.3]), high=np.array([1.0, 1.0]))
+    unknown = replace(alike, low=np.full(2, np.nan), high=np.full(2, np.nan))
+    same = tuple(replace(one, finding="not shown") for one in planted().changed)
     nothing = tuple(replace(one, r2=metric(0.05), is_above=False) for one in planted().told)
     said = "\n".join(
         describe_reuse(
             planted(
-                alike=near,
+                alike=unknown,
                 told=nothing,
+                changed=same,
                 constant=("nuclei_count",),
                 worths={"a": worth(0.2, 0.1, is_unchanged=True)},
                 failed={"maps of b": "no memory"},
             )
         )
     )
-    assert "That b changed more than a is not shown" in said
+    assert "is 0.970 in a and 0.500 in b." in said
     assert "At the start: no layer tells any of 2 concepts above both nulls." in said
-    assert "In no layer are the intervals of R2 of start and tuned apart, for any concept." in said
+    assert "any concept better or worse than the start is not shown in 4 comparisons." in said
     assert "Furthest above" not in said
     assert "for all pictures have one value: nuclei count." in said
     assert "Maps of a hardly depend on what was learnt" in said
     assert "Not here, for they failed: maps of b." in said
-    without = replace(alike, low=np.full(2, np.nan), high=np.full(2, np.nan))
-    assert "is not shown" in "\n".join(describe_reuse(planted(alike=without)))
-    nothing_at_all = {"told": (), "channels": {}, "worths": {}, "alike": None, "concepts": ()}
+    nothing_at_all = {
+        "told": (),
+        "changed": (),
+        "channels": {},
+        "worths": {},
+        "alike": None,
+        "concepts": (),
+    }
     assert describe_reuse(planted(**nothing_at_all)) == ()
 
 
-def test_maps_are_better_only_with_intervals_apart_from_the_null_and_from_zero():
+def test_maps_are_better_only_if_shown_against_random_order_and_against_the_null():
     assert worth(0.2, 0.1).is_above
-    assert not worth(0.2, 0.19).is_above
-    assert not worth(0.005, -0.2).is_above
-    lost = replace(worth(0.2, 0.1), less=Metric(value=0.2, low=math.nan, high=math.nan))
+    assert not worth(0.2, 0.019).is_above
+    assert not worth(0.019, 0.2).is_above
+    lost = replace(worth(0.2, 0.1), random=apart(math.nan))
     assert not lost.is_above
+
+
+def test_maps_of_all_layers_are_told_together_picture_by_picture(rng):
+    """Pictures differ by far more than sources do; layer a finds what the network goes by, b what is dark."""
+    groups = [f"slide {k // 2}" for k in range(24)]
+    level = np.repeat(rng.uniform(0.3, 0.9, 12), 2)
+
+    def numbers(own, anew, darkness):
+        def near(value):
+            return (level + value + rng.normal(scale=0.01, size=24)).tolist()
+
+        return {
+            "groups": groups,
+            "left": {"value": 0.1, "low": None, "high": None},
+            "is_unchanged": False,
+            "deletion": {
+                "HiRes-CAM": [near(own)],
+                cam.null_of("HiRes-CAM"): list(map(near, anew)),
+                "darkness": [near(darkness)],
+                "random": [near(-0.1), near(0.1)],
+            },
+            "rows": [],
+        }
+
+    found = worths_of(
+        {"a": numbers(-0.2, (0.0, -0.1), 0.0), "b": numbers(-0.2, (0.1, -0.2), -0.2)}, seed=0
+    )
+    assert found["a"].is_above
+    assert not found["b"].is_above
+    assert found["b"].random.is_shown
+    told = {layer: (one.random, one.anew, one.darkness) for layer, one in found.items()}
+    assert [round(one.value, 1) for one in told["a"]] == [0.2, 0.1, 0.2]
+    assert [round(abs(one.value), 1) for one in told["b"]] == [0.2, 0.0, 0.0]
+    np.testing.assert_allclose(found["a"].draws, (0.0, 0.1), atol=0.01)
+    p = np.array([one.p for of_layer in told.values() for one in of_layer])
+    adjusted = [one.p_adjusted for of_layer in told.values() for one in of_layer]
+    assert adjusted == pytest.approx(reference.holm(p))
+    assert worths_of({}, seed=0) == {}
 
 
 def test_what_must_not_be_concluded(given, conducted, tmp_path):

@@ -73,6 +73,7 @@ def cam(
             help="NAME.png for each sampled picture, bright where maps should lie",
         ),
     ] = None,
+    random_seeds: options.RandomSeeds = None,
     seed: options.Seed = None,
     device: Annotated[str, options.device(TORCH, help="where the network runs")] = "auto",
     threads: options.DecodingThreads = 2,
@@ -107,7 +108,7 @@ def cam(
             device=device,
             threads=threads,
             on_progress=on_progress,
-            **options.given(seed=seed),
+            **options.given(random_seeds=random_seeds, seed=seed),
         )
     answer = explain.answer_of(found, command=options.command_line())
     explain.save_maps(found, target / "cam.npz")

@@ -57,9 +57,7 @@ def reuse(
     ] = None,
     folds: Annotated[int | None, _number("--folds", "of the regression of concepts [5]")] = None,
     permutations: Annotated[int | None, _number("--permutations", "of concepts [20]")] = None,
-    random_seeds: Annotated[
-        int | None, _number("--random-seeds", "networks with random weights [3]")
-    ] = None,
+    random_seeds: options.RandomSeeds = None,
     shown: Annotated[
         int | None, _number("--shown", "pictures whose maps are shown, of each layer [3]")
     ] = None,

@@ -13,22 +13,37 @@ from histofast.explain.cam.answers import answer_of
 from histofast.explain.cam.bags import BagCams, attention_and_slopes, cams_of_bag
 from histofast.explain.cam.capture import Cams, cams
 from histofast.explain.cam.definitions import METHODS, NAMES, Method
+from histofast.explain.cam.labels import ByLabels
 from histofast.explain.cam.pictures import Explained, explain_pictures, save_maps
 from histofast.explain.cam.scores import curve, mass_shares, mean_over_groups, rank_correlations
 from histofast.explain.cam.slide import SlideCam, cam_of_slide
 from histofast.explain.cam.slide import save as save_slide
-from histofast.explain.cam.worth import Change, Measured, Worth, darkness, measure
+from histofast.explain.cam.worth import (
+    DARKNESS,
+    RANDOM,
+    Change,
+    Measured,
+    Source,
+    Worth,
+    darkness,
+    measure,
+    null_of,
+)
 
 __all__ = [
+    "DARKNESS",
     "METHODS",
     "NAMES",
+    "RANDOM",
     "BagCams",
+    "ByLabels",
     "Cams",
     "Change",
     "Explained",
     "Measured",
     "Method",
     "SlideCam",
+    "Source",
     "Worth",
     "answer_of",
     "attention_and_slopes",
@@ -41,6 +56,7 @@ __all__ = [
     "mass_shares",
     "mean_over_groups",
     "measure",
+    "null_of",
     "rank_correlations",
     "save_maps",
     "save_slide",

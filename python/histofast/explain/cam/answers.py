@@ -3,31 +3,32 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 import numpy as np
 from numpy.typing import NDArray
 
-from histofast._words import count, counted
+from histofast._words import count, counted, joined
 from histofast.explain.cam.definitions import NAMES, Method
+from histofast.explain.cam.labels import ByLabels
 from histofast.explain.cam.pictures import Explained
-from histofast.explain.cam.scores import STEPS, spread
-from histofast.explain.cam.worth import DARKNESS, UNCHANGED, Measured
+from histofast.explain.cam.scores import spread
+from histofast.explain.cam.tables import groups_of, tables_of
+from histofast.explain.cam.worth import UNCHANGED, Criterion, Measured, Source, null_of
 from histofast.explain.maps import tinted
-from histofast.learning import Metric
+from histofast.learning import LEAST_GROUPS, Difference, Metric
 from histofast.report import (
     Answer,
     Axis,
-    Cell,
     Chart,
-    Column,
     Figure,
     Panel,
     Picture,
     Point,
     Rule,
     Series,
-    Table,
+    after_holm,
+    finding_of,
     interval,
     number,
     percent,
@@ -36,7 +37,6 @@ from histofast.report import (
 
 _SIDE_PX = 160  # of a picture on the page, at least
 _ALPHA = 0.5
-_ROWS = 100
 
 
 def answer_of(found: Explained, *, command: str = "") -> Answer:
@@ -55,7 +55,7 @@ def answer_of(found: Explained, *, command: str = "") -> Answer:
             "Each map is coloured from 0 to its own highest value: colours of two maps are not to be compared.",
         ),
         figures=tuple(_figures(found)),
-        tables=(*_tables(found), _table(found)),
+        tables=tuple(tables_of(found)),
         commands=(("These maps", command),) if command else (),
         method=_method(found),
     )
@@ -80,18 +80,8 @@ def _basis(found: Explained) -> str:
 def _findings(found: Explained) -> Iterator[str]:
     if found.measured is not None:
         yield from _found_by_measures(found, found.measured)
-    for method in found.methods if found.by_labels else ():
-        name = found.classes[int(found.shown_class[0, 0])]
-        own, anew, dark = (
-            found.by_labels[key]
-            for key in (NAMES[method], f"{NAMES[method]}, weights drawn anew", DARKNESS)
-        )
-        yield (
-            f"By the mean of its {NAMES[method]}, a picture labelled {name} is above another of its "
-            f"{found.images.group_kind} with chance {number(own.auroc)} ({interval(own.low, own.high)}); "
-            f"with weights drawn anew {number(anew.auroc)} ({interval(anew.low, anew.high)}), by its "
-            f"darkness {number(dark.auroc)} ({interval(dark.low, dark.high)})."
-        )
+    if found.by_labels is not None:
+        yield from _found_by_labels(found, found.by_labels)
     for method in found.methods:
         empty = int((found.maps[method].max(axis=(2, 3)) == 0).any(axis=1).sum())
         if empty:
@@ -106,39 +96,88 @@ def _findings(found: Explained) -> Iterator[str]:
 
 def _found_by_measures(found: Explained, measured: Measured) -> Iterator[str]:
     unchanged = measured.unchanged()
+    networks = f"{count(measured.draws, 'network')} without weights"
     for method in found.methods:
-        left = measured.changes[-1].left[method]
+        left = measured.left[method]
         if math.isnan(left.value):
             continue
-        told = f"{NAMES[method]} of the network and of one without its weights"
+        told = f"{NAMES[method]} of the network and of {networks}"
         if method in unchanged:
             yield (
-                f"{told} order the places of a picture alike (rank correlation {_with(left)}): these maps "
+                f"{told} order the places of a picture alike (mean rank correlation {with_interval(left)}): these maps "
                 "hardly depend on what was learnt."
             )
         else:
-            yield f"{told} have a rank correlation of {_with(left)}."
-    worths = {worth.name: worth for worth in measured.worths}
-    for method in found.methods:
-        own = worths[NAMES[method]]
-        yield (
-            f"As the places that {NAMES[method]} shows are blanked first, the probability is "
-            f"{_with(own.less)} below that of random order, on average over the order"
-            f"{_verdict(own.less, 'lower')}; as they are shown first, {_with(own.more)} above"
-            f"{_verdict(own.more, 'higher')}."
-        )
-        if own.mass is not None and measured.area is not None:
+            yield f"{told} have a mean rank correlation of {with_interval(left)}."
+    compared = {by: measured.compared(by) for by in measured.criteria}
+    for by, differences in compared.items():
+        for method in found.methods:
+            yield from _verdicts(NAMES[method], differences, _BY[by], draws=measured.draws)
+    if measured.area is not None:
+        for method, source in zip(found.methods, _methods(measured), strict=True):
+            mass = measured.worth(source, "mass").metric
             yield (
-                f"{_with(own.mass, share=True)} of {NAMES[method]} lies on the masks, which cover "
+                f"{with_interval(mass, share=True)} of {NAMES[method]} lies on the masks, which cover "
                 f"{percent(measured.area)} of the pictures."
             )
 
 
-def _verdict(metric: Metric, what: str) -> str:
-    return "" if metric.low > 0 else f", which is not shown to be {what}"
+_BY: Mapping[Criterion, str] = {
+    "deletion": "By deletion (mean probability as the highest places are blanked first, less is better)",
+    "insertion": "By insertion (mean probability as the highest places are shown first, more is better)",
+    "mass": "By the share on the masks",
+}
 
 
-def _with(metric: Metric, *, share: bool = False) -> str:
+def _methods(measured: Measured) -> list[Source]:
+    return [source for source in measured.sources if not source.is_null]
+
+
+def _verdicts(
+    name: str, differences: Mapping[tuple[str, str], Difference], what: str, *, draws: int
+) -> Iterator[str]:
+    """Say what a method is shown to be better, or worse, than, and what it is not told from."""
+    parts: dict[str, list[str]] = {words: [] for words in _VERDICTS.values()}
+    for (one, other), difference in differences.items():
+        words = _VERDICTS.get(finding_of(difference))
+        if one == name and words is not None:
+            parts[words].append(f"{_called(one, other, draws)} ({after_holm(difference)})")
+    said = [f"{words} {joined(names)}" for words, names in parts.items() if names]
+    if said:
+        yield f"{what}, {name} {'; it '.join(said)}."
+
+
+_VERDICTS: Mapping[str, str] = {
+    "better": "is shown to be better than",
+    "worse": "is shown to be worse than",
+    "not shown": "is not told from",
+    "no interval": f"has no interval, for fewer than {LEAST_GROUPS} groups, against",
+}
+
+
+def _called(name: str, other: str, draws: int) -> str:
+    """Return what a method is held against, in words."""
+    if other != null_of(name):
+        return other
+    return "weights drawn anew" if draws == 1 else f"weights drawn anew, the nearest of {draws},"
+
+
+def _found_by_labels(found: Explained, told: ByLabels) -> Iterator[str]:
+    if told.why_not:
+        yield f"Maps are not held against labels: {told.why_not}."
+        return
+    for method in found.methods:
+        name = NAMES[method]
+        own, anew = told.scores[name], told.anew[name]
+        yield (
+            f"By the mean of its {name}, a picture labelled {told.class_} is above another of its "
+            f"{found.images.group_kind} with chance {number(own.auroc)} ({interval(own.low, own.high)}); with "
+            f"weights drawn anew {number(min(anew))} to {number(max(anew))} in {count(len(anew), 'draw')}."
+        )
+        yield from _verdicts(name, told.differences, "By that chance", draws=len(anew))
+
+
+def with_interval(metric: Metric, *, share: bool = False) -> str:
     """Return a value and its interval in words."""
     write = percent if share else number
     if math.isnan(metric.low):
@@ -188,15 +227,16 @@ def over(pixels: NDArray[np.uint8], cam: NDArray[np.float32]) -> NDArray[np.uint
     return tinted(large, spread(shares, large.shape[:2]), alpha=_ALPHA)
 
 
-# --- Tables and words --------------------------------------------------------------------------
+# --- Charts and words --------------------------------------------------------------------------
 
 
 def _changes(found: Explained, measured: Measured) -> Chart:
     parts = tuple(change.part for change in measured.changes)
     return Chart(
         title="Maps of a network that loses its weights, part by part from the output down",
-        caption=f"{count(measured.pictures, 'picture')} of {count(measured.groups, found.images.group_kind)}. A map "
-        f"that stays near 1 does not show what was learnt; one above {UNCHANGED} at the end is named.",
+        caption=f"{count(measured.pictures, 'picture')} of {groups_of(found, measured)}, one draw of weights. A map that "
+        f"stays near 1 does not show what was learnt; one above {UNCHANGED} at the end, as the mean of "
+        f"{count(measured.draws, 'draw')}, is named.",
         alt="Rank correlation of maps with those of the whole network, by the last part that lost its weights",
         places=Axis(label="last part without its weights", names=parts),
         values=Axis(label="rank correlation with the whole network's map", high=1.0),
@@ -210,7 +250,7 @@ def _changes(found: Explained, measured: Measured) -> Chart:
                         value=change.left[method].value,
                         low=change.left[method].low,
                         high=change.left[method].high,
-                        tip=f"{NAMES[method]}, {change.part}: {_with(change.left[method])}",
+                        tip=f"{NAMES[method]}, {change.part}: {with_interval(change.left[method])}",
                     )
                     for place, change in enumerate(measured.changes)
                 ),
@@ -222,103 +262,11 @@ def _changes(found: Explained, measured: Measured) -> Chart:
     )
 
 
-def _tables(found: Explained) -> Iterator[Table]:
-    if found.measured is not None:
-        yield _table_of_measures(found.measured)
-    if found.by_labels:
-        yield Table(
-            name="labels",
-            title=f"Which pictures are labelled {found.classes[int(found.shown_class[0, 0])]}",
-            caption="Chance that a labelled picture has a higher mean than another one of the same "
-            f"{found.images.group_kind}.",
-            columns=(
-                Column(title="source", names=("source",)),
-                Column(title="AUROC", names=("auroc",), form="number"),
-                Column(title="95 % interval", names=("low", "high"), form="interval"),
-            ),
-            rows=tuple(
-                (name, each.auroc, (each.low, each.high)) for name, each in found.by_labels.items()
-            ),
-        )
-
-
-def _table_of_measures(measured: Measured) -> Table:
-    has_masks = measured.area is not None
-    rows: list[tuple[Cell, ...]] = []
-    for worth in measured.worths:
-        metrics = [worth.deletion, worth.insertion, *([worth.mass] if worth.mass else [])]
-        cells: list[Cell] = [worth.name]
-        for metric in metrics:
-            cells += [metric.value, (metric.low, metric.high)]
-        rows.append(tuple(cells))
-    asked = [
-        ("deletion", "deletion (lower is better)"),
-        ("insertion", "insertion (higher is better)"),
-    ]
-    asked += [("mass", "share on the masks")] * has_masks
-    return Table(
-        name="worth",
-        title="What the maps are worth",
-        caption=f"Mean probability of the class as the highest places are blanked, or shown, first, in {STEPS} "
-        f"steps; means of {count(measured.pictures, 'picture')}, intervals over {count(measured.groups, 'group')}.",
-        columns=(
-            Column(title="source", names=("source",)),
-            *(
-                column
-                for name, title in asked
-                for column in (
-                    Column(title=title, names=(name,), form="number"),
-                    Column(title="95 %", names=(f"{name}_low", f"{name}_high"), form="interval"),
-                )
-            ),
-        ),
-        rows=tuple(rows),
-        aside=frozenset(k for k, worth in enumerate(measured.worths) if worth.is_null),
-    )
-
-
-def _table(found: Explained) -> Table:
-    rows: list[tuple[Cell, ...]] = []
-    for i, name in enumerate(found.images.names):
-        for c, k in enumerate(found.shown_class[i].tolist()):
-            sums = [float(found.maps[m][i, c].mean()) for m in found.methods]
-            null = [float(found.null[m][i, c].mean()) for m in found.methods]
-            rows.append(
-                (
-                    name,
-                    found.images.groups[i],
-                    found.classes[k],
-                    float(found.probabilities[i, k]),
-                    *(value for pair in zip(sums, null, strict=True) for value in pair),
-                )
-            )
-    return Table(
-        name="pictures",
-        title="Each picture",
-        caption="Means of the maps, in units of the output; beside them those of a network with weights drawn anew.",
-        columns=(
-            Column(title="picture", names=("file",)),
-            Column(title="", names=("group",)),
-            Column(title="class", names=("class",)),
-            Column(title="probability", names=("probability",), form="number"),
-            *(
-                column
-                for method in found.methods
-                for column in (
-                    Column(title=NAMES[method], names=(f"{method}_mean",), form="rate"),
-                    Column(title="anew", names=(f"{method}_mean_null",), form="rate"),
-                )
-            ),
-        ),
-        rows=tuple(rows),
-        shown=_ROWS,
-    )
-
-
 def _method(found: Explained) -> dict[str, str]:
     return {
         "maps": _said(found.methods),
         "layer": f"{found.layer} of {found.architecture}",
-        "null": f"the same network with all weights drawn anew (seed {found.seed}), for the same classes",
+        "null": f"the same network with all weights drawn anew, for the same classes; seeds from {found.seed}, "
+        f"{found.random_seeds} of them where maps are measured, the first where they are shown",
         **{f"note {k}": note for k, note in enumerate(found.notes, 1)},
     }

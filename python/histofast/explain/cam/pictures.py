@@ -25,15 +25,15 @@ from histofast.datasets import (
     resampled,
 )
 from histofast.explain.cam.capture import BATCH, Cams, joined, of_batch
-from histofast.explain.cam.definitions import NAMES, Method, check_methods
-from histofast.explain.cam.worth import DARKNESS, RANDOM, Measured, darkness, measure
-from histofast.explain.scoring import Score, score
-from histofast.learning import LEAST_GROUPS
+from histofast.explain.cam.definitions import Method, check_methods
+from histofast.explain.cam.labels import ByLabels, by_labels
+from histofast.explain.cam.worth import DRAWS, Measured, darkness, measure
 from histofast.networks import Recorder, drawn_anew, pick_device
 from histofast.slides import read_image
 
 Pixels = NDArray[np.uint8]
 Rows = NDArray[np.int64]
+Means = Mapping[Method, NDArray[np.float32]]
 
 _BRIGHT = 127  # a level above it is on the mask
 
@@ -56,9 +56,10 @@ class Explained:
         unreadable: name and reason of each picture that was left out.
         notes: what else was, a line each.
         seed: of the weights drawn anew.
+        random_seeds: how many such networks maps are held against; `null` is of the first.
         measured: what the maps are worth on a sample of the pictures; None: not asked for.
         by_labels: how well the mean of each source finds the pictures labelled with the one class that was
-            asked for, among those of their group; empty where labels cannot tell.
+            asked for, among those of their group; None: no such labels, or not one class.
     """
 
     architecture: str
@@ -75,8 +76,9 @@ class Explained:
     unreadable: tuple[tuple[str, str], ...]
     notes: tuple[str, ...]
     seed: int
+    random_seeds: int
     measured: Measured | None = None
-    by_labels: Mapping[str, Score] = field(default_factory=dict)
+    by_labels: ByLabels | None = None
 
 
 def explain_pictures(
@@ -89,6 +91,7 @@ def explain_pictures(
     shown: int = 12,
     sample: int = 32,
     masks: str | Path | None = None,
+    random_seeds: int = DRAWS,
     seed: int = 0,
     device: str = "auto",
     threads: int = 2,
@@ -105,9 +108,10 @@ def explain_pictures(
         classes: names of classes of the run; None: for each picture the most probable one.
         shown: pictures to keep for looking at, evenly taken.
         sample: pictures to measure the maps on, evenly taken, with the first class of each; 0: none. Each
-            costs about as many passes through the network as it has stages, and a hundred more.
+            costs about as many passes through the network as it has stages, and three hundred more.
         masks: folder with a picture of the name of each sampled one, `.png`, bright where its maps should lie.
-        seed: of the null, a network of the same form whose weights are all drawn anew.
+        random_seeds: networks of the same form whose weights are all drawn anew, that maps are held against.
+        seed: of the first of them.
         device: where the network runs.
         threads: that decode.
         on_progress: called with the number of pictures that are done, and of all.
@@ -123,14 +127,19 @@ def explain_pictures(
     """
     shown = whole_number("shown", shown, at_least=0)
     sample = whole_number("sample", sample, at_least=0)
+    random_seeds = whole_number("random_seeds", random_seeds, at_least=1)
     threads = whole_number("threads", threads, at_least=1)
     chosen = tuple(dict.fromkeys(check_methods(methods)))
     run = run if isinstance(run, Run) else open_run(run)
     wanted = None if classes is None else _numbers(run, classes)
     network = run.network().to(pick_device(device))
     recorder = Recorder(network, [network.layer if layer is None else layer])
-    null = Recorder(drawn_anew(network, seed=seed), recorder.names)
     opened = images if isinstance(images, Images) else open_images(images, labelled=False)
+    labelled = _labelled(run, wanted, opened)
+    nulls = [
+        Recorder(drawn_anew(network, seed=seed + k), recorder.names)
+        for k in range(1 if labelled is None else random_seeds)
+    ]
     every = np.arange(len(opened))
     met = _Met(
         shown=set(evenly(every, shown).tolist()),
@@ -148,15 +157,26 @@ def explain_pictures(
     ):
         told = None if wanted is None else np.tile(wanted, (len(places), 1))
         met.real.append(of_batch(recorder, pixels, chosen, classes=told))
-        met.null.append(of_batch(null, pixels, chosen, classes=met.real[-1].classes))
+        anew = [of_batch(null, pixels, chosen, classes=met.real[-1].classes) for null in nulls]
+        met.null.append(anew[0])
+        met.anew.append([_means(one) for one in anew])
         met.darkness.append(darkness(pixels, (1, 1)).ravel())
         met.keep(places, pixels)
     if not met.rows:
         raise none_readable(opened, [reason for _, reason in met.unreadable])
-    return _explained(run, network, met, opened, seed=seed)
+    return _explained(run, network, met, opened, labelled, random_seeds=random_seeds, seed=seed)
 
 
-def _explained(run: Run, network: Any, met: _Met, opened: Images, *, seed: int) -> Explained:
+def _explained(
+    run: Run,
+    network: Any,
+    met: _Met,
+    opened: Images,
+    labelled: str | None,
+    *,
+    random_seeds: int,
+    seed: int,
+) -> Explained:
     """Put together what was met, and measure it."""
     real, fake = joined(met.real), joined(met.null)
     found_images = opened.part(met.rows)
@@ -175,9 +195,39 @@ def _explained(run: Run, network: Any, met: _Met, opened: Images, *, seed: int) 
         unreadable=tuple(met.unreadable),
         notes=opened.notes,
         seed=seed,
-        measured=_measured(network, met, real, found_images, task=run.task, seed=seed),
-        by_labels=_by_labels(run, met, real, fake, found_images, seed=seed),
+        random_seeds=random_seeds,
+        measured=_measured(
+            network, met, real, found_images, task=run.task, draws=random_seeds, seed=seed
+        ),
+        by_labels=None
+        if labelled is None
+        else by_labels(
+            found_images,
+            labelled,
+            output=real.output[:, run.classes.index(labelled)],
+            maps=_means(real),
+            nulls=[_joined(each) for each in zip(*met.anew, strict=True)],
+            dark=np.concatenate(met.darkness),
+            seed=seed,
+        ),
     )
+
+
+def _labelled(run: Run, wanted: Rows | None, images: Images) -> str | None:
+    """Return the one class that maps are asked for, if pictures have labels that tell it."""
+    if wanted is None or len(wanted) != 1 or images.task != "classification":
+        return None
+    name = run.classes[int(wanted[0])]
+    return name if name in images.classes else None
+
+
+def _means(found: Cams) -> Means:
+    """Return (n,) the mean of each picture's first map, by method."""
+    return {method: maps[:, 0].mean((1, 2)) for method, maps in found.maps.items()}
+
+
+def _joined(parts: Sequence[Means]) -> Means:
+    return {method: np.concatenate([part[method] for part in parts]) for method in parts[0]}
 
 
 @dataclass(kw_only=True, slots=True)
@@ -185,7 +235,8 @@ class _Met:
     """What was met of the pictures so far.
 
     `shown` and `sampled` are numbers of pictures to keep; of the latter also the masks, where there is a
-    folder of them: one that is missing ends the work as its picture is met.
+    folder of them: one that is missing ends the work as its picture is met. `null` has the maps of the first
+    network with weights drawn anew, `anew` the means of those of all.
     """
 
     shown: set[int]
@@ -195,6 +246,7 @@ class _Met:
     rows: list[int] = field(default_factory=list)
     real: list[Cams] = field(default_factory=list)
     null: list[Cams] = field(default_factory=list)
+    anew: list[list[Means]] = field(default_factory=list)
     thumbs: dict[int, Pixels] = field(default_factory=dict)
     examined: dict[int, Pixels] = field(default_factory=dict)
     masks: list[NDArray[np.bool_]] = field(default_factory=list)
@@ -220,6 +272,7 @@ def _measured(
     images: Images,
     *,
     task: ImageTask,
+    draws: int,
     seed: int,
 ) -> Measured | None:
     """Put the maps of the sampled pictures to the measured."""
@@ -235,6 +288,7 @@ def _measured(
         groups=[images.groups[row] for row in rows],
         task=task,
         masks=np.stack(met.masks) if met.masks else None,
+        draws=draws,
         seed=seed,
     )
 
@@ -244,33 +298,6 @@ def _mask(folder: Path, file: Path, px: int) -> NDArray[np.bool_]:
     path = regular_file(folder / f"{file.stem}.png", kind="mask")
     found: NDArray[np.bool_] = resampled(read_image(path), px).mean(2) > _BRIGHT
     return found
-
-
-def _by_labels(
-    run: Run, met: _Met, real: Cams, null: Cams, images: Images, *, seed: int
-) -> dict[str, Score]:
-    """Hold the means of whole maps against labels; pictures are compared within their group."""
-    number = int(real.classes[0, 0])
-    name = run.classes[number]
-    one_class = real.classes.shape[1] == 1 and (real.classes == number).all()
-    if not one_class or images.task != "classification" or name not in images.classes:
-        return {}
-    labels = images.targets == images.classes.index(name)
-    groups = np.array(images.groups)
-    both = [g for g in np.unique(groups) if len(np.unique(labels[groups == g])) > 1]
-    if not both or len(np.unique(groups)) < LEAST_GROUPS:
-        return {}
-    values = {"output of the network": real.output[:, number].astype(np.float64)}
-    for method in real.maps:
-        values[NAMES[method]] = real.maps[method].mean((1, 2, 3)).astype(np.float64)
-        anew = null.maps[method].mean((1, 2, 3)).astype(np.float64)
-        values[f"{NAMES[method]}, weights drawn anew"] = anew
-    values[DARKNESS] = np.concatenate(met.darkness)
-    values[RANDOM] = np.random.default_rng(seed).random(len(labels))
-    return {
-        source: score(each, labels, slides=groups, groups=groups, seed=seed)
-        for source, each in values.items()
-    }
 
 
 def _numbers(run: Run, classes: Sequence[str]) -> Rows:

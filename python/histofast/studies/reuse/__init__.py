@@ -6,12 +6,13 @@ for histopathology, IMVIP.
 
 from __future__ import annotations
 
-from histofast.studies.reuse.found import MapWorth, ReuseFound, Told, found_of
+from histofast.studies.reuse.found import Changed, MapWorth, ReuseFound, Told, found_of, worths_of
 from histofast.studies.reuse.kept import Kept, keep, read_kept
 from histofast.studies.reuse.study import Reuse
 from histofast.studies.reuse.words import describe_reuse, limits_of
 
 __all__ = [
+    "Changed",
     "Kept",
     "MapWorth",
     "Reuse",
@@ -22,6 +23,7 @@ __all__ = [
     "keep",
     "limits_of",
     "read_kept",
+    "worths_of",
 ]
 
 

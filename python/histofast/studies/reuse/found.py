@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -10,16 +9,23 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
+import numpy as np
+from numpy.typing import NDArray
+
 from histofast.comparison import Alike
+from histofast.explain import cam
 from histofast.jobs import Job
-from histofast.learning import Metric
+from histofast.learning import Difference, Metric, paired_differences
+from histofast.report import finding_of
 from histofast.studies.likeness import START_AND_END, read_likeness
 from histofast.studies.pictures import Done
 from histofast.studies.reuse.kept import Kept, metric_of, read_kept
-from histofast.studies.reuse.parts import START, TUNED
+from histofast.studies.reuse.parts import NAME, START, TUNED
 from histofast.studies.reuse.study import Reuse
 
 NETWORKS = (START, TUNED)
+
+Values = NDArray[np.float64]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -42,20 +48,43 @@ class Told:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class Changed:
+    """How much better the tuned network tells a concept in a layer than the start.
+
+    Attributes:
+        concept, layer: of it.
+        r2: held-out R2 of the tuned network less that of the start, over the same draws of groups.
+        finding: "better", "worse" or why neither, after Holm over all concepts and layers.
+    """
+
+    concept: str
+    layer: str
+    r2: Metric
+    finding: str
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class MapWorth:
     """What maps of a layer of the tuned network are worth on a sample.
 
+    All is in how much lower the probability is, on average over the order, as the highest places are blanked
+    first; picture by picture, and after Holm over all layers.
+
     Attributes:
-        less, null: how much lower than in random order the probability is as their highest places are blanked
-            first, on average over the order; of the maps, and of those of the network with weights drawn anew.
-        left: rank correlation with the maps of the network without its weights.
+        random: than in random order, the mean of its draws.
+        anew: than by maps of networks with weights drawn anew, the draw that comes nearest.
+        darkness: than as the darkest places are blanked first.
+        draws: how much lower than in random order it is by maps of each network with weights drawn anew.
+        left: rank correlation with the maps of networks without their weights, the mean of draws.
         is_unchanged: whether that is so high that maps do not show what was learnt.
         pictures, groups: of the sample.
         rows: all that was measured, by source.
     """
 
-    less: Metric
-    null: Metric
+    random: Difference
+    anew: Difference
+    darkness: Difference
+    draws: tuple[float, ...]
     left: Metric
     is_unchanged: bool
     pictures: int
@@ -64,10 +93,8 @@ class MapWorth:
 
     @property
     def is_above(self) -> bool:
-        """Whether the whole interval lies above 0 and above that of the null."""
-        if math.isnan(self.less.low) or math.isnan(self.null.high):
-            return False
-        return self.less.low > max(0.0, self.null.high)
+        """Whether maps are shown to be better than random order and than weights drawn anew."""
+        return finding_of(self.random) == finding_of(self.anew) == "better"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -78,6 +105,7 @@ class ReuseFound:
         layers: that were asked for.
         alike: start and tuned.
         told: of every concept, layer and network.
+        changed: of every concept and layer.
         concepts, constant: that vary, and that do not.
         channels: what the part of each layer has left.
         maps: of each layer.
@@ -89,6 +117,7 @@ class ReuseFound:
     layers: tuple[str, ...]
     alike: Alike | None
     told: tuple[Told, ...]
+    changed: tuple[Changed, ...]
     concepts: tuple[str, ...]
     constant: tuple[str, ...]
     channels: Mapping[str, Kept]
@@ -138,11 +167,12 @@ def found_of(study: Reuse, done: Done) -> ReuseFound:
         if jobs.likeness.name in done.failed
         else read_likeness(jobs.likeness)[START_AND_END],
         told=() if told is None else tuple(map(_told, told.numbers["rows"])),
+        changed=() if told is None else tuple(map(_changed, told.numbers["changed"])),
         concepts=() if told is None else tuple(told.numbers["concepts"]),
         constant=() if told is None else tuple(told.numbers["constant"]),
         channels=all_of(jobs.channels),
         maps=maps,
-        worths={layer: _worth(kept.numbers) for layer, kept in maps.items()},
+        worths=worths_of({layer: kept.numbers for layer, kept in maps.items()}, seed=study.seed),
         links={
             what: link
             for what, job in jobs
@@ -174,17 +204,56 @@ def _told(row: Mapping[str, Any]) -> Told:
     )
 
 
-def _worth(numbers: Mapping[str, Any]) -> MapWorth:
-    rows = numbers["worths"]
-    own = next(row for row in rows if not row["is_null"])
-    # The null of a method is told right after it.
-    null = rows[rows.index(own) + 1]
-    return MapWorth(
-        less=metric_of(own["less"]),
-        null=metric_of(null["less"]),
-        left=metric_of(numbers["left"]),
-        is_unchanged=numbers["is_unchanged"],
-        pictures=numbers["pictures"],
-        groups=numbers["groups"],
-        rows=tuple(rows),
+def _changed(row: Mapping[str, Any]) -> Changed:
+    return Changed(
+        concept=row["concept"],
+        layer=row["layer"],
+        r2=metric_of({"value": row["r2"], "low": row["r2_low"], "high": row["r2_high"]}),
+        finding=row["r2_finding"],
     )
+
+
+_AGAINST = {"random": cam.RANDOM, "anew": cam.null_of(NAME), "darkness": cam.DARKNESS}
+
+
+def worths_of(of_layers: Mapping[str, Mapping[str, Any]], *, seed: int) -> dict[str, MapWorth]:
+    """Hold the maps of every layer against what else there is, all layers told together."""
+    if not of_layers:
+        return {}
+    values = {
+        layer: {
+            name: np.array(draws, np.float64)  # None is NaN
+            for name, draws in numbers["deletion"].items()
+        }
+        for layer, numbers in of_layers.items()
+    }
+    first, *others = (numbers["groups"] for numbers in of_layers.values())
+    assert all(groups == first for groups in others), "all layers are measured on one sample"
+    differences = paired_differences(
+        {
+            (layer, what): (-known[NAME][0], -_drawn(known, what))
+            for layer, known in values.items()
+            for what in _AGAINST
+        },
+        groups=first,
+        seed=seed,
+    )
+    return {
+        layer: MapWorth(
+            **{what: differences[layer, what] for what in _AGAINST},
+            draws=tuple((_drawn(known, "random") - known[_AGAINST["anew"]]).mean(axis=1).tolist()),
+            left=metric_of(of_layers[layer]["left"]),
+            is_unchanged=of_layers[layer]["is_unchanged"],
+            pictures=len(first),
+            groups=len(set(first)),
+            rows=tuple(of_layers[layer]["rows"]),
+        )
+        for layer, known in values.items()
+    }
+
+
+def _drawn(known: Mapping[str, Values], what: str) -> Values:
+    """Return (n,) or (draws, n) of what maps are held against; of random order the mean of its draws."""
+    drawn = known[_AGAINST[what]]
+    mean: Values = drawn.mean(axis=0)
+    return mean if what == "random" else drawn

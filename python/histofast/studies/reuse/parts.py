@@ -100,7 +100,9 @@ def show_channels(
     )
 
 
-def show_maps(*, given: Given, layer: str, shown: int, sample: int, out: Path) -> None:
+def show_maps(
+    *, given: Given, layer: str, shown: int, sample: int, random_seeds: int, out: Path
+) -> None:
     """Show where in pictures the tuned network finds its classes, and measure it against its null."""
     found = cam.explain_pictures(
         given.tuned,
@@ -109,6 +111,7 @@ def show_maps(*, given: Given, layer: str, shown: int, sample: int, out: Path) -
         methods=[METHOD],
         shown=shown,
         sample=sample,
+        random_seeds=random_seeds,
         seed=given.seed,
         device=given.device,
     )
@@ -116,26 +119,21 @@ def show_maps(*, given: Given, layer: str, shown: int, sample: int, out: Path) -
     report.save(answer, out)
     measured = found.measured
     assert measured is not None, "a sample was asked for"
-    left = measured.changes[-1].left[METHOD]
     panels = [p for figure in answer.figures for p in figure.panels if isinstance(p, Picture)]
+    (table,) = (table for table in answer.tables if table.name == "worth")
     keep(
         {
             "layer": layer,
-            "pictures": measured.pictures,
-            "groups": measured.groups,
-            "left": plain(left),
+            "groups": list(measured.groups),
+            "left": plain(measured.left[METHOD]),
             "is_unchanged": METHOD in measured.unchanged(),
-            "worths": [
-                {
-                    "source": worth.name,
-                    "is_null": worth.is_null,
-                    **{
-                        name: plain(getattr(worth, name))
-                        for name in ("deletion", "insertion", "less", "more")
-                    },
-                }
-                for worth in measured.worths
-            ],
+            "deletion": {
+                source.name: [
+                    list(map(or_none, draw)) for draw in source.values["deletion"].tolist()
+                ]
+                for source in measured.sources
+            },
+            "rows": [_without_nan(row) for row in table.records()],
         },
         [replace(panel, title=f"{layer}: {panel.title}") for panel in panels],
         out=out,
@@ -169,7 +167,7 @@ def tell_concepts(
     )
     answer = concepts.answer_of(found)
     report.save(answer, out)
-    (table,) = (table for table in answer.tables if table.name == "r2")
+    tables = {table.name: table.records() for table in answer.tables}
     as_here = dict(zip(found.found, (START, TUNED), strict=True))
     keep(
         {
@@ -179,8 +177,9 @@ def tell_concepts(
             "group_kind": found.images.group_kind,
             "rows": [
                 _without_nan({**row, "network": as_here[str(row["network"])]})
-                for row in table.records()
+                for row in tables["r2"]
             ],
+            "changed": [_without_nan(row) for row in tables["changed"]],
         },
         [],
         out=out,

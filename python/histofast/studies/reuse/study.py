@@ -36,11 +36,11 @@ from histofast.studies.reuse.parts import (
 )
 
 LEAST_PICTURES = 32  # that networks are compared on
-_REVISION = 1  # raised when the same would give other parts
+_REVISION = 2  # raised when the same would give other parts
 _LAYERS = 4  # of the blocks, where none are named
 _TIMED = 16  # pictures of a pass that is timed
 # Passes of a picture that parts are worth beside those of all pictures; for the time only.
-_SEARCH_STEP, _MAP, _MEASURED, _SLOPES = 5.0, 8.0, 110.0, 4.0
+_SEARCH_STEP, _MAP, _CURVES, _CHANGES, _SLOPES = 5.0, 8.0, 18.0, 60.0, 4.0
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -77,7 +77,8 @@ class Reuse:
         steps: of the search for each channel's picture.
         pictures: at most, drawn at random.
         concepts: as of `explain.concepts`; (): its usual ones.
-        folds, permutations, random_seeds: of their regression and its nulls.
+        folds, permutations: of their regression and its null.
+        random_seeds: networks with random weights, the null of concepts and of maps.
         shown: pictures whose maps are shown for each layer.
         sample: pictures that maps are measured on.
         with_trained: also pictures that the run was trained on, which are left out else.
@@ -101,7 +102,7 @@ class Reuse:
     concepts: Sequence[str] = ()
     folds: int = 5
     permutations: int = 20
-    random_seeds: int = 3
+    random_seeds: int = 5
     shown: int = 3
     sample: int = 24
     with_trained: bool = False
@@ -263,13 +264,20 @@ class Reuse:
         )
 
     def _maps(self, runs: Runs, layer: str) -> Job:
+        # Maps, darkness, and as many draws of networks without weights as of random order.
+        measured = _CHANGES + _CURVES * 2 * (1 + self.random_seeds)
         return self._ask(
             runs,
             show_maps,
             name=f"maps of {layer}",
             kind="maps",
-            passes=_MAP * len(self.given.images) + _MEASURED * self.sample,
-            told={"layer": layer, "shown": self.shown, "sample": self.sample},
+            passes=_MAP * len(self.given.images) + measured * self.sample,
+            told={
+                "layer": layer,
+                "shown": self.shown,
+                "sample": self.sample,
+                "random_seeds": self.random_seeds,
+            },
         )
 
     def _ask(

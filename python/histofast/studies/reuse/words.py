@@ -5,12 +5,14 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 
-from histofast._words import count, joined, listed
+from histofast._words import count, joined
 from histofast.learning import Metric
-from histofast.report import interval, number
-from histofast.studies.reuse.found import NETWORKS, ReuseFound, Told
-from histofast.studies.reuse.parts import START, TUNED
+from histofast.report import after_holm, finding_of, interval, number, signed
+from histofast.studies.reuse.found import NETWORKS, MapWorth, ReuseFound, Told
+from histofast.studies.reuse.parts import START
 from histofast.studies.reuse.study import Reuse
+
+_NAMED = 6  # of a sentence
 
 
 def describe_reuse(found: ReuseFound) -> tuple[str, ...]:
@@ -36,22 +38,13 @@ def _changed(found: ReuseFound) -> Iterator[str]:
     known = {layer: cka for layer, cka in all_of.items() if not math.isnan(cka.value)}
     if not known:
         return
-    most = min(known, key=lambda layer: known[layer].value)
-    least = max(known, key=lambda layer: known[layer].value)
-    told = (
-        f"Fine-tuning changed {most} most: CKA of start and tuned is {with_interval(known[most])}"
-    )
-    if most == least:
-        yield f"CKA of start and tuned is {with_interval(known[most])} in {most}, the only layer."
-        return
-    yield f"{told}, and {with_interval(known[least])} in {least}, which changed least."
-    near = [
-        layer for layer, cka in known.items() if layer != most and not cka.low > known[most].high
-    ]
-    if near:
+    each = [f"{with_interval(cka)} in {layer}" for layer, cka in known.items()]
+    yield f"CKA of start and tuned, 1 where fine-tuning changed nothing, is {joined(each)}."
+    if len(known) > 1:
+        lowest = min(known, key=lambda layer: known[layer].value)
         yield (
-            f"That {most} changed more than {listed(near)} is not shown: their intervals of CKA are not apart, "
-            "or there is none."
+            f"It is the lowest in {lowest}. Each interval is of its own layer: whether one layer changed more than "
+            "another is not tested."
         )
 
 
@@ -82,21 +75,29 @@ def _concepts(found: ReuseFound) -> Iterator[str]:
 
 
 def _gained_and_lost(found: ReuseFound) -> Iterator[str]:
-    """Name what the intervals of the two networks are apart in; they are of the same groups, not paired."""
-    by = {(one.network, one.layer, one.concept): one.r2 for one in found.told}
-    apart: dict[str, list[str]] = {"better": [], "worse": []}
-    for layer in found.layers:
-        for concept in found.concepts:
-            a, b = by[START, layer, concept], by[TUNED, layer, concept]
-            if b.low > a.high:
-                apart["better"].append(f"{_spelt([concept])} in {layer}")
-            elif b.high < a.low:
-                apart["worse"].append(f"{_spelt([concept])} in {layer}")
-    for how, names in apart.items():
+    """Name what the tuned network tells better or worse, by differences over the same draws of groups."""
+    whole = count(len(found.changed), "comparison")
+    for verdict in ("better", "worse"):
+        names = [
+            f"{_spelt([one.concept])} in {one.layer} (R2 {signed_interval(one.r2)})"
+            for one in found.changed
+            if one.finding == verdict
+        ]
         if names:
-            yield f"The tuned network tells {how}, with intervals apart: {listed(names, most=6)}."
-    if not any(apart.values()):
-        yield "In no layer are the intervals of R2 of start and tuned apart, for any concept."
+            more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
+            yield (
+                f"The tuned network is shown to tell {verdict} than the start, of {whole} after Holm: "
+                f"{joined(names[:_NAMED])}{more}."
+            )
+    if not any(one.finding in ("better", "worse") for one in found.changed):
+        yield f"That the tuned network tells any concept better or worse than the start is not shown in {whole}."
+
+
+def signed_interval(metric: Metric) -> str:
+    """Return a difference and its own interval in words."""
+    if math.isnan(metric.low + metric.high):
+        return signed(metric.value)
+    return f"{signed(metric.value)}, {signed(metric.low)} to {signed(metric.high)}"
 
 
 def _margin(one: Told) -> float:
@@ -106,29 +107,54 @@ def _margin(one: Told) -> float:
 def _maps(found: ReuseFound) -> Iterator[str]:
     if not found.worths:
         return
-    above = [layer for layer, worth in found.worths.items() if worth.is_above]
-    for layer in above:
-        worth = found.worths[layer]
+    above = {layer: worth for layer, worth in found.worths.items() if worth.is_above}
+    others = {layer: worth for layer, worth in found.worths.items() if layer not in above}
+    for layer, worth in above.items():
         yield (
             f"Maps of {layer} find what the tuned network goes by: as their highest places are blanked first the "
-            f"probability is {with_interval(worth.less)} below that of random order, and "
-            f"{with_interval(worth.null)} with the maps of weights drawn anew."
+            f"probability falls further, by {after_holm(worth.random)}, than in random order, and by "
+            f"{after_holm(worth.anew)}, than by {_nearest(worth)}."
         )
-    others = {layer: worth for layer, worth in found.worths.items() if layer not in above}
     if others:
         each = [
-            f"{layer} {with_interval(worth.less)} against {with_interval(worth.null)}"
+            f"{layer} ({after_holm(worth.random)} less random order; {after_holm(worth.anew)} less "
+            f"{_nearest(worth)})"
             for layer, worth in others.items()
         ]
         yield (
-            f"Not shown to be better than those of weights drawn anew, by the same score: maps of {joined(each)}."
+            "Not shown to be better than both random order and weights drawn anew, by how far the probability falls as "
+            f"the highest places are blanked first: maps of {joined(each)}."
         )
+    yield from _darkness(found)
     unchanged = [layer for layer, worth in found.worths.items() if worth.is_unchanged]
     if unchanged:
         yield (
-            f"Maps of {joined(unchanged)} hardly depend on what was learnt: those of a network without its weights "
+            f"Maps of {joined(unchanged)} hardly depend on what was learnt: those of networks without their weights "
             "order the places of a picture alike."
         )
+
+
+def _nearest(worth: MapWorth) -> str:
+    n = len(worth.draws)
+    return f"the nearest of {n} networks with weights drawn anew" if n > 1 else "weights drawn anew"
+
+
+def _darkness(found: ReuseFound) -> Iterator[str]:
+    """Say whether maps do more than point at what is dark."""
+    words = {
+        "better": "better than",
+        "worse": "worse than",
+        "not shown": "not told from",
+        "no interval": "without an interval against",
+    }
+    for verdict, told in words.items():
+        each = [
+            f"{layer} ({after_holm(worth.darkness)})"
+            for layer, worth in found.worths.items()
+            if finding_of(worth.darkness) == verdict
+        ]
+        if each:
+            yield f"Maps {told} the plain darkness of places, by the same score: those of {joined(each)}."
 
 
 def _channels(found: ReuseFound) -> Iterator[str]:
@@ -193,6 +219,10 @@ def limits_of(study: Reuse, found: ReuseFound) -> tuple[str, ...]:
         (
             "CKA says how alike all pictures lie to each other in a layer, not what for; it is of whole maps, R2 of "
             "their means."
+        ),
+        (
+            "Intervals are over groups for these two networks: other groups to regress on, or another run, would move the "
+            "values too."
         ),
     ]
     if study.with_trained and study.trained:
