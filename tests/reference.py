@@ -283,6 +283,41 @@ def pwcca(x, y):
     return np.average(rho, weights=weights)
 
 
+def procrustes(x, y):
+    """Schonemann 1966: 1 - d^2 / 2, d what is left once y is turned onto x, both of norm 1."""
+    width = max(x.shape[1], y.shape[1])
+    x, y = (np.pad(a - a.mean(axis=0), ((0, 0), (0, width - a.shape[1]))) for a in (x, y))
+    x, y = x / np.linalg.norm(x), y / np.linalg.norm(y)
+    u, _, v = np.linalg.svd(y.T @ x)
+    return 1 - ((x - y @ u @ v) ** 2).sum() / 2
+
+
+def distances(x):
+    return np.sqrt(((x[:, None] - x[None]) ** 2).sum(axis=2))
+
+
+def mean_ranks(values):
+    """Ranks from 1, equal values the mean of theirs."""
+    return np.array([(values < v).sum() + ((values == v).sum() + 1) / 2 for v in values])
+
+
+def rsa(x, y):
+    """Kriegeskorte et al. 2008, of distances: Spearman's correlation over the pairs of rows."""
+    upper = np.triu_indices(len(x), 1)
+    return np.corrcoef(*(mean_ranks(distances(a)[upper]) for a in (x, y)))[0, 1]
+
+
+def knn_jaccard(x, y, k=10):
+    """Schumacher et al. 2021, equation 8, of distances; of equally far rows the first."""
+
+    def near(a, i):
+        others = sorted((distance, j) for j, distance in enumerate(distances(a)[i]) if j != i)
+        return {j for _, j in others[:k]}
+
+    pairs = [(near(x, i), near(y, i)) for i in range(len(x))]
+    return np.mean([len(a & b) / len(a | b) for a, b in pairs])
+
+
 def error_consistency(right_a, right_b):
     """Geirhos et al. 2020, equation 3, of who was right where."""
     observed = np.mean(right_a == right_b)
@@ -334,6 +369,9 @@ MEASURES = {
     "cca": lambda x, y: canonical_correlations(x, y).mean(),
     "svcca": lambda x, y: svcca(x, y, 0.99, "squares"),
     "pwcca": pwcca,
+    "procrustes": procrustes,
+    "rsa": rsa,
+    "knn-jaccard": knn_jaccard,
     "published": published_protocol,
     "js-divergence": js_divergence,
     "top1-disagreement": lambda x, y: np.mean(x.argmax(axis=1) != y.argmax(axis=1)),

@@ -146,11 +146,11 @@ def test_feature_folders(cli, calls, tmp_path):
     answer = cli("similarity", "--features", "f1", "f2", "f3", "--out", tmp_path / "r")
     assert (answer.code, answer.err) == (0, [])
     arguments = ("similarity", "--features", "f1", "--features", "f2", "--intersect")
-    arguments += ("--n", "99", "--seed", "3")
+    arguments += ("--n", "99", "--seed", "3", "--measure", "rsa")
     assert cli(*arguments, "--out", tmp_path / "q").code == 0
     assert calls == [
         (([Path("f1"), Path("f2"), Path("f3")],), {"intersect": False}),
-        (([Path("f1"), Path("f2")],), {"intersect": True, "n": 99, "seed": 3}),
+        (([Path("f1"), Path("f2")],), {"intersect": True, "n": 99, "seed": 3, "measure": "rsa"}),
     ]
 
 

@@ -646,6 +646,40 @@ def test_feature_files_have_an_interval_and_a_null(tmp_path, rng):
     np.testing.assert_array_equal(bare.matrix, found.matrix)
 
 
+OF_FILES = similarity.names_of("rows", "pooled rows")
+
+
+@pytest.mark.parametrize("name", OF_FILES)
+def test_feature_files_by_any_measure_of_features(tmp_path, rng, name):
+    measure = similarity.MEASURES[name]
+    kept = []
+    for slide in range(6):
+        x = rng.normal(size=(20, 4)).astype(np.float32)
+        y = (x[:, :3] + rng.normal(size=(20, 3)) / 2).astype(np.float32)
+        for folder, values in (("a", x), ("b", y)):
+            write_features(tmp_path / folder, f"s{slide}", values, np.arange(40).reshape(20, 2))
+        kept.append((x, y))
+    found = histofast.compare_features(
+        [tmp_path / "a", tmp_path / "b"], measure=name, resamples=50, permutations=19
+    ).comparison
+    x, y = (np.concatenate(side) for side in zip(*kept, strict=True))
+    assert found.matrix[0, 1] == pytest.approx(measure.function(x, y))
+    assert found.matrix[1, 0] == pytest.approx(measure.function(y, x))
+    assert (found.measure, found.convention["formula"]) == (measure.title, measure.formula)
+    assert found.low[0] < found.matrix[0, 1] < found.high[0]
+    assert found.permuted[0] < found.matrix[0, 1]
+    assert found.permuted_p[0] == 1 / 20
+    jackknife = name in ("cca", "svcca", "pwcca", "procrustes")
+    assert ("jackknife" in found.convention["interval"]) == jackknife
+
+
+def test_feature_files_are_compared_by_no_other_measure(feature_folders):
+    with pytest.raises(
+        ValueError, match=r"measure must be cka, .* or knn-jaccard, got 'published'"
+    ):
+        histofast.compare_features(feature_folders, measure="published")
+
+
 def test_value_interval_and_null_are_of_the_same_patches(tmp_path, rng):
     """One slide in which both agree, with most of the patches, said 0.5 beside an interval of 0."""
     for slide, n in enumerate([3000, *[30] * 11]):

@@ -152,11 +152,11 @@ def test_the_command_takes_these_names_and_shows_their_titles(cli):
     for name in features:
         assert f"{name} = {MEASURES[name].title}" in measure.help
         assert cli("similarity", "--measure", name).err[0].startswith("histofast: --a FILE --b FI")
-    (line,) = cli("similarity", "--measure", "rsa").err
+    (line,) = cli("similarity", "--measure", "nccs").err
     assert line.startswith(
         f"histofast: invalid value for '--measure': must be one of {features[0]}"
     )
-    assert f"{', '.join(features)}, got 'rsa'" in line
+    assert f"{', '.join(features)}, got 'nccs'" in line
 
 
 def test_names_cost_no_import_of_numpy():
@@ -209,8 +209,10 @@ def test_compare_takes_no_other_name(two):
     pair, images, _ = two
     from histofast import compare
 
-    for name in (*names_of("maps", "probabilities", "labels"), "rsa"):
-        with pytest.raises(ValueError, match=f"measure must be cka, .* or pwcca, got '{name}'"):
+    for name in (*names_of("maps", "probabilities", "labels"), "nccs"):
+        with pytest.raises(
+            ValueError, match=f"measure must be cka, .* or knn-jaccard, got '{name}'"
+        ):
             compare(*pair, images, measure=name, mode="pool")
 
 

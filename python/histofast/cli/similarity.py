@@ -83,7 +83,7 @@ def similarity(
         options.choice(
             "--measure",
             *names_of("rows", "pooled rows"),
-            help=f"of similarity: {_titles('rows')}; with --mode pool also "
+            help=f"of similarity: {_titles('rows')}; with --mode pool or of --features also "
             f"{_titles('pooled rows')} [cka]",
         ),
     ] = None,
@@ -146,7 +146,7 @@ def similarity(
     if features is None and folders:
         raise ValueError(f"{folders[0]} belongs to no option: folders go behind --features")
     if features is not None:
-        _check_features(folders, [*asked, *(name for name in given if name not in ("n", "seed"))])
+        _check_features(folders, [*asked, *given])
     else:
         _check_networks(a, b, network, images, classes=classes, device=device, intersect=intersect)
     target = options.out_folder(out, of="the report", overwrite=overwrite)
@@ -190,8 +190,9 @@ def similarity(
 
 
 def _check_features(folders: Sequence[Path], others: Sequence[str]) -> None:
-    if others:
-        name = others[0].replace("_", "-")
+    wrong = [name for name in others if name not in ("n", "seed", "measure")]
+    if wrong:
+        name = wrong[0].replace("_", "-")
         raise ValueError(f"--{name} must not be given with --features: that compares what is there")
     if len(folders) < 2:
         raise ValueError(f"--features must name at least 2 folders, got {len(folders)}")

@@ -11,13 +11,21 @@ import numpy as np
 from numpy.typing import NDArray
 
 from histofast._words import counted
+from histofast.comparison.options import check_one_of
 from histofast.comparison.result import SimilarityResult
 from histofast.comparison.sums import MIN_GROUPS
 from histofast.errors import FeatureError
 from histofast.features import FeatureFile, find_features, open_features, options_of, shared_options
-from histofast.similarity import MEASURES, Comparison, cka_interval, permutation_null
+from histofast.similarity import (
+    MEASURES,
+    Comparison,
+    Measure,
+    interval_of,
+    names_of,
+    null_of,
+    way_of,
+)
 
-MEASURE = MEASURES["cka"]  # that interval and null are of
 _NAMED = 20  # slides that are left out, in words
 
 Sample = list[NDArray[np.float32]]  # (n, d) rows of each encoder, the same patches in all
@@ -28,6 +36,7 @@ OnCount = Callable[[int, int], None]  # done, in all
 def compare_features(
     folders: Sequence[str | Path],
     *,
+    measure: str = "cka",
     intersect: bool = False,
     n: int = 2048,
     resamples: int = 1000,
@@ -36,7 +45,7 @@ def compare_features(
     seed: int = 0,
     on_progress: OnCount | None = None,
 ) -> SimilarityResult:
-    """Compare encoders by their feature files: debiased linear CKA of patches of all slides.
+    """Compare encoders by their feature files: a measure of the same patches of all slides.
 
     Patches are drawn evenly from the slides, so that a large slide says no more than a small one;
     slides without a patch are left out, and named in the convention.
@@ -45,9 +54,13 @@ def compare_features(
     Args:
         folders: two or more folders of feature files (searched through), one per encoder; files
             belong together by name.
+        measure: of similarity, by its name in `histofast.similarity.MEASURES`: debiased linear CKA, or
+            another of features. "cca", "svcca", "pwcca" and "procrustes" need n well above the widths of
+            two encoders; "pwcca" differs by direction, and is of the row's encoder.
         intersect: take the slides that all have; else different slides are refused.
         n: patches to draw, about; all where there are fewer.
-        resamples: of the slides, for the interval; 0: none. Fewer than 5 slides give none.
+        resamples: of the slides, for the interval; 0: none. Fewer than 5 slides give none. Measures that
+            cannot be resampled leave out a slide at a time (`similarity.interval_of`).
         permutations: of the patches, for the null; 0: none.
         confidence: of interval and null.
         seed: of what is drawn.
@@ -58,30 +71,31 @@ def compare_features(
         FeatureError: a file that cannot be read, files of one slide with other patches or of one
             folder with other options, or no slide that has a patch.
         FileNotFoundError: a folder without feature files.
-        ValueError: fewer than two folders, other slides, an n below 4.
+        ValueError: fewer than two folders, other slides, an n below 4, no such measure; as the measure.
     """
     if len(folders) < 2:
         raise ValueError(f"folders must be at least 2, got {len(folders)}")
     if n < 4:
         raise ValueError(f"n must be at least 4, got {n}")
+    check_one_of("measure", measure, names_of("rows", "pooled rows"))
+    entry = MEASURES[measure]
     slides, empty = _with_patches(_slides_of(folders, intersect=intersect))
     features, slide_of, total, ids = _drawn(slides, n=n, seed=seed)
     size = len(folders)
     pairs = np.array([(i, j) for i in range(size) for j in range(i + 1, size)], np.int64)
     n_resamples = resamples if len(slides) >= MIN_GROUPS else 0
     turns = _counted(pairs, 1 + (n_resamples > 0) + (permutations > 0), on_progress)
-    matrix = np.eye(size)
-    for i, j in next(turns):
-        matrix[i, j] = matrix[j, i] = MEASURE.function(features[i], features[j])
+    matrix = _matrix(entry, features, next(turns))
     names = _names_of([Path(folder) for folder in folders])
     values = _interval(
+        entry,
         features,
         turns,
         groups=slide_of,
         n_resamples=n_resamples,
         confidence=confidence,
         seed=seed,
-    ) | _null(features, turns, permutations=permutations, confidence=confidence, seed=seed)
+    ) | _null(entry, features, turns, permutations=permutations, confidence=confidence, seed=seed)
     few = f": {MIN_GROUPS} slides are needed, these are {len(slides)}" if resamples else ""
     return SimilarityResult(
         comparison=Comparison(
@@ -90,10 +104,11 @@ def compare_features(
             names_a=names,
             names_b=names,
             matrix=matrix,
-            measure=MEASURE.title,
+            measure=entry.title,
             convention=_convention(
+                entry,
                 patches=f"{len(slide_of):,} of {total:,}, drawn evenly from the slides",
-                interval=f"{confidence:.0%}, {resamples} resamples of slides"
+                interval=way_of(entry, n_resamples=resamples, confidence=confidence)
                 if "low" in values
                 else f"none{few}",
                 null=f"{permutations} shuffles of the patches" if permutations else "none",
@@ -109,14 +124,25 @@ def compare_features(
     )
 
 
-def _convention(*, patches: str, interval: str, null: str, empty: str) -> dict[str, str]:
+def _matrix(measure: Measure, features: Sample, pairs: Pairs) -> NDArray[np.float64]:
+    matrix = np.eye(len(features))
+    for i, j in pairs:
+        matrix[i, j] = matrix[j, i] = measure.function(features[i], features[j])
+        if "exchange" not in measure.unchanged_by:
+            matrix[j, i] = measure.function(features[j], features[i])
+    return matrix
+
+
+def _convention(
+    measure: Measure, *, patches: str, interval: str, null: str, empty: str
+) -> dict[str, str]:
     left_out = {"left out": f"slides without a patch: {empty}"} if empty else {}
     return {
-        "formula": MEASURE.formula,
-        "reference": MEASURE.reference,
+        "formula": measure.formula,
+        "reference": measure.reference,
         "features": "as stored, a row per patch",
         "patches": patches,
-        "estimator": "debiased, over these patches at once",
+        "estimator": "over these patches at once",
         "interval": interval,
         "null": null,
         **left_out,
@@ -212,12 +238,12 @@ def _counted(pairs: NDArray[np.int64], turns: int, on_progress: OnCount | None) 
 
 
 def _interval(
-    features: Sample, turns: Iterator[Pairs], *, n_resamples: int, **options: Any
+    measure: Measure, features: Sample, turns: Iterator[Pairs], *, n_resamples: int, **options: Any
 ) -> dict[str, Any]:
     if not n_resamples:
         return {}
     found = [
-        cka_interval(features[i], features[j], n_resamples=n_resamples, **options)
+        interval_of(measure, features[i], features[j], n_resamples=n_resamples, **options)
         for i, j in next(turns)
     ]
     return {
@@ -227,12 +253,18 @@ def _interval(
 
 
 def _null(
-    features: Sample, turns: Iterator[Pairs], *, permutations: int, confidence: float, seed: int
+    measure: Measure,
+    features: Sample,
+    turns: Iterator[Pairs],
+    *,
+    permutations: int,
+    confidence: float,
+    seed: int,
 ) -> dict[str, Any]:
     if not permutations:
         return {}
     found = [
-        permutation_null(features[i], features[j], n_permutations=permutations, seed=seed)
+        null_of(measure, features[i], features[j], n_permutations=permutations, seed=seed)
         for i, j in next(turns)
     ]
     return {

@@ -31,10 +31,10 @@ class CompareOptions:
     seed: int
 
     def __post_init__(self) -> None:
-        _check_one_of("mode", self.mode, get_args(Mode))
-        _check_one_of("measure", self.measure, names_of("rows", "pooled rows"))
+        check_one_of("mode", self.mode, get_args(Mode))
+        check_one_of("measure", self.measure, names_of("rows", "pooled rows"))
         if self.preset is not None:
-            _check_one_of("preset", self.preset, (*names_of("maps"), None))
+            check_one_of("preset", self.preset, (*names_of("maps"), None))
         elif self.mode not in self._modes():
             raise ValueError(
                 f"mode must be {' or '.join(self._modes())} for {self.measure}, got {self.mode!r}"
@@ -75,7 +75,8 @@ class CompareOptions:
         return ""
 
 
-def _check_one_of(name: str, value: object, choices: tuple[str | None, ...]) -> None:
+def check_one_of(name: str, value: object, choices: tuple[str | None, ...]) -> None:
+    """Refuse what is none of some choices."""
     if value not in choices:
         *first, last = (str(choice) for choice in choices)
         raise ValueError(f"{name} must be {', '.join(first)} or {last}, got {value!r}")

@@ -11,6 +11,7 @@ from histofast._lazy import attach
 
 if TYPE_CHECKING:
     from histofast.similarity.alignment import cka, cka_minibatch, cka_pairs, pack
+    from histofast.similarity.chance import interval_of, null_of, way_of
     from histofast.similarity.correlation import (
         CcaResult,
         PwccaResult,
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
         pwcca,
         svcca,
     )
+    from histofast.similarity.distances import knn_jaccard, rsa
     from histofast.similarity.found import Comparison
     from histofast.similarity.grams import (
         check_grams,
@@ -38,6 +40,7 @@ if TYPE_CHECKING:
         prediction_agreement,
         top1_disagreement,
     )
+    from histofast.similarity.procrustes import procrustes
     from histofast.similarity.protocol import Protocol, ProtocolResult, published_protocol
     from histofast.similarity.ranks import (
         LayerMetrics,
@@ -60,6 +63,7 @@ else:
         __name__,
         {
             "histofast.similarity.alignment": ["cka", "cka_minibatch", "cka_pairs", "pack"],
+            "histofast.similarity.chance": ["interval_of", "null_of", "way_of"],
             "histofast.similarity.correlation": [
                 "CcaResult",
                 "PwccaResult",
@@ -68,6 +72,7 @@ else:
                 "pwcca",
                 "svcca",
             ],
+            "histofast.similarity.distances": ["knn_jaccard", "rsa"],
             "histofast.similarity.found": ["Comparison"],
             "histofast.similarity.grams": [
                 "check_grams",
@@ -87,6 +92,7 @@ else:
                 "prediction_agreement",
                 "top1_disagreement",
             ],
+            "histofast.similarity.procrustes": ["procrustes"],
             "histofast.similarity.protocol": ["Protocol", "ProtocolResult", "published_protocol"],
             "histofast.similarity.ranks": [
                 "LayerMetrics",
@@ -139,19 +145,25 @@ __all__ = [
     "evbmf",
     "gram_products",
     "hsic1",
+    "interval_of",
     "js_divergence",
+    "knn_jaccard",
     "knowledge_gain",
     "layer_metrics",
     "names_of",
+    "null_of",
     "pack",
     "packed_grams",
     "permutation_null",
     "prediction_agreement",
+    "procrustes",
     "published_protocol",
     "pwcca",
+    "rsa",
     "stable_rank",
     "start_grams",
     "svcca",
     "top1_disagreement",
     "unpack",
+    "way_of",
 ]

@@ -122,6 +122,41 @@ _OF_FEATURES: Sequence[Measure] = (
         reference="Morcos, Raghu, Bengio, 2018",
     ),
     Measure(
+        name="procrustes",
+        title="orthogonal Procrustes similarity",
+        formula="||X'Y||_* / (||X|| ||Y||), columns centred: sum of singular values over Frobenius norms",
+        needs="pooled rows",
+        function=lambda x, y: similarity.procrustes(x, y),
+        bounds=(0, 1),
+        of_equals=1,
+        unchanged_by=frozenset({"rotation", "scale", "shift", "exchange"}),
+        reference="Schonemann, 1966; Williams, Kunz, Kornblith, Linderman, 2021",
+    ),
+    Measure(
+        name="rsa",
+        title="RSA",
+        formula="Spearman's correlation of the Euclidean distances between the rows of X with those "
+        "between the rows of Y",
+        needs="rows",
+        function=lambda x, y: similarity.rsa(x, y),
+        bounds=(-1, 1),
+        of_equals=1,
+        unchanged_by=frozenset({"rotation", "scale", "shift", "exchange"}),
+        reference="Kriegeskorte, Mur, Bandettini, 2008",
+    ),
+    Measure(
+        name="knn-jaccard",
+        title="overlap of the 10 nearest neighbours",
+        formula="mean over the rows of |A and B| / |A or B|, A the 10 nearest rows in X, B those in Y, "
+        "by Euclidean distance",
+        needs="rows",
+        function=lambda x, y: similarity.knn_jaccard(x, y),
+        bounds=(0, 1),
+        of_equals=1,
+        unchanged_by=frozenset({"rotation", "scale", "shift", "exchange"}),
+        reference="Schumacher, Wolf, Ritzert, Lemmerich, Grohe, Strohmaier, 2021",
+    ),
+    Measure(
         name="published",
         title="mean CCA by the published protocol",
         formula="mean over 5 draws of the mean CCA of about 10,000 places (rows) and 64 channels "

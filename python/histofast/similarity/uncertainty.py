@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
@@ -22,7 +22,7 @@ _PANEL_BYTES = 64 * 2**20  # cross products of all groups that are held at a tim
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Interval:
-    """A percentile interval of a bootstrap.
+    """An interval by resampling groups: of percentiles of a bootstrap, or of a jackknife.
 
     Attributes:
         value: the statistic of all rows.
@@ -172,16 +172,42 @@ def cka_interval(
             _sums_of_grams(a, b, group_of, n_groups)
             for a, b in ((pair.x, pair.y), (pair.x, pair.x), (pair.y, pair.y))
         ]
+    return _of_pairs(value, sums, n_resamples=n_resamples, seed=seed, confidence=confidence)
+
+
+def interval_of_grams(
+    gram_x: Gram,
+    gram_y: Gram,
+    *,
+    groups: NDArray[Any],
+    n_resamples: int,
+    seed: int | np.random.Generator,
+    confidence: float,
+) -> Interval:
+    """As `cka_interval`, of the correlation of two (n, n) centred matrices without diagonals."""
+    _check_resampling(n_resamples, confidence)
+    group_of, n_groups = _numbered("groups", groups)
+    sums = [
+        _sums_of_grams(a, b, group_of, n_groups)
+        for a, b in ((gram_x, gram_y), (gram_x, gram_x), (gram_y, gram_y))
+    ]
+    xy, xx, yy = (float(part.sum()) for part in sums)
+    value = xy / math.sqrt(xx * yy)
+    return _of_pairs(value, sums, n_resamples=n_resamples, seed=seed, confidence=confidence)
+
+
+def null_of_grams(
+    gram_x: Gram, gram_y: Gram, *, n_permutations: int, seed: int | np.random.Generator
+) -> PermutationNull:
+    """As `permutation_null`, of the correlation of two (n, n) centred matrices without diagonals."""
+    check_count("n_permutations", n_permutations, at_least=1)
     rng = np.random.default_rng(seed)
-    draws = rng.multinomial(n_groups, np.full(n_groups, 1 / n_groups), size=n_resamples)
-    xy, xx, yy = (_resampled(part, draws.astype(np.float64)) for part in sums)
-    empty = (xx <= 0) | (yy <= 0)
-    if empty.any():
-        raise ValueError(
-            f"groups must be more than {n_groups}, got no pairs that vary in {empty.sum()} of "
-            f"{n_resamples} resamples: CKA is undefined there"
-        )
-    return _interval(np.append(value, xy / np.sqrt(xx * yy)), n_groups, confidence)
+    norm = math.sqrt(np.vdot(gram_x, gram_x) * np.vdot(gram_y, gram_y))
+    shuffled = np.empty(n_permutations)
+    for i in range(n_permutations):
+        order = rng.permutation(len(gram_x))
+        shuffled[i] = np.vdot(gram_x, gram_y[order[:, None], order])
+    return PermutationNull(value=float(np.vdot(gram_x, gram_y)) / norm, shuffled=shuffled / norm)
 
 
 def permutation_null(
@@ -274,6 +300,28 @@ def _interval(found: NDArray[np.float64], n_groups: int, confidence: float) -> I
         n_groups=n_groups,
         n_resamples=len(found) - 1,
     )
+
+
+def _of_pairs(
+    value: float,
+    sums: Sequence[NDArray[np.float64]],
+    *,
+    n_resamples: int,
+    seed: int | np.random.Generator,
+    confidence: float,
+) -> Interval:
+    """Resample groups from the (g, g) sums of xy, xx and yy over the pairs of their rows."""
+    n_groups = len(sums[0])
+    rng = np.random.default_rng(seed)
+    draws = rng.multinomial(n_groups, np.full(n_groups, 1 / n_groups), size=n_resamples)
+    xy, xx, yy = (_resampled(part, draws.astype(np.float64)) for part in sums)
+    empty = (xx <= 0) | (yy <= 0)
+    if empty.any():
+        raise ValueError(
+            f"groups must be more than {n_groups}, got no pairs that vary in {empty.sum()} of "
+            f"{n_resamples} resamples: the similarity is undefined there"
+        )
+    return _interval(np.append(value, xy / np.sqrt(xx * yy)), n_groups, confidence)
 
 
 def _resampled(sums: NDArray[np.float64], draws: NDArray[np.float64]) -> NDArray[np.float64]:
