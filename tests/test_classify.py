@@ -114,7 +114,7 @@ def test_every_field_is_read_from_a_file_and_changes_the_identity(tmp_path, tabl
         ("class_weights = 'label'", "class_weights must be one of all, labels, none, got 'label'"),
         (
             "epochs = 1",
-            'head_epochs must be below epochs, 1, .* got 1: .* from the start with freeze="all"',
+            'epochs must be above head_epochs of the recipe, 1, got 1: .* from the start with freeze="all"',
         ),
         ("[augmentation]\nflip = true", "augmentation.flip must be a field .*flips"),
         ("[augmentation]\nhed = 3", r"hed must be within 0\.\.1, got 3"),

@@ -200,7 +200,7 @@ def test_steps_of_folds(cli, done, monkeypatch):
         ),
         (
             ("labels.csv", *SHORT, "--epochs", 1, "--out", "x"),
-            "train for more epochs, or all layers from the start with --freeze all",
+            "got 1: take more, or train all layers from the start with --freeze all",
         ),
         (("labels.csv", "--out", "x"), "--network must be given, got none"),
         (("labels.csv", *SHORT, "--out", "x", "--recipe", "our"), "--recipe must be one of ours"),

@@ -189,3 +189,18 @@ def test_no_message_has_pythons_words_for_a_command(path):
                 *re.findall(r"(?<![\w./-])([a-z]\w*)=(?:True|False|None|\.\.\.|\")", said),
             }
             assert not left & PARAMETERS - PYTHONS - TABLE - IN_TOML, (command, text, said)
+
+
+OF_CLASSIFY = cli.flags.flags_of(COMMANDS["classify",])
+
+
+@pytest.mark.parametrize("file", ["classify/recipe.py", "datasets/augmenting.py"])
+def test_a_message_on_a_recipe_begins_with_what_has_a_flag(file):
+    """Its fields may be of a file or of flags: who has typed a flag must find it in the sentence.
+
+    Fields that are in TOML only are excused above, and hid flags that stood in the same sentence.
+    """
+    for text in literals(PACKAGE / file):
+        subject = re.match(r"(\w+) must\b", text)
+        if subject and subject[1] in IN_TOML - set(OF_CLASSIFY):
+            assert not {*re.findall(r"[a-z_]+", text)} & IN_TOML & set(OF_CLASSIFY), text

@@ -166,6 +166,21 @@ def test_bags_from_a_column_that_is_known(tmp_path, column):
     assert {bag.name: len(bag) for bag in found} == {"p": 2, "q": 1}
 
 
+@pytest.mark.parametrize("column", ["Slide (H&E)", "(a)(b)", "(", "folder", r"(\d+)_idx"])
+def test_a_column_comes_before_expressions_and_folders(tmp_path, column):
+    """A column whose name has a parenthesis was taken for an expression."""
+    (tmp_path / "t.csv").write_text(f"file,{column}\nx/1_idx.png,p\nx/2_idx.png,q\ny/3_idx.png,p\n")
+    for asked in (column, column.lower()):
+        found = read_patch_table(tmp_path / "t.csv", bag_from=asked)
+        assert {bag.name: len(bag) for bag in found} == {"p": 2, "q": 1}
+
+
+def test_an_expression_is_no_other_spelling_of_a_column(tmp_path):
+    (tmp_path / "t.csv").write_text("file,idx\na_idx.png,p\nb_idx.png,p\n")
+    found = read_patch_table(tmp_path / "t.csv", bag_from="(.)_idx")
+    assert [bag.name for bag in found] == ["a", "b"]
+
+
 def test_bags_from_folders_and_their_classes(tmp_path):
     for name in ("no/s1/1.png", "no/s1/2.png", "yes/s2/3.png"):
         (tmp_path / "set" / name).parent.mkdir(parents=True, exist_ok=True)

@@ -367,7 +367,7 @@ def test_a_run_that_fails_is_named_and_the_rest_is_shown(conducted, given, tmp_p
 
 
 def test_a_study_of_which_all_fails_says_so(given, tmp_path):
-    with pytest.raises(ValueError, match="head_epochs must be below epochs, 1"):
+    with pytest.raises(ValueError, match="epochs must be above head_epochs of the recipe, 1"):
         drift(given, tmp_path, recipe=replace(FAST, epochs=1, freeze="all"))
 
 

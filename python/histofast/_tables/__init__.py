@@ -25,7 +25,7 @@ from histofast._tables.cells import (
 )
 from histofast._tables.classes import alike, ordered
 from histofast._tables.reading import is_table, read_csv, records, separator_of
-from histofast._tables.table import NAMES, Role, Table, read_table
+from histofast._tables.table import NAMES, Role, Table, header_of, read_table
 from histofast._tables.writing import csv_text
 
 __all__ = [
@@ -38,6 +38,7 @@ __all__ = [
     "as_read",
     "as_written",
     "csv_text",
+    "header_of",
     "is_missing",
     "is_table",
     "number_remedy",

@@ -193,10 +193,7 @@ def read_table(path: Path, *, named: Collection[str] = ()) -> Table:
     """
     wanted = {_plain(name) for names in (*NAMES.values(), named) for name in names} - {""}
     rows = records(path)
-    _, first = next(rows, (1, []))
-    if len(first) > _MOST_COLUMNS:
-        raise ValueError(f"{path} must have at most {_MOST_COLUMNS} columns, got {len(first)}")
-    header = tuple(" ".join(as_read(name.strip()).split()) for name in first)
+    header = _header(path, rows)
     kept = [i for i, name in enumerate(header) if i == 0 or name in named or _plain(name) in wanted]
     columns = tuple(header[i] for i in kept)
     read: list[Mapping[str, str]] = []
@@ -221,6 +218,22 @@ def read_table(path: Path, *, named: Collection[str] = ()) -> Table:
         line_numbers=tuple(line_numbers),
         separator=separator_of(path),
     )
+
+
+def header_of(path: Path) -> tuple[str, ...]:
+    """Return the names of the columns of a CSV file, as `Table.header` has them.
+
+    Raises:
+        FileNotFoundError, ValueError: as `read_table`.
+    """
+    return _header(path, records(path))
+
+
+def _header(path: Path, rows: Iterator[tuple[int, list[str]]]) -> tuple[str, ...]:
+    _, first = next(rows, (1, []))
+    if len(first) > _MOST_COLUMNS:
+        raise ValueError(f"{path} must have at most {_MOST_COLUMNS} columns, got {len(first)}")
+    return tuple(" ".join(as_read(name.strip()).split()) for name in first)
 
 
 def _is_there(path: Path) -> bool:

@@ -123,8 +123,8 @@ class Recipe:
             )
         if self.freeze == "head-then-all" and self.head_epochs >= self.epochs:
             raise ValueError(
-                f"head_epochs must be below epochs, {self.epochs}, where freeze is head-then-all, got "
-                f'{self.head_epochs}: train for more epochs, or all layers from the start with freeze="all"'
+                f"epochs must be above head_epochs of the recipe, {self.head_epochs}, got {self.epochs}: "
+                'take more, or train all layers from the start with freeze="all"'
             )
         if self.batch_size == 1 and self.batchnorm == "train" and self.freeze != "head":
             raise ValueError(

@@ -12,8 +12,8 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 from numpy.typing import NDArray
 
-from histofast._files import regular_file
-from histofast._tables import Table, shown
+from histofast._files import path_of, regular_file
+from histofast._tables import Table, header_of, shown
 from histofast._words import one_line, text_of
 from histofast.errors import SlideError
 from histofast.patches.pictures import Picture, Pictures, read_pictures
@@ -90,7 +90,7 @@ def read_patch_table(path: str | Path, *, bag_from: str | None = None) -> list[P
         path: of the table or folder.
         bag_from: what bags are instead: "folder", the folder that a picture lies in; a regular expression
             with one group, which is looked for in the file's name as the table or folder has it
-            (`"(\\d+)_idx"`); or the name of a column.
+            (`"(\\d+)_idx"`); or the name of a column, which comes first where the table has one of it.
 
     Returns:
         The bags in the order of their first row, rows in the table's order.
@@ -112,10 +112,15 @@ def pictures_in_bags(
     """As `read_patch_table`, with the pictures that the bags are of."""
     if bag_from is not None:
         text_of("bag_from", bag_from)
-    is_column = bag_from is not None and bag_from != _FOLDER and "(" not in bag_from
+    path = path_of("path", path)
+    is_column = bag_from is not None and _is_column(path, bag_from)
     pictures = read_pictures(path, group_column=bag_from if is_column else None)
     grouped: dict[str, list[Picture]] = {}
-    for row, bag in zip(pictures.rows, _bags_from(pictures, bag_from), strict=True):
+    if is_column:
+        bags = [pictures.group_of(row) for row in pictures.rows]
+    else:
+        bags = _bags_from(pictures, bag_from)
+    for row, bag in zip(pictures.rows, bags, strict=True):
         # A folder that is a bag is no class.
         is_bag = bag_from == _FOLDER and pictures.table is None and row.labels[0] == bag
         grouped.setdefault(bag, []).append(replace(row, labels=("",)) if is_bag else row)
@@ -124,14 +129,20 @@ def pictures_in_bags(
     return pictures, _bags_of(pictures, grouped)
 
 
+def _is_column(path: Path, bag_from: str) -> bool:
+    """Tell a column from the word for folders and from an expression: a column of this name comes first."""
+    if bag_from != _FOLDER and "(" not in bag_from:
+        return True
+    named = " ".join(bag_from.split()).casefold()
+    return path.is_file() and named in (name.casefold() for name in header_of(path))
+
+
 def _bags_from(pictures: Pictures, bag_from: str | None) -> list[str]:
     """Return the name of the bag of each picture."""
     if bag_from is None:
         return [row.slide or row.patient or _stem(row.name) for row in pictures.rows]
     if bag_from == _FOLDER:
         return _folders(pictures)
-    if "(" not in bag_from:
-        return [pictures.group_of(row) for row in pictures.rows]
     try:
         pattern = re.compile(bag_from)
     except re.error as error:
