@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import signal
 import sys
@@ -163,3 +164,9 @@ def cannot_start(feed):
 
 def ends_at_once(feed):
     os._exit(3)
+
+
+def say_all(n):
+    log = logging.getLogger("histofast.of_a_test")
+    log.debug("%s says %s", n, "debug")
+    log.warning("%s says %s", n, "warning")

@@ -23,6 +23,7 @@ PACKAGE = Path(histofast.__file__).resolve().parent
 
 LEVELS = {
     "_core": 0,
+    "_notes": 0,
     "_numbers": 0,
     "_words": 0,
     "errors": 1,

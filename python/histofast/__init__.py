@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from histofast._core import version as __version__
 from histofast._lazy import attach
+from histofast._notes import LOG as _LOG  # noqa: F401  # silent until a program sets it up
 
 if TYPE_CHECKING:
     from histofast import classify as classify

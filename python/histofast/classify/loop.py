@@ -54,6 +54,21 @@ class Progress:
     finished: Evaluation | None = None
     fold: int | None = None
 
+    def __str__(self) -> str:
+        """As a line on where it is, and on the evaluation that has ended."""
+        where = "" if self.fold is None else f"fold {self.fold}, "
+        text, found = f"{where}step {self.step}/{self.steps}", self.finished
+        if found is None:
+            return text
+        if not math.isnan(found.loss):
+            text += f": loss {found.loss:.3f}"
+        text += f", validation loss {found.validation_loss:.3f}"
+        name = "auroc" if self.metric == "loss" else self.metric
+        value = found.metrics.get(name, math.nan)
+        if not math.isnan(value):
+            text += f", {name} {value:.3f}"
+        return f"{text}, {found.seconds:.1f} s{' (best)' * found.is_best}"
+
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class Lesson:

@@ -16,6 +16,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from histofast._files import path_of, paths_of, replacing
+from histofast._notes import noted
 from histofast._words import counted
 from histofast.classify.loop import standardised
 from histofast.datasets import Decoded, Images, decode, evenly, open_images, split
@@ -45,6 +46,7 @@ class Merged:
     notes: tuple[str, ...]
 
 
+@noted
 def merge(
     parts: Paths,
     *,

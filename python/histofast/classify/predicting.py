@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from histofast._files import check_target, path_of
+from histofast._notes import noted
 from histofast._numbers import whole_number
 from histofast.classify.loop import EVALUATED, logits_of
 from histofast.classify.runs import Run, open_run
@@ -39,6 +40,7 @@ class Predictions:
     notes: tuple[str, ...] = ()
 
 
+@noted
 def predict(
     run: Run | str | Path,
     images: Images | str | Path,

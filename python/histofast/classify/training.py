@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import math
 import shutil
 import time
@@ -13,6 +14,7 @@ from pathlib import Path
 import torch
 
 from histofast._files import path_of
+from histofast._notes import note
 from histofast._words import counted
 from histofast.classify.asking import Asked, refuse_small, score
 from histofast.classify.evaluation import Evaluation
@@ -57,6 +59,8 @@ from histofast.learning import (
     write_csv,
 )
 from histofast.networks import Network, pick_device, starts
+
+_log = logging.getLogger(__name__)
 
 PIXELS = ".pixels"  # in the run's folder, while it is trained
 _SAVED_SHARE = 20  # of what writing the state takes, between two times
@@ -167,10 +171,10 @@ def train_asked(
     where = pick_device(device)
     contents = contents_of(images)
     record = asked.record(contents, begun)
-    for note in images.notes if on_note is not None else ():
-        assert on_note is not None
-        on_note(note)
-    logging = loggers(out, tensorboard=tensorboard, mlflow=mlflow, about=_about(record))
+    for told in images.notes:  # logged when they were opened
+        if on_note is not None:
+            on_note(told)
+    makers = loggers(out, tensorboard=tensorboard, mlflow=mlflow, about=_about(record))
     run = Run.of(out, record)
     if is_finished(out, record):
         if layer_metrics and LAYERS not in run.metrics():
@@ -179,14 +183,16 @@ def train_asked(
     refuse_folder(out, record, overwrite=overwrite)
     with _pixels_of(out, cache) as folder, torch_threads(threads, where):
         found = decode(images, cache=folder, px=asked.recipe.px, contents=contents)
-        for note in (*found.notes, unreadable_note(found)):
-            if on_note is not None and note:
-                on_note(note)
+        for told in found.notes:
+            if on_note is not None:
+                on_note(told)
+        if unreadable := unreadable_note(found):
+            note(_log, unreadable, to=on_note)
         refuse_small(begun, found.px)
         lesson = replace(lesson_of(run, images, found, where), layer_metrics=layer_metrics)
         with contextlib.ExitStack() as stack:
             stack.enter_context(run_folder(out, record, files=FILES, overwrite=overwrite))
-            logs = [stack.enter_context(logger(None)) for logger in logging]
+            logs = [stack.enter_context(logger(None)) for logger in makers]
             state = learn(run, begun, lesson, logs=logs, on_progress=on_progress, on_note=on_note)
             measure(run, lesson, images, state, found)
             for log in logs:
@@ -234,11 +240,18 @@ def learn(
         starts.estimate_batchnorm(begun, training_batches(lesson, begun, most=_MEASURED))
     state = TrainingState(begun, run.recipe)
     lost = state.go_on(run.path / STATE, lesson.device)
-    if lost and on_note is not None:
-        on_note(f"the run is trained from its start: {lost}")
+    if lost:
+        note(_log, f"the run is trained from its start: {lost}", to=on_note)
     _settle_layers(run, lesson, state, on_note)
     saved = _Saved(run, state, logs)
-    fit(lesson, state, save=saved, on_progress=on_progress)
+
+    def tell(progress: Progress) -> None:
+        if progress.finished is not None:
+            _log.info("%s: %s", run.path, progress)
+        if on_progress is not None:
+            on_progress(progress)
+
+    fit(lesson, state, save=saved, on_progress=tell)
     saved.write_tables()  # a kill may have come between the state and them
     save_weights(run.path / WEIGHTS, state.network)
     return state
@@ -250,8 +263,9 @@ def _settle_layers(run: Run, lesson: Lesson, state: TrainingState, on_note: OnNo
         if state.step and len(state.layers) != 1 + state.step // lesson.steps_per_epoch:
             raise without_layers(run.path)
         return
-    if state.layers and on_note is not None:
-        on_note(f"{run.path / LAYERS} is removed: the run goes on without layer_metrics=True")
+    if state.layers:
+        lost = f"{run.path / LAYERS} is removed: the run goes on without layer_metrics=True"
+        note(_log, lost, to=on_note)
     state.layers.clear()
     (run.path / LAYERS).unlink(missing_ok=True)
 

@@ -6,18 +6,22 @@ Commands import what they need when they run, so that `--help` and typing mistak
 from __future__ import annotations
 
 import _thread
+import logging
 import os
+import shlex
 import signal
 import sys
 import time
 import warnings
+from pathlib import Path
 from types import FrameType
-from typing import NoReturn, TextIO
+from typing import Annotated, NoReturn, TextIO
 
 import typer
 
 from histofast._files import NoLocksWarning
 from histofast._stopping import deferred_interrupts, interruptions
+from histofast._words import one_line
 from histofast.cli import (
     classify,
     dataset,
@@ -35,7 +39,10 @@ from histofast.cli import (
     tools,
 )
 from histofast.cli.flags import told
+from histofast.cli.log_file import close_log, log_to
 from histofast.cli.output import escape_streams, say
+
+_log = logging.getLogger(__name__)
 
 GRACE_S = 0.5  # for work that does not ask whether to stop
 
@@ -95,8 +102,29 @@ def _root(
     version: bool = typer.Option(
         False, "--version", callback=_print_version, is_eager=True, help="Show the version."
     ),
+    log: Annotated[
+        Path | None,
+        typer.Option(
+            "--log",
+            metavar="FILE",
+            envvar="HISTOFAST_LOG",
+            help="append a line on everything, with times, to this file",
+        ),
+    ] = None,
+    log_level: Annotated[
+        str,
+        typer.Option(
+            "--log-level",
+            metavar="LEVEL",
+            envvar="HISTOFAST_LOG_LEVEL",
+            help="of that file: debug, info or warning",
+        ),
+    ] = "info",
 ) -> None:
     """Whole-slide images in, verified feature files out."""
+    if log is not None:
+        log_to(log, level=log_level)
+        _log.info("histofast %s", shlex.join(sys.argv[1:]))
 
 
 class _Interruption:
@@ -150,6 +178,13 @@ def _show_warning(
 
 def main() -> None:
     """Run the command line. Exit codes: 0 done, 1 something failed, 2 usage, 130 interrupted."""
+    try:
+        _main()
+    finally:
+        close_log()
+
+
+def _main() -> None:
     escape_streams()
     # Job schedulers end a job with SIGTERM, a lost connection with SIGHUP: leave whole files only
     # and a report, as with Ctrl-C. Whoever has them ignored (nohup) wants them ignored.
@@ -192,6 +227,7 @@ def main() -> None:
         from histofast.errors import HistofastError
 
         if not isinstance(error, OSError | HistofastError):
+            _log.exception("an error that nobody has thought of")
             raise
         _fail(error, 1)
     sys.exit(code)
@@ -217,4 +253,5 @@ def _usage(error: Exception) -> str:
 
 def _fail(message: object, code: int) -> NoReturn:
     say(f"histofast: {told(message)}", err=True)
+    _log.error("%s", one_line(message))
     sys.exit(code)

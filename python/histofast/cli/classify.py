@@ -327,22 +327,6 @@ def _draw_curves(path: Path, runs: list[Run]) -> None:
     save_figure(figure, path / "curves.png", path / "curves.svg")
 
 
-def _say(progress: Progress) -> str:
-    """One line on an evaluation."""
-    found = progress.finished
-    assert found is not None
-    where = "" if progress.fold is None else f"fold {progress.fold}, "
-    text = f"{where}step {progress.step}/{progress.steps}"
-    if not math.isnan(found.loss):
-        text += f": loss {found.loss:.3f}"
-    text += f", validation loss {found.validation_loss:.3f}"
-    name = "auroc" if progress.metric == "loss" else progress.metric
-    value = found.metrics.get(name, math.nan)
-    if not math.isnan(value):
-        text += f", {name} {value:.3f}"
-    return f"{text}, {found.seconds:.1f} s{' (best)' * found.is_best}"
-
-
 @contextmanager
 def _steps(
     *, quiet: bool
@@ -355,7 +339,7 @@ def _steps(
 
         def plain(progress: Progress) -> None:
             if progress.finished is not None:
-                say(_say(progress), err=True)
+                say(str(progress), err=True)
 
         yield plain, lambda text: say(f"note: {told(text)}", err=True)
         return
@@ -364,7 +348,7 @@ def _steps(
 
         def update(progress: Progress) -> None:
             if progress.finished is not None:
-                shown.say(_say(progress))
+                shown.say(str(progress))
             fold = "steps" if progress.fold is None else f"fold {progress.fold}"
             steps(description=fold, completed=progress.step, total=progress.steps)
 

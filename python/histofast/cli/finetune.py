@@ -13,7 +13,6 @@ import typer
 
 from histofast._files import regular_file
 from histofast._machine import TORCH
-from histofast._words import duration
 from histofast.cli import options
 from histofast.cli.flags import told
 from histofast.cli.output import counted, say, say_document
@@ -209,23 +208,10 @@ def _reporter() -> Callable[[FineTuneProgress], None]:
 
     def tell(progress: FineTuneProgress) -> None:
         nonlocal said
-        where = f"fold {progress.fold}"
-        if progress.finished is not None:
-            found = progress.finished
-            loss = "frozen" if not progress.epoch else f"loss {found.loss:.4f}"
-            star = " *" if found.is_best else ""
-            say(
-                f"{where}, epoch {progress.epoch}: {loss}, validation {progress.metric} "
-                f"{found.score(progress.metric):.4f}{star}",
-                err=True,
-            )
-        elif time.monotonic() - said > _SAY_S and not math.isnan(progress.remaining_s):
+        is_due = time.monotonic() - said > _SAY_S and not math.isnan(progress.remaining_s)
+        if progress.finished is not None or is_due:
             said = time.monotonic()
-            say(
-                f"{where}, epoch {progress.epoch}: {progress.slides_done} of "
-                f"{progress.slides_total} slides, at most {duration(progress.remaining_s)} left",
-                err=True,
-            )
+            say(str(progress), err=True)
 
     return tell
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import json
-import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -365,22 +364,6 @@ def number_of(value: float | None) -> str:
     return f"{value:7.3f}" if abs(value) < 100 else f"{value:7.4g}"
 
 
-def _say(progress: TrainProgress) -> str:
-    """One line on an epoch that has ended."""
-    found = progress.finished
-    assert found is not None
-    text = (
-        f"fold {progress.fold}, epoch {progress.epoch}/{progress.epochs}: "
-        f"loss {found.loss:.3f}, validation loss {found.validation_loss:.3f}"
-    )
-    known = ("auroc", "r2", "c_index") if progress.metric == "loss" else (progress.metric,)
-    for name in known:
-        value = found.metrics.get(name, math.nan)
-        if not math.isnan(value):
-            text += f", {name} {value:.3f}"
-    return f"{text}, {found.seconds:.1f} s{' (best)' * found.is_best}"
-
-
 @contextmanager
 def _epochs(*, quiet: bool) -> Iterator[tuple[OnProgress | None, OnNote | None]]:
     """Yield what `train` tells: a line per epoch and note, on a terminal a bar as well."""
@@ -391,7 +374,7 @@ def _epochs(*, quiet: bool) -> Iterator[tuple[OnProgress | None, OnNote | None]]
 
         def plain(progress: TrainProgress) -> None:
             if progress.finished is not None:
-                say(_say(progress), err=True)
+                say(str(progress), err=True)
 
         yield plain, lambda text: say(told(text), err=True)
         return
@@ -400,7 +383,7 @@ def _epochs(*, quiet: bool) -> Iterator[tuple[OnProgress | None, OnNote | None]]
 
         def update(progress: TrainProgress) -> None:
             if progress.finished is not None:
-                shown.say(_say(progress))
+                shown.say(str(progress))
             slides(
                 description=f"fold {progress.fold}, epoch {progress.epoch}",
                 completed=progress.bags_done,

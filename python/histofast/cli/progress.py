@@ -74,24 +74,8 @@ def _time_left(progress: Progress) -> str:
 
 
 def describe(slide: SlideReport) -> str:
-    """One line on what became of a slide."""
-    name = one_line(slide.name)
-    if slide.status == "failed":
-        return f"{name}: failed: {told(slide.error)}"
-    if slide.status == "skipped":
-        return f"{name}: already there"
-    if slide.status == "interrupted":
-        return f"{name}: not done"
-    if slide.status == "empty":
-        return f"{name}: empty: {told(slide.reason)}{noted(slide.notes)}"
-    text = f"{name}: {count(slide.patches, 'patch')}"
-    if slide.status == "done":
-        text += f" in {slide.seconds.get('total', 0.0):.1f} s"
-    if slide.unreadable:
-        text += f", {count(slide.unreadable, 'unreadable region')}"
-    if slide.damaged_patches:
-        text += f" in {count(slide.damaged_patches, 'patch')}"
-    return text + noted(slide.notes)
+    """One line on what became of a slide, with flags for arguments."""
+    return slide.in_words(told)
 
 
 def noted(notes: Sequence[str]) -> str:

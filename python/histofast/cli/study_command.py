@@ -72,7 +72,6 @@ def telling() -> Callable[[StudyProgress], None]:
     """Return what says on standard error what a study does."""
 
     def tell(progress: StudyProgress) -> None:
-        count = f" ({progress.done + 1} of {progress.total})" if progress.total > 1 else ""
-        say(f"{progress.doing}{count}", err=True)
+        say(str(progress), err=True)
 
     return tell

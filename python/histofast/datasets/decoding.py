@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from histofast._files import Lock, Temporary, make_folder, path_of, regular_file, write_error
+from histofast._notes import noted
 from histofast._numbers import whole_number
 from histofast._stopping import stop_if_asked
 from histofast._words import clipped, counted, one_line
@@ -73,6 +74,7 @@ def evenly(values: NDArray[np.int64], most: int) -> NDArray[np.int64]:
     return values[np.arange(count) * len(values) // max(1, count)]
 
 
+@noted
 def decode(
     images: Images,
     *,

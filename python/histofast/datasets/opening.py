@@ -11,6 +11,7 @@ from typing import get_args
 import numpy as np
 
 from histofast._files import path_of, regular_file
+from histofast._notes import noted
 from histofast._tables import shown
 from histofast._words import count, counted, listed, text_of
 from histofast.datasets.checking import refuse_leaks, refuse_untrainable
@@ -28,6 +29,7 @@ from histofast.patches import (
 )
 
 
+@noted
 def open_images(
     path: str | Path,
     *,

@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 
 from histofast import report
 from histofast._files import make_folder, path_of
+from histofast._notes import noted
 from histofast._numbers import whole_number
 from histofast._stopping import stop_if_asked
 from histofast._words import clipped, one_line
@@ -49,6 +50,7 @@ class _Seen:
     thumb: NDArray[np.uint8] | None
 
 
+@noted
 def show(
     images: Images,
     *,

@@ -25,6 +25,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from histofast._files import make_folder, path_of, replacing, write_error
+from histofast._notes import noted
 from histofast._numbers import whole_number
 from histofast._stopping import stop_if_asked
 from histofast._words import clipped, count, counted, one_line
@@ -63,6 +64,7 @@ _LONGEST = 100  # characters of a name that is made of a path
 _UNSAFE = re.compile(r"[^\w.-]+")
 
 
+@noted
 def standardise(
     images: Images | str | Path,
     *,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import time
 from collections import deque
@@ -28,6 +29,8 @@ from histofast.encoders.opening import Opened, open_file
 from histofast.encoders.reading import all_specs, one_spec
 from histofast.encoders.spec import INPUT, EncoderSpec, sha256_of
 from histofast.errors import ModelError
+
+_log = logging.getLogger(__name__)
 
 
 def load(
@@ -91,6 +94,12 @@ def _loaded(
         )
     elif on_cpu and precision == "float16":
         note = "float16 is for GPUs: on a CPU the float32 encoder is faster"
+    names = ", ".join(spec.name for spec in specs)
+    _log.debug("encoder %s of %s runs on %s", names, path, opened.device)
+    if note:
+        # Nobody without a GPU wants to read that none is used.
+        is_news = opened.device != "cpu" or note != opened.note or runtime.driver_gpu_count()
+        _log.log(logging.WARNING if is_news else logging.INFO, "encoder %s: %s", names, note)
     return replace(opened, note=note), specs
 
 

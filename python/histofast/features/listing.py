@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from histofast._notes import noted
 from histofast._words import counted, one_line
 from histofast.errors import FeatureError
 from histofast.features.opening import holds_features
@@ -45,6 +46,7 @@ class FoundFeatures:
         return tuple(notes)
 
 
+@noted
 def find_features(folder: Path | str, *, on_error: OnError | None = None) -> FoundFeatures:
     """Find the feature files in a folder and below it, whoever wrote them.
 

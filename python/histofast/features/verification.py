@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from histofast._files import path_of, paths_of
+from histofast._notes import noted
 from histofast.errors import FeatureError
 from histofast.features.file import open_features, read_identity
 from histofast.features.layouts import pt_path
@@ -70,6 +71,7 @@ def verify(path: Path | str, *, encoders_sha256: Mapping[str, str] | None = None
     return _verify(path_of("path", path), encoders_sha256 or {}).problems
 
 
+@noted
 def verify_folder(
     paths: Iterable[Path | str], *, encoders_sha256: Mapping[str, str] | None = None
 ) -> VerifyReport:

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import logging
 from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
+from histofast._words import one_line
 from histofast.errors import JobError
-from histofast.jobs.job import Ended, Event, Job, Outcome, is_there
+from histofast.jobs.job import Ended, Event, Job, Lost, Outcome, Started, is_there
 from histofast.jobs.local import Local
 from histofast.jobs.needs import Waiting, refuse_needs
+
+_log = logging.getLogger(__name__)
 
 
 class Engine(Protocol):
@@ -83,6 +87,7 @@ def run(
 
     def emit(event: Event) -> None:
         nonlocal is_deaf
+        _log_event(event)
         if isinstance(event, Ended):
             outcomes[event.outcome.job.name] = event.outcome
         if on_event is None or is_deaf:
@@ -111,6 +116,18 @@ def run(
         outcomes.get(job.name) or Outcome(job=job, status="interrupted", error=reason)
         for job in jobs
     ]
+
+
+def _log_event(event: Event) -> None:
+    """Log what befalls jobs; what becomes of them is logged by whoever runs them."""
+    match event:
+        case Started(job=job, worker=worker):
+            _log.debug("worker %d begins %s", worker, job.name)
+        case Ended(outcome=outcome):
+            why = f": {one_line(outcome.error)}" if outcome.error is not None else ""
+            _log.debug("%s: %s in %.1f s%s", outcome.job.name, outcome.status, outcome.seconds, why)
+        case Lost(worker=worker, how=how):
+            _log.debug("the process of worker %d %s", worker, how)
 
 
 def _left(jobs: Sequence[Job], emit: Callable[[Event], None]) -> list[Job]:

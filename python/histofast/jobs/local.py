@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import pickle
 import queue
@@ -27,6 +28,7 @@ from histofast.jobs.processes import (
     Fails,
     GivesBack,
     Gone,
+    Logs,
     Message,
     Over,
     Process,
@@ -283,6 +285,10 @@ class _Team:
             case Tells(name, what):
                 if not self._is_stopping or not name:  # what it says of itself may be its last
                     self._emit(Told(name=name, what=what, worker=number))
+            case Logs(record):
+                log = logging.getLogger(record.name)
+                if log.isEnabledFor(record.levelno):
+                    log.handle(record)
             case Ends():
                 self._end(process, message)
             case Over(is_interrupted):

@@ -10,6 +10,7 @@ that ends must not do. Standard output is no part of it: libraries print what th
 
 from __future__ import annotations
 
+import logging
 import os
 import pickle
 import queue
@@ -27,6 +28,7 @@ from multiprocessing.connection import Connection, Pipe
 from typing import Any, NoReturn
 
 from histofast._files import NoLocksWarning
+from histofast._notes import LOG
 from histofast._stopping import deferred_interrupts, interruptions, request_stop, should_stop
 from histofast.errors import HistofastError, JobError
 from histofast.jobs.feed import Worker
@@ -82,6 +84,13 @@ class Tells:
 
 
 @dataclass(frozen=True, slots=True)
+class Logs:
+    """Something under `histofast` that its parent wants to hear of."""
+
+    record: logging.LogRecord
+
+
+@dataclass(frozen=True, slots=True)
 class Ends:
     """A job is over; an `Outcome` without the job itself."""
 
@@ -122,7 +131,7 @@ class Gone:
         return f"ended with code {self.code}"
 
 
-Message = Asks | Begins | GivesBack | Tells | Ends | Over | Fails | Gone
+Message = Asks | Begins | GivesBack | Tells | Logs | Ends | Over | Fails | Gone
 
 
 # --- the parent's end ---------------------------------------------------------------------------
@@ -176,7 +185,8 @@ class Process:
 
     def begin(self) -> None:
         """Send what it is to do: when all are starting, for one reads only when it has."""
-        self._send(pickle.dumps((self.worker.function, dict(self.worker.arguments))))
+        level = LOG.getEffectiveLevel()
+        self._send(pickle.dumps((self.worker.function, dict(self.worker.arguments), level)))
 
     def answer(self, job: Job | None) -> None:
         """Give it a job, or none, as it asked."""
@@ -265,10 +275,12 @@ class Link:
     def receive(self) -> tuple[Any, Mapping[str, Any]]:
         """Return the worker's function and arguments."""
         try:
-            function, arguments = pickle.loads(self._connection.recv_bytes())
+            function, arguments, level = pickle.loads(self._connection.recv_bytes())
         except (EOFError, OSError):
             os._exit(130)  # nothing was begun
         threading.Thread(target=self._listen, name="histofast-link", daemon=True).start()
+        LOG.setLevel(level)
+        LOG.addHandler(_Sender(self))
         return function, arguments
 
     def _listen(self) -> None:
@@ -312,6 +324,10 @@ class Link:
     def tell(self, what: Any, *, job: Job | None = None) -> None:
         self._send(Tells(job.name if job is not None else "", what))
 
+    def log(self, record: logging.LogRecord) -> None:
+        """Have the parent log something."""
+        self._send(Logs(record))
+
     def end(self, outcome: Outcome, *, elsewhere: bool = False) -> None:
         if outcome.error is not None:
             outcome = replace(outcome, error=as_sendable(outcome.error))
@@ -351,6 +367,19 @@ class Link:
         data = pickle.dumps(message)
         with self._lock, suppress(OSError):  # a parent that is gone is noticed by `_listen`
             self._connection.send_bytes(data)
+
+
+class _Sender(logging.Handler):
+    """Sends what is logged here to the parent, its text made of its parts."""
+
+    def __init__(self, link: Link) -> None:
+        super().__init__()
+        self._link = link
+
+    def emit(self, record: logging.LogRecord) -> None:
+        plain = logging.makeLogRecord(record.__dict__)
+        plain.msg, plain.args, plain.exc_info = record.getMessage(), (), None
+        self._link.log(plain)
 
 
 def serve(handle: int, patience_s: float) -> NoReturn:

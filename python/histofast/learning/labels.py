@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from histofast._files import path_of
+from histofast._notes import noted
 from histofast._tables import (
     Table,
     alike,
@@ -54,6 +55,7 @@ class Labels:
     notes: tuple[str, ...]
 
 
+@noted
 def read_labels(
     path: str | Path,
     names: Iterable[str],

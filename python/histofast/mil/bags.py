@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from histofast._files import paths_of, regular_file
+from histofast._notes import noted
 from histofast._words import counted
 from histofast.errors import FeatureError
 from histofast.features import (
@@ -159,6 +160,7 @@ class Bags:
         )
 
 
+@noted
 def open_bags(
     features: Paths,
     labels: str | Path | None,

@@ -5,6 +5,7 @@ HistoTransfer's second stage, its leaks mended; see `fold_tuning` for what happe
 
 from __future__ import annotations
 
+import logging
 from functools import partial
 from pathlib import Path
 
@@ -12,6 +13,7 @@ import numpy as np
 import torch
 
 from histofast._machine import available_cpus
+from histofast._notes import note, noted
 from histofast.errors import ModelError
 from histofast.learning import (
     OnNote,
@@ -41,6 +43,8 @@ from histofast.mil.tuning_answer import ENCODER, FineTuned, answer
 from histofast.mil.tuning_source import source_of
 from histofast.networks import Network, PixelsIn, pick_device
 
+_log = logging.getLogger(__name__)
+
 KIND = "finetune"
 FILES = (ENCODER, *(f"fold-*/{name}" for name in (FOLD, NETWORK, MODEL, LOG, STATE)))
 
@@ -51,6 +55,7 @@ _SAME = 0.15  # of the norm: int8 encoders differ from their networks by half of
 _LOOKED_AT = 8  # patches to compare network and encoder on
 
 
+@noted
 def finetune(
     run: Run | str | Path,
     *,
@@ -110,7 +115,7 @@ def finetune(
     refuse_jobs(jobs, threads)
     if threads is None and jobs > 1:
         threads = max(1, available_cpus() // jobs)
-    say = on_note or (lambda text: None)
+    say = partial(note, _log, to=on_note, level=logging.INFO)
     run = _checked(run, config)
     say("looking at features, slides and network")
     bags = bags_of(run, features)

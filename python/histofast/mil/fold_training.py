@@ -8,6 +8,7 @@ its last epoch gives the numbers of one that was never stopped.
 from __future__ import annotations
 
 import contextlib
+import logging
 import math
 import time
 from collections.abc import Callable, Sequence
@@ -18,6 +19,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from histofast._notes import note
+from histofast._words import count
 from histofast.errors import ModelError
 from histofast.jobs import stop_if_asked
 from histofast.learning import (
@@ -52,6 +55,8 @@ from histofast.mil.runs import (
 from histofast.mil.survival import cox_loss
 from histofast.networks import pick_device
 
+_log = logging.getLogger(__name__)
+
 _ORDER, _MODEL, _DROPOUT, _PATCHES = range(1, 5)  # streams of random numbers
 _REFRESH_S = 0.25
 
@@ -79,6 +84,20 @@ class TrainProgress:
     bags_total: int
     metric: str
     finished: EpochReport | None = None
+
+    def __str__(self) -> str:
+        """As a line on where it is, and on the epoch that has ended."""
+        text = f"fold {self.fold}, epoch {self.epoch}/{self.epochs}"
+        found = self.finished
+        if found is None:
+            return f"{text}: {self.bags_done} of {count(self.bags_total, 'slide')}"
+        text += f": loss {found.loss:.3f}, validation loss {found.validation_loss:.3f}"
+        known = ("auroc", "r2", "c_index") if self.metric == "loss" else (self.metric,)
+        for name in known:
+            value = found.metrics.get(name, math.nan)
+            if not math.isnan(value):
+                text += f", {name} {value:.3f}"
+        return f"{text}, {found.seconds:.1f} s{' (best)' * found.is_best}"
 
 
 OnProgress = Callable[[TrainProgress], None]
@@ -126,8 +145,8 @@ def train_fold(
     with contextlib.ExitStack() as stack:
         stack.enter_context(threads_of_torch(threads))
         stack.enter_context(forked_generators(device))
-        logging = loggers(run.path, tensorboard=tensorboard, mlflow=mlflow)
-        logs = [stack.enter_context(logger(fold)) for logger in logging]
+        makers = loggers(run.path, tensorboard=tensorboard, mlflow=mlflow)
+        logs = [stack.enter_context(logger(fold)) for logger in makers]
         _Training(run, bags, fold, device, logs, on_progress, on_note).work()
 
 
@@ -168,8 +187,8 @@ class _Training:
         config, state = self.run.config, self.state
         self.folder.mkdir(exist_ok=True)
         lost = state.go_on(self.folder / STATE, self.device)
-        if lost and self.on_note is not None:
-            self.on_note(f"fold {self.fold} is trained from its start: {lost}")
+        if lost:
+            note(_log, f"fold {self.fold} is trained from its start: {lost}", to=self.on_note)
         for epoch in state.epochs:
             self._log(epoch)
         now = TrainProgress(
@@ -188,8 +207,10 @@ class _Training:
             state.save(self.folder / STATE)
             write_log(self.folder / LOG, self.run.task, state.epochs)
             self._log(found)
+            ended = replace(now, bags_done=now.bags_total, finished=found)
+            _log.info("%s", ended)
             if self.on_progress is not None:
-                self.on_progress(replace(now, bags_done=now.bags_total, finished=found))
+                self.on_progress(ended)
         # A kill may have come between the state and its log.
         write_log(self.folder / LOG, self.run.task, state.epochs)
         state.take_best()

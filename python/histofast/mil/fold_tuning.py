@@ -9,6 +9,7 @@ number of the fold and the epoch alone.
 from __future__ import annotations
 
 import contextlib
+import logging
 import math
 import time
 from collections.abc import Callable, Sequence
@@ -22,6 +23,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from histofast._machine import TORCH, check_device
+from histofast._notes import note
+from histofast._words import count, duration
 from histofast.errors import ModelError
 from histofast.jobs import stop_if_asked
 from histofast.learning import (
@@ -59,6 +62,8 @@ from histofast.mil.runs import (
 from histofast.mil.topk import top_rows
 from histofast.mil.tuning_source import Source
 from histofast.networks import Network, PixelsIn, pick_device
+
+_log = logging.getLogger(__name__)
 
 FOLD, NETWORK = "fold.json", "network.safetensors"
 _ROWS = 256  # patches whose pixels are in memory at a time when all of a slide are looked at
@@ -132,6 +137,17 @@ class FineTuneProgress:
     remaining_s: float
     metric: str
     finished: EpochReport | None = None
+
+    def __str__(self) -> str:
+        """As a line on where it is, or on the epoch that has ended."""
+        text, found = f"fold {self.fold}, epoch {self.epoch}", self.finished
+        if found is None:
+            text += f": {self.slides_done} of {count(self.slides_total, 'slide')}"
+            known = not math.isnan(self.remaining_s)
+            return text + (f", at most {duration(self.remaining_s)} left" if known else "")
+        loss = "frozen" if not self.epoch else f"loss {found.loss:.4f}"
+        score = f"{found.score(self.metric):.4f}{' *' * found.is_best}"
+        return f"{text}: {loss}, validation {self.metric} {score}"
 
 
 OnProgress = Callable[[FineTuneProgress], None]
@@ -370,8 +386,7 @@ class _FoldTuning:
         return torch.cat([encode(self.module, some, chunk=self.chunk) for some in pixels])
 
     def _say(self, text: str) -> None:
-        if self.on_note is not None:
-            self.on_note(f"fold {self.fold}: {text}")
+        note(_log, f"fold {self.fold}: {text}", to=self.on_note, level=logging.INFO)
 
     def _outputs(
         self, rows: NDArray[np.int64], *, chosen: Chosen | None, doing: str
@@ -412,6 +427,8 @@ class _FoldTuning:
             left = self._steps([self.fold]) - max(0, progress.epoch - 1) * progress.slides_total
             remaining = self.pace.expected_s(left - progress.slides_done + later)
             self.on_progress(replace(progress, remaining_s=remaining))
+        if progress.finished is not None:
+            _log.info("%s", progress)
 
     def _save(self, values: NDArray[np.float64]) -> None:
         write_weights(self.folder / NETWORK, self.network)

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from histofast._files import check_target, path_of
+from histofast._notes import noted
 from histofast.errors import FeatureError
 from histofast.features import FeatureFile, differences_of_options, open_features
 from histofast.learning import (
@@ -81,6 +82,7 @@ class Predictions:
         }
 
 
+@noted
 def predict(
     run: Run | str | Path,
     features: Paths,

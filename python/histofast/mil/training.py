@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Sequence
 from dataclasses import fields
@@ -12,6 +13,7 @@ import numpy as np
 import torch
 
 from histofast._files import path_of
+from histofast._notes import note
 from histofast.learning import (
     Fold,
     Missing,
@@ -35,6 +37,8 @@ from histofast.mil.models import create, names
 from histofast.mil.reading import threads_of_torch
 from histofast.mil.runs import FILES, KIND, Run, TrainConfig, outputs_of, slides_of
 from histofast.networks import pick_device
+
+_log = logging.getLogger(__name__)
 
 # Raised whenever the same input would give other numbers than before; part of every run's identity.
 REVISION = 1
@@ -124,8 +128,8 @@ def train(
             on_progress=on_progress,
             on_note=on_note,
         )
-        if on_note is not None:
-            on_note("predicting test slides, and their metrics with intervals")
+        doing = "predicting test slides, and their metrics with intervals"
+        note(_log, doing, to=on_note, level=logging.INFO)
         measure(run, bags, device=device)
     return run
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import os
 from dataclasses import dataclass
@@ -22,6 +23,8 @@ from histofast.networks.network import IMAGENET_MEAN, Architecture, Cut, Network
 from histofast.networks.reading import read_weights
 from histofast.networks.timm import PREFIX, TimmNetwork, create_timm, timm_layers
 from histofast.networks.weights import load_weights
+
+_log = logging.getLogger(__name__)
 
 
 def create(
@@ -104,6 +107,7 @@ def create(
             partial=partial,
             where=str(weights),
         )
+        _log.debug("%s takes weights of %s: %s", name, weights, network.loaded)
     if standardising is not None:
         _standardise(network, standardising)
     elif told is not None:

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import logging
 import time
+from collections import Counter
 from collections.abc import Callable, Sequence
 
 from histofast._files import remove_stale_temporaries
+from histofast._notes import note
+from histofast._words import count, duration
 from histofast.errors import NoSpaceError
 from histofast.jobs import Ended, Event, Job, Lost, Outcome, Retried, Told
 from histofast.pipeline.encoding import BatchDone, Ready
@@ -21,6 +25,8 @@ from histofast.pipeline.reports import (
     Status,
     make_folder,
 )
+
+_log = logging.getLogger(__name__)
 
 
 class Gathering:
@@ -61,7 +67,7 @@ class Gathering:
                 self._patches[event.worker] = done.patches
                 self._tell()
             case Told(what=Waiting() as waiting):
-                self.report.notes.append(f"{waiting.name}: {waiting.why}")
+                self._note(f"{waiting.name}: {waiting.why}")
                 self._tell(note=self.report.notes[-1])
             case Retried(outcome=outcome):
                 self._at_work.pop(outcome.worker, None)
@@ -76,12 +82,14 @@ class Gathering:
         self._ready.append(ready)
         if len(self._ready) < len(self._devices):
             return
+        _log.info("encoding %s into %s", count(len(self._jobs), "slide"), self._options.out)
         about = {**self._ready[0].about, "slides": len(self._jobs)}
         notes = dict.fromkeys(note for each in self._ready for note in each.notes)
         self.report.about, self.report.notes = about, list(notes)
         make_folder(self._options.out)
-        slides = [job.arguments["slide"] for job in self._jobs]
-        folders = folders_for(self._ready[0].folders, slides)
+        folders = folders_for(
+            self._ready[0].folders, [job.arguments["slide"] for job in self._jobs]
+        )
         if not self._options.overwrite:
             for folder in folders:  # all of them, before anything is entered
                 folder.refuse_others()
@@ -97,12 +105,13 @@ class Gathering:
             slide.error = str(outcome.error)
         first = self._refused.get(slide.name)
         if slide.status == "done" and first is not None:
-            self.report.notes.append(
+            self._note(
                 f"{self._devices[first.worker].device}: failed on {slide.name}, which "
                 f"{self._devices[outcome.worker].device} encoded then: {first.value.error}"
             )
         if isinstance(outcome.error, NoSpaceError):
             self.report.error = slide.error
+        self._log_end(slide)
         self.report.add(slide)
         self._account()
         self._tell(slide)
@@ -112,11 +121,24 @@ class Gathering:
     def _lose(self, event: Lost) -> None:
         went = f", {len(event.unfinished)} of its slides unfinished" if event.unfinished else ""
         device = self._devices[event.worker].device
-        self.report.notes.append(f"{device}: its process {event.how}{went}")
+        self._note(f"{device}: its process {event.how}{went}")
         remove_stale_temporaries(self._options.out)
         _, done = self._at_work.pop(event.worker, ("", None))
         if done is not None:
             self._patches[event.worker] -= done.slide_patches_done
+
+    def _note(self, text: str) -> None:
+        self.report.notes.append(text)
+        note(_log, text)
+
+    def _log_end(self, slide: SlideReport) -> None:
+        level = logging.DEBUG if slide.status == "skipped" else logging.INFO
+        _log.log(logging.WARNING if slide.is_flawed else level, "%s", slide.in_words())
+        if slide.traceback:
+            _log.debug("%s", slide.traceback)
+        for text in slide.of_run:
+            if text not in self.report.notes:
+                note(_log, text)
 
     def _account(self) -> None:
         self.report.devices = list(self._devices)
@@ -153,6 +175,11 @@ class Gathering:
             _report_of(job, "interrupted") for job in self._jobs if job.name not in known
         ]
         report.seconds = time.perf_counter() - self._start_s
+        by_status = Counter(slide.status for slide in report.slides)
+        found = ", ".join(f"{n} {status}" for status, n in by_status.items()) or "no slide"
+        _log.info("%s in %s", found, duration(report.seconds))
+        if report.error:
+            _log.error("stopped: %s", report.error)
         if self._saver is not None:
             self._saver.save(now=True)
             self._saver.close()

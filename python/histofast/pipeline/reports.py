@@ -6,12 +6,13 @@ import json
 import os
 import time
 import traceback
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
 from histofast._files import Lock, replacing, write_error
-from histofast._words import one_line
+from histofast._words import count, one_line
 from histofast.errors import CudaError, HistofastError, WriteError
 
 SAVE_S = 5.0  # the report of a long run is saved this often
@@ -54,6 +55,37 @@ class SlideReport:
         self.status, self.error, self.reason = "failed", said(error), ""
         text = "".join(traceback.format_exception(error))
         self.traceback = text[-TRACEBACK_CHARACTERS:]
+
+    def in_words(self, told: Callable[[str], str] = str) -> str:
+        """Say on one line what became of it.
+
+        Args:
+            told: how messages are told: as they are, or with flags for arguments.
+        """
+        name = one_line(self.name)
+        if self.status == "failed":
+            return f"{name}: failed: {told(self.error)}"
+        if self.status == "skipped":
+            return f"{name}: already there"
+        if self.status == "interrupted":
+            return f"{name}: not done"
+        notes = f" ({'; '.join(map(told, self.notes))})" if self.notes else ""
+        if self.status == "empty":
+            return f"{name}: empty: {told(self.reason)}{notes}"
+        text = f"{name}: {count(self.patches, 'patch')}"
+        if self.status == "done":
+            text += f" in {self.seconds.get('total', 0.0):.1f} s"
+        if self.unreadable:
+            text += f", {count(self.unreadable, 'unreadable region')}"
+        if self.damaged_patches:
+            text += f" in {count(self.damaged_patches, 'patch')}"
+        return text + notes
+
+    @property
+    def is_flawed(self) -> bool:
+        """Whether it is not simply done, or there is something to know of it."""
+        is_whole = self.status in ("done", "skipped", "planned") and not self.unreadable
+        return bool(self.notes) or not is_whole
 
 
 def is_plain(error: BaseException) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 from typing import Literal
 
@@ -14,6 +15,8 @@ from histofast.slides.metadata import resolve_mpp
 from histofast.slides.slide import Slide
 from histofast.slides.tiff import TiffSlide
 from histofast.slides.tiff_layout import TiffLayout, check_for_openslide, read_layout
+
+_log = logging.getLogger(__name__)
 
 Door = Literal["tifffile", "openslide", "image"]
 
@@ -49,7 +52,7 @@ def open_slide(
     if mpp_override is not None:
         mpp_override = mpp_number("mpp_override", mpp_override)
     try:
-        return _open(path, mpp_override, door)
+        slide = _open(path, mpp_override, door)
     except SlideError:
         raise
     except OSError as error:
@@ -57,6 +60,8 @@ def open_slide(
     except Exception as error:  # whatever it is, it is this slide's failure and no other's
         said = clipped(f"{type(error).__name__}: {one_line(error)}", 200)
         raise SlideError(f"{path} cannot be opened: {said}") from error
+    _log.debug("opened %s by %s, %g um per pixel", path, type(slide).__name__, slide.mpp)
+    return slide
 
 
 def _open(path: Path, mpp: float | None, door: Door | None) -> Slide:

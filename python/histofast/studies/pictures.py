@@ -9,6 +9,7 @@ and shows the rest.
 
 from __future__ import annotations
 
+import logging
 import shlex
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -29,6 +30,8 @@ from histofast.errors import HistofastError
 from histofast.jobs import Job, Local
 from histofast.networks import starts, workers_on
 from histofast.studies.setting import StudyProgress
+
+_log = logging.getLogger(__name__)
 
 RECIPE = "recipe.toml"  # of a study, in its folder
 _FOLDS = 5  # one in so many groups tests, where folds are not asked for
@@ -98,10 +101,12 @@ class Conditions:
         workers = workers_on(self.gpus, jobs=self.jobs)
         return Local(processes=self.jobs or 1, threads=self.threads, workers=workers)
 
-    def tell(self, doing: str, *, done: int = 0, total: int = 1) -> None:
-        """Say what is done next."""
+    def tell(self, doing: str, *, done: int = 0, total: int = 1, level: int = logging.INFO) -> None:
+        """Say what is done next; `level` is that of the log, lower where others log it too."""
+        progress = StudyProgress(doing=doing, done=done, total=total)
+        _log.log(level, "%s", progress)
         if self.on_progress is not None:
-            self.on_progress(StudyProgress(doing=doing, done=done, total=total))
+            self.on_progress(progress)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -354,9 +359,10 @@ def _done(runs: Runs, setting: Conditions) -> Done:
             if event.outcome.status == "there":
                 begun += 1
             elif event.outcome.status == "failed":
-                setting.tell(f"{event.outcome.job.name} failed: {_why(event.outcome)}")
+                text = f"{event.outcome.job.name} failed: {_why(event.outcome)}"
+                setting.tell(text, level=logging.WARNING)
         elif isinstance(event, jobs.Told) and isinstance(event.what, str):
-            setting.tell(f"{event.name}: {event.what}")
+            setting.tell(f"{event.name}: {event.what}", level=logging.DEBUG)
 
     outcomes = jobs.run(work, engine=setting.engine, on_event=hear)
     for outcome in outcomes:

@@ -7,6 +7,7 @@ runs/<candidate>/mean-pooling-<r>/   predictions of logistic regression on mean 
 from __future__ import annotations
 
 import contextvars
+import logging
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -134,7 +135,7 @@ def _work(work: Sequence[Job], setting: Setting, doing: str) -> None:
             setting.tell(f"{doing}: {event.job.name}", done=begun, total=len(work))
             begun, said = begun + 1, time.monotonic()
         elif isinstance(event, jobs.Told) and isinstance(event.what, str):
-            setting.tell(f"{doing}: {event.name}: {event.what}")
+            setting.tell(f"{doing}: {event.name}: {event.what}", level=logging.DEBUG)
         elif isinstance(event, jobs.Told) and time.monotonic() - said > SAY_S:
             said, now = time.monotonic(), event.what
             epoch = f"fold {now.fold}, epoch {now.epoch} of {now.epochs}"

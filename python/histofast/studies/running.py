@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -125,7 +126,8 @@ def _compute_features(encoders: Sequence[str | Path], setting: Setting) -> None:
         slide = progress.finished
         if slide is not None and slide.status != "skipped":
             done, total = progress.slides_done - 1, progress.slides_total
-            setting.tell(f"features of {slide.name}", done=done, total=total)
+            doing = f"features of {slide.name}"
+            setting.tell(doing, done=done, total=total, level=logging.DEBUG)
 
     found = extract(
         setting.slides,

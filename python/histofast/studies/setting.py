@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import time
 from collections.abc import Callable, Sequence
@@ -13,6 +14,8 @@ from histofast.learning import TOLERANCE, Missing, Task, folds
 from histofast.mil import TrainConfig, open_labels
 from histofast.patches import TissueOptions, list_bags, list_jobs
 from histofast.report import check_installed
+
+_log = logging.getLogger(__name__)
 
 CONFIDENCE = 0.95  # of all intervals
 SAY_S = 10.0  # between words on work that goes on
@@ -29,6 +32,10 @@ class StudyProgress:
     doing: str
     done: int
     total: int
+
+    def __str__(self) -> str:
+        """As a line: `training b5 (3 of 20)`."""
+        return f"{self.doing} ({self.done + 1} of {self.total})" if self.total > 1 else self.doing
 
 
 OnProgress = Callable[[StudyProgress], None]
@@ -112,10 +119,12 @@ class Setting:
         """The metric's value where nothing was learnt."""
         return _CHANCE_OF[self.metric]
 
-    def tell(self, doing: str, *, done: int = 0, total: int = 1) -> None:
-        """Say what is done next."""
+    def tell(self, doing: str, *, done: int = 0, total: int = 1, level: int = logging.INFO) -> None:
+        """Say what is done next; `level` is that of the log, lower where others log it too."""
+        progress = StudyProgress(doing=doing, done=done, total=total)
+        _log.log(level, "%s", progress)
         if self.on_progress is not None:
-            self.on_progress(StudyProgress(doing=doing, done=done, total=total))
+            self.on_progress(progress)
 
     def counting(self, doing: str) -> Callable[[int, int], None]:
         """Return what says now and then how many are done of how many."""

@@ -12,6 +12,7 @@ import torch
 from numpy.typing import NDArray
 
 from histofast._files import make_folder, path_of, regular_file, replacing
+from histofast._notes import noted
 from histofast._numbers import whole_number
 from histofast._words import did_you_mean
 from histofast.classify import Run, open_run, probabilities_of
@@ -81,6 +82,7 @@ class Explained:
     by_labels: ByLabels | None = None
 
 
+@noted
 def explain_pictures(
     run: Run | str | Path,
     images: Images | str | Path,

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from histofast import jobs, report
 from histofast._files import make_folder, path_of
+from histofast._notes import noted
 from histofast._words import text_of
 from histofast.datasets import Decoded, Images, decode, unreadable_note
 from histofast.explain.channels.answers import answer_of
@@ -43,6 +44,7 @@ class _Begun:
     network: Network
 
 
+@noted
 def show(
     network: str,
     weights: starts.AnyStart,

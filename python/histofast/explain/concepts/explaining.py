@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from histofast import networks
 from histofast._arrays import to_numpy
+from histofast._notes import noted
 from histofast._numbers import whole_number
 from histofast._stopping import stop_if_asked
 from histofast._words import did_you_mean, listed
@@ -91,6 +92,7 @@ class Explained:
         )
 
 
+@noted
 def explain_concepts(
     images: Images | str | Path,
     *,
