@@ -14,6 +14,7 @@ from extras import need
 from histofast.features import FeatureWriter, read_features
 from histofast.slides import open_slide
 from small_slides import write_slide
+from tiny_encoder import write_encoder
 
 need("matplotlib", "jinja2")
 
@@ -271,6 +272,21 @@ def test_the_slide_is_encoded_as_the_run_was(cli, files, run):
     np.testing.assert_array_equal(table[:, 2], file.features[:, 0])
 
 
+def test_an_encoder_of_the_users_own_is_given_as_a_file(cli, files, run):
+    write_encoder(files / "mine.onnx", name="mine", mpp=1.0, patch_px=64)
+    wanted = histofast.extract("s.tif", out="f", encoder="mine.onnx")
+    run.paths = (files / wanted.slides[0].outputs[0],)
+    run.encoder = read_features(run.paths[0]).identity["encoder"]
+    assert cli("heatmap", "run", "s.tif", "--out", "m").code == 1
+    assert cli("heatmap", "run", "s.tif", "--encoder", "mine.onnx", "--out", "m").code == 0
+    table = np.loadtxt(files / "m" / "attention.csv", delimiter=",", skiprows=1)
+    np.testing.assert_array_equal(table[:, 2], read_features(run.paths[0]).features[:, 0])
+    write_encoder(files / "other.onnx", name="mine", d=4, mpp=1.0, patch_px=64)
+    (line,) = cli("heatmap", "run", "s.tif", "--encoder", "other.onnx", "--out", "n").err
+    assert line.startswith("histofast: --encoder must be mine (sha256 ")
+    assert line.endswith(": give its file, --encoder FILE")
+
+
 def test_a_run_on_enlarged_patches_is_redone(cli, files, run):
     """It needed --allow-upsampling, which the command did not have."""
     made = {"mpp": 0.5, "patch_px": 64, "min_tissue": 0.5}
@@ -331,8 +347,8 @@ def test_what_to_pass_where_the_run_does_not_tell(cli, files, run):
     assert answer.code == 1
     (line,) = answer.err
     assert line == (
-        "histofast: mine, the run's encoder, is none of the known ones: encode the slide with "
-        "`histofast extract s.tif --encoder FILE --mpp 0.5 --patch-px 64`, and give it --features FILE"
+        "histofast: mine, the run's encoder, is none of the known ones: give its file, --encoder FILE, "
+        "or the slide's features, --features FILE"
     )
     from histofast.pipeline import DEFAULT_ENCODER
 
@@ -341,7 +357,10 @@ def test_what_to_pass_where_the_run_does_not_tell(cli, files, run):
         w.append(np.zeros((3, 1), np.float32))
         w.finish()
     (line,) = cli("heatmap", "run", "s.tif", "--out", "m").err
-    assert f"{DEFAULT_ENCODER} must be {DEFAULT_ENCODER} (sha256 cdcdcdcdcdcd), the run's" in line
+    assert f"encoder must be {DEFAULT_ENCODER} (sha256 cdcdcdcdcdcd), the run's, got one of" in line
+    (line,) = cli("heatmap", "run", "s.tif", "--encoder", "gone.onnx", "--out", "m").err
+    assert "gone.onnx" in line
+    assert "none of the known ones" not in line
     assert not (files / "m").exists()
 
 

@@ -68,7 +68,7 @@ def heatmap(
     encoder: Annotated[
         Path | None,
         typer.Option(
-            "--encoder", metavar="FILE", help="of the run, for --method [found by its name]"
+            "--encoder", metavar="FILE", help="that RUN's features are of [found by its name]"
         ),
     ] = None,
     seed: Annotated[
@@ -116,9 +116,10 @@ def heatmap(
     that of an encoder and models with all weights drawn anew in null/, and a page of both.
     """
     run_path, slide_path = _paths(run_and_slide, values)
-    of_method = {"layer": layer, "class_name": class_name, "encoder": encoder, "seed": seed}
+    of_method = {"layer": layer, "class_name": class_name, "seed": seed}
     if values is not None:
-        _check_values(features=features, patch_l0=patch_l0, fold=fold, method=method)
+        of_run = {"features": features, "encoder": encoder, "fold": fold, "method": method}
+        _check_values(of_run, patch_l0=patch_l0)
     if method is None:
         _refuse_without_method(of_method)
     target = options.out_folder(out, of="the maps", overwrite=overwrite)
@@ -135,6 +136,7 @@ def heatmap(
         with show_progress(quiet=False) as on_progress:
             on_slide: dict[str, Any] = {
                 "features": features,
+                "encoder": encoder,
                 "fold": fold,
                 "patch_l0": patch_l0,
                 "mpp_override": mpp_override,
@@ -206,10 +208,8 @@ def _refuse_without_method(given: Mapping[str, object]) -> None:
             raise ValueError(f"--{flag} must be given with --method: attention has none")
 
 
-def _check_values(
-    *, features: Path | None, patch_l0: int | None, fold: int | None, method: str | None
-) -> None:
-    for name, value in (("features", features), ("fold", fold), ("method", method)):
+def _check_values(of_run: Mapping[str, object], *, patch_l0: int | None) -> None:
+    for name, value in of_run.items():
         if value is not None:
             raise ValueError(f"--{name} must not be given with --values: no model is run")
     if patch_l0 is None:

@@ -30,6 +30,7 @@ def attention_of_run(
     slide: str | Path,
     *,
     features: str | Path | None = None,
+    encoder: str | Path | None = None,
     fold: int | None = None,
     patch_l0: int | None = None,
     mpp_override: float | None = None,
@@ -44,6 +45,7 @@ def attention_of_run(
         run: folder of `train`.
         slide: the slide.
         features: its feature file; when None the slide is encoded as those of the run were.
+        encoder: file that the run's features were made with; None: found by its name.
         fold: whose model to take; when None, those that did not see the slide, or else all.
         patch_l0: side of a patch in level-0 pixels, where the feature file does not tell it.
         mpp_override: level-0 um per pixel of the slide, instead of what it says.
@@ -71,6 +73,7 @@ def attention_of_run(
         run,
         slide,
         features=features,
+        encoder=encoder,
         fold=fold,
         patch_l0=patch_l0,
         mpp_override=mpp_override,
@@ -115,6 +118,7 @@ def run_on_slide(
     slide: str | Path,
     *,
     features: str | Path | None,
+    encoder: str | Path | None,
     fold: int | None,
     patch_l0: int | None,
     mpp_override: float | None,
@@ -124,8 +128,8 @@ def run_on_slide(
     """Open a run and a slide, and the slide's features, which are made where there are none.
 
     Args:
-        run, slide, features, fold, patch_l0, mpp_override, allow_upsampling, on_progress: as
-            `attention_of_run`.
+        run, slide, features, encoder, fold, patch_l0, mpp_override, allow_upsampling, on_progress:
+            as `attention_of_run`.
 
     Raises:
         As `attention_of_run`.
@@ -142,6 +146,7 @@ def run_on_slide(
                 _made_of(asked, run),
                 opened,
                 Path(folder),
+                encoder=encoder,
                 mpp_override=mpp_override,
                 allow_upsampling=allow_upsampling,
                 on_progress=on_progress,
@@ -196,6 +201,7 @@ def _encode(
     slide: Slide,
     out: Path,
     *,
+    encoder: str | Path | None,
     mpp_override: float | None,
     allow_upsampling: bool,
     on_progress: Callable[[Progress], None] | None,
@@ -205,12 +211,13 @@ def _encode(
     from histofast.pipeline import extract
 
     made = made_of[0]
-    _check_encoder(made, slide)
+    encoder = encoder or made["encoder"]["name"]
+    _check_encoder(made["encoder"], encoder)
     tissue = {key: value for key, value in made["tissue"].items() if key != "revision"}
     report = extract(
         [slide.path],
         out=out,
-        encoder=made["encoder"]["name"],
+        encoder=encoder,
         mpp=None if "mag" in made else made["mpp"],
         mag=made.get("mag"),
         patch_px=made["patch_px"],
@@ -230,26 +237,23 @@ def _encode(
     return Path(report.slides[0].outputs[0])
 
 
-def _check_encoder(made: Mapping[str, Any], slide: Slide) -> None:
-    """Refuse where the encoder of the run is not to be had by its name."""
+def _check_encoder(wanted: Mapping[str, Any], encoder: str | Path) -> None:
+    """Refuse another encoder than the run's, and where that is not to be had by its name."""
     from histofast.encoders import load
 
-    name = made["encoder"]["name"]
-    scale = f"mag {made['mag']:g}" if "mag" in made else f"mpp {made['mpp']:g}"
-    remedy = (
-        f"encode the slide with `histofast extract {slide.path} --encoder FILE "
-        f"--{scale} --patch-px {made['patch_px']}`, and give it features=FILE"
-    )
     try:
-        sha256 = load(name).spec.sha256
+        sha256 = load(encoder).spec.sha256
     except (ModelError, FileNotFoundError, ValueError) as error:
+        if encoder != wanted["name"]:
+            raise
         raise ModelError(
-            f"{name}, the run's encoder, is none of the known ones: {remedy}"
+            f"{encoder}, the run's encoder, is none of the known ones: give its file, encoder=FILE, "
+            "or the slide's features, features=FILE"
         ) from error
-    if sha256 != made["encoder"]["sha256"]:
+    if sha256 != wanted["sha256"]:
         raise ModelError(
-            f"{name} must be {_named(made['encoder'])}, the run's encoder, got one of sha256 "
-            f"{sha256[:12]}: {remedy}"
+            f"encoder must be {_named(wanted)}, the run's, got one of sha256 {sha256[:12]}: give its "
+            "file, encoder=FILE"
         )
 
 

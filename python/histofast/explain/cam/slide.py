@@ -106,6 +106,7 @@ def cam_of_slide(
             run,
             slide,
             features=features,
+            encoder=encoder,
             fold=fold,
             patch_l0=patch_l0,
             mpp_override=mpp_override,
