@@ -129,10 +129,9 @@ def similarity(
     """
     # Only --features takes several values after it: the rest of them arrive as arguments.
     folders = [*(features or ()), *(more_features or ())]
+    split = None if layers is None else [name for text in layers for name in options.split(text)]
     given = options.given(
-        layers=None
-        if layers is None
-        else [name for text in layers for name in options.split(text)],
+        layers=split,
         mode=mode,
         measure=measure,
         preset=preset,

@@ -87,15 +87,10 @@ def compare_features(
     turns = _counted(pairs, 1 + (n_resamples > 0) + (permutations > 0), on_progress)
     matrix = _matrix(entry, features, next(turns))
     names = _names_of([Path(folder) for folder in folders])
+    drawing: dict[str, Any] = {"confidence": confidence, "seed": seed}
     values = _interval(
-        entry,
-        features,
-        turns,
-        groups=slide_of,
-        n_resamples=n_resamples,
-        confidence=confidence,
-        seed=seed,
-    ) | _null(entry, features, turns, permutations=permutations, confidence=confidence, seed=seed)
+        entry, features, turns, groups=slide_of, n_resamples=n_resamples, **drawing
+    ) | _null(entry, features, turns, permutations=permutations, **drawing)
     few = f": {MIN_GROUPS} slides are needed, these are {len(slides)}" if resamples else ""
     return SimilarityResult(
         comparison=Comparison(
