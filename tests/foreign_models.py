@@ -108,6 +108,33 @@ def residual(
     return s.save(path, shape, ends, **options)
 
 
+def unet(path: Path, *, levels: int = 4, **options: Any) -> Path:
+    """Write a U-Net of `down_layers.i`, a `bottom` and `up_layers.i`, (n, 2, h, w) at its end.
+
+    Each level halves the size, so that only multiples of 2 ** levels go in.
+    """
+    s = Sketch()
+    x, d, skips = "x", 3, []
+    for i in range(levels):
+        x = s.conv(f"down_layers.{i}/conv", x, d, 4 + i)
+        x = s.add(f"/down_layers.{i}/relu/Relu", [x])
+        d = 4 + i
+        skips.append((x, d))
+        x = s.add(f"/pool_{i}/MaxPool", [x], kernel_shape=[2, 2], strides=[2, 2])
+    x = s.add("/bottom/relu/Relu", [s.conv("bottom/conv", x, d, 12)])
+    d = 12
+    for i, (skip, beside) in enumerate(reversed(skips)):
+        kernel = s.weight(f"up_layers.{i}.up", d, beside, 2, 2)
+        x = s.add(f"/up_layers.{i}/up/ConvTranspose", [x, kernel], strides=[2, 2])
+        x = s.add(f"/up_layers.{i}/Concat", [x, skip], axis=1)
+        x = s.add(
+            f"/up_layers.{i}/relu/Relu", [s.conv(f"up_layers.{i}/conv", x, 2 * beside, beside)]
+        )
+        d = beside
+    x = s.conv("last", x, d, 2, side=1)
+    return s.save(path, ["n", 3, "h", "w"], {x: ["n", 2, "h", "w"]}, **options)
+
+
 def tokens(path: Path, *, batch: int = 1, **options: Any) -> Path:
     """Write 16 tokens of 8 px and a class token, d = 6, as a fixed batch: (batch, 17, 6)."""
     s = Sketch()
@@ -228,4 +255,43 @@ def torch_export(
     return path
 
 
-__all__ = ["MEAN", "STD", "Sketch", "TensorProto", "planes", "residual", "tokens"]
+def torch_unet() -> Any:
+    """A U-Net of torch: `down_layers`, each one module of several, `bottom`, `up_layers`."""
+    import torch
+    from torch import nn
+
+    def block(d_in: int, d: int) -> nn.Sequential:
+        return nn.Sequential(
+            nn.Conv2d(d_in, d, 3, 1, 1), nn.ReLU(), nn.Conv2d(d, d, 3, 1, 1), nn.ReLU()
+        )
+
+    class UNet(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            widths = [4, 5, 6, 7]
+            self.down_layers = nn.ModuleList(map(block, [3, *widths], widths))
+            self.pool = nn.MaxPool2d(2)
+            self.bottom = block(7, 12)
+            self.ups = nn.ModuleList(
+                nn.ConvTranspose2d(a, b, 2, 2)
+                for a, b in zip([12, 7, 6, 5], widths[::-1], strict=True)
+            )
+            self.up_layers = nn.ModuleList(block(2 * d, d) for d in widths[::-1])
+            self.last = nn.Conv2d(4, 2, 1)
+
+        def forward(self, x: Any) -> Any:
+            skips = []
+            for layer in self.down_layers:
+                x = layer(x)
+                skips.append(x)
+                x = self.pool(x)
+            x = self.bottom(x)
+            for up, layer in zip(self.ups, self.up_layers, strict=True):
+                x = layer(torch.cat([up(x), skips.pop()], 1))
+            return self.last(x)
+
+    torch.manual_seed(0)
+    return UNet().eval()
+
+
+__all__ = ["MEAN", "STD", "Sketch", "TensorProto", "planes", "residual", "tokens", "unet"]

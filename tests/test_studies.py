@@ -10,7 +10,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+import foreign_models
+import histofast
 from extras import need
+from histofast import graphs
 from histofast.cli import _run
 from histofast.errors import FeatureError, ModelError
 from histofast.features import read_features
@@ -340,6 +343,67 @@ def test_the_share_that_a_fold_tests():
 
     assert measures.test_share_of(Bags(), Five()) == 0.2
     assert measures.test_share_of(Bags(), Split()) == 0.5
+
+
+def test_an_encoder_file_is_cut_in_its_graph(stage, tmp_path):
+    """A U-Net: cuts that others go beside, cut once, and taken from the folder the second time."""
+    file = tmp_path / "net.onnx"
+    graphs.wrap(
+        foreign_models.unet(tmp_path / "unet.onnx", levels=2),
+        out=file,
+        mean=foreign_models.MEAN,
+        std=foreign_models.STD,
+        patch_px=PX,
+    )
+    setting = Setting(
+        patches=stage / "patches.csv",
+        labels=stage / "labels.csv",
+        out=tmp_path / "s",
+        config=mil.TrainConfig(folds=2, epochs=2),
+        repeats=1,
+        measure_speed=False,
+    )
+    given = {"net": file}
+    layers = [
+        row.layer for row in studies.truncation(given, setting).study.rows if not row.baseline
+    ]
+    assert layers == [
+        *("down_layers.0.relu", "down_layers.1.relu", "bottom.relu"),
+        *("up_layers.0.relu", "up_layers.1.relu", "last"),
+    ]
+    found = studies.truncation(given, setting, cuts=["bottom", "down_layers.1", "last"]).study
+    rows = {row.name: row for row in found.rows if not row.baseline}
+    assert list(rows) == ["net down_layers.1", "net bottom", "net last"]
+    assert [row.d for row in rows.values()] == [5, 12, 2]
+    assert rows["net bottom"].depth < rows["net last"].depth == 1
+    assert "beside" in rows["net bottom"].notes
+    assert rows["net last"].notes == ""
+    assert any("none with random weights" in remark for remark in found.remarks)
+    made = next((tmp_path / "s" / "features").rglob("features_net-bottom"))
+    alone = graphs.truncate(file, at="bottom", out=tmp_path / "b.onnx")
+    wanted = histofast.extract(
+        patches=stage / "patches.csv",
+        out=tmp_path / "f",
+        encoder=alone.path,
+        patch_px=PX,
+        allow_upsampling=True,
+    )
+    assert wanted.exit_code == 0
+    of_study = read_features(made / "b03.h5").features
+    np.testing.assert_allclose(
+        of_study,
+        read_features(next((tmp_path / "f").rglob("b03.h5"))).features,
+        rtol=0,
+        atol=1e-5 * np.abs(of_study).max(),
+    )
+    written = {p: p.stat().st_mtime_ns for p in (tmp_path / "s" / "encoders").iterdir()}
+    again = studies.truncation(given, setting, cuts=["bottom", "down_layers.1", "last"]).study
+    assert str(again.rows) == str(found.rows)  # not a number is not itself
+    assert written == {p: p.stat().st_mtime_ns for p in (tmp_path / "s" / "encoders").iterdir()}
+    with pytest.raises(ModelError, match="has no tensor 'botom': did you mean bottom"):
+        studies.truncation(given, setting, cuts=["botom"])
+    with pytest.raises(ValueError, match="pool must be auto for networks that are not encoder"):
+        studies.truncation({"resnet18": stage / "w.safetensors"}, setting, pool="cls")
 
 
 def test_the_chosen_cut_alone_serves_the_studys_models(stage, truncated, tmp_path, capsys):

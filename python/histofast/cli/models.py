@@ -235,6 +235,16 @@ def truncate(
     pool: Annotated[
         str, typer.Option("--pool", help="auto, nchw, nhwc, cls (first token) or mean")
     ] = "auto",
+    patch_px: Annotated[
+        int | None,
+        typer.Option(
+            "--patch-px",
+            "--patch-size",
+            parser=options.whole_number,
+            metavar="PX",
+            help="with --list: patch side to look at it with [what it is meant for, else 224]",
+        ),
+    ] = None,
     name: Annotated[str | None, typer.Option("--name", help="of the encoder [OUT's]")] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="replace OUT")] = False,
 ) -> None:
@@ -242,10 +252,15 @@ def truncate(
     from histofast import graphs
 
     if show:
-        for cut in graphs.cuts(model):
+        for cut in graphs.cuts(model, patch_px=patch_px):
             also = f" (also {', '.join(cut.aliases)})" if cut.aliases else ""
             shape = " x ".join(map(str, cut.shape[1:]))
-            say(f"{cut.name}{also}: {cut.d} features, {shape}, {cut.flops_share:.1%} of the FLOPs")
+            aside = "" if cut.carries_all else ", others go beside it"
+            say(
+                f"{cut.name}{also}: {cut.d} features, {shape}, {cut.flops_share:.1%} of the FLOPs"
+                f"{aside}"
+            )
+        say(f"{model} takes patches of {graphs.patch_sizes(model, patch_px=patch_px)}")
         return
     if at is not None and layers is not None:
         raise ValueError("--at and --layers must not be given together")

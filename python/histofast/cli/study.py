@@ -134,11 +134,17 @@ def truncation(
     setting: Any,
     network: Annotated[
         list[str],
-        typer.Option("--network", metavar="NAME=WEIGHTS", help="repeatable"),
+        typer.Option(
+            "--network", metavar="NAME=FILE", help="weights, or an encoder (.onnx); repeatable"
+        ),
     ],
     cuts: Annotated[
-        str | None, typer.Option("--cuts", metavar="A,B,...", help="layers [all blocks]")
+        str | None,
+        typer.Option("--cuts", metavar="A,B,...", help="layers, modules of encoders [all blocks]"),
     ] = None,
+    pool: Annotated[
+        str, typer.Option("--pool", help="of encoders: auto, nchw, nhwc, cls or mean")
+    ] = "auto",
     random_seeds: Annotated[
         int,
         typer.Option(
@@ -160,6 +166,7 @@ def truncation(
         options.named_files("--network", network),
         setting,
         cuts=None if cuts is None else options.split(cuts),
+        pool=pool,
         random_seeds=random_seeds,
     )
 

@@ -34,6 +34,7 @@ if TYPE_CHECKING:
         load,
         load_all,
     )
+    from histofast.encoders.sizes import PatchSizes, sizes_around, sizes_near
     from histofast.encoders.spec import (
         INPUT,
         OUTPUT,
@@ -72,6 +73,7 @@ else:
                 "load",
                 "load_all",
             ],
+            "histofast.encoders.sizes": ["PatchSizes", "sizes_around", "sizes_near"],
             "histofast.encoders.spec": [
                 "EncoderMetadata",
                 "EncoderSpec",
@@ -98,6 +100,7 @@ __all__ = [
     "EncoderSet",
     "EncoderSpec",
     "OpenGraph",
+    "PatchSizes",
     "Pending",
     "Registry",
     "SourceEntry",
@@ -118,5 +121,7 @@ __all__ = [
     "refuse_cuts",
     "registry",
     "sha256_of",
+    "sizes_around",
+    "sizes_near",
     "try_providers",
 ]

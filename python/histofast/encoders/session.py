@@ -280,6 +280,9 @@ class _OpenFile:
                 f"encoder {self.name} takes patches of {fixed[0]} x {fixed[1]} px, "
                 f"got {h} x {w} px: ask for patch_px={fixed[0]}"
             )
+        for side_px in (h, w) if spec.step_px else ():
+            if not spec.sizes.takes(side_px):
+                raise ModelError(f"encoder {self.name} {spec.sizes.refusal(side_px)}")
         return n, h, w
 
     @contextlib.contextmanager

@@ -20,6 +20,7 @@ from typing import Any
 from histofast._files import regular_file
 from histofast._numbers import mpp_number, whole_number
 from histofast._words import clipped, one_line
+from histofast.encoders.sizes import PatchSizes
 from histofast.errors import ModelError
 
 FORMAT = 1  # raised when a reader of the older form could misread a file of the newer one
@@ -40,7 +41,8 @@ class EncoderMetadata:
     """What an encoder is made for and made of; written into the file by whoever exports it.
 
     `patch_px` and `mpp` are what it is meant for, not what it is limited to. `weights_sha256` is
-    that of the source weights file, or "random" for a network that was never trained. An encoder
+    that of the source weights file, or "random" for a network that was never trained. One that takes
+    other sizes only in steps from `patch_px`, as a U-Net does, has that as `step_px`. An encoder
     made from another file (wrapped, cut, of lower precision) has that file's sha256 as `made_from`
     and, where the two were compared, the outcome as `agreement`, a JSON object.
     """
@@ -58,9 +60,10 @@ class EncoderMetadata:
     exporter: str
     made_from: str | None = None
     agreement: str | None = None
+    step_px: int | None = None
 
     def __post_init__(self) -> None:
-        for key, most in (("d", MOST_FEATURES), ("patch_px", MOST_PX)):
+        for key, most in (("d", MOST_FEATURES), ("patch_px", MOST_PX), ("step_px", MOST_PX)):
             number = whole_number(key, getattr(self, key), at_least=1, at_most=most)
             object.__setattr__(self, key, number)
         mpp = mpp_number("mpp", self.mpp)
@@ -112,7 +115,7 @@ class EncoderMetadata:
                     f"{where} lacks the metadata entry '{PREFIX}{key}': export it again"
                 )
             text = props[PREFIX + key]
-            kind = {"d": int, "patch_px": int, "mpp": float}.get(key, str)
+            kind = _KINDS.get(key, str)
             try:
                 values[key] = kind(text)
             except ValueError:
@@ -127,7 +130,8 @@ class EncoderMetadata:
 
 
 _METADATA_FIELDS = tuple(field.name for field in fields(EncoderMetadata))
-_OPTIONAL = ("made_from", "agreement")
+_OPTIONAL = ("made_from", "agreement", "step_px")
+_KINDS = {"d": int, "patch_px": int, "mpp": float, "step_px": int}
 
 
 def cut_name(name: str, layer: str) -> str:
@@ -230,6 +234,13 @@ class EncoderSpec(EncoderMetadata):
     width_px: int | None
     output: str = OUTPUT
     is_cut: bool = False
+
+    @property
+    def sizes(self) -> PatchSizes:
+        """Which sides of patches it takes."""
+        if self.height_px is not None:
+            return PatchSizes(px=self.height_px, step_px=0)
+        return PatchSizes(px=self.patch_px, step_px=self.step_px or 1)
 
     def derived(self, **changes: Any) -> EncoderMetadata:
         """Return the metadata of a file made from this one: its own, but for `changes`."""

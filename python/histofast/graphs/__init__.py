@@ -24,6 +24,7 @@ if TYPE_CHECKING:
         write_quantized,
     )
     from histofast.graphs.proof import BATCHES, checked_patches
+    from histofast.graphs.sizes import patch_sizes
     from histofast.graphs.speed import BenchReport, bench
     from histofast.graphs.stained import stained_noise
     from histofast.graphs.standardising import IMAGENET, Channels, Standardising
@@ -50,6 +51,7 @@ else:
                 "write_quantized",
             ],
             "histofast.graphs.proof": ["BATCHES", "checked_patches"],
+            "histofast.graphs.sizes": ["patch_sizes"],
             "histofast.graphs.speed": ["BenchReport", "bench"],
             "histofast.graphs.stained": ["stained_noise"],
             "histofast.graphs.standardising": ["IMAGENET", "Channels", "Standardising"],
@@ -81,6 +83,7 @@ __all__ = [
     "flops",
     "join_cuts",
     "layer_sensitivity",
+    "patch_sizes",
     "provider_problems",
     "quantize",
     "read_constants",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import onnx
@@ -19,9 +20,11 @@ from histofast.graphs.onnx_file import in_order, read_onnx
 from histofast.graphs.operations import meant_px, node_flops, shapes_of
 from histofast.graphs.pooling import check_pool, feature_axis, give_features, pooled
 from histofast.graphs.proof import checked_out, max_relative_error, patches_for, relative_error
+from histofast.graphs.sizes import step_of
 
 FLOATS = (onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16)
 _EXPORTER = "histofast truncate 1"
+_FAR = 0.25  # of the work: the ends of parts are listed where no tensor carries all for so long
 # What changes the layout or the type of a tensor, not what it says.
 _SAME_CONTENT = {
     "Cast",
@@ -39,11 +42,13 @@ _SAME_CONTENT = {
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class GraphCut:
-    """A place where one tensor carries everything on from input to output.
+    """A place where one tensor carries everything on from input to output, or where a part ends.
 
     `name` is what to cut at, and so is each of `aliases`: the parts of the network that end here.
     `shape` is for one patch, its batch axis included; `d` is the number of features after pooling,
-    `flops_share` the share of all multiply-adds up to here.
+    `flops_share` the share of all multiply-adds that it takes. `carries_all` is False where other
+    tensors go beside it, as around a U-Net's inner parts. `is_part`: a module of at most half of
+    the work ends here that lies in no other such one.
     """
 
     name: str
@@ -52,25 +57,32 @@ class GraphCut:
     shape: tuple[int, ...]
     d: int
     flops_share: float
+    carries_all: bool = True
+    is_part: bool = False
 
 
-def cuts(path: str | os.PathLike[str], *, patch_px: int | None = None) -> tuple[GraphCut, ...]:
+def cuts(
+    path: str | os.PathLike[str], *, patch_px: int | None = None, also: Sequence[str] = ()
+) -> tuple[GraphCut, ...]:
     """List the places where a graph can be cut, in order; the last one is its end.
 
     Tensors have the names they have in histofast's own files; in exports of torch those of its
-    modules (`layer2.1.relu_1`), and the end of a module may be called by it (`layer2`). Left out is
-    what comes before the first multiply-add, what only changes layout or type, and what is neither
-    (n, c, h, w), (n, tokens, d) nor (n, d) floating-point numbers.
+    modules (`layer2.1.relu_1`), and the end of a module may be called by it (`layer2`). Where no
+    tensor carries all over a quarter of the work, the ends of parts are listed too (`down_layers.3`
+    of a U-Net): modules of at most half of it that lie in no other such one. Those that lie in one
+    can be cut at all the same. Left out is what comes before the first multiply-add, what only changes layout or type, and what is
+    neither (n, c, h, w), (n, tokens, d) nor (n, d) floating-point numbers.
 
     Args:
         path: any ONNX file of one image input, or the name of a registered encoder.
         patch_px: patch size to look at it with; None: what the file is fixed to or meant for, else
             224.
+        also: further tensors or modules to list; one that a cut is called by gives it its name.
 
     Raises:
         FileNotFoundError: no such file.
-        ModelError: no ONNX file of one image input, another patch size than it is fixed to, or a file
-            of cuts.
+        ModelError: no ONNX file of one image input, another patch size than it takes, a file of cuts,
+            or nothing of a name in `also`.
     """
     patch_px = whole_number("patch_px", patch_px, at_least=1)
     file = read_onnx(find(path))
@@ -81,25 +93,37 @@ def cuts(path: str | os.PathLike[str], *, patch_px: int | None = None) -> tuple[
     shapes = shapes_of(file.graph, image, patch_px=patch_px)
     by_node = node_flops(file.graph, shapes, batch=image.batch or 1)
     total, done, found = sum(by_node.values()), 0, []
+    asked = {tensor: name for name, tensor in tensors.find_all(also).items()}
+    parts = tensors.ends_of_parts(by_node)
+    beside = parts & tensors.far_from_carriers(by_node, least_share=_FAR) - tensors.carriers
     for node in tensors.nodes:
         tensor = node.output[0]
         done += by_node.get(tensor, 0)
-        if tensor not in tensors.carriers or not done or node.op_type in _SAME_CONTENT:
+        carries = tensor in tensors.carriers
+        is_new = carries and node.op_type not in _SAME_CONTENT and done > 0
+        if not (is_new or tensor in beside or tensor in asked):
             continue
         elem_type, sizes = shapes[tensor]
         shape = tuple(size for size in sizes if size is not None)
         if elem_type in FLOATS and len(shape) in (2, 3, 4) and shape[0] == (image.batch or 1):
+            taken = done if carries else _work_for(tensor, file.graph, by_node)
             found.append(
                 GraphCut(
-                    name=tensors.names[tensor],
+                    name=asked.get(tensor, tensors.names[tensor]),
                     aliases=tensors.aliases_of(tensor),
                     tensor=tensor,
                     shape=(1, *shape[1:]),
                     d=shape[feature_axis(shape)],
-                    flops_share=done / total,
+                    flops_share=taken / total,
+                    carries_all=carries,
+                    is_part=tensor in parts,
                 )
             )
     return tuple(found)
+
+
+def _work_for(tensor: str, graph: Graph, by_node: Mapping[str, int]) -> int:
+    return sum(by_node.get(node.output[0], 0) for node in graph.needed_for([tensor]))
 
 
 def truncate(
@@ -154,7 +178,11 @@ def truncate(
         graph = file.graph.part(inputs=file.graph.inputs, outputs=[untyped(tensor)])
         give_features(graph, tensor, values, pool)
         metadata = whole.derived(
-            name=out.stem if name is None else name, layer=at, d=wanted.shape[1], exporter=_EXPORTER
+            name=out.stem if name is None else name,
+            layer=at,
+            d=wanted.shape[1],
+            exporter=_EXPORTER,
+            step_px=step_of(graph, whole),
         )
         graph.name, graph.props = metadata.name, metadata.to_props()
         pending.write_bytes(to_bytes(graph.to_model()))

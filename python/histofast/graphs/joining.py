@@ -26,6 +26,7 @@ from histofast.encoders import (
 from histofast.errors import ModelError
 from histofast.graphs.cutting import cuts
 from histofast.graphs.graph import to_bytes, untyped
+from histofast.graphs.names import TensorNames
 from histofast.graphs.onnx_file import OnnxFile, read_onnx
 from histofast.graphs.pooling import add_features, check_pool, pooled
 from histofast.graphs.proof import (
@@ -35,6 +36,7 @@ from histofast.graphs.proof import (
     patches_for,
     relative_error,
 )
+from histofast.graphs.sizes import step_of
 
 _EXPORTER = "histofast join_cuts 1"
 _POOLINGS = {"GlobalAveragePool", "ReduceMean"}
@@ -58,9 +60,9 @@ def join_cuts(
 
     Args:
         path: an encoder file, or the name of a registered encoder.
-        at: names or aliases of `cuts`; None: all that lie in no module of another (no dot in the
-            name), or all where there are none such. Then an average over the picture is left out,
-            which has the features of the cut before it.
+        at: names or aliases of `cuts`, or other tensors or modules; None: all cuts that lie in no
+            module of another (no dot in the name), or all where there are none such. Then an
+            average over the picture is left out, which has the features of the cut before it.
         out: path of the .onnx file.
         pool: see `truncate`; it is for the tensors that have as many axes, others are pooled by
             `auto`.
@@ -74,8 +76,8 @@ def join_cuts(
     Raises:
         FileExistsError: `out` exists and `overwrite` is False.
         FileNotFoundError: no such file, or no folder to write in.
-        ModelError: no encoder in the pixel-in form, one in int8, no such cut (all are named), one
-            that cannot be pooled, results that differ.
+        ModelError: no encoder in the pixel-in form, one in int8, no such cut (close names are
+            offered), one that cannot be pooled, results that differ.
         ValueError: `at`, `pool` or `out` out of range, or two cuts whose encoders would have one
             name.
 
@@ -101,13 +103,18 @@ def join_cuts(
             inputs=file.graph.inputs,
             outputs=[untyped(tensor) for tensor in dict.fromkeys(tensors.values())],
         )
+        step_px = step_of(graph, whole)
         graph.outputs = []
         encoders: dict[str, EncoderMetadata] = {}
         for cut, tensor in tensors.items():
             how = _pool_for(first[cut], pool)
             output = add_features(graph, tensor, first[cut], how, output=f"{OUTPUT}.{cut}")
             encoders[output] = whole.derived(
-                name=cut_name(stem, cut), layer=cut, d=wanted[cut].shape[1], exporter=_EXPORTER
+                name=cut_name(stem, cut),
+                layer=cut,
+                d=wanted[cut].shape[1],
+                exporter=_EXPORTER,
+                step_px=step_px,
             )
         graph.name, graph.props = stem, cuts_to_props(encoders, name=stem)
         pending.write_bytes(to_bytes(graph.to_model()))
@@ -124,19 +131,12 @@ def join_cuts(
 
 def _chosen(file: OnnxFile, at: Sequence[str] | None) -> dict[str, str]:
     """Return the tensor of each cut, in the order of the graph."""
-    known = cuts(file.path)
     if at is None:
         operations = {node.output[0]: node.op_type for node in file.graph.nodes}
-        others = [cut for cut in known if operations[cut.tensor] not in _POOLINGS]
+        others = [c for c in cuts(file.path) if operations[c.tensor] not in _POOLINGS]
         outer = [cut for cut in others if "." not in cut.name]
         return {cut.name: cut.tensor for cut in outer or others}
-    place = {name: i for i, cut in enumerate(known) for name in (*cut.aliases, cut.name)}
-    for name in at:
-        if name not in place:
-            listed = ", ".join(cut.name for cut in known)
-            raise ModelError(f"cut of {file.path} must be one of {listed}, got {name!r}")
-    in_order = sorted(dict.fromkeys(at), key=lambda name: place[name])
-    return {name: known[place[name]].tensor for name in in_order}
+    return TensorNames(file.graph).find_all(at)
 
 
 def _pool_for(values: NDArray[Any], pool: str) -> str:

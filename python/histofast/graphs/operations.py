@@ -16,6 +16,7 @@ from histofast.errors import ModelError
 from histofast.graphs.graph import Graph
 from histofast.graphs.images import ImageInput, image_input, type_of
 from histofast.graphs.onnx_file import read_onnx
+from histofast.graphs.sizes import refuse_size, runs_on
 
 _LARGE = 1024  # values; shape arithmetic never uses constants of more
 
@@ -67,13 +68,23 @@ def shapes_of(graph: Graph, image: ImageInput, *, patch_px: int) -> Shapes:
     """Return element type and shape of every tensor, for one patch or the batch that is fixed.
 
     Raises:
-        ModelError: another patch size than the graph is fixed to, or shapes that contradict.
+        ModelError: another patch size than the graph is fixed to or can be run on, or shapes that
+            contradict.
     """
     for fixed_px in (image.height_px, image.width_px):
         if fixed_px not in (None, patch_px):
             raise ModelError(
                 f"{graph.where} is fixed to patches of {fixed_px} px, got {patch_px} px"
             )
+    try:
+        return _shapes(graph, image, patch_px)
+    except ModelError:
+        if image.height_px is None:
+            refuse_size(graph.where, runs_on(graph, image), patch_px)
+        raise
+
+
+def _shapes(graph: Graph, image: ImageInput, patch_px: int) -> Shapes:
     light = graph.sibling()
     shape = image.shape(batch=image.batch or 1, patch_px=patch_px)
     light.inputs = [helper.make_tensor_value_info(image.name, image.elem_type, shape)]

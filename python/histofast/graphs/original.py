@@ -8,13 +8,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from histofast.encoders import INPUT, OUTPUT, OpenGraph
+from histofast.encoders import INPUT, OUTPUT, OpenGraph, sizes_around
 from histofast.errors import ModelError
 from histofast.graphs.building import offset_and_scale
 from histofast.graphs.graph import Graph
 from histofast.graphs.images import ImageInput
 from histofast.graphs.pooling import pooled
 from histofast.graphs.proof import BATCHES, relative_error
+from histofast.graphs.sizes import refuse_size
 from histofast.graphs.stained import stained_noise
 from histofast.graphs.standardising import Standardising
 
@@ -36,6 +37,24 @@ class Original:
         self._opened = graph.opened([tensor])
         self._offset, self._scale = offset_and_scale(*wants.of_rgb)
         self._step = -1 if wants.channels == "bgr" else 1
+
+    def takes(self, patch_px: int) -> bool:
+        """Whether it runs on patches of a size."""
+        try:
+            self.run(stained_noise(1, patch_px))
+        except ModelError:
+            return False
+        return True
+
+    def values(self, patches: NDArray[np.uint8], *, of_any_size: bool) -> NDArray[Any]:
+        """Return the tensor for all patches, whose size the graph may refuse where it takes several.
+
+        Raises:
+            ModelError: as `run`, or it does, with the nearest sizes that it takes.
+        """
+        if of_any_size:
+            refuse_size(self._where, self.takes, patches.shape[1])
+        return self.run(patches)
 
     def run(self, patches: NDArray[np.uint8]) -> NDArray[Any]:
         """Return the tensor for all patches.
@@ -101,7 +120,7 @@ def verify(
         )
 
 
-def verify_other_size(
+def other_sizes(
     path: Path,
     graph: Graph,
     original: Original,
@@ -110,14 +129,19 @@ def verify_other_size(
     *,
     limit: float,
     shown: Path,
-) -> None:
-    """Refuse an encoder that is to take any size but does not.
+) -> int | None:
+    """Return the step of the sizes that an encoder takes, or None for any, having tried another.
 
     Raises:
-        ModelError: it fails on another size, or differs from the original there.
+        ModelError: it is to take others but does not, or differs from the original there.
     """
+    sizes = sizes_around(original.takes, patch_px)
+    step_px = sizes.step_px
     other_px = -(-patch_px // 64) * 32  # about half of it; networks like multiples of 32
-    other_px = 2 * patch_px if other_px == patch_px else other_px
+    if step_px > 1:
+        other_px = sizes.nearest(other_px)[-1]
+    if other_px == patch_px:
+        other_px += step_px if step_px > 1 else patch_px
     patches = stained_noise(2, other_px)
     try:
         wanted = pooled(original.run(patches), pool, where=path.name)
@@ -127,6 +151,7 @@ def verify_other_size(
             f"{path} says that it takes any size, but not {other_px} px ({error}): "
             f"fix it with size_px {patch_px}"
         ) from None
+    return step_px if step_px > 1 else None
 
 
 def _first_dependent(graph: Graph, patches: NDArray[np.uint8]) -> str | None:

@@ -9,8 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from histofast.encoders import INPUT, OUTPUT, find, read_spec
-from histofast.errors import ModelError
 from histofast.graphs.cutting import cuts
+from histofast.graphs.names import TensorNames
 from histofast.graphs.onnx_file import read_onnx
 
 
@@ -24,27 +24,27 @@ class Tap:
 
         Args:
             encoder: name or path of an encoder.
-            layers: names of `cuts`, or their aliases; None: all that lie in no module of another
-                (no dot in the name), or all where there are none such.
+            layers: names of `cuts`, or their aliases, or other tensors or modules; None: all cuts
+                that lie in no module of another (no dot in the name), or all where there are none
+                such.
 
         Raises:
             FileNotFoundError, ModelError: no such encoder, no such layer.
         """
         path = find(encoder)
         self.spec = read_spec(path)
-        known = cuts(path)
-        tensors = {name: cut.tensor for cut in known for name in (*cut.aliases, cut.name)}
+        graph = read_onnx(path).graph
         if layers is None:
-            outer = [cut.name for cut in known if "." not in cut.name]
-            layers = outer or [cut.name for cut in known]
-        for name in layers:
-            if name not in tensors:
-                listed = ", ".join(cut.name for cut in known)
-                raise ModelError(f"layer of {path} must be one of {listed}, got {name!r}")
-        self.names = tuple(dict.fromkeys(layers))
-        self._tensors = [tensors[name] for name in self.names]
+            known = cuts(path)
+            outer = [cut for cut in known if "." not in cut.name]
+            tensors = {cut.name: cut.tensor for cut in outer or known}
+        else:
+            names = TensorNames(graph)
+            tensors = {name: names.find(name) for name in layers}
+        self.names = tuple(tensors)
+        self._tensors = list(tensors.values())
         self._wanted = list(dict.fromkeys([OUTPUT, *self._tensors]))
-        self._opened = read_onnx(path).graph.opened(self._wanted)
+        self._opened = graph.opened(self._wanted)
 
     def run(
         self, pixels: NDArray[np.uint8], consume: Callable[[str, NDArray[np.float32]], None]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +21,7 @@ from histofast.graphs.graph import Graph, to_bytes
 from histofast.graphs.images import ImageInput, image_input
 from histofast.graphs.names import TensorNames
 from histofast.graphs.onnx_file import OnnxFile, read_onnx
-from histofast.graphs.original import Original, verify, verify_other_size
+from histofast.graphs.original import Original, other_sizes, verify
 from histofast.graphs.pooling import check_pool, give_features, pooled
 from histofast.graphs.proof import BATCHES, checked_out, checked_patches, max_relative_error
 from histofast.graphs.standardising import Channels, Standardising
@@ -56,7 +57,8 @@ def wrap(
     Scaling and standardising go in front, pooling behind; a fixed batch is freed, weights in other
     files are taken in. Before the file takes its name it runs in batches of 1, 2 and 7, and every
     row must agree with the original, run patch by patch and pooled in float64, to 1e-5 of its norm
-    (1e-3 for float16). A file that takes any size is also run at another one.
+    (1e-3 for float16). A file that takes any size is also run at another one; where only sizes in
+    some step are taken, as by a U-Net, the encoder says so.
 
     Args:
         path: an ONNX file whose one input is a batch of float32 or float16 images, (n, 3, h, w)
@@ -68,7 +70,7 @@ def wrap(
             it must not contradict.
         name: what the encoder is called; None: the stem of `out`.
         patch_px: the patch size it is meant for. None: the fixed size; where there is none it must
-            be given.
+            be given, and one that the graph can be run on.
         mpp: the resolution it is meant for, um/px.
         output: which tensor becomes the features: an output of the graph, or a name from `cuts`,
             where the graph is then cut. None: the only output, or the only one of two axes.
@@ -90,7 +92,7 @@ def wrap(
         FileNotFoundError: no such file, or no folder to write in.
         ModelError: no ONNX file; weights missing; too new or too old; no image input; already an
             encoder; several outputs; no such tensor; it cannot be pooled; its size contradicts
-            `size_px` or `patch_px`; its results depend on the batch or differ.
+            `size_px` or `patch_px`, or the graph cannot be run on it (the nearest sizes are told); its results depend on the batch or differ.
         TypeError, ValueError: `mean`, `std`, `channels`, `scale`, `size_px`, `patch_px`, `mpp`, `pool`, `patches` or `out`
             of another type or out of range, or `patch_px` is missing.
 
@@ -107,7 +109,7 @@ def wrap(
     tensor = _chosen(names, file.graph.opened().outputs, output)
     with replacing(out, overwrite=overwrite) as pending:
         original = Original(file.graph, image, tensor, wants=wants)
-        values = original.run(patches[: max(BATCHES)])
+        values = original.values(patches[: max(BATCHES)], of_any_size=size_px is None)
         wanted = pooled(values, pool, where=f"{path}: {tensor!r}")
         metadata = EncoderMetadata(
             name=out.stem if name is None else name,
@@ -130,7 +132,8 @@ def wrap(
         limit = max_relative_error(metadata.precision)
         verify(path, graph, original, patches, wanted, limit=limit, shown=out)
         if size_px is None:
-            verify_other_size(path, graph, original, patch_px, pool, limit=limit, shown=out)
+            step_px = other_sizes(path, graph, original, patch_px, pool, limit=limit, shown=out)
+            graph.props = replace(metadata, step_px=step_px).to_props()
         pending.write_bytes(to_bytes(graph.to_model()))
         read_spec(pending)
     return read_spec(out)

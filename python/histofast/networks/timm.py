@@ -22,7 +22,7 @@ import torch
 from torch import nn
 
 from histofast._words import did_you_mean, first_line
-from histofast.encoders import sha256_of
+from histofast.encoders import sha256_of, sizes_near
 from histofast.errors import ModelError
 from histofast.networks.adopted import AdoptedNetwork
 from histofast.networks.known import no_such
@@ -208,12 +208,29 @@ def bare_onnx(network: TimmNetwork | AdoptedNetwork, *, patch_px: int) -> Iterat
                 "pip install 'histofast[timm]'"
             ) from None
         except (RuntimeError, AssertionError, ValueError, TypeError) as error:
+            _refuse_size(network, patch_px)
             lines = [line for line in str(error).splitlines() if line.strip()]
             raise ModelError(
-                f"{network.architecture} cannot be exported at {patch_px} px (it is made for "
-                f"{network.input_px} px): {lines[0] if lines else type(error).__name__}"
+                f"{network.architecture} cannot be exported at {patch_px} px: "
+                f"{lines[0] if lines else type(error).__name__}"
             ) from None
         yield path
+
+
+def _refuse_size(network: TimmNetwork | AdoptedNetwork, patch_px: int) -> None:
+    """Refuse patches of a size that a network cannot be run on, where it can on others."""
+
+    def takes(px: int) -> bool:
+        try:
+            with torch.inference_mode():
+                network(torch.zeros(1, 3, px, px))
+        except (RuntimeError, AssertionError, ValueError, TypeError, IndexError):
+            return False
+        return True
+
+    sizes = None if takes(patch_px) else sizes_near(takes, patch_px)
+    if sizes is not None:
+        raise ModelError(f"{network.architecture} {sizes.refusal(patch_px)}")
 
 
 def _timm() -> Any:

@@ -240,6 +240,8 @@ def settle(options: ExtractOptions, encoders: Sequence[EncoderSet]) -> Settled:
         fixed = spec.height_px
         if patch_px and fixed and fixed != patch_px:
             raise ValueError(f"patch_px must be {fixed} for encoder {spec.name}, got {patch_px}")
+        if patch_px and not spec.sizes.takes(patch_px):
+            raise ValueError(f"patch_px must fit: {spec.name} {spec.sizes.refusal(patch_px)}")
     return settled
 
 

@@ -11,9 +11,16 @@ from histofast._numbers import whole_number
 from histofast.encoders import read_specs
 from histofast.errors import ModelError
 from histofast.networks import Network, create, export, export_cuts, layers
+from histofast.studies.cut_files import cuts_of_file, refuse_strange_cuts
 from histofast.studies.plan import Candidate
 from histofast.studies.rows import StudyRow
-from histofast.studies.running import StudyResult, answer, extract_command, save
+from histofast.studies.running import (
+    StudyResult,
+    answer,
+    extract_command,
+    predict_command,
+    save,
+)
 from histofast.studies.setting import Setting
 
 
@@ -23,6 +30,7 @@ def truncation(
     *,
     cuts: Sequence[str] | None = None,
     random_seeds: int = 5,
+    pool: str = "auto",
 ) -> StudyResult:
     """Cut networks at every block, train models of bags on each cut, and name the knee.
 
@@ -31,11 +39,14 @@ def truncation(
     runs.
 
     Args:
-        networks: weights file by the name of the network, one or several.
+        networks: weights file by the name of the network, one or several; or an encoder file (.onnx)
+            by whatever it is to be called, which is cut in its graph.
         setting: labels, slides, folder, training.
-        cuts: layers, of all networks; None: the blocks of each, and its end.
+        cuts: layers, of all networks; of an encoder file what `graphs.cuts` lists, or any tensor or
+            module. None: the blocks of each, and its end.
         random_seeds: also train on the features of each whole network with random weights, of so
-            many seeds, which are shown as their range; 0: none.
+            many seeds, which are shown as their range; 0: none. Encoder files cannot be drawn anew.
+        pool: of the tensors of encoder files, see `graphs.truncate`.
 
     Returns:
         The study; the folder has index.html, study.json, study.csv, study.png and .pdf, and folders
@@ -53,16 +64,26 @@ def truncation(
     random_seeds = whole_number("random_seeds", random_seeds)
     if random_seeds < 0:
         raise ValueError(f"random_seeds must be at least 0, got {random_seeds}")
+    files = {name: Path(file) for name, file in networks.items() if _is_file(file)}
+    for file in files.values():
+        refuse_strange_cuts(file, cuts)
     for name in networks:
-        layers(name)  # refuses a typing mistake before anything is written
+        if name not in files:
+            layers(name)  # refuses a typing mistake before anything is written
+    if pool != "auto" and len(files) < len(networks):
+        raise ValueError(f"pool must be auto for networks that are not encoder files, got {pool!r}")
     setting.check()
     (setting.out / "encoders").mkdir(parents=True, exist_ok=True)
     candidates: list[Candidate] = []
     encoders: list[Path] = []
     for name, weights in networks.items():
         setting.tell(f"exporting {name}")
-        files, found = _prepared(name, weights, cuts, setting, random_seeds=random_seeds)
-        encoders += files
+        made, found = (
+            cuts_of_file(name, files[name], cuts, setting, pool=pool)
+            if name in files
+            else _prepared(name, weights, cuts, setting, random_seeds=random_seeds)
+        )
+        encoders += made
         candidates += found
     study = answer(
         candidates,
@@ -75,8 +96,18 @@ def truncation(
             f"From which block on do {setting.metric_title} and cost of a model of slides no "
             "longer rise together?"
         ),
+        remarks=[
+            f"{name} is an encoder file, of which there is none with random weights."
+            for name in files
+            if random_seeds
+        ],
     )
     return save(study, setting.out)
+
+
+def _is_file(weights: str | Path) -> bool:
+    """Whether what stands for the weights of a network is the whole of it."""
+    return Path(weights).suffix.lower() == ".onnx"
 
 
 def _prepared(
@@ -170,16 +201,12 @@ def _commands(
     network: str, layer: str, weights: str | Path, file: Path, out: Path
 ) -> tuple[tuple[str, str], ...]:
     """Return what to do with a cut that is chosen."""
-    run = shlex.quote(str(out / "runs" / file.stem / "repeat-0"))
     export_it = (
         f"histofast models export {network} --layer {layer} "
         f"--weights {shlex.quote(str(weights))} --out {file.name}"
     )
     return (
         ("Encode slides with the chosen cut", extract_command(file)),
-        (
-            "Predict them with the models of the first repeat",
-            f"histofast predict {run} features/ --other-encoder --out predictions.csv",
-        ),
+        ("Predict them with the models of the first repeat", predict_command(file, out)),
         ("Export the chosen cut anew", export_it),
     )

@@ -41,6 +41,7 @@ def answer(
     things: str,
     title: str,
     question: str,
+    remarks: Sequence[str] = (),
 ) -> Study:
     """Measure all candidates and hold them against the best.
 
@@ -50,6 +51,7 @@ def answer(
         setting: what the study was told; features and runs come to its folder.
         kind, title, question: see `Study`.
         things: what the candidates are, in progress messages.
+        remarks: see `Study`.
 
     Raises:
         What `extract`, `bench` and `train_all` raise.
@@ -88,13 +90,19 @@ def answer(
         convention=_convention(setting, bags),
         commands=tuple(commands),
         chance=setting.chance,
-        remarks=tuple(f"{note[:1].upper()}{note[1:]}." for note in bags.notes),
+        remarks=(*remarks, *(f"{note[:1].upper()}{note[1:]}." for note in bags.notes)),
     )
 
 
 def extract_command(encoder: str | Path) -> str:
     """Return how a user computes features with an encoder."""
     return f"histofast extract slides/ --encoder {shlex.quote(str(encoder))} --out features/"
+
+
+def predict_command(encoder: Path, out: Path) -> str:
+    """Return how a user applies the models of an encoder's first repeat, in a study's folder."""
+    run = shlex.quote(str(out / "runs" / encoder.stem / "repeat-0"))
+    return f"histofast predict {run} features/ --other-encoder --out predictions.csv"
 
 
 def features_of(key: str, setting: Setting) -> Path:
