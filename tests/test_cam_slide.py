@@ -216,7 +216,7 @@ def test_a_model_whose_slide_is_no_mean_of_its_patches_is_refused(cli, trained, 
     assert not (tmp_path / "heat").exists()
 
 
-@pytest.mark.parametrize("flag", ["layer", "class", "encoder", "seed"])
+@pytest.mark.parametrize("flag", ["layer", "class", "seed"])
 def test_options_of_a_method_are_refused_without_one(cli, tmp_path, flag):
     (tmp_path / "run").mkdir()
     (tmp_path / "s.tif").write_bytes(b"")
