@@ -12,6 +12,8 @@ from scipy import stats
 
 import reference
 from histofast.learning import (
+    METRICS_OF,
+    RANGES,
     Metric,
     against_highest,
     corrected_difference,
@@ -114,6 +116,21 @@ def test_folds_with_one_class_are_left_out():
         [0.8, 0.7, 0.9], test_share=1 / 4
     )
     assert corrected_difference(values, [0.5, 0.5, NAN, 0.6], test_share=1 / 4).n == 2
+
+
+def test_bounds_stay_where_the_metric_can_be():
+    values = [0.999, 0.97, 1.0, 0.98, 0.995]
+    free = corrected_interval(values, test_share=1 / 5)
+    assert free.high > 1
+    held = corrected_interval(values, test_share=1 / 5, of="auroc")
+    assert (held.value, held.low, held.high) == (free.value, free.low, 1.0)
+    low = corrected_interval([1 - v for v in values], test_share=1 / 5, of="ece")
+    assert (low.low, low.high) == (0.0, pytest.approx(1 - free.low))
+    assert corrected_interval([3.0, 9.0, 1.0], test_share=1 / 3, of="mae").low == 0
+    assert bounds(corrected_interval(values, test_share=1 / 5, of="loss")) == bounds(free)
+    assert np.isnan(bounds(corrected_interval([1.0, 1.0], test_share=1 / 2, of="auroc"))[1:]).all()
+    known = {name for names in METRICS_OF.values() for name in names}
+    assert set(RANGES) == known
 
 
 # --- The highest of many -----------------------------------------------------------------------

@@ -212,7 +212,7 @@ def _measure(found: Folds, images: Images) -> None:
         {
             "out_of_fold": {name: plain(metric) for name, metric in pooled.items()},
             "of_folds": {
-                name: plain(corrected_interval(each, test_share=share))
+                name: plain(corrected_interval(each, test_share=share, of=name))
                 for name, each in alone.items()
             },
             "folds": [

@@ -58,6 +58,7 @@ from histofast.learning.record import (
 from histofast.learning.scores import (
     LOWER_IS_BETTER,
     METRICS_OF,
+    RANGES,
     Metric,
     check_metric,
     differences,
@@ -84,6 +85,7 @@ __all__ = [
     "METRICS_OF",
     "NAMED",
     "PREDICTIONS",
+    "RANGES",
     "RUN",
     "TOLERANCE",
     "Agreement",

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from histofast.learning.scores import Metric
+from histofast.learning.scores import RANGES, Metric
 
 TOLERANCE = 0.05  # of a knee, in units of the metric
 
@@ -113,7 +113,9 @@ class Knee:
     tolerance: float
 
 
-def corrected_interval(values: Values, *, test_share: float, confidence: float = 0.95) -> Metric:
+def corrected_interval(
+    values: Values, *, test_share: float, confidence: float = 0.95, of: str | None = None
+) -> Metric:
     """Return the mean of a metric over folds and repeats, and the interval of the way of training.
 
     m +- t_{n-1} s sqrt(1 / n + n_test / n_train) with the standard deviation s of the n values.
@@ -123,10 +125,12 @@ def corrected_interval(values: Values, *, test_share: float, confidence: float =
         test_share: patients tested in a fold / all patients, 1 / k for k folds. Those who validate
             count as training.
         confidence: of the interval.
+        of: the metric, whose range the bounds do not leave: what it cannot be is no part of where it
+            may lie. None: of something without a range.
 
     Returns:
         Value and bounds; NaN bounds for under 2 values and for values that do not differ: no
-        spread is no certainty. The bounds may leave the range of the metric.
+        spread is no certainty.
 
     Raises:
         ValueError: values of another shape or infinite, options out of range.
@@ -139,7 +143,10 @@ def corrected_interval(values: Values, *, test_share: float, confidence: float =
     _check(test_share, confidence)
     spread = _Spread(_finite("values", values), test_share)
     low, high = spread.interval(1 - confidence)
-    return Metric(value=spread.mean, low=low, high=high)
+    least, most = RANGES.get(of or "", (-math.inf, math.inf))
+    return Metric(
+        value=spread.mean, low=float(np.maximum(low, least)), high=float(np.minimum(high, most))
+    )
 
 
 def corrected_difference(

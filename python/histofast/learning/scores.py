@@ -35,6 +35,16 @@ METRICS_OF: Mapping[str, tuple[str, ...]] = {
     "survival": ("c_index",),
 }
 LOWER_IS_BETTER = frozenset({"loss", "ece", "brier", "mae"})
+# What a metric can be; what is not here has no bound.
+RANGES: Mapping[str, tuple[float, float]] = {
+    **dict.fromkeys(
+        ("auroc", "auprc", "accuracy", "balanced_accuracy", "ece", "c_index"), (0.0, 1.0)
+    ),
+    **dict.fromkeys(("kappa", "pearson", "spearman"), (-1.0, 1.0)),
+    "brier": (0.0, 2.0),
+    "mae": (0.0, float("inf")),
+    "r2": (-float("inf"), 1.0),
+}
 # A bag that is drawn twice adds to the gap of its bin: draws lie above the value, whose interval has their
 # width and its own centre.
 _RAISED = frozenset({"ece"})

@@ -76,7 +76,8 @@ def measure(run: Run, bags: Bags, *, device: torch.device) -> None:
         {
             "out_of_fold": {name: plain(metric) for name, metric in found.items()},
             "of_folds": {
-                name: plain(interval_of_folds(run, bags, values)) for name, values in alone.items()
+                name: plain(interval_of_folds(run, bags, values, of=name))
+                for name, values in alone.items()
             },
             "folds": [
                 {name: or_none(float(values[i])) for name, values in alone.items()}
@@ -93,7 +94,12 @@ def measure(run: Run, bags: Bags, *, device: torch.device) -> None:
 
 
 def interval_of_folds(
-    run: Run, bags: Bags, values: NDArray[np.float64], *, folds: Sequence[int] | None = None
+    run: Run,
+    bags: Bags,
+    values: NDArray[np.float64],
+    *,
+    folds: Sequence[int] | None = None,
+    of: str | None = None,
 ) -> Metric:
     """Return the mean over folds, and the corrected interval of this way of training.
 
@@ -102,6 +108,7 @@ def interval_of_folds(
         bags: of the run.
         values: (f,) of each fold.
         folds: (f) their numbers; None: all.
+        of: the metric, whose range the bounds do not leave; None: a difference.
     """
     chosen = range(len(run.folds)) if folds is None else folds
     groups = np.asarray(bags.groups)
@@ -110,7 +117,7 @@ def interval_of_folds(
         tests = len(set(groups[fold.test]))
         rest = np.concatenate([fold.train, fold.validation])
         shares.append(tests / (tests + len(set(groups[rest]))))
-    return corrected_interval(values, test_share=float(np.mean(shares)))
+    return corrected_interval(values, test_share=float(np.mean(shares)), of=of)
 
 
 def _table(bags: Bags, rows: Sequence[tuple[int, int, NDArray[np.float64]]]) -> Iterator[list[Any]]:

@@ -118,7 +118,9 @@ def _measured(
     values_of = metrics_of_models(
         bags.task, tested.targets, stacked, models=models, classes=bags.classes
     )[setting.metric]
-    of_method = corrected_interval(values_of, test_share=test_share, confidence=CONFIDENCE)
+    of_method = corrected_interval(
+        values_of, test_share=test_share, confidence=CONFIDENCE, of=setting.metric
+    )
     return Measured(
         row=replace(row, method=of_method, patients=of_patients),
         values=values_of,

@@ -127,7 +127,7 @@ def _value_columns_of(metric: str) -> list[Column]:
 
 
 def _value(found: TransferFound, way: Way) -> tuple[Cell, ...]:
-    metric = found.mean(found.test[way])
+    metric = found.mean(found.test[way], of=found.metric)
     missing = math.isnan(metric.low + metric.high)
     return metric.value, None if missing else (metric.low, metric.high)
 

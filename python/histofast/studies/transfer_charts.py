@@ -63,9 +63,12 @@ def _changes(found: TransferFound, start: str) -> Matrix:
 
 def _values(found: TransferFound, start: str) -> Matrix:
     sets = list(found.sets)
-    direct = tuple(found.mean(found.test[Way(start=start, target=name)]).value for name in sets)
+    direct = tuple(
+        found.mean(found.test[Way(start=start, target=name)], of=found.metric).value
+        for name in sets
+    )
     ways = (found.cell(start, *pair) for pair in itertools.product(sets, sets))
-    grid = _grid(found, {way: found.mean(found.test[way]).value for way in ways})
+    grid = _grid(found, {way: found.mean(found.test[way], of=found.metric).value for way in ways})
     every = [
         float(np.nanmean(values))
         for way, values in found.test.items()

@@ -134,9 +134,9 @@ class TransferFound:
         """Methods of merging."""
         return list(dict.fromkeys(way.merge for way in self.test if way.merge))
 
-    def mean(self, values: Values) -> Metric:
-        """Return the mean over splits with its corrected interval."""
-        return corrected_interval(values, test_share=self.test_share)
+    def mean(self, values: Values, *, of: str | None = None) -> Metric:
+        """Return the mean over splits with its corrected interval, `of` a metric within its range."""
+        return corrected_interval(values, test_share=self.test_share, of=of)
 
     def cell(self, start: str, source: str, target: str) -> Way:
         """Return the way of a cell of a matrix."""

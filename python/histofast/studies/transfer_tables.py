@@ -67,7 +67,7 @@ def score_tables(found: TransferFound) -> list[Table]:
             way.start,
             way.source,
             way.target,
-            found.mean(found.test[way]).value,
+            found.mean(found.test[way], of=found.metric).value,
             *(found.score(way, name) for name in SCORES),
         )
         for way in found.scores

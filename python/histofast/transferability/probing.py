@@ -180,7 +180,7 @@ def _probe(
         balanced_accuracy=found["balanced_accuracy"],
         accuracy=found["accuracy"],
         auroc_of_folds=each,
-        over_folds=corrected_interval(each, test_share=1 / n),
+        over_folds=corrected_interval(each, test_share=1 / n, of="auroc"),
         chosen=tuple(map(float, chosen)),
         outputs=outputs,
     )

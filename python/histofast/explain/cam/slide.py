@@ -84,8 +84,7 @@ def cam_of_slide(
         method: "gradcam", "gradcam++" or "hirescam".
         layer: of the encoder's network; None: the last stage.
         class_name: of the run; None: the one that the slide is predicted to be.
-        encoder: file that the run's features were made with; None: found by its name.
-        features, fold, patch_l0, mpp_override, allow_upsampling, on_progress: as `attention_of_run`.
+        features, encoder, fold, patch_l0, mpp_override, allow_upsampling, on_progress: as `attention_of_run`.
         scale, alpha: as `attention_map`.
         seed: of the weights drawn anew.
         device: where the network runs.

@@ -149,9 +149,12 @@ class DriftFound:
     failed: Mapping[str, str]
     test_share: float
 
-    def interval(self, values: Values) -> Metric:
-        """Return the mean over splits and the corrected interval of the way of training."""
-        return corrected_interval(values, test_share=self.test_share)
+    def interval(self, values: Values, *, of: str | None = None) -> Metric:
+        """Return the mean over splits and the corrected interval of the way of training.
+
+        Of a metric, within its range.
+        """
+        return corrected_interval(values, test_share=self.test_share, of=of)
 
     def null(self, data: str, measure: str, k: int) -> tuple[float, float, float]:
         """Return mean, least and most of two random networks that were never trained, at layer k."""

@@ -77,7 +77,16 @@ def _worth(study: Drift, found: DriftFound) -> Table:
     for (data, way), values in found.worth.items():
         versus = _versus(found.against_random.get((data, way)))
         n = int((~np.isnan(values)).sum())
-        rows.append((way.start, data, way_words(way), *_cells(found.interval(values)), n, *versus))
+        rows.append(
+            (
+                way.start,
+                data,
+                way_words(way),
+                *_cells(found.interval(values, of=metric)),
+                n,
+                *versus,
+            )
+        )
     return Table(
         name="worth",
         title="What the networks are worth",
