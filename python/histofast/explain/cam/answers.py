@@ -141,7 +141,7 @@ def _verdicts(
     for (one, other), difference in differences.items():
         words = _VERDICTS.get(finding_of(difference))
         if one == name and words is not None:
-            parts[words].append(f"{_called(one, other, draws)} ({after_holm(difference)})")
+            parts[words].append(_against(one, other, difference, draws))
     said = [f"{words} {joined(names)}" for words, names in parts.items() if names]
     if said:
         yield f"{what}, {name} {'; it '.join(said)}."
@@ -155,11 +155,12 @@ _VERDICTS: Mapping[str, str] = {
 }
 
 
-def _called(name: str, other: str, draws: int) -> str:
-    """Return what a method is held against, in words."""
+def _against(name: str, other: str, difference: Difference, draws: int) -> str:
+    """Return what a method is held against, and the difference."""
     if other != null_of(name):
-        return other
-    return "weights drawn anew" if draws == 1 else f"weights drawn anew, the nearest of {draws},"
+        return f"{other} ({after_holm(difference)})"
+    nearest = f"nearest of {draws} draws, " if draws > 1 else ""
+    return f"weights drawn anew ({nearest}{after_holm(difference)})"
 
 
 def _found_by_labels(found: Explained, told: ByLabels) -> Iterator[str]:

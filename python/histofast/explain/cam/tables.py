@@ -87,12 +87,14 @@ def _table_of_differences(found: Explained, measured: Measured) -> Table:
         "each column, after Holm. Of weights drawn anew it is the draw that comes nearest, random is the mean of its "
         "draws.",
         columns=(
-            Column(title="maps", names=("source",)),
-            Column(title="less", names=("other",)),
+            Column(title="maps"),
+            Column(title="", names=("source",)),
+            Column(title="", names=("other",)),
             *(column for by in measured.criteria for column in difference_columns(_BETTER[by], by)),
         ),
         rows=tuple(
             (
+                _less(*pair),
                 *pair,
                 *(
                     cell
@@ -103,6 +105,10 @@ def _table_of_differences(found: Explained, measured: Measured) -> Table:
             for pair in pairs
         ),
     )
+
+
+def _less(name: str, other: str) -> str:
+    return f"{name} less {'weights drawn anew' if other == null_of(name) else other}"
 
 
 _BETTER: Mapping[Criterion, str] = {
@@ -142,11 +148,15 @@ def _tables_of_labels(found: Explained, told: ByLabels) -> Iterator[Table]:
         f"both; findings are adjusted for {len(told.differences)} differences, after Holm. Of weights drawn anew it is "
         "the draw with the highest.",
         columns=(
-            Column(title="maps", names=("source",)),
-            Column(title="less", names=("other",)),
+            Column(title="maps"),
+            Column(title="", names=("source",)),
+            Column(title="", names=("other",)),
             *difference_columns("AUROC", "auroc"),
         ),
-        rows=tuple((*pair, *difference_cells(each)) for pair, each in told.differences.items()),
+        rows=tuple(
+            (_less(*pair), *pair, *difference_cells(each))
+            for pair, each in told.differences.items()
+        ),
     )
 
 

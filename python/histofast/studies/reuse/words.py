@@ -117,13 +117,12 @@ def _maps(found: ReuseFound) -> Iterator[str]:
         )
     if others:
         each = [
-            f"{layer} ({after_holm(worth.random)} less random order; {after_holm(worth.anew)} less "
-            f"{_nearest(worth)})"
+            f"{layer} ({after_holm(worth.random)} less random order; {after_holm(worth.anew)} less drawn anew)"
             for layer, worth in others.items()
         ]
         yield (
-            "Not shown to be better than both random order and weights drawn anew, by how far the probability falls as "
-            f"the highest places are blanked first: maps of {joined(each)}."
+            f"Not shown to be better than both random order and {_nearest(next(iter(others.values())))}, by how far the "
+            f"probability falls as the highest places are blanked first: maps of {joined(each)}."
         )
     yield from _darkness(found)
     unchanged = [layer for layer, worth in found.worths.items() if worth.is_unchanged]
