@@ -114,11 +114,24 @@ def test_means_of_maps_are_held_against_labels_within_patients(cli, done, monkey
     assert told["darkness"]["auroc"] == pytest.approx(own - aurocs["darkness"]["auroc"])
     assert told["HiRes-CAM, weights drawn anew"]["auroc"] == pytest.approx(own - null["highest"])
     assert "By that chance, HiRes-CAM " in said
+    assert "weights drawn anew (nearest of 3 draws, " in said
     # AUROC of the table is that of the means in pictures.csv, pair by pair within patients.
     means = np.array([row["hirescam_mean"] for row in found["pictures"]])
     labels = np.array([label == "b" for _, label in rows])
     groups = np.array([row["group"] for row in found["pictures"]])
     assert own == pytest.approx(reference.stratified_auroc(means, labels, groups))
+
+
+def test_the_sample_is_of_all_patients_in_whatever_order_they_come(done):
+    with (done / "labels.csv").open() as file:
+        names = [row["file"] for row in csv.DictReader(file)]
+    lines = [f"{name},p{k % 6}" for k, name in enumerate(names)]
+    (done / "turns.csv").write_text("\n".join(["file,patient", *lines]))
+    found = cam.explain_pictures(
+        done / "run", done / "turns.csv", sample=8, shown=0, random_seeds=1
+    )
+    assert set(found.measured.groups) == {f"p{k}" for k in range(6)}
+    assert found.measured.pictures == 8
 
 
 @pytest.mark.parametrize(

@@ -109,7 +109,7 @@ def explain_pictures(
         methods: "gradcam", "gradcam++", "hirescam".
         classes: names of classes of the run; None: for each picture the most probable one.
         shown: pictures to keep for looking at, evenly taken.
-        sample: pictures to measure the maps on, evenly taken, with the first class of each; 0: none. Each
+        sample: pictures to measure the maps on, evenly taken of all groups, with the first class of each; 0: none. Each
             costs about as many passes through the network as it has stages, and three hundred more.
         masks: folder with a picture of the name of each sampled one, `.png`, bright where its maps should lie.
         random_seeds: networks of the same form whose weights are all drawn anew, that maps are held against.
@@ -143,9 +143,10 @@ def explain_pictures(
         for k in range(1 if labelled is None else random_seeds)
     ]
     every = np.arange(len(opened))
+    by_group = np.argsort(np.array(opened.groups), kind="stable")
     met = _Met(
         shown=set(evenly(every, shown).tolist()),
-        sampled=set(evenly(every, sample).tolist()),
+        sampled=set(evenly(by_group, sample).tolist()),
         files=opened.files,
         masks_in=None if masks is None else Path(masks),
     )
