@@ -34,6 +34,7 @@ from histofast.graphs import (
 )
 from histofast.networks.adopted import AdoptedNetwork
 from histofast.networks.creation import create
+from histofast.networks.kinds import AnyNetwork
 from histofast.networks.known import cuts_of, no_such
 from histofast.networks.network import Network
 from histofast.networks.recorder import check_network
@@ -77,7 +78,7 @@ def export_encoder(
 
 
 def export(
-    network: Network | TimmNetwork | AdoptedNetwork,
+    network: AnyNetwork,
     out: str | os.PathLike[str],
     *,
     name: str | None = None,
@@ -251,15 +252,13 @@ def _chosen_layers(network: Network, layers: Sequence[str] | None) -> tuple[str,
     return tuple(layer for layer in known if layer in layers)
 
 
-def _check_target(network: Network | TimmNetwork | AdoptedNetwork, out: Path) -> None:
+def _check_target(network: AnyNetwork, out: Path) -> None:
     check_network(network)
     if out.suffix != ".onnx":
         raise ValueError(f"out must end in .onnx, got {out}")
 
 
-def _meant_for(
-    network: Network | TimmNetwork | AdoptedNetwork, patch_px: int | None, mpp: float | None
-) -> tuple[int, float]:
+def _meant_for(network: AnyNetwork, patch_px: int | None, mpp: float | None) -> tuple[int, float]:
     """Return the patch size and the resolution: as told, else the source's, else the usual."""
     source = _source_of(network)
     patch_px, mpp = whole_number("patch_px", patch_px, at_least=1), mpp_number("mpp", mpp)
@@ -355,7 +354,7 @@ def _origin(network: Network, provenance: str | None, licence: str | None) -> tu
     return provenance, licence or (known.licence if known else "not stated")
 
 
-def _source_of(network: Network | TimmNetwork | AdoptedNetwork) -> SourceEntry | None:
+def _source_of(network: AnyNetwork) -> SourceEntry | None:
     if not isinstance(network, Network) or network.source is None:
         return None
     return registry().sources[network.source]

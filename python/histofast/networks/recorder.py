@@ -13,9 +13,9 @@ from torch import nn
 
 from histofast.errors import ModelError
 from histofast.networks.adopted import AdoptedNetwork
+from histofast.networks.kinds import AnyNetwork
 from histofast.networks.known import no_such
 from histofast.networks.network import Network
-from histofast.networks.timm import TimmNetwork
 from histofast.networks.verifying import PixelsIn
 
 Consume = Callable[[str, Any], None]
@@ -112,7 +112,7 @@ def check_network(network: Any) -> None:
         TypeError: no network of `create` or `adopt`.
         ValueError: training mode.
     """
-    if not isinstance(network, Network | TimmNetwork | AdoptedNetwork):
+    if not isinstance(network, AnyNetwork):
         raise TypeError(
             f"network must be of histofast.networks.create, got {type(network).__name__}: give "
             "a module of your own to histofast.networks.adopt first"
@@ -137,7 +137,7 @@ def channels_last(network: nn.Module) -> bool:
     return str(getattr(model, "output_fmt", "NCHW")) == "NHWC"
 
 
-def stages_of(network: Network | TimmNetwork | AdoptedNetwork) -> dict[str, nn.Module]:
+def stages_of(network: AnyNetwork) -> dict[str, nn.Module]:
     """Return what a network calls its stages, from pixels to the end."""
     if isinstance(network, Network):
         return {name: network.stage(name) for name in network.stage_names}
@@ -149,7 +149,7 @@ def stages_of(network: Network | TimmNetwork | AdoptedNetwork) -> dict[str, nn.M
     return {name: known[name] for name in names if name in known}
 
 
-def _modules(network: Network | TimmNetwork | AdoptedNetwork) -> dict[str, nn.Module]:
+def _modules(network: AnyNetwork) -> dict[str, nn.Module]:
     """Return all modules by the names that the network's own state dict gives them."""
     whole = network if isinstance(network, Network) else network.model
     return {name: module for name, module in whole.named_modules() if name}

@@ -16,18 +16,17 @@ from torch import Tensor, nn
 
 from histofast._numbers import real_number, whole_number
 from histofast.errors import ModelError
-from histofast.networks.adopted import AdoptedNetwork
 from histofast.networks.exporting import check_size
+from histofast.networks.kinds import AnyNetwork
 from histofast.networks.network import Network
 from histofast.networks.recorder import check_network
-from histofast.networks.timm import TimmNetwork
 
 MARGIN = 1.0
 _TINY = 1e-6  # added to differences, as torch's distance does, so that it has a slope at 0
 
 
 def feature_reuse(
-    network: Network | TimmNetwork | AdoptedNetwork,
+    network: AnyNetwork,
     pixels: NDArray[np.uint8],
     labels: NDArray[np.integer[Any]],
     *,

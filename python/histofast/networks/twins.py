@@ -7,11 +7,9 @@ from collections.abc import Iterator
 
 from histofast.networks.adopted import AdoptedNetwork
 from histofast.networks.creation import create
+from histofast.networks.kinds import AnyNetwork
 from histofast.networks.network import Network
 from histofast.networks.recorder import stages_of
-from histofast.networks.timm import TimmNetwork
-
-AnyNetwork = Network | TimmNetwork | AdoptedNetwork
 
 
 def twin(network: AnyNetwork, *, seed: int) -> AnyNetwork | None:

@@ -16,9 +16,8 @@ from torch import nn
 from histofast.encoders import load, load_all
 from histofast.errors import ModelError
 from histofast.graphs import BATCHES, capture
-from histofast.networks.adopted import AdoptedNetwork
+from histofast.networks.kinds import AnyNetwork
 from histofast.networks.network import Network
-from histofast.networks.timm import TimmNetwork
 
 MAX_RELATIVE_ERROR = 1e-5
 _TALLER_PX = 5
@@ -27,7 +26,7 @@ _TALLER_PX = 5
 class PixelsIn(nn.Module):
     """A network as its encoder file computes it: uint8 (n, h, w, 3) in, float32 (n, d) out."""
 
-    def __init__(self, network: Network | TimmNetwork | AdoptedNetwork) -> None:
+    def __init__(self, network: AnyNetwork) -> None:
         super().__init__()
         self.network = network
         self.register_buffer("mean", 255 * torch.tensor(network.mean).view(1, 3, 1, 1))
@@ -41,7 +40,7 @@ class PixelsIn(nn.Module):
 
 def verify(
     file: Path,
-    network: Network | TimmNetwork | AdoptedNetwork,
+    network: AnyNetwork,
     patches: NDArray[np.uint8],
     *,
     stage_of_tensor: dict[str, str],
@@ -82,7 +81,7 @@ def verify(
 
 @contextmanager
 def _terms_of_logits(
-    network: Network | TimmNetwork | AdoptedNetwork,
+    network: AnyNetwork,
 ) -> Iterator[dict[str, NDArray[np.float64]]]:
     """Keep, under "norm", (n,) the norm of |w| |x| + |b| of the last batch that a head of ours saw."""
     kept: dict[str, NDArray[np.float64]] = {}
