@@ -13,7 +13,13 @@ from histofast._machine import TORCH
 from histofast.cli import options
 from histofast.cli.output import say, say_document
 from histofast.cli.plan import say_plan
-from histofast.cli.study_command import Jobs, Threads, study_command, telling
+from histofast.cli.study_command import (
+    Jobs,
+    Threads,
+    study_command,
+    telling,
+    with_options_of,
+)
 
 Data = Annotated[
     list[Path],
@@ -46,9 +52,31 @@ Repeats = Annotated[
 ]
 
 
-def _setting(
-    data: Data,
+def _told(
     out: Out,
+    runs: RunsFolder = None,
+    device: Annotated[str, options.device(TORCH, help="where networks run")] = "auto",
+    jobs: Jobs = None,
+    gpus: options.Gpus = None,
+    threads: Threads = None,
+    plan_only: options.PlanOnly = False,
+    quiet: options.Quiet = False,
+) -> tuple[dict[str, Any], bool]:
+    """Return what every study of pictures is told, and whether it is to plan only."""
+    told = {
+        "out": out,
+        "device": device,
+        "command": options.command_line(),
+        "on_progress": None if quiet else telling(),
+        **options.given(runs=runs, jobs=jobs, gpus=gpus, threads=threads),
+    }
+    return told, plan_only
+
+
+@with_options_of(_told)
+def _setting(
+    told: tuple[dict[str, Any], bool],
+    data: Data,
     recipe: options.RecipeName = None,
     epochs: options.RecipeEpochs = None,
     batch_size: options.RecipeBatchSize = None,
@@ -62,65 +90,33 @@ def _setting(
         str | None, typer.Option("--metric", metavar="NAME", help="of test pictures [auroc]")
     ] = None,
     group_column: options.GroupColumn = None,
-    runs: RunsFolder = None,
-    device: Annotated[str, options.device(TORCH, help="where networks run")] = "auto",
-    jobs: Jobs = None,
-    gpus: options.Gpus = None,
-    threads: Threads = None,
-    plan_only: options.PlanOnly = False,
-    quiet: options.Quiet = False,
 ) -> Any:
-    """Options that every study of pictures has; whether to plan only stands beside the setting."""
+    """Options that every study of runs has; whether to plan only stands beside the setting."""
     from histofast.classify import as_recipe
     from histofast.studies import PictureSetting
 
+    conditions, plan_only = told
     if repeats is None and folds is not None:
         repeats = 1  # all folds are several splits already
     setting = PictureSetting(
         data=data,
-        out=out,
         recipe=as_recipe(recipe or "ours").changed(
             options.given(epochs=epochs, batch_size=batch_size, lr=lr, px=px, every=every)
         ),
-        device=device,
         group_column=group_column,
-        command=options.command_line(),
-        on_progress=None if quiet else telling(),
-        **options.given(
-            folds=folds,
-            repeats=repeats,
-            seed=seed,
-            metric=metric,
-            runs=runs,
-            jobs=jobs,
-            gpus=gpus,
-            threads=threads,
-        ),
+        **conditions,
+        **options.given(folds=folds, repeats=repeats, seed=seed, metric=metric),
     )
     return setting, plan_only
 
 
-def _conditions(
-    out: Out,
-    runs: RunsFolder = None,
-    device: Annotated[str, options.device(TORCH, help="where networks run")] = "auto",
-    jobs: Jobs = None,
-    gpus: options.Gpus = None,
-    threads: Threads = None,
-    plan_only: options.PlanOnly = False,
-    quiet: options.Quiet = False,
-) -> Any:
+@with_options_of(_told)
+def _conditions(told: tuple[dict[str, Any], bool]) -> Any:
     """Options of a study that trains nothing; whether to plan only stands beside the conditions."""
     from histofast.studies import Conditions
 
-    conditions = Conditions(
-        out=out,
-        device=device,
-        command=options.command_line(),
-        on_progress=None if quiet else telling(),
-        **options.given(runs=runs, jobs=jobs, gpus=gpus, threads=threads),
-    )
-    return conditions, plan_only
+    conditions, plan_only = told
+    return Conditions(**conditions), plan_only
 
 
 def _run(

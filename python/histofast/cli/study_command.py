@@ -44,28 +44,53 @@ def study_command(
     """
 
     def make(function: Callable[..., Any]) -> Callable[..., None]:
-        shared = inspect.signature(setting, eval_str=True).parameters
-        own = [
-            parameter
-            for name, parameter in inspect.signature(function, eval_str=True).parameters.items()
-            if name != "setting"
-        ]
+        shared = _options_of(setting)
+        own = [option for option in _options_of(function) if option.name != "setting"]
 
         @functools.wraps(function)
         def command(*, as_json: bool, **given: Any) -> None:
-            made = setting(**{name: given.pop(name) for name in shared})
+            made = setting(**{option.name: given.pop(option.name) for option in shared})
             run(made, function, as_json=as_json, **given)
 
         last = inspect.Parameter(
             "as_json", inspect.Parameter.KEYWORD_ONLY, default=False, annotation=options.AsJson
         )
-        everything = [p.replace(kind=last.kind) for p in (*own, *shared.values())] + [last]
-        command.__signature__ = inspect.Signature(everything)  # type: ignore[attr-defined]
-        command.__annotations__ = {p.name: p.annotation for p in everything}
+        _take(command, [*own, *shared, last])
         app.command(short_help=short_help, cls=flags.Several)(command)
         return command
 
     return make
+
+
+def with_options_of(
+    shared: Callable[..., Any],
+) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """Give a function the options of another, after its own; what that makes of them is its first argument."""
+
+    def make(function: Callable[..., Any]) -> Callable[..., Any]:
+        theirs, own = _options_of(shared), _options_of(function)[1:]
+
+        @functools.wraps(function)
+        def both(**given: Any) -> Any:
+            told = shared(**{option.name: given.pop(option.name) for option in theirs})
+            return function(told, **given)
+
+        _take(both, [*own, *theirs])
+        return both
+
+    return make
+
+
+def _options_of(function: Callable[..., Any]) -> list[inspect.Parameter]:
+    return list(inspect.signature(function, eval_str=True).parameters.values())
+
+
+def _take(function: Any, wanted: list[inspect.Parameter]) -> None:
+    """Have a function of **given say what it takes, what must be given first."""
+    first = sorted(wanted, key=lambda option: option.default is not inspect.Parameter.empty)
+    everything = [option.replace(kind=inspect.Parameter.KEYWORD_ONLY) for option in first]
+    function.__signature__ = inspect.Signature(everything)
+    function.__annotations__ = {p.name: p.annotation for p in everything}
 
 
 def telling() -> Callable[[StudyProgress], None]:
