@@ -31,6 +31,8 @@ LEVELS = {
     "_files": 2,
     "_lazy": 1,
     "_machine": 1,
+    "_notebook": 1,
+    "_progress": 1,
     "_stopping": 1,
     "_tables": 3,
     "tissue": 2,

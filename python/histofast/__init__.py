@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     from histofast.encoders import load as load_encoder
     from histofast.features import FeatureFile, feature_path, read_features, verify
     from histofast.networks import export
-    from histofast.patches import TissueOptions, iter_patches, read_patch_table
+    from histofast.patches import PatchImages, TissueOptions, iter_patches, read_patch_table
     from histofast.pipeline import RunReport, extract
     from histofast.slides import Slide, open_slide
     from histofast.tiling import PatchPlan, plan_patches
@@ -53,7 +53,12 @@ else:
             "histofast.encoders": ["Encoder", "load as load_encoder"],
             "histofast.features": ["FeatureFile", "feature_path", "read_features", "verify"],
             "histofast.networks": ["export"],
-            "histofast.patches": ["TissueOptions", "iter_patches", "read_patch_table"],
+            "histofast.patches": [
+                "PatchImages",
+                "TissueOptions",
+                "iter_patches",
+                "read_patch_table",
+            ],
             "histofast.pipeline": ["RunReport", "extract"],
             "histofast.slides": ["Slide", "open_slide"],
             "histofast.tiling": ["PatchPlan", "plan_patches"],
@@ -88,6 +93,7 @@ else:
 __all__ = [
     "Encoder",
     "FeatureFile",
+    "PatchImages",
     "PatchPlan",
     "RunReport",
     "SimilarityResult",

@@ -16,7 +16,9 @@ from numpy.typing import NDArray
 
 from histofast import _core
 from histofast._arrays import check, one_place
+from histofast._notebook import SIDE_PX, Pictured, framed, shown_size
 from histofast._numbers import mpp_number, real_number, whole_number
+from histofast._words import count
 
 LEVEL_TOLERANCE = 0.01
 MAG_TOLERANCE = 0.06  # of what scanners call 40x or 20x
@@ -25,6 +27,9 @@ _NOTED_SHARE = 0.005  # of the tissue
 BAND_ROWS = 256
 SLIVER = 1e-10  # of a box's side: rounding, no part of what the box shows
 WHITE = (255, 255, 255)
+_SHOWN_RGB = (40, 90, 220)  # of a patch that is all tissue
+_FAINTEST = 0.3  # of a patch, beside that
+_SEEN_PX = 4  # side of a patch in a picture from which on neighbours are told apart
 
 Array = TypeVar("Array")  # NumPy's, or one of torch or CuPy on a GPU
 
@@ -61,7 +66,7 @@ class TissueGeometry(Protocol):
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class PatchPlan:
+class PatchPlan(Pictured):
     """The patches of one slide, row by row.
 
     Attributes:
@@ -103,6 +108,33 @@ class PatchPlan:
 
     def __len__(self) -> int:
         return len(self.coords_l0)
+
+    def __repr__(self) -> str:
+        overlap = f", overlap {self.overlap_px} px" if self.overlap_px else ""
+        columns, rows = self.grid
+        return (
+            f"PatchPlan({count(len(self), 'patch')} of {self.patch_px} px at {self.mpp:g} um/px{overlap}, "
+            f"of a grid of {columns} x {rows}, from level {self.level})"
+        )
+
+    def _picture(self) -> NDArray[np.uint8]:
+        """Draw each patch in its place, fainter where less of it is tissue."""
+        stride_l0 = self.patch_l0 * (1 - self.overlap_px / self.patch_px)
+        of_grid = (np.array(self.grid) - 1) * stride_l0
+        extent = np.maximum(of_grid, self.coords_l0.max(axis=0, initial=0)) + self.patch_l0
+        width, height = shown_size(*extent)
+        scale = (width, height) / extent
+        corners = (self.coords_l0 * scale).astype(np.int64)
+        ends = ((self.coords_l0 + self.patch_l0) * scale).astype(np.int64)
+        gap = (ends - corners).min(initial=SIDE_PX) >= _SEEN_PX
+        ends = np.maximum(ends - gap, corners + 1)
+        strength = np.zeros((height, width))
+        shown = _FAINTEST + (1 - _FAINTEST) * self.tissue_fraction
+        for (x0, y0), (x1, y1), value in zip(corners, ends, shown, strict=True):
+            part = strength[y0:y1, x0:x1]
+            np.maximum(part, value, out=part)
+        ink = np.array(WHITE) - np.array(_SHOWN_RGB)
+        return framed((WHITE - strength[..., None] * ink).round().astype(np.uint8))
 
     @property
     def boxes_l0(self) -> NDArray[np.int64]:

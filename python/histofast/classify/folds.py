@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from histofast._files import path_of
 from histofast._numbers import whole_number
+from histofast._progress import shows
 from histofast.classify.loop import Progress
 from histofast.classify.measuring import header_of, rows_of
 from histofast.classify.recipe import Recipe, as_recipe
@@ -75,6 +76,7 @@ class Folds:
         return tuple(run.steps_to(threshold, metric=chosen) for run in self.runs)
 
 
+@shows()
 def train_folds(
     data: Images | str | Path,
     *,
@@ -93,6 +95,7 @@ def train_folds(
     layer_metrics: bool = False,
     tensorboard: bool = False,
     mlflow: bool = False,
+    progress: bool | None = None,
     on_progress: OnProgress | None = None,
     on_note: OnNote | None = None,
 ) -> Folds:
@@ -106,7 +109,7 @@ def train_folds(
             or one for each of `gpus`.
         gpus: indices of GPUs, each with a process of its own or several.
         data, network, out, start, recipe, seed, device, threads, cache, overwrite, layer_metrics,
-            tensorboard, mlflow, on_progress, on_note: as of `train`; `out` is the folder of all.
+            tensorboard, mlflow, progress, on_progress, on_note: as of `train`; `out` is the folder of all.
 
     Returns:
         The finished runs.
@@ -174,6 +177,7 @@ def _train(
         out=fold_folder(out, fold),
         on_progress=None if on_progress is None else tell,
         on_note=on_note if fold == 0 else None,  # of the data, which all have
+        progress=False,
         **options,
     )
 

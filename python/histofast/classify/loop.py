@@ -69,6 +69,11 @@ class Progress:
             text += f", {name} {value:.3f}"
         return f"{text}, {found.seconds:.1f} s{' (best)' * found.is_best}"
 
+    @property
+    def line(self) -> str:
+        """What stays to be said."""
+        return str(self) if self.finished is not None else ""
+
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class Lesson:

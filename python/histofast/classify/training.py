@@ -15,6 +15,7 @@ import torch
 
 from histofast._files import path_of
 from histofast._notes import note
+from histofast._progress import shows
 from histofast._words import counted
 from histofast.classify.asking import Asked, refuse_small, score
 from histofast.classify.evaluation import Evaluation
@@ -70,6 +71,7 @@ _FOLDS = 5
 OnProgress = Callable[[Progress], None]
 
 
+@shows()
 def train(
     data: Images | str | Path,
     *,
@@ -87,6 +89,7 @@ def train(
     layer_metrics: bool = False,
     tensorboard: bool = False,
     mlflow: bool = False,
+    progress: bool | None = None,
     on_progress: OnProgress | None = None,
     on_note: OnNote | None = None,
 ) -> Run:
@@ -117,6 +120,7 @@ def train(
         tensorboard: log evaluations to `out`/tensorboard as well.
         mlflow: log evaluations, with network, start and recipe, to MLflow as well, to `out`/mlflow.db
             unless MLFLOW_TRACKING_URI is set.
+        progress: show it as lines of text: True, False; None: in a notebook, unless somebody hears it.
         on_progress: called after every evaluation, and now and then.
         on_note: called with a line on what is unusual, or had to be begun anew.
 

@@ -15,13 +15,13 @@ import time
 import warnings
 from pathlib import Path
 from types import FrameType
-from typing import Annotated, NoReturn, TextIO
+from typing import Annotated, Any, NoReturn, TextIO
 
 import typer
 
 from histofast._files import NoLocksWarning
 from histofast._stopping import deferred_interrupts, interruptions
-from histofast._words import one_line
+from histofast._words import listed, one_line
 from histofast.cli import (
     classify,
     dataset,
@@ -38,7 +38,7 @@ from histofast.cli import (
     tissue,
     tools,
 )
-from histofast.cli.flags import told
+from histofast.cli.flags import meant_by, owners_of, told
 from histofast.cli.log_file import close_log, log_to
 from histofast.cli.output import escape_streams, say
 
@@ -248,7 +248,19 @@ def _usage(error: Exception) -> str:
     message = str(error.format_message() if hasattr(error, "format_message") else error)
     context = getattr(error, "ctx", None)
     command = context.command_path if context is not None else "histofast"
-    return f"{message[:1].lower()}{message[1:].rstrip('.')} (see {command} --help)"
+    elsewhere = _elsewhere(getattr(error, "option_name", ""), context)
+    return f"{message[:1].lower()}{message[1:].rstrip('.')}{elsewhere} (see {command} --help)"
+
+
+def _elsewhere(option: str, context: Any) -> str:
+    """Say where an option is one that a command lacks, and what stands for it there."""
+    if not option or context is None:
+        return ""
+    owners = owners_of(option, context.find_root().command)
+    if not owners:
+        return ""
+    instead = meant_by(option, context.command)
+    return f", which {listed(owners)} have{f': here it is {instead}' if instead else ''}"
 
 
 def _fail(message: object, code: int) -> NoReturn:

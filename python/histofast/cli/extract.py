@@ -16,7 +16,6 @@ from histofast.cli.progress import show_progress, summarise
 
 if TYPE_CHECKING:
     from histofast.features import Layout
-    from histofast.patches import OddPatches
 
 
 def extract(
@@ -45,25 +44,8 @@ def extract(
             "folder of classes",
         ),
     ] = None,
-    bag_from: Annotated[
-        str | None,
-        typer.Option(
-            "--bag-from",
-            metavar="COLUMN|folder|REGEX",
-            help="which patch images are one bag: a column, their folder, or a group in their name",
-        ),
-    ] = None,
-    odd_patches: Annotated[
-        str,
-        options.choice(
-            "--odd-patches",
-            "error",
-            "skip",
-            "pad",
-            "resize",
-            help="patch images of other sizes than most of their bag",
-        ),
-    ] = "error",
+    bag_from: options.BagFrom = None,
+    odd_patches: options.OddPatches = None,
     wsi_dir: Annotated[
         Path | None,
         typer.Option("--wsi-dir", "--wsi_dir", metavar="FOLDER", help="folder of slides"),
@@ -170,14 +152,13 @@ def extract(
     given = [*(slides or []), *([wsi_dir] if wsi_dir else [])]
     if not given and patches is None:
         raise ValueError("nothing to encode: name slides, a folder, a CSV list or --patches")
+    told = options.patch_images(patches, bag_from=bag_from, odd_patches=odd_patches)
     with show_progress(quiet=quiet) as on_progress:
         report = run(
             given or None,
             out=out,
             encoder=encoder or DEFAULT_ENCODER,
-            patches=patches,
-            bag_from=bag_from,
-            odd_patches=cast("OddPatches", odd_patches),
+            patches=told,
             mpp=mpp,
             mag=mag,
             patch_px=patch_px,

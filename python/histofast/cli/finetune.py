@@ -45,8 +45,11 @@ def finetune(
     ] = None,
     patches: Annotated[
         Path | None,
-        typer.Option("--patches", metavar="CSV", help="patch images that the features are of"),
+        typer.Option(
+            "--patches", metavar="CSV|FOLDER", help="patch images that the features are of"
+        ),
     ] = None,
+    bag_from: options.BagFrom = None,
     features: Annotated[
         Path | None,
         typer.Option("--features", metavar="FOLDER", help="of the run [where they were]"),
@@ -151,12 +154,11 @@ def finetune(
         most_hours=most_hours,
         seed=seed,
         unfreeze=None if unfreeze is None else tuple(options.split(unfreeze)),
-        folds=None
-        if folds is None
-        else tuple(options.whole_number(f) for f in options.split(folds)),
+        folds=folds and tuple(options.whole_number(f) for f in options.split(folds)),
     )
     if weights is not None:
         regular_file(weights, kind="weights file")
+    images = options.patch_images(patches, bag_from=bag_from, odd_patches=None)
 
     from histofast import mil
 
@@ -167,7 +169,7 @@ def finetune(
         encoder=encoder,
         weights=weights,
         slides=slides,
-        patches=patches,
+        patches=images,
         features=features,
         network=network,
         layer=layer,
@@ -194,7 +196,7 @@ def finetune(
             err=True,
         )
     sample = mil.sample_of_run(
-        mil.open_run(run), slides=slides, patches=patches, features=features, n=_COMPARED
+        mil.open_run(run), slides=slides, patches=images, features=features, n=_COMPARED
     )
     with counted("comparing images", quiet=quiet) as on_progress:
         page = _compare(found, sample, on_progress)

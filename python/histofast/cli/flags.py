@@ -33,6 +33,8 @@ _IN_WORDS = {
     "min_tissue": "least share of tissue",
     "patch_l0": "patch side at level 0",
 }
+# What one command calls otherwise, because it does it to something else.
+_INSTEAD = {"--bag-from": "--group-column", "--odd-patches": "--px", "--group-column": "--bag-from"}
 _SUBJECT = re.compile(r"^([a-z]\w*)(?= must\b)")
 _GIVEN = re.compile(r"(?<![\w.-])([a-z]\w*)=(True|\.\.\.|\"[^\"]*\"|[\w.]*\w)")
 _NAMED = re.compile(r"(?<![\w./\\=-])([a-z]+(?:_[a-z0-9]+)+)(?![\w./\\=(-])")
@@ -100,6 +102,23 @@ def flags_of(command: Any) -> dict[str, str]:
 def arguments_of(group: Any) -> frozenset[str]:
     """Return the arguments that any command of a group has a flag for."""
     return frozenset(name for command in _commands(group) for name in flags_of(command))
+
+
+def owners_of(option: str, group: Any, *, prefix: str = "") -> list[str]:
+    """Return the names of a group's commands that have an option."""
+    found = []
+    for name, command in group.commands.items():
+        if hasattr(command, "commands"):
+            found += owners_of(option, command, prefix=f"{prefix}{name} ")
+        elif any(option in parameter.opts for parameter in command.params):
+            found.append(f"{prefix}{name}")
+    return found
+
+
+def meant_by(option: str, command: Any) -> str:
+    """Return the option of a command that does there what another one does elsewhere, "" if none does."""
+    instead = _INSTEAD.get(option, "")
+    return instead if any(instead in parameter.opts for parameter in command.params) else ""
 
 
 def _commands(group: Any) -> Iterator[Any]:

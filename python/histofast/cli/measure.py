@@ -31,7 +31,7 @@ Calibrate = Annotated[
 ]
 Patches = Annotated[
     Path | None,
-    typer.Option("--patches", metavar="CSV", help="patch images instead: file, bag[, ...]"),
+    typer.Option("--patches", metavar="CSV|FOLDER", help="patch images instead: file, bag[, ...]"),
 ]
 
 
@@ -51,6 +51,8 @@ def quantize(
     ] = "int8",
     calibrate: Calibrate = None,
     patches: Patches = None,
+    bag_from: options.BagFrom = None,
+    odd_patches: options.OddPatches = None,
     n: Annotated[
         int,
         typer.Option(
@@ -88,14 +90,14 @@ def quantize(
         raise ValueError("--calibrate must name slides (or --patches a table): nothing is guessed")
     drawn: dict[str, Any] = {
         "slides": calibrate,
-        "patches": patches,
+        "patches": options.patch_images(patches, bag_from=bag_from, odd_patches=odd_patches),
         "mpp_override": mpp_override,
         "tissue": options.tissue_of(ink),
         "seed": seed,
     }
     if sensitivity:
-        with counted("layers", quiet=False) as progress:
-            found = graphs.sensitivity(encoder, n=min(n, 64), progress=progress, **drawn)
+        with counted("layers", quiet=False) as on_progress:
+            found = graphs.sensitivity(encoder, n=min(n, 64), on_progress=on_progress, **drawn)
         _show_sensitivity(found, as_json=as_json)
         return
     if out is None:
@@ -137,6 +139,8 @@ def bench(
     encoders: Annotated[list[str], typer.Argument(help="encoders: names or ONNX files")],
     slides: Calibrate = None,
     patches: Patches = None,
+    bag_from: options.BagFrom = None,
+    odd_patches: options.OddPatches = None,
     patch_px: options.PatchPx = None,
     ink: options.Ink = None,
     device: Annotated[str, options.device(ONNX_RUNTIME, help="where the encoders run")] = "cpu",
@@ -171,7 +175,7 @@ def bench(
     report = measure(
         encoders,
         slides=slides,
-        patches=patches,
+        patches=options.patch_images(patches, bag_from=bag_from, odd_patches=odd_patches),
         patch_px=patch_px,
         tissue=options.tissue_of(ink),
         device=device,

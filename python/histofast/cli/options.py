@@ -15,7 +15,7 @@ from histofast._machine import check_device
 
 if TYPE_CHECKING:
     from histofast.datasets import Images
-    from histofast.patches import TissueOptions
+    from histofast.patches import PatchImages, TissueOptions
 
 
 def number(text: str | float) -> float:
@@ -129,6 +129,22 @@ Edge = Annotated[
         "drop",
         "shift",
         help="patches across the slide's edge: leave out, or move inwards",
+    ),
+]
+BagFrom = Annotated[
+    str | None,
+    typer.Option(
+        "--bag-from",
+        metavar="COLUMN|folder|REGEX",
+        help="which patch images are one bag: a column, their folder, or a group in their name",
+    ),
+]
+OddPatches = Annotated[
+    str | None,
+    choice(
+        "--odd-patches",
+        *("error", "skip", "pad", "resize"),
+        help="patch images of other sizes than most of their bag [error]",
     ),
 ]
 MppOverride = Annotated[
@@ -324,6 +340,24 @@ def out_folder(out: Path | None, *, of: str, overwrite: bool) -> Path:
     if not overwrite and out.is_dir() and any(out.iterdir()):
         raise ValueError(f"--out {out} is not empty: choose another folder, or give --overwrite")
     return out
+
+
+def patch_images(
+    path: Path | None, *, bag_from: str | None, odd_patches: str | None, flag: str = "--patches"
+) -> PatchImages | None:
+    """Return the patch images that a flag names, with what else is told of them.
+
+    Raises:
+        ValueError: something is told of none.
+    """
+    from histofast.patches import PatchImages
+
+    if path is not None:
+        return PatchImages(path, **given(bag_from=bag_from, odd_patches=odd_patches))
+    for name, value in (("--bag-from", bag_from), ("--odd-patches", odd_patches)):
+        if value is not None:
+            raise ValueError(f"{name} is about patch images: name them with {flag}")
+    return None
 
 
 def tissue_of(ink: str | None, *, threshold: int | None = None) -> TissueOptions:

@@ -13,14 +13,14 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Any, TextIO
 
-from histofast._words import duration, printable
+from histofast._progress import TimeLeft
+from histofast._words import printable
 
 if TYPE_CHECKING:
     from rich.progress import Progress
 
 _OF_TEXT = "\n\r\t"
 _SAY_S = 10.0  # between lines on work that goes on
-_KNOWN_S = 2.0  # from when on it is said how long the rest takes
 
 
 class Escaped(io.TextIOBase):
@@ -143,7 +143,7 @@ def counted(what: str, *, quiet: bool) -> Iterator[Callable[[int, int], None] | 
         yield None if quiet else now_and_then(what)
         return
     with bars() as shown:
-        update, left = shown.add(what), _TimeLeft()
+        update, left = shown.add(what), TimeLeft()
         yield lambda done, total: update(completed=done, total=total, note=left.told(done, total))
 
 
@@ -169,7 +169,7 @@ def counted_in_turn(*, quiet: bool) -> Iterator[Callable[[str, int, int], None] 
 
 def now_and_then(what: str) -> Callable[[int, int], None]:
     """Return what says how many are done and how long the rest takes, but for work that is done soon."""
-    said, left = time.monotonic(), _TimeLeft()
+    said, left = time.monotonic(), TimeLeft()
 
     def tell(done: int, total: int) -> None:
         nonlocal said
@@ -179,20 +179,3 @@ def now_and_then(what: str) -> Callable[[int, int], None]:
             say(f"{what}: {done} of {total}{f', {told}' if told else ''}", err=True)
 
     return tell
-
-
-class _TimeLeft:
-    """How long what is left takes, from what was done since it was first asked."""
-
-    def __init__(self) -> None:
-        self._begun: tuple[float, int] | None = None
-
-    def told(self, done: int, total: int) -> str:
-        """Return `about 3 min left`, "" where nothing can be said yet."""
-        now = time.monotonic()
-        if self._begun is None:
-            self._begun = (now, done)
-        began, before = self._begun
-        if not before < done < total or now - began < _KNOWN_S:
-            return ""
-        return f"about {duration((now - began) / (done - before) * (total - done))} left"

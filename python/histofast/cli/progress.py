@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from histofast._words import clipped, count, duration, one_line
+from histofast._words import clipped, duration, one_line
 from histofast.cli.flags import told
 from histofast.cli.output import Bars, bars, say, watched
 
@@ -50,7 +50,7 @@ def _drawn(shown: Bars) -> Callable[[Progress], None]:
         slides(
             total=progress.slides_total,
             completed=progress.slides_done,
-            note=duration(progress.seconds) + _time_left(progress),
+            note=duration(progress.seconds) + progress.time_left,
         )
         if progress.slide_patches:  # between two slides the bar of the last one stays
             patches(
@@ -61,16 +61,6 @@ def _drawn(shown: Bars) -> Callable[[Progress], None]:
             )
 
     return update
-
-
-def _time_left(progress: Progress) -> str:
-    """From the slides so far: how many patches the others have is not known yet."""
-    part = progress.slide_patches_done / progress.slide_patches if progress.slide_patches else 0.0
-    done = progress.slides_done + part
-    if done == 0 or done < 0.02 * progress.slides_total or done >= progress.slides_total:
-        return ""
-    left_s = progress.seconds / done * (progress.slides_total - done)
-    return f", about {duration(left_s)} left"
 
 
 def describe(slide: SlideReport) -> str:
@@ -86,7 +76,7 @@ def noted(notes: Sequence[str]) -> str:
 def summarise(report: RunReport, *, quiet: bool) -> list[str]:
     """The last lines of a run; `quiet`: only what failed, which nothing has shown before."""
     failed = report.of("failed")
-    lines = [describe(slide) for slide in failed] if quiet else [_totals(report)]
+    lines = [describe(slide) for slide in failed] if quiet else [report.totals]
     if not quiet:
         if report.limit:
             lines.append(f"limit: {report.limit} ({_busy(report)} of the time)")
@@ -117,35 +107,3 @@ def _is_news(note: str) -> bool:
     from histofast.encoders import driver_gpu_count
 
     return bool(driver_gpu_count())
-
-
-def _totals(report: RunReport) -> str:
-    planned = report.of("planned")
-    if report.about.get("estimated_patches_per_s"):
-        patches = sum(slide.patches for slide in planned)
-        text = (
-            f"{count(len(planned), 'slide')}, {count(patches, 'patch')}: about "
-            f"{duration(report.about['estimated_seconds'])} at "
-            f"{report.about['estimated_patches_per_s']:.1f} patches/s (nothing was written)"
-        )
-        failed = report.of("failed")
-        return f"{text}; {len(failed)} would fail" if failed else text
-    counts = [
-        f"{len(found)} {word}"
-        for word, found in (
-            ("done", report.of("done")),
-            ("empty", report.of("empty")),
-            ("already there", report.of("skipped")),
-            ("failed", report.of("failed")),
-            ("not done", report.of("interrupted")),
-        )
-        if found
-    ]
-    text = f"{count(len(report.slides), 'slide')}{': ' * bool(counts)}{', '.join(counts)}"
-    if report.patches:
-        rate = report.patches / max(report.seconds, 1e-9)
-        text += (
-            f"; {count(report.patches, 'patch')} in {duration(report.seconds)} "
-            f"({rate:.1f} patches/s)"
-        )
-    return text

@@ -55,6 +55,8 @@ def similarity(
             help="CSV list of patch images, or slides or a folder of them; repeatable",
         ),
     ] = None,
+    bag_from: options.BagFrom = None,
+    odd_patches: options.OddPatches = None,
     features: Annotated[
         list[Path] | None,
         typer.Option(
@@ -141,7 +143,9 @@ def similarity(
         ink=ink,
         seed=seed,
     )
+    of_images = {"bag_from": bag_from, "odd_patches": odd_patches}
     asked = options.given(a=a, b=b, network=network, classes=classes, images=images, device=device)
+    asked |= options.given(**of_images)
     if features is None and folders:
         raise ValueError(f"{folders[0]} belongs to no option: folders go behind --features")
     if features is not None:
@@ -172,7 +176,7 @@ def similarity(
             result = compare(
                 _network(a, network, classes, device),
                 _network(b, network, classes, device),
-                images,
+                _images(images, **of_images),
                 label_a=label_a,
                 label_b=label_b,
                 tissue=tissue,
@@ -224,6 +228,18 @@ def _check_networks(
             raise ValueError(f"--{name} is for weights: {a.name} and {b.name} are whole networks")
     for path in (a, b):
         regular_file(path, kind="network")
+
+
+def _images(images: Sequence[Path], *, bag_from: str | None, odd_patches: str | None) -> Any:
+    """Return what `compare` draws from; what is told of patch images makes one path some."""
+    if bag_from is None and odd_patches is None:
+        return images
+    if len(images) > 1:
+        raise ValueError(
+            f"--images must be one list or folder of patch images with --bag-from or --odd-patches, "
+            f"got {len(images)}"
+        )
+    return options.patch_images(images[0], bag_from=bag_from, odd_patches=odd_patches)
 
 
 def _is_onnx(path: Path) -> bool:

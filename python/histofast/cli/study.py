@@ -38,7 +38,8 @@ Slides = Annotated[
     list[Path] | None, typer.Option("--slides", metavar="PATH", help="to cut; repeatable")
 ]
 Patches = Annotated[
-    Path | None, typer.Option("--patches", metavar="CSV", help="patch images instead of slides")
+    Path | None,
+    typer.Option("--patches", metavar="CSV|FOLDER", help="patch images instead of slides"),
 ]
 Model = Annotated[
     str, typer.Option("--model", metavar="NAME", help="of bags: attention, gated, mean ...")
@@ -76,6 +77,8 @@ def _setting(
     out: Out,
     slides: Slides = None,
     patches: Patches = None,
+    bag_from: options.BagFrom = None,
+    odd_patches: options.OddPatches = None,
     patch_px: options.PatchPx = None,
     mpp: options.Mpp = None,
     min_tissue: options.MinTissue = 0.25,
@@ -102,7 +105,7 @@ def _setting(
         labels=labels,
         out=out,
         slides=slides,
-        patches=patches,
+        patches=options.patch_images(patches, bag_from=bag_from, odd_patches=odd_patches),
         patch_px=patch_px,
         mpp=mpp,
         min_tissue=min_tissue,

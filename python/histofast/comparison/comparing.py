@@ -9,6 +9,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from histofast._progress import shows
 from histofast.comparison.gram_sums import KERNELS, GramSums
 from histofast.comparison.options import CompareOptions
 from histofast.comparison.other_measures import by_pooled_features, by_protocol
@@ -32,6 +33,7 @@ RANDOM_SEEDS = 5  # the fewest whose range means something
 _BATCH = 64  # n_b: its Gram costs little beside the forward pass, and is debiased
 
 
+@shows("comparing images")
 def compare(
     a: Any,
     b: Any,
@@ -56,6 +58,7 @@ def compare(
     seed: int = 0,
     label_a: str | None = None,
     label_b: str | None = None,
+    progress: bool | None = None,
     on_progress: Callable[[int, int], None] | None = None,
 ) -> SimilarityResult:
     """Compare the layers of two networks on the same images.
@@ -64,8 +67,8 @@ def compare(
         a, b: networks of `histofast.networks.create`, torch modules of your own through
             `histofast.networks.adopt`, or encoders by name or path. Networks run where they are
             (`.cuda()`), and their Grams are computed there; encoder files run on the CPU.
-        images: (n, h, w, 3) uint8, a sample of patches, or slides or a CSV table of patch images to
-            draw `n` from.
+        images: (n, h, w, 3) uint8, a sample of patches, or slides, a CSV table of patch images
+            or `PatchImages` to draw `n` from.
         layers_a, layers_b: names of layers; None: the blocks (of an encoder file: its cuts).
         mode: "flatten" compares whole maps, "pool" their means over the picture, "spatial" their
             channels: a row is one place of one image, the finer of two maps averaged to the
@@ -94,6 +97,7 @@ def compare(
         confidence: of interval and null.
         seed: of everything random.
         label_a, label_b: what to call the two.
+        progress: show it as a line of text: True, False; None: in a notebook, unless `on_progress` hears it.
         on_progress: called with the images compared and those in all.
 
     Raises:

@@ -16,7 +16,13 @@ from histofast._arrays import check
 from histofast._tables import is_table, read_table
 from histofast.comparison.source import Source
 from histofast.graphs import Tap
-from histofast.patches import PatchSample, TissueOptions, sample_patches
+from histofast.patches import (
+    IMAGE_SUFFIXES,
+    PatchImages,
+    PatchSample,
+    TissueOptions,
+    sample_patches,
+)
 
 MIN_IMAGES = 32
 FAR = 1_000_003  # from the seeds that people give the networks they compare
@@ -138,7 +144,7 @@ def images_of(
         return PatchSample(pixels=images, sources=tuple(f"image {i}" for i in range(len(images))))
     if isinstance(images, PatchSample):
         return images
-    given = [images] if isinstance(images, str | Path) else list(images)
+    given: list[Any] = [images] if isinstance(images, str | Path | PatchImages) else list(images)
     if patch_px is None:
         own = getattr(network, "input_px", None) or Tap(network).spec.patch_px
         patch_px = int(own)
@@ -177,12 +183,17 @@ def batches_of(order: NDArray[np.int64], size: int) -> list[NDArray[np.int64]]:
     return np.split(order, cuts)
 
 
-def _is_patch_table(path: str | Path) -> bool:
+def _is_patch_table(path: str | Path | PatchImages) -> bool:
+    if isinstance(path, PatchImages):
+        return True
     if not is_table(Path(path)):
         return False
     table = read_table(Path(path))
-    has_bags = table.column("slide") or table.column("patient")
-    return table.column("file") is not None and has_bags is not None
+    file = table.column("file")
+    if file is None or table.column("slide") or table.column("patient"):
+        return file is not None
+    names = [row[file] for _, row in table.lines()]
+    return all(Path(name).suffix.lower() in IMAGE_SUFFIXES for name in names)
 
 
 def _classes_of(a: Any, b: Any) -> int:

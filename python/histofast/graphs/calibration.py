@@ -15,7 +15,7 @@ from histofast.graphs.precision import (
     layer_sensitivity,
     write_quantized,
 )
-from histofast.patches import PatchSample, TissueOptions, sample_patches
+from histofast.patches import PatchImages, PatchSample, TissueOptions, sample_patches
 
 Slides = str | Path | Sequence[str | Path] | None
 
@@ -28,7 +28,7 @@ def quantize(
     out: str | os.PathLike[str],
     precision: Precision = "int8",
     slides: Slides = None,
-    patches: str | Path | None = None,
+    patches: str | Path | PatchImages | None = None,
     n: int = _PATCHES,
     keep: Sequence[str] = (),
     name: str | None = None,
@@ -48,7 +48,7 @@ def quantize(
         out: path of the .onnx file.
         precision: "int8" (CPUs) or "float16" (GPUs).
         slides: slides or folders to draw patches from; see `sample_patches`.
-        patches: instead, a CSV table of patch images.
+        patches: instead, patch images, as `extract` takes them.
         n: patches in all.
         keep: layers that stay in float32; see `write_quantized`.
         name: of the new encoder.
@@ -87,16 +87,16 @@ def sensitivity(
     encoder: str | os.PathLike[str],
     *,
     slides: Slides = None,
-    patches: str | Path | None = None,
+    patches: str | Path | PatchImages | None = None,
     n: int = 2 * MIN_PATCHES,
     mpp_override: float | None = None,
     tissue: TissueOptions | None = None,
     seed: int = 0,
-    progress: Callable[[int, int], None] | None = None,
+    on_progress: Callable[[int, int], None] | None = None,
 ) -> tuple[LayerSensitivity, ...]:
     """Return what each layer costs when it alone runs on integers, the most sensitive first.
 
-    The arguments are those of `quantize`; `progress` is called with the layers done and in all.
+    The arguments are those of `quantize`; `on_progress` is called with the layers done and in all.
     """
     calibration, held_out = _halves(
         encoder,
@@ -108,7 +108,7 @@ def sensitivity(
         seed=seed,
     )
     return layer_sensitivity(
-        encoder, calibration=calibration.pixels, held_out=held_out.pixels, progress=progress
+        encoder, calibration=calibration.pixels, held_out=held_out.pixels, on_progress=on_progress
     )
 
 
@@ -116,7 +116,7 @@ def _halves(
     encoder: str | os.PathLike[str],
     *,
     slides: Slides,
-    patches: str | Path | None,
+    patches: str | Path | PatchImages | None,
     n: int,
     mpp_override: float | None,
     tissue: TissueOptions | None,

@@ -116,7 +116,7 @@ def layer_sensitivity(
     *,
     calibration: NDArray[np.uint8],
     held_out: NDArray[np.uint8],
-    progress: Callable[[int, int], None] | None = None,
+    on_progress: Callable[[int, int], None] | None = None,
 ) -> tuple[LayerSensitivity, ...]:
     """Quantise one layer at a time and return what each costs, the most sensitive first.
 
@@ -124,7 +124,7 @@ def layer_sensitivity(
         encoder: name or path of a float32 encoder.
         calibration: (m, h, w, 3) uint8, as for `write_quantized`.
         held_out: (n, h, w, 3) uint8, as for `write_quantized`.
-        progress: called with the layers done and the layers in all.
+        on_progress: called with the layers done and the layers in all.
 
     Raises:
         What `write_quantized` raises of its arguments.
@@ -140,8 +140,8 @@ def layer_sensitivity(
             with session as after:
                 cosine = cosines(reference, after.encode(held_out))
             found.append(LayerSensitivity(layer=layer, loss=float(1 - np.median(cosine))))
-            if progress is not None:
-                progress(done, len(writer.layers))
+            if on_progress is not None:
+                on_progress(done, len(writer.layers))
     return tuple(sorted(found, key=lambda entry: -entry.loss))
 
 

@@ -24,7 +24,7 @@ from histofast.graphs.agreeing import agreement
 from histofast.graphs.operations import total_flops
 from histofast.graphs.peak import Gemm
 from histofast.graphs.stained import stained_noise
-from histofast.patches import TissueOptions, sample_patches
+from histofast.patches import PatchImages, TissueOptions, sample_patches
 from histofast.similarity import cka
 
 _PATCHES = 64
@@ -77,7 +77,7 @@ def bench(
     names_or_paths: Sequence[str | os.PathLike[str]],
     *,
     slides: str | Path | Sequence[str | Path] | None = None,
-    patches: str | Path | None = None,
+    patches: str | Path | PatchImages | None = None,
     patch_px: int | None = None,
     tissue: TissueOptions | None = None,
     device: str = "cpu",
@@ -89,7 +89,7 @@ def bench(
     Args:
         names_or_paths: encoders; the first is the reference of the others' features.
         slides: slides to draw patches from, see `sample_patches`.
-        patches: instead, a CSV table of patch images. With neither, patches are made up, and the
+        patches: instead, patch images, as `extract` takes them. With neither, patches are made up, and the
             agreement says less.
         patch_px: side of the patches; None: what the first encoder is meant for.
         tissue: how tissue of the slides is found.
@@ -142,7 +142,7 @@ def bench(
 
 def _pixels(
     slides: str | Path | Sequence[str | Path] | None,
-    patches: str | Path | None,
+    patches: str | Path | PatchImages | None,
     *,
     patch_px: int,
     mpp: float,

@@ -14,6 +14,7 @@ import torch
 
 from histofast._machine import available_cpus
 from histofast._notes import note, noted
+from histofast._progress import shows
 from histofast.errors import ModelError
 from histofast.learning import (
     OnNote,
@@ -42,6 +43,7 @@ from histofast.mil.runs import LOG, MODEL, STATE, Run, open_run
 from histofast.mil.tuning_answer import ENCODER, FineTuned, answer
 from histofast.mil.tuning_source import source_of
 from histofast.networks import Network, PixelsIn, pick_device
+from histofast.patches import PatchImages
 
 _log = logging.getLogger(__name__)
 
@@ -55,6 +57,7 @@ _SAME = 0.15  # of the norm: int8 encoders differ from their networks by half of
 _LOOKED_AT = 8  # patches to compare network and encoder on
 
 
+@shows()
 @noted
 def finetune(
     run: Run | str | Path,
@@ -63,7 +66,7 @@ def finetune(
     encoder: str | Path | None = None,
     weights: str | Path | None = None,
     slides: Slides = None,
-    patches: str | Path | None = None,
+    patches: str | Path | PatchImages | None = None,
     features: Paths | None = None,
     network: str | None = None,
     layer: str | None = None,
@@ -71,6 +74,7 @@ def finetune(
     overwrite: bool = False,
     jobs: int = 1,
     threads: int | None = None,
+    progress: bool | None = None,
     on_progress: OnProgress | None = None,
     on_note: OnNote | None = None,
 ) -> FineTuned:
@@ -87,13 +91,14 @@ def finetune(
             has under the name that the run tells.
         weights: instead, the weights file that the encoder was exported from.
         slides: the slides that the features are of.
-        patches: instead, the table of patch images that they are of.
+        patches: instead, the patch images that they are of, as `extract` was given them.
         features: the run's feature files; None: where they were when the run was trained.
         network, layer: of `weights`: which network, cut where.
         config: how to tune.
         overwrite: replace what was tuned from other weights, features or options.
         jobs: folds at a time, side by side in processes.
         threads: of torch, in each; None: all CPUs, shared out among the jobs.
+        progress: show it as lines of text: True, False; None: in a notebook, unless somebody hears it.
         on_progress: called after every step.
         on_note: called with a line on what is done besides steps, or had to be begun anew.
 

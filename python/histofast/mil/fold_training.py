@@ -99,6 +99,11 @@ class TrainProgress:
                 text += f", {name} {value:.3f}"
         return f"{text}, {found.seconds:.1f} s{' (best)' * found.is_best}"
 
+    @property
+    def line(self) -> str:
+        """What stays to be said."""
+        return str(self) if self.finished is not None else ""
+
 
 OnProgress = Callable[[TrainProgress], None]
 

@@ -62,6 +62,7 @@ from histofast.mil.runs import (
 from histofast.mil.topk import top_rows
 from histofast.mil.tuning_source import Source
 from histofast.networks import Network, PixelsIn, pick_device
+from histofast.patches import PatchImages
 
 _log = logging.getLogger(__name__)
 
@@ -149,6 +150,11 @@ class FineTuneProgress:
         score = f"{found.score(self.metric):.4f}{' *' * found.is_best}"
         return f"{text}: {loss}, validation {self.metric} {score}"
 
+    @property
+    def line(self) -> str:
+        """What stays to be said."""
+        return str(self) if self.finished is not None else ""
+
 
 OnProgress = Callable[[FineTuneProgress], None]
 
@@ -162,7 +168,7 @@ class Tuning:
     config: FineTuneConfig
     source: Source
     slides: Slides
-    patches: str | Path | None
+    patches: str | Path | PatchImages | None
     out: Path
 
     @property

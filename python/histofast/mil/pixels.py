@@ -18,7 +18,7 @@ from histofast.errors import FeatureError
 from histofast.features import FeatureFile, open_features
 from histofast.mil.bags import Bags, Paths, open_bags
 from histofast.mil.runs import Run
-from histofast.patches import PatchReader, PatchSample
+from histofast.patches import PatchImages, PatchReader, PatchSample
 
 Slides = str | Path | Sequence[str | Path] | None
 
@@ -71,7 +71,13 @@ def bags_of(run: Run, features: Paths | None) -> Bags:
 class Pixels:
     """The patches of bags, by row. A context manager: it holds threads that decode."""
 
-    def __init__(self, bags: Bags, *, slides: Slides = None, patches: str | Path | None = None):
+    def __init__(
+        self,
+        bags: Bags,
+        *,
+        slides: Slides = None,
+        patches: str | Path | PatchImages | None = None,
+    ):
         """List the slides, or the table of patches.
 
         Raises:
@@ -143,7 +149,7 @@ def sample_of_run(
     run: Run,
     *,
     slides: Slides = None,
-    patches: str | Path | None = None,
+    patches: str | Path | PatchImages | None = None,
     features: Paths | None = None,
     n: int = 512,
     seed: int = 0,
@@ -153,7 +159,7 @@ def sample_of_run(
     Args:
         run: the run.
         slides: the slides that its features are of.
-        patches: instead, the table of patch images that they are of.
+        patches: instead, the patch images that they are of, as `extract` was given them.
         features: the run's feature files; None: where they were.
         n: patches.
         seed: of the draw.

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from histofast._files import check_target, path_of
 from histofast._notes import noted
+from histofast._progress import shows
 from histofast.errors import FeatureError
 from histofast.features import FeatureFile, differences_of_options, open_features
 from histofast.learning import (
@@ -82,6 +83,7 @@ class Predictions:
         }
 
 
+@shows("predicting slides")
 @noted
 def predict(
     run: Run | str | Path,
@@ -95,6 +97,7 @@ def predict(
     other_options: bool = False,
     device: str = "auto",
     overwrite: bool = False,
+    progress: bool | None = None,
     on_progress: Callable[[int, int], None] | None = None,
 ) -> Predictions:
     """Predict slides as the mean of the models of a run's folds.
@@ -117,6 +120,7 @@ def predict(
             mpp or overlap; a note says so.
         device: "auto" is CUDA where there is some; cpu, cuda or such as cuda:1.
         overwrite: replace files that exist.
+        progress: show it as a line of text: True, False; None: in a notebook, unless `on_progress` hears it.
         on_progress: called with slides done and slides in all.
 
     Raises:

@@ -14,6 +14,7 @@ import torch
 
 from histofast._files import path_of
 from histofast._notes import note
+from histofast._progress import shows
 from histofast.learning import (
     Fold,
     Missing,
@@ -46,6 +47,7 @@ REVISION = 1
 _FEW = 30  # validation bags; a metric of ranks takes few values on fewer
 
 
+@shows()
 def train(
     features: Bags | Paths,
     labels: str | Path | None = None,
@@ -61,6 +63,7 @@ def train(
     mlflow: bool = False,
     jobs: int = 1,
     threads: int | None = 1,
+    progress: bool | None = None,
     on_progress: OnProgress | None = None,
     on_note: OnNote | None = None,
 ) -> Run:
@@ -86,6 +89,7 @@ def train(
         threads: of torch, in each. One is about twice as fast as two on bags of some hundred patches,
             and gives the same bits however many CPUs there are; more may pay for bags of thousands.
             None: as many as torch has.
+        progress: show it as lines of text: True, False; None: in a notebook, unless somebody hears it.
         on_progress: called after every epoch, and within one now and then.
         on_note: called with a line on what is done besides epochs, or had to be begun anew.
 

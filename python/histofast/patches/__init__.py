@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from histofast.patches.fitting import FittedBag, OddPatches, fit_bag
+from histofast.patches.fitting import FittedBag, fit_bag
 from histofast.patches.folders import SPLIT_NAMES, table_meant
 from histofast.patches.images import stream_bag, stream_fitted
 from histofast.patches.pictures import (
@@ -30,7 +30,7 @@ from histofast.patches.survey import (
     survey_tissue,
 )
 from histofast.patches.synthetic import make_demo_slides, make_labelled_slides, make_slide
-from histofast.patches.tables import PatchBag, read_patch_table
+from histofast.patches.tables import OddPatches, PatchBag, PatchImages, read_patch_table
 
 __all__ = [
     "IMAGE_SUFFIXES",
@@ -45,6 +45,7 @@ __all__ = [
     "OddPatches",
     "PatchBag",
     "PatchBatch",
+    "PatchImages",
     "PatchReader",
     "PatchSample",
     "Picture",

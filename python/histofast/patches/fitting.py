@@ -6,18 +6,16 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from histofast._words import counted
 from histofast.errors import SlideError
-from histofast.patches.tables import PatchBag
+from histofast.patches.tables import OddPatches, PatchBag
 from histofast.slides import image_size, read_image
 from histofast.tiling import WHITE, cut_patches
 
-OddPatches = Literal["error", "skip", "pad", "resize"]
 _MOST_NAMED = 100  # in an error
 
 
@@ -72,7 +70,7 @@ def fit_bag(
     bag: PatchBag,
     *,
     patch_px: int | None = None,
-    odd: OddPatches = "error",
+    odd: OddPatches | None = None,
     allow_upsampling: bool = False,
 ) -> FittedBag:
     """Decide what becomes of the images of a bag, from their headers.
@@ -84,13 +82,14 @@ def fit_bag(
         patch_px: side of the patches; when None that of the images.
         odd: "error" refuses a bag with odd images, and names them; "skip" leaves them out; "pad" puts all
             into the top left of a white square as large as the largest side; "resize" resamples them
-            to the size of the others, stretched where they are no squares.
+            to the size of the others, stretched where they are no squares; None: what the bag says.
         allow_upsampling: accept images smaller than `patch_px`.
 
     Raises:
         SlideError: odd images, with "error", or no others, with "skip"; images smaller than `patch_px`;
             one that is missing or broken.
     """
+    odd = bag.odd_patches if odd is None else odd
     sizes = [image_size(file) for file in bag.files]
     squares = Counter(width for width, height in sizes if width == height)
     most = squares.most_common(1)[0][0] if squares else 0

@@ -10,9 +10,9 @@ from numpy.typing import NDArray
 
 from histofast._numbers import whole_number
 from histofast._stopping import stop_if_asked
-from histofast.patches.fitting import FittedBag, OddPatches, fit_bag
+from histofast.patches.fitting import FittedBag, fit_bag
 from histofast.patches.stream import BATCH_SIZE, PatchBatch, decoding
-from histofast.patches.tables import PatchBag
+from histofast.patches.tables import OddPatches, PatchBag
 
 
 def stream_bag(
@@ -20,7 +20,7 @@ def stream_bag(
     *,
     patch_px: int | None = None,
     batch_size: int = BATCH_SIZE,
-    odd: OddPatches = "error",
+    odd: OddPatches | None = None,
     allow_upsampling: bool = False,
     workers: Executor | None = None,
 ) -> Iterator[PatchBatch]:

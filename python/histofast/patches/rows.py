@@ -17,7 +17,7 @@ from histofast.patches.fitting import fit_bag
 from histofast.patches.images import stream_fitted
 from histofast.patches.sources import Job, list_bags, list_jobs
 from histofast.patches.stream import iter_patches
-from histofast.patches.tables import PatchBag
+from histofast.patches.tables import PatchBag, PatchImages
 from histofast.slides import Slide
 from histofast.tiling import PatchPlan
 
@@ -32,14 +32,14 @@ class PatchReader:
         self,
         slides: str | Path | Sequence[str | Path] | None = None,
         *,
-        patches: str | Path | None = None,
+        patches: str | Path | PatchImages | None = None,
         recursive: bool = False,
     ) -> None:
         """List what there is.
 
         Args:
             slides: as `extract` was given them.
-            patches: instead, the table of patch images that it was given.
+            patches: instead, the patch images that it was given.
             recursive: look for slides in sub-folders too.
 
         Raises:

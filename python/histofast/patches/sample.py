@@ -11,11 +11,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from histofast._machine import available_cpus
-from histofast.patches.images import stream_bag
+from histofast.patches.fitting import fit_bag
+from histofast.patches.images import stream_fitted
 from histofast.patches.sources import Job, list_bags, list_jobs
 from histofast.patches.stream import iter_patches
 from histofast.patches.survey import MaskFile, TissueOptions, find_tissue_with
-from histofast.patches.tables import PatchBag
+from histofast.patches.tables import PatchBag, PatchImages
 from histofast.tiling import plan_patches
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg")
@@ -79,7 +80,7 @@ class PatchSample:
 def sample_patches(
     slides: str | Path | Sequence[str | Path] | None = None,
     *,
-    patches: str | Path | None = None,
+    patches: str | Path | PatchImages | None = None,
     n: int,
     patch_px: int,
     mpp: float,
@@ -137,7 +138,7 @@ def sample_patches(
 
 
 def _jobs(
-    slides: str | Path | Sequence[str | Path] | None, patches: str | Path | None
+    slides: str | Path | Sequence[str | Path] | None, patches: str | Path | PatchImages | None
 ) -> list[Job]:
     if patches is not None:
         return list_bags(patches)
@@ -164,10 +165,18 @@ def _jobs(
 def _of_bag(
     bag: PatchBag, n: int, patch_px: int, rng: np.random.Generator, pool: ThreadPoolExecutor
 ) -> list[tuple[NDArray[np.uint8], str]]:
+    fitted = None
+    if bag.odd_patches != "error":  # which are odd depends on all of them
+        fitted = fit_bag(bag, patch_px=patch_px, allow_upsampling=True)
+        bag = fitted.bag
     rows = np.sort(rng.permutation(len(bag))[:n])
     if not len(rows):
         return []
-    batches = stream_bag(bag.take(rows), patch_px=patch_px, allow_upsampling=True, workers=pool)
+    if fitted is None:
+        drawn = fit_bag(bag.take(rows), patch_px=patch_px, allow_upsampling=True)
+    else:
+        drawn = fitted.take(rows)
+    batches = stream_fitted(drawn, workers=pool)
     pixels = [patch for batch in batches for patch in batch.pixels]
     return list(zip(pixels, (bag.labels[i] for i in rows), strict=True))
 

@@ -7,11 +7,11 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from histofast._files import path_of, paths_of
+from histofast._files import paths_of
 from histofast._numbers import mpp_number
 from histofast._tables import is_missing, is_table, read_table
 from histofast.errors import SlideError
-from histofast.patches.tables import PatchBag, pictures_in_bags
+from histofast.patches.tables import PatchBag, PatchImages, pictures_in_bags
 from histofast.slides import Slide, find_slides, open_slide
 
 MASK_SUFFIXES = (".png", ".geojson", ".json", ".tif", ".tiff", ".jpg", ".jpeg")
@@ -137,9 +137,9 @@ def _jobs_of_table(path: Path) -> list[Job]:
     return jobs
 
 
-def list_bags(table: str | Path, *, bag_from: str | None = None) -> list[Job]:
-    """Turn a CSV of patch images, or a folder of classes, into bags to encode; see `read_patch_table`."""
-    pictures, bags = pictures_in_bags(path_of("table", table), bag_from=bag_from)
+def list_bags(patches: str | Path | PatchImages) -> list[Job]:
+    """Turn a table of patch images, or a folder of classes, into bags to encode; see `read_patch_table`."""
+    pictures, bags = pictures_in_bags(PatchImages.of(patches))
     jobs = [Job(name=bag.name, path=pictures.path, bag=bag, patient=bag.patient) for bag in bags]
     return jobs + [
         Job(name=name, path=pictures.path / name, problem=f"{pictures.path}: {problem}")

@@ -8,6 +8,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
+from typing import Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,6 +20,46 @@ from histofast.errors import SlideError
 from histofast.patches.pictures import Picture, Pictures, read_pictures
 
 _FOLDER = "folder"
+
+OddPatches = Literal["error", "skip", "pad", "resize"]
+
+
+@dataclass(frozen=True, slots=True)
+class PatchImages:
+    """Ready-made patch images; whoever reads some takes this in the place of their path.
+
+    Attributes:
+        path: a table of images (file[, slide, patient, label, x, y, split]), or a folder of classes.
+        bag_from: which of them are one bag; see `read_patch_table`.
+        odd_patches: what to do with images of other sizes than most of their bag: "error", "skip", "pad" or
+            "resize"; see `fit_bag`.
+
+    Raises:
+        TypeError: a path or text that is none.
+        ValueError: something else is to be done with odd ones.
+
+    Example:
+        extract(patches=PatchImages("tiles", bag_from="folder", odd_patches="pad"), out="features")
+    """
+
+    path: str | Path
+    bag_from: str | None = None
+    odd_patches: OddPatches = "error"
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "path", path_of("patches", self.path))
+        if self.bag_from is not None:
+            text_of("bag_from", self.bag_from)
+        known = get_args(OddPatches)
+        if self.odd_patches not in known:
+            raise ValueError(
+                f"odd_patches must be one of {', '.join(known)}, got {self.odd_patches!r}"
+            )
+
+    @classmethod
+    def of(cls, patches: str | Path | PatchImages) -> PatchImages:
+        """Take a path for images of which nothing else is told."""
+        return patches if isinstance(patches, PatchImages) else cls(patches)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -33,6 +74,7 @@ class PatchBag:
         split: "train", "valid", ...; "" when the table has none.
         patient: whose they are; "" when the table has no column of patients.
         names: (n) of the images, as the table spells them; () where nobody has told.
+        odd_patches: what is done with images of other sizes, where nobody says otherwise.
     """
 
     name: str
@@ -42,6 +84,7 @@ class PatchBag:
     split: str
     patient: str = ""
     names: tuple[str, ...] = ()
+    odd_patches: OddPatches = "error"
 
     def __len__(self) -> int:
         return len(self.files)
@@ -79,7 +122,9 @@ class PatchBag:
         return f"patches:{len(self)};sha256:{digest.hexdigest()}"
 
 
-def read_patch_table(path: str | Path, *, bag_from: str | None = None) -> list[PatchBag]:
+def read_patch_table(
+    path: str | Path | PatchImages, *, bag_from: str | None = None
+) -> list[PatchBag]:
     """Read a CSV of patch images (file[, slide, patient, label, x, y, split]), or a folder of classes.
 
     `file` is relative to the CSV's folder. Without a column of slides a patient is a bag, without one
@@ -87,7 +132,7 @@ def read_patch_table(path: str | Path, *, bag_from: str | None = None) -> list[P
     `histofast._tables`; folders are read as `read_pictures` says.
 
     Args:
-        path: of the table or folder.
+        path: of the table or folder; or both arguments, and what is done with odd images, as one.
         bag_from: what bags are instead: "folder", the folder that a picture lies in; a regular expression
             with one group, which is looked for in the file's name as the table or folder has it
             (`"(\\d+)_idx"`); or the name of a column, which comes first where the table has one of it.
@@ -103,16 +148,13 @@ def read_patch_table(path: str | Path, *, bag_from: str | None = None) -> list[P
             file, a coordinate that is no number or does not fit 64 bits, a bag that is of two
             patients or in two splits.
     """
-    return pictures_in_bags(path, bag_from=bag_from)[1]
+    images = path if isinstance(path, PatchImages) else PatchImages(path, bag_from=bag_from)
+    return pictures_in_bags(images)[1]
 
 
-def pictures_in_bags(
-    path: str | Path, *, bag_from: str | None = None
-) -> tuple[Pictures, list[PatchBag]]:
+def pictures_in_bags(images: PatchImages) -> tuple[Pictures, list[PatchBag]]:
     """As `read_patch_table`, with the pictures that the bags are of."""
-    if bag_from is not None:
-        text_of("bag_from", bag_from)
-    path = path_of("path", path)
+    path, bag_from = Path(images.path), images.bag_from
     is_column = bag_from is not None and _is_column(path, bag_from)
     pictures = read_pictures(path, group_column=bag_from if is_column else None)
     grouped: dict[str, list[Picture]] = {}
@@ -126,7 +168,7 @@ def pictures_in_bags(
         grouped.setdefault(bag, []).append(replace(row, labels=("",)) if is_bag else row)
     if bag_from is None and not pictures.has & {"slide", "patient"}:
         _refuse_one_stem(pictures, grouped)
-    return pictures, _bags_of(pictures, grouped)
+    return pictures, _bags_of(pictures, grouped, images.odd_patches)
 
 
 def _is_column(path: Path, bag_from: str) -> bool:
@@ -181,7 +223,9 @@ def _folders(pictures: Pictures) -> list[str]:
     return [folder.name for folder in folders]
 
 
-def _bags_of(pictures: Pictures, grouped: Mapping[str, Sequence[Picture]]) -> list[PatchBag]:
+def _bags_of(
+    pictures: Pictures, grouped: Mapping[str, Sequence[Picture]], odd_patches: OddPatches
+) -> list[PatchBag]:
     bags = []
     for name, members in grouped.items():
         coords = None
@@ -196,6 +240,7 @@ def _bags_of(pictures: Pictures, grouped: Mapping[str, Sequence[Picture]]) -> li
                 names=tuple(row.name for row in members),
                 split=_of_bag(pictures, name, "in one split", {row.split for row in members}),
                 patient=_of_bag(pictures, name, "of one patient", {row.patient for row in members}),
+                odd_patches=odd_patches,
             )
         )
     return bags

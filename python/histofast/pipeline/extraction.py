@@ -16,13 +16,14 @@ from pathlib import Path
 from histofast import jobs
 from histofast._files import path_of
 from histofast._machine import available_cpus
+from histofast._progress import shows
 from histofast._words import counted
 from histofast.errors import JobError, ModelError, NoSpaceError, SlideError
 from histofast.features import Layout
 from histofast.patches import (
     IMAGE_SUFFIXES,
     Job,
-    OddPatches,
+    PatchImages,
     TissueOptions,
     list_bags,
     list_jobs,
@@ -47,14 +48,13 @@ POLL_S = 0.5  # how often a run asks whether another one has let go of a slide
 PATIENCE_S = 30.0  # for the batch at hand, before a process that was told to stop is ended
 
 
+@shows()
 def extract(
     slides: str | Path | Sequence[str | Path] | None = None,
     *,
     out: str | Path,
     encoder: str | Path | Sequence[str | Path] = DEFAULT_ENCODER,
-    patches: str | Path | None = None,
-    bag_from: str | None = None,
-    odd_patches: OddPatches = "error",
+    patches: str | Path | PatchImages | None = None,
     mpp: float | None = None,
     mag: float | None = None,
     patch_px: int | None = None,
@@ -79,6 +79,7 @@ def extract(
     workers: int | None = None,
     batch_size: int | None = None,
     dry_run: bool = False,
+    progress: bool | None = None,
     on_progress: Callable[[Progress], None] | None = None,
 ) -> RunReport:
     """Encode slides into feature files.
@@ -90,10 +91,8 @@ def extract(
         encoder: name or ONNX file of one or several encoders; all see the same pixels, decoded once.
             A file of cuts is as many encoders as it has cuts, computed in one run.
         patches: instead of slides, a CSV of patch images (file[, slide, patient, label, x, y, split]), or
-            a folder of classes.
-        bag_from: which patch images are one bag, and so one file; see `read_patch_table`.
-        odd_patches: what to do with patch images of other sizes than most of their bag: "error", "skip", "pad"
-            or "resize"; see `fit_bag`.
+            a folder of classes; `PatchImages` says besides which of them are one bag, and so one file, and
+            what to do with images of odd sizes.
         mpp: um per pixel of the patches, exactly; what the encoder was made for when None.
         mag: what scanners call it instead: 40 is 0.25 um per pixel, 20 is 0.5. A slide whose own scale is
             that to within 6 % keeps it, which its line and its file say; others are resampled to it.
@@ -128,6 +127,7 @@ def extract(
         batch_size: patches per encoder call; away from the CPU it is part of what a file was made
             with, for there the last bits may depend on it.
         dry_run: only plan; the report says how many patches each slide has.
+        progress: show it as lines of text: True, False; None: in a notebook, unless `on_progress` hears it.
         on_progress: called after every batch and every slide.
 
     Returns:
@@ -152,8 +152,6 @@ def extract(
         raise ValueError("slides or patches must be given, and not both")
     if patches is not None and mask is not None:
         raise ValueError("mask must not be given with patches, which are cut already")
-    if patches is None and bag_from is not None:
-        raise ValueError("bag_from must be given with patches only, got slides")
     refuse_two_scales(mpp=mpp, mag=mag)
     options = ExtractOptions(
         out=path_of("out", out),
@@ -174,8 +172,7 @@ def extract(
         fail_fast=fail_fast,
         overwrite=overwrite,
         shard=shard,
-        of_bags=patches is not None,
-        odd_patches=odd_patches,
+        patches=None if patches is None else PatchImages.of(patches),
         device=device,
         threads=threads,
         workers=workers,
@@ -184,7 +181,7 @@ def extract(
     devices = devices_of(options.device, gpus)
     is_recursive, is_dry = flag("recursive", recursive), flag("dry_run", dry_run)
     if patches is not None:
-        found = list_bags(path_of("patches", patches), bag_from=bag_from)
+        found = list_bags(patches)
     else:
         found = _slides_of(_paths(slides), is_recursive=is_recursive)
         _refuse_pictures(found, mpp_override=options.mpp_override)

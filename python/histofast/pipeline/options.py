@@ -16,7 +16,7 @@ from histofast._numbers import mpp_number, real_number, whole_number
 from histofast.encoders import EncoderSet, EncoderSpec, device_problem, driver_gpu_count
 from histofast.errors import ModelError
 from histofast.features import Layout
-from histofast.patches import OddPatches, TissueOptions
+from histofast.patches import PatchImages, TissueOptions
 from histofast.tiling import LEVEL_TOLERANCE, MAG_TOLERANCE, UM_AT_1X, mpp_at
 
 DEFAULT_ENCODER = "densenet121-t2"
@@ -32,18 +32,17 @@ _FLAGS = (
     "strict",
     "fail_fast",
     "overwrite",
-    "of_bags",
 )
 # What is of the run, and not of what it makes.
-_OF_THE_RUN = ("encoders", "half", "fail_fast", "shard", "of_bags", "device", "threads", "workers")
+_OF_THE_RUN = ("encoders", "half", "fail_fast", "shard", "patches", "device", "threads", "workers")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ExtractOptions:
     """All that `extract` is asked for, but for the slides; its docstring explains each.
 
-    `mpp` is the nominal one where `mag` is given. `of_bags`: the patches are ready-made; `device` is one, of one process; `threads` and `workers`
-    are the CPUs available when None was given.
+    `mpp` is the nominal one where `mag` is given. `device` is one, of one process; `threads` and `workers` are
+    the CPUs available when None was given.
 
     Raises:
         TypeError, ValueError: an argument of the wrong type, or out of range.
@@ -67,8 +66,7 @@ class ExtractOptions:
     fail_fast: bool = False
     overwrite: bool = False
     shard: str | None = None
-    of_bags: bool = False
-    odd_patches: OddPatches = "error"
+    patches: PatchImages | None = None
     device: str = "auto"
     threads: int | None = None
     workers: int | None = None
@@ -83,23 +81,22 @@ class ExtractOptions:
             self._set(name, getattr(self, name) or available_cpus())
         if not self.encoders:
             raise ValueError("encoder must name at least one encoder, got none")
-        for name, known in (
-            ("layout", get_args(Layout)),
-            ("edge", get_args(Edge)),
-            ("odd_patches", get_args(OddPatches)),
-        ):
+        for name, known in (("layout", get_args(Layout)), ("edge", get_args(Edge))):
             if getattr(self, name) not in known:
                 raise ValueError(
                     f"{name} must be one of {', '.join(known)}, got {getattr(self, name)!r}"
                 )
-        if self.odd_patches != "error" and not self.of_bags:
-            raise ValueError("odd_patches must be given with patches only, got slides")
         if self.nominal_level0 and self.of_bags:
             raise ValueError("nominal_level0 must not be given with patches, which have no level 0")
         if self.half and self.layout == "clam":
             raise ValueError(
                 "half must be False for layout clam, whose readers want float32, got True"
             )
+
+    @property
+    def of_bags(self) -> bool:
+        """Whether the patches are ready-made."""
+        return self.patches is not None
 
     def _take_numbers(self) -> None:
         """Take numbers of other kinds as Python's own: NumPy's would not go into an identity."""
@@ -210,7 +207,9 @@ class Settled(ExtractOptions):
         options = asdict(self)
         for name in (*_OF_THE_RUN, "is_mpp_given"):
             del options[name]
-        return {**options, "out": str(self.out), "dtype": self.dtype, "mag_known": self.mag_known}
+        images = self.patches and {**asdict(self.patches), "path": str(self.patches.path)}
+        told = {"out": str(self.out), "dtype": self.dtype, "mag_known": self.mag_known}
+        return {**options, **told, "patches": images}
 
 
 def settle(options: ExtractOptions, encoders: Sequence[EncoderSet]) -> Settled:

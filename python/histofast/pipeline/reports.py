@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from histofast._files import Lock, replacing, write_error
-from histofast._words import count, one_line
+from histofast._notebook import table
+from histofast._words import clipped, count, duration, one_line
 from histofast.errors import CudaError, HistofastError, WriteError
 
 SAVE_S = 5.0  # the report of a long run is saved this often
@@ -22,6 +23,15 @@ Status = Literal["done", "empty", "skipped", "failed", "planned", "interrupted"]
 Limit = Literal["encoding", "decoding", "writing", ""]
 
 # Where the time of the thread that encodes goes, as `SlideReport.seconds` has it.
+_ENDS: tuple[tuple[str, Status], ...] = (
+    ("done", "done"),
+    ("empty", "empty"),
+    ("already there", "skipped"),
+    ("failed", "failed"),
+    ("not done", "interrupted"),
+)
+_FIRST: tuple[Status, ...] = ("failed", "empty")  # in a table
+_NAME_WIDTH = 40  # of a slide in a line that is written over
 _LIMITS: dict[str, Limit] = {"encode": "encoding", "wait": "decoding", "write": "writing"}
 
 
@@ -150,6 +160,47 @@ class RunReport:
     about: dict[str, Any] = field(default_factory=dict)
     path: str = ""
 
+    def __repr__(self) -> str:
+        return f"RunReport({self.totals})"
+
+    def _repr_html_(self) -> str:
+        ranks = {status: rank for rank, status in enumerate(_FIRST)}
+        slides = sorted(self.slides, key=lambda slide: ranks.get(slide.status, len(_FIRST)))
+        rows = [
+            (
+                slide.name,
+                slide.status,
+                slide.patches,
+                f"{slide.seconds['total']:.1f}" if "total" in slide.seconds else "",
+                "; ".join(filter(None, (slide.error, slide.reason, *slide.notes))),
+            )
+            for slide in slides
+        ]
+        header = ("slide", "status", "patches", "seconds", "notes")
+        stopped = f"; stopped: {self.error}" if self.error else ""
+        return table(f"{self.totals}{stopped}", header, rows)
+
+    @property
+    def totals(self) -> str:
+        """How many slides ended how, and how fast it was."""
+        planned = self.of("planned")
+        if self.about.get("estimated_patches_per_s"):
+            patches = sum(slide.patches for slide in planned)
+            text = (
+                f"{count(len(planned), 'slide')}, {count(patches, 'patch')}: about "
+                f"{duration(self.about['estimated_seconds'])} at "
+                f"{self.about['estimated_patches_per_s']:.1f} patches/s (nothing was written)"
+            )
+            failed = self.of("failed")
+            return f"{text}; {len(failed)} would fail" if failed else text
+        ends = [(word, len(self.of(status))) for word, status in _ENDS]
+        counts = ", ".join(f"{n} {word}" for word, n in ends if n)
+        text = f"{count(len(self.slides), 'slide')}{f': {counts}' if counts else ''}"
+        if self.patches:
+            rate = self.patches / max(self.seconds, 1e-9)
+            text += f"; {count(self.patches, 'patch')} in {duration(self.seconds)} ({rate:.1f} patches/s)"
+        return text
+
     def of(self, status: Status) -> list[SlideReport]:
         """The slides that ended so."""
         return [slide for slide in self.slides if slide.status == status]
@@ -197,6 +248,34 @@ class Progress:
     slide_patches_done: int
     finished: SlideReport | None = None
     note: str = ""
+
+    def __str__(self) -> str:
+        """Say where the run stands."""
+        where = f"{self.slides_done} of {count(self.slides_total, 'slide')}"
+        if self.slide_patches:
+            name = clipped(one_line(self.name), _NAME_WIDTH)
+            where += f"; {name}: {self.slide_patches_done} of {count(self.slide_patches, 'patch')}"
+        rate = self.patches_done / max(self.seconds, 1e-9)
+        speed = f", {rate:.1f} patches/s" if self.patches_done else ""
+        return f"{where}{speed}; {duration(self.seconds)}{self.time_left}"
+
+    @property
+    def line(self) -> str:
+        """What stays to be said; nothing of slides that were there, of which there may be thousands."""
+        lines = [one_line(self.note)] if self.note else []
+        if self.finished is not None and self.finished.status != "skipped":
+            lines.append(f"[{self.slides_done}/{self.slides_total}] {self.finished.in_words()}")
+        return "\n".join(lines)
+
+    @property
+    def time_left(self) -> str:
+        """`, about 3 min left`, from the slides so far: how many patches the others have is not known yet."""
+        part = self.slide_patches_done / self.slide_patches if self.slide_patches else 0.0
+        done = self.slides_done + part
+        if done == 0 or done < 0.02 * self.slides_total or done >= self.slides_total:
+            return ""
+        left_s = self.seconds / done * (self.slides_total - done)
+        return f", about {duration(left_s)} left"
 
 
 class Clock:

@@ -75,7 +75,6 @@ class BagSource:
         self._fitted = fit_bag(
             job.bag,
             patch_px=options.patch_px or None,
-            odd=options.odd_patches,
             allow_upsampling=options.allow_upsampling,
         )
         self.patch_px = self._fitted.patch_px

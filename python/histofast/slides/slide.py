@@ -17,11 +17,11 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-import imagecodecs
 import numpy as np
 from numpy.typing import NDArray
 
 from histofast._machine import available_cpus
+from histofast._notebook import SIDE_PX, Pictured
 from histofast._numbers import real_number, whole_number
 from histofast._words import count
 from histofast.errors import SlideError, TileError
@@ -31,7 +31,6 @@ from histofast.tiling import WHITE
 MAX_OVERVIEW_PX = 1 << 28  # 0.8 GB
 SURVEY_BATCH = 32  # blocks of an overview that are cut at a time
 _REGION_PX = 256  # side of the blocks that a region is cut in
-_NOTEBOOK_PX = 512
 _SAME = 1e-6  # of two scales, relative
 
 
@@ -75,7 +74,7 @@ class Survey:
     reason: str
 
 
-class Slide(ABC):
+class Slide(Pictured, ABC):
     """An open slide. A context manager; `close()` is safe to call twice.
 
     Attributes:
@@ -135,9 +134,8 @@ class Slide(ABC):
         levels = count(len(self.levels), "level")
         return f"{type(self).__name__}({self.name!r}, {width:,} x {height:,} px, {self.mpp:.4g} um/px, {levels})"
 
-    def _repr_png_(self) -> bytes:
-        """Return a small picture, as notebooks show it."""
-        return bytes(imagecodecs.png_encode(self.thumbnail(_NOTEBOOK_PX)))
+    def _picture(self) -> NDArray[np.uint8]:
+        return self.thumbnail(SIDE_PX)
 
     def thumbnail(self, max_px: int = 1024) -> NDArray[np.uint8]:
         """Return the whole slide as a picture whose longer side has `max_px` pixels, or the slide's if that is less.

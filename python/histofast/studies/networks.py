@@ -73,7 +73,7 @@ def compare_networks(encoders: Sequence[str | Path], setting: Setting) -> StudyR
     setting.tell("comparing features")
     folders = [features_of(name, setting) for name in names]
     on_progress = setting.counting("comparing features")
-    alike = compare_features(folders, intersect=True, on_progress=on_progress)
+    alike = compare_features(folders, intersect=True, progress=False, on_progress=on_progress)
     alike.save(setting.out / "similarity")
     links = {"How alike the features are": "similarity/index.html"}
     return save(study, setting.out, links=links)

@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 
 from histofast import jobs, report
 from histofast._numbers import whole_number
+from histofast._progress import listening
 from histofast._tables import is_table
 from histofast._words import one_line
 from histofast.classify import Asked, Planned, Recipe, Run, Runs, as_recipe, open_run
@@ -66,6 +67,7 @@ class Conditions:
         jobs: at a time, in processes side by side, >= 1. None: 1, or one for each of `gpus`.
         gpus: indices of GPUs, each with a process of its own or several.
         command: how a user would repeat it, for the page.
+        progress: show it as lines of text: True, False; None: in a notebook, unless `on_progress` hears it.
         on_progress: called before each part.
 
     Raises:
@@ -79,6 +81,7 @@ class Conditions:
     jobs: int | None = None
     gpus: Sequence[int] | None = None
     command: str | None = None
+    progress: bool | None = None
     on_progress: OnProgress | None = None
 
     def __post_init__(self) -> None:
@@ -89,6 +92,8 @@ class Conditions:
         if workers_on(self.gpus, device=self.device, jobs=self.jobs):
             object.__setattr__(self, "device", "auto")  # each worker has its own
         object.__setattr__(self, "out", Path(self.out))
+        object.__setattr__(self, "on_progress", listening(self.progress, self.on_progress))
+        object.__setattr__(self, "progress", False)  # a copy does not show it twice
 
     @property
     def folder(self) -> Path:

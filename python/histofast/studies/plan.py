@@ -192,6 +192,7 @@ def train_one(
         model=model,
         config=config,
         threads=threads,
+        progress=False,
         on_progress=on_progress,
         on_note=lambda text: outside.run(jobs.tell, text),
     )

@@ -147,6 +147,7 @@ def _compute_features(encoders: Sequence[str | Path], setting: Setting) -> None:
         min_tissue=setting.min_tissue,
         tissue=setting.tissue,
         allow_upsampling=setting.patches is not None,
+        progress=False,
         on_progress=tell,
     )
     failed = [slide for slide in found.slides if slide.status == "failed"]

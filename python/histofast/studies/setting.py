@@ -10,9 +10,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from histofast._numbers import real_number, whole_number
+from histofast._progress import listening
 from histofast.learning import TOLERANCE, Missing, Task, folds
 from histofast.mil import TrainConfig, open_labels
-from histofast.patches import TissueOptions, list_bags, list_jobs
+from histofast.patches import PatchImages, TissueOptions, list_bags, list_jobs
 from histofast.report import check_installed
 
 _log = logging.getLogger(__name__)
@@ -37,6 +38,11 @@ class StudyProgress:
         """As a line: `training b5 (3 of 20)`."""
         return f"{self.doing} ({self.done + 1} of {self.total})" if self.total > 1 else self.doing
 
+    @property
+    def line(self) -> str:
+        """What stays to be said."""
+        return str(self)
+
 
 OnProgress = Callable[[StudyProgress], None]
 
@@ -49,7 +55,7 @@ class Setting:
         labels: table of slides' labels, as `histofast.mil.open_bags` reads it.
         out: folder of the study: its page, encoders, features and runs.
         slides: to cut into patches.
-        patches: instead, a table of patch images; they are enlarged to `patch_px` if smaller.
+        patches: instead, patch images, as `extract` takes them; they are enlarged to `patch_px` if smaller.
         patch_px: side of the patches; None: what the encoders say.
         mpp: um per pixel of patches from slides; None: likewise.
         min_tissue: least share of tissue in a patch of a slide.
@@ -64,6 +70,7 @@ class Setting:
         jobs: runs at a time, in processes side by side, >= 1; the numbers are the same.
         threads: of torch in each; None: as many as torch likes.
         command: how a user would repeat it, for the page.
+        progress: show it as lines of text: True, False; None: in a notebook, unless `on_progress` hears it.
         on_progress: called before each part.
 
     Raises:
@@ -74,7 +81,7 @@ class Setting:
     labels: str | Path
     out: Path
     slides: str | Path | Sequence[str | Path] | None = None
-    patches: str | Path | None = None
+    patches: str | Path | PatchImages | None = None
     patch_px: int | None = None
     mpp: float | None = None
     min_tissue: float = 0.25
@@ -89,10 +96,13 @@ class Setting:
     jobs: int = 1
     threads: int | None = 1
     command: str | None = None
+    progress: bool | None = None
     on_progress: OnProgress | None = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "out", Path(self.out))
+        object.__setattr__(self, "on_progress", listening(self.progress, self.on_progress))
+        object.__setattr__(self, "progress", False)  # a copy does not show it twice
         for name in ("repeats", "jobs", "threads"):
             value = whole_number(name, getattr(self, name))
             object.__setattr__(self, name, value)

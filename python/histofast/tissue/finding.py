@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from histofast._arrays import check, empty, to_numpy
+from histofast._notebook import WHITE, Pictured, framed, nearest, shown_size
 from histofast._numbers import real_number, whole_number
 from histofast._words import count
 from histofast.tissue.mask import MAX_CLOSE_PX, mask_into
@@ -29,6 +30,7 @@ MUCH_INK = 0.1  # of what could be tissue: then it is said
 
 Ink = Literal["remove", "keep"]
 INK = get_args(Ink)
+_SHOWN_RGB = (120, 190, 140)
 
 
 class LevelSize(Protocol):
@@ -51,7 +53,7 @@ class OverviewSlide(Protocol):
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
-class Tissue:
+class Tissue(Pictured):
     """Where there is tissue on one slide.
 
     Attributes:
@@ -69,6 +71,18 @@ class Tissue:
     threshold: int | None
     identity: str
     notes: tuple[str, ...] = ()
+
+    def __repr__(self) -> str:
+        how = "from a mask" if self.threshold is None else f"threshold {self.threshold}"
+        return f"Tissue({self.fraction:.1%} of {self.width_l0:,} x {self.height_l0:,} px, {how})"
+
+    def _picture(self) -> NDArray[np.uint8]:
+        width, height = shown_size(self.width_l0, self.height_l0)
+        rows, columns = self.mask.shape
+        inside = self.mask[nearest(height, rows)[:, None], nearest(width, columns)] != 0
+        picture = np.full((height, width, 3), WHITE, np.uint8)
+        picture[inside] = _SHOWN_RGB
+        return framed(picture)
 
     @property
     def downsample_x(self) -> float:
