@@ -21,7 +21,7 @@ import numpy as np
 import pytest
 from compare import Table
 
-from histofast.features import FeatureWriter, read_features, verify
+from histofast.features import FeatureWriter, problems_of, read_features
 
 N, D, BATCH = 10_000, 1024, 64
 ROUNDS = 11
@@ -91,7 +91,7 @@ def test_write_and_read(
         write += [timed(write_rows, rows, *arrays), timed(sync, rows)]
         rounds.append([*write, timed(read_ours, ours), timed(read_rows, rows)])
     assert read_ours(ours) == read_rows(rows)
-    assert verify(ours) == []
+    assert problems_of(ours) == []
 
     seconds = np.median(rounds, axis=0)
     names = ("write, ours", "write, rows", "sync, rows", "read, ours", "read, rows")

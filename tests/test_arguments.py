@@ -21,16 +21,16 @@ ONE = [
     (features.read_features, "path"),
     (features.read_summary, "path"),
     (features.read_identity, "path"),
-    (features.verify, "path"),
+    (features.problems_of, "path"),
     (features.pt_path, "path"),
     (graphs.cuts, "encoder"),
-    (patches.read_patch_table, "path"),
-    (patches.list_bags, "table"),
+    (patches.read_patch_table, "patches"),
+    (patches.list_bags, "patches"),
 ]
 SEVERAL = [
     (slides.find_slides, "paths"),
     (patches.list_jobs, "slides"),
-    (features.verify_folder, "paths"),
+    (features.verify, "paths"),
 ]
 
 

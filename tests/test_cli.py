@@ -97,7 +97,7 @@ def test_a_file_system_without_locks_is_noted_once(slides, encoder, tmp_path):
     (note,) = notes
     assert note.startswith(f"note: {tmp_path / 'f'}")
     assert " is on a file system without locks (Function" in note
-    assert features.verify_folder([tmp_path / "f"]).is_whole
+    assert features.verify([tmp_path / "f"]).is_whole
     assert leftovers(tmp_path) == []
 
 
@@ -310,7 +310,7 @@ def test_layouts_and_half(extract, slides, tmp_path):
     names = sorted(p.name for p in (tmp_path / "f" / "5x_32px_0px_overlap").glob("[!.]*"))
     folders = ["clam_tiny", "features_tiny", "stamp_tiny"]
     assert names == sorted(folders + [f"{name}.json" for name in folders])
-    assert features.verify_folder([tmp_path / "f"]).is_whole
+    assert features.verify([tmp_path / "f"]).is_whole
     answer = extract(slides / "s0.tif", "--half", "--layout", "clam")
     assert answer.code == 2
     assert "half must be False for layout clam" in answer.err[0]
@@ -391,7 +391,7 @@ def test_a_slide_without_tissue(extract, tmp_path):
     answer = extract(tmp_path / "white.tif")
     assert answer.code == 0
     assert "white: empty: no tissue was found" in answer.err[0]
-    assert features.verify_folder([tmp_path / "f"]).is_whole
+    assert features.verify([tmp_path / "f"]).is_whole
     assert histofast.read_features(feature_files(tmp_path)["white.h5"]).features.shape == (0, 8)
 
 
@@ -834,7 +834,7 @@ def test_signals_leave_whole_files_only(long_run, tmp_path, number):
     assert "s0.h5" in feature_files(out)
     assert len(feature_files(out)) < 3
     assert not leftovers(out)
-    assert features.verify_folder([out]).is_whole
+    assert features.verify([out]).is_whole
     report = json.loads((out / "run.json").read_text())
     assert report["interrupted"]
     assert [s["status"] for s in report["slides"]].count("interrupted") >= 1
@@ -1009,7 +1009,7 @@ def test_two_runs_in_one_folder_one_killed(long_run, tmp_path):
     first.wait()
     assert second.returncode == 0, rest
     assert set(feature_files(out)) == {"s0.h5", "s1.h5", "s2.h5"}
-    assert features.verify_folder([out]).is_whole
+    assert features.verify([out]).is_whole
 
 
 def test_a_library_that_is_broken_is_no_interruption(cli, monkeypatch, slides, tmp_path):

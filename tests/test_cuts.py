@@ -266,7 +266,7 @@ def test_extract_writes_a_folder_per_cut(slides, whole, joined, tmp_path):
         np.testing.assert_array_equal(file.coords, wanted.coords)
         np.testing.assert_allclose(file.features, wanted.features, rtol=1e-4, atol=1e-6)
     sha256 = {spec.name: spec.sha256 for spec in encoders.read_specs(joined)}
-    verified = features.verify_folder([tmp_path / "f"], encoders_sha256=sha256)
+    verified = features.verify([tmp_path / "f"], encoders_sha256=sha256)
     assert (verified.files, verified.is_whole) == (12, True)
 
 
@@ -362,7 +362,7 @@ def test_dry_run_and_layouts(slides, joined, tmp_path):
     assert len(report.slides[0].outputs) == 4
     run(slides / "s0.tif", tmp_path, joined, layout="clam")
     assert len(list(tmp_path.rglob("clam_net-*/pt_files/s0.pt"))) == 4
-    assert features.verify_folder([tmp_path]).is_whole
+    assert features.verify([tmp_path]).is_whole
 
 
 def test_verify_knows_every_cut(cli, slides, joined, whole, tmp_path):

@@ -255,7 +255,7 @@ def test_a_slide_with_nothing_to_encode_is_empty_and_says_why(slides, encoder, t
         file = histofast.read_features(slide.outputs[0])
         assert file.features.shape == (0, 8)
         assert file.attributes["empty"] == reasons[name]
-    assert features.verify_folder([tmp_path]).is_whole
+    assert features.verify([tmp_path]).is_whole
     answer = cli("extract", slides / "s0.tif", "-o", tmp_path / "share", "-e", encoder,
                  "--mpp", 8, "--patch-px", 64, "--min-tissue", 0.9)  # fmt: skip
     assert answer.code == 0

@@ -32,13 +32,13 @@ from histofast.features import (
     content_sha256,
     feature_files,
     feature_path,
+    problems_of,
     pt_path,
     read_features,
     read_identity,
     read_summary,
     tensors,
     verify,
-    verify_folder,
 )
 from histofast.features.tensors import write_tensor
 
@@ -102,7 +102,7 @@ class TestRoundTrip:
             chunks = list(read.iter_chunks(7))
             assert sum(map(len, chunks)) == n
             assert all(len(chunk) <= 7 for chunk in chunks)
-        assert verify(path) == []
+        assert problems_of(path) == []
         assert files_in(path.parent) == ["a.h5"]
 
     def test_everything_comes_back(self, tmp_path: Path) -> None:
@@ -164,14 +164,14 @@ class TestRoundTrip:
         path = write(tmp_path / "a.h5", 0)
         assert read_features(path, mmap=True).features.shape == (0, 8)
         assert read_identity(path) == IDENTITY
-        assert verify(path) == []
+        assert problems_of(path) == []
 
     def test_half(self, tmp_path: Path) -> None:
         path = write(tmp_path / "a.h5", dtype="float16")
         read = read_features(path, mmap=True)
         assert read.features.dtype == np.float16
         np.testing.assert_array_equal(read.features, arrays(10)[0].astype(np.float16))
-        assert verify(path) == []
+        assert problems_of(path) == []
 
     def test_same_input_same_bytes(self, tmp_path: Path) -> None:
         for layout in ("trident", "clam", "stamp"):
@@ -248,7 +248,7 @@ class TestNeighbours:
             assert f["coords"].dtype == np.int32
         assert pt_path(path) == path.parents[1] / "pt_files" / "a.pt"
         assert zipfile.ZipFile(pt_path(path)).testzip() is None
-        assert verify(path) == []
+        assert problems_of(path) == []
         np.testing.assert_array_equal(read_features(path).coords, coords)
 
     @pytest.mark.parametrize("n", [0, 1, 10])
@@ -260,7 +260,7 @@ class TestNeighbours:
         assert tensor.is_contiguous()
         np.testing.assert_array_equal(tensor.numpy(), arrays(n)[0])
         tensor += 1  # its own memory, writable
-        assert verify(path) == []
+        assert problems_of(path) == []
 
     @pytest.mark.parametrize("limit", [250, 1000, 2**31 - 1])
     def test_clam_tensor_is_the_archive_that_zipfile_writes(
@@ -299,7 +299,7 @@ class TestNeighbours:
             assert f.attrs["extractor"] == "uni"
             assert f.attrs["feat_type"] == "tile"
         np.testing.assert_array_equal(read_features(path).coords, coords)
-        assert verify(path) == []
+        assert problems_of(path) == []
 
     def test_reads_their_files(self, tmp_path: Path) -> None:
         features, coords = arrays(5)
@@ -315,8 +315,8 @@ class TestNeighbours:
         assert read.attributes == {"patch_size_level0": 512}
         assert read.identity is None
         assert read_identity(path) is None
-        assert verify(path) == []
-        assert verify_folder([path]).not_sealed == (path,)
+        assert problems_of(path) == []
+        assert verify([path]).not_sealed == (path,)
         with pytest.raises(FeatureError, match="must be contiguous to be mapped"):
             read_features(path, mmap=True)
 
@@ -500,7 +500,7 @@ class TestWholeOrAbsent:
         with pytest.raises(NoSpaceError, match=rf"no space left on .*{lacks}; free some or"):
             write(path, n, d=180, layout=layout)
         assert files_in(full_disk) == []
-        assert verify(write(path, 10)) == []
+        assert problems_of(write(path, 10)) == []
         free = os.statvfs(full_disk)
         (full_disk / "rest").write_bytes(bytes(free.f_bavail * free.f_bsize))
         with pytest.raises(NoSpaceError, match="no space left on"):
@@ -688,7 +688,7 @@ class TestDamage:
             (other, "must have a dataset 'features' or 'feats', got 'x'"),
         ):
             assert read_identity(path) is None
-            assert len(verify(path)) == 1
+            assert len(problems_of(path)) == 1
             with pytest.raises(FeatureError, match=match):
                 read_features(path)
         assert read_identity(tmp_path / "missing.h5") is None
@@ -700,7 +700,7 @@ class TestDamage:
         content = path.read_bytes()
         path.write_bytes(content[: int(len(content) * keep)])
         assert read_identity(path) is None
-        assert len(verify(path)) == 1
+        assert len(problems_of(path)) == 1
         with pytest.raises(FeatureError, match="must be a whole HDF5 file, got"):
             read_features(path)
 
@@ -716,9 +716,9 @@ class TestDamage:
                 damaged = bytearray(content)
                 damaged[start + offset] ^= 1
                 written.write_bytes(damaged)
-                assert problem in verify(written)
+                assert problem in problems_of(written)
         written.write_bytes(content)
-        assert verify(written) == []
+        assert problems_of(written) == []
 
     def test_every_flipped_bit_of_the_rest_is_found(self, written: Path, rng: Any) -> None:
         content = written.read_bytes()
@@ -726,13 +726,13 @@ class TestDamage:
             damaged = bytearray(content)
             damaged[offset] ^= 1 << (offset % 8)
             written.write_bytes(damaged)
-            assert verify(written) != []
+            assert problems_of(written) != []
             assert read_identity(written) in (None, IDENTITY)
 
     def test_changed_attribute(self, written: Path) -> None:
         with h5py.File(written, "r+") as file:
             file["coords"].attrs["level0_mpp"] = 0.25
-        assert len(verify(written)) == 1
+        assert len(problems_of(written)) == 1
         assert read_identity(written) is None
 
     def test_changed_coordinates(self, written: Path) -> None:
@@ -741,22 +741,22 @@ class TestDamage:
         written.write_bytes(content)
         with pytest.raises(FeatureError, match=r"a\.h5 must be as it was written"):
             read_features(written)
-        assert len(verify(written)) == 1
+        assert len(problems_of(written)) == 1
         assert read_identity(written) is None
 
     def test_made_by_something_else_than_it_says(self, tmp_path: Path) -> None:
         identity = IDENTITY | {"tiling": {"patch_size": 224, "mpp": 0.5}, "d": 9}
         path = write(tmp_path / "a.h5", identity=identity)
-        assert verify(path) == [
+        assert problems_of(path) == [
             "d is 8, but the identity says 9",
             "patch_size is 256, but the identity says 224",
         ]
         path = write(tmp_path / "a.h5", attributes=ATTRIBUTES | {"encoder": "virchow"})
-        assert verify(path) == ["encoder is 'virchow', but the identity says 'uni'"]
+        assert problems_of(path) == ["encoder is 'virchow', but the identity says 'uni'"]
 
     def test_another_encoder_of_that_name(self, written: Path) -> None:
-        assert verify(written, encoders_sha256={"uni": "ab" * 32, "other": "0" * 64}) == []
-        (problem,) = verify(written, encoders_sha256={"uni": "cd" * 32})
+        assert problems_of(written, encoders_sha256={"uni": "ab" * 32, "other": "0" * 64}) == []
+        (problem,) = problems_of(written, encoders_sha256={"uni": "cd" * 32})
         assert "made by another file of encoder uni: sha256 abababababab instead of" in problem
 
     def test_not_finite_is_found(self, written: Path) -> None:
@@ -765,7 +765,7 @@ class TestDamage:
         with written.open("r+b") as plain:
             plain.seek(offset + 4 * (3 * 8 + 2))
             plain.write(np.float32(np.nan).tobytes())
-        assert "features are not finite, first in row 3" in verify(written)
+        assert "features are not finite, first in row 3" in problems_of(written)
 
     def test_tensor_beside_it(self, tmp_path: Path) -> None:
         path = write(tmp_path / "h5_files" / "a.h5", layout="clam")
@@ -773,11 +773,11 @@ class TestDamage:
         content = bytearray(pt.read_bytes())
         content[content.index(arrays(10)[0].tobytes()) + 5] ^= 1
         pt.write_bytes(content)
-        assert verify(path) == ["the .pt file beside it holds other features"]
+        assert problems_of(path) == ["the .pt file beside it holds other features"]
         pt.write_bytes(content[:100])
-        assert verify(path) == ["no whole a.pt beside it"]
+        assert problems_of(path) == ["no whole a.pt beside it"]
         pt.unlink()
-        assert verify(path) == ["no whole a.pt beside it"]
+        assert problems_of(path) == ["no whole a.pt beside it"]
 
     @pytest.mark.parametrize("layout", ["trident", "clam", "stamp"])
     @pytest.mark.parametrize("what", ["dataset", "attribute", "link", "byte", "front"])
@@ -794,7 +794,7 @@ class TestDamage:
                     file["coords"].attrs["more"] = 1
                 else:
                     file["more"] = h5py.ExternalLink("other.h5", "x")
-        assert len(verify(path)) == 1
+        assert len(problems_of(path)) == 1
         assert read_identity(path) is None
 
     @pytest.mark.parametrize("n", [0, 10])
@@ -847,7 +847,7 @@ class TestDamage:
             changed = pt.read_bytes()
         assert changed != whole
         pt.write_bytes(changed)
-        (problem,) = verify(path)
+        (problem,) = problems_of(path)
         assert ".pt" in problem
         if change in {"exchanged pickle", "appended", "other version", "comment"}:
             assert problem == "the .pt file beside it was changed: do not load it"
@@ -855,13 +855,13 @@ class TestDamage:
         assert summary is not None
         assert not summary.is_complete
         pt.write_bytes(whole)
-        assert verify(path) == []
+        assert problems_of(path) == []
 
     def test_a_pipe_in_the_place_of_a_file_is_not_waited_for(self, tmp_path: Path) -> None:
         path = write(tmp_path / "h5_files" / "a.h5", layout="clam")
         pt_path(path).unlink()
         os.mkfifo(pt_path(path))
-        assert verify(path) == ["no whole a.pt beside it"]
+        assert problems_of(path) == ["no whole a.pt beside it"]
         summary = read_summary(path)
         assert summary is not None
         assert not summary.is_complete
@@ -871,12 +871,12 @@ class TestDamage:
             write(tmp_path / "x" / f"{name}.h5")
         (tmp_path / "x" / "b.h5").write_bytes(b"")
         (tmp_path / "x" / ".d.h5.1.00000000.tmp").touch()
-        report = verify_folder([tmp_path, tmp_path / "x" / "a.h5"])
+        report = verify([tmp_path, tmp_path / "x" / "a.h5"])
         assert (report.files, report.patches, report.is_whole) == (3, 20, False)
         assert list(report.problems) == [tmp_path / "x" / "b.h5"]
-        assert verify_folder([tmp_path / "x" / "a.h5"]).is_whole
+        assert verify([tmp_path / "x" / "a.h5"]).is_whole
         with pytest.raises(FileNotFoundError, match="no such feature file or folder"):
-            verify_folder([tmp_path / "y"])
+            verify([tmp_path / "y"])
 
 
 class TestStrangers:
@@ -897,7 +897,7 @@ class TestStrangers:
             with pytest.raises(FeatureError, match=match) as raised:
                 read(path)
             assert "\n" not in str(raised.value)
-        assert len(verify(path)) == 1
+        assert len(problems_of(path)) == 1
         assert read_summary(path) is None
 
     @pytest.mark.parametrize("reader", ["read_features", "content_sha256", "verify"])
@@ -1101,7 +1101,7 @@ class TestStrangers:
         self.refused(tmp_path / "pipe.h5", "feature file .* must be a file, got a named pipe")
         with pytest.raises(FileNotFoundError, match=r"a link to nowhere\.h5, which is not"):
             read_features(tmp_path / "gone.h5")
-        report = verify_folder([tmp_path, tmp_path / "pipe.h5"])
+        report = verify([tmp_path, tmp_path / "pipe.h5"])
         assert sorted(path.name for path in report.problems) == ["folder.h5", "gone.h5", "pipe.h5"]
         assert all(len(problems) == 1 for problems in report.problems.values())
 
@@ -1136,7 +1136,7 @@ class TestListing:
         words = f"cannot look for feature files in {tmp_path / 'closed'}: Permission denied"
         with pytest.raises(FeatureError, match=f"^{re.escape(words)}$"):
             feature_files(tmp_path)
-        report = verify_folder([tmp_path])
+        report = verify([tmp_path])
         assert (report.files, report.problems) == (1, {tmp_path / "closed": [words]})
 
 

@@ -21,10 +21,10 @@ from histofast.features import (
     content_sha256,
     find_features,
     open_features,
+    problems_of,
     pt_path,
     read_features,
     verify,
-    verify_folder,
 )
 
 NOTE = "passed over files without features of patches: 4 (a_patches.h5, b_patches.h5, a.h5, ...)"
@@ -156,7 +156,7 @@ def test_arrays_alone_are_features(tmp_path, suffix):
     assert bags.contents() == tuple(
         hashlib.sha256(numbers(i).tobytes()).hexdigest() for i in range(2)
     )
-    found = verify_folder([folder])
+    found = verify([folder])
     assert (found.files, found.patches, found.is_whole, len(found.not_sealed)) == (2, 12, True, 2)
 
 
@@ -204,7 +204,7 @@ def test_arrays_of_numpy(tmp_path, array):
         assert file.features.dtype == array.dtype
         assert (file.coords, file.identity, file.sha256) == (None, None, None)
     assert content_sha256(path) == hashlib.sha256(np.ascontiguousarray(wanted).data).hexdigest()
-    assert verify(path) == []
+    assert problems_of(path) == []
 
 
 def test_the_batch_axis_of_a_slide_is_left_out(tmp_path):
@@ -212,7 +212,7 @@ def test_the_batch_axis_of_a_slide_is_left_out(tmp_path):
     bags = open_bags(path, None)
     assert (bags.sizes.tolist(), bags.d) == ([6], 4)
     np.testing.assert_array_equal(bags.read(0), numbers(0))
-    assert verify(path) == []
+    assert problems_of(path) == []
 
 
 def test_tensors_as_torch_saves_them(tmp_path):
@@ -232,11 +232,11 @@ def test_tensors_as_torch_saves_them(tmp_path):
     ):
         torch.save(given, tmp_path / "a.pt")
         np.testing.assert_array_equal(read_features(tmp_path / "a.pt").features, wanted.numpy())
-        assert verify(tmp_path / "a.pt") == []
+        assert problems_of(tmp_path / "a.pt") == []
     for given, message in (
         ({"features": x}, r"got more than one tensor \(EMPTY_DICT\)"),
         (torch.nn.Linear(2, 2), "got more than one tensor"),
-        (torch.arange(4), "got torch.LongStorage, which no tensor of floating point numbers needs"),
+        (torch.arange(4), "must be floating point numbers, got a tensor of LongStorage"),
         (x[0], r"features of .*a\.pt must be of shape \(n, d\), got \(4,\)"),
         (torch.zeros(1).expand(5, 4), r"must be stored once each, got shape \(5, 4\)"),
     ):
@@ -274,10 +274,14 @@ def test_nothing_that_a_tensor_file_names_is_called(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("array", "message"),
     [
-        (np.arange(6).reshape(2, 3), "must be a whole NumPy file, got an array of int64"),
+        (
+            np.arange(6).reshape(2, 3),
+            "must be floating point numbers of at most 8 bytes, got int64",
+        ),
+        (np.zeros(3, [("x", int), ("y", int)]), "must be floating point numbers .*, got a table"),
         (np.zeros(3), r"must be of shape \(n, d\), got \(3,\)"),
         (np.zeros((2, 3, 4)), r"must be of shape \(n, d\), got \(2, 3, 4\)"),
-        (np.array([{}]), "must be a whole NumPy file, got an array of object"),
+        (np.array([{}]), "must be floating point numbers .*, got object"),
     ],
 )
 def test_arrays_that_are_no_features(tmp_path, array, message):
@@ -295,12 +299,86 @@ def test_an_array_that_claims_more_than_it_has(tmp_path):
         read_features(path)
 
 
+# --- What lies beside features ---------------------------------------------------------------
+
+
+def stamp(path: Path, features: np.ndarray, kind: str) -> Path:
+    """A file of STAMP, which says what its features are of."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with h5py.File(path, "w") as file:
+        file["feats"] = features
+        file.attrs.update(stamp_version="2.2.0", extractor="uni", feat_type=kind, unit="um")
+    return path
+
+
+def test_stamps_features_of_slides_and_patients_are_no_patches(tmp_path):
+    stamp(tmp_path / "tiles" / "a.h5", numbers(0), "tile")
+    for kind in ("slide", "patient"):
+        stamp(tmp_path / kind / "a.h5", numbers(1)[:1], kind)
+    assert find_features(tmp_path).files == (tmp_path / "tiles" / "a.h5",)
+    assert len(find_features(tmp_path).others) == 2
+    with pytest.raises(FileNotFoundError, match=r"got 1 \(a\.h5\) without features of patches"):
+        open_bags(tmp_path / "slide", None)
+
+
+def test_coordinates_and_slides_beside_arrays_are_passed_over(tmp_path):
+    """slide2vec and hs2p keep tables of coordinates as arrays."""
+    table = np.zeros(6, [("x", int), ("y", int), ("tile_level", int)])
+    for name, array in (
+        ("coordinates/a", table),
+        ("whole/a", numbers(0)[0]),
+        ("xy/a", np.zeros((6, 2), int)),
+        ("features/a", numbers(0)),
+    ):
+        (tmp_path / name).parent.mkdir()
+        saved(tmp_path / f"{name}.npy", array)
+    found = find_features(tmp_path)
+    assert found.files == (tmp_path / "features" / "a.npy",)
+    assert [path.parent.name for path in found.others] == ["coordinates", "whole", "xy"]
+    note = "passed over files without features of patches: 3 (a.npy, a.npy, a.npy)"
+    assert verify(tmp_path).notes == found.notes == (note,)
+    with pytest.raises(FileNotFoundError, match=r"in .*whole: got 1 \(a\.npy\) without features"):
+        verify([tmp_path / "whole", tmp_path / "whole"])
+    both = verify([tmp_path / "features", tmp_path / "xy"])
+    assert (both.files, both.is_whole, len(both.notes)) == (1, True, 1)
+    assert both.notes[0].startswith("no feature file (.h5, .pt, .npy) in ")
+
+
+@pytest.mark.parametrize("name", ["a.npz", "a.zarr/tables", "a.parquet", "a.pkl"])
+def test_stores_that_are_not_read_are_named(tmp_path, name):
+    (tmp_path / "f" / name).parent.mkdir(parents=True)
+    (tmp_path / "f" / name).touch()
+    store = name.partition("/")[0]
+    message = (
+        rf"no feature file .* in .*f, got 1 \({store}\): save the features of each slide as a \.npy"
+    )
+    with pytest.raises(FileNotFoundError, match=message):
+        find_features(tmp_path / "f")
+    with pytest.raises(
+        FeatureError, match=rf"{store} must be an \.h5, \.pt or \.npy file: save the"
+    ):
+        read_features(tmp_path / "f" / store)
+    if "/" in name:
+        with pytest.raises(FileNotFoundError, match=r"got 1 \(a\.zarr\): save"):
+            find_features(tmp_path / "f" / store)
+
+
+def test_a_comparison_tells_what_it_passed_over(tmp_path):
+    job = trident(tmp_path / "job")
+    for seed, slide in enumerate("ab"):
+        tensor(tmp_path / "pt" / f"{slide}.pt", numbers(seed) @ np.eye(4, dtype=np.float32)[::-1])
+    found = compare_features([job, tmp_path / "pt"], permutations=0).comparison
+    assert found.convention["beside the features"] == f"{job}: {NOTE}"
+    alone = compare_features([job / "20x_256px_0px_overlap" / "features_uni", tmp_path / "pt"])
+    assert "beside the features" not in alone.comparison.convention
+
+
 # --- Verification ------------------------------------------------------------------------------
 
 
 def test_files_of_others_are_not_sealed_and_not_broken(tmp_path, cli):
     job = trident(tmp_path / "job")
-    found = verify_folder([job])
+    found = verify([job])
     assert (found.files, found.patches, found.is_whole) == (2, 12, True)
     assert [path.name for path in found.not_sealed] == ["a.h5", "b.h5"]
     assert found.notes == (NOTE,)
@@ -313,9 +391,9 @@ def test_files_of_others_are_not_sealed_and_not_broken(tmp_path, cli):
     bad = numbers(2)
     bad[4, 1] = np.nan
     path = hdf5(job / "c.h5", features=bad, coords=np.zeros((6, 2), int))
-    assert verify(path) == ["features are not finite, first in row 4"]
+    assert problems_of(path) == ["features are not finite, first in row 4"]
     path = hdf5(job / "d.h5", features=numbers(3), coords=np.zeros((5, 2), int))
-    (problem,) = verify(path)
+    (problem,) = problems_of(path)
     assert problem.endswith("d.h5 must be of shape (6, 2), got (5, 2)")
     answer = cli("verify", job, "--json")
     assert answer.code == 1

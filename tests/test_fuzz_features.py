@@ -18,10 +18,10 @@ from histofast.features import (
     FeatureWriter,
     content_sha256,
     opening,
+    problems_of,
     pt_path,
     read_features,
     read_summary,
-    verify,
 )
 
 pytestmark = pytest.mark.slow
@@ -32,7 +32,7 @@ LAYOUTS = ("trident", "clam", "stamp")
 def read(path: Path) -> None:
     """All that is done with a feature file; what one reader refuses another may read."""
     read_summary(path)
-    assert all("\n" not in problem for problem in verify(path))
+    assert all("\n" not in problem for problem in problems_of(path))
     refusals = []
     for reader in (content_sha256, read_features, read_mapped):
         try:
@@ -45,7 +45,9 @@ def read(path: Path) -> None:
 
 def read_ours(path: Path) -> None:
     """A change of a file of ours is found by `verify`."""
-    problems = [problem for problem in verify(path) if "no whole" not in problem]  # no .pt there
+    problems = [
+        problem for problem in problems_of(path) if "no whole" not in problem
+    ]  # no .pt there
     assert problems or path.read_bytes() in whole_files()
     read(path)
 
@@ -76,7 +78,7 @@ def read_tensor(path: Path) -> None:
     twin = beside.with_name("b.h5")
     twin.write_bytes(beside.read_bytes())
     pt_path(twin).write_bytes(broken)
-    problems, summary = verify(twin), read_summary(twin)
+    problems, summary = problems_of(twin), read_summary(twin)
     assert bool(problems) is changed
     assert all(".pt" in problem and "\n" not in problem for problem in problems)
     assert summary is not None

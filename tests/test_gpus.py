@@ -184,7 +184,7 @@ def test_the_slides_of_a_process_that_is_killed_go_to_another(slides, encoder, t
     two.devices = ["cpu"]
     run(slides, tmp_path / "g", encoder, **DENSE)
     assert content(tmp_path / "f") == content(tmp_path / "g")
-    assert features.verify_folder([tmp_path / "f"]).is_whole
+    assert features.verify([tmp_path / "f"]).is_whole
 
 
 @pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="needs SIGKILL")
@@ -215,7 +215,7 @@ def test_ctrl_c_leaves_whole_files_only(slides, encoder, tmp_path, two):
     written = {Path(name).stem for name in content(tmp_path / "f")}
     assert {s.name for s in report.of("done")} == written
     assert no_leftovers(tmp_path)
-    assert features.verify_folder([tmp_path / "f"]).is_whole
+    assert features.verify([tmp_path / "f"]).is_whole
     two.devices = ["cpu"]
     assert run(slides, tmp_path / "f", encoder, **DENSE).exit_code == 0
 
@@ -272,7 +272,7 @@ def test_signals_leave_whole_files_only(slides, encoder, tmp_path, number, to_al
     assert "Traceback" not in rest
     assert 1 <= len(content(out)) < 5
     assert no_leftovers(out)
-    assert features.verify_folder([out]).is_whole
+    assert features.verify([out]).is_whole
 
 
 @pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="needs SIGKILL")
@@ -287,7 +287,7 @@ def test_processes_end_with_a_parent_that_is_killed(slides, encoder, tmp_path):
     process.stdout.close()
     assert "Traceback" not in rest
     assert no_leftovers(out)
-    assert features.verify_folder([out]).is_whole
+    assert features.verify([out]).is_whole
 
 
 # --- which slide goes where -----------------------------------------------------------------------

@@ -10,7 +10,7 @@ import pytest
 
 import histofast
 from histofast.errors import FeatureError
-from histofast.features import options_of, read_features, shared_options, verify
+from histofast.features import options_of, problems_of, read_features, shared_options
 from histofast.patches import PatchReader
 from histofast.slides import write_png
 from histofast.tiling import mpp_at
@@ -67,7 +67,7 @@ def test_patches_are_the_slides_pixels_and_files_say_both_scales(
     assert file.attributes["target_magnification"] == 40
     assert file.attributes["patch_size_level0"] == 32
     assert (file.identity["mag"], file.identity["mpp"]) == (40, file.attributes["mpp"])
-    assert verify(slide.outputs[0]) == []
+    assert problems_of(slide.outputs[0]) == []
     with histofast.open_slide(path) as opened:
         whole = opened.read_region((0, 0), size=(300, 280), level=0)
     cut = [whole[y : y + 32, x : x + 32] for x, y in file.coords]
@@ -140,7 +140,7 @@ def test_the_nominal_side_is_told_beside_the_exact_one(tmp_path, encoder, scale)
         assert "patch_size_level0_exact" not in same.attributes
         assert (file.identity["nominal_level0"], "nominal_level0" in same.identity) == (True, False)
         np.testing.assert_array_equal(file.features, same.features)
-        assert verify(slide.outputs[0]) == []
+        assert problems_of(slide.outputs[0]) == []
         with PatchReader(slides) as reader:  # finds the very patches again
             rows = np.arange(2)
             np.testing.assert_array_equal(reader.read(file, rows), reader.read(same, rows))

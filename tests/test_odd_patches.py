@@ -8,8 +8,14 @@ import pytest
 import histofast
 import reference
 from histofast.errors import SlideError
-from histofast.features import read_features, verify
-from histofast.patches import PatchReader, fit_bag, read_patch_table
+from histofast.features import problems_of, read_features
+from histofast.patches import (
+    PatchImages,
+    PatchReader,
+    fit_bag,
+    read_patch_table,
+    sample_patches,
+)
 from histofast.slides import write_png
 from tiny_encoder import write_encoder
 
@@ -37,9 +43,9 @@ def bag_of(folder, sizes):
     return folder / "t.csv", pictures
 
 
-def extract(table, encoder, **options):
-    out = table.parent / "f"
-    return histofast.extract(None, out=out, encoder=encoder, patches=table, **options)
+def extract(table, encoder, *, odd_patches="error", **options):
+    out, images = table.parent / "f", PatchImages(table, odd_patches=odd_patches)
+    return histofast.extract(None, out=out, encoder=encoder, patches=images, **options)
 
 
 def resampled(image, side):
@@ -74,7 +80,7 @@ def test_odd_pictures_are_treated_as_asked(tmp_path, odd):
     assert file.labels == tuple(str("abcde".index(name[0]) % 2) for name in wanted)
     assert file.coords[:, 0].tolist() == [40 * "abcde".index(name[0]) for name in wanted]
     assert file.identity["odd_patches"] == odd
-    assert verify(slide.outputs[0]) == []
+    assert problems_of(slide.outputs[0]) == []
     with PatchReader(patches=table) as reader:
         rows = np.array([2, 0])
         pixels = reader.read(file, rows)
@@ -165,12 +171,30 @@ def test_an_encoder_of_any_size_gets_the_pictures_as_they_are(tmp_path):
     assert "allow_upsampling" not in told
 
 
-def test_only_patches_are_odd(tmp_path):
-    encoder = write_encoder(tmp_path / "e.onnx")
-    with pytest.raises(
-        ValueError, match=r"^odd_patches must be given with patches only, got slides$"
-    ):
-        histofast.extract("s.tif", out=tmp_path / "f", encoder=encoder, odd_patches="pad")
+def test_images_are_told_in_one_way(tmp_path):
     message = "^odd_patches must be one of error, skip, pad, resize, got 'crop'$"
     with pytest.raises(ValueError, match=message):
-        extract(tmp_path / "t.csv", encoder, odd_patches="crop")
+        PatchImages(tmp_path / "t.csv", odd_patches="crop")
+    with pytest.raises(TypeError, match=r"^patches must be a path, got 3"):
+        PatchImages(3)
+    with pytest.raises(TypeError, match=r"^bag_from must be a text, got 3"):
+        PatchImages(tmp_path, bag_from=3)
+
+
+@pytest.mark.parametrize("odd", ["skip", "pad", "resize"])
+def test_a_sample_treats_odd_pictures_as_an_extraction_does(tmp_path, odd):
+    """Which are odd depends on all of the bag, and not on those that are drawn."""
+    table, pictures = bag_of(tmp_path, ODD)
+    wanted = {
+        "skip": [pictures[name] for name in ("a.png", "b.png", "e.png")],
+        "pad": [padded(image) for image in pictures.values()],
+        "resize": [resampled(image, 40) for image in pictures.values()],
+    }[odd]
+    images = PatchImages(table, odd_patches=odd)
+    every = sample_patches(patches=images, n=9, patch_px=40, mpp=0.5)
+    np.testing.assert_allclose(every.pixels, wanted, rtol=0, atol=0.5 + 1e-6)
+    asked = {"patches": images, "n": 1, "patch_px": 40, "mpp": 0.5}
+    some = [sample_patches(**asked, seed=seed).pixels[0] for seed in range(12)]
+    assert all(any(np.array_equal(each, one) for one in every.pixels) for each in some)
+    with pytest.raises(SlideError, match="must be squares of one size, got 2 of 5"):
+        sample_patches(patches=table, n=9, patch_px=40, mpp=0.5)

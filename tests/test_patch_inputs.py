@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 
 import histofast
+from extras import need
 from histofast.errors import FeatureError, SlideError
-from histofast.features import FeatureWriter, read_features, verify
-from histofast.patches import read_patch_table
+from histofast.features import FeatureWriter, problems_of, read_features
+from histofast.patches import PatchImages, PatchReader, read_patch_table, sample_patches
 from histofast.slides import write_png
 from tiny_encoder import write_encoder
 
@@ -53,7 +54,7 @@ def test_names_and_labels_are_kept_with_the_features(tmp_path, encoder, layout):
             "b": (("1.png", "3.png"), ("ja ü", "007")),
         }[slide.name]
         assert (file.files, file.labels) == (files, labels)
-        assert verify(slide.outputs[0]) == []
+        assert problems_of(slide.outputs[0]) == []
 
 
 def test_a_folder_of_classes_keeps_its_labels(tmp_path, encoder, folder):
@@ -235,8 +236,67 @@ def test_bags_of_pictures_beside_folders(tmp_path):
         ValueError, match=r"line 2 must lie in a folder, which is its bag, got 1\.png"
     ):
         read_patch_table(tmp_path / "t.csv", bag_from="folder")
-    with pytest.raises(ValueError, match="bag_from must be given with patches only, got slides"):
-        histofast.extract("x.svs", out=tmp_path / "f", bag_from="folder")
+
+
+def test_rows_of_bags_from_names_are_found_again(tmp_path, encoder, folder):
+    """What `finetune` reads: the pixels behind features, by the same rule of bags."""
+    images = PatchImages(folder, bag_from="folder")
+    report = histofast.extract(patches=images, encoder=encoder, out=tmp_path / "f")
+    file = read_features(report.of("done")[0].outputs[0])
+    with PatchReader(patches=images) as reader:
+        pixels = reader.read(file, np.arange(len(file.features)))
+        assert reader.names == {slide.name for slide in report.slides}
+    with histofast.load_encoder(encoder) as loaded:
+        np.testing.assert_array_equal(loaded.encode(pixels), file.features)
+
+
+def test_samples_are_even_over_bags(tmp_path):
+    lines = ["file"]
+    for bag, n in (("a", 30), ("b", 2), ("c", 2)):
+        for i in range(n):
+            name = f"{bag}{i}.png"
+            write_png(tmp_path / name, np.full((8, 8, 3), ord(bag), np.uint8))
+            lines.append(name)
+    (tmp_path / "t.csv").write_text("\n".join(lines) + "\n")
+    images = PatchImages(tmp_path / "t.csv", bag_from=r"([abc])\d+")
+    sample = sample_patches(patches=images, n=6, patch_px=8, mpp=0.5)
+    assert sample.sources == ("a", "a", "b", "b", "c", "c")
+    assert sample.pixels[:, 0, 0, 0].tolist() == [97, 97, 98, 98, 99, 99]
+
+
+def test_pictures_without_bags_are_compared_on(tmp_path, encoder):
+    compare = need("histofast.comparison").compare
+    lines = ["file,label"]
+    for i in range(36):
+        write_png(tmp_path / f"{i}.png", picture(i))
+        lines.append(f"{i}.png,{i % 2}")
+    (tmp_path / "t.csv").write_text("\n".join(lines) + "\n")
+    found = compare(encoder, encoder, tmp_path / "t.csv", n=36).comparison
+    assert (found.n, found.groups) == (36, 36)
+    images = PatchImages(tmp_path / "t.csv", bag_from=r"(\d)\.png")
+    assert compare(encoder, encoder, images, n=36).comparison.groups == 10
+
+
+def test_what_is_told_of_patch_images_needs_some(cli, tmp_path, encoder):
+    for command, more in (
+        (("extract", "s.svs", "-o", tmp_path), "--bag-from=folder"),
+        (("models", "bench", encoder), "--odd-patches=pad"),
+        (("models", "quantize", encoder, "--calibrate", "s.svs"), "--bag-from=folder"),
+    ):
+        answer = cli(*command, more)
+        assert answer.code == 2
+        flag = more.partition("=")[0]
+        assert f"{flag} is about patch images: name them with --patches" in answer.err[-1]
+
+
+def test_commands_without_bags_say_what_they_have(cli, tmp_path):
+    answer = cli("classify", tmp_path, "--bag-from", "folder", "--out", tmp_path / "o")
+    assert answer.code == 2
+    assert "no such option: --bag-from" in answer.err[-1]
+    assert ", which extract, " in answer.err[-1]
+    assert "have: here it is --group-column (see histofast classify --help)" in answer.err[-1]
+    answer = cli("verify", tmp_path, "--odd-patches", "pad")
+    assert "have (see histofast verify --help)" in answer.err[-1]
 
 
 def test_bags_from_on_the_command_line(cli, tmp_path, encoder, folder):

@@ -46,7 +46,7 @@ def test_features_are_the_encoders_of_the_planned_patches(slides, encoder, tmp_p
     assert file.attributes["patch_size_level0"] == 64
     assert (file.attributes["level0_mpp"], file.attributes["mpp"]) == (1.0, 2.0)
     assert (file.attributes["level0_width"], file.attributes["level0_height"]) == (512, 640)
-    assert features.verify_folder([tmp_path]).is_whole
+    assert features.verify([tmp_path]).is_whole
     assert no_leftovers(tmp_path)
 
 
@@ -109,7 +109,7 @@ def test_encoders_that_want_different_patches(slides, encoder, tmp_path):
 def test_other_layouts(slides, encoder, tmp_path, layout):
     report = run(slides / "s0.tif", tmp_path, encoder, layout=layout)
     assert report.exit_code == 0, report.slides
-    assert features.verify_folder([tmp_path]).is_whole
+    assert features.verify([tmp_path]).is_whole
     assert run(slides / "s0.tif", tmp_path, encoder, layout=layout).of("skipped")
 
 
@@ -128,7 +128,7 @@ def test_a_lost_tensor_of_clam_is_made_again(slides, encoder, tmp_path, spoil):
     spoil(pt)
     assert run(slides / "s0.tif", tmp_path, encoder, layout="clam").of("done")
     assert pt.read_bytes() == whole
-    assert features.verify_folder([tmp_path]).is_whole
+    assert features.verify([tmp_path]).is_whole
 
 
 def test_blank_slide_is_a_whole_file_without_patches(encoder, tmp_path):
@@ -139,7 +139,7 @@ def test_blank_slide_is_a_whole_file_without_patches(encoder, tmp_path):
     assert (report.exit_code, slide.patches, slide.status) == (0, 0, "empty")
     assert slide.reason == "no tissue was found"
     assert histofast.read_features(report.slides[0].outputs[0]).features.shape == (0, 8)
-    assert features.verify_folder([tmp_path / "f"]).is_whole
+    assert features.verify([tmp_path / "f"]).is_whole
     before = content(tmp_path)
     (again,) = run(tmp_path / "blank.tif", tmp_path / "f", encoder).slides
     assert (again.status, again.reason) == ("empty", "no tissue was found")
@@ -422,7 +422,7 @@ def test_an_unreadable_tile_of_the_overview_is_counted_and_listed(encoder, tmp_p
     file = histofast.read_features(slide.outputs[0])
     assert file.unreadable.tolist() == [[x, y, 256, 256] for y in (256, 512) for x in (256, 512)]
     assert file.unreadable_patches.tolist() == []
-    assert features.verify_folder([tmp_path / "f"]).is_whole
+    assert features.verify([tmp_path / "f"]).is_whole
     for options in ({}, {"dry_run": True}):
         (slide,) = run(path, tmp_path / "g", encoder, strict=True, **options).of("failed")
         assert "tile (column 1, row 1) of level 1 cannot be decoded" in slide.error
@@ -872,7 +872,7 @@ def test_patches_csv(encoder, tmp_path):
     with histofast.load_encoder(encoder) as loaded:
         np.testing.assert_array_equal(file.features, loaded.encode(np.stack(images[:4])))
     assert file.coords[:, 0].tolist() == [0, 40, 80, 120]
-    assert features.verify_folder([tmp_path / "f"]).is_whole
+    assert features.verify([tmp_path / "f"]).is_whole
     assert len(run(None, tmp_path / "f", encoder, patches=table).of("skipped")) == 2
     (tmp_path / "5.png").write_bytes(b"\x89PNG broken")
     report = run(None, tmp_path / "g", encoder, patches=table)
@@ -884,7 +884,7 @@ def test_real_patches(data, encoder, tmp_path):
     """The real table names no slides: a patient is a bag."""
     report = run(None, tmp_path, encoder, patches=data / "idc_dense" / "labels.csv", mpp=4.0)
     assert {s.name: s.patches for s in report.of("done")} == {"14082": 478, "14306": 431}
-    assert features.verify_folder([tmp_path]).is_whole
+    assert features.verify([tmp_path]).is_whole
 
 
 def test_stitched_idc_slides(data, encoder, tmp_path):
@@ -902,7 +902,7 @@ def test_stitched_idc_slides(data, encoder, tmp_path):
         write_array_pyramid(tmp_path / f"{patient}.tif", canvas, mpp=4.0, levels=3, factor=2)
     report = run(tmp_path, tmp_path / "f", encoder, mpp=4.0, patch_px=50, min_tissue=0.5)
     assert [s.status for s in report.slides] == ["done", "done"], report.slides
-    assert features.verify_folder([tmp_path / "f"]).is_whole
+    assert features.verify([tmp_path / "f"]).is_whole
     for slide in report.slides:
         assert 0.7 < slide.patches * 2500 / covered[slide.name] < 1.2
     report = run(tmp_path, tmp_path / "g", encoder, mpp=8.0, patch_px=64)

@@ -28,7 +28,7 @@ def demo(
     ] = None,
 ) -> None:
     """Make three small slides, encode them, and show what was done."""
-    from histofast.features import read_features, verify_folder
+    from histofast.features import read_features, verify
     from histofast.patches import make_demo_slides, make_labelled_slides
     from histofast.pipeline import check_slides, extract
 
@@ -48,7 +48,7 @@ def demo(
         report = extract(slides, out=out / "features", on_progress=on_progress)
     for line in summarise(report, quiet=False):
         say(line, err=True)
-    checked = verify_folder([out / "features"])
+    checked = verify([out / "features"])
     say(f"4. verified {checked.files} files: {len(checked.problems)} with problems")
     for slide in report.of("done") + report.of("skipped"):
         file = read_features(slide.outputs[0])

@@ -9,9 +9,8 @@ from typing import Annotated
 
 import typer
 
-from histofast._words import count
 from histofast.cli import options
-from histofast.cli.output import say, say_document
+from histofast.cli.output import counted, say, say_document
 
 
 def verify(
@@ -31,33 +30,26 @@ def verify(
 
     Files of other tools have no seal: that they open and are finite is all there is to see.
     """
-    from histofast.features import verify_folder
+    from histofast.features import verify as run
 
     expected = {}
     if encoder:
         from histofast.encoders import read_specs
 
         expected = {spec.name: spec.sha256 for path in encoder for spec in read_specs(path)}
-    report = verify_folder(paths, encoders_sha256=expected)
-    if report.files == 0 and not report.problems:
-        raise FileNotFoundError(f"no feature file (.h5, .pt, .npy) in {', '.join(map(str, paths))}")
+    with counted("verifying feature files", quiet=as_json) as on_progress:
+        report = run(paths, encoders_sha256=expected, on_progress=on_progress)
     if as_json:
-        problems = {str(path): list(found) for path, found in report.problems.items()}
-        told = {"files": report.files, "patches": report.patches, "problems": problems}
-        say(json.dumps({**told, "not_sealed": [str(path) for path in report.not_sealed]}))
+        told = {
+            "files": report.files,
+            "patches": report.patches,
+            "problems": {str(path): list(found) for path, found in report.problems.items()},
+            "not_sealed": [str(path) for path in report.not_sealed],
+            "notes": list(report.notes),
+        }
+        say(json.dumps(told))
     else:
-        for path, found in report.problems.items():
-            for problem in found:
-                say(problem if problem.startswith(str(path)) else f"{path}: {problem}")
-        not_sealed = ""
-        if report.not_sealed:
-            not_sealed = f", {len(report.not_sealed)} of other tools and not sealed"
-        say(
-            f"{count(report.files, 'feature file')}, {len(report.problems)} broken{not_sealed}; "
-            f"{count(report.patches, 'patch')} in whole ones"
-        )
-        for note in report.notes:
-            say(note)
+        say(*report.lines, report.totals, *report.notes)
     raise typer.Exit(1 if report.problems else 0)
 
 

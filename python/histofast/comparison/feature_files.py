@@ -10,12 +10,20 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from histofast._progress import shows
 from histofast._words import counted
 from histofast.comparison.options import check_one_of
 from histofast.comparison.result import SimilarityResult
 from histofast.comparison.sums import MIN_GROUPS
 from histofast.errors import FeatureError
-from histofast.features import FeatureFile, find_features, open_features, options_of, shared_options
+from histofast.features import (
+    FeatureFile,
+    FoundFeatures,
+    find_features,
+    open_features,
+    options_of,
+    shared_options,
+)
 from histofast.similarity import (
     MEASURES,
     Comparison,
@@ -33,6 +41,7 @@ Pairs = Iterator[tuple[int, int]]  # of encoders
 OnCount = Callable[[int, int], None]  # done, in all
 
 
+@shows("comparing features")
 def compare_features(
     folders: Sequence[str | Path],
     *,
@@ -43,6 +52,7 @@ def compare_features(
     permutations: int = 99,
     confidence: float = 0.95,
     seed: int = 0,
+    progress: bool | None = None,
     on_progress: OnCount | None = None,
 ) -> SimilarityResult:
     """Compare encoders by their feature files: a measure of the same patches of all slides.
@@ -64,6 +74,7 @@ def compare_features(
         permutations: of the patches, for the null; 0: none.
         confidence: of interval and null.
         seed: of what is drawn.
+        progress: show it as a line of text: True, False; None: in a notebook, unless `on_progress` hears it.
         on_progress: called with the numbers of pairs of encoders that are done, and of all; similarity,
             interval and null count each.
 
@@ -79,7 +90,8 @@ def compare_features(
         raise ValueError(f"n must be at least 4, got {n}")
     check_one_of("measure", measure, names_of("rows", "pooled rows"))
     entry = MEASURES[measure]
-    slides, empty = _with_patches(_slides_of(folders, intersect=intersect))
+    listed, passed_over = _slides_of(folders, intersect=intersect)
+    slides, empty = _with_patches(listed)
     features, slide_of, total, ids = _drawn(slides, n=n, seed=seed)
     size = len(folders)
     pairs = np.array([(i, j) for i in range(size) for j in range(i + 1, size)], np.int64)
@@ -108,6 +120,7 @@ def compare_features(
                 else f"none{few}",
                 null=f"{permutations} shuffles of the patches" if permutations else "none",
                 empty=empty,
+                passed_over=passed_over,
             ),
             n=len(slide_of),
             groups=len(slides),
@@ -129,9 +142,11 @@ def _matrix(measure: Measure, features: Sample, pairs: Pairs) -> NDArray[np.floa
 
 
 def _convention(
-    measure: Measure, *, patches: str, interval: str, null: str, empty: str
+    measure: Measure, *, patches: str, interval: str, null: str, empty: str, passed_over: str
 ) -> dict[str, str]:
     left_out = {"left out": f"slides without a patch: {empty}"} if empty else {}
+    if passed_over:
+        left_out["beside the features"] = passed_over
     return {
         "formula": measure.formula,
         "reference": measure.reference,
@@ -144,21 +159,27 @@ def _convention(
     }
 
 
-def _slides_of(folders: Sequence[str | Path], *, intersect: bool) -> list[list[Path]]:
-    """Return the files of each slide, one per encoder, in the order of the slides' names."""
-    found = [_feature_files(Path(folder)) for folder in folders]
+def _slides_of(folders: Sequence[str | Path], *, intersect: bool) -> tuple[list[list[Path]], str]:
+    """Return the files of each slide, one per encoder, by the slides' names, and what lay beside them."""
+    looked = [_feature_files(Path(folder)) for folder in folders]
+    found = [files for files, _ in looked]
+    told = [
+        f"{folder}: {note}"
+        for folder, (_, notes) in zip(folders, looked, strict=True)
+        for note in notes
+    ]
     shared = set.intersection(*(set(files) for files in found))
     every = set().union(*found)
     missing = {str(f): len(every) - len(files) for f, files in zip(folders, found, strict=True)}
     if any(missing.values()) and not intersect:
-        told = ", ".join(f"{folder} lacks {count}" for folder, count in missing.items() if count)
+        lacking = ", ".join(f"{folder} lacks {count}" for folder, count in missing.items() if count)
         raise ValueError(
-            f"folders must have the same slides, {told}: take the {len(shared)} that all have "
+            f"folders must have the same slides, {lacking}: take the {len(shared)} that all have "
             "with intersect=True"
         )
     if not shared:
         raise ValueError("folders must have a slide in common, got none")
-    return [[files[slide] for files in found] for slide in sorted(shared)]
+    return [[files[slide] for files in found] for slide in sorted(shared)], "; ".join(told)
 
 
 def _with_patches(slides: Sequence[Sequence[Path]]) -> tuple[list[Sequence[Path]], str]:
@@ -268,9 +289,10 @@ def _null(
     }
 
 
-def _feature_files(folder: Path) -> dict[str, Path]:
-    """Return the feature files under a folder, by the name of the slide."""
-    files = [folder] if folder.is_file() else find_features(folder).files
+def _feature_files(folder: Path) -> tuple[dict[str, Path], tuple[str, ...]]:
+    """Return the feature files under a folder, by the name of the slide, and notes on others."""
+    looked = FoundFeatures(files=(folder,)) if folder.is_file() else find_features(folder)
+    files = looked.files
     found: dict[str, Path] = {}
     for file in files:
         if file.stem in found:
@@ -279,7 +301,7 @@ def _feature_files(folder: Path) -> dict[str, Path]:
                 "the folder of one encoder"
             )
         found[file.stem] = file
-    return found
+    return found, looked.notes
 
 
 def _names_of(folders: Sequence[Path]) -> tuple[str, ...]:

@@ -23,7 +23,7 @@ from histofast.features.options import (
     options_of,
     shared_options,
 )
-from histofast.features.verification import VerifyReport, verify, verify_folder
+from histofast.features.verification import VerifyReport, problems_of, verify
 from histofast.features.writer import FeatureWriter
 
 __all__ = [
@@ -42,6 +42,7 @@ __all__ = [
     "open_features",
     "options_in",
     "options_of",
+    "problems_of",
     "pt_path",
     "read_arrays",
     "read_features",
@@ -49,7 +50,6 @@ __all__ = [
     "read_summary",
     "shared_options",
     "verify",
-    "verify_folder",
 ]
 
 

@@ -11,7 +11,7 @@ from histofast._notes import noted
 from histofast._words import counted, one_line
 from histofast.errors import FeatureError
 from histofast.features.opening import holds_features
-from histofast.features.plain import PLAIN_SUFFIXES
+from histofast.features.plain import OTHER_SUFFIXES, PLAIN_SUFFIXES, REMEDY, holds_rows
 
 OnError = Callable[[Path, str], None]
 
@@ -22,7 +22,7 @@ class FoundFeatures:
 
     Attributes:
         files: of features of patches, sorted.
-        others: `.h5` files that hold coordinates only, or features of whole slides, sorted.
+        others: files that hold coordinates only, or features of whole slides, sorted.
         beside: plain arrays (`.pt`, `.npy`) beside files of a better kind, none of which has their name,
             sorted.
     """
@@ -66,15 +66,29 @@ def find_features(folder: Path | str, *, on_error: OnError | None = None) -> Fou
     hdf5 = [path for path in named if path.suffix == ".h5"]
     files = [path for path in hdf5 if holds_features(path)]
     others = tuple(sorted(set(hdf5) - set(files)))
-    for suffix in PLAIN_SUFFIXES:
-        files = files or [path for path in named if path.suffix == suffix]
+    for suffix in PLAIN_SUFFIXES if not files else ():
+        if plain := [path for path in named if path.suffix == suffix]:
+            files = [path for path in plain if holds_rows(path)]
+            others = tuple(sorted({*others, *plain} - set(files)))
+        if files:
+            break
     stems = {path.stem for path in files}
-    arrays = set(named) - set(hdf5) - set(files)
+    arrays = set(named) - set(hdf5) - set(files) - set(others)
     beside = tuple(sorted(path for path in arrays if path.stem not in stems))
     if not files:
-        got = f": got {_counted(others)} without features of patches" if others else ""
-        raise FileNotFoundError(f"no feature file (.h5, .pt, .npy) in {folder}{got}")
+        raise FileNotFoundError(
+            f"no feature file (.h5, .pt, .npy) in {folder}{_instead(folder, others)}"
+        )
     return FoundFeatures(files=tuple(files), others=others, beside=beside)
+
+
+def _instead(folder: Path | str, others: tuple[Path, ...]) -> str:
+    """Say what is there where no features are."""
+    if others:
+        return f": got {_counted(others)} without features of patches"
+    is_store = str(folder).endswith(OTHER_SUFFIXES)
+    found = [Path(folder)] if is_store else feature_files(folder, suffix=OTHER_SUFFIXES)
+    return f", got {_counted(tuple(found))}: {REMEDY}" if found else ""
 
 
 def _counted(files: tuple[Path, ...]) -> str:

@@ -31,7 +31,8 @@ _NUMBERS = (
     *("level0_magnification", "target_magnification", "level0_width", "level0_height"),
     *("patch_level", "level", "downsample", "tile_size_um", "tile_size_px"),
 )
-_TEXTS = ("unit",)
+_TEXTS = ("unit", "feat_type")
+_OF_WHOLE = ("slide", "patient")  # STAMP's word for features of no patches
 _TEXT_BYTES = 256
 # A compressed dataset may be so much, or this many times its file, and no more.
 _MOST_BYTES, _MOST_TIMES = 256 << 20, 100
@@ -101,7 +102,8 @@ def holds_features(path: Path) -> bool:
             found = [name for name in ("features", "feats") if file.id.links.exists(name.encode())]
             if found:
                 dataset = dataset_of(file, found[0], kinds="f")
-                return dataset is None or dataset.ndim != 1
+                is_of_whole = known_attributes(file).get("feat_type") in _OF_WHOLE
+                return dataset is None or not (is_of_whole or dataset.ndim == 1)
             return dataset_of(file, "coords", kinds="iuf") is None
     except (FileNotFoundError, FeatureError):
         return True

@@ -25,6 +25,8 @@ from histofast.errors import FeatureError
 _NPY, _ZIP = b"\x93NUMPY", b"PK\x03\x04"
 _SHOWN = 120  # characters of what a library says
 PLAIN_SUFFIXES = (".pt", ".npy")
+OTHER_SUFFIXES = (".npz", ".zarr", ".parquet", ".feather", ".pkl", ".pickle")  # of arrays
+REMEDY = "save the features of each slide as a .npy file, with numpy.save"
 _WANTED = {
     ".npy": "a NumPy file, got none",
     ".pt": "a file of torch 1.6 or newer, got none: load it and save it anew",
@@ -61,6 +63,8 @@ def is_plain(path: Path) -> bool:
         FileNotFoundError: there is no such file.
         FeatureError: it is no file, or cannot be read.
     """
+    if path.suffix in OTHER_SUFFIXES and path.exists():
+        raise FeatureError(f"{path} must be an .h5, .pt or .npy file: {REMEDY}")
     regular_file(path, kind="feature file", error=FeatureError)
     if path.suffix in PLAIN_SUFFIXES:
         return True
@@ -82,7 +86,35 @@ def map_plain(path: Path) -> NDArray[Any]:
         FeatureError: it is damaged, claims more than it has, or holds something else than one array
             of floating point numbers.
     """
-    size = path.stat().st_size
+    claim, size = _claim_of(path), path.stat().st_size
+    if len(claim.shape) != 2 and not (len(claim.shape) == 3 and claim.shape[0] == 1):
+        raise FeatureError(f"features of {path} must be of shape (n, d), got {claim.shape}")
+    if claim.offset + claim.length * claim.dtype.itemsize > size:
+        got = f"{claim.length} numbers of {claim.dtype.itemsize} bytes"
+        raise FeatureError(f"features of {path} must fit into its {size} bytes, got {got}")
+    return _mapped(path, claim)
+
+
+def holds_rows(path: Path) -> bool:
+    """Whether a plain file may hold features of patches, or holds none for a reason that its reader tells.
+
+    False for what other tools write beside them: coordinates of patches (numbers that are whole, or tables
+    of them), and features of whole slides.
+    """
+    try:
+        return len(_claim_of(path).shape) != 1
+    except _OtherNumbersError:
+        return False
+    except (OSError, FeatureError):
+        return True
+
+
+class _OtherNumbersError(FeatureError):
+    """An array of NumPy without floating point numbers."""
+
+
+def _claim_of(path: Path) -> _Claim:
+    """Read what the head of a file says; see `map_plain`."""
     try:
         with path.open("rb") as file:
             is_npy = file.read(len(_NPY)) == _NPY
@@ -90,19 +122,13 @@ def map_plain(path: Path) -> NDArray[Any]:
             if not is_npy and file.read(len(_ZIP)) != _ZIP:
                 raise FeatureError(f"{path} must be {_WANTED[path.suffix]}")
             file.seek(0)
-            claim = _npy(file) if is_npy else _tensor(file, path)
+            return _npy(file, path) if is_npy else _tensor(file, path)
     except FeatureError:
         raise
     except Exception as error:  # zipfile, pickle and NumPy raise whatever damage leads to
         kind = "NumPy file" if path.suffix == ".npy" else "file of one tensor"
         reason = printable(clipped(first_line(error), _SHOWN))  # zipfile quotes the damage itself
         raise FeatureError(f"{path} must be a whole {kind}, got {reason}") from error
-    if len(claim.shape) != 2 and not (len(claim.shape) == 3 and claim.shape[0] == 1):
-        raise FeatureError(f"features of {path} must be of shape (n, d), got {claim.shape}")
-    if claim.offset + claim.length * claim.dtype.itemsize > size:
-        got = f"{claim.length} numbers of {claim.dtype.itemsize} bytes"
-        raise FeatureError(f"features of {path} must fit into its {size} bytes, got {got}")
-    return _mapped(path, claim)
 
 
 class _Claim(NamedTuple):
@@ -145,7 +171,7 @@ def _by_rows(shape: tuple[int, ...]) -> tuple[int, ...]:
     return tuple(reversed(strides))
 
 
-def _npy(file: BinaryIO) -> _Claim:
+def _npy(file: BinaryIO, path: Path) -> _Claim:
     version = np.lib.format.read_magic(file)
     read = {
         (1, 0): np.lib.format.read_array_header_1_0,
@@ -155,7 +181,10 @@ def _npy(file: BinaryIO) -> _Claim:
         raise ValueError(f"version {version}")
     shape, is_by_columns, dtype = read[version](file)
     if dtype.kind != "f" or dtype.itemsize > 8:
-        raise ValueError(f"an array of {dtype}")
+        got = "a table" if dtype.names else str(dtype)
+        raise _OtherNumbersError(
+            f"features of {path} must be floating point numbers of at most 8 bytes, got {got}"
+        )
     count = int(np.prod(shape, dtype=object))
     strides = _by_rows(shape[::-1])[::-1] if is_by_columns else _by_rows(shape)
     return _Claim(dtype, file.tell(), count, tuple(shape), strides)
@@ -180,6 +209,8 @@ class _Tensor(NamedTuple):
 class _OneTensor(pickle.Unpickler):
     """Reads a pickle in which nothing but a tensor and its storage is named."""
 
+    path = Path()
+
     def find_class(self, module: str, name: str) -> Any:
         if (module, name) == _REBUILD:
             return lambda storage, first, shape, strides, *_: _Tensor(
@@ -189,6 +220,10 @@ class _OneTensor(pickle.Unpickler):
             return lambda *_: None
         if module == "torch" and name in _DTYPES:
             return name
+        if module == "torch" and name.endswith("Storage"):
+            raise _OtherNumbersError(
+                f"features of {self.path} must be floating point numbers, got a tensor of {name}"
+            )
         raise ValueError(f"{module}.{name}, which no tensor of floating point numbers needs")
 
     def persistent_load(self, pid: Any) -> _Storage:
@@ -210,7 +245,7 @@ def _tensor(file: BinaryIO, path: Path) -> _Claim:
     order = entries.get(f"{folder}/byteorder")
     if order is not None and archive.read(order) != b"little":
         raise ValueError("numbers of another byte order")
-    found = _unpickled(archive.read(content))
+    found = _unpickled(archive.read(content), path)
     if not isinstance(found, _Tensor) or not isinstance(found.storage, _Storage):
         raise FeatureError(f"{path} must hold one tensor, got something else: is it a model?")
     shape, strides = (tuple(map(int, each)) for each in (found.shape, found.strides))
@@ -236,8 +271,10 @@ def _tensor(file: BinaryIO, path: Path) -> _Claim:
     )
 
 
-def _unpickled(content: bytes) -> Any:
+def _unpickled(content: bytes, path: Path) -> Any:
     for opcode, _, _ in pickletools.genops(content):
         if opcode.name not in _OF_A_TENSOR:
             raise ValueError(f"more than one tensor ({opcode.name})")
-    return _OneTensor(io.BytesIO(content)).load()
+    tensor = _OneTensor(io.BytesIO(content))
+    tensor.path = path
+    return tensor.load()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -14,7 +14,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from histofast._files import path_of, paths_of
+from histofast._notebook import table
 from histofast._notes import noted
+from histofast._progress import shows
+from histofast._words import count
 from histofast.errors import FeatureError
 from histofast.features.file import open_features, read_identity
 from histofast.features.layouts import pt_path
@@ -33,7 +36,7 @@ from histofast.features.tensors import TensorReader
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class VerifyReport:
-    """What `verify_folder` found.
+    """What `verify` found.
 
     Attributes:
         files: number of files looked at.
@@ -55,34 +58,69 @@ class VerifyReport:
         """Whether no file has a problem."""
         return not self.problems
 
+    @property
+    def totals(self) -> str:
+        """How many files are broken, and how many nobody sealed."""
+        sealed = len(self.not_sealed)
+        not_sealed = f", {sealed} of other tools and not sealed" if sealed else ""
+        files = f"{count(self.files, 'feature file')}, {len(self.problems)} broken{not_sealed}"
+        return f"{files}; {count(self.patches, 'patch')} in whole ones"
 
-def verify(path: Path | str, *, encoders_sha256: Mapping[str, str] | None = None) -> list[str]:
+    @property
+    def lines(self) -> tuple[str, ...]:
+        """A line for each problem, with its file."""
+        return tuple(
+            problem if problem.startswith(str(path)) else f"{path}: {problem}"
+            for path, found in self.problems.items()
+            for problem in found
+        )
+
+    def __repr__(self) -> str:
+        return f"VerifyReport({self.totals})"
+
+    def _repr_html_(self) -> str:
+        rows = [(path, "; ".join(found)) for path, found in self.problems.items()]
+        notes = "".join(f"; {note}" for note in self.notes)
+        return table(f"{self.totals}{notes}", ("file", "problem"), rows)
+
+
+def problems_of(path: Path | str, *, encoders_sha256: Mapping[str, str] | None = None) -> list[str]:
     """Return what is wrong with a feature file, one line each; nothing means it is whole.
-
-    Whole: it opens, its datasets agree in length, every number is finite, everything has the
-    checksum it had when written, and identity and attributes agree. A file of another tool states no
-    checksum: it opens, its datasets agree in length and every number is finite.
 
     Args:
         path: the file.
-        encoders_sha256: sha256 of the encoder files to be had, by name; a file made by an encoder
-            of one of these names must have been made by that very file.
+        encoders_sha256: see `verify`.
     """
     return _verify(path_of("path", path), encoders_sha256 or {}).problems
 
 
 @noted
-def verify_folder(
-    paths: Iterable[Path | str], *, encoders_sha256: Mapping[str, str] | None = None
+@shows("verifying feature files")
+def verify(
+    paths: Path | str | Iterable[Path | str],
+    *,
+    encoders_sha256: Mapping[str, str] | None = None,
+    progress: bool | None = None,
+    on_progress: Callable[[int, int], None] | None = None,
 ) -> VerifyReport:
     """Verify feature files, and all in folders and below them; see `find_features`.
 
+    A file is whole when it opens, its datasets agree in length, every number is finite, everything has the
+    checksum it had when written, and identity and attributes agree. A file of another tool states no
+    checksum: it opens, its datasets agree in length and every number is finite.
+
     Args:
-        paths: files and folders.
-        encoders_sha256: see `verify`.
+        paths: a file or folder, or several.
+        encoders_sha256: sha256 of the encoder files to be had, by name; a file made by an encoder
+            of one of these names must have been made by that very file.
+        progress: show it as a line of text: True, False; None: in a notebook, unless `on_progress` hears it.
+        on_progress: called with the number of files that are done, and of all.
 
     Raises:
-        FileNotFoundError: one of `paths` is missing.
+        FileNotFoundError: one of `paths` is missing, or holds no feature file.
+
+    Example:
+        verify("features/").is_whole
     """
     given = paths_of("paths", paths)
     files, notes, not_sealed = list[Path](), list[str](), list[Path]()
@@ -91,7 +129,8 @@ def verify_folder(
         if path.is_dir():
             try:
                 found = find_features(path, on_error=lambda at, why: problems.update({at: [why]}))
-            except FileNotFoundError:
+            except FileNotFoundError as error:
+                notes.append(str(error))
                 continue
             files += found.files
             notes += found.notes
@@ -100,10 +139,12 @@ def verify_folder(
         else:
             raise FileNotFoundError(f"no such feature file or folder: {path}")
     files = list(dict.fromkeys(files))
+    if not files and not problems:
+        raise FileNotFoundError("; ".join(notes))
     expected = dict(encoders_sha256 or {})
     patches = 0
     unused = set(expected)
-    for path in files:
+    for done, path in enumerate(files, 1):
         seen = _verify(path, expected)
         if seen.problems:
             problems[path] = seen.problems
@@ -114,6 +155,8 @@ def verify_folder(
         if unused:
             encoder = (read_identity(path) or {}).get("encoder")
             unused.discard(encoder.get("name") if isinstance(encoder, dict) else encoder)
+        if on_progress is not None:
+            on_progress(done, len(files))
     # Nothing was compared with these: silence would pass for agreement.
     for name in sorted(unused):
         problems.setdefault(given[0], []).append(f"no file made by an encoder named {name}")
