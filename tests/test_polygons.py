@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import re
 import tracemalloc
+import zipfile
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -14,7 +16,7 @@ from hypothesis import strategies as st
 
 from fake_slides import FakeSlide
 from histofast.errors import SlideError
-from histofast.patches import MaskFile, TissueOptions, survey_tissue
+from histofast.patches import Job, MaskFile, TissueOptions, survey_tissue, with_masks
 from histofast.tissue import tissue_from_geojson
 
 SQUARE = [[10, 10], [50, 10], [50, 50], [10, 50], [10, 10]]
@@ -210,6 +212,105 @@ def test_what_has_no_area_is_passed_over_with_a_count(survey):
     assert survey(GOOD).notes == ()
     with pytest.raises(SlideError, match=r"at least one polygon, got none \(5 points, lines or"):
         survey(json.dumps(others))
+
+
+def of_class(told, *ring_of, **properties):
+    """A feature as QuPath writes it, of a box (x, y, width, height)."""
+    x, y, w, h = ring_of
+    ring = [[x, y], [x + w, y], [x + w, y + h], [x, y + h], [x, y]]
+    properties = {"objectType": "annotation", "classification": told, **properties}
+    return {"type": "Feature", "geometry": polygon(ring), "properties": properties}
+
+
+@pytest.mark.parametrize(
+    "told",
+    [
+        {"name": "Ignore*", "color": [180, 180, 180]},
+        {"names": ["Stroma", "Artefact*"], "color": [180, 180, 180]},
+        {"name": "Stroma: Ignore*"},
+        "Ignore*",
+    ],
+)
+def test_classes_that_qupath_ignores_are_cut_out(told):
+    """Their names end with a star, and their areas lie in others."""
+    tumour = of_class({"name": "Tumor", "color": [200, 0, 0]}, 10, 10, 40, 40)
+    whole = {"type": "FeatureCollection", "features": [of_class(told, 10, 10, 20, 60), tumour]}
+    found = tissue_from_geojson(whole, width_l0=100, height_l0=80, downsample=1)
+    wanted = np.zeros((80, 100), np.uint8)
+    wanted[10:50, 30:50] = 1
+    np.testing.assert_array_equal(found.mask, wanted)
+    assert found.notes == ("1 area of classes in * left out of the mask",)
+    moved = tissue_from_geojson(whole, width_l0=100, height_l0=80, downsample=1, origin_l0=(30, 20))
+    np.testing.assert_array_equal(moved.mask[20:, 30:], wanted[:-20, :-30])
+    assert moved.mask[:20].sum() == moved.mask[:, :30].sum() == 0
+    message = r"at least one polygon, got none \(1 area of classes in \* left out"
+    with pytest.raises(ValueError, match=message):
+        drawn({"type": "FeatureCollection", "features": whole["features"][:1]})
+
+
+def test_stars_elsewhere_are_names():
+    for told in ({"name": "*a"}, {"name": 3}, {"names": []}, {"names": ["A*", "B"]}, None, 3):
+        assert drawn(of_class(told, 10, 10, 40, 40)).sum() == 1600
+
+
+def test_cores_that_are_missing_are_no_tissue():
+    cores = [
+        of_class(None, 0, 0, 20, 20, objectType="tma_core", isMissing=True),
+        of_class(None, 30, 0, 20, 20, objectType="tma_core", isMissing=False),
+    ]
+    whole = {"type": "FeatureCollection", "features": cores}
+    found = tissue_from_geojson(whole, width_l0=60, height_l0=60, downsample=1)
+    assert (found.mask.sum(), found.mask[:, :30].sum()) == (400, 0)
+    assert found.notes == ("1 missing core of the mask passed over",)
+
+
+def packed(path, content):
+    if path.suffix == ".gz":
+        path.write_bytes(gzip.compress(content))
+        return path
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("readme.txt", "QuPath")
+        archive.writestr("a.geojson", content)
+    return path
+
+
+@pytest.mark.parametrize("name", ["m.geojson.gz", "m.GEOJSON.zip", "m.json.gz", "m.zip"])
+def test_packed_files_are_read(tmp_path, survey, name):
+    mask = MaskFile(packed(tmp_path / name, GOOD.encode()))
+    slide = FakeSlide(np.full((60, 60, 3), 255, np.uint8))
+    with ThreadPoolExecutor(1) as pool:
+        found = survey_tissue(slide, TissueOptions(mpp=slide.mpp), mask, pool)
+    np.testing.assert_array_equal(found.tissue.mask, survey(GOOD).mask)
+
+
+def test_packed_files_that_are_broken_or_bombs(tmp_path):
+    for name in ("m.geojson.gz", "m.zip"):
+        path = packed(tmp_path / name, bytes(257 << 20))
+        assert path.stat().st_size < 1 << 20
+        with pytest.raises(SlideError, match=r"at most 256 MiB, got more of it packed: simplify"):
+            MaskFile(path)
+        path.write_bytes(path.read_bytes()[:-9])
+        with pytest.raises(SlideError, match=r"is damaged: |at most 256 MiB"):
+            MaskFile(path)
+        path.write_bytes(b"none")
+        with pytest.raises(
+            SlideError, match=r"must be packed by gzip, got |is damaged: File is no"
+        ):
+            MaskFile(path)
+    with zipfile.ZipFile(tmp_path / "two.zip", "w") as archive:
+        archive.writestr("a.geojson", GOOD)
+        archive.writestr("b.geojson", GOOD)
+    with pytest.raises(SlideError, match=r"must hold one file of GeoJSON, got 2$"):
+        MaskFile(tmp_path / "two.zip")
+
+
+def test_packed_masks_are_found_in_a_folder(tmp_path):
+    for name in ("a.geojson.gz", "b_mask.geojson.zip", "c.gz"):
+        (tmp_path / name).touch()
+    jobs = [Job(name=name, path=tmp_path / f"{name}.svs") for name in "abc"]
+    a, b, c = with_masks(jobs, tmp_path)
+    assert (a.mask, b.mask) == (tmp_path / "a.geojson.gz", tmp_path / "b_mask.geojson.zip")
+    assert c.problem.startswith("no such mask: ")
 
 
 def test_measurements_may_be_no_number(survey):

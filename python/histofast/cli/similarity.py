@@ -154,7 +154,7 @@ def similarity(
         _check_networks(a, b, network, images, classes=classes, device=device, intersect=intersect)
     target = options.out_folder(out, of="the report", overwrite=overwrite)
 
-    from histofast.comparison import compare, compare_features, comparison_text
+    from histofast.comparison import compare, compare_features
     from histofast.report import check_installed
 
     check_installed()  # before the minutes of comparing
@@ -184,6 +184,12 @@ def similarity(
                 **({} if chosen is None else {"layers_a": chosen, "layers_b": chosen}),
                 **given,
             )
+    _tell(result, target, as_json=as_json)
+
+
+def _tell(result: SimilarityResult, target: Path, *, as_json: bool) -> None:
+    from histofast.comparison import comparison_text
+
     result.save(target)
     if as_json:
         say_document(result.comparison.to_json())

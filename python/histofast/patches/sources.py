@@ -14,7 +14,9 @@ from histofast.errors import SlideError
 from histofast.patches.tables import PatchBag, PatchImages, pictures_in_bags
 from histofast.slides import Slide, find_slides, open_slide
 
-MASK_SUFFIXES = (".png", ".geojson", ".json", ".tif", ".tiff", ".jpg", ".jpeg")
+MASK_SUFFIXES = (
+    *(".png", ".geojson", ".geojson.gz", ".geojson.zip", ".json", ".tif", ".tiff", ".jpg", ".jpeg"),
+)
 """What a folder of masks is searched for, in this order."""
 
 
@@ -181,8 +183,8 @@ def with_masks(jobs: list[Job], mask: str | Path | None) -> list[Job]:
         return [replace(jobs[0], mask=mask)]
     files: dict[str, list[Path]] = {}  # by their names without suffix, in lower case
     for path in sorted(mask.iterdir()):
-        if path.suffix.lower() in MASK_SUFFIXES:
-            files.setdefault(path.stem.lower(), []).append(path)
+        if suffix := _mask_suffix(path):
+            files.setdefault(path.name.lower().removesuffix(suffix), []).append(path)
     return [job if job.mask or job.problem else _with_mask_among(files, mask, job) for job in jobs]
 
 
@@ -192,7 +194,7 @@ def _with_mask_among(files: Mapping[str, Sequence[Path]], folder: Path, job: Job
     found = [path for path in files.get(stem, ()) if not _is_same(path, job.path)]
     if found:  # as `histofast tissue` writes contours beside pictures, the first suffix is taken
         return replace(
-            job, mask=min(found, key=lambda path: MASK_SUFFIXES.index(path.suffix.lower()))
+            job, mask=min(found, key=lambda path: MASK_SUFFIXES.index(_mask_suffix(path)))
         )
     begins = f"{stem}_mask"
     found = [path for name in files if name.startswith(begins) for path in files[name]]
@@ -207,6 +209,11 @@ def _with_mask_among(files: Mapping[str, Sequence[Path]], folder: Path, job: Job
             f"{' '.join(MASK_SUFFIXES)}"
         )
     return replace(job, problem=problem)
+
+
+def _mask_suffix(path: Path) -> str:
+    """Return the suffix that a mask in a folder may have, "" where it has none of them."""
+    return next((suffix for suffix in MASK_SUFFIXES if path.name.lower().endswith(suffix)), "")
 
 
 def _is_same(a: Path, b: Path) -> bool:

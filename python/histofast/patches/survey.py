@@ -16,8 +16,9 @@ from histofast._files import regular_file
 from histofast._numbers import real_number, whole_number
 from histofast._words import one_line
 from histofast.errors import SlideError
+from histofast.patches.packed import is_geojson, read_geojson
 from histofast.slides import TIFF_MAGIC, Level, Slide, read_mask
-from histofast.tissue import INK, Ink, Tissue, find_tissue
+from histofast.tissue import AREAS_REVISION, INK, Ink, Tissue, find_tissue
 from histofast.tissue import REVISION as TISSUE_REVISION
 
 # Keys of an object that say what it is and where; of two nobody knows which is meant.
@@ -121,18 +122,12 @@ class MaskFile:
 
     def __init__(self, path: Path) -> None:
         self.path = regular_file(path, kind="mask", error=SlideError)
-        self._is_geojson = path.suffix.lower() in {".json", ".geojson"}
+        self._is_geojson = is_geojson(path)
         try:
-            if self._is_geojson and (size := path.stat().st_size) > _MOST_BYTES:
-                raise SlideError(
-                    f"mask {path} must have at most {_MOST_BYTES >> 20} MiB, got "
-                    f"{size >> 20} MiB: simplify its polygons"
-                )
+            self._content = read_geojson(path, most_bytes=_MOST_BYTES) if self._is_geojson else b""
             with path.open("rb") as file:
                 # Of a picture no more than its digest: a pyramid may be larger than the memory.
                 self._is_tiff = file.read(4) in TIFF_MAGIC
-                file.seek(0)
-                self._content = file.read() if self._is_geojson else b""
                 file.seek(0)
                 self._digest = "mask:" + hashlib.file_digest(file, "sha256").hexdigest()
         except OSError as error:
@@ -149,6 +144,7 @@ class MaskFile:
             "mask": self._digest,
             "overview_mpp": options.mpp,
             "revision": TISSUE_REVISION,
+            **({"areas": AREAS_REVISION} if self._is_geojson else {}),
         }
 
     def read(self, slide: Slide, options: TissueOptions) -> NDArray[np.uint8] | dict[str, Any]:

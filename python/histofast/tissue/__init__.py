@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from histofast.tissue.finding import (
+    AREAS_REVISION,
     INK,
     REVISION,
     Ink,
@@ -15,6 +16,7 @@ from histofast.tissue.mask import tissue_mask
 from histofast.tissue.preview import preview
 
 __all__ = [
+    "AREAS_REVISION",
     "INK",
     "REVISION",
     "Ink",

@@ -18,12 +18,12 @@ from numpy.typing import NDArray
 from histofast._arrays import check, empty, to_numpy
 from histofast._notebook import WHITE, Pictured, framed, nearest, shown_size
 from histofast._numbers import real_number, whole_number
-from histofast._words import count
 from histofast.tissue.mask import MAX_CLOSE_PX, mask_into
 from histofast.tissue.outline import Polygon, trace
 from histofast.tissue.polygons import fill, read_polygons
 
 REVISION = 1  # of the definition of the mask; part of every identity
+AREAS_REVISION = 2  # of which areas of a GeoJSON are one
 CLOSE_UM = 24.0
 ASPECT_TOLERANCE = 0.03
 MUCH_INK = 0.1  # of what could be tissue: then it is said
@@ -292,8 +292,9 @@ def tissue_from_geojson(
 ) -> Tissue:
     """Draw the polygons of a GeoJSON as a mask.
 
-    A mask pixel is tissue when its centre lies in a polygon and in none of its holes. What has no area
-    (points, lines, features without a geometry) is passed over; `Tissue.notes` says how much.
+    A mask pixel is tissue when its centre lies in a polygon and in none of its holes, nor in an area of a
+    class that QuPath ignores (`Ignore*`). What has no area (points, lines, features without a geometry)
+    and missing cores of tissue arrays are passed over; `Tissue.notes` says how much.
 
     Args:
         geojson: FeatureCollection, Feature, GeometryCollection, Polygon or MultiPolygon, in level-0
@@ -314,12 +315,10 @@ def tissue_from_geojson(
     downsample = real_number("downsample", downsample, at_least=1)
     if not isinstance(geojson, Mapping):
         raise TypeError(f"geojson must be a mapping, got {type(geojson).__name__}")
-    read, without_area = read_polygons(geojson)
-    polygons = [[ring + origin_l0 for ring in rings] for rings in read]
-    one, many = "point, line or empty feature", "points, lines or empty features"
-    passed_over = f"{count(without_area, one, many)} of the mask passed over"
+    read = read_polygons(geojson)
+    polygons = [[ring + origin_l0 for ring in rings] for rings in read.polygons]
     if not polygons:
-        got = f"none ({passed_over})" if without_area else "none"
+        got = f"none ({'; '.join(read.notes)})" if read.notes else "none"
         raise ValueError(f"geojson must hold at least one polygon, got {got}")
     corners = np.concatenate([rings[0] for rings in polygons])
     (left, top), (right, bottom) = corners.min(axis=0), corners.max(axis=0)
@@ -333,6 +332,10 @@ def tissue_from_geojson(
     mask = np.zeros((h, w), np.uint8)
     scale = w / width_l0, h / height_l0
     fill(mask, [[ring * scale for ring in rings] for rings in polygons])
+    if read.ignored:
+        ignored = np.zeros_like(mask)
+        fill(ignored, [[(ring + origin_l0) * scale for ring in rings] for rings in read.ignored])
+        mask &= 1 - ignored
     if not mask.any():
         raise ValueError(
             f"geojson must cover the centre of a mask pixel, got polygons that cover none at "
@@ -344,7 +347,7 @@ def tissue_from_geojson(
         height_l0,
         threshold=None,
         identity=_digest(mask),
-        notes=(passed_over,) if without_area else (),
+        notes=read.notes,
     )
 
 

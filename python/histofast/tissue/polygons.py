@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from histofast._words import clipped, printable
+from histofast._words import clipped, count, printable
 
 _FARTHEST_PX = 1 << 40  # far beyond any slide, and rows are still counted exactly
 _DEEPEST = 8  # collections and features in each other
@@ -19,23 +19,47 @@ _SHOWN_CHARACTERS = 60
 _WITHOUT_AREA = ("Point", "MultiPoint", "LineString", "MultiLineString")
 
 
-def read_polygons(
-    geojson: Mapping[str, Any],
-) -> tuple[list[list[NDArray[np.float64]]], int]:
-    """Read the rings of every polygon in a GeoJSON object, (k, 2) float64 and not closed.
+@dataclass(kw_only=True, slots=True)
+class Areas:
+    """What a GeoJSON object holds; a polygon is its rings, (k, 2) float64 and not closed.
 
-    Returns:
-        The polygons, and how many geometries without an area were passed over: points, lines, and
-        features whose geometry is null or has no coordinates.
+    Attributes:
+        polygons: the areas.
+        ignored: areas of classes that QuPath ignores, by their name's last sign (`Ignore*`).
+        without_area: how many geometries without an area were passed over: points, lines, and features
+            whose geometry is null or has no coordinates.
+        missing: how many cores of tissue arrays that are missing were passed over.
+    """
+
+    polygons: list[list[NDArray[np.float64]]] = field(default_factory=list)
+    ignored: list[list[NDArray[np.float64]]] = field(default_factory=list)
+    without_area: int = 0
+    missing: int = 0
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """Say what is no part of the mask."""
+        told = []
+        if self.without_area:
+            one, many = "point, line or empty feature", "points, lines or empty features"
+            told.append(f"{count(self.without_area, one, many)} of the mask passed over")
+        if self.ignored:
+            told.append(f"{count(len(self.ignored), 'area')} of classes in * left out of the mask")
+        if self.missing:
+            told.append(f"{count(self.missing, 'missing core')} of the mask passed over")
+        return tuple(told)
+
+
+def read_polygons(geojson: Mapping[str, Any]) -> Areas:
+    """Read every polygon in a GeoJSON object.
 
     Raises:
         ValueError: it holds something else, or a broken ring; names the feature.
     """
-    polygons: list[list[NDArray[np.float64]]] = []
-    without_area = 0
-    waiting: list[tuple[Any, str, int]] = [(geojson, "geojson", 0)]
+    found = Areas()
+    waiting: list[tuple[Any, str, int, bool]] = [(geojson, "geojson", 0, False)]
     while waiting:
-        value, where, depth = waiting.pop()
+        value, where, depth, is_ignored = waiting.pop()
         if depth > _DEEPEST:
             raise ValueError(
                 f"{where} must hold collections in each other at most {_DEEPEST} deep, got more"
@@ -49,26 +73,44 @@ def read_polygons(
             ]
         elif kind == "GeometryCollection":
             inner = [(part, where) for part in _list(value, "geometries", where)]
-            without_area += not inner
+            found.without_area += not inner
         elif kind == "Feature":
-            geometry = value.get("geometry")
+            geometry, properties = value.get("geometry"), value.get("properties")
+            is_ignored = _is_ignored(properties)
+            if _is_missing(properties):
+                found.missing += 1
+                continue
             inner = [] if geometry is None else [(geometry, where)]
-            without_area += geometry is None
+            found.without_area += geometry is None
         elif kind in ("Polygon", "MultiPolygon"):
             coordinates = _list(value, "coordinates", where)
-            without_area += not any(coordinates)
+            found.without_area += not any(coordinates)
             for rings in [coordinates] if kind == "Polygon" else coordinates:
                 if not _is_list(rings):
                     raise ValueError(f"{where} must hold lists of rings, got {_shown(rings)}")
                 if rings:
+                    polygons = found.ignored if is_ignored else found.polygons
                     polygons.append([_ring(ring, where) for ring in rings])
         elif kind in _WITHOUT_AREA:
-            without_area += 1
+            found.without_area += 1
         else:
             got = _shown(value if kind is None else kind)
             raise ValueError(f"{where} must hold polygons, got {got}: export areas as GeoJSON")
-        waiting += [(part, place, depth + 1) for part, place in reversed(inner)]
-    return polygons, without_area
+        waiting += [(part, place, depth + 1, is_ignored) for part, place in reversed(inner)]
+    return found
+
+
+def _is_ignored(properties: Any) -> bool:
+    """Whether the class of an object is one that QuPath ignores."""
+    told = properties.get("classification") if isinstance(properties, Mapping) else None
+    if isinstance(told, Mapping):  # several names are from the general to the particular
+        names = told.get("names")
+        told = names[-1] if _is_list(names) and names else told.get("name")
+    return isinstance(told, str) and told.endswith("*")
+
+
+def _is_missing(properties: Any) -> bool:
+    return isinstance(properties, Mapping) and properties.get("isMissing") is True
 
 
 def _ring(ring: Any, where: str) -> NDArray[np.float64]:
