@@ -129,16 +129,19 @@ def cam_of_slide(
         )
         shown_class = found.run.classes[number] if found.run.classes else ""
         name = NAMES[chosen] + (f" of {shown_class}" if shown_class else "")
-        whole, null = made.maps[chosen], made.null[chosen]
-        drawn = _drawn(found, whole, name=name, scale=scale, alpha=alpha)
+        drawn = _drawn(found, made.maps[chosen], name=name, scale=scale, alpha=alpha)
         return SlideCam(
             method=chosen,
             layer=made.layer,
             shown_class=shown_class,
             map=drawn,
-            null=drawn.with_values(null.ravel(), name=f"{name}, weights drawn anew"),
-            agreement=float(rank_correlations(whole.reshape(1, 1, -1), null.reshape(1, 1, -1))[0]),
+            null=drawn.with_values(made.null[chosen].ravel(), name=f"{name}, weights drawn anew"),
+            agreement=_agreement(made.maps[chosen], made.null[chosen]),
         )
+
+
+def _agreement(one: NDArray[np.float64], other: NDArray[np.float64]) -> float:
+    return float(rank_correlations(one.reshape(1, 1, -1), other.reshape(1, 1, -1))[0])
 
 
 def _network(found: OnSlide, encoder: str | Path | None) -> Any:
