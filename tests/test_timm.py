@@ -129,3 +129,189 @@ def test_vision_transformers_are_quantised_in_their_products(tmp_path):
         a, b = whole.encode(patches), small.encode(patches)
     cosines = (a * b).sum(1) / np.linalg.norm(a, axis=1) / np.linalg.norm(b, axis=1)
     assert cosines.min() > 0.97
+
+
+# --- arguments ------------------------------------------------------------------------------------
+
+DEEPER = "timm:test_vit(depth=3,reg_tokens=2)"
+
+
+def test_arguments_are_a_part_of_the_name():
+    made = networks.create(VIT, timm_args={"reg_tokens": 2, "depth": 3}, seed=1)
+    named = networks.create("timm:test_vit( reg_tokens = 2, depth=3 )", seed=1)
+    assert made.architecture == named.architecture == DEEPER
+    assert networks.timm_name(VIT, {}) == VIT
+    assert networks.timm_name("resnet18", None) == "resnet18"
+    for key, value in made.state_dict().items():
+        assert torch.equal(value, named.state_dict()[key])
+    twin = networks.twin(made, seed=4)
+    assert twin.architecture == DEEPER
+    assert networks.stem_of(DEEPER) != networks.stem_of(VIT) == "timm-test_vit"
+    assert "(" not in networks.stem_of(DEEPER)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "seen"),
+    [
+        ({"img_size": 96}, lambda m: m.patch_embed.grid_size == (6, 6)),
+        ({"reg_tokens": 3}, lambda m: m.num_prefix_tokens == 4),
+        (
+            {"init_values": 1e-5},
+            lambda m: float(m.blocks[0].ls1.gamma.detach()[0]) == pytest.approx(1e-5),
+        ),
+        ({"act_layer": "SiLU"}, lambda m: type(m.blocks[0].mlp.act).__name__ == "SiLU"),
+        (
+            {"mlp_layer": "SwiGLUPacked", "act_layer": "silu", "mlp_ratio": 5.34375},
+            lambda m: type(m.blocks[0].mlp).__name__ == "GluMlp",
+        ),
+        ({"global_pool": "avg"}, lambda m: m.global_pool == "avg"),
+        (
+            {"class_token": False, "global_pool": "avg", "reg_tokens": 0},
+            lambda m: m.cls_token is None,
+        ),
+        ({"depth": 2, "no_embed_class": True}, lambda m: len(m.blocks) == 2),
+        ({"norm_layer": "rmsnorm"}, lambda m: type(m.norm).__name__ == "RmsNorm"),
+    ],
+    ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
+)
+def test_arguments_change_the_network(arguments, seen):
+    """Each of those that the published foundation models need, against timm's own call."""
+    timm = need("timm")
+    network = networks.create(VIT, timm_args=arguments, seed=2)
+    assert seen(network.model)
+    assert network.architecture != VIT
+    classes = {
+        "act_layer": torch.nn.SiLU,
+        "mlp_layer": timm.layers.SwiGLUPacked,
+        "norm_layer": timm.layers.RmsNorm,
+    }
+    theirs = timm.create_model(
+        "test_vit", num_classes=0, **{k: classes.get(k, v) for k, v in arguments.items()}
+    ).eval()
+    theirs.load_state_dict(network.model.state_dict())
+    x = torch.randn(2, 3, network.input_px, network.input_px)
+    with torch.inference_mode():
+        torch.testing.assert_close(network(x), theirs(x))
+    assert network.input_px == arguments.get("img_size", 160)
+    assert [cut.name for cut in networks.layers(VIT, timm_args=arguments)][-1] == "features"
+
+
+def test_arguments_are_in_the_encoder(tmp_path, rng):
+    network = networks.create(VIT, timm_args={"img_size": 96, "reg_tokens": 2}, seed=3)
+    spec = networks.export(network, tmp_path / "e.onnx")
+    assert spec.network == "timm:test_vit(img_size=96,reg_tokens=2)"
+    assert (spec.height_px, spec.patch_px) == (96, 96)
+    assert encoders.read_spec(spec.path).network == spec.network
+    # The same name makes the same network again.
+    again = networks.create(spec.network, seed=3)
+    for key, value in network.state_dict().items():
+        assert torch.equal(value, again.state_dict()[key])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "message"),
+    [
+        (
+            {"reg_token": 4},
+            ModelError,
+            "test_vit of timm has no argument 'reg_token': did you mean reg_tokens",
+        ),
+        (
+            {"mlp_layer": "SwiGLUPaked"},
+            ModelError,
+            "mlp_layer of timm must be one of Mlp, .*SwiGLUPacked",
+        ),
+        (
+            {"act_layer": "gelo"},
+            ModelError,
+            "act_layer must be called as in timm, such as gelu, .*'gelo'",
+        ),
+        ({"embed_dim": "wide"}, ModelError, r"timm cannot make test_vit with embed_dim='wide': "),
+        (
+            {"depth": None},
+            TypeError,
+            "timm_args must be numbers, flags, texts or several .*depth=None",
+        ),
+        ({"depth": float("nan")}, ValueError, "timm_args must be finite, got depth=nan"),
+        ({"num_classes": 3}, ValueError, "timm_args must not have num_classes: say classes"),
+        (
+            {"in_chans": 4},
+            ValueError,
+            "timm_args must not have in_chans: patches have three channels",
+        ),
+        ({"img_size": (96, 64)}, ModelError, r"img_size must be that of a square, got \(96, 64\)"),
+        ({"global_pool": ""}, ModelError, "global_pool='' gives no features but"),
+    ],
+    ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
+)
+def test_arguments_that_are_refused(arguments, error, message):
+    with pytest.raises(error, match=message) as told:
+        networks.create(VIT, timm_args=arguments)
+    assert "\n" not in str(told.value)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "timm:test_vit(",
+        "timm:test_vit()",
+        "timm:test_vit(3)",
+        "timm:test_vit(depth=open('x'))",
+        "timm:test_vit(depth=2)x",
+    ],
+)
+def test_names_that_cannot_be_read(name):
+    with pytest.raises(ModelError, match=r"network must be called timm:NAME or timm:NAME\(arg"):
+        networks.create(name)
+
+
+def test_arguments_of_others():
+    with pytest.raises(ValueError, match="timm_args must be given with a network of timm"):
+        networks.create("resnet18", timm_args={"depth": 3})
+    with pytest.raises(ValueError, match="timm_args must have each argument once, got depth twice"):
+        networks.create(DEEPER, timm_args={"depth": 2})
+
+
+def test_the_command_takes_arguments(cli, tmp_path):
+    made = [
+        *("models", "export", VIT, "--random", "3", "--out", tmp_path / "e.onnx"),
+        *("--timm-arg", "img_size=96", "--timm-arg", "act_layer=SiLU"),
+        *("--timm-arg", "no_embed_class=true", "--timm-arg", "init_values=1e-5"),
+    ]
+    done = cli(*made)
+    assert done.code == 0, done.err
+    wanted = {"img_size": 96, "act_layer": "SiLU", "no_embed_class": True, "init_values": 1e-5}
+    spec = encoders.read_spec(tmp_path / "e.onnx")
+    assert spec.network == networks.timm_name(VIT, wanted)
+    other = networks.export(
+        networks.create(VIT, timm_args=wanted, seed=3), tmp_path / "o.onnx", name="e"
+    )
+    assert other.sha256 == spec.sha256
+    listed = cli("models", "layers", VIT, "--timm-arg", "depth=2")
+    assert "blocks.1" in listed.out
+    assert "blocks.2" not in listed.out
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        (("depth",), "histofast: --timm-arg must be KEY=VALUE, got 'depth': img_size=224"),
+        (
+            ("depth=3)",),
+            "histofast: --timm-arg must have a number, a flag, a word or several, got depth=3)",
+        ),
+        (
+            ("depth=2", "depth=3"),
+            "histofast: --timm-arg must have each argument once, got depth twice",
+        ),
+        (("depht=2",), "histofast: test_vit of timm has no argument 'depht': did you mean depth?"),
+        (
+            ("in_chans=1",),
+            "histofast: --timm-arg must not have in_chans: patches have three channels",
+        ),
+    ],
+)
+def test_commands_refuse_arguments(cli, tmp_path, given, message):
+    flags = [part for text in given for part in ("--timm-arg", text)]
+    done = cli("models", "export", VIT, "--random", "0", "--out", tmp_path / "e.onnx", *flags)
+    assert (done.code, done.err) == (1 if "depht" in given[0] else 2, [message])

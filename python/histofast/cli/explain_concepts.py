@@ -34,6 +34,7 @@ def concepts(
         str | None,
         typer.Option("--network", metavar="NAME", help="that the weights are of, e.g. densenet121"),
     ] = None,
+    timm_args: options.TimmArgs = None,
     weights: Annotated[
         Path | None, typer.Option("--weights", metavar="FILE", help="of a pretrained network")
     ] = None,
@@ -112,7 +113,7 @@ def concepts(
     with counted_in_turn(quiet=quiet) as on_progress:
         found = explain.explain_concepts(
             images,
-            network=network,
+            network=options.network_with(network, timm_args),
             weights=weights,
             run=run,
             layers=None if layers is None else options.split(layers),

@@ -75,6 +75,7 @@ def export(
             help="of the BatchNorms; Keras trains with 1.001e-5 [the network's usual]",
         ),
     ] = None,
+    timm_args: options.TimmArgs = None,
     mean: standardising.Mean = None,
     std: standardising.Std = None,
     channels: standardising.Channels = "rgb",
@@ -124,6 +125,7 @@ def export(
             "--classes": classes or None,
             "--bn-eps": bn_eps,
             "--partial": partial or None,
+            "--timm-arg": timm_args or None,
             "--mean": mean,
             "--std": std,
             "--scale": scale,
@@ -139,7 +141,7 @@ def export(
     if network is None:
         raise ValueError("NETWORK must be given, or --run RUN instead")
     _export_network(
-        network,
+        options.network_of(network, timm_args),
         out,
         layers=layers,
         random=random,

@@ -24,6 +24,7 @@ _CALLED = {
     "methods": "method",
     "overlap_px": "overlap",
     "size_px": "size",
+    "timm_args": "timm_arg",
 }
 # Arguments without a flag, in words; of all others the words are in the name.
 _IN_WORDS = {

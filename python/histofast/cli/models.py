@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import shutil
 import textwrap
 from collections.abc import Collection, Sequence
@@ -42,15 +43,19 @@ def layers(
     network: Annotated[
         str | None, typer.Argument(help="name of the network; without it the names are listed")
     ] = None,
+    timm_args: options.TimmArgs = None,
     as_json: options.AsJson = False,
 ) -> None:
     """Show where a network can be cut: width of the features, share of the whole's work."""
     from histofast import networks
 
     if network is None:
+        if timm_args:
+            raise ValueError("--timm-arg must come with NETWORK, got none: timm:NAME")
         known = networks.names()
         say(*([json.dumps(known)] if as_json else [*known, "timm:NAME"]))
         return
+    network = options.network_of(network, timm_args)
     cuts = networks.layers(network)
     if as_json:
         say_document(json.dumps([asdict(cut) for cut in cuts], indent=1))
@@ -59,7 +64,7 @@ def layers(
     for cut in cuts:
         say(f"{cut.name:24}{cut.d:9d}{cut.flops_share:9.1%}")
     say(
-        f"features of all in one run: histofast models export {network} --weights FILE --layers all "
+        f"features of all in one run: histofast models export {shlex.quote(network)} --weights FILE --layers all "
         "--out FILE.onnx"
     )
 

@@ -367,6 +367,56 @@ def tissue_of(ink: str | None, *, threshold: int | None = None) -> TissueOptions
     return TissueOptions(threshold=threshold, ink="keep" if ink == "keep" else "remove")
 
 
+TimmArgs = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--timm-arg",
+        metavar="KEY=VALUE",
+        help="of timm's model, e.g. img_size=96, mlp_layer=SwiGLUPacked; repeatable",
+    ),
+]
+
+
+def network_of(name: str, timm_args: list[str] | None) -> str:
+    """Return the name of a network with the arguments that --timm-arg gives it.
+
+    Raises:
+        ValueError: there are such, and it is not timm's.
+    """
+    if not timm_args:
+        return name
+
+    from histofast.networks import timm_args_of, timm_name
+
+    return timm_name(name, timm_args_of(timm_args))
+
+
+def network_with(name: str | None, timm_args: list[str] | None) -> str | None:
+    """Return the same where a network need not be named.
+
+    Raises:
+        ValueError: arguments for none.
+    """
+    if name is None and timm_args:
+        raise ValueError("--timm-arg must come with --network, got none: timm:NAME")
+    return None if name is None else network_of(name, timm_args)
+
+
+def networks_with(networks: dict[str, Path], timm_args: list[str] | None) -> dict[str, Path]:
+    """Return networks by their names with the arguments, which are for all of timm among them.
+
+    Raises:
+        ValueError: there are none of timm.
+    """
+    of_timm = {name for name in networks if name.startswith("timm:")}
+    if timm_args and not of_timm:
+        raise ValueError("--timm-arg must come with a network of timm, timm:NAME=WEIGHTS")
+    return {
+        network_of(name, timm_args) if name in of_timm else name: weights
+        for name, weights in networks.items()
+    }
+
+
 def named_files(flag: str, texts: list[str]) -> dict[str, Path]:
     """Return the weights file of each network, of NAME=WEIGHTS.
 
@@ -376,7 +426,9 @@ def named_files(flag: str, texts: list[str]) -> dict[str, Path]:
     """
     found: dict[str, Path] = {}
     for text in texts:
-        name, equals, file = text.partition("=")
+        # A name may have arguments of timm's behind it, in parentheses.
+        head, closing, rest = text.rpartition(")=")
+        name, equals, file = (f"{head})", "=", rest) if closing else text.partition("=")
         if not (name and equals and file):
             raise ValueError(
                 f"{flag} must be NAME=WEIGHTS, got {text!r}: densenet121=weights.safetensors"

@@ -37,6 +37,7 @@ def similarity(
         str | None,
         typer.Option("--network", metavar="NAME", help="that the weights are of, e.g. densenet121"),
     ] = None,
+    timm_args: options.TimmArgs = None,
     classes: Annotated[
         int | None,
         typer.Option(
@@ -131,6 +132,7 @@ def similarity(
     """
     # Only --features takes several values after it: the rest of them arrive as arguments.
     folders = [*(features or ()), *(more_features or ())]
+    network = options.network_with(network, timm_args)
     split = None if layers is None else [name for text in layers for name in options.split(text)]
     given = options.given(
         layers=split,

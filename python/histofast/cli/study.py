@@ -141,6 +141,7 @@ def truncation(
             "--network", metavar="NAME=FILE", help="weights, or an encoder (.onnx); repeatable"
         ),
     ],
+    timm_args: options.TimmArgs = None,
     cuts: Annotated[
         str | None,
         typer.Option("--cuts", metavar="A,B,...", help="layers, modules of encoders [all blocks]"),
@@ -166,7 +167,7 @@ def truncation(
     from histofast.studies import truncation as study
 
     return study(
-        options.named_files("--network", network),
+        options.networks_with(options.named_files("--network", network), timm_args),
         setting,
         cuts=None if cuts is None else options.split(cuts),
         pool=pool,

@@ -26,6 +26,7 @@ from histofast.networks.recorder import Recorder, channels_last
 from histofast.networks.restored import restore
 from histofast.networks.reuse import feature_reuse
 from histofast.networks.timm import TimmNetwork
+from histofast.networks.timm_names import stem_of, timm_args_of, timm_name
 from histofast.networks.twins import drawn_anew, randomised, twin
 from histofast.networks.verifying import PixelsIn
 from histofast.networks.weights import fitting
@@ -60,6 +61,9 @@ __all__ = [
     "read_weights",
     "restore",
     "starts",
+    "stem_of",
+    "timm_args_of",
+    "timm_name",
     "twin",
     "workers_on",
 ]

@@ -5,8 +5,10 @@ from __future__ import annotations
 import logging
 import math
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
@@ -21,7 +23,8 @@ from histofast.networks.keras_names import usual_eps
 from histofast.networks.known import ARCHITECTURES, architecture_of, cuts_of, no_such, whole
 from histofast.networks.network import IMAGENET_MEAN, Architecture, Cut, Network, Stage
 from histofast.networks.reading import read_weights
-from histofast.networks.timm import PREFIX, TimmNetwork, create_timm, timm_layers
+from histofast.networks.timm import TimmNetwork, create_timm, timm_layers
+from histofast.networks.timm_names import PREFIX, timm_name
 from histofast.networks.weights import load_weights
 
 _log = logging.getLogger(__name__)
@@ -35,6 +38,7 @@ def create(
     classes: int = 0,
     bn_eps: float | None = None,
     standardising: Standardising | None = None,
+    timm_args: Mapping[str, Any] | None = None,
     seed: int = 0,
     partial: bool = False,
 ) -> Network | TimmNetwork:
@@ -45,7 +49,8 @@ def create(
 
     Args:
         name: one of `names()`; one of these made slim, such as `resnet18-slim-layer2-2`, whose
-            convolutions after layer2 have half their channels; `timm:` and the name of a model of timm; or that of weights
+            convolutions after layer2 have half their channels; `timm:` and the name of a model of timm, maybe
+            with arguments, `timm:vit_small_patch16_224(img_size=96,reg_tokens=4)`; or that of weights
             in the registry's `sources`, which stands for their network with the layer, the eps and
             the standardising that they want, and then `weights` is the file fetched from there.
         weights: a safetensors file, a torch file of plain tensors, maybe within a checkpoint and
@@ -59,14 +64,18 @@ def create(
             file has its names, else the network's usual one.
         standardising: what the weights want of pixels. None: what the registry knows of the source or the
             file, else the network's usual, which for most is a guess, see `Network.standardised_by`.
+        timm_args: arguments of `timm.create_model`, for a model of timm; classes by their names. They become
+            a part of the network's name.
         seed: of the random weights.
         partial: tensors that the file lacks stay random, those it has too many are left out.
 
     Raises:
         FileNotFoundError: no weights file.
-        ModelError: no such network or layer (close names are offered); weights that do not fit.
-        ValueError: `classes` or `bn_eps` out of range; no weights for a source (it says where to
-            get them).
+        ModelError: no such network, layer or argument (close names are offered); weights that do not
+            fit.
+        TypeError: an argument of `timm_args` that is neither number, flag, text nor several of them.
+        ValueError: `classes` or `bn_eps` out of range; `timm_args` of another network; no weights for
+            a source (it says where to get them).
 
     Example:
         >>> create("densenet121", layer="denseblock1").d
@@ -75,7 +84,7 @@ def create(
     classes = whole_number("classes", classes, at_least=0)
     seed = whole_number("seed", seed)
     bn_eps = real_number("bn_eps", bn_eps)
-    name = text_of("name", name)
+    name = timm_name(text_of("name", name), timm_args)
     if name.startswith(PREFIX):
         if bn_eps is not None:
             raise ValueError("bn_eps must be left to timm for its models")
@@ -188,20 +197,21 @@ def _turn_channels(network: Network | TimmNetwork) -> None:
         first.weight.copy_(first.weight.flip(1))
 
 
-def layers(name: str) -> tuple[Cut, ...]:
+def layers(name: str, *, timm_args: Mapping[str, Any] | None = None) -> tuple[Cut, ...]:
     """Return where a network can be cut, from pixels to the end; it is named as for `create`.
 
     The last cut of a model of timm is the whole, as timm pools it; the shares of its multiply-adds
     leave out the products of attention.
 
     Raises:
-        ModelError: no such network.
+        ModelError: no such network, or argument of it.
+        TypeError, ValueError: `timm_args`, as for `create`.
 
     Example:
         >>> layers("densenet121")[-1]
         Cut(name='relu5', d=1024, flops_share=1.0)
     """
-    name = text_of("name", name)
+    name = timm_name(text_of("name", name), timm_args)
     return timm_layers(name) if name.startswith(PREFIX) else cuts_of(resolved(name)[0].name)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -56,6 +56,7 @@ def export_encoder(
     layer: str | None = None,
     classes: int = 0,
     bn_eps: float | None = None,
+    timm_args: Mapping[str, Any] | None = None,
     partial: bool = False,
     **options: Any,
 ) -> EncoderSpec:
@@ -65,14 +66,20 @@ def export_encoder(
         network: one of `names()`.
         weights: see `create`.
         out: path of the .onnx file.
-        layer, classes, bn_eps, partial: see `create`.
+        layer, classes, bn_eps, timm_args, partial: see `create`.
         options: the keyword arguments of `export`.
 
     Raises:
         What `create` and `export` raise.
     """
     made = create(
-        network, weights=weights, layer=layer, classes=classes, bn_eps=bn_eps, partial=partial
+        network,
+        weights=weights,
+        layer=layer,
+        classes=classes,
+        bn_eps=bn_eps,
+        timm_args=timm_args,
+        partial=partial,
     )
     return export(made, out, **options)
 

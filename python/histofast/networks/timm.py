@@ -9,11 +9,13 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import inspect
 import io
 import os
+import re
 import tempfile
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -28,9 +30,9 @@ from histofast.networks.adopted import AdoptedNetwork
 from histofast.networks.known import no_such
 from histofast.networks.network import Cut, LoadReport, StandardisedBy
 from histofast.networks.reading import read_weights
+from histofast.networks.timm_names import PREFIX, Value, parted
 from histofast.networks.weights import load_weights
 
-PREFIX = "timm:"
 HUB = "hub"  # instead of a weights file: download what timm names
 _WHOLE = "features"  # the name of what timm itself calls the features of a model
 
@@ -57,7 +59,7 @@ class TimmNetwork(nn.Module):
         self.mean: tuple[float, float, float] = tuple(config["mean"])
         self.std: tuple[float, float, float] = tuple(config["std"])
         self.standardised_by: StandardisedBy = "network"
-        self.input_px: int = config["input_size"][-1]
+        self.input_px: int = _side_of(model)
         self.loaded: LoadReport | None = None
         self.origin = self.licence = "random weights"
         self._at = None if layer == _WHOLE else _stage_names(model).index(layer)
@@ -97,7 +99,7 @@ def timm_layers(name: str) -> tuple[Cut, ...]:
 @cache
 def _layers(name: str) -> tuple[Cut, ...]:
     whole = _shapes_only(name)
-    model, config = whole.model, whole.model.pretrained_cfg
+    model = whole.model
     stages = _stage_names(model)
     done = 0
     reached: dict[str, int] = {}
@@ -115,7 +117,7 @@ def _layers(name: str) -> tuple[Cut, ...]:
         if isinstance(m, nn.Conv2d | nn.Linear)
     ]
     hooks += [model.get_submodule(stage).register_forward_hook(note(stage)) for stage in stages]
-    model(torch.empty(1, *config["input_size"], device="meta"))
+    model(torch.empty(1, 3, whole.input_px, whole.input_px, device="meta"))
     for hook in hooks:
         hook.remove()
     cuts = [
@@ -152,6 +154,11 @@ def create_timm(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = _model(name, classes, pretrained=from_hub)
+    if layer == _WHOLE and getattr(model, "global_pool", None) == "":
+        raise ModelError(
+            f"global_pool='' gives no features but a sequence or maps: leave it out of {name}, or say "
+            "token or avg"
+        )
     network = TimmNetwork(name, model, layer=layer, classes=classes)
     if from_hub:
         network.loaded = _hub_report(network)
@@ -244,18 +251,75 @@ def _timm() -> Any:
     return timm
 
 
+# Arguments that are classes in timm, by their names there.
+_MLPS = ("Mlp", "GluMlp", "GatedMlp", "SwiGLU", "SwiGLUPacked", "ConvMlp", "GlobalResponseNormMlp")
+
+
 def _model(name: str, classes: int, *, pretrained: bool = False) -> nn.Module:
     timm = _timm()
-    of_timm = name.removeprefix(PREFIX)
+    of_timm, arguments = parted(name)
     on_hub = of_timm.startswith(("hf-hub:", "hf_hub:", "local-dir:"))
     if not on_hub and not timm.is_model(of_timm):
         near = did_you_mean(of_timm, timm.list_models())
         raise ModelError(f"timm {timm.__version__} has no model {of_timm!r}{near}")
+    given = {key: _class_of(key, value) for key, value in arguments.items()}
+    refused = (TypeError, KeyError, AttributeError, AssertionError, IndexError, ZeroDivisionError)
     try:
-        model: nn.Module = timm.create_model(of_timm, pretrained=pretrained, num_classes=classes)
+        model: nn.Module = timm.create_model(
+            of_timm, pretrained=pretrained, num_classes=classes, **given
+        )
     except (OSError, RuntimeError, ValueError) as error:
-        raise ModelError(f"timm cannot make {of_timm}: {first_line(error)}") from None
+        raise ModelError(
+            f"timm cannot make {name.removeprefix(PREFIX)}: {first_line(error)}"
+        ) from None
+    except refused as error:
+        if not given:
+            raise
+        raise ModelError(_refusal(of_timm, arguments, error)) from None
     return model.eval()
+
+
+def _class_of(key: str, value: Value) -> Any:
+    """Return an argument as timm wants it: of a closed list of names the class, else as it is."""
+    layers: Any = _timm().layers
+    if not isinstance(value, str):
+        return value
+    if key == "mlp_layer":
+        if value not in _MLPS:
+            raise ModelError(no_such("mlp_layer", value, _MLPS, of=" of timm"))
+        return getattr(layers, value)
+    found = {"act_layer": layers.get_act_layer, "norm_layer": layers.get_norm_layer}.get(key)
+    if found is None:
+        return value
+    try:
+        return found(value)
+    except KeyError:
+        raise ModelError(
+            f"{key} must be called as in timm, such as gelu, silu, layernorm, got {value!r}"
+        ) from None
+
+
+def _refusal(of_timm: str, arguments: Mapping[str, Value], error: Exception) -> str:
+    """Say which argument a model does not have, or what it makes of them."""
+    unknown = re.search(r"unexpected keyword argument '(\w+)'", str(error))
+    if unknown and unknown[1] in arguments:
+        with torch.device("meta"):
+            kind = type(_timm().create_model(of_timm))
+        known = set(inspect.signature(kind.__init__).parameters) - {"self", "kwargs"}
+        return f"{of_timm} of timm has no argument {unknown[1]!r}{did_you_mean(unknown[1], known)}"
+    listed = ", ".join(f"{key}={value!r}" for key, value in arguments.items())
+    return f"timm cannot make {of_timm} with {listed}: {first_line(error)}"
+
+
+def _side_of(model: nn.Module) -> int:
+    """Return the side of the pictures that a model is made for, as its arguments have it."""
+    side = getattr(getattr(model, "patch_embed", None), "img_size", None)
+    sides = side if isinstance(side, tuple | list) else (side,)
+    if side is None:
+        sides = model.pretrained_cfg["input_size"][1:]
+    if len(set(sides)) > 1:
+        raise ModelError(f"img_size must be that of a square, got {tuple(sides)}")
+    return int(sides[0])
 
 
 @cache

@@ -10,7 +10,7 @@ from typing import Any
 from histofast._numbers import whole_number
 from histofast.encoders import read_specs
 from histofast.errors import ModelError
-from histofast.networks import Network, create, export, export_cuts, layers
+from histofast.networks import Network, create, export, export_cuts, layers, stem_of
 from histofast.studies.cut_files import cuts_of_file, refuse_strange_cuts
 from histofast.studies.plan import Candidate
 from histofast.studies.rows import StudyRow
@@ -131,7 +131,7 @@ def _prepared(
             raise ModelError(f"cuts of {name} must be of {', '.join(shares)}, got {layer!r}")
     wanted.sort(key=list(shares).index)
     folder = setting.out / "encoders"
-    stem = name.replace(":", "-")
+    stem = stem_of(name)
     size: dict[str, Any] = {"patch_px": setting.patch_px, "mpp": setting.mpp, "overwrite": True}
     networks = {layer: create(name, weights=weights, layer=layer) for layer in wanted}
     last = networks[wanted[-1]]
@@ -202,7 +202,7 @@ def _commands(
 ) -> tuple[tuple[str, str], ...]:
     """Return what to do with a cut that is chosen."""
     export_it = (
-        f"histofast models export {network} --layer {layer} "
+        f"histofast models export {shlex.quote(network)} --layer {layer} "
         f"--weights {shlex.quote(str(weights))} --out {file.name}"
     )
     return (

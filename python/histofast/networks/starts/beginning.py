@@ -35,7 +35,7 @@ from histofast.networks.starts.grammar import (
     parse,
 )
 from histofast.networks.starts.merging import ON_A_BASE, merge_states
-from histofast.networks.timm import PREFIX as TIMM
+from histofast.networks.timm_names import PREFIX as TIMM
 
 WEIGHTS = "weights.safetensors"  # of a run of classify
 _ANEW = "remove the run and run classify again with its arguments"
