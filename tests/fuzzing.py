@@ -222,11 +222,11 @@ def serve() -> None:
         which = number % len(contents)
         path = Path(place) / f"{number}{Path(originals[which]).suffix}"
         path.write_bytes(mutant(contents[which], number, text=text))
-        print(json.dumps(_how_it_strayed(read, path)), file=answers, flush=True)
+        print(json.dumps(how_it_strayed(read, path)), file=answers, flush=True)
         path.unlink(missing_ok=True)
 
 
-def _how_it_strayed(read: Callable[[Path], object], path: Path) -> str | None:
+def how_it_strayed(read: Callable[[Path], object], path: Path) -> str | None:
     from histofast.errors import HistofastError
 
     try:

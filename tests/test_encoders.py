@@ -257,7 +257,7 @@ def test_empty_and_truncated_files(tmp_path, share):
 def test_text_is_no_encoder(tmp_path):
     path = tmp_path / "page.onnx"
     path.write_text("<!doctype html><title>Not found</title>")
-    with pytest.raises(ModelError, match=r"page\.onnx is not an ONNX file"):
+    with pytest.raises(ModelError, match=r"page\.onnx is a web page, not the file"):
         encoders.load(path, device="cpu")
 
 

@@ -299,7 +299,7 @@ class TestRun:
             ({}, r"run\.json must be of a run, got no kind in it"),
             (
                 {"kind": "train", "identity": {}, "about": {}},
-                r"run\.json must be of a run, got KeyError \('slides'\)",
+                r"run\.json must be of a run of `train`, got another \(identity\.model must be there, got none\)",
             ),
             (
                 {"kind": "finetune", "identity": {}, "about": {}},

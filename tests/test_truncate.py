@@ -163,7 +163,9 @@ def test_cuts_are_named_for_modules(exports, dynamo):
 
 def test_cuts_refuses(tmp_path):
     (tmp_path / "page.onnx").write_text("<!doctype html>")
-    with pytest.raises(ModelError, match=r"page.onnx is not an ONNX file, or is truncated"):
+    with pytest.raises(
+        ModelError, match=r"page.onnx is a web page, not the file: download it again"
+    ):
         graphs.cuts(tmp_path / "page.onnx")
     with pytest.raises(FileNotFoundError, match="no such encoder file: "):
         graphs.cuts(tmp_path / "none.onnx")

@@ -488,9 +488,9 @@ def cut_safetensors(path):
         (
             "page.pth",
             b"\n <!DOCTYPE html><p>Sign in",
-            "is a web page, not a weights file: download",
+            "is a web page, not the file: download",
         ),
-        ("page.safetensors", b"<html>", "is a web page, not a weights file: download it again"),
+        ("page.safetensors", b"<html>", "is a web page, not the file: download it again"),
         ("lfs.pth", b"version https://git-lfs.github.com/spec/v1\noid", "is a Git LFS pointer"),
         (
             "keras.h5",

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from histofast._files.failing import write_error
 from histofast._files.locks import Holder, Lock, NoLocksWarning
-from histofast._files.opening import path_of, paths_of, regular_file
+from histofast._files.opening import path_of, paths_of, refuse_stand_in, regular_file
 from histofast._files.writing import (
     Temporary,
     check_target,
@@ -33,6 +33,7 @@ __all__ = [
     "make_folder",
     "path_of",
     "paths_of",
+    "refuse_stand_in",
     "regular_file",
     "remove_stale_temporaries",
     "replacing",

@@ -17,6 +17,10 @@ _KINDS = {
     stat.S_IFBLK: "a device",
 }
 
+_BEGIN_BYTES = 512
+_WEB_PAGES = (b"<!doctype", b"<html", b"<?xml", b"<head", b"<!--")
+_POINTER = b"version https://git-lfs"
+
 
 def path_of(name: str, value: object) -> Path:
     """Return an argument that is a path.
@@ -73,3 +77,26 @@ def regular_file(path: Path | str, *, kind: str, error: type[Exception] = ValueE
         got = _KINDS.get(stat.S_IFMT(mode), "something else")
         raise error(f"{kind} {one_line(path)} must be a file, got {got}")
     return path
+
+
+def refuse_stand_in(path: Path, *, error: type[Exception] = ValueError) -> None:
+    """Refuse what downloads leave in the place of a file: a web page, or the pointer of Git LFS.
+
+    For the moment before it is said that a file is not what it should be.
+
+    Raises:
+        Exception: `error`, where the file is one of these.
+    """
+    try:
+        with path.open("rb") as file:
+            text = file.read(_BEGIN_BYTES).lstrip(b"\xef\xbb\xbf \t\r\n").lower()
+    except OSError:
+        return  # whoever reads it will say
+    if text.startswith(_WEB_PAGES):
+        raise error(
+            f"{path} is a web page, not the file: download it again, signed in if need be"
+        ) from None
+    if text.startswith(_POINTER):
+        raise error(
+            f"{path} is a Git LFS pointer, not the file: run `git lfs pull` for it"
+        ) from None

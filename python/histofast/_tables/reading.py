@@ -11,7 +11,7 @@ from itertools import islice
 from pathlib import Path
 from typing import TextIO
 
-from histofast._files import regular_file
+from histofast._files import refuse_stand_in, regular_file
 from histofast._tables.cells import as_read
 from histofast._words import one_line
 
@@ -123,6 +123,7 @@ def _opened(path: Path) -> Iterator[TextIO]:
     try:
         with regular_file(path, kind="table").open("rb") as raw:
             mark = raw.read(4)
+        refuse_stand_in(path)
         if mark == _ARCHIVE:
             raise ValueError(
                 f"{path} must be CSV text, got a workbook or another archive: save the sheet as CSV"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import re
+import sys
 import tomllib
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
@@ -12,8 +13,8 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Literal, Self, get_args, get_type_hints
 
-from histofast._files import path_of, regular_file
-from histofast._words import did_you_mean, one_line, text_of
+from histofast._files import path_of, refuse_stand_in, regular_file
+from histofast._words import clipped, did_you_mean, one_line, text_of
 from histofast.datasets import Augmentation
 from histofast.learning import METRICS_OF, refuse_out_of_range
 
@@ -22,6 +23,7 @@ Schedule = Literal["constant", "cosine", "step"]
 BatchNorm = Literal["train", "eval"]
 ClassWeights = Literal["all", "labels", "none"]
 
+_WIDEST = 60  # characters of a value in a message
 _WHOLE = ("all", "head", "head-then-all")
 _KNOWN_METRICS = ("loss", *dict.fromkeys(METRICS_OF["classification"]))
 
@@ -157,8 +159,9 @@ class Recipe:
         path = path_of("path", path)
         regular_file(path, kind="recipe")
         try:
-            values = tomllib.loads(path.read_text(encoding="utf-8"))
+            values = tomllib.loads(path.read_text(encoding="utf-8-sig"))
         except (OSError, ValueError, RecursionError) as error:
+            refuse_stand_in(path)
             raise ValueError(f"recipe {path} must be TOML, got {one_line(error)}") from None
         preset = values.pop("preset", "ours")
         try:
@@ -227,12 +230,13 @@ def _checked(kind: type[Any], values: object, *, of: str) -> dict[str, Any]:
                 f"{of}{name} must be a field of a recipe{near or ': ' + ', '.join(known)}"
             )
         wanted = str(hints[name])
-        if "float" in wanted and type(value) is int:
+        if "float" in wanted and type(value) is int and abs(value) <= sys.float_info.max:
             value = float(value)
         plain = {bool: "bool", int: "int", float: "float", str: "str"}.get(type(value), "")
         is_text = plain == "str" and ("str" in wanted or "Literal" in wanted)
         if name != "augmentation" and not is_text and (not plain or plain not in wanted):
-            raise ValueError(f"{of}{name} must be {_shown(wanted)}, got {value!r}")
+            got = clipped(repr(value), _WIDEST)
+            raise ValueError(f"{of}{name} must be {_shown(wanted)}, got {got}")
         found[name] = value
     return found
 

@@ -32,6 +32,7 @@ from histofast.learning import (
     LOWER_IS_BETTER,
     METRICS,
     PREDICTIONS,
+    Each,
     Fold,
     Reached,
     RunRecord,
@@ -50,6 +51,24 @@ LAYERS = "layers.csv"
 CURVES = ("curves.png", "curves.svg")
 FILES = (WEIGHTS, STATE, LOG, LAYERS, RECIPE, *CURVES)
 _ANEW = "remove it and run classify again with the same arguments"
+
+
+# Of run.json.
+_FORM = {
+    "identity": {
+        "network": {"name": str, "mean": [float] * 3, "std": [float] * 3, "bn_eps": float},
+        "start": dict,
+        "seed": int,
+        "recipe": dict,
+        "task": str,
+        "classes": [str],
+        "group_kind": str,
+        "images": Each({"group": str, "target": (int, list)}),
+        "split": {part.name: [int] for part in fields(Fold)},
+        "metric": str,
+    },
+    "about": {"data": str, "start": str, "mpp": [float]},
+}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -244,7 +263,7 @@ def open_run(path: str | Path) -> Run:
         FileNotFoundError: no such folder, or none of a run.
         ModelError: its run.json is broken, or of another kind of run.
     """
-    return open_recorded(path, Run.of, kind=KIND)
+    return open_recorded(path, Run.of, kind=KIND, form=_FORM)
 
 
 def without_layers(path: Path) -> ValueError:

@@ -184,7 +184,7 @@ def _toml(path: Path) -> dict[str, Any]:
         size = regular_file(path, kind="registry", error=ModelError).stat().st_size
         if size > _MOST_BYTES:
             raise ModelError(f"{path} must have at most {_MOST_BYTES} bytes, got {size}")
-        text = path.read_text(encoding="utf-8")
+        text = path.read_text(encoding="utf-8-sig")
         for number, line in enumerate(text.splitlines(), start=1):
             # The reader of TOML takes the square of the parts of a key.
             if (points := line.count(".")) > _MOST_POINTS:

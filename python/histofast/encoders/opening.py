@@ -8,12 +8,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from numpy.typing import NDArray
 
 from histofast import _core
+from histofast._files import refuse_stand_in
 from histofast.encoders import runtime
 from histofast.encoders.bound import Place
-from histofast.encoders.form import form_of
+from histofast.encoders.form import form_of, shown
 from histofast.encoders.protobuf import BrokenMessageError
 from histofast.encoders.soundness import UnsoundError, check_sound
 from histofast.errors import ModelError
@@ -87,13 +89,14 @@ def _open_on_gpu(path: Path, kind: str, gpu: int) -> Opened | None:
 
 
 def check_not_empty(path: Path) -> None:
-    """Refuse a file of no bytes.
+    """Refuse a file of no bytes, and what a download may have left in its place.
 
     Raises:
         ModelError: it is one.
     """
     if path.stat().st_size == 0:
         raise ModelError(f"{path} is empty: copy or export it again")
+    refuse_stand_in(path, error=ModelError)
 
 
 def check_model(model: Path | bytes, *, where: str | None = None, external: bool = False) -> None:
@@ -166,4 +169,10 @@ class OpenGraph:
             arrays: list[NDArray[Any]] = self._session.run(list(tensors), dict(feed))
         except runtime.runtime_errors() as error:
             raise ModelError(f"{where or self.where}: {runtime.first_line(error)}") from None
+        for name, array in zip(tensors, arrays, strict=True):
+            if not isinstance(array, np.ndarray):
+                raise ModelError(
+                    f"{where or self.where}: {shown(name)!r} must be a tensor, got a sequence or "
+                    "nothing: choose another output"
+                )
         return arrays

@@ -18,7 +18,7 @@ from typing import Any
 import h5py
 import numpy as np
 
-from histofast._files import regular_file
+from histofast._files import refuse_stand_in, regular_file
 from histofast._words import clipped, listed, one_line
 from histofast.errors import FeatureError
 
@@ -59,6 +59,7 @@ def reading(path: Path, *, kind: str = "feature file") -> Iterator[h5py.File]:
     try:
         file = h5py.File(path, "r", locking=False)
     except _DAMAGED as error:
+        refuse_stand_in(path, error=FeatureError)
         got = "none at all"
         if h5py.is_hdf5(path):
             got = f"a truncated or damaged one of {path.stat().st_size} bytes"

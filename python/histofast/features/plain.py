@@ -18,7 +18,7 @@ from typing import Any, BinaryIO, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from histofast._files import regular_file
+from histofast._files import refuse_stand_in, regular_file
 from histofast._words import clipped, first_line, printable
 from histofast.errors import FeatureError
 
@@ -120,6 +120,7 @@ def _claim_of(path: Path) -> _Claim:
             is_npy = file.read(len(_NPY)) == _NPY
             file.seek(0)
             if not is_npy and file.read(len(_ZIP)) != _ZIP:
+                refuse_stand_in(path, error=FeatureError)
                 raise FeatureError(f"{path} must be {_WANTED[path.suffix]}")
             file.seek(0)
             return _npy(file, path) if is_npy else _tensor(file, path)

@@ -94,4 +94,7 @@ def type_of(value: onnx.ValueInfoProto) -> tuple[int, tuple[int | None, ...] | N
 def _type_name(elem_type: int) -> str:
     if elem_type == onnx.TensorProto.UNDEFINED:
         return "of unknown type"
-    return str(helper.tensor_dtype_to_np_dtype(elem_type))
+    try:
+        return str(helper.tensor_dtype_to_np_dtype(elem_type))
+    except KeyError:
+        return f"of type {elem_type}"

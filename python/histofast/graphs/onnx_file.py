@@ -15,7 +15,7 @@ from google.protobuf.message import DecodeError
 from numpy.typing import NDArray
 from onnx import inliner, numpy_helper
 
-from histofast._files import regular_file
+from histofast._files import refuse_stand_in, regular_file
 from histofast._words import clipped, one_line
 from histofast.encoders import PREFIX, check_model
 from histofast.errors import ModelError
@@ -50,6 +50,7 @@ def read_onnx(path: Path) -> OnnxFile:
             2 GB with what it reads of them.
     """
     path = regular_file(path, kind="ONNX file", error=ModelError)
+    refuse_stand_in(path, error=ModelError)
     if (size_bytes := path.stat().st_size) > MAX_BYTES:
         raise _too_big(path, size_bytes)
     model = model_of(path.read_bytes(), where=str(path), external=True)
@@ -84,6 +85,7 @@ def read_model(path: Path) -> onnx.ModelProto:
         ModelError: it is no ONNX file, not a sound one, or its weights lie in other files.
     """
     path = regular_file(path, kind="ONNX file", error=ModelError)
+    refuse_stand_in(path, error=ModelError)
     return model_of(path.read_bytes(), where=str(path))
 
 

@@ -67,6 +67,13 @@ def pooled(values: NDArray[np.floating], pool: str, *, where: str) -> NDArray[np
     """
     if values.dtype not in (np.float32, np.float16):
         raise ModelError(f"{where} holds {values.dtype}, wanted float32 or float16: cut elsewhere")
+    if values.size == 0:
+        raise ModelError(f"{where} is of shape {values.shape}, wanted features: cut elsewhere")
+    if not np.isfinite(values).all():
+        raise ModelError(
+            f"{where} gives NaN or infinity for patches that are looked at: cut elsewhere, or export "
+            "the network at higher precision"
+        )
     x = values.astype(np.float64)
     how = _pooling(values.shape, pool, where=where)
     if how == "cls":

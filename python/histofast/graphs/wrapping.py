@@ -195,12 +195,24 @@ def _chosen(graph: TensorNames, outputs: Sequence[Value], asked: str | None) -> 
     flat = [output.name for output in outputs if len(output.shape) == 2]
     for candidates in (names, flat):
         if len(candidates) == 1:
-            return candidates[0]
+            return _following(graph, candidates[0])
     shown = ", ".join(
         f"{output.name!r} ({', '.join(str(size or '?') for size in output.shape)})"
         for output in outputs
     )
+    if not outputs:
+        raise ModelError(f"{graph.where} has no outputs: export it again")
     raise ModelError(f"{graph.where} has {len(outputs)} outputs, {shown}: choose one with output")
+
+
+def _following(graph: TensorNames, tensor: str) -> str:
+    """Return an output that depends on the image."""
+    if tensor not in graph.names:
+        raise ModelError(
+            f"{graph.where}: {tensor!r} must follow from the image, got what is the same for all of "
+            "them, or the image itself: choose another output"
+        )
+    return tensor
 
 
 def _precision(graph: Graph) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from histofast.learning.association import LEAST_GROUPS, Correlation, correlate
 from histofast.learning.epochs import EpochReport, best_of, has_ended, is_better, rank, write_log
 from histofast.learning.files import read_json, write_bytes, write_csv, write_json
+from histofast.learning.form import Each, misfit
 from histofast.learning.intervals import (
     TOLERANCE,
     Difference,
@@ -91,6 +92,7 @@ __all__ = [
     "Agreement",
     "Correlation",
     "Difference",
+    "Each",
     "EpochReport",
     "Fold",
     "KaplanMeier",
@@ -134,6 +136,7 @@ __all__ = [
     "merit_elsewhere",
     "metrics",
     "metrics_of_models",
+    "misfit",
     "nearest",
     "open_recorded",
     "or_none",

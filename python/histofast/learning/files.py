@@ -49,7 +49,7 @@ def read_json(path: Path, *, remedy: str) -> dict[str, Any]:
     """
     regular_file(path, kind="file", error=ModelError)
     try:
-        value = json.loads(path.read_bytes().decode())
+        value = json.loads(path.read_bytes().decode(), parse_constant=_refuse_constant)
         is_whole = isinstance(value, dict) and value.pop(_SEAL, None) == _seal(value)
     except OSError as error:
         raise ModelError(f"{path} must be readable, got {one_line(error)}: {remedy}") from error
@@ -62,6 +62,11 @@ def read_json(path: Path, *, remedy: str) -> dict[str, Any]:
             f"{path} must be as it was written, got one changed or damaged since: {remedy}"
         )
     return value
+
+
+def _refuse_constant(name: str) -> None:
+    """Refuse what JSON does not have, and `write_json` does not write."""
+    raise ValueError(f"{name} for a number")
 
 
 def _seal(value: Mapping[str, Any]) -> str:

@@ -26,8 +26,10 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from histofast._files import Lock, make_folder, path_of, remove_stale_temporaries
+from histofast._words import clipped, one_line
 from histofast.errors import ModelError
 from histofast.learning.files import read_json, write_json
+from histofast.learning.form import misfit
 from histofast.learning.scores import Metric
 
 RUN, METRICS, PREDICTIONS = "run.json", "metrics.json", "predictions.csv"
@@ -159,7 +161,7 @@ def read_record(path: Path) -> RunRecord | None:
 
 
 def open_recorded(
-    path: str | Path, make: Callable[[Path, RunRecord], OpenedRun], *, kind: str
+    path: str | Path, make: Callable[[Path, RunRecord], OpenedRun], *, kind: str, form: Any
 ) -> OpenedRun:
     """Open the folder of a run, finished or not.
 
@@ -167,6 +169,7 @@ def open_recorded(
         path: of the folder.
         make: makes a run of what run.json holds.
         kind: of run; the command that makes such ones is called so.
+        form: of identity and about, as `misfit` takes it: all that is read of them.
 
     Raises:
         FileNotFoundError: no such folder, or none of a run.
@@ -179,12 +182,15 @@ def open_recorded(
         raise FileNotFoundError(f"{wanted}{':' * (not path.is_dir())} {path}")
     if record.kind != kind:
         raise ModelError(f"{path} must be of `{kind}`, got a folder of `{record.kind}`")
+    wrong = misfit({"identity": record.identity, "about": record.about}, form)
     try:
-        return make(path, record)
-    except (AttributeError, KeyError, TypeError, ValueError) as error:  # JSON of another shape
-        raise ModelError(
-            f"{path / RUN} must be of a run, got {type(error).__name__} ({error})"
-        ) from error
+        if not wrong:
+            return make(path, record)
+    except (AttributeError, KeyError, TypeError, ValueError, OverflowError) as error:
+        wrong = f"{type(error).__name__}, {clipped(one_line(error), 200)}"  # values that do not go together
+    raise ModelError(
+        f"{path / RUN} must be of a run of `{kind}`, got another ({wrong}): {_ELSEWHERE}"
+    )
 
 
 def is_finished(path: Path, record: RunRecord) -> bool:

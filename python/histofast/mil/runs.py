@@ -30,6 +30,7 @@ from histofast.errors import ModelError
 from histofast.learning import (
     METRICS,
     PREDICTIONS,
+    Each,
     Fold,
     RunRecord,
     Task,
@@ -118,6 +119,22 @@ class Unit:
 
     offset: float = 0.0
     scale: float = 1.0
+
+
+# Of run.json.
+_FORM = {
+    "identity": {
+        "model": str,
+        "task": str,
+        "classes": [str],
+        "d": int,
+        "config": dict,
+        "metric": str,
+        "slides": Each({"patient": str, "features": str, "target": (int, float, list)}),
+        "folds": Each({part.name: [int] for part in fields(Fold)}),
+    },
+    "about": {"encoder": dict, "options": dict, "left_out": [str], "config": dict, "paths": [str]},
+}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -256,7 +273,7 @@ def open_run(path: str | Path) -> Run:
         FileNotFoundError: no such folder, or none of a run.
         ModelError: its run.json is broken, or of another kind of run.
     """
-    return open_recorded(path, Run.of, kind=KIND)
+    return open_recorded(path, Run.of, kind=KIND, form=_FORM)
 
 
 def slides_of(bags: Bags) -> dict[str, dict[str, Any]]:

@@ -144,7 +144,9 @@ def _instructions(stream: io.BytesIO | _Clipped) -> _Content:
     except BadClaimsError as error:
         raise _damaged(str(error), content.imported) from None
     except Exception as error:  # noqa: BLE001  # pickletools raises whatever damaged bytes lead to
-        raise _damaged(str(error) or type(error).__name__, content.imported) from None
+        # What a table of values lacks is told by its key alone.
+        is_told = str(error) and not isinstance(error, KeyError)
+        raise _damaged(str(error) if is_told else "damaged", content.imported) from None
     return content
 
 

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from safetensors.torch import load_file
 
-from histofast._files import regular_file
+from histofast._files import refuse_stand_in, regular_file
 from histofast._words import clipped, listed, one_line
 from histofast.errors import ModelError
 from histofast.networks.claims import BadClaimsError, HoldsCodeError, check_claims
@@ -55,15 +55,13 @@ def _kind(path: Path) -> str:
     """Tell safetensors, torch and Keras files by their content, and refuse what is known to be none."""
     with path.open("rb") as file:
         begin = file.read(512)
-    text = begin.lstrip(b"\xef\xbb\xbf \t\r\n").lower()
     if not begin:
         raise ModelError(f"{path} is empty: copy or download it again")
-    if text.startswith((b"<!doctype", b"<html", b"<?xml", b"<head", b"<!--")):
+    refuse_stand_in(path, error=ModelError)
+    if (begin.startswith(b"{") and b'"weight_map"' in begin) or path.name.endswith(".index.json"):
         raise ModelError(
-            f"{path} is a web page, not a weights file: download it again, signed in if need be"
+            f"{path} is an index of weights in several files, not weights: save them as one file"
         )
-    if text.startswith(b"version https://git-lfs"):
-        raise ModelError(f"{path} is a Git LFS pointer, not the file: run `git lfs pull` for it")
     if begin.startswith(b"\x89HDF"):
         return "keras"
     if begin.startswith(b"PK"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import re
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -26,6 +27,7 @@ _HEADS = re.compile(
     r"|dense_\d+",
     re.IGNORECASE,
 )
+_PART = re.compile(r"-(\d{1,5})-of-(\d{1,5})\.\w+$")  # of a file of Hugging Face's in several parts
 # Of two copies of a network the one that is evaluated: not DINO's student, MoCo's keys, BYOL's
 # target.
 _SECOND_COPIES = ("student", "encoder_k", "momentum_encoder", "target_encoder", "target_network")
@@ -169,11 +171,13 @@ def load_weights(
     unexpected = [key for key in rest if not place.is_other_part(key)]
     missing = [key for key in needed if key not in key_of.keys() | head and _COUNTER not in key]
 
-    def hint(otherwise: str) -> str:
-        fits = fitting(state)
-        return otherwise if fits in (None, name) else f"it fits {fits}"
-
+    hint = functools.partial(_hint, state, name, where)
     under = f" under '{listed([place.prefix])}'" if place.prefix else ""
+    if place.matched == 0 and not missing:
+        raise ModelError(
+            f"{where} has no tensor of {name}{under} in its shape: "
+            + hint("is it of another network?")
+        )
     if place.matched == 0 or (missing and not partial):
         raise ModelError(
             f"{where} lacks {len(missing)} tensors of {name}{under} ({listed(missing)}): "
@@ -199,6 +203,14 @@ def load_weights(
         missing=tuple(missing),
         unexpected=tuple(unexpected),
     )
+
+
+def _hint(state: dict[str, torch.Tensor], name: str, where: str, otherwise: str) -> str:
+    """Return the remedy for a file that does not fit a network."""
+    if part := _PART.search(where):
+        return f"it is part {int(part[1])} of {int(part[2])}, save all of them as one file"
+    fits = fitting(state)
+    return otherwise if fits in (None, name) else f"it fits {fits}"
 
 
 def _check_tensor(

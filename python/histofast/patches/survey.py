@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from histofast._files import regular_file
+from histofast._files import refuse_stand_in, regular_file
 from histofast._numbers import real_number, whole_number
 from histofast._words import one_line
 from histofast.errors import SlideError
@@ -160,6 +160,7 @@ class MaskFile:
         except RecursionError:
             raise SlideError(f"{self.path} must be GeoJSON, got lists nested too deeply") from None
         except ValueError as error:
+            refuse_stand_in(self.path, error=SlideError)
             raise SlideError(f"{self.path} must be GeoJSON: {one_line(error)}") from error
         # QuPath's scripts write a plain list of features unless they are asked for a collection.
         if isinstance(value, list) and value and all(isinstance(part, dict) for part in value):

@@ -18,7 +18,7 @@ import tifffile
 from numpy.typing import NDArray
 
 from histofast._arrays import check
-from histofast._files import path_of, regular_file
+from histofast._files import path_of, refuse_stand_in, regular_file
 from histofast._words import clipped, one_line
 from histofast.errors import SlideError, TileError
 from histofast.slides.codestreams import jpeg_size, largest_stream, png_size
@@ -343,6 +343,7 @@ def read_samples(
         raise SlideError(f"{path} cannot be read: {error.strerror or error}") from error
     except Exception as error:
         raise SlideError(f"{path} cannot be decoded: {clipped(one_line(error), 200)}") from error
+    refuse_stand_in(path, error=SlideError)
     got = f"it starts with {head!r}" if head else "it is empty: copy or export it again"
     raise SlideError(f"{path} must be a PNG, JPEG or TIFF image, {got}")
 

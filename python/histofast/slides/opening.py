@@ -6,7 +6,7 @@ import logging
 from pathlib import Path
 from typing import Literal
 
-from histofast._files import regular_file
+from histofast._files import refuse_stand_in, regular_file
 from histofast._numbers import mpp_number
 from histofast._words import clipped, one_line
 from histofast.errors import SlideError
@@ -113,6 +113,7 @@ def _open_with_openslide(path: Path, mpp: float | None, *, why: str = "") -> Sli
     from histofast.slides.openslide import OpenSlideSlide, detect
 
     if detect(path) is None:
+        refuse_stand_in(path, error=SlideError)
         reason = f": {why}, and OpenSlide does not read it" if why else ""
         raise SlideError(f"{path} is in no slide format that histofast reads{reason}")
     return OpenSlideSlide(path, mpp=mpp)
