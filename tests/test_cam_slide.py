@@ -106,6 +106,15 @@ def test_each_patch_has_its_own_map_times_its_attention_on_average_over_models(b
     for method in cam.METHODS:
         assert np.array_equal(again.maps[method], found.maps[method])
         assert not np.allclose(again.null[method], found.null[method])
+    asked.pop("features")
+    nulls = cam.nulls_of_bag(
+        encoder, models, n=5, read=lambda rows: pixels[rows], seeds=[1, 0, 2], **asked
+    )
+    drawn = list(nulls)
+    for method in cam.METHODS:
+        assert np.array_equal(drawn[0][method], again.null[method])
+        assert np.array_equal(drawn[1][method], found.null[method])
+        assert not np.allclose(drawn[2][method], found.null[method])
 
 
 @pytest.mark.parametrize(

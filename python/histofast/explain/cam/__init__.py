@@ -10,7 +10,7 @@ except ModuleNotFoundError:
     raise missing_extra("torch", by=__name__) from None
 
 from histofast.explain.cam.answers import answer_of
-from histofast.explain.cam.bags import BagCams, attention_and_slopes, cams_of_bag
+from histofast.explain.cam.bags import BagCams, attention_and_slopes, cams_of_bag, nulls_of_bag
 from histofast.explain.cam.capture import Cams, cams
 from histofast.explain.cam.definitions import METHODS, NAMES, Method
 from histofast.explain.cam.labels import ByLabels
@@ -57,6 +57,7 @@ __all__ = [
     "mean_over_groups",
     "measure",
     "null_of",
+    "nulls_of_bag",
     "rank_correlations",
     "save_maps",
     "save_slide",

@@ -87,14 +87,52 @@ def cams_of_bag(
     if number >= outputs:
         raise ValueError(f"number must be below {outputs}, the outputs of the models, got {number}")
     recorder = Recorder(network, [network.layer if layer is None else layer])
-    other = Recorder(drawn_anew(network, seed=seed), recorder.names)
+    other = Recorder(drawn_anew(network, seed=seed), recorder.names)  # refuses before the work
     maps = _maps(recorder, models, torch.from_numpy(features), read, chosen, number)
-    anew = [
-        create(model.name, d=model.d, outputs=model.outputs, seed=seed + k, **model.options)
-        for k, model in enumerate(models)
-    ]
-    null = _maps(other, anew, _encoded(other, n, read), read, chosen, number)
+    null = _null(other, models, n, read, chosen, number, seed=seed)
     return BagCams(layer=recorder.names[0], maps=maps, null=null)
+
+
+def nulls_of_bag(
+    network: Any,
+    models: Sequence[BagModel],
+    *,
+    n: int,
+    read: Read,
+    number: int,
+    seeds: Sequence[int],
+    methods: Sequence[str] = ("hirescam",),
+    layer: str | None = None,
+) -> Iterator[Mapping[Method, NDArray[np.float64]]]:
+    """Yield what `cams_of_bag` has as null, of the n patches of a slide, for each of several seeds.
+
+    Raises:
+        ValueError, ModelError: as `cams_of_bag`.
+    """
+    chosen = check_methods(methods)
+    names = Recorder(network, [network.layer if layer is None else layer]).names
+    for seed in seeds:
+        other = Recorder(drawn_anew(network, seed=seed), names)
+        yield _null(other, models, n, read, chosen, number, seed=seed)
+
+
+def _null(
+    other: Recorder,
+    models: Sequence[BagModel],
+    n: int,
+    read: Read,
+    methods: Sequence[Method],
+    number: int,
+    *,
+    seed: int,
+) -> dict[Method, NDArray[np.float64]]:
+    """Return the maps of an encoder that is drawn anew, and of models drawn anew on its features."""
+    seeds = np.random.SeedSequence(seed).generate_state(len(models)).tolist()
+    anew = [
+        create(model.name, d=model.d, outputs=model.outputs, seed=each, **model.options)
+        for model, each in zip(models, seeds, strict=True)
+    ]
+    return _maps(other, anew, _encoded(other, n, read), read, methods, number)
 
 
 def _batches(n: int) -> Iterator[NDArray[np.int64]]:

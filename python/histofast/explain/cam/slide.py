@@ -238,12 +238,13 @@ def _answer(found: SlideCam, command: str) -> report.Answer:
         title=f"Where the prediction of {found.map.slide} comes from",
         basis=f"{count(len(found.map.values), 'place')} of patches, {what}; {count(len(found.map.folds), 'model')}",
         findings=(
-            f"The map and that of an encoder and models with all weights drawn anew have a rank correlation of "
+            f"The map and that of one encoder and its models with all weights drawn anew have a rank correlation of "
             f"{agreement}"
-            + (": this map hardly depends on what was learnt." if unchanged else "."),
+            + (": how much of this map was learnt is in doubt." if unchanged else "."),
         ),
         limits=(
             "A map says where the output of these models comes from, not where the disease is.",
+            "The null is of one draw of weights, which is no level of chance: another --seed gives another.",
             "How attention itself moves with the pixels is not in it: attention is held where it is.",
             "Colours of two maps are not to be compared: each has a scale of its own.",
         ),
