@@ -53,6 +53,7 @@ LEVELS = {
     "comparison": 7,
     "classify": 7,
     "mil": 7,
+    "robustness": 7,
     "transferability": 7,
     "explain": 8,
     "studies": 9,

@@ -69,6 +69,14 @@ Tolerance = Annotated[
         "--tolerance", parser=options.number, metavar="X", help="a loss that counts as none [0.05]"
     ),
 ]
+Robustness = Annotated[
+    str | None,
+    typer.Option(
+        "--robustness",
+        metavar="COLUMN",
+        help="of the labels, e.g. centre or scanner: how much features depend on it",
+    ),
+]
 Speed = Annotated[bool, typer.Option("--speed/--no-speed", help="time the encoders")]
 
 
@@ -92,6 +100,7 @@ def _setting(
     lr: Lr = None,
     seed: options.Seed = None,
     tolerance: Tolerance = None,
+    robustness: Robustness = None,
     speed: Speed = True,
     jobs: Jobs = None,
     threads: Threads = None,
@@ -114,6 +123,7 @@ def _setting(
         task=cast(Literal["classification", "regression", "survival"], task),
         config=TrainConfig(**options.given(folds=folds, epochs=epochs, lr=lr, seed=seed)),
         missing=cast(Literal["error", "skip"], missing),
+        robustness=robustness,
         measure_speed=speed,
         command=options.command_line(),
         on_progress=None if quiet else telling(),
