@@ -15,7 +15,6 @@ from histofast.errors import TileError
 from histofast.patches import (
     FoundTissue,
     Job,
-    MaskFile,
     PatchBatch,
     fit_bag,
     stream_fitted,
@@ -26,6 +25,7 @@ from histofast.pipeline.options import Settled
 from histofast.pipeline.reports import Clock
 from histofast.pipeline.watching import Watched
 from histofast.tiling import UM_AT_1X, PatchPlan, nominal_patch_l0, plan_patches
+from histofast.tissue import MaskFile
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -134,7 +134,7 @@ class SlideSource:
             **found_with(options),
         }
         if self._mask is not None:
-            self.made_of["tissue"] = self._mask.identity(options.tissue)
+            self.made_of["tissue"] = self._mask.identity(options.tissue.mpp)
 
     def plan(self, options: Settled, pool: ThreadPoolExecutor, clock: Clock) -> Planned:
         """The patches with tissue, row by row."""

@@ -3,23 +3,22 @@
 from __future__ import annotations
 
 from histofast.tissue.finding import (
-    AREAS_REVISION,
     INK,
-    REVISION,
     Ink,
     Tissue,
     find_tissue,
     tissue_from_geojson,
     tissue_from_mask,
 )
-from histofast.tissue.mask import tissue_mask
+from histofast.tissue.mask import REVISION, tissue_mask
+from histofast.tissue.mask_file import MaskFile
 from histofast.tissue.preview import preview
 
 __all__ = [
-    "AREAS_REVISION",
     "INK",
     "REVISION",
     "Ink",
+    "MaskFile",
     "Tissue",
     "find_tissue",
     "preview",
