@@ -101,7 +101,7 @@ def test_a_slide_without_them_has_none(tmp_path):
     with open_slide(plain) as slide:
         assert dict(slide.associated) == {}
     tifffile.imwrite(tmp_path / "b.tif", slide_files.picture(64, 64), photometric="rgb")
-    with open_slide(tmp_path / "b.tif", mpp=0.5, door="image") as slide:
+    with open_slide(tmp_path / "b.tif", mpp_override=0.5, door="image") as slide:
         assert dict(slide.associated) == {}
 
 

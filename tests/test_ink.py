@@ -20,8 +20,7 @@ from histofast.features import read_features
 from histofast.patches import TissueOptions, sample_patches
 from histofast.pipeline import check_slides
 from histofast.slides import open_slide
-from histofast.tissue import find_tissue
-from histofast.tissue.stains import in_no_ink, stained
+from histofast.tissue import find_tissue, in_no_ink, stained
 from reference import foreign_mask
 from slide_files import write_tiff
 from stained_pictures import ACROSS, ON_GLASS, Stroke

@@ -119,6 +119,9 @@ def packed_grams(layers: list[object], out: Annotated[NDArray[numpy.float64], di
 def packed_grams_scratch_bytes(layers: list[object], rbf: bool) -> int:
     """Bytes of scratch that packed_grams needs on a GPU."""
 
+def resize_image(image: Annotated[NDArray[numpy.uint8], dict(shape=(None, None, 3), order='C', device='cpu', writable=False)], box: Sequence[float], bicubic: bool, out: Annotated[NDArray[numpy.uint8], dict(shape=(None, None, 3), order='C', device='cpu')]) -> None:
+    """Write a box of an image, resized as Pillow does, into out."""
+
 @overload
 def cut_patches(pool: Annotated[NDArray[numpy.uint8], dict(shape=(None, None, None, 3), order='C', device='cpu', writable=False)], slot_of: Annotated[NDArray[numpy.int32], dict(shape=(None, None), order='C', device='cpu', writable=False)], boxes: Annotated[NDArray[numpy.float64], dict(shape=(None, 4), order='C', device='cpu', writable=False)], width: int, height: int, fill: Sequence[int], out: Annotated[NDArray[numpy.uint8], dict(shape=(None, None, None, 3), order='C', device='cpu')]) -> None: ...
 

@@ -13,6 +13,7 @@ from histofast.tissue.finding import (
 from histofast.tissue.mask import REVISION, tissue_mask
 from histofast.tissue.mask_file import MaskFile
 from histofast.tissue.preview import preview
+from histofast.tissue.stains import in_no_ink, stained
 
 __all__ = [
     "INK",
@@ -21,7 +22,9 @@ __all__ = [
     "MaskFile",
     "Tissue",
     "find_tissue",
+    "in_no_ink",
     "preview",
+    "stained",
     "tissue_from_geojson",
     "tissue_from_mask",
     "tissue_mask",
