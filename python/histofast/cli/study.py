@@ -83,6 +83,7 @@ Speed = Annotated[bool, typer.Option("--speed/--no-speed", help="time the encode
 def _setting(
     labels: options.Labels,
     out: Out,
+    slide_table: options.SlideTable = None,
     slides: Slides = None,
     patches: Patches = None,
     bag_from: options.BagFrom = None,
@@ -111,7 +112,7 @@ def _setting(
     from histofast.studies import Setting
 
     return Setting(
-        labels=labels,
+        labels=options.labels_of(labels, slide_table),
         out=out,
         slides=slides,
         patches=options.patch_images(patches, bag_from=bag_from, odd_patches=odd_patches),

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from histofast._numbers import real_number, whole_number
 from histofast._progress import listening
-from histofast.learning import TOLERANCE, Missing, Task, folds
+from histofast.learning import TOLERANCE, LabelsOfPatients, Missing, Task, folds
 from histofast.mil import TrainConfig, open_labels
 from histofast.patches import PatchImages, TissueOptions, list_bags, list_jobs
 from histofast.report import check_installed
@@ -81,7 +81,7 @@ class Setting:
         TypeError: repeats or jobs that are no whole numbers.
     """
 
-    labels: str | Path
+    labels: str | Path | LabelsOfPatients
     out: Path
     slides: str | Path | Sequence[str | Path] | None = None
     patches: str | Path | PatchImages | None = None
