@@ -137,12 +137,30 @@ def cuts(value):
     return spoil
 
 
+def two_files(model):
+    outside("a.data")(model)
+    other = model.graph.initializer.add(name="b", data_type=1, dims=[1])
+    other.data_location = TensorProto.EXTERNAL
+    other.external_data.add(key="location", value="b.data")
+
+
+OUTSIDE = "names weights outside its folder: export it again, or copy both files"
 ONE_CUT = '{"output": "features", "name": "a", "layer": "b", "d": 8}'
 HOSTILE = {
-    "an absolute path": (outside("/etc/passwd"), "it keeps weights in other files"),
-    "a path out of the folder": (outside("../../a"), "it keeps weights in other files"),
-    "a device": (outside("/dev/zero"), "it keeps weights in other files"),
-    "beside it": (outside("a.data"), "it keeps weights in other files"),
+    "an absolute path": (outside("/etc/passwd"), OUTSIDE),
+    "a path out of the folder": (outside("../../a"), OUTSIDE),
+    "a path in the folder": (outside("./a.data"), OUTSIDE),
+    "a device": (outside("/dev/zero"), OUTSIDE),
+    "no name": (outside(""), OUTSIDE),
+    "not there": (
+        outside("a.data"),
+        "keeps its weights in a.data, which is missing: put it beside",
+    ),
+    "itself": (outside("hostile.onnx", length=96), "does not say which weights belong to it: wrap"),
+    "beyond the end": (outside("hostile.onnx", offset=1 << 40), "hostile.onnx is truncated: copy"),
+    "no number": (outside("hostile.onnx", offset="x"), "does not say where its weights lie"),
+    "another length": (outside("hostile.onnx", length=95), "a tensor of 96 bytes and 95 bytes for"),
+    "two files": (two_files, "keeps its weights in 2 files, an encoder has at most one beside it"),
     "4 bytes for 32 GB": (huge(raw_data=b"1234"), "claims 8589934592 numbers and has 4 bytes"),
     "none for 32 GB": (huge(), "a tensor claims 8589934592 numbers and has 0"),
     "2 for 32 GB": (huge(float_data=[1, 2]), "a tensor claims 8589934592 numbers and has 2"),
@@ -164,7 +182,7 @@ HOSTILE = {
     "2^40 features": (width(1 << 40), r"d must be within 1\.\.1e\+06, got 1099511627776"),
     "patches of 2^40 px": (entry("patch_px", str(1 << 40)), r"patch_px must be within 1\.\.16384"),
     "a number of 9999 digits": (entry("d", "9" * 9999), "'histofast.d' must be int, got '999"),
-    "no number": (entry("mpp", "nan"), "mpp must be"),
+    "not a number": (entry("mpp", "nan"), "mpp must be"),
     "the folder above": (
         entry("name", ".."),
         r"name must be 1\.\.200 .*, not only dots, got '\.\.'",
@@ -184,6 +202,7 @@ HOSTILE = {
 OF_THE_GRAPH = [
     name for name, (_, match) in HOSTILE.items() if "it " in match or "a tensor" in match
 ]
+BESIDE = [name for name, (spoil, _) in HOSTILE.items() if "outside" in spoil.__qualname__]
 MOST_KB = 200_000  # that a refusal takes
 
 
@@ -219,9 +238,15 @@ def test_what_a_file_claims_is_refused_before_room_is_made(tmp_path, name):
 def test_graphs_are_looked_at_as_encoders_are(tmp_path, name):
     spoil, match = HOSTILE[name]
     path = spoiled(tmp_path / "hostile.onnx", spoil)
-    for model in (path, path.read_bytes()):
+    for model in (path, *[path.read_bytes()] * (name not in BESIDE)):
         with pytest.raises(ModelError, match=match):
             graphs.capture(model, ["inner"], np.zeros((1, 16, 16, 3), np.uint8))
+
+
+def test_bytes_have_no_file_beside_them(tmp_path):
+    path = spoiled(tmp_path / "hostile.onnx", outside("hostile.onnx"))
+    with pytest.raises(ModelError, match="it keeps weights in other files, which its checksum is"):
+        graphs.capture(path.read_bytes(), ["m"], np.zeros((1, 16, 16, 3), np.uint8))
 
 
 def test_what_is_sound_is_used(tmp_path):
@@ -332,6 +357,10 @@ def pointing(location):
         (pointing("."), "names weights outside its folder"),
         (pointing("nothing.data"), r"keeps its weights in nothing\.data, which is missing"),
         (lambda t, e: setattr(e["length"], "value", "9" * 5000), "does not say where its weights"),
+        (
+            lambda t, e: setattr(e["length"], "value", "3"),
+            r"a tensor of \d+ bytes and 3 bytes for it",
+        ),
         (lambda t, e: setattr(e["offset"], "value", str(1 << 62)), "is truncated: copy or export"),
     ],
 )
@@ -348,15 +377,39 @@ def test_weights_that_lie_elsewhere(tmp_path, change, match):
     assert "\n" not in str(told.value)
 
 
-def test_the_same_bytes_named_again_and_again(tmp_path, monkeypatch):
+def test_the_same_bytes_named_again_and_again(tmp_path):
     """Each tensor fits its file; all of them together are what is read."""
 
     def change(tensor, entries):
+        if tensor.data_type != TensorProto.FLOAT:
+            return
         tensor.dims[:] = [1 << 18]
         entries["offset"].value, entries["length"].value = "0", str(1 << 20)
 
     path = kept_outside(tmp_path, change)
     (tmp_path / "net.data").write_bytes(bytes(1 << 20))
-    monkeypatch.setattr("histofast.graphs.onnx_file.MAX_BYTES", 3 << 20)
-    with pytest.raises(ModelError, match="with its weights, one ONNX file holds at most"):
+    with pytest.raises(
+        ModelError, match=r"reads \d+ bytes from 1048576 beside it: export it again"
+    ):
         graphs.wrap(path, out=tmp_path / "out.onnx", patch_px=16, **CHANNELS)
+
+
+def test_weights_in_other_files_of_functions_and_sparse_tensors(tmp_path):
+    def of_a_function(model):
+        functions(1, 1)(model)
+        constant = helper.make_node("Constant", [], ["c"], value=TensorProto(data_type=1, dims=[1]))
+        constant.attribute[0].t.data_location = TensorProto.EXTERNAL
+        constant.attribute[0].t.external_data.add(key="location", value="hostile.onnx")
+        model.functions[0].node.append(constant)
+
+    def sparse(model):
+        huge_sparse(model)
+        values = model.graph.sparse_initializer[0].values
+        values.ClearField("raw_data")
+        values.data_location = TensorProto.EXTERNAL
+        values.external_data.add(key="location", value="hostile.onnx")
+
+    for spoil in (of_a_function, sparse):
+        path = spoiled(tmp_path / "hostile.onnx", spoil)
+        with pytest.raises(ModelError, match="it keeps weights in other files"):
+            use(path)

@@ -22,6 +22,7 @@ from histofast._files.writing import (
     make_folder,
     remove_stale_temporaries,
     replacing,
+    replacing_both,
 )
 
 __all__ = [
@@ -37,5 +38,6 @@ __all__ = [
     "regular_file",
     "remove_stale_temporaries",
     "replacing",
+    "replacing_both",
     "write_error",
 ]

@@ -9,10 +9,11 @@ import hashlib
 import os
 import re
 import secrets
+import shutil
 import socket
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -29,6 +30,7 @@ _TEMPORARY_NAME = re.compile(r"\..+\.\d+\.[0-9a-f]{8}(?:-(?P<machine>[0-9a-f]{6}
 _NOT_DONE_HERE = {errno.EOPNOTSUPP, errno.ENOTSUP, errno.ENOSYS, errno.EINVAL, errno.EBADF, 524}
 _LONG_S = 7 * 24 * 3600  # no living writer leaves its file alone for so long
 _CHUNK_BYTES = 16 << 20
+_LOCK = ".lock"  # of a temporary folder
 _swept: set[Path] = set()  # folders, by this process
 
 
@@ -74,8 +76,31 @@ def replacing(path: Path, *, overwrite: bool) -> Iterator[Path]:
         WriteError: the folder cannot be written, or its disk is full.
     """
     check_target(path, overwrite=overwrite)
+    yield from _kept_at_the_end(Temporary, path)
+
+
+@contextlib.contextmanager
+def replacing_both(path: Path, other: str, *, overwrite: bool) -> Iterator[Path]:
+    """Yield the path of a file of its final name in a fresh folder, where `other` may be beside it.
+
+    What is there at the end takes the places of `path` and of the file `other` beside it, that one
+    first, if nothing raised. Whatever ends the process between them: `path` is as it was.
+
+    Raises:
+        FileExistsError: one of them exists and `overwrite` is False.
+        FileNotFoundError: the folder does not exist.
+        WriteError: the folder cannot be written, or its disk is full.
+    """
+    for each in (path, path.with_name(other)):
+        check_target(each, overwrite=overwrite)
+    yield from _kept_at_the_end(lambda final: _TemporaryFolder(final, other), path)
+
+
+def _kept_at_the_end(
+    make: Callable[[Path], Temporary | _TemporaryFolder], path: Path
+) -> Iterator[Path]:
     try:
-        pending = Temporary(path)
+        pending = make(path)
     except OSError as error:
         raise write_error(path, error) from error
     try:
@@ -104,13 +129,9 @@ class Temporary:
         self.final = final
         self.path = final
         self._is_ours = False
-        if len(os.fsencode(final.name)) > longest_name_bytes(final.parent):
-            raise OSError(errno.ENAMETOOLONG, os.strerror(errno.ENAMETOOLONG), str(final))
-        _sweep_once(final.parent)
-        short = shortened(final.name, final.parent)
+        _prepare(final)
         while True:
-            name = f".{short}.{os.getpid()}.{secrets.token_hex(4)}-{_machine()}.tmp"
-            self.path = final.with_name(name)
+            self.path = _hidden(final)
             self._is_ours = True  # before it is there: a signal may come right after its making
             self.raw = open(self.path, "x+b", buffering=0)  # noqa: PTH123, SIM115
             # A sweeper may have come between creation and lock; it would have left no name.
@@ -195,6 +216,69 @@ class Temporary:
             self.discard()
 
 
+class _TemporaryFolder:
+    """A hidden folder beside `final` for a file of its name and one of the name `other`.
+
+    A file in it is locked while its owner lives. Methods raise OSError as it comes.
+    """
+
+    def __init__(self, final: Path, other: str) -> None:
+        self._final = final
+        self._other = other
+        self._folder: Path | None = None
+        _prepare(final)
+        while True:
+            folder = _hidden(final)
+            self._folder = folder  # before it is there: a signal may come right after its making
+            folder.mkdir()
+            try:
+                self._lock = open(folder / _LOCK, "x+b", buffering=0)  # noqa: PTH123, SIM115
+            except FileNotFoundError:  # a sweeper came between the two
+                continue
+            if _may_stay(self._lock.fileno(), folder / _LOCK):
+                self.path = folder / final.name
+                return
+            self._lock.close()
+
+    def sync(self) -> None:
+        for made in self._made():
+            with made.open("r+b") as file:
+                os.fsync(file.fileno())
+
+    def keep(self) -> None:
+        for made in self._made():
+            made.replace(self._final.with_name(made.name))
+        if sys.platform != "win32":
+            _sync_folder(self._final.parent)
+
+    def _made(self) -> list[Path]:
+        other = self.path.with_name(self._other)
+        return [other, self.path] if other.exists() else [self.path]
+
+    def discard(self) -> None:
+        if hasattr(self, "_lock"):
+            self._lock.close()
+        if self._folder is not None:
+            shutil.rmtree(self._folder, ignore_errors=True)
+        self._folder = None
+
+    def __del__(self) -> None:
+        with contextlib.suppress(OSError):
+            self.discard()
+
+
+def _prepare(final: Path) -> None:
+    """Refuse a name that is too long, and remove what killed writers left beside it."""
+    if len(os.fsencode(final.name)) > longest_name_bytes(final.parent):
+        raise OSError(errno.ENAMETOOLONG, os.strerror(errno.ENAMETOOLONG), str(final))
+    _sweep_once(final.parent)
+
+
+def _hidden(final: Path) -> Path:
+    short = shortened(final.name, final.parent)
+    return final.with_name(f".{short}.{os.getpid()}.{secrets.token_hex(4)}-{_machine()}.tmp")
+
+
 def _sync_folder(folder: Path) -> None:
     """Wait until a new name is on the disk, where folders can be opened and synced."""
     try:
@@ -236,10 +320,16 @@ def _is_removed(path: Path) -> bool:
     named = _TEMPORARY_NAME.fullmatch(path.name)
     if named is None:
         return False
+    is_folder = path.is_dir() and not path.is_symlink()
+    locked = path / _LOCK if is_folder else path
     # Open for writing: network file systems lock no other file.
-    with contextlib.suppress(OSError), open(path, "r+b", opener=open_plain) as file:
+    with contextlib.suppress(OSError), open(locked, "r+b", opener=open_plain) as file:
         if _is_left_behind(file.fileno(), is_of_here=named["machine"] in (None, _machine())):
-            path.unlink()
+            shutil.rmtree(path) if is_folder else path.unlink()
+            return True
+    with contextlib.suppress(OSError):
+        if is_folder:  # its maker died before it had a lock, or will make another
+            path.rmdir()
             return True
     return False
 

@@ -11,6 +11,16 @@ from typing import TYPE_CHECKING
 from histofast._lazy import attach
 
 if TYPE_CHECKING:
+    from histofast.encoders.beside import (
+        DATA_SHA256,
+        DATA_SUFFIX,
+        Place,
+        check_of_one_making,
+        checksums,
+        files_of,
+        identity_of,
+        places_of,
+    )
     from histofast.encoders.catalogue import (
         DEFAULT,
         EncoderEntry,
@@ -22,8 +32,9 @@ if TYPE_CHECKING:
         read_registry,
         registry,
     )
+    from histofast.encoders.checking import check_model
     from histofast.encoders.form import Value
-    from histofast.encoders.opening import OpenGraph, check_model
+    from histofast.encoders.opening import OpenGraph
     from histofast.encoders.providers import try_providers
     from histofast.encoders.reading import read_spec, read_specs
     from histofast.encoders.runtime import CPU, device_problem, driver_gpu_count
@@ -35,6 +46,7 @@ if TYPE_CHECKING:
         load_all,
     )
     from histofast.encoders.sizes import PatchSizes, sizes_around, sizes_near
+    from histofast.encoders.soundness import Outside, claimed_bytes
     from histofast.encoders.spec import (
         INPUT,
         OUTPUT,
@@ -50,6 +62,16 @@ else:
     __getattr__, __dir__ = attach(
         __name__,
         {
+            "histofast.encoders.beside": [
+                "DATA_SHA256",
+                "DATA_SUFFIX",
+                "Place",
+                "check_of_one_making",
+                "checksums",
+                "files_of",
+                "identity_of",
+                "places_of",
+            ],
             "histofast.encoders.catalogue": [
                 "DEFAULT",
                 "EncoderEntry",
@@ -61,8 +83,9 @@ else:
                 "read_registry",
                 "registry",
             ],
+            "histofast.encoders.checking": ["check_model"],
             "histofast.encoders.form": ["Value"],
-            "histofast.encoders.opening": ["OpenGraph", "check_model"],
+            "histofast.encoders.opening": ["OpenGraph"],
             "histofast.encoders.providers": ["try_providers"],
             "histofast.encoders.reading": ["read_spec", "read_specs"],
             "histofast.encoders.runtime": ["CPU", "device_problem", "driver_gpu_count"],
@@ -74,6 +97,7 @@ else:
                 "load_all",
             ],
             "histofast.encoders.sizes": ["PatchSizes", "sizes_around", "sizes_near"],
+            "histofast.encoders.soundness": ["Outside", "claimed_bytes"],
             "histofast.encoders.spec": [
                 "EncoderMetadata",
                 "EncoderSpec",
@@ -90,6 +114,8 @@ else:
 
 __all__ = [
     "CPU",
+    "DATA_SHA256",
+    "DATA_SUFFIX",
     "DEFAULT",
     "INPUT",
     "OUTPUT",
@@ -100,21 +126,29 @@ __all__ = [
     "EncoderSet",
     "EncoderSpec",
     "OpenGraph",
+    "Outside",
     "PatchSizes",
     "Pending",
+    "Place",
     "Registry",
     "SourceEntry",
     "Value",
     "WeightsEntry",
     "check_model",
+    "check_of_one_making",
+    "checksums",
+    "claimed_bytes",
     "cut_name",
     "cuts_to_props",
     "device_problem",
     "driver_gpu_count",
+    "files_of",
     "find",
+    "identity_of",
     "load",
     "load_all",
     "models_folder",
+    "places_of",
     "read_registry",
     "read_spec",
     "read_specs",

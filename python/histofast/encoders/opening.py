@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,12 +11,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from histofast import _core
-from histofast._files import refuse_stand_in
 from histofast.encoders import runtime
+from histofast.encoders.beside import files_of
 from histofast.encoders.bound import Place
+from histofast.encoders.checking import check_not_empty, no_onnx
 from histofast.encoders.form import form_of, shown
-from histofast.encoders.protobuf import BrokenMessageError
-from histofast.encoders.soundness import UnsoundError, check_sound
 from histofast.errors import ModelError
 
 
@@ -38,7 +36,7 @@ def open_file(path: Path, *, kind: str, gpu: int) -> Opened:
         ModelError: no sound ONNX file, ONNX Runtime refuses it, or the device does not work.
     """
     check_not_empty(path)
-    check_model(path)
+    files_of(path)
     note = ""
     try:
         if kind != "cpu":
@@ -60,7 +58,7 @@ def open_file(path: Path, *, kind: str, gpu: int) -> Opened:
         return Opened(session=runtime.make_session(str(path)), note=note)
     except runtime.runtime_errors() as error:
         if type(error).__name__ == "InvalidProtobuf":
-            raise _no_onnx(str(path)) from None
+            raise no_onnx(str(path)) from None
         raise ModelError(
             f"{path} cannot be loaded by onnxruntime {runtime.runtime().__version__}: "
             f"{runtime.first_line(error)}"
@@ -88,58 +86,22 @@ def _open_on_gpu(path: Path, kind: str, gpu: int) -> Opened | None:
     return session and Opened(session=session, device=device, place=place, note=note)
 
 
-def check_not_empty(path: Path) -> None:
-    """Refuse a file of no bytes, and what a download may have left in its place.
-
-    Raises:
-        ModelError: it is one.
-    """
-    if path.stat().st_size == 0:
-        raise ModelError(f"{path} is empty: copy or export it again")
-    refuse_stand_in(path, error=ModelError)
-
-
-def check_model(model: Path | bytes, *, where: str | None = None, external: bool = False) -> None:
-    """Refuse what is no ONNX file, or claims what it has not, before anything makes room for it.
-
-    Args:
-        model: path of a file that is there, or its bytes.
-        where: what to call it in messages; None: its path.
-        external: its weights may lie in other files.
-
-    Raises:
-        ModelError: it is no ONNX file, or not a sound one.
-    """
-    where = where or str(model)
-    try:
-        with io.BytesIO(model) if isinstance(model, bytes) else model.open("rb") as file:
-            size_bytes = file.seek(0, io.SEEK_END)
-            check_sound(file, size_bytes, external=external)
-    except BrokenMessageError:
-        raise _no_onnx(where) from None
-    except UnsoundError as error:
-        raise ModelError(f"{where} cannot be used, {error}: export it again") from None
-
-
-def _no_onnx(where: str) -> ModelError:
-    return ModelError(f"{where} is not an ONNX file, or is truncated: copy or export it again")
-
-
 class OpenGraph:
     """Any ONNX graph on the CPU, run by one thread: for looking at graphs, not for encoding."""
 
-    def __init__(self, model: bytes, *, where: str) -> None:
+    def __init__(self, model: bytes, *, where: str, folder: Path | None = None) -> None:
         """Open a graph.
 
         Args:
             model: bytes of an ONNX file.
             where: what to call it in messages.
+            folder: that the files are in which it keeps weights in, if it does; they are mapped.
 
         Raises:
             ModelError: ONNX Runtime refuses it.
         """
         try:
-            self._session: Any = runtime.make_session(model)
+            self._session: Any = runtime.make_session(model, folder=folder)
         except runtime.runtime_errors() as error:
             told = runtime.first_line(error)
             remedy = ""

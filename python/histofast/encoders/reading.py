@@ -8,8 +8,10 @@ from pathlib import Path
 
 from histofast._files import path_of, regular_file
 from histofast._words import listed
+from histofast.encoders.beside import identity_of
+from histofast.encoders.checking import check_not_empty
 from histofast.encoders.form import Form, Value, form_of, read_form, shown
-from histofast.encoders.opening import check_not_empty, open_file
+from histofast.encoders.opening import open_file
 from histofast.encoders.spec import (
     CUTS,
     INPUT,
@@ -19,7 +21,6 @@ from histofast.encoders.spec import (
     EncoderSpec,
     cuts_from_props,
     refuse_cuts,
-    sha256_of,
 )
 from histofast.errors import ModelError
 
@@ -41,7 +42,7 @@ def read_spec(path: str | os.PathLike[str]) -> EncoderSpec:
     """
     path = path_of("path", path)
     form = _form(path)
-    return one_spec(form, path, sha256_of(path))[0]
+    return one_spec(form, path, *identity_of(path))[0]
 
 
 def read_specs(path: str | os.PathLike[str]) -> tuple[EncoderSpec, ...]:
@@ -52,7 +53,7 @@ def read_specs(path: str | os.PathLike[str]) -> tuple[EncoderSpec, ...]:
         ModelError: it is not in the pixel-in form.
     """
     path = path_of("path", path)
-    return all_specs(_form(path), path, sha256_of(path))
+    return all_specs(_form(path), path, *identity_of(path))
 
 
 def _form(path: Path) -> Form:
@@ -63,7 +64,7 @@ def _form(path: Path) -> Form:
     return form_of(open_file(path, kind="cpu", gpu=0).session)  # it finds what is not stated
 
 
-def one_spec(form: Form, path: Path, sha256: str) -> tuple[EncoderSpec, ...]:
+def one_spec(form: Form, path: Path, sha256: str, size_bytes: int) -> tuple[EncoderSpec, ...]:
     """Return the spec of the one encoder that a file is.
 
     Raises:
@@ -90,21 +91,21 @@ def one_spec(form: Form, path: Path, sha256: str) -> tuple[EncoderSpec, ...]:
         **asdict(metadata),
         path=path,
         sha256=sha256,
-        size_bytes=path.stat().st_size,
+        size_bytes=size_bytes,
         height_px=height_px,
         width_px=width_px,
     )
     return (spec,)
 
 
-def all_specs(form: Form, path: Path, sha256: str) -> tuple[EncoderSpec, ...]:
+def all_specs(form: Form, path: Path, sha256: str, size_bytes: int) -> tuple[EncoderSpec, ...]:
     """Return the specs of all encoders of a file.
 
     Raises:
         ModelError: it is not in the pixel-in form, or its outputs are not the cuts it lists.
     """
     if CUTS not in form.props:
-        return one_spec(form, path, sha256)
+        return one_spec(form, path, sha256, size_bytes)
     height_px, width_px = _checked_input(form, path)
     encoders = cuts_from_props(form.props, where=str(path))
     widths = {o.name: o.shape[1] for o in form.outputs if _is_features(o)}
@@ -117,7 +118,7 @@ def all_specs(form: Form, path: Path, sha256: str) -> tuple[EncoderSpec, ...]:
             **asdict(metadata),
             path=path,
             sha256=sha256,
-            size_bytes=path.stat().st_size,
+            size_bytes=size_bytes,
             height_px=height_px,
             width_px=width_px,
             output=output,

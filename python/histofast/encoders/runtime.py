@@ -27,6 +27,7 @@ TENSORRT = "TensorrtExecutionProvider"
 PROVIDERS = {"cpu": CPU, "cuda": CUDA, "tensorrt": TENSORRT}  # by kind of device
 MEMORY = "cuda"  # ONNX Runtime's name of the memory that graphs on a GPU are bound to
 
+_FOLDER = "session.model_external_initializers_file_folder_path"
 _LONGEST = 300  # characters of a message; it repeats names and shapes
 _FATAL, _ERROR = 4, 3  # ONNX Runtime's severities
 
@@ -85,6 +86,7 @@ def make_session(
     gpu: int = 0,
     stream: int | None = None,
     captures: bool = False,
+    folder: Path | None = None,
 ) -> Any | None:
     """Return a session of one intra-op thread on `provider`, or None if it became another one.
 
@@ -94,6 +96,7 @@ def make_session(
         gpu: index of the GPU, for CUDA and TensorRT.
         stream: address of the CUDA stream to compute on; its own when None.
         captures: capture CUDA graphs; what runs then says by `run_options` which.
+        folder: of the files with the weights of a model that is given as bytes.
 
     Raises:
         Any of `runtime_errors()`: the model cannot be loaded, or not captured.
@@ -102,6 +105,8 @@ def make_session(
     options = ort.SessionOptions()
     options.intra_op_num_threads = options.inter_op_num_threads = 1
     options.log_severity_level = _FATAL  # what goes wrong is raised, and said once
+    if folder is not None:
+        options.add_session_config_entry(_FOLDER, str(folder))
     if provider == CPU:
         return ort.InferenceSession(model, options, providers=[CPU])
     preload_cuda()

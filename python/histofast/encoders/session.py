@@ -22,12 +22,14 @@ from histofast._arrays import check
 from histofast._machine import ONNX_RUNTIME, available_cpus, check_device
 from histofast._numbers import whole_number
 from histofast.encoders import runtime
+from histofast.encoders.beside import identity_of
 from histofast.encoders.bound import SLOTS, BoundRunner, Ticket
 from histofast.encoders.catalogue import find, registry
+from histofast.encoders.checking import check_not_empty
 from histofast.encoders.form import Form, form_of
 from histofast.encoders.opening import Opened, open_file
 from histofast.encoders.reading import all_specs, one_spec
-from histofast.encoders.spec import INPUT, EncoderSpec, sha256_of
+from histofast.encoders.spec import INPUT, EncoderSpec
 from histofast.errors import ModelError
 
 _log = logging.getLogger(__name__)
@@ -75,16 +77,16 @@ def _loaded(
     device: str,
     threads: int | None,
     *,
-    read: Callable[[Form, Path, str], tuple[EncoderSpec, ...]],
+    read: Callable[[Form, Path, str, int], tuple[EncoderSpec, ...]],
 ) -> tuple[Opened, tuple[EncoderSpec, ...]]:
     """Open a session; its note also says what speaks against running what `read` finds in it."""
     kind, index = check_device(device, ONNX_RUNTIME)
     whole_number("threads", threads, at_least=1)
     path = find(name_or_path)
-    sha256 = _checked_identity(path, name_or_path)
+    identity = _checked_identity(path, name_or_path)
     opened = open_file(path, kind=kind, gpu=index or 0)
     note = opened.note
-    specs = read(form_of(opened.session), path, sha256)
+    specs = read(form_of(opened.session), path, *identity)
     on_cpu = opened.device == "cpu"
     precision = specs[0].precision
     if on_cpu and precision == "int8" and not _core.int8_is_exact():
@@ -103,15 +105,17 @@ def _loaded(
     return replace(opened, note=note), specs
 
 
-def _checked_identity(path: Path, asked: str | os.PathLike[str]) -> str:
-    sha256 = sha256_of(path)
+def _checked_identity(path: Path, asked: str | os.PathLike[str]) -> tuple[str, int]:
+    """Return SHA-256 and size of an encoder, which are those of the registry where it is of it."""
+    check_not_empty(path)
+    sha256, size_bytes = identity_of(path)
     entry = registry().encoders.get(asked) if isinstance(asked, str) else None
     if entry is not None and entry.path == path and entry.sha256 != sha256:
         raise ModelError(
             f"{path} is not the registered encoder {entry.name} (sha256 {sha256[:12]}..., wanted "
             f"{entry.sha256[:12]}...): install histofast again, or load the file by its path"
         )
-    return sha256
+    return sha256, size_bytes
 
 
 class Pending:

@@ -1,15 +1,16 @@
 """What an ONNX file claims, held against what it has, before anything makes room for it.
 
-A tensor has the numbers that its sizes claim; weights lie in the file; graphs within graphs and
-functions that call functions have an end, and stay few when they are put in. ONNX Runtime trusts
-a file in this, or its stack ends first. Read where it lies, without the weights.
+A tensor has the numbers that its sizes claim; weights lie in the file, or where it says; graphs
+within graphs and functions that call functions have an end, and stay few when they are put in. ONNX
+Runtime trusts a file in this, or its stack ends first. Read where it lies, without the weights.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
-from typing import BinaryIO
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import BinaryIO, NamedTuple
 
 from histofast.encoders.protobuf import Span, fields, spans, text, varints
 
@@ -41,7 +42,31 @@ class UnsoundError(Exception):
     """A file that claims what it has not; the text says what."""
 
 
-def check_sound(file: BinaryIO, size_bytes: int, *, external: bool = False) -> None:
+class Outside(NamedTuple):
+    """A tensor whose numbers lie in another file: where it says, and the bytes that they are."""
+
+    location: str
+    offset: str
+    length: str
+    claimed_bytes: int
+
+    @staticmethod
+    def told(entries: Mapping[str, str], claimed_bytes: int) -> Outside:
+        """Return what the entries of a tensor tell of its place."""
+        return Outside(
+            entries.get("location", ""),
+            entries.get("offset", ""),
+            entries.get("length", ""),
+            claimed_bytes,
+        )
+
+
+def claimed_bytes(dims: Sequence[int], dtype: int) -> int:
+    """Return the bytes that the numbers of a tensor take, `dtype` one that ONNX knows."""
+    return math.ceil(math.prod(dims) * _BITS.get(dtype, 0) / 8)
+
+
+def check_sound(file: BinaryIO, size_bytes: int, *, external: bool = False) -> list[Outside]:
     """Refuse a model whose claims its file does not bear out.
 
     Args:
@@ -49,16 +74,22 @@ def check_sound(file: BinaryIO, size_bytes: int, *, external: bool = False) -> N
         size_bytes: its size.
         external: weights may lie in other files.
 
+    Returns:
+        The tensors that do, unchecked against those files.
+
     Raises:
         UnsoundError: it does not hold what it claims.
         BrokenMessageError: it is no ONNX file.
     """
-    _Model(file, size_bytes, external=external).check()
+    model = _Model(file, size_bytes, external=external)
+    model.check()
+    return model.outside
 
 
 class _Model:
     def __init__(self, file: BinaryIO, size_bytes: int, *, external: bool) -> None:
         self._file, self._end, self._external = file, size_bytes, external
+        self.outside: list[Outside] = []
         self._fields = 0
         self._dense_bytes = 0  # of sparse tensors
         self._calls: dict[tuple[str, str], list[tuple[str, str]]] = {}
@@ -70,12 +101,20 @@ class _Model:
             if number == _GRAPH:
                 graph += self._graph(span, depth=0)
             elif number == _FUNCTION:
-                self._function(span)
+                with self._nothing_outside():
+                    self._function(span)
             elif number in _PRODUCER:
                 text(self._file, span)
             else:
                 self._texts(span, *_ENTRY)
         self._count(graph)
+
+    @contextmanager
+    def _nothing_outside(self) -> Iterator[None]:
+        """Take no weights in other files, which are looked for in the graph alone."""
+        external, self._external = self._external, False
+        yield
+        self._external = external
 
     def _spans(self, span: Span, *numbers: int) -> Iterator[tuple[int, Span]]:
         for found in spans(self._file, span, *numbers):
@@ -188,6 +227,7 @@ class _Model:
         dims: list[int] = []
         dtype = raw_bytes = values = 0
         is_raw = is_outside = False
+        entries: dict[str, str] = {}
         for number, value in fields(self._file, span):
             self._fields += 1
             if number == _DIMS:
@@ -200,7 +240,10 @@ class _Model:
                 raw_bytes, is_raw = value[1] - value[0], True
             elif number in _NUMBERS:
                 values += 1 if isinstance(value, int) or number == 6 else _count_of(value, number)
-            elif number == _EXTERNAL or (number == _LOCATION and value == 1):
+            elif number == _EXTERNAL and not isinstance(value, int):
+                is_outside = True
+                entries |= self._entry(value)
+            elif number == _LOCATION and value == 1:
                 is_outside = True
         claimed = _product(dims)
         if dtype not in _BITS:
@@ -210,12 +253,17 @@ class _Model:
                 raise UnsoundError("it keeps weights in other files, which its checksum is not of")
             if claimed * _BITS[dtype] > 8 * MAX_BYTES:
                 raise UnsoundError(f"a tensor claims {claimed} numbers in another file")
+            self.outside.append(Outside.told(entries, claimed_bytes(dims, dtype)))
             return _BITS[dtype]
         if is_raw and raw_bytes != math.ceil(claimed * _BITS[dtype] / 8):
             raise UnsoundError(f"a tensor claims {claimed} numbers and has {raw_bytes} bytes")
         if not is_raw and claimed > values * _PACKED:
             raise UnsoundError(f"a tensor claims {claimed} numbers and has {values}")
         return _BITS[dtype]
+
+    def _entry(self, span: Span) -> dict[str, str]:
+        found = {number: text(self._file, inner) for number, inner in self._spans(span, *_ENTRY)}
+        return {found.get(1, ""): found.get(2, "")}
 
     def _sparse(self, span: Span) -> None:
         dims: list[int] = []
@@ -224,7 +272,8 @@ class _Model:
             if number == _S_DIMS:
                 dims += varints(self._file, value)
             elif number in (_S_VALUES, _S_INDICES) and not isinstance(value, int):
-                found = self._tensor(value)
+                with self._nothing_outside():
+                    found = self._tensor(value)
                 bits = found if number == _S_VALUES else bits
         self._dense_bytes += _product(dims) * bits // 8
         if self._dense_bytes > MAX_BYTES:

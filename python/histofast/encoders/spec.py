@@ -223,8 +223,8 @@ def _cut_entries(props: Mapping[str, str], where: str) -> list[dict[str, Any]]:
 class EncoderSpec(EncoderMetadata):
     """An encoder file as it lies on disk: its metadata, its identity, the sizes it accepts.
 
-    `height_px` and `width_px` are None where the graph takes any; `sha256` is that of the file,
-    `output` the one of the graph that gives the features. `is_cut` is whether others lie beside it.
+    `height_px` and `width_px` are None where the graph takes any; `sha256` and `size_bytes` are of
+    the file, or of the weights beside it and the file (`cat E.onnx.data E.onnx | sha256sum`), `output` the one of the graph that gives the features. `is_cut` is whether others lie beside it.
     """
 
     path: Path

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from histofast.graphs.standardising import IMAGENET, Channels, Standardising
     from histofast.graphs.tap import Tap
     from histofast.graphs.wrapping import wrap
+    from histofast.graphs.writing import replacing_encoder, write_model
 else:
     __getattr__, __dir__ = attach(
         __name__,
@@ -57,6 +58,7 @@ else:
             "histofast.graphs.standardising": ["IMAGENET", "Channels", "Standardising"],
             "histofast.graphs.tap": ["Tap"],
             "histofast.graphs.wrapping": ["wrap"],
+            "histofast.graphs.writing": ["replacing_encoder", "write_model"],
         },
     )
 
@@ -88,6 +90,7 @@ __all__ = [
     "quantize",
     "read_constants",
     "read_model",
+    "replacing_encoder",
     "sensitivity",
     "set_metadata",
     "split",
@@ -97,5 +100,6 @@ __all__ = [
     "total_flops",
     "truncate",
     "wrap",
+    "write_model",
     "write_quantized",
 ]

@@ -8,19 +8,20 @@ from dataclasses import dataclass
 
 import onnx
 
-from histofast._files import replacing
 from histofast._numbers import whole_number
 from histofast.encoders import EncoderSpec, find, load, read_spec, refuse_cuts
 from histofast.errors import ModelError
 from histofast.graphs.capturing import capture
-from histofast.graphs.graph import Graph, to_bytes, untyped
+from histofast.graphs.graph import Graph, untyped
 from histofast.graphs.images import image_input
 from histofast.graphs.names import TensorNames
 from histofast.graphs.onnx_file import in_order, read_onnx
 from histofast.graphs.operations import meant_px, node_flops, shapes_of
+from histofast.graphs.outside import taken_in
 from histofast.graphs.pooling import check_pool, feature_axis, give_features, pooled
 from histofast.graphs.proof import checked_out, max_relative_error, patches_for, relative_error
 from histofast.graphs.sizes import step_of
+from histofast.graphs.writing import replacing_encoder, write_model
 
 FLOATS = (onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16)
 _EXPORTER = "histofast truncate 1"
@@ -172,7 +173,7 @@ def truncate(
     whole = read_spec(file.path)
     tensor = TensorNames(file.graph).find(at)
     patches = patches_for(whole, 7)
-    with replacing(out, overwrite=overwrite) as pending:
+    with replacing_encoder(out, overwrite=overwrite) as pending:
         values = capture(file.path, [tensor], patches)[tensor]
         wanted = pooled(values, pool, where=at)
         graph = file.graph.part(inputs=file.graph.inputs, outputs=[untyped(tensor)])
@@ -185,7 +186,7 @@ def truncate(
             step_px=step_of(graph, whole),
         )
         graph.name, graph.props = metadata.name, metadata.to_props()
-        pending.write_bytes(to_bytes(graph.to_model()))
+        write_model(graph.to_model(), pending)
         with load(pending, device="cpu", threads=1) as encoder:
             error = relative_error(encoder.encode(patches), wanted)
         limit = max_relative_error(whole.precision)
@@ -223,6 +224,7 @@ def split(
         graph.nodes = in_order(graph.nodes, where=graph.where)
     else:
         graph = read_onnx(find(model)).graph
+        graph.constants = {name: taken_in(tensor) for name, tensor in graph.constants.items()}
     tensor = TensorNames(graph).find(at, carrying=True)
     inferred = onnx.shape_inference.infer_shapes(graph.to_model()).graph
     known = {value.name: value for value in inferred.value_info}

@@ -13,10 +13,12 @@ from typing import Any
 
 import numpy as np
 import onnx
+from google.protobuf.message import Message
 from numpy.typing import NDArray
 from onnx import helper, numpy_helper
 
 from histofast.encoders import OpenGraph
+from histofast.graphs.outside import array_of, in_one_folder
 
 OPSET, IR_VERSION = 18, 8  # old enough for every ONNX Runtime of the last years
 _OLDEST_IR = 4  # before it every constant had to be an input as well
@@ -83,7 +85,9 @@ class Graph:
         """
         own = {value.name: value for value in self.outputs}
         outputs = None if tensors is None else [own.get(name, untyped(name)) for name in tensors]
-        return OpenGraph(self.to_model(outputs).SerializeToString(), where=self.where)
+        model = self.to_model(outputs)
+        folder = in_one_folder(model.graph.initializer)
+        return OpenGraph(model.SerializeToString(), where=self.where, folder=folder)
 
     # --- looking ---------------------------------------------------------------------------------
 
@@ -106,7 +110,7 @@ class Graph:
     def array(self, name: str) -> NDArray[Any]:
         """Return the value of an initialiser, not to be written to."""
         if name not in self._arrays:
-            self._arrays[name] = numpy_helper.to_array(self.constants[name])
+            self._arrays[name] = array_of(self.constants[name])
         return self._arrays[name]
 
     def values_of(self, names: Iterable[str]) -> dict[str, NDArray[Any]]:
@@ -308,8 +312,8 @@ def set_metadata(model: onnx.ModelProto, props: Mapping[str, str]) -> None:
         model.metadata_props.add(key=key, value=value)
 
 
-def to_bytes(model: onnx.ModelProto) -> bytes:
-    """Return the bytes of a model; the same model gives the same bytes."""
+def to_bytes(model: Message) -> bytes:
+    """Return the bytes of a model, or of a part of it; the same one gives the same bytes."""
     data: bytes = model.SerializeToString(deterministic=True)
     return data
 

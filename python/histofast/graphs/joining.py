@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from histofast._files import replacing
 from histofast.encoders import (
     INPUT,
     OUTPUT,
@@ -25,7 +24,7 @@ from histofast.encoders import (
 )
 from histofast.errors import ModelError
 from histofast.graphs.cutting import cuts
-from histofast.graphs.graph import to_bytes, untyped
+from histofast.graphs.graph import untyped
 from histofast.graphs.names import TensorNames
 from histofast.graphs.onnx_file import OnnxFile, read_onnx
 from histofast.graphs.pooling import add_features, check_pool, pooled
@@ -37,6 +36,7 @@ from histofast.graphs.proof import (
     relative_error,
 )
 from histofast.graphs.sizes import step_of
+from histofast.graphs.writing import replacing_encoder, write_model
 
 _EXPORTER = "histofast join_cuts 1"
 _POOLINGS = {"GlobalAveragePool", "ReduceMean"}
@@ -96,7 +96,7 @@ def join_cuts(
     file = read_onnx(whole.path)
     tensors = _chosen(file, at)
     stem = out.stem if name is None else name
-    with replacing(out, overwrite=overwrite) as pending:
+    with replacing_encoder(out, overwrite=overwrite) as pending:
         patches = patches_for(whole, max(BATCHES))
         first, wanted = _originals(file, tensors, patches, pool)
         graph = file.graph.part(
@@ -117,7 +117,7 @@ def join_cuts(
                 step_px=step_px,
             )
         graph.name, graph.props = stem, cuts_to_props(encoders, name=stem)
-        pending.write_bytes(to_bytes(graph.to_model()))
+        write_model(graph.to_model(), pending)
         _verify(
             pending,
             patches,

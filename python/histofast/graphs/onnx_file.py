@@ -1,34 +1,46 @@
-"""Any ONNX file read into memory whole, with the weights that lie in other files."""
+"""Any ONNX file read; of weights that lie in other files, those that are large stay there."""
 
 from __future__ import annotations
 
-import hashlib
 import heapq
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import onnx
 from google.protobuf.message import DecodeError
 from numpy.typing import NDArray
-from onnx import inliner, numpy_helper
+from onnx import inliner
 
 from histofast._files import refuse_stand_in, regular_file
 from histofast._words import clipped, one_line
-from histofast.encoders import PREFIX, check_model
+from histofast.encoders import (
+    DATA_SHA256,
+    PREFIX,
+    Outside,
+    check_model,
+    check_of_one_making,
+    checksums,
+    claimed_bytes,
+    files_of,
+    identity_of,
+    places_of,
+)
 from histofast.errors import ModelError
+from histofast.graphs import outside
 from histofast.graphs.graph import Graph, names_read
 
 MAX_BYTES = 2**31 - 1  # of one ONNX file: protobuf's limit
-_DIGITS = 20  # of a place in a file, and no more
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class OnnxFile:
-    """A file, its external data included. `sha256` is that of the file, or of the file followed by
-    its data files in the order of their names: `cat model.onnx model.onnx.data | sha256sum`.
+    """A file; large weights that it keeps in other files stay there, see `outside`.
+
+    `sha256` is that of the file, or of its data files in the order of their names and then the file:
+    `cat model.onnx.data model.onnx | sha256sum`.
     """
 
     path: Path
@@ -46,47 +58,64 @@ def read_onnx(path: Path) -> OnnxFile:
 
     Raises:
         FileNotFoundError: no such file.
-        ModelError: no sound ONNX file, data files missing, too short or outside its folder, over
-            2 GB with what it reads of them.
+        ModelError: no sound ONNX file, data files missing, too short, outside its folder or of another
+            making, over 2 GB without what is large of them.
     """
     path = regular_file(path, kind="ONNX file", error=ModelError)
     refuse_stand_in(path, error=ModelError)
-    if (size_bytes := path.stat().st_size) > MAX_BYTES:
-        raise _too_big(path, size_bytes)
-    model = model_of(path.read_bytes(), where=str(path), external=True)
-    outside = [t for t in _tensors(model.graph) if t.data_location == onnx.TensorProto.EXTERNAL]
-    places = _places(path, outside)
-    by_location = sorted(places, key=lambda place: place.location)
-    files = dict.fromkeys(place.file for place in by_location)
-    size_bytes += sum(file.stat().st_size for file in files)
-    if size_bytes > MAX_BYTES:
-        raise _too_big(path, size_bytes)
-    digest = hashlib.sha256()
-    for file in (path, *files):
-        with file.open("rb") as stream:
-            while chunk := stream.read(1 << 20):
-                digest.update(chunk)
-    for tensor, place in zip(outside, places, strict=True):
-        tensor.raw_data = place.read()
-        tensor.data_location = onnx.TensorProto.DEFAULT
-        del tensor.external_data[:]
+    model, files = _read(path)
+    found = checksums([*files, path])
+    props = {entry.key: entry.value for entry in model.metadata_props}
+    if DATA_SHA256 in props and files:
+        check_of_one_making(path, files[0], told=props[DATA_SHA256], got=found.data)
     if model.functions:
         model = _with_functions_put_in(model, path)
     graph = Graph(model, where=str(path))
     graph.nodes = in_order(graph.nodes, where=graph.where)
-    return OnnxFile(path=path, graph=graph, sha256=digest.hexdigest())
+    return OnnxFile(path=path, graph=graph, sha256=found.whole)
 
 
 def read_model(path: Path) -> onnx.ModelProto:
-    """Return the model in an encoder file.
+    """Return the model in an encoder file; large weights that lie beside it stay there.
 
     Raises:
         FileNotFoundError: no such file.
-        ModelError: it is no ONNX file, not a sound one, or its weights lie in other files.
+        ModelError: it is no ONNX file, or not a sound one, or its weights are not those beside it.
     """
     path = regular_file(path, kind="ONNX file", error=ModelError)
     refuse_stand_in(path, error=ModelError)
-    return model_of(path.read_bytes(), where=str(path))
+    if len(files_of(path)) > 1:
+        identity_of(path)
+    return _read(path)[0]
+
+
+def _read(path: Path) -> tuple[onnx.ModelProto, list[Path]]:
+    """Return a model, what is large outside of it, and the other files that it has weights in."""
+    if (read_bytes := path.stat().st_size) > MAX_BYTES:
+        raise _too_big(path, read_bytes)
+    model = model_of(path.read_bytes(), where=str(path), external=True)
+    constants = len(model.graph.initializer)
+    far = [
+        (tensor, i < constants)
+        for i, tensor in enumerate(_tensors(model.graph))
+        if outside.is_outside(tensor)
+    ]
+    places = places_of(path, [_claim(tensor) for tensor, _ in far])
+    for (tensor, is_constant), place in zip(far, places, strict=True):
+        outside.put_outside(tensor, place.file, place.offset, place.length)
+        if is_constant and outside.may_be_outside(tensor, place.length):
+            continue
+        read_bytes += place.length
+        if read_bytes > MAX_BYTES:
+            raise _too_big(path, read_bytes)
+        tensor.CopyFrom(outside.taken_in(tensor))
+    by_location = sorted(places, key=lambda place: place.location)
+    return model, list(dict.fromkeys(place.file for place in by_location))
+
+
+def _claim(tensor: onnx.TensorProto) -> Outside:
+    entries = {entry.key: entry.value for entry in tensor.external_data}
+    return Outside.told(entries, claimed_bytes(tensor.dims, tensor.data_type))
 
 
 def model_of(data: bytes, *, where: str, external: bool = False) -> onnx.ModelProto:
@@ -116,79 +145,13 @@ def read_constants(path: Path) -> dict[str, NDArray[Any]]:
     Raises:
         FileNotFoundError, ModelError: as `read_model`.
     """
-    return {
-        entry.name: numpy_helper.to_array(entry) for entry in read_model(path).graph.initializer
-    }
-
-
-class _Place(NamedTuple):
-    """Where the numbers of a tensor lie: so many bytes from there in a file of that name."""
-
-    location: str
-    file: Path
-    offset: int
-    length: int
-
-    def read(self) -> bytes:
-        with self.file.open("rb") as stream:
-            stream.seek(self.offset)
-            return stream.read(self.length)
-
-
-def _places(path: Path, tensors: Sequence[onnx.TensorProto]) -> list[_Place]:
-    """Return where the numbers of tensors lie, having checked that all of them are there.
-
-    Raises:
-        ModelError: a file is missing, too short or outside the folder, or over 2 GB are read.
-    """
-    files: dict[str, Path] = {}
-    places = []
-    read_bytes = path.stat().st_size
-    for tensor in tensors:
-        entries = {entry.key: entry.value for entry in tensor.external_data}
-        location = entries.get("location", "")
-        if location not in files:
-            files[location] = _data_file(path, location)
-        ends = [entries.get(key, "0") for key in ("offset", "length")]
-        if not all(end.isdecimal() and len(end) < _DIGITS for end in ends):
-            raise ModelError(f"{path} does not say where its weights lie: export it again")
-        offset, length = map(int, ends)
-        size_bytes = files[location].stat().st_size
-        if offset + length > size_bytes:
-            raise ModelError(f"{files[location]} is truncated: copy or export {path.name} again")
-        length = length or size_bytes - offset
-        read_bytes += length
-        if read_bytes > MAX_BYTES:  # tensors may name the same bytes again and again
-            raise _too_big(path, read_bytes)
-        places.append(_Place(location, files[location], offset, length))
-    return places
-
-
-def _data_file(path: Path, location: str) -> Path:
-    # Hugging Face keeps both files as links into one folder.
-    folders = {path.parent.resolve(), path.resolve().parent}
-    try:
-        file = (path.parent / location).resolve()
-    except (OSError, RuntimeError, ValueError):  # links in a circle, a NUL
-        file = path.parent.resolve()
-    if folders.isdisjoint(file.parents):
-        raise ModelError(
-            f"{path} names weights outside its folder: export it again, or copy both files, not "
-            "links to them, into one folder"
-        )
-    try:
-        return regular_file(file, kind="weights file", error=ModelError)
-    except FileNotFoundError:
-        raise ModelError(
-            f"{path} keeps its weights in {one_line(file.name)}, which is missing: put it beside "
-            "the file"
-        ) from None
+    return {entry.name: outside.array_of(entry) for entry in read_model(path).graph.initializer}
 
 
 def _too_big(path: Path, size_bytes: int) -> ModelError:
     return ModelError(
-        f"{path} has {size_bytes / 1e9:.1f} GB with its weights, one ONNX file holds at most "
-        f"{MAX_BYTES / 1e9:.1f} GB: export it in float16"
+        f"{path} has {size_bytes / 1e9:.1f} GB, one ONNX file holds at most {MAX_BYTES / 1e9:.1f} GB: "
+        "export it with its weights in a file beside it"
     )
 
 

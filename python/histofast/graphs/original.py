@@ -34,7 +34,8 @@ class Original:
         self._where = graph.where
         self._image = image
         self._tensor = tensor
-        self._opened = graph.opened([tensor])
+        self._graph = graph
+        self._opened: OpenGraph | None = None
         self._offset, self._scale = offset_and_scale(*wants.of_rgb)
         self._step = -1 if wants.channels == "bgr" else 1
 
@@ -68,6 +69,8 @@ class Original:
             x = np.ascontiguousarray(x.transpose(0, 3, 1, 2))
         x = x.astype(self._image.dtype)
         batch = self._image.batch or 1
+        if self._opened is None:
+            self._opened = self._graph.opened([self._tensor])
         found = []
         for i in range(len(x)):
             feed = {self._image.name: np.repeat(x[i : i + 1], batch, axis=0)}
@@ -79,6 +82,10 @@ class Original:
                 )
             found.append(values[:1])
         return np.concatenate(found)
+
+    def rest(self) -> None:
+        """Give memory back until it is run again."""
+        self._opened = None
 
 
 def verify(
@@ -96,7 +103,10 @@ def verify(
     Raises:
         ModelError: they do, or depend on the batch, or another size does not go in.
     """
-    opened = OpenGraph(graph.to_model().SerializeToString(), where=str(shown))
+    original.rest()
+    part = graph.sibling()
+    part.where = str(shown)
+    opened = part.opened()
     for n in (n for n in BATCHES if n <= len(patches)):
         told = f"{shown} is not written: "
         try:

@@ -15,15 +15,17 @@ import onnx
 from numpy.typing import NDArray
 
 from histofast._arrays import check
-from histofast._files import replacing
 from histofast._words import did_you_mean
 from histofast.encoders import Encoder, EncoderSpec, find, load, read_spec
 from histofast.errors import ModelError
 from histofast.graphs.agreeing import MIN_PATCHES, Agreement, agreement, cosines
 from histofast.graphs.graph import set_metadata, to_bytes
+from histofast.graphs.half import half
 from histofast.graphs.int8 import Int8Writer, belongs_to
-from histofast.graphs.onnx_file import in_order, read_model
+from histofast.graphs.onnx_file import read_model
+from histofast.graphs.outside import is_outside
 from histofast.graphs.proof import checked_out
+from histofast.graphs.writing import replacing_encoder, write_model
 
 Precision = Literal["int8", "float16"]
 
@@ -87,13 +89,13 @@ def write_quantized(
         precision=precision,
         exporter=_EXPORTER[precision],
     )
-    with replacing(out, overwrite=overwrite) as pending:
+    with replacing_encoder(out, overwrite=overwrite) as pending:
         if precision == "int8":
             model = _int8(spec, _checked("calibration", calibration), keep)
         else:
-            model = _half(spec)
+            model = half(spec.path, beside=pending.parent)
         set_metadata(model, new.to_props())
-        pending.write_bytes(to_bytes(model))
+        write_model(model, pending)
         with load(spec.path, device="cpu") as before, load(pending, device="cpu") as after:
             found = _measured(before, after, held_out)
         if shortfalls := found.shortfalls():
@@ -107,7 +109,7 @@ def write_quantized(
                 f"{remedy if precision == 'int8' else ''}"
             )
         set_metadata(model, replace(new, agreement=found.to_json()).to_props())
-        pending.write_bytes(to_bytes(model))
+        write_model(model, pending)
     return read_spec(out)
 
 
@@ -133,7 +135,7 @@ def layer_sensitivity(
     spec = _float_encoder(encoder)
     with load(spec.path, device="cpu") as before:
         reference = before.encode(held_out)
-        writer = Int8Writer(read_model(spec.path), _checked("calibration", calibration))
+        writer = Int8Writer(_whole(spec), _checked("calibration", calibration))
         found = []
         for done, layer in enumerate(writer.layers, start=1):
             session = before.sibling(to_bytes(writer.write(only=[layer])))
@@ -166,7 +168,7 @@ def _float_encoder(encoder: str | os.PathLike[str]) -> EncoderSpec:
 def _int8(
     spec: EncoderSpec, calibration: NDArray[np.uint8], keep: Sequence[str]
 ) -> onnx.ModelProto:
-    writer = Int8Writer(read_model(spec.path), calibration)
+    writer = Int8Writer(_whole(spec), calibration)
     if not writer.layers:
         raise ModelError(
             f"{spec.path} has no convolution or product with constant weights: nothing to quantise"
@@ -178,23 +180,19 @@ def _int8(
     return writer.write(keep=keep)
 
 
+def _whole(spec: EncoderSpec) -> onnx.ModelProto:
+    model = read_model(spec.path)
+    if any(map(is_outside, model.graph.initializer)):
+        raise ModelError(
+            f"{spec.path} keeps its weights in a second file, int8 is for encoders of one: make it "
+            "float16"
+        )
+    return model
+
+
 def _groups(layers: Sequence[str]) -> list[str]:
     parts = [layer.split(".") for layer in layers]
     return sorted({".".join(p[:i]) for p in parts for i in range(1, len(p) + 1)})
-
-
-def _half(spec: EncoderSpec) -> onnx.ModelProto:
-    from onnxruntime.transformers.float16 import convert_float_to_float16
-
-    model = read_model(spec.path)
-    # Standardising stays in float32: the mean of a channel is not a number that float16 has.
-    before = [node.name for node in model.graph.node if node.name.startswith("pixels.")]
-    half = convert_float_to_float16(model, keep_io_types=True, node_block_list=before)
-    ordered = in_order(half.graph.node, where=str(spec.path))  # it puts the casts last
-    nodes = onnx.GraphProto(node=ordered).node
-    del half.graph.node[:]
-    half.graph.node.extend(nodes)
-    return half
 
 
 def _measured(before: Encoder, after: Encoder, patches: NDArray[np.uint8]) -> Agreement:

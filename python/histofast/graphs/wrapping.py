@@ -11,13 +11,13 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
-from histofast._files import path_of, replacing
+from histofast._files import path_of
 from histofast._numbers import whole_number
-from histofast.encoders import INPUT, EncoderMetadata, EncoderSpec, Value, read_spec
+from histofast.encoders import INPUT, EncoderMetadata, EncoderSpec, read_spec
 from histofast.errors import ModelError
 from histofast.graphs.batches import with_free_batch
 from histofast.graphs.building import standardise_pixels, take_pixels
-from histofast.graphs.graph import Graph, to_bytes
+from histofast.graphs.graph import Graph
 from histofast.graphs.images import ImageInput, image_input
 from histofast.graphs.names import TensorNames
 from histofast.graphs.onnx_file import OnnxFile, read_onnx
@@ -25,6 +25,7 @@ from histofast.graphs.original import Original, other_sizes, verify
 from histofast.graphs.pooling import check_pool, give_features, pooled
 from histofast.graphs.proof import BATCHES, checked_out, checked_patches, max_relative_error
 from histofast.graphs.standardising import Channels, Standardising
+from histofast.graphs.writing import replacing_encoder, write_model
 
 EXPORTER = "histofast wrap 1"  # raised when the same file would become another one
 _OLDEST_OPSET = 7  # from here on Sub and Mul broadcast as NumPy does
@@ -49,15 +50,16 @@ def wrap(
     layer: str | None = None,
     provenance: str | None = None,
     licence: str | None = None,
+    weights_sha256: str | None = None,
     patches: NDArray[np.uint8] | None = None,
     overwrite: bool = False,
 ) -> EncoderSpec:
     """Turn any ONNX file of one image input into an encoder file.
 
     Scaling and standardising go in front, pooling behind; a fixed batch is freed, weights in other
-    files are taken in. Before the file takes its name it runs in batches of 1, 2 and 7, and every
-    row must agree with the original, run patch by patch and pooled in float64, to 1e-5 of its norm
-    (1e-3 for float16). A file that takes any size is also run at another one; where only sizes in
+    files are taken in, or go into one beside `out` where one file would be over 2 GB. Before the file
+    takes its name it runs in batches of 1, 2 and 7, and every row must agree with the original, run
+    patch by patch and pooled in float64, to 1e-5 of its norm (1e-3 for float16). A file that takes any size is also run at another one; where only sizes in
     some step are taken, as by a U-Net, the encoder says so.
 
     Args:
@@ -79,13 +81,14 @@ def wrap(
         layer: what the tensor is called; None: its name.
         provenance: where the weights come from; None: the name of the file.
         licence: the terms of the weights; None: not stated.
+        weights_sha256: of the weights that `path` was just exported from; None: they are `path`.
         patches: (n >= 7, p, p, 3) uint8 to compare on, p the patch size; made up when omitted.
         overwrite: replace an existing file.
 
     Returns:
-        The new file's spec. `weights_sha256` and `made_from` are the foreign file's SHA-256; if it
-        has weights in other files, that of all of them one after the other, the ONNX file first,
-        then by name (`cat model.onnx model.onnx.data | sha256sum`).
+        The new file's spec. `weights_sha256` and `made_from` are the foreign file's SHA-256 unless
+        told otherwise; if it has weights in other files, that of these by name and then of it
+        (`cat model.onnx.data model.onnx | sha256sum`).
 
     Raises:
         FileExistsError: `out` exists and `overwrite` is False.
@@ -106,35 +109,34 @@ def wrap(
     size_px, patch_px = _sizes(path, image, size_px=size_px, patch_px=patch_px)
     patches = checked_patches(patches, patch_px)
     names = TensorNames(file.graph)
-    tensor = _chosen(names, file.graph.opened().outputs, output)
-    with replacing(out, overwrite=overwrite) as pending:
+    tensor = _chosen(names, file.graph, output)
+    with replacing_encoder(out, overwrite=overwrite) as pending:
         original = Original(file.graph, image, tensor, wants=wants)
         values = original.values(patches[: max(BATCHES)], of_any_size=size_px is None)
         wanted = pooled(values, pool, where=f"{path}: {tensor!r}")
         metadata = EncoderMetadata(
             name=out.stem if name is None else name,
-            network="-".join(path.stem.split()) if network is None else network,
-            layer=(output or names.names[tensor]) if layer is None else layer,
+            network=network or "-".join(path.stem.split()),
+            layer=layer or output or names.names[tensor],
             d=wanted.shape[1],
             patch_px=patch_px,
             mpp=mpp,
             precision=_precision(file.graph),
-            weights_sha256=file.sha256,
+            weights_sha256=weights_sha256 or file.sha256,
             provenance=provenance or path.name,
             licence=licence or "not stated",
             exporter=_exporter(file.graph),
-            made_from=file.sha256,
+            made_from=file.sha256 if weights_sha256 is None else None,
         )
-        graph = with_free_batch(file.graph, image, tensor)
-        inner = _start_at_pixels(graph, image, tensor, size_px=size_px, wants=wants)
+        graph, inner = _from_pixels(file.graph, image, tensor, size_px=size_px, wants=wants)
         give_features(graph, inner, values, pool)
-        graph.name, graph.props = metadata.name, metadata.to_props()
         limit = max_relative_error(metadata.precision)
         verify(path, graph, original, patches, wanted, limit=limit, shown=out)
         if size_px is None:
             step_px = other_sizes(path, graph, original, patch_px, pool, limit=limit, shown=out)
-            graph.props = replace(metadata, step_px=step_px).to_props()
-        pending.write_bytes(to_bytes(graph.to_model()))
+            metadata = replace(metadata, step_px=step_px)
+        graph.name, graph.props = metadata.name, metadata.to_props()
+        write_model(graph.to_model(), pending)
         read_spec(pending)
     return read_spec(out)
 
@@ -187,15 +189,16 @@ def _sizes(
     return size_px, meant_px
 
 
-def _chosen(graph: TensorNames, outputs: Sequence[Value], asked: str | None) -> str:
+def _chosen(tensors: TensorNames, graph: Graph, asked: str | None) -> str:
     """Return the tensor that becomes the features."""
     if asked is not None:
-        return graph.find(asked)
-    names = [output.name for output in outputs]
+        return tensors.find(asked)
+    names = graph.output_names
+    outputs = graph.opened().outputs if len(names) > 1 else ()  # their shapes, from ONNX Runtime
     flat = [output.name for output in outputs if len(output.shape) == 2]
     for candidates in (names, flat):
         if len(candidates) == 1:
-            return _following(graph, candidates[0])
+            return _following(tensors, candidates[0])
     shown = ", ".join(
         f"{output.name!r} ({', '.join(str(size or '?') for size in output.shape)})"
         for output in outputs
@@ -237,19 +240,22 @@ def _exporter(graph: Graph) -> str:
     return f"{producer}, {EXPORTER}"
 
 
-def _start_at_pixels(
-    graph: Graph,
+def _from_pixels(
+    whole: Graph,
     image: ImageInput,
     tensor: str,
     *,
     size_px: int | None,
     wants: Standardising,
-) -> str:
-    """Let a graph start at pixels: scaling, standardising and channels first go in front.
+) -> tuple[Graph, str]:
+    """Return a graph up to a tensor that starts at pixels, of any number of patches.
+
+    Scaling, standardising and channels first go in front.
 
     Returns:
-        What the tensor is called now; names that begin as those in front do make way.
+        The graph, and what the tensor is called in it; names that begin as those in front do make way.
     """
+    graph = with_free_batch(whole, image, tensor)
     moved = {
         name: graph.unused(f"inner.{name}")
         for name in sorted(graph.names())
@@ -269,4 +275,4 @@ def _start_at_pixels(
         x = graph.add("Cast", [x], name="pixels.half", to=image.elem_type)
     graph.nodes.extend(nodes)
     graph.rename({moved.get(image.name, image.name): x})
-    return moved.get(tensor, tensor)
+    return graph, moved.get(tensor, tensor)

@@ -17,7 +17,6 @@ from histofast._notes import note
 from histofast._progress import shows
 from histofast.learning import (
     Fold,
-    LabelsOfPatients,
     Missing,
     OnNote,
     RunRecord,
@@ -51,7 +50,7 @@ _FEW = 30  # validation bags; a metric of ranks takes few values on fewer
 @shows()
 def train(
     features: Bags | Paths,
-    labels: str | Path | LabelsOfPatients | None = None,
+    labels: str | Path | None = None,
     *,
     out: str | Path,
     model: str = "attention",
@@ -144,7 +143,7 @@ def train(
 
 def _bags(
     features: Bags | Paths,
-    labels: str | Path | LabelsOfPatients | None,
+    labels: str | Path | None,
     *,
     task: Task | None,
     missing: Missing,

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from histofast._files import path_of, replacing
+from histofast._files import path_of
 from histofast._numbers import mpp_number, whole_number
 from histofast.encoders import (
     EncoderMetadata,
@@ -27,10 +27,9 @@ from histofast.errors import ModelError
 from histofast.graphs import (
     PixelGraph,
     checked_patches,
-    read_model,
-    set_metadata,
-    to_bytes,
+    replacing_encoder,
     wrap,
+    write_model,
 )
 from histofast.networks.adopted import AdoptedNetwork
 from histofast.networks.creation import create
@@ -159,8 +158,8 @@ def export(
     graph = PixelGraph(mean=network.mean, std=network.std)
     writer = Writer(network, graph)
     model = graph.finish(writer.write(), metadata=metadata)
-    with replacing(out, overwrite=overwrite) as pending:
-        pending.write_bytes(to_bytes(model))
+    with replacing_encoder(out, overwrite=overwrite) as pending:
+        write_model(model, pending)
         verify(pending, network, patches, stage_of_tensor=writer.stage_of_tensor, shown=out)
     with load(out, device="cpu", threads=1) as encoder:
         return encoder.spec
@@ -240,8 +239,8 @@ def export_cuts(
         for layer, tensor in tensors.items()
     }
     model = graph.finish_cuts(features, name=stem)
-    with replacing(out, overwrite=overwrite) as pending:
-        pending.write_bytes(to_bytes(model))
+    with replacing_encoder(out, overwrite=overwrite) as pending:
+        write_model(model, pending)
         verify_cuts(pending, network, patches, shown=out)
     return read_specs(out)
 
@@ -318,12 +317,11 @@ def _export_by_torch(
     overwrite: bool,
 ) -> EncoderSpec:
     """Let torch write the network, and wrap that file as any foreign one."""
-    with replacing(path, overwrite=overwrite) as pending:
-        with bare_onnx(network, patch_px=patch_px) as bare:
-            wrapped = bare.with_name("wrapped.onnx")
-            spec = wrap(
+    with replacing_encoder(path, overwrite=overwrite) as pending:
+        with bare_onnx(network, patch_px=patch_px, beside=pending.parent) as bare:
+            wrap(
                 bare,
-                out=wrapped,
+                out=pending,
                 mean=network.mean,
                 std=network.std,
                 name=path.stem if name is None else name,
@@ -332,14 +330,9 @@ def _export_by_torch(
                 mpp=mpp,
                 provenance=provenance or network.origin,
                 licence=licence or network.licence,
+                weights_sha256=network.weights_sha256 or "random",
                 patches=patches,
             )
-            metadata = spec.derived(
-                weights_sha256=network.weights_sha256 or "random", made_from=None
-            )
-            model = read_model(wrapped)
-        set_metadata(model, metadata.to_props())
-        pending.write_bytes(to_bytes(model))
         verify(pending, network, patches, stage_of_tensor={}, shown=path)
     return read_spec(path)
 

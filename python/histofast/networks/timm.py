@@ -182,13 +182,22 @@ def create_timm(
 
 
 @contextlib.contextmanager
-def bare_onnx(network: TimmNetwork | AdoptedNetwork, *, patch_px: int) -> Iterator[Path]:
+def bare_onnx(
+    network: TimmNetwork | AdoptedNetwork, *, patch_px: int, beside: Path
+) -> Iterator[Path]:
     """Yield the path of an ONNX file of the network alone, float32 (n, 3, p, p) to (n, d).
+
+    Its weights lie in a second file: torch writes them one by one then, and holds them once.
+
+    Args:
+        network: in evaluation mode.
+        patch_px: side of the patches.
+        beside: a folder with room for it; that of temporary files may be in memory.
 
     Raises:
         ModelError: torch cannot export it; onnxscript, which it needs for that, is not installed.
     """
-    with tempfile.TemporaryDirectory(prefix="histofast-") as folder:
+    with tempfile.TemporaryDirectory(dir=beside) as folder:
         path = Path(folder) / "network.onnx"
         example = torch.zeros(2, 3, patch_px, patch_px)
         try:
@@ -205,7 +214,7 @@ def bare_onnx(network: TimmNetwork | AdoptedNetwork, *, patch_px: int) -> Iterat
                     input_names=["x"],
                     output_names=["features"],
                     dynamic_shapes=({0: "n"},),
-                    external_data=False,
+                    external_data=True,
                     dynamo=True,
                     verbose=False,
                 )

@@ -25,6 +25,7 @@ from histofast.patches.stream import PatchBatch, iter_patches, stream_slide
 from histofast.patches.survey import (
     SLIDE_FAILURES,
     FoundTissue,
+    MaskFile,
     TissueOptions,
     survey_tissue,
 )
@@ -40,6 +41,7 @@ __all__ = [
     "FoundTissue",
     "GroupKind",
     "Job",
+    "MaskFile",
     "OddPatches",
     "PatchBag",
     "PatchBatch",

@@ -97,7 +97,7 @@ def _candidate(name: str, file: Path, cut: GraphCut, alone: Path, setting: Setti
         network=name,
         layer=cut.name,
         depth=min(1.0, cut.flops_share),
-        size_bytes=alone.stat().st_size,
+        size_bytes=read_spec(alone).size_bytes,
         notes="" if cut.carries_all else _ASIDE,
     )
     cut_it = (

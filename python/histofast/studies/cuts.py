@@ -8,11 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from histofast._numbers import whole_number
-from histofast.encoders import read_specs
+from histofast.encoders import read_spec, read_specs
 from histofast.errors import ModelError
 from histofast.networks import Network, create, export, export_cuts, layers, stem_of
 from histofast.studies.cut_files import cuts_of_file, refuse_strange_cuts
-from histofast.studies.dependence import with_robustness
 from histofast.studies.plan import Candidate
 from histofast.studies.rows import StudyRow
 from histofast.studies.running import (
@@ -103,8 +102,7 @@ def truncation(
             if random_seeds
         ],
     )
-    study, links = with_robustness(study, candidates, setting)
-    return save(study, setting.out, links=links)
+    return save(study, setting.out)
 
 
 def _is_file(weights: str | Path) -> bool:
@@ -148,7 +146,7 @@ def _prepared(
             network=name,
             layer=layer,
             depth=min(1.0, shares[layer]),
-            size_bytes=alone.stat().st_size,
+            size_bytes=read_spec(alone).size_bytes,
         )
         commands = _commands(name, layer, weights, alone, setting.out)
         found.append(Candidate(row=row, encoder=alone, key=alone.stem, commands=commands))
@@ -167,7 +165,7 @@ def _prepared(
             network=name,
             layer=layer,
             depth=min(1.0, shares[layer]),
-            size_bytes=never.stat().st_size,
+            size_bytes=read_spec(never).size_bytes,
             baseline=True,
         )
         of_all = f"{name}, random weights"
