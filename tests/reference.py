@@ -43,6 +43,33 @@ def cut_patch(
     return np.einsum("ih,hwc,jw->ijc", rows, level.astype(np.float64), columns, optimize=True)
 
 
+def resize_image(image, size, resample):
+    """(p, q, 3) float64: `image` (h, w, 3) as Pillow resizes it, before anything is rounded.
+
+    A new pixel is the mean of the old ones under a filter about its centre, which is as much wider as
+    the picture is reduced; what lies beyond the edge does not count.
+    """
+
+    def triangle(x):
+        return np.maximum(1 - np.abs(x), 0)
+
+    def cubic(x):  # Keys 1981, equation 15
+        x = np.abs(x)
+        near, far = 1.5 * x**3 - 2.5 * x**2 + 1, -0.5 * x**3 + 2.5 * x**2 - 4 * x + 2
+        return np.where(x < 1, near, np.where(x < 2, far, 0))
+
+    def weights(length, count):
+        scale = length / count
+        centres = (np.arange(count)[:, None] + 0.5) * scale
+        shape = cubic if resample == "bicubic" else triangle
+        w = shape((np.arange(length) + 0.5 - centres) / max(scale, 1))
+        return w / w.sum(axis=1, keepdims=True)
+
+    rows, columns = weights(image.shape[0], size[0]), weights(image.shape[1], size[1])
+    across = np.einsum("hwc,jw->hjc", image.astype(np.float64), columns).clip(0, 255)
+    return np.einsum("ih,hjc->ijc", rows, across).clip(0, 255)
+
+
 def coverage(mask: np.ndarray, boxes: np.ndarray) -> np.ndarray:
     """(n,) float64: mean of `mask` (h, w) over each box (x, y, width, height) in mask pixels.
 
@@ -98,6 +125,11 @@ def foreign_mask(image):
 
     Specks are what no 5 x 5 square fits in; the growth takes the soft edge of a stroke along.
     """
+    return dilate(ink_core(image), 4)
+
+
+def ink_core(image):
+    """Centres of all 5 x 5 squares of pen or black, gaps of 1 px closed."""
     r, g, b = np.moveaxis(image.astype(np.int64), 2, 0)
     chroma = image.max(axis=2).astype(np.int64) - image.min(axis=2)
     blue = (b - r >= 72) & (r - g <= 8)
@@ -105,7 +137,40 @@ def foreign_mask(image):
     red = r - np.maximum(g, b) >= 144
     black = (image.max(axis=2) < 80) & (chroma < 24)
     joined = erode(dilate(blue | green | red | black, 1), 1)
-    return dilate(erode(joined, 2), 4)
+    return erode(joined, 2)
+
+
+def stained(image):
+    """(h, w) bool: pixels in the colours of ink that are tissue all the same.
+
+    Grain is a standard deviation above 12, over 5 x 5 pixels, of the lowest of the three channels. The core of
+    an area are the pixels about which those 5 x 5 are all of ink colours. An area with grain on at least a third
+    of its core is tissue where at least half of the core within 25 x 25 pixels has grain. Any other
+    area is a stroke.
+    """
+    foreign = foreign_mask(image)
+    h, w = foreign.shape
+    low = np.pad(image.min(axis=2).astype(np.int64), 2, mode="edge")
+    around = np.stack([low[i : i + h, j : j + w] for i in range(5) for j in range(5)])
+    grained = 25 * (around**2).sum(axis=0) - around.sum(axis=0) ** 2 > (25 * 12) ** 2
+    core = ink_core(image)
+    labels, count = ndimage.label(foreign, np.ones((3, 3), int))
+    found = np.zeros(foreign.shape, bool)
+    for k in range(1, count + 1):
+        part = (labels == k) & core
+        if not part.any() or 3 * grained[part].sum() < part.sum():
+            continue
+        for y, x in np.argwhere(labels == k):
+            near = np.s_[max(y - 12, 0) : y + 13, max(x - 12, 0) : x + 13]
+            there = core[near]
+            found[y, x] = there.any() and grained[near][there].mean() >= 0.5
+    return found
+
+
+def without_stain(image):
+    """The picture with its stained pixels in magenta of the same chroma, which is no pen's colour."""
+    high, low = image.max(axis=2), image.min(axis=2)
+    return np.where(stained(image)[..., None], np.stack([high, low, high], axis=2), image)
 
 
 def otsu_split(counts):

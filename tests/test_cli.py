@@ -1072,7 +1072,7 @@ def test_a_hole_in_the_overview_is_told(extract, cli, tmp_path):
     )
     answer = cli("tissue", path, "--mpp", "2", "-o", tmp_path / "qc")
     assert answer.code == 0
-    assert re.search(r" patches, 1 unreadable region( \(.* pen marks .*\))?: ", answer.out)
+    assert re.search(r" patches, 1 unreadable region( \(.* of the tissue .*\))?: ", answer.out)
 
 
 # --- foreign graphs, and cutting ------------------------------------------------------------------

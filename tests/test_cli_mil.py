@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import re
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -271,3 +273,29 @@ def test_slides_without_a_patch_are_left_out_and_named(cli, toy):
     assert line.startswith(
         "histofast: label of labels.csv must have at least two classes, got only"
     )
+
+
+def test_labels_of_patients_and_a_table_of_slides(cli, toy):
+    with Path("labels.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    label_of = {row["patient"]: row["label"] for row in rows}
+    Path("clini.csv").write_text(
+        "PATIENT,kind\n" + "".join(f"{p},{k}\n" for p, k in label_of.items())
+    )
+    Path("slides.csv").write_text(
+        "FILENAME,PATIENT\n" + "".join(f"{row['slide']}.h5,{row['patient']}\n" for row in rows)
+    )
+    tables = ("--labels", "clini.csv", "--slide-table", "slides.csv", "--label-column", "kind")
+    answer = cli("train", "features", *tables, "--out", "of-patients", *SHORT)
+    assert answer.code == 0
+    with Path("of-patients/predictions.csv").open(newline="") as file:
+        predicted = {row["slide"] for row in csv.DictReader(file)}
+    assert predicted == {row["slide"] for row in rows}
+    answer = cli("predict", "of-patients", "features", "-o", "p.csv", *tables)
+    assert (answer.code, answer.out.splitlines()[0]) == (
+        0,
+        f"{len(rows)} slides of {len(label_of)} patients with labels",
+    )
+    answer = cli("predict", "of-patients", "features", "-o", "q.csv", "--slide-table", "slides.csv")
+    assert answer.code == 2
+    assert "--slide-table says whose slides are: name the labels of patients" in answer.err[-1]

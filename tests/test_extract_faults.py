@@ -131,7 +131,7 @@ def test_a_bag_whose_images_meet_anything(encoder, tmp_path, monkeypatch):
         histofast.slides.write_png(tmp_path / f"{i}.png", picture.copy())
         rows.append(f"{i}.png,bag{i // 2}")
     (tmp_path / "patches.csv").write_text("\n".join(rows))
-    for name in ("read_image", "cut_patches"):
+    for name in ("read_image", "resize_patches"):
         with monkeypatch.context() as patch:
             Fault(patch, histofast.patches.fitting, name, IndexError("empty"))
             report = run(
@@ -242,7 +242,7 @@ def test_a_slide_with_nothing_to_encode_is_empty_and_says_why(slides, encoder, t
     reasons = {
         "ink": "all that could be tissue was taken for pen marks or black",
         "mask": f"the mask {tmp_path / 'masks' / 's0.png'} marks nothing",
-        "share": "no patch has min_tissue of 0.9, the most that one has is 0.5",
+        "share": "no patch has min_tissue of 0.9, the most that one has is 0.7",
     }
     for name, (given, options) in found.items():
         for dry in ({"dry_run": True}, {}, {}):  # the second time its file is there
@@ -259,7 +259,7 @@ def test_a_slide_with_nothing_to_encode_is_empty_and_says_why(slides, encoder, t
     answer = cli("extract", slides / "s0.tif", "-o", tmp_path / "share", "-e", encoder,
                  "--mpp", 8, "--patch-px", 64, "--min-tissue", 0.9)  # fmt: skip
     assert answer.code == 0
-    told = "no patch has --min-tissue of 0.9, the most that one has is 0.5"
+    told = "no patch has --min-tissue of 0.9, the most that one has is 0.7"
     assert f"[1/1] s0: empty: {told}" in answer.err
     assert any(line.startswith("1 slide: 1 empty") for line in answer.err)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -14,7 +15,8 @@ import tifffile
 
 import fuzzing
 import slide_files as files
-from histofast.slides import open_slide, read_image, read_mask, stream_boxes
+from histofast.errors import SlideError
+from histofast.slides import image_size, open_slide, read_image, read_mask, stream_boxes
 
 pytestmark = pytest.mark.slow
 
@@ -43,11 +45,16 @@ def _read(path: Path, door: Any) -> None:
         ):
             pass
         assert slide.identity
+        for name in slide.associated:
+            with contextlib.suppress(SlideError):  # a matter of its own
+                assert slide.associated[name].dtype == np.uint8
 
 
 def read_plain(path: Path) -> None:
     """As a patch, a mask and a slide of one level."""
+    size = image_size(path)
     image = read_image(path)
+    assert image.shape[1::-1] == size
     assert image.dtype == np.uint8
     assert image.shape[2] == 3
     read_mask(path)
@@ -190,6 +197,22 @@ def test_openslide(tmp_path):
         "aperio": lambda p: pyramid(p, compression=33003, description=files.APERIO),
     }
     attack(read_with_openslide, originals(kinds, tmp_path), tmp_path, mutants=FEW)
+
+
+def test_pictures_beside_the_scan(tmp_path):
+    def aperio(path: Path) -> Path:
+        rgb: dict[str, Any] = {"photometric": "rgb", "metadata": None}
+        with tifffile.TiffWriter(path) as tiff:
+            tiff.write(files.picture(128, 160), tile=(64, 64), description=files.APERIO, **rgb)
+            for name, how in (("thumbnail", "jpeg"), ("label", "lzw"), ("macro", "deflate")):
+                said = f"Aperio Image Library v11.2.1\n{name} 40x30"
+                tiff.write(files.picture(30, 40), compression=how, description=said, **rgb)
+        return path
+
+    path = aperio(tmp_path / "a.tif")
+    attack(read_slide, [path], tmp_path, mutants=FEW)
+    (tmp_path / "openslide").mkdir()
+    attack(read_with_openslide, [path], tmp_path / "openslide", mutants=FEW)
 
 
 def test_vendors_of_openslide(tmp_path):

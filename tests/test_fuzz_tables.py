@@ -18,7 +18,6 @@ from histofast.encoders import read_registry
 from histofast.explain import read_values
 from histofast.learning import read_labels
 from histofast.patches import (
-    MaskFile,
     TissueOptions,
     list_jobs,
     read_patch_table,
@@ -27,7 +26,7 @@ from histofast.patches import (
     with_masks,
 )
 from histofast.slides import write_png
-from histofast.tissue import Tissue
+from histofast.tissue import MaskFile, Tissue
 from test_registry import SMALL
 
 pytestmark = pytest.mark.slow

@@ -21,7 +21,6 @@ import slide_files as files
 from histofast.errors import SlideError
 from histofast.patches import (
     Job,
-    MaskFile,
     TissueOptions,
     list_jobs,
     sample_patches,
@@ -30,6 +29,7 @@ from histofast.patches import (
 )
 from histofast.pipeline import check_slides
 from histofast.slides import open_slide, read_mask
+from histofast.tissue import MaskFile, find_tissue
 
 H, W = 120, 200
 SHAPE = (ndimage.gaussian_filter(np.random.default_rng(3).normal(size=(H, W)), 9) > 0.01).astype(
@@ -266,11 +266,53 @@ def test_a_slides_mask_is_its_pyramids_level(tmp_path):
             np.testing.assert_array_equal(
                 found.mask, big[factor // 2 :: factor, factor // 2 :: factor] != 0
             )
-            assert mask.identity(options)["overview_mpp"] == mpp
+            assert mask.identity(mpp)["overview_mpp"] == mpp
     png = tmp_path / "m.png"
     Image.fromarray(SHAPE * np.uint8(255)).save(png)
-    same = [MaskFile(png).identity(TissueOptions(mpp=mpp)) for mpp in (4.0, 8.0)]
+    same = [MaskFile(png).identity(mpp) for mpp in (4.0, 8.0)]
     assert same[0] == same[1]  # read whole at any scale
+
+
+@pytest.mark.parametrize("as_path", [str, Path])
+def test_find_tissue_takes_the_path_of_a_mask(tmp_path, as_path):
+    """The same as the run takes, whatever the file: of a pyramid the level at the overview's scale."""
+    slide_path = files.write_tiff(tmp_path / "s.tif", [files.picture(480, 800)], mpp=1.0)
+    big = np.kron(LABELS, np.ones((4, 4), np.uint8))
+    masks = [pyramid(tmp_path / "m.tif", big, (1, 2, 4, 8), compression="lzw")]
+    Image.fromarray(SHAPE * np.uint8(255)).save(tmp_path / "m.png")
+    square = [[[80, 40], [400, 40], [400, 200], [80, 200], [80, 40]]]
+    (tmp_path / "f.geojson").write_text(json.dumps({"type": "Polygon", "coordinates": square}))
+    wanted = [big[4::8, 4::8] != 0, SHAPE != 0]
+    with open_slide(slide_path) as slide, ThreadPoolExecutor(1) as pool:
+        for path, mask in zip([*masks, tmp_path / "m.png"], wanted, strict=True):
+            np.testing.assert_array_equal(find_tissue(slide, mask=as_path(path)).mask, mask)
+        drawn = find_tissue(slide, mask=as_path(tmp_path / "f.geojson"))
+        assert drawn.mask[5:25, 10:50].all()
+        assert drawn.mask.sum() == 20 * 40
+        run = survey_tissue(slide, TissueOptions(), MaskFile(tmp_path / "f.geojson"), pool)
+        assert run.tissue.identity == drawn.identity
+        moved = find_tissue(slide, mask=as_path(tmp_path / "f.geojson"), origin_l0=(80, 0))
+        assert moved.mask[5:25, 20:60].all()
+
+
+def test_the_path_of_a_mask_that_does_not_do_is_told(tmp_path):
+    slide_path = files.write_tiff(tmp_path / "s.tif", [files.picture(480, 800)], mpp=1.0)
+    wide = tmp_path / "wide.png"
+    Image.fromarray(np.ones((10, 100), np.uint8)).save(wide)
+    (tmp_path / "b.geojson").write_text("{")
+    with open_slide(slide_path) as slide:
+        with pytest.raises(FileNotFoundError, match=r"none\.png"):
+            find_tissue(slide, mask=tmp_path / "none.png")
+        with pytest.raises(
+            SlideError, match=f"^mask {wide}: mask must have the aspect of the slide"
+        ):
+            find_tissue(slide, mask=wide)
+        with pytest.raises(SlideError, match=r"b\.geojson must be GeoJSON"):
+            find_tissue(slide, mask=tmp_path / "b.geojson")
+        with pytest.raises(
+            ValueError, match=r"^threshold must be None where a mask is given, got 3$"
+        ):
+            find_tissue(slide, mask=wide, threshold=3)
 
 
 # --- Folders --------------------------------------------------------------------------------------

@@ -16,8 +16,8 @@ from hypothesis import strategies as st
 
 from fake_slides import FakeSlide
 from histofast.errors import SlideError
-from histofast.patches import Job, MaskFile, TissueOptions, survey_tissue, with_masks
-from histofast.tissue import tissue_from_geojson
+from histofast.patches import Job, TissueOptions, survey_tissue, with_masks
+from histofast.tissue import MaskFile, tissue_from_geojson
 
 SQUARE = [[10, 10], [50, 10], [50, 50], [10, 50], [10, 10]]
 

@@ -169,6 +169,36 @@ def test_networks_answers(stage, truncated, tmp_path, capsys):
     assert "similarity/index.html" in (tmp_path / "s" / "index.html").read_text()
 
 
+def test_dependence_on_a_centre_is_a_column(stage, truncated, tmp_path, capsys):
+    table = tmp_path / "labels.csv"
+    lines = [f"b{b:02},{'yes' if b % 2 else 'no'},{'XY'[b // 2 % 2]}" for b in range(BAGS)]
+    table.write_text("\n".join(["slide,label,centre", *lines]) + "\n")
+    encoders = truncated[0] / "encoders"
+    made = arguments(stage, tmp_path / "s", "study", "networks", "--no-speed")
+    for layer in ("maxpool", "layer1"):
+        made += ["--encoder", str(encoders / f"resnet18-{layer}.onnx")]
+    made[made.index("--labels") + 1] = str(table)
+    assert _run([*made, "--robustness", "centre"]) == 0
+    assert "robustness" in capsys.readouterr().out.lower()
+    study = json.loads((tmp_path / "s" / "study.json").read_text())
+    own = json.loads((tmp_path / "s" / "robustness" / "robustness.json").read_text())
+    for row in study["rows"]:
+        if row["baseline"]:
+            assert "robustness index, centre" not in row["extra"]
+        else:
+            value = own["encoders"][row["name"]]["index"]["value"]
+            assert row["extra"]["robustness index, centre"] == value
+    assert "robustness/index.html" in (tmp_path / "s" / "index.html").read_text()
+    with pytest.raises(
+        ValueError, match="must have the column scanner that robustness is asked of"
+    ):
+        _run([*made, "--robustness", "scanner"])
+    with pytest.raises(
+        ValueError, match="robustness must be asked with task classification, got re"
+    ):
+        _run([*made, "--robustness", "centre", "--task", "regression"])
+
+
 def test_finetune_follows(stage, truncated, tmp_path, capsys):
     run = truncated[0] / "runs" / "resnet18-layer1" / "repeat-0"
     encoder = truncated[0] / "encoders" / "resnet18-layer1.onnx"

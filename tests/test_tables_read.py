@@ -12,7 +12,7 @@ from histofast._tables import as_number, is_missing, number_remedy, read_table
 from histofast.datasets import open_images
 from histofast.errors import SlideError
 from histofast.explain import read_values
-from histofast.learning import read_labels
+from histofast.learning import LabelsOfPatients, read_labels
 from histofast.patches import list_jobs, read_patch_table, with_masks
 
 
@@ -339,3 +339,82 @@ def test_columns_of_values_in_any_case(write):
         [[0, 256]],
         [0.5],
     )
+
+
+# --- Labels of patients ----------------------------------------------------------------------------
+
+
+CLINI = "PATIENT,AGE,isMSIH\nP1,50,MSIH\nP2,61,nonMSIH\nP3,70,MSIH\nP4,44,NA\n"
+SLIDES = "FILENAME;PATIENT\nx/a.h5;P1\nb.h5;P1\nc;P2\nd.svs;P4\ne.svs;P9\n"
+
+
+@pytest.fixture
+def stamp(tmp_path):
+    (tmp_path / "clini.csv").write_text(CLINI)
+    (tmp_path / "slide.csv").write_text(SLIDES)
+    return LabelsOfPatients(tmp_path / "clini.csv", tmp_path / "slide.csv")
+
+
+def test_labels_of_patients_are_those_of_their_slides(stamp):
+    """STAMP's clinical and slide table."""
+    found = read_labels(stamp, "abcd", label_column="isMSIH")
+    assert (found.names, found.patients) == (("a", "b", "c"), ("P1", "P1", "P2"))
+    assert [found.classes[k] for k in found.targets] == ["MSIH", "MSIH", "nonMSIH"]
+    assert found.notes == (
+        "patients without a slide: 1 (P3)",
+        "slides of patients without a label: 1 (e.svs)",
+        "left out slides without a label: 1 (d), first in line 5",
+    )
+    ages = read_labels(stamp, "abcd", label_column="AGE", task="regression")
+    assert dict(zip(ages.names, ages.targets, strict=True)) == {"a": 50, "b": 50, "c": 61, "d": 44}
+    with pytest.raises(ValueError, match=r"features without labels: 1 \(z\): leave them out"):
+        read_labels(stamp, "abcdz", label_column="isMSIH")
+
+
+@pytest.mark.parametrize(
+    ("clini", "slides", "message"),
+    [
+        (CLINI + "P1,1,MSIH\n", SLIDES, r"clini\.csv must name each patient once .* for 1 \(P1\)$"),
+        (CLINI, SLIDES.replace("PATIENT", "age"), r"slide\.csv must have a column patient \(or "),
+        (CLINI, SLIDES.replace("FILENAME", "age"), r"slide\.csv must have a column file \(or "),
+        (CLINI.replace("PATIENT", "who"), SLIDES, r"clini\.csv must have a column patient \(or "),
+        (
+            CLINI,
+            "FILENAME,PATIENT\na,Q1\n",
+            r"slide\.csv must name slides of the patients in .*clini",
+        ),
+        (
+            CLINI,
+            SLIDES + "a;P2\n",
+            r"clini\.csv must name each slide once, got several rows for 1 ",
+        ),
+        (CLINI, SLIDES + ";P2\n", r"slide\.csv, line 7: FILENAME is empty"),
+    ],
+)
+def test_two_tables_that_do_not_go_together(stamp, clini, slides, message):
+    stamp.labels.write_text(clini)
+    stamp.slides.write_text(slides)
+    with pytest.raises(ValueError, match=message):
+        read_labels(stamp, "abcd", label_column="isMSIH")
+
+
+@pytest.mark.parametrize("cell", ['"=""007"""', '="007"', "007"])
+def test_formulas_that_are_one_text_keep_their_zeros(write, cell):
+    found = read_labels(write(f"slide,label\n{cell},0\n8,1\n"), ["007", "8"])
+    assert found.names == ("007", "8")
+
+
+def test_minus_signs_of_spreadsheets(write):
+    found = read_labels(write("slide;label\na;\u22121,5\nb;-2,5\n"), "ab", task="regression")
+    assert found.targets.tolist() == [-1.5, -2.5]
+
+
+@pytest.mark.parametrize("name", ["01-Mar", "1. Mär", "Mar-21", "2021-03-01", "01.03.2021"])
+def test_names_that_became_dates_are_told(write, name):
+    table = write(f"slide,label\n{name},0\nb,1\n")
+    message = (
+        rf"features without labels: 1 \(1-3\): save the column of slides as text, for .*{name}"
+    )
+    with pytest.raises(ValueError, match=message):
+        read_labels(table, ["1-3", "b"])
+    assert read_labels(table, [name, "b"]).names == (name, "b")

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 import slide_files as files
 from histofast.errors import SlideError
-from histofast.slides import open_slide, read_image, read_mask
+from histofast.slides import image_size, open_slide, read_image, read_mask
 
 H, W = 150, 210
 IMAGE = files.picture(H, W)
@@ -423,3 +423,32 @@ def test_sparse_tiles_read_as_other_readers_do(data):
     with tifffile.TiffFile(path) as tiff:
         expected = tiff.pages[0].asarray()
     shows(path, expected, mpp=0.5, atol=0.0)
+
+
+# --- Sizes ----------------------------------------------------------------------------------------
+
+
+@layouts
+def test_the_size_of_a_picture_is_read_from_its_directory(tmp_path, layout):
+    """Whatever its pixels are: those of a broken one are not looked at."""
+    path = tmp_path / "a.tif"
+    with tifffile.TiffWriter(path) as tiff:
+        tiff.write(HALF, compression="deflate", subfiletype=1, **PLAIN, **layout)
+        tiff.write(IMAGE, compression="deflate", **PLAIN, **layout)
+    assert image_size(path) == (W, H) == read_image(path).shape[1::-1]
+    with tifffile.TiffFile(path) as tiff:
+        page = tiff.pages[1]
+        where = list(zip(page.dataoffsets, page.databytecounts, strict=True))
+    for at, size in where:
+        files.overwrite(path, at, b"\xff" * size)
+    with pytest.raises(SlideError):
+        read_image(path)
+    assert image_size(path) == (W, H)
+
+
+def test_the_size_of_what_is_no_picture_is_refused(tmp_path):
+    tifffile.imwrite(tmp_path / "f.tif", np.zeros((8, 9), np.float32))
+    (tmp_path / "t.tif").write_bytes(b"II*\0\xff\xff\xff\xff")
+    for name, message in (("f.tif", "pixels must be grey or RGB"), ("t.tif", "is truncated")):
+        with pytest.raises(SlideError, match=message):
+            image_size(tmp_path / name)

@@ -41,15 +41,18 @@ def best_isa():
 
 
 def assert_is_definition(image, **options):
-    """Every instruction set gives the bits of the definition, and its threshold."""
+    """Every instruction set gives the bits of the definition, its threshold and what it counts."""
     options = {"threshold": None, "exclude_foreign": True, **PIXELS, **options}
     want, want_threshold = reference.tissue_mask(image, **options)
+    above = reference.tissue_score(image) > want_threshold
+    foreign = reference.foreign_mask(image) & options["exclude_foreign"]
+    counts = [above.sum(), (above & ~foreign).sum()]
     for isa in ISAS:
         _core.set_isa(isa)
         got = np.full(image.shape[:2], 7, np.uint8)
         asked = -1 if options["threshold"] is None else options["threshold"]
-        threshold = _core.tissue_mask(image, got, **{**options, "threshold": asked})
-        assert threshold == want_threshold, isa
+        found = _core.tissue_mask(image, got, **{**options, "threshold": asked})
+        assert found == [want_threshold, *counts], isa
         np.testing.assert_array_equal(got, want, err_msg=str(isa))
 
 
@@ -140,21 +143,21 @@ def test_spirals_and_checkers_match_definition():
 
 
 def assert_gpu_is_cpu(gpu, image, *, offset=0, **options):
-    """Same mask, same threshold; `offset` rows are left out on the GPU, so that nothing is aligned.
+    """Same mask, same threshold and counts; `offset` rows are left out on the GPU, so that nothing is aligned.
 
     The memory around arrays and what was in the scratch do not matter: `gpu` fills both.
     """
     options = {"threshold": -1, "exclude_foreign": True, **PIXELS, **options}
     h, w = image.shape[:2]
     want = np.empty((h, w), np.uint8)
-    want_threshold = _core.tissue_mask(image, want, **options)
+    wanted = _core.tissue_mask(image, want, **options)
     rows = gpu.put(np.concatenate([np.full((offset, w, 3), 77, np.uint8), image]))[offset:]
     out = gpu.empty((offset + h, w), "uint8")[offset:]
-    used = gpu.empty((1,), "int32")
+    found = gpu.empty((3,), "int32")
     scratch = gpu.empty((_core.tissue_mask_scratch_bytes(h, w, **options),), "uint8")
-    _core.tissue_mask(rows, out, **options, used=used, scratch=scratch, stream=0)
+    _core.tissue_mask(rows, out, **options, found=found, scratch=scratch, stream=0)
     np.testing.assert_array_equal(gpu.get(out), want, err_msg=str(options))
-    assert int(gpu.get(used)[0]) == want_threshold
+    assert gpu.get(found).tolist() == wanted
 
 
 @pytest.mark.gpu
@@ -295,7 +298,7 @@ def test_gpu_array_and_another_place_are_refused(gpu):
     with pytest.raises(ValueError, match=r"arrays must be in one place, got image on GPU 0"):
         tissue_mask(gpu.put(image), out=np.empty((40, 50), np.uint8))
     options = {"threshold": -1, "exclude_foreign": True, **PIXELS}
-    rest = {"used": gpu.empty((1,), "int32"), "scratch": gpu.empty((9,), "uint8"), "stream": 0}
+    rest = {"found": gpu.empty((3,), "int32"), "scratch": gpu.empty((9,), "uint8"), "stream": 0}
     with pytest.raises(ValueError, match=r"scratch must have \d+ bytes, got 9"):
         _core.tissue_mask(gpu.put(image), gpu.empty((40, 50), "uint8"), **options, **rest)
 

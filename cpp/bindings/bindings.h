@@ -47,6 +47,7 @@ void bind_augment(nb::module_& m);
 void bind_device(nb::module_& m);
 void bind_glcm(nb::module_& m);
 void bind_gram(nb::module_& m);
+void bind_resize(nb::module_& m);
 void bind_tiles(nb::module_& m);
 void bind_tissue(nb::module_& m);
 

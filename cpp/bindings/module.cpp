@@ -7,6 +7,7 @@ NB_MODULE(_core, m) {
     histofast::bindings::bind_device(m);
     histofast::bindings::bind_glcm(m);
     histofast::bindings::bind_gram(m);
+    histofast::bindings::bind_resize(m);
     histofast::bindings::bind_tiles(m);
     histofast::bindings::bind_tissue(m);
 }

@@ -64,7 +64,7 @@ std::size_t tissue_mask_scratch_bytes(std::size_t, std::size_t, const TissueOpti
     not_compiled();
 }
 void tissue_mask(const std::uint8_t*, std::size_t, std::size_t, const TissueOptions&, std::uint8_t*,
-                 std::int32_t*, void*, Place) {
+                 TissueFound*, void*, Place) {
     not_compiled();
 }
 

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <array>
+#include <bitset>
 #include <memory>
 #include <utility>
 #include <vector>
@@ -23,6 +24,12 @@ const TissueKernels& kernels() {
         default:
             return baseline::tissue_kernels;
     }
+}
+
+std::int32_t set_bits(const std::uint64_t* bits, std::size_t words) {
+    std::size_t sum = 0;
+    for (std::size_t i = 0; i < words; ++i) sum += std::bitset<kWordBits>(bits[i]).count();
+    return static_cast<std::int32_t>(sum);
 }
 
 int lowest_bit(std::uint64_t word) {
@@ -238,11 +245,11 @@ private:
 
 }  // namespace
 
-int tissue_mask(const std::uint8_t* rgb, std::size_t height, std::size_t width,
-                const TissueOptions& options, std::uint8_t* mask) {
+TissueFound tissue_mask(const std::uint8_t* rgb, std::size_t height, std::size_t width,
+                        const TissueOptions& options, std::uint8_t* mask) {
     Histogram histogram{};
     if (height == 0 || width == 0)
-        return options.threshold >= 0 ? options.threshold : tissue_threshold(histogram);
+        return {options.threshold >= 0 ? options.threshold : tissue_threshold(histogram), 0, 0};
 
     const TissueKernels& run = kernels();
     const BitShape shape{height, width, (width + kWordBits - 1) / kWordBits};
@@ -282,7 +289,9 @@ int tissue_mask(const std::uint8_t* rgb, std::size_t height, std::size_t width,
         for (std::size_t i = 0; i < words; ++i) bits[i] &= ~foreign[i];
     };
     run.threshold(mask, shape, threshold, bits.get());
+    TissueFound found{threshold, set_bits(bits.get(), words), 0};
     if (foreign) remove_foreign();
+    found.remaining_px = foreign ? set_bits(bits.get(), words) : found.above_px;
     if (options.close_px > 0) {
         run.dilate(bits.get(), shape, options.close_px, scratch.get());
         run.erode(bits.get(), shape, options.close_px, scratch.get());
@@ -296,7 +305,7 @@ int tissue_mask(const std::uint8_t* rgb, std::size_t height, std::size_t width,
         Runs(bits.get(), shape).clean(bits.get(), options.max_hole_px, options.min_area_px);
     }
     run.expand(bits.get(), shape, mask);
-    return threshold;
+    return found;
 }
 
 }  // namespace histofast::cpu

@@ -385,6 +385,35 @@ __global__ void __launch_bounds__(kWarp* kMorphWarps)
     });
 }
 
+// How many scores are above the threshold, and how many of those pixels are not foreign.
+constexpr u32 kCountThreads = 256;
+
+__global__ void __launch_bounds__(kCountThreads)
+    count_above(const u8* __restrict__ scores, Shape shape, const u32* __restrict__ foreign,
+                TissueFound* found) {
+    const u64 index = u64{blockIdx.x} * kCountThreads + threadIdx.x;
+    const int limit = found->threshold;
+    u32 above = 0, remaining = 0;
+    if (index < u64{shape.words} * shape.height) {
+        const Scores of = load_scores(scores, index);
+        u32 set = 0;
+#pragma unroll
+        for (u32 i = 0; i < kWordBits; ++i) {
+            const u32 score = of.four[i / 4] >> 8 * (i % 4) & 255;
+            set |= static_cast<u32>(static_cast<int>(score) > limit) << i;
+        }
+        set &= inside(static_cast<u32>(index % shape.words), shape);
+        above = static_cast<u32>(__popc(set));
+        remaining = foreign == nullptr ? above : static_cast<u32>(__popc(set & ~foreign[index]));
+    }
+    above = __reduce_add_sync(kFull, above);
+    remaining = __reduce_add_sync(kFull, remaining);
+    if (threadIdx.x % kWarp == 0 && above > 0) {
+        atomicAdd(&found->above_px, static_cast<int>(above));
+        atomicAdd(&found->remaining_px, static_cast<int>(remaining));
+    }
+}
+
 // --- Objects and holes --------------------------------------------------------------------------
 
 // Runs within a word are the nodes of a forest whose links go to smaller nodes. Two runs begin at
@@ -700,9 +729,10 @@ std::size_t tissue_mask_scratch_bytes(std::size_t height, std::size_t width,
 }
 
 void tissue_mask(const std::uint8_t* rgb, std::size_t height, std::size_t width,
-                 const TissueOptions& options, std::uint8_t* mask, std::int32_t* threshold,
+                 const TissueOptions& options, std::uint8_t* mask, TissueFound* found,
                  void* scratch, Place place) {
     const DeviceGuard guard(place.device);
+    HISTOFAST_CUDA_CHECK(cudaMemsetAsync(found, 0, sizeof(TissueFound), place.stream));
     const Pieces at = cut(scratch, height, width, options);
     u32* const tables = options.threshold < 0 ? at.tables : nullptr;
     if (tables != nullptr)
@@ -726,8 +756,11 @@ void tissue_mask(const std::uint8_t* rgb, std::size_t height, std::size_t width,
             launch(find_foreign, morph_blocks(kInkHalo), morph_threads, place, at.ink, shape,
                    at.scores, foreign, tables);
     }
+    std::int32_t* const threshold = &found->threshold;
     launch(choose_threshold, 1, kScoreBins, place, tables, options.threshold, threshold);
     if (is_empty) return;
+    launch(count_above, ceil_div(shape.words * shape.height, kCountThreads), kCountThreads, place,
+           at.scores, shape, foreign, found);
 
     // Objects are measured after the pen is cut out of them, holes before.
     const bool has_holes = options.max_hole_px > 0, has_objects = options.min_area_px > 1;

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from histofast import patches as patches
     from histofast import pipeline as pipeline
     from histofast import report as report
+    from histofast import robustness as robustness
     from histofast import similarity as similarity
     from histofast import slides as slides
     from histofast import studies as studies
@@ -81,6 +82,7 @@ else:
             "patches",
             "pipeline",
             "report",
+            "robustness",
             "similarity",
             "slides",
             "studies",

@@ -119,6 +119,9 @@ def packed_grams(layers: list[object], out: Annotated[NDArray[numpy.float64], di
 def packed_grams_scratch_bytes(layers: list[object], rbf: bool) -> int:
     """Bytes of scratch that packed_grams needs on a GPU."""
 
+def resize_image(image: Annotated[NDArray[numpy.uint8], dict(shape=(None, None, 3), order='C', device='cpu', writable=False)], box: Sequence[float], bicubic: bool, out: Annotated[NDArray[numpy.uint8], dict(shape=(None, None, 3), order='C', device='cpu')]) -> None:
+    """Write a box of an image, resized as Pillow does, into out."""
+
 @overload
 def cut_patches(pool: Annotated[NDArray[numpy.uint8], dict(shape=(None, None, None, 3), order='C', device='cpu', writable=False)], slot_of: Annotated[NDArray[numpy.int32], dict(shape=(None, None), order='C', device='cpu', writable=False)], boxes: Annotated[NDArray[numpy.float64], dict(shape=(None, 4), order='C', device='cpu', writable=False)], width: int, height: int, fill: Sequence[int], out: Annotated[NDArray[numpy.uint8], dict(shape=(None, None, None, 3), order='C', device='cpu')]) -> None: ...
 
@@ -134,14 +137,14 @@ def cut_patches(pool: Annotated[NDArray[numpy.uint8], dict(shape=(None, None, No
     """As above, for arrays on one GPU; enqueued on the given CUDA stream."""
 
 @overload
-def tissue_mask(image: Annotated[NDArray[numpy.uint8], dict(shape=(None, None, 3), order='C', device='cpu', writable=False)], out: Annotated[NDArray[numpy.uint8], dict(shape=(None, None), order='C', device='cpu')], threshold: int, exclude_foreign: bool, close_px: int, max_hole_px: int, min_area_px: int) -> int:
+def tissue_mask(image: Annotated[NDArray[numpy.uint8], dict(shape=(None, None, 3), order='C', device='cpu', writable=False)], out: Annotated[NDArray[numpy.uint8], dict(shape=(None, None), order='C', device='cpu')], threshold: int, exclude_foreign: bool, close_px: int, max_hole_px: int, min_area_px: int) -> list[int]:
     """
-    Write the tissue mask of an overview into out; return the threshold used.
+    Write the tissue mask of an overview into out; return the threshold used, how many pixels score above it, and how many of them remain without ink.
     """
 
 @overload
-def tissue_mask(image: Annotated[NDArray[numpy.uint8], dict(shape=(None, None, 3), order='C', device='cuda', writable=False)], out: Annotated[NDArray[numpy.uint8], dict(shape=(None, None), order='C', device='cuda')], threshold: int, exclude_foreign: bool, close_px: int, max_hole_px: int, min_area_px: int, *, used: Annotated[NDArray[numpy.int32], dict(shape=(1), order='C', device='cuda')], scratch: Annotated[NDArray[numpy.uint8], dict(shape=(None,), order='C', device='cuda')], stream: int) -> None:
-    """Enqueue it on a GPU's stream; the threshold used goes to `used`."""
+def tissue_mask(image: Annotated[NDArray[numpy.uint8], dict(shape=(None, None, 3), order='C', device='cuda', writable=False)], out: Annotated[NDArray[numpy.uint8], dict(shape=(None, None), order='C', device='cuda')], threshold: int, exclude_foreign: bool, close_px: int, max_hole_px: int, min_area_px: int, *, found: Annotated[NDArray[numpy.int32], dict(shape=(3), order='C', device='cuda')], scratch: Annotated[NDArray[numpy.uint8], dict(shape=(None,), order='C', device='cuda')], stream: int) -> None:
+    """Enqueue it on a GPU's stream; what the other returns goes to `found`."""
 
 def tissue_mask_scratch_bytes(height: int, width: int, threshold: int, exclude_foreign: bool, close_px: int, max_hole_px: int, min_area_px: int) -> int:
     """Bytes of scratch that tissue_mask needs on a GPU."""

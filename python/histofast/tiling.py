@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol, TypeVar
+from typing import Any, Literal, Protocol, TypeVar, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -31,6 +31,8 @@ _SHOWN_RGB = (40, 90, 220)  # of a patch that is all tissue
 _FAINTEST = 0.3  # of a patch, beside that
 _SEEN_PX = 4  # side of a patch in a picture from which on neighbours are told apart
 
+Resample = Literal["area", "bicubic", "bilinear"]
+RESAMPLE = get_args(Resample)
 Array = TypeVar("Array")  # NumPy's, or one of torch or CuPy on a GPU
 
 
@@ -82,6 +84,7 @@ class PatchPlan(Pictured):
         identity: the parameters that made the plan.
         beyond_grid: share of the tissue, 0..1, that lies right of and below the full grid, where no patch
             shows it.
+        resample: how pixels of the level become those of a patch, see `plan_patches`.
     """
 
     coords_l0: NDArray[np.int64]
@@ -95,6 +98,7 @@ class PatchPlan(Pictured):
     grid: tuple[int, int]
     identity: dict[str, Any]
     beyond_grid: float = 0.0
+    resample: Resample = "area"
 
     @property
     def notes(self) -> tuple[str, ...]:
@@ -159,6 +163,7 @@ def plan_patches(
     min_tissue: float = 0.25,
     edge: Literal["drop", "shift"] = "drop",
     allow_upsampling: bool = False,
+    resample: Resample = "area",
 ) -> PatchPlan:
     """Lay a grid over the slide and keep the patches with enough tissue.
 
@@ -172,6 +177,8 @@ def plan_patches(
         edge: "drop" leaves out patches that would cross the right or bottom edge, "shift" moves
             them inwards so that the whole slide is covered.
         allow_upsampling: take a slide that is coarser than `mpp`.
+        resample: "area" averages what each pixel covers; "bicubic" and "bilinear" resize as Pillow does,
+            for encoders that were trained so, see `slides.resize_image`.
 
     Returns:
         The plan, patches in row-major order. Each shows the level-0 square of `patch_l0` pixels at
@@ -193,8 +200,7 @@ def plan_patches(
     patch_px = whole_number("patch_px", patch_px, at_least=1)
     overlap_px = whole_number("overlap_px", overlap_px, at_least=0, at_most=patch_px - 1)
     min_tissue = real_number("min_tissue", min_tissue, at_least=0, at_most=1)
-    if edge not in ("drop", "shift"):
-        raise ValueError(f'edge must be "drop" or "shift", got {edge!r}')
+    _refuse_unknown(edge, resample)
 
     scale = mpp / slide.mpp
     if scale < 1 - LEVEL_TOLERANCE and not allow_upsampling:
@@ -231,7 +237,9 @@ def plan_patches(
             "overlap_px": overlap_px,
             "min_tissue": min_tissue,
             "edge": edge,
+            "resample": resample,
         },
+        resample=resample,
         beyond_grid=beyond_grid,
     )
 
@@ -295,6 +303,14 @@ def _share_beyond(mask: NDArray[np.uint8], width: float, height: float) -> float
     )
     whole = np.count_nonzero(mask)
     return max(0.0, 1 - within / whole) if whole else 0.0
+
+
+def _refuse_unknown(edge: str, resample: str) -> None:
+    """Refuse ways that there are not."""
+    if edge not in ("drop", "shift"):
+        raise ValueError(f'edge must be "drop" or "shift", got {edge!r}')
+    if resample not in RESAMPLE:
+        raise ValueError(f"resample must be one of {', '.join(RESAMPLE)}, got {resample!r}")
 
 
 def _refuse_larger(base: LevelGeometry, patch_px: int, patch_l0: int, mpp: float) -> None:

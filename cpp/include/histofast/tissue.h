@@ -25,6 +25,12 @@ struct TissueOptions {
     std::size_t min_area_px;  // objects of fewer pixels are removed; 4-connected
 };
 
+struct TissueFound {
+    std::int32_t threshold;     // the one used
+    std::int32_t above_px;      // pixels whose score is above it
+    std::int32_t remaining_px;  // those of them that are not foreign
+};
+
 constexpr std::size_t kMaxClosePx = 32;  // so that no shift of a bit row exceeds one word
 constexpr double kLeastContrast = 6.0;   // class means closer than this are one class
 constexpr int kOneClassThreshold = 24;
@@ -33,20 +39,20 @@ constexpr int kLeastThreshold = 8;
 namespace cpu {
 
 // rgb: (height, width, 3); mask: (height, width), fully written; no overlap.
-// Returns the threshold used. Works on fewer than 2^31 pixels.
-int tissue_mask(const std::uint8_t* rgb, std::size_t height, std::size_t width,
-                const TissueOptions& options, std::uint8_t* mask);
+// Works on fewer than 2^31 pixels.
+TissueFound tissue_mask(const std::uint8_t* rgb, std::size_t height, std::size_t width,
+                        const TissueOptions& options, std::uint8_t* mask);
 
 }  // namespace cpu
 
 namespace cuda {  // device pointers; enqueued at `place`, returns before completion
 
-// As above, with the same bits. The threshold used is written to threshold[0]; nothing waits for
-// it. scratch: aligned to 256 bytes; its contents matter neither before nor after.
+// As above, with the same bits. What was found is written to found[0]; nothing waits for it.
+// scratch: aligned to 256 bytes; its contents matter neither before nor after.
 std::size_t tissue_mask_scratch_bytes(std::size_t height, std::size_t width,
                                       const TissueOptions& options);
 void tissue_mask(const std::uint8_t* rgb, std::size_t height, std::size_t width,
-                 const TissueOptions& options, std::uint8_t* mask, std::int32_t* threshold,
+                 const TissueOptions& options, std::uint8_t* mask, TissueFound* found,
                  void* scratch, Place place);
 
 }  // namespace cuda

@@ -10,6 +10,8 @@ from histofast._words import clipped
 _SHOWN_CHARACTERS = 80
 # What begins a formula, in full width too, after any apostrophes that are there already.
 _FORMULA = re.compile(r"'*[=+\-@\t\r\n\uff1d\uff0b\uff0d\uff20]")
+_TEXT_FORMULA = re.compile(r'="([^"]*)"')
+_MINUS = "\u2212"  # as spreadsheets of some countries write it
 _NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?|[+-](inf|nan)")
 _FINITE = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?", re.ASCII)
 _COMMA = re.compile(r"[+-]?(\d+,\d*|,\d+)([eE][+-]?\d+)?", re.ASCII)
@@ -38,7 +40,16 @@ def as_written(text: str) -> str:
 
 
 def as_read(cell: str) -> str:
-    """Return the text that `as_written` made a cell of; other cells are as they are."""
+    """Return the text that `as_written` made a cell of, or a formula that is one text; others as they are.
+
+    Formulas like `="007"` keep spreadsheets from reading a number.
+
+    Example:
+        >>> [as_read(cell) for cell in ("'-a", '="007"', '="a"&"b"', "it's")]
+        ['-a', '007', '="a"&"b"', "it's"]
+    """
+    if (text := _TEXT_FORMULA.fullmatch(cell)) is not None:
+        return text[1]
     return cell[1:] if cell.startswith("'") and _FORMULA.match(cell) else cell
 
 
@@ -66,7 +77,7 @@ def as_flag(cell: str) -> bool | None:
 
 
 def as_number(cell: str, *, separator: str = ",") -> float | None:
-    """Return the finite number that a cell holds, None where there is none.
+    r"""Return the finite number that a cell holds, None where there is none.
 
     A comma is a decimal one where the cells are separated by semicolons, as spreadsheets of such
     countries write tables; elsewhere unless it could divide thousands ("1,234").
@@ -74,9 +85,11 @@ def as_number(cell: str, *, separator: str = ",") -> float | None:
     Example:
         >>> [as_number(cell) for cell in ("-1.5", "2e3", "1,5", "1,234", "1_0", "nan", "1e309")]
         [-1.5, 2000.0, 1.5, None, None, None, None]
-        >>> as_number("1,234", separator=";")
-        1.234
+        >>> as_number("1,234", separator=";"), as_number("\u22121.5")
+        (1.234, -1.5)
     """
+    if cell.startswith(_MINUS):
+        cell = f"-{cell[1:]}"
     if _COMMA.fullmatch(cell) and (separator == ";" or not _THOUSANDS.fullmatch(cell)):
         cell = cell.replace(",", ".")
     if not _FINITE.fullmatch(cell):

@@ -16,6 +16,7 @@ from histofast.cli.progress import show_progress, summarise
 
 if TYPE_CHECKING:
     from histofast.features import Layout
+    from histofast.tiling import Resample
 
 
 def extract(
@@ -56,6 +57,16 @@ def extract(
     overlap: options.Overlap = 0,
     min_tissue: options.MinTissue = 0.25,
     edge: options.Edge = "drop",
+    resample: Annotated[
+        str,
+        options.choice(
+            "--resample",
+            "area",
+            "bicubic",
+            "bilinear",
+            help="how pixels become those of a patch: averaged, or as Pillow resizes",
+        ),
+    ] = "area",
     threshold: options.Threshold = None,
     ink: options.Ink = None,
     mask: options.Mask = None,
@@ -165,6 +176,7 @@ def extract(
             overlap_px=overlap,
             min_tissue=min_tissue,
             edge=cast(Literal["drop", "shift"], edge),
+            resample=cast("Resample", resample),
             tissue=options.tissue_of(ink, threshold=threshold),
             mask=mask,
             mpp_override=mpp_override,

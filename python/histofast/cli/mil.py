@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
 
 import typer
 
-from histofast._files import regular_file
 from histofast._machine import TORCH
 from histofast._words import count
 from histofast.cli import options
@@ -35,6 +34,7 @@ def train(
     features: Features,
     labels: options.Labels,
     out: Annotated[Path, typer.Option("--out", "-o", metavar="FOLDER", help="of the run")],
+    slide_table: options.SlideTable = None,
     model: Annotated[
         str,
         typer.Option(
@@ -162,7 +162,7 @@ def train(
         patch_loss=patch_loss,
         seed=seed,
     )
-    regular_file(labels, kind="table")
+    known = options.labels_of(labels, slide_table)
 
     from histofast.mil import TrainConfig, open_bags
     from histofast.mil import train as run_training
@@ -179,7 +179,7 @@ def train(
     with counted("looking at feature files", quiet=quiet) as on_count:
         bags = open_bags(
             features,
-            labels,
+            known,
             task=cast("Task", task),
             missing=cast(Literal["error", "skip"], missing),
             label_column=label_column or "label",
@@ -223,6 +223,7 @@ def predict(
             "--labels", metavar="CSV", help="of some or all slides: what predictions are worth"
         ),
     ] = None,
+    slide_table: options.SlideTable = None,
     label_column: options.LabelColumn = None,
     attention: Annotated[
         bool,
@@ -250,12 +251,17 @@ def predict(
     """Predict slides: the mean of the models of a run's folds."""
     from histofast.mil import predict as run_prediction
 
+    if labels is None and slide_table is not None:
+        raise ValueError(
+            "--slide-table says whose slides are: name the labels of patients with --labels"
+        )
+    truth = None if labels is None else options.labels_of(labels, slide_table)
     with counted("predicting slides", quiet=quiet) as on_progress:
         found = run_prediction(
             run,
             features,
             out=out,
-            labels=labels,
+            labels=truth,
             attention=attention,
             other_encoder=other_encoder,
             other_options=other_options,

@@ -15,6 +15,7 @@ from histofast._machine import check_device
 
 if TYPE_CHECKING:
     from histofast.datasets import Images
+    from histofast.learning import LabelsOfPatients
     from histofast.patches import PatchImages, TissueOptions
 
 
@@ -192,6 +193,14 @@ Run = Annotated[Path, typer.Argument(metavar="RUN", help="folder of `histofast t
 Labels = Annotated[
     Path, typer.Option("--labels", metavar="CSV", help="slide, label[, patient, split]")
 ]
+SlideTable = Annotated[
+    Path | None,
+    typer.Option(
+        "--slide-table",
+        metavar="CSV",
+        help="patient, slide: whose each slide is, where the labels are of patients",
+    ),
+]
 ImageLabels = Annotated[
     str | None,
     typer.Option(
@@ -358,6 +367,21 @@ def patch_images(
         if value is not None:
             raise ValueError(f"{name} is about patch images: name them with {flag}")
     return None
+
+
+def labels_of(labels: Path, slide_table: Path | None) -> Path | LabelsOfPatients:
+    """Return the labels that one table or two tell.
+
+    Raises:
+        FileNotFoundError: there is no such table.
+    """
+    for table in filter(None, (labels, slide_table)):
+        regular_file(table, kind="table")
+    if slide_table is None:
+        return labels
+    from histofast.learning import LabelsOfPatients
+
+    return LabelsOfPatients(labels, slide_table)
 
 
 def tissue_of(ink: str | None, *, threshold: int | None = None) -> TissueOptions:

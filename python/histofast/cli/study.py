@@ -69,12 +69,21 @@ Tolerance = Annotated[
         "--tolerance", parser=options.number, metavar="X", help="a loss that counts as none [0.05]"
     ),
 ]
+Robustness = Annotated[
+    str | None,
+    typer.Option(
+        "--robustness",
+        metavar="COLUMN",
+        help="of the labels, e.g. centre or scanner: how much features depend on it",
+    ),
+]
 Speed = Annotated[bool, typer.Option("--speed/--no-speed", help="time the encoders")]
 
 
 def _setting(
     labels: options.Labels,
     out: Out,
+    slide_table: options.SlideTable = None,
     slides: Slides = None,
     patches: Patches = None,
     bag_from: options.BagFrom = None,
@@ -92,6 +101,7 @@ def _setting(
     lr: Lr = None,
     seed: options.Seed = None,
     tolerance: Tolerance = None,
+    robustness: Robustness = None,
     speed: Speed = True,
     jobs: Jobs = None,
     threads: Threads = None,
@@ -102,7 +112,7 @@ def _setting(
     from histofast.studies import Setting
 
     return Setting(
-        labels=labels,
+        labels=options.labels_of(labels, slide_table),
         out=out,
         slides=slides,
         patches=options.patch_images(patches, bag_from=bag_from, odd_patches=odd_patches),
@@ -114,6 +124,7 @@ def _setting(
         task=cast(Literal["classification", "regression", "survival"], task),
         config=TrainConfig(**options.given(folds=folds, epochs=epochs, lr=lr, seed=seed)),
         missing=cast(Literal["error", "skip"], missing),
+        robustness=robustness,
         measure_speed=speed,
         command=options.command_line(),
         on_progress=None if quiet else telling(),

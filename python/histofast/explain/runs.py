@@ -224,6 +224,7 @@ def _encode(
         overlap_px=made["overlap"],
         min_tissue=made["min_tissue"],
         edge=made["edge"],
+        resample=made.get("resample", "area"),
         tissue=TissueOptions(mpp=tissue.pop("overview_mpp"), **tissue),
         mpp_override=mpp_override,
         allow_upsampling=allow_upsampling or any(map(_is_enlarged, made_of)),

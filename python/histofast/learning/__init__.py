@@ -21,7 +21,7 @@ from histofast.learning.intervals import (
     repeats_needed,
     wider,
 )
-from histofast.learning.labels import NAMED, Labels, Missing, read_labels
+from histofast.learning.labels import NAMED, Labels, LabelsOfPatients, Missing, read_labels
 from histofast.learning.logs import Log, loggers
 from histofast.learning.paired import (
     differences_of_draws,
@@ -99,6 +99,7 @@ __all__ = [
     "Knee",
     "Labelled",
     "Labels",
+    "LabelsOfPatients",
     "Log",
     "Metric",
     "Missing",

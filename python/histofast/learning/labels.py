@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -55,9 +55,35 @@ class Labels:
     notes: tuple[str, ...]
 
 
+@dataclass(frozen=True, slots=True)
+class LabelsOfPatients:
+    """Two tables, labels of patients and whose each slide is; stands wherever one table of labels does.
+
+    STAMP keeps labels so, in its clinical and its slide table.
+
+    Attributes:
+        labels: patient, label (or time and event), a row for each patient.
+        slides: patient, slide (or file, filename ...), a row for each slide.
+
+    Example:
+        train("features", LabelsOfPatients("clini.csv", "slide.csv"), label_column="isMSIH", out="run")
+    """
+
+    labels: str | Path
+    slides: str | Path
+
+    def __post_init__(self) -> None:
+        for name in ("labels", "slides"):
+            object.__setattr__(self, name, path_of(name, getattr(self, name)))
+
+    def __str__(self) -> str:
+        """As messages name it."""
+        return str(self.labels)
+
+
 @noted
 def read_labels(
-    path: str | Path,
+    path: str | Path | LabelsOfPatients,
     names: Iterable[str],
     *,
     task: Task = "classification",
@@ -77,7 +103,7 @@ def read_labels(
     has none.
 
     Args:
-        path: the table.
+        path: the table, or two.
         names: of the slides that there are.
         task: "classification" (labels are names of classes, ordered as numbers if all are
             numbers), "regression" (numbers) or "survival" (time > 0 and event 0 or 1, false or true).
@@ -98,7 +124,8 @@ def read_labels(
             `classes`, one class or no event only, two classes that differ in case only or are one number;
             slides that do not match (see `missing`).
     """
-    path = path_of("path", path)
+    slides_of = path.slides if isinstance(path, LabelsOfPatients) else None
+    path = path_of("path", path.labels if isinstance(path, LabelsOfPatients) else path)
     for option, value, wanted in (
         ("task", task, tuple(t for t in get_args(Task) if t != "multilabel")),
         ("missing", missing, get_args(Missing)),
@@ -107,8 +134,11 @@ def read_labels(
             raise ValueError(f"{option} must be one of {', '.join(wanted)}, got {value!r}")
     columns = ("time", "event") if task == "survival" else (label_column,)
     table = read_table(path, named=columns)
-    rows, notes = _match(path, _read_rows(table, columns), set(names), missing)
-    notes += _notes_on_patients(table)
+    told, notes_on_slides = _read_rows(table, columns), list[str]()
+    if slides_of is not None:
+        told, notes_on_slides = _by_slide(table, told, read_table(Path(slides_of)))
+    rows, notes = _match(path, told, set(names), missing)
+    notes += notes_on_slides or _notes_on_patients(table)
     unlabelled = {name: rows.pop(name) for name, row in list(rows.items()) if row.is_unlabelled}
     notes += _notes_on_unlabelled(unlabelled)
     if not rows:
@@ -186,6 +216,38 @@ def _read_rows(table: Table, columns: Sequence[str]) -> list[_Row]:
             )
         )
     return rows
+
+
+def _by_slide(table: Table, rows: Sequence[_Row], slides: Table) -> tuple[list[_Row], list[str]]:
+    """Return the labels of patients as rows of their slides, and what is to be noted of the tables."""
+    table.needed("patient")
+    twice = [name for name, n in Counter(row.patient for row in rows).items() if n > 1]
+    if twice:
+        raise ValueError(
+            f"{table.path} must name each patient once where another table tells their slides, got "
+            f"several rows for {counted(twice)}"
+        )
+    of = {row.patient: row for row in rows}
+    name, patient = slides.needed("file", "slide"), slides.needed("patient")
+    found, strangers = [], []
+    for line, cells in slides.lines():
+        slide = slides.told(line, name, cells[name])
+        row = of.get(slides.told(line, patient, cells[patient]))
+        if row is None:
+            strangers.append(slide)
+        else:
+            found.append(replace(row, name=slide))
+    if not found:
+        raise ValueError(
+            f"{slides.path} must name slides of the patients in {table.path}, got none of "
+            f"{counted(list(of))}"
+        )
+    without = sorted(of.keys() - {row.patient for row in found})
+    told = [
+        ("patients without a slide", without),
+        ("slides of patients without a label", strangers),
+    ]
+    return found, [f"{what}: {counted(each, most=NAMED)}" for what, each in told if each]
 
 
 def _slide_column(table: Table, others: set[str | None]) -> str:

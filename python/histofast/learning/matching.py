@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Collection, Sequence
 from pathlib import PurePath
@@ -11,6 +12,10 @@ from histofast.slides import SLIDE_SUFFIXES
 
 # Cut off names. Other endings may be part of a name, as in "case.2".
 _SUFFIXES = SLIDE_SUFFIXES | {".czi", ".h5", ".isyntax", ".npy", ".pt", ".vsi", ".zarr"}
+# What spreadsheets make of `1-3` and `3-21`: 01-Mar, 1. Mrz, Mar-21, 2021-03-01, 01.03.2021.
+_DATE = re.compile(
+    r"\d\d?[-. ]{1,2}[^\W\d_]{3,4}\.?|[^\W\d_]{3,4}[-. ]\d\d|\d{4}-\d\d-\d\d|\d\d?\.\d\d?\.\d{4}"
+)
 _DOUBLE = ".ome"  # before .tif, .zarr
 
 
@@ -57,9 +62,13 @@ def _bare(name: str) -> str:
 
 
 def zeros_lost(names: Sequence[str], slides: Collection[str]) -> str:
-    """Return the remedy for names that differ from slides' in the zeros before a number, "" where none does.
+    """Return the remedy for names that a spreadsheet took for numbers or dates, "" where there is none.
+
+    Numbers must be those of slides, for the rest is no spreadsheet's doing.
 
     Example:
+        >>> zeros_lost(["01-Mar"], ["1-3"])
+        'save the column of slides as text, for spreadsheets write dates like 01-Mar'
         >>> zeros_lost(["7", "12.0"], ["007", "012"])
         'save the column of slides as text, for spreadsheets take 007 for 7'
         >>> zeros_lost(["7"], ["8"])
@@ -71,4 +80,7 @@ def zeros_lost(names: Sequence[str], slides: Collection[str]) -> str:
         if number is not None and number in numbers:
             slide = numbers[number]
             return f"save the column of slides as text, for spreadsheets take {slide} for {name}"
+    dates = [name for name in names if _DATE.fullmatch(name)]
+    if dates and not any(_DATE.fullmatch(slide) for slide in slides):
+        return f"save the column of slides as text, for spreadsheets write dates like {dates[0]}"
     return ""

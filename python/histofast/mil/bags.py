@@ -29,7 +29,7 @@ from histofast.features import (
     options_of,
     shared_options,
 )
-from histofast.learning import NAMED, Labels, Missing, Task, read_labels
+from histofast.learning import NAMED, Labels, LabelsOfPatients, Missing, Task, read_labels
 
 Paths = str | Path | Sequence[str | Path]
 OnCount = Callable[[int, int], None]  # done, in all
@@ -163,7 +163,7 @@ class Bags:
 @noted
 def open_bags(
     features: Paths,
-    labels: str | Path | None,
+    labels: str | Path | LabelsOfPatients | None,
     *,
     task: Task = "classification",
     missing: Missing = "error",
@@ -180,7 +180,7 @@ def open_bags(
     Args:
         features: a folder that is searched through for feature files (see `find_features`), or files and
             folders.
-        labels: the table; None to open bags without targets.
+        labels: the table, or two, see `LabelsOfPatients`; None to open bags without targets.
         task: "classification" (labels are names of classes, ordered as numbers if all are whole
             numbers), "regression" (numbers) or "survival" (time > 0 and event 0 or 1).
         missing: what to do about labels without features and features without labels.
@@ -225,7 +225,7 @@ def open_bags(
 
 
 def open_labels(
-    labels: str | Path,
+    labels: str | Path | LabelsOfPatients,
     names: Iterable[str],
     *,
     task: Task = "classification",

@@ -20,6 +20,7 @@ from histofast.features import FeatureFile, differences_of_options, open_feature
 from histofast.learning import (
     PREDICTIONS,
     Labels,
+    LabelsOfPatients,
     Metric,
     Task,
     metrics,
@@ -90,7 +91,7 @@ def predict(
     features: Paths,
     *,
     out: str | Path | None = None,
-    labels: str | Path | None = None,
+    labels: str | Path | LabelsOfPatients | None = None,
     label_column: str = "label",
     attention: bool = False,
     other_encoder: bool = False,
@@ -199,7 +200,7 @@ def _predictions(
     )
 
 
-def _truth(run: Run, bags: Bags, labels: str | Path, column: str) -> Labels:
+def _truth(run: Run, bags: Bags, labels: str | Path | LabelsOfPatients, column: str) -> Labels:
     found = read_labels(
         labels,
         [*bags.names, *bags.empty],

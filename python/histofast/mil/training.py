@@ -17,6 +17,7 @@ from histofast._notes import note
 from histofast._progress import shows
 from histofast.learning import (
     Fold,
+    LabelsOfPatients,
     Missing,
     OnNote,
     RunRecord,
@@ -50,7 +51,7 @@ _FEW = 30  # validation bags; a metric of ranks takes few values on fewer
 @shows()
 def train(
     features: Bags | Paths,
-    labels: str | Path | None = None,
+    labels: str | Path | LabelsOfPatients | None = None,
     *,
     out: str | Path,
     model: str = "attention",
@@ -143,7 +144,7 @@ def train(
 
 def _bags(
     features: Bags | Paths,
-    labels: str | Path | None,
+    labels: str | Path | LabelsOfPatients | None,
     *,
     task: Task | None,
     missing: Missing,

@@ -25,7 +25,6 @@ from histofast.patches.stream import PatchBatch, iter_patches, stream_slide
 from histofast.patches.survey import (
     SLIDE_FAILURES,
     FoundTissue,
-    MaskFile,
     TissueOptions,
     survey_tissue,
 )
@@ -41,7 +40,6 @@ __all__ = [
     "FoundTissue",
     "GroupKind",
     "Job",
-    "MaskFile",
     "OddPatches",
     "PatchBag",
     "PatchBatch",

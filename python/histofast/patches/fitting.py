@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 from histofast._words import counted
 from histofast.errors import SlideError
 from histofast.patches.tables import OddPatches, PatchBag
-from histofast.slides import image_size, read_image
-from histofast.tiling import WHITE, cut_patches
+from histofast.slides import image_size, read_image, resize_patches
+from histofast.tiling import WHITE, Resample
 
 _MOST_NAMED = 100  # in an error
 
@@ -29,6 +29,7 @@ class FittedBag:
         side_px: of the images before they are resampled; that of most where `odd` is "resize".
         odd: what is done with images of other sizes; "error" where there is none.
         notes: on what was done with them.
+        resample: how, see `plan_patches`.
     """
 
     bag: PatchBag
@@ -36,6 +37,7 @@ class FittedBag:
     side_px: int
     odd: OddPatches = "error"
     notes: tuple[str, ...] = ()
+    resample: Resample = "area"
 
     def take(self, rows: NDArray[np.int64] | Sequence[int]) -> FittedBag:
         """Return some rows of it, treated as they are among all."""
@@ -61,7 +63,9 @@ class FittedBag:
         out = np.empty((1, self.patch_px, self.patch_px, 3), np.uint8)
         box = np.array([[0.0, 0.0, width, height]])
         slot_of = np.zeros((1, 1), np.int32)
-        cut_patches(image[None], slot_of, box, width=width, height=height, out=out)
+        resize_patches(
+            image[None], slot_of, box, width=width, height=height, resample=self.resample, out=out
+        )
         patch: NDArray[np.uint8] = out[0]
         return patch
 
@@ -72,6 +76,7 @@ def fit_bag(
     patch_px: int | None = None,
     odd: OddPatches | None = None,
     allow_upsampling: bool = False,
+    resample: Resample = "area",
 ) -> FittedBag:
     """Decide what becomes of the images of a bag, from their headers.
 
@@ -84,6 +89,7 @@ def fit_bag(
             into the top left of a white square as large as the largest side; "resize" resamples them
             to the size of the others, stretched where they are no squares; None: what the bag says.
         allow_upsampling: accept images smaller than `patch_px`.
+        resample: how images become patches of another size, see `plan_patches`.
 
     Raises:
         SlideError: odd images, with "error", or no others, with "skip"; images smaller than `patch_px`;
@@ -125,7 +131,12 @@ def fit_bag(
         }[odd]
         notes = (f"{done}: {shown}",)
     return FittedBag(
-        bag=kept, patch_px=target, side_px=side, odd=odd if at else "error", notes=notes
+        bag=kept,
+        patch_px=target,
+        side_px=side,
+        odd=odd if at else "error",
+        notes=notes,
+        resample=resample,
     )
 
 

@@ -103,6 +103,7 @@ class PatchReader:
                 level_downsample=slide.levels[level].downsample,
                 grid=(0, 0),
                 identity={},
+                resample=made_of.get("resample", "area"),
             )
             return np.concatenate(
                 [pixels for pixels, _ in iter_patches(slide, plan, workers=self._pool)]
@@ -120,6 +121,7 @@ class PatchReader:
             patch_px=int(file.attributes["patch_size"]),
             odd=odd or "error",
             allow_upsampling=True,
+            resample=file.identity.get("resample", "area"),
         )
         batches = stream_fitted(fitted.take(rows) if odd else fitted, workers=self._pool)
         return np.concatenate([batch.pixels for batch in batches])

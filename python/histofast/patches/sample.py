@@ -15,9 +15,10 @@ from histofast.patches.fitting import fit_bag
 from histofast.patches.images import stream_fitted
 from histofast.patches.sources import Job, list_bags, list_jobs
 from histofast.patches.stream import iter_patches
-from histofast.patches.survey import MaskFile, TissueOptions, find_tissue_with
+from histofast.patches.survey import TissueOptions, find_tissue_with
 from histofast.patches.tables import PatchBag, PatchImages
 from histofast.tiling import plan_patches
+from histofast.tissue import MaskFile
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg")
 _MAX_SLIDES = 64  # to open for one sample

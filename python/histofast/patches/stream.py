@@ -99,6 +99,7 @@ def stream_slide(
             patch_px=plan.patch_px,
             batch_size=batch_size,
             workers=pool,
+            resample=plan.resample,
         ):
             at = np.array([(t.column, t.row) for t in batch.unreadable], np.int64).reshape(-1, 2)
             yield PatchBatch(

@@ -15,7 +15,6 @@ from histofast.errors import SlideError
 from histofast.patches import (
     SLIDE_FAILURES,
     Job,
-    MaskFile,
     TissueOptions,
     list_jobs,
     survey_tissue,
@@ -25,7 +24,7 @@ from histofast.pipeline.options import Edge, Settled, refuse_two_scales
 from histofast.pipeline.reports import is_plain, make_folder, said
 from histofast.slides import write_png
 from histofast.tiling import plan_patches
-from histofast.tissue import preview
+from histofast.tissue import MaskFile, preview
 
 PREVIEW_MAX_PX = 1600
 _MPP = 0.5  # of the patches, where nothing is asked for

@@ -43,6 +43,7 @@ from histofast.pipeline.options import (
     refuse_two_scales,
 )
 from histofast.pipeline.reports import Progress, RunReport, said
+from histofast.tiling import Resample
 
 POLL_S = 0.5  # how often a run asks whether another one has let go of a slide
 PATIENCE_S = 30.0  # for the batch at hand, before a process that was told to stop is ended
@@ -61,6 +62,7 @@ def extract(
     overlap_px: int = 0,
     min_tissue: float = 0.25,
     edge: Edge = "drop",
+    resample: Resample = "area",
     tissue: TissueOptions | None = None,
     mask: str | Path | None = None,
     mpp_override: float | None = None,
@@ -101,6 +103,8 @@ def extract(
         overlap_px: overlap of neighbouring patches, in patch pixels.
         min_tissue: least share of tissue in a patch, 0..1.
         edge: see `plan_patches`.
+        resample: "area", "bicubic" or "bilinear": how pixels of the slide, or patch images, become those of a
+            patch; the latter as Pillow resizes, for encoders that were trained so. See `slides.resize_image`.
         tissue: how tissue is found.
         mask: ready-made tissue mask (PNG, TIFF, JPEG, GeoJSON) for a single slide, or a folder of masks named
             after the slides; used instead of finding tissue.
@@ -162,6 +166,7 @@ def extract(
         overlap_px=overlap_px,
         min_tissue=min_tissue,
         edge=edge,
+        resample=resample,
         tissue=TissueOptions() if tissue is None else tissue,
         mpp_override=mpp_override,
         allow_upsampling=allow_upsampling,

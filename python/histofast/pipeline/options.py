@@ -17,7 +17,7 @@ from histofast.encoders import EncoderSet, EncoderSpec, device_problem, driver_g
 from histofast.errors import ModelError
 from histofast.features import Layout
 from histofast.patches import PatchImages, TissueOptions
-from histofast.tiling import LEVEL_TOLERANCE, MAG_TOLERANCE, UM_AT_1X, mpp_at
+from histofast.tiling import LEVEL_TOLERANCE, MAG_TOLERANCE, UM_AT_1X, Resample, mpp_at
 
 DEFAULT_ENCODER = "densenet121-t2"
 
@@ -56,6 +56,7 @@ class ExtractOptions:
     overlap_px: int = 0
     min_tissue: float = 0.25
     edge: Edge = "drop"
+    resample: Resample = "area"
     tissue: TissueOptions = field(default_factory=TissueOptions)
     mpp_override: float | None = None
     allow_upsampling: bool = False
@@ -81,7 +82,11 @@ class ExtractOptions:
             self._set(name, getattr(self, name) or available_cpus())
         if not self.encoders:
             raise ValueError("encoder must name at least one encoder, got none")
-        for name, known in (("layout", get_args(Layout)), ("edge", get_args(Edge))):
+        for name, known in (
+            ("layout", get_args(Layout)),
+            ("edge", get_args(Edge)),
+            ("resample", get_args(Resample)),
+        ):
             if getattr(self, name) not in known:
                 raise ValueError(
                     f"{name} must be one of {', '.join(known)}, got {getattr(self, name)!r}"

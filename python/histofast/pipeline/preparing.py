@@ -24,6 +24,7 @@ from histofast.pipeline.options import Settled
 from histofast.pipeline.reports import Clock, SlideReport
 from histofast.pipeline.sources import BagSource, Planned, SlideSource, found_with, planned_with
 from histofast.pipeline.watching import Watched
+from histofast.tiling import Resample
 
 # Raised whenever the same input would give other bytes than before; part of every file's identity.
 REVISION = 2
@@ -129,9 +130,9 @@ def folders_of(encoders: Sequence[EncoderSet], options: Settled) -> tuple[Folder
     """
     if not options.patch_px:
         return ()
-    shared: dict[str, Any] = {}
+    shared: dict[str, Any] = {"resample": options.resample}
     if not options.of_bags:  # a file says only that it is nominal, for all others are exact
-        shared = {"nominal_level0": options.nominal_level0}
+        shared |= {"nominal_level0": options.nominal_level0}
         shared |= {**planned_with(options), **found_with(options)}
     folders = []
     for together in encoders:
@@ -242,7 +243,9 @@ def prepare(
     report.patches, report.unreadable = len(planned.coords_l0), len(planned.unreadable_l0)
     report.damaged_patches, report.reason = 0, planned.empty
     report.notes = list(planned.notes)
-    report.of_run = _notes_on_pictures(planned.picture_px, source.patch_px, encoders)
+    report.of_run = _notes_on_pictures(
+        planned.picture_px, source.patch_px, encoders, options.resample
+    )
     return Prepared(
         report=report,
         planned=planned,
@@ -254,12 +257,16 @@ def prepare(
     )
 
 
-def _notes_on_pictures(picture_px: int, patch_px: int, encoders: Sequence[EncoderSet]) -> list[str]:
+def _notes_on_pictures(
+    picture_px: int, patch_px: int, encoders: Sequence[EncoderSet], resample: Resample
+) -> list[str]:
     """Say how ready-made patches came to their size, where an encoder was made for another."""
     if not picture_px:
         return []
     if picture_px != patch_px:
-        how = "area averaging" if picture_px > patch_px else "linear interpolation"
+        how = f"{resample} resizing"
+        if resample == "area":
+            how = "area averaging" if picture_px > patch_px else "linear interpolation"
         return [f"patch images of {picture_px} px are resampled to {patch_px} px by {how}"]
     return [
         f"patch images of {patch_px} px are taken as they are, encoder {spec.name} was made for "

@@ -15,7 +15,6 @@ from histofast.errors import TileError
 from histofast.patches import (
     FoundTissue,
     Job,
-    MaskFile,
     PatchBatch,
     fit_bag,
     stream_fitted,
@@ -26,6 +25,7 @@ from histofast.pipeline.options import Settled
 from histofast.pipeline.reports import Clock
 from histofast.pipeline.watching import Watched
 from histofast.tiling import UM_AT_1X, PatchPlan, nominal_patch_l0, plan_patches
+from histofast.tissue import MaskFile
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -57,6 +57,7 @@ def planned_with(options: Settled, *, mpp: float | None = None) -> dict[str, Any
         "overlap": options.overlap_px,
         "min_tissue": options.min_tissue,
         "edge": options.edge,
+        "resample": options.resample,
         **({"nominal_level0": True} if options.nominal_level0 else {}),
     }
 
@@ -76,12 +77,14 @@ class BagSource:
             job.bag,
             patch_px=options.patch_px or None,
             allow_upsampling=options.allow_upsampling,
+            resample=options.resample,
         )
         self.patch_px = self._fitted.patch_px
         self.made_of: dict[str, Any] = {
             "patches": job.bag.identity,
             "patch_px": self.patch_px,
             "mpp": options.mpp if options.mag_known else None,
+            "resample": options.resample,
         }
         if self._fitted.odd != "error":
             self.made_of["odd_patches"] = self._fitted.odd
@@ -94,6 +97,7 @@ class BagSource:
             "patch_size": self.patch_px,
             "coords_known": bag.coords_l0 is not None,
             "picture_px": side_px,
+            "resample": options.resample,
         }
         if options.mag_known:
             attributes |= {"mpp": options.mpp, "target_magnification": _magnification(options.mpp)}
@@ -134,7 +138,7 @@ class SlideSource:
             **found_with(options),
         }
         if self._mask is not None:
-            self.made_of["tissue"] = self._mask.identity(options.tissue)
+            self.made_of["tissue"] = self._mask.identity(options.tissue.mpp)
 
     def plan(self, options: Settled, pool: ThreadPoolExecutor, clock: Clock) -> Planned:
         """The patches with tissue, row by row."""
@@ -158,6 +162,7 @@ class SlideSource:
             "mpp": self._mpp,
             "level0_mpp": slide.mpp,
             "level": plan.level,
+            "resample": plan.resample,
         }
 
         def stream() -> Iterator[PatchBatch]:
@@ -192,6 +197,7 @@ class SlideSource:
             min_tissue=min_tissue,
             edge=options.edge,
             allow_upsampling=options.allow_upsampling,
+            resample=options.resample,
         )
 
     def _why_empty(self, found: FoundTissue, options: Settled, pool: ThreadPoolExecutor) -> str:

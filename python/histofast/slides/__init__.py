@@ -17,6 +17,7 @@ from histofast.slides.masks import read_mask
 from histofast.slides.metadata import pyramid_downsample
 from histofast.slides.opening import open_slide
 from histofast.slides.openslide import OpenSlideSlide
+from histofast.slides.resizing import resize_image, resize_patches
 from histofast.slides.slide import Level, Slide, Survey
 from histofast.slides.stream import LOOKAHEAD, Schedule, stream_boxes
 from histofast.slides.tiff import TiffSlide
@@ -53,6 +54,8 @@ __all__ = [
     "read_image",
     "read_image_and_form",
     "read_mask",
+    "resize_image",
+    "resize_patches",
     "stream_boxes",
     "write_array_pyramid",
     "write_averaged_pyramid",

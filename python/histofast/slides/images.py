@@ -1,4 +1,4 @@
-"""Images in and out as uint8 arrays, and the plain image as a slide of one level.
+"""Images in and out as uint8 arrays.
 
 Any grey, RGB or RGBA picture becomes RGB: grey is replicated, transparency is composited on white,
 16-bit samples keep their upper 8 bits (whatever the range in use: 12-bit data in 16-bit samples
@@ -7,7 +7,8 @@ comes out dark).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -20,11 +21,9 @@ from numpy.typing import NDArray
 from histofast._arrays import check
 from histofast._files import path_of, refuse_stand_in, regular_file
 from histofast._words import clipped, one_line
-from histofast.errors import SlideError, TileError
+from histofast.errors import SlideError
 from histofast.slides.codestreams import jpeg_size, largest_stream, png_size
 from histofast.slides.jpeg import find_damage
-from histofast.slides.metadata import file_identity
-from histofast.slides.slide import Level, Slide
 from histofast.slides.tiff_directories import check_directories, check_pages, check_picture
 from histofast.slides.tiff_pages import picture_of
 from histofast.slides.tiff_segments import segment_decoder
@@ -33,7 +32,6 @@ MAX_IMAGE_PX = 300_000_000  # decoded whole into memory: 0.9 GB
 # What no picture of tissue comes near, though one of nothing may: deflate and JPEG end at 1 : 1032.
 _MAX_EXPANSION = 2000
 _SMALL_BYTES = 64 << 20  # decoded whatever its size in the file
-_TILE_PX = 512
 _SUBSAMPLING, _COLORMAP = 530, 320  # tags
 # What keeps values, or may not: JPEG; JPEG 2000, JPEG XR, WebP, JPEG XL.
 _LOSSY: dict[int, Literal["lossy", "either"]] = {
@@ -248,18 +246,19 @@ def read_image(path: str | Path) -> NDArray[np.uint8]:
 
 
 def image_size(path: str | Path) -> tuple[int, int]:
-    """Return (width, height) of a picture, of PNG and JPEG files without decoding it.
+    """Return (width, height) of a picture, from its header.
 
     Raises:
         FileNotFoundError, SlideError: as `read_image`, but for what only decoding shows.
     """
     path = regular_file(path_of("path", path), kind="image", error=SlideError)
-    try:
+    with _said_of(path):
         with path.open("rb") as file:
             head = file.read(32)
             whole = head + file.read() if head.startswith(JPEG_MAGIC) else b""
-    except OSError as error:
-        raise SlideError(f"{path} cannot be read: {error.strerror or error}") from error
+        if head[:4] in TIFF_MAGIC:
+            with _opened(path, tiff_pixel_kind) as (page, _):
+                return int(page.imagewidth), int(page.imagelength)
     size = png_size(head) if head.startswith(PNG_MAGIC) else jpeg_size(whole)
     if size is not None and min(size) > 0:
         return size
@@ -270,12 +269,17 @@ def image_size(path: str | Path) -> tuple[int, int]:
 def read_image_and_form(path: str | Path) -> tuple[NDArray[np.uint8], ImageForm]:
     """Decode a file as `read_image` does, and say how the picture lies in it."""
     samples, kind, form = read_samples(path_of("path", path))
+    return as_rgb(samples, kind), form
+
+
+def as_rgb(samples: NDArray[Any], kind: PixelKind) -> NDArray[np.uint8]:
+    """Return samples as (h, w, 3) RGB, see `to_rgb`."""
     if samples.dtype == np.uint8 and samples.shape[2] == 3 and kind == PixelKind():
-        return samples, form
+        return samples
     image = np.empty((*samples.shape[:2], 3), np.uint8)
     for top in range(0, len(image), _ROWS):
         to_rgb(samples[top : top + _ROWS], kind, image[top : top + _ROWS])
-    return image, form
+    return image
 
 
 def _form_of(
@@ -328,7 +332,7 @@ def read_samples(
     `kind_of` says of a TIFF page how its samples read, or refuses it.
     """
     regular_file(path, kind="image", error=SlideError)
-    try:
+    with _said_of(path):
         with path.open("rb") as file:
             head = file.read(8)
         if head[:4] in TIFF_MAGIC:
@@ -337,15 +341,22 @@ def read_samples(
             return _decode_png(path)
         if head.startswith(JPEG_MAGIC):
             return _decode_jpeg(path)
+    refuse_stand_in(path, error=SlideError)
+    got = f"it starts with {head!r}" if head else "it is empty: copy or export it again"
+    raise SlideError(f"{path} must be a PNG, JPEG or TIFF image, {got}")
+
+
+@contextmanager
+def _said_of(path: Path) -> Iterator[None]:
+    """Whatever goes wrong with a file is a SlideError that names it."""
+    try:
+        yield
     except SlideError:
         raise
     except OSError as error:
         raise SlideError(f"{path} cannot be read: {error.strerror or error}") from error
     except Exception as error:
         raise SlideError(f"{path} cannot be decoded: {clipped(one_line(error), 200)}") from error
-    refuse_stand_in(path, error=SlideError)
-    got = f"it starts with {head!r}" if head else "it is empty: copy or export it again"
-    raise SlideError(f"{path} must be a PNG, JPEG or TIFF image, {got}")
 
 
 def _decode_png(path: Path) -> tuple[NDArray[Any], PixelKind, ImageForm]:
@@ -384,6 +395,14 @@ def _planes(samples: NDArray[Any]) -> NDArray[Any]:
 
 
 def _decode_tiff(path: Path, kind_of: KindOf) -> tuple[NDArray[Any], PixelKind, ImageForm]:
+    with _opened(path, kind_of) as (page, kind):
+        samples = page_samples(path, page)
+    return samples, kind, _form_of(samples, kind, format="TIFF")
+
+
+@contextmanager
+def _opened(path: Path, kind_of: KindOf) -> Iterator[tuple[tifffile.TiffPage, PixelKind]]:
+    """Open a TIFF file and find the page of its picture, which is one that can be decoded."""
     check_directories(path)
     with tifffile.TiffFile(path) as tiff:
         page, pages = picture_of(path, tiff)
@@ -393,21 +412,35 @@ def _decode_tiff(path: Path, kind_of: KindOf) -> tuple[NDArray[Any], PixelKind, 
             kind = kind_of(page)
         except SlideError as error:
             raise SlideError(f"{path}: {error}") from None
-        if int(page.compression) not in _STRIP_CODECS:
-            raise SlideError(
-                f"{path}: its compression, {compression_name(page)}, is none that histofast reads"
-            )
-        _refuse_size(
-            path,
-            (page.imagewidth, page.imagelength),
-            bits_px=page.samplesperpixel * page.bitspersample,
-            stored_bytes=path.stat().st_size,
+        refuse_page(path, page)
+        yield page, kind
+
+
+def refuse_page(path: Path, page: tifffile.TiffPage) -> None:
+    """Refuse a page in a compression that is not read, or that its bytes cannot hold.
+
+    Raises:
+        SlideError: it is.
+    """
+    if int(page.compression) not in _STRIP_CODECS:
+        raise SlideError(
+            f"{path}: its compression, {compression_name(page)}, is none that histofast reads"
         )
-        _refuse_long_segments(path, page)
-        page.decode = segment_decoder(page)
-        samples = page.asarray(squeeze=False)[:, 0]  # (planes, h, w, contiguous samples)
+    _refuse_size(
+        path,
+        (page.imagewidth, page.imagelength),
+        bits_px=page.samplesperpixel * page.bitspersample,
+        stored_bytes=path.stat().st_size,
+    )
+    _refuse_long_segments(path, page)
+
+
+def page_samples(path: Path, page: tifffile.TiffPage) -> NDArray[Any]:
+    """Decode a page that `refuse_page` let pass; (h, w, s)."""
+    page.decode = segment_decoder(page)
+    samples = page.asarray(squeeze=False)[:, 0]  # (planes, h, w, contiguous samples)
     samples = np.moveaxis(samples[..., 0], 0, -1) if samples.shape[0] > 1 else samples[0]
-    return np.ascontiguousarray(samples), kind, _form_of(samples, kind, format="TIFF")
+    return np.ascontiguousarray(samples)
 
 
 def _refuse_long_segments(path: Path, page: tifffile.TiffPage) -> None:
@@ -440,50 +473,3 @@ def _refuse_size(
             f"{path} says {width} x {height} pixels, more than its {stored_bytes:,} bytes can hold"
             f" (1 : {_MAX_EXPANSION}): copy or export it again"
         )
-
-
-class ImageSlide(Slide):
-    """A plain image, decoded into memory, as a slide of one level."""
-
-    def __init__(
-        self, path: Path, image: NDArray[np.uint8], *, mpp: float, properties: Mapping[str, str]
-    ) -> None:
-        """Present `image`, (h, w, 3) uint8, which `path` holds."""
-        self.path = path
-        self.name = path.stem
-        self.mpp = mpp
-        self.properties = {"door": "image", **properties}
-        self._image: NDArray[np.uint8] | None = image
-        height, width = image.shape[:2]
-        self.levels = (
-            Level(
-                width=width,
-                height=height,
-                downsample=1.0,
-                tile_width=min(_TILE_PX, width),
-                tile_height=min(_TILE_PX, height),
-            ),
-        )
-        self._identity = ""
-
-    @property
-    def identity(self) -> str:
-        if not self._identity:
-            self._identity = file_identity(self.path)
-        return self._identity
-
-    def read_tile(self, level: int, column: int, row: int, out: NDArray[np.uint8]) -> None:
-        if self._image is None:
-            raise ValueError(f"{self.path} is closed")
-        info = self.levels[0]
-        check("out", out, "uint8", (info.tile_height, info.tile_width, 3))
-        if level != 0 or not (0 <= column < info.columns and 0 <= row < info.rows):
-            raise TileError(
-                f"{self.path} has no tile (column {column}, row {row}) of level {level}"
-            )
-        x, y = column * info.tile_width, row * info.tile_height
-        part = self._image[y : y + info.tile_height, x : x + info.tile_width]
-        out[: part.shape[0], : part.shape[1]] = part
-
-    def close(self) -> None:
-        self._image = None

@@ -10,7 +10,8 @@ from histofast._files import refuse_stand_in, regular_file
 from histofast._numbers import mpp_number
 from histofast._words import clipped, one_line
 from histofast.errors import SlideError
-from histofast.slides.images import JPEG_MAGIC, PNG_MAGIC, TIFF_MAGIC, ImageSlide, read_image
+from histofast.slides.image_slide import ImageSlide
+from histofast.slides.images import JPEG_MAGIC, PNG_MAGIC, TIFF_MAGIC, read_image
 from histofast.slides.metadata import resolve_mpp
 from histofast.slides.slide import Slide
 from histofast.slides.tiff import TiffSlide

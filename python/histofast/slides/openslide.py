@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import os
 import threading
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +22,8 @@ from histofast._arrays import check
 from histofast._files import regular_file
 from histofast._words import clipped, one_line
 from histofast.errors import SlideError, TileError
+from histofast.slides.associated import Associated
+from histofast.slides.images import MAX_IMAGE_PX
 from histofast.slides.metadata import (
     dicom_series,
     file_identity,
@@ -32,6 +35,7 @@ from histofast.slides.slide import Level, Slide
 _BLOCK_PX = 1024
 _SEVERAL_FILES = frozenset({".mrxs", ".dcm", ".vms", ".vmu"})
 _INDEX_CHARACTERS = 1 << 20  # of a .vms or .vmu, which have a few hundred
+_SIDES = ("width", "height")
 _MAX_PX = 10**12  # of level 0; a glass slide at 0.05 um/px has as many
 
 
@@ -98,6 +102,27 @@ class OpenSlideSlide(Slide):
     @property
     def origin_l0(self) -> tuple[int, int]:
         return self.bounds_l0[:2]
+
+    @property
+    def associated(self) -> Mapping[str, NDArray[np.uint8]]:
+        if self._handle is None:
+            raise ValueError(f"{self.path} is closed")
+        return Associated(tuple(self._handle.associated_images), self._read_beside)
+
+    def _read_beside(self, name: str) -> NDArray[np.uint8]:
+        """Read with a handle of its own: a failure would break the slide's for good."""
+        if self._handle is None:
+            raise ValueError(f"{self.path} is closed")
+        with contextlib.closing(_open(self.path)) as handle:
+            try:
+                _refuse_large(self.path, handle, name)
+                pixels = np.asarray(handle.associated_images[name])
+            except openslide.OpenSlideError as error:
+                said = clipped(one_line(error), 200)
+                raise SlideError(f"{self.path} cannot be decoded: {said}") from error
+        picture = np.empty((*pixels.shape[:2], 3), np.uint8)
+        _composite(pixels, np.full(3, 255, np.uint8), picture)
+        return picture
 
     def read_tile(self, level: int, column: int, row: int, out: NDArray[np.uint8]) -> None:
         info = self.levels[level]
@@ -218,6 +243,16 @@ def _open(path: Path) -> openslide.OpenSlide:
         raise SlideError(f"{path} is in no format that OpenSlide reads") from error
     except openslide.OpenSlideError as error:
         raise SlideError(f"{path} cannot be opened: {clipped(one_line(error), 200)}") from error
+
+
+def _refuse_large(path: Path, handle: openslide.OpenSlide, name: str) -> None:
+    """Refuse a picture beside the scan that is larger than one decoded whole may be."""
+    sides = [handle.properties.get(f"openslide.associated.{name}.{side}") for side in _SIDES]
+    width, height = (int(side) if side and side.isdecimal() else 0 for side in sides)
+    if not 0 < width * height <= MAX_IMAGE_PX:
+        raise SlideError(
+            f"{path} must have a picture of 1 to {MAX_IMAGE_PX:,} pixels there, got {width} x {height}"
+        )
 
 
 def _mpp(properties: dict[str, str]) -> tuple[float, float] | None:

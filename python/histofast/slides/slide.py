@@ -25,6 +25,7 @@ from histofast._notebook import SIDE_PX, Pictured
 from histofast._numbers import real_number, whole_number
 from histofast._words import count
 from histofast.errors import SlideError, TileError
+from histofast.slides.associated import Associated
 from histofast.slides.stream import Unreadable, stream_boxes
 from histofast.tiling import WHITE
 
@@ -108,6 +109,18 @@ class Slide(Pictured, ABC):
         Everything else here, and most other tools, count from the corner of the file's level 0.
         """
         return (0, 0)
+
+    @property
+    def associated(self) -> Mapping[str, NDArray[np.uint8]]:
+        """The pictures beside the scan, by name: label, macro, thumbnail, as far as there are any.
+
+        Each is (h, w, 3) uint8 RGB, decoded when it is asked for; one that is broken is a SlideError then,
+        and no matter of the slide's.
+
+        Example:
+            slide.associated["label"]
+        """
+        return Associated()
 
     @abstractmethod
     def read_tile(self, level: int, column: int, row: int, out: NDArray[np.uint8]) -> None:

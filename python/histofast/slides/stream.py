@@ -19,7 +19,8 @@ from numpy.typing import NDArray
 
 from histofast._stopping import stop_if_asked
 from histofast.errors import TileError
-from histofast.tiling import WHITE, cut_patches
+from histofast.slides.resizing import resize_patches
+from histofast.tiling import WHITE, Resample
 
 # Tiles per task: enough that handing out a task costs little beside decoding them.
 TILES_PER_TASK = 4
@@ -244,6 +245,7 @@ def stream_boxes(
     patch_px: int,
     batch_size: int,
     workers: Executor,
+    resample: Resample = "area",
 ) -> Iterator[Batch]:
     """Cut `boxes` (n, 4), in pixels of `level`, to patches; yield them in order, in batches.
 
@@ -268,12 +270,13 @@ def stream_boxes(
             start = batch * batch_size
             stop = min(start + batch_size, len(boxes))
             pixels = np.empty((stop - start, patch_px, patch_px, 3), np.uint8)
-            cut_patches(
+            resize_patches(
                 pool.tiles,
                 pool.shown(),
                 boxes[start:stop],
                 width=info.width,
                 height=info.height,
+                resample=resample,
                 out=pixels,
                 fill=WHITE,
             )

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import threading
+from collections.abc import Mapping
 from pathlib import Path
 from typing import BinaryIO
 
@@ -18,9 +19,11 @@ from numpy.typing import NDArray
 from histofast._arrays import check
 from histofast._words import clipped, one_line
 from histofast.errors import TileError
+from histofast.slides.associated import Associated
 from histofast.slides.codestreams import largest_stream
 from histofast.slides.metadata import file_identity
 from histofast.slides.slide import Slide
+from histofast.slides.tiff_beside import read_page
 from histofast.slides.tiff_layout import TiffLayout
 from histofast.tiling import WHITE
 
@@ -37,7 +40,7 @@ class TiffSlide(Slide):
         self.mpp = mpp
         self.levels = layout.levels
         self.properties = dict(layout.properties)
-        self._tables = layout.tables
+        self._tables, self._beside = layout.tables, layout.beside
         self._file: BinaryIO | None = path.open("rb", buffering=0)
         self._seek_lock = threading.Lock()
         self._identity = ""
@@ -47,6 +50,15 @@ class TiffSlide(Slide):
         if not self._identity:
             self._identity = file_identity(self.path)
         return self._identity
+
+    @property
+    def associated(self) -> Mapping[str, NDArray[np.uint8]]:
+        return Associated(tuple(self._beside), self._read_beside)
+
+    def _read_beside(self, name: str) -> NDArray[np.uint8]:
+        if self._file is None:
+            raise ValueError(f"{self.path} is closed")
+        return read_page(self.path, self._beside[name])
 
     def read_tile(self, level: int, column: int, row: int, out: NDArray[np.uint8]) -> None:
         info = self.levels[level]

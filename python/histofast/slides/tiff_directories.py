@@ -216,8 +216,7 @@ def check_picture(path: Path, page: tifffile.TiffPage, pages: Sequence[tifffile.
     Raises:
         SlideError: it does.
     """
-    if page.imagedepth != 1:
-        raise SlideError(f"{path}: pixels must lie in a plane, got a depth of {page.imagedepth}")
+    check_depth(path, page)
     check_tiles(path, page)
     if (count := _pictures_of_one_size(page, pages)) == 1:
         return
@@ -230,6 +229,16 @@ def check_picture(path: Path, page: tifffile.TiffPage, pages: Sequence[tifffile.
         f"{path} must hold one picture, got {count} of one size: write the one that is wanted (of a"
         " stack, the plane in focus) to a file of its own"
     )
+
+
+def check_depth(path: Path, page: tifffile.TiffPage) -> None:
+    """Refuse a page that is no plane.
+
+    Raises:
+        SlideError: it is none.
+    """
+    if page.imagedepth != 1:
+        raise SlideError(f"{path}: pixels must lie in a plane, got a depth of {page.imagedepth}")
 
 
 def check_tiles(path: Path, page: tifffile.TiffPage) -> None:

@@ -33,7 +33,7 @@ from histofast.slides.tiff_directories import (
     check_tiles,
     what_is_broken,
 )
-from histofast.slides.tiff_pages import is_beside, picture_of
+from histofast.slides.tiff_pages import is_beside, pages_beside, picture_of
 from histofast.slides.tiff_scale import Ome, mpp_of, ome_magnification, read_ome
 
 # tifffile logs what it meets in broken files; without a handler Python prints that on stderr.
@@ -70,6 +70,7 @@ class TiffLayout:
     mpp_source: str
     properties: Mapping[str, str]
     kind: PixelKind
+    beside: Mapping[str, int]  # pages of label, macro, thumbnail
 
 
 def read_layout(path: Path, *, kind_of: KindOf = tiff_pixel_kind) -> TiffLayout:
@@ -79,7 +80,7 @@ def read_layout(path: Path, *, kind_of: KindOf = tiff_pixel_kind) -> TiffLayout:
         SlideError: not a TIFF, truncated, broken, asking for too much, or with pixels that are not
             grey or RGB.
     """
-    with _checked(path) as tiff:
+    with checked_tiff(path) as tiff:
         vendor = _vendor(tiff.pages.first)
         if vendor in _OPENSLIDE_VENDORS:
             return _not_ours(vendor, "its pyramid needs OpenSlide")
@@ -92,7 +93,7 @@ def check_for_openslide(path: Path) -> None:
     Raises:
         SlideError: it would, or tifffile cannot read it.
     """
-    with _checked(path, for_openslide=True) as tiff:
+    with checked_tiff(path, for_openslide=True) as tiff:
         tiled = [page for page in _all_pages(tiff) if page.is_tiled]
         check_pages(path, tiled)
         for page in tiled:
@@ -100,7 +101,7 @@ def check_for_openslide(path: Path) -> None:
 
 
 @contextlib.contextmanager
-def _checked(path: Path, *, for_openslide: bool = False) -> Iterator[tifffile.TiffFile]:
+def checked_tiff(path: Path, *, for_openslide: bool = False) -> Iterator[tifffile.TiffFile]:
     """Open a TIFF file whose directories are in order; whatever goes wrong with it is a SlideError."""
     check_directories(path, for_openslide=for_openslide)
     try:
@@ -143,6 +144,7 @@ def _not_ours(vendor: str, reason: str) -> TiffLayout:
         mpp_source="",
         properties={},
         kind=PixelKind(),
+        beside={},
     )
 
 
@@ -175,6 +177,9 @@ def _layout(path: Path, tiff: tifffile.TiffFile, vendor: str, kind_of: KindOf) -
         mpp_source=mpp_source,
         properties=_properties(path, base, vendor, ome),
         kind=kind,
+        beside=pages_beside(
+            list(tiff.pages), base, is_aperio=vendor == "aperio", ome=ome, file_name=path.name
+        ),
     )
     if not base.is_tiled:
         return replace(layout, tiled=False, reason="it has no tiles")

@@ -11,6 +11,7 @@ import tifffile
 from histofast.errors import SlideError
 from histofast.slides.metadata import pyramid_downsample
 from histofast.slides.tiff_directories import MASK, REDUCED, what_is_broken
+from histofast.slides.tiff_scale import Ome
 
 # How Aperio's software, and others after it, tell what a page is: a line of its description.
 _BESIDE = re.compile(r"^\s*(label|macro|thumbnail)\b", re.IGNORECASE | re.MULTILINE)
@@ -69,6 +70,34 @@ def base_page(pages: Sequence[tifffile.TiffPage]) -> tifffile.TiffPage:
 def is_beside(page: tifffile.TiffPage) -> bool:
     """Whether a page says that it is no picture of the scan but a mask, label, macro or thumbnail."""
     return bool(int(page.subfiletype) & MASK or _BESIDE.search(page.description[:_LOOKED_AT]))
+
+
+def pages_beside(
+    pages: Sequence[tifffile.TiffPage],
+    base: tifffile.TiffPage,
+    *,
+    is_aperio: bool,
+    ome: Ome | None,
+    file_name: str,
+) -> dict[str, int]:
+    """Return which pages are label, macro and thumbnail of a slide: their numbers, by name.
+
+    Aperio's thumbnail is page 1, in strips, and says nothing; OME-XML names pictures by where they lie.
+    """
+    found: dict[str, int] = {}
+    for page in pages:
+        kind = page.subfiletype  # whatever its tag holds, where the page is broken
+        if page.index == base.index or (isinstance(kind, int) and kind & MASK):
+            continue
+        texts = [str(page.description)[:_LOOKED_AT]]
+        if ome is not None:
+            texts = [image.name for image in ome.images if image.is_in(page.index, file_name)]
+        said = [match[1].lower() for text in texts if (match := _BESIDE.search(text))]
+        if not said and is_aperio and page.index == 1 and not page.is_tiled:
+            said = ["thumbnail"]
+        for name in said:
+            found.setdefault(name, page.index)
+    return found
 
 
 def _area(page: tifffile.TiffPage) -> int:

@@ -97,11 +97,13 @@ class OmeImage:
     """A picture as OME-XML describes it.
 
     Attributes:
+        name: as the scanner calls it.
         pixels: attributes of its Pixels.
         blocks: (first page or None, number of pages or None, file or "") of each TiffData.
         objective: ID of the objective, where one is named.
     """
 
+    name: str = ""
     pixels: Mapping[str, str] = field(default_factory=dict)
     blocks: list[tuple[int | None, int | None, str]] = field(default_factory=list)
     objective: str = ""
@@ -139,7 +141,7 @@ def read_ome(description: str) -> Ome:
         tag = name.rpartition("}")[2]
         image = found.images[-1] if found.images else None
         if tag == "Image" and len(found.images) < _MOST_OME_IMAGES:
-            found.images.append(OmeImage())
+            found.images.append(OmeImage(name=attributes.get("Name", "")))
         elif tag == "Objective" and "NominalMagnification" in attributes:
             magnification = attributes["NominalMagnification"]
             found.magnifications[attributes.get("ID", "")] = magnification

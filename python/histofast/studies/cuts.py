@@ -12,6 +12,7 @@ from histofast.encoders import read_spec, read_specs
 from histofast.errors import ModelError
 from histofast.networks import Network, create, export, export_cuts, layers, stem_of
 from histofast.studies.cut_files import cuts_of_file, refuse_strange_cuts
+from histofast.studies.dependence import with_robustness
 from histofast.studies.plan import Candidate
 from histofast.studies.rows import StudyRow
 from histofast.studies.running import (
@@ -102,7 +103,8 @@ def truncation(
             if random_seeds
         ],
     )
-    return save(study, setting.out)
+    study, links = with_robustness(study, candidates, setting)
+    return save(study, setting.out, links=links)
 
 
 def _is_file(weights: str | Path) -> bool:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from histofast.comparison import compare_features
 from histofast.encoders import find, read_spec
+from histofast.studies.dependence import with_robustness
 from histofast.studies.plan import Candidate
 from histofast.studies.rows import StudyRow
 from histofast.studies.running import StudyResult, answer, extract_command, features_of, save
@@ -70,10 +71,11 @@ def compare_networks(encoders: Sequence[str | Path], setting: Setting) -> StudyR
         title=f"Which of {len(specs)} encoders",
         question="Which encoder's features tell a model of slides most, and at what cost?",
     )
+    study, more = with_robustness(study, candidates, setting)
     setting.tell("comparing features")
     folders = [features_of(name, setting) for name in names]
     on_progress = setting.counting("comparing features")
     alike = compare_features(folders, intersect=True, progress=False, on_progress=on_progress)
     alike.save(setting.out / "similarity")
-    links = {"How alike the features are": "similarity/index.html"}
+    links = {"How alike the features are": "similarity/index.html", **more}
     return save(study, setting.out, links=links)

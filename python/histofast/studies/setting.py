@@ -11,10 +11,11 @@ from pathlib import Path
 
 from histofast._numbers import real_number, whole_number
 from histofast._progress import listening
-from histofast.learning import TOLERANCE, Missing, Task, folds
+from histofast.learning import TOLERANCE, LabelsOfPatients, Missing, Task, folds
 from histofast.mil import TrainConfig, open_labels
 from histofast.patches import PatchImages, TissueOptions, list_bags, list_jobs
 from histofast.report import check_installed
+from histofast.robustness import check_column
 
 _log = logging.getLogger(__name__)
 
@@ -66,6 +67,8 @@ class Setting:
         missing: see `open_bags`.
         repeats: of the cross-validation, each with folds and seeds of its own, >= 1.
         tolerance: how much less than the highest counts as about as good, in units of the metric, > 0.
+        robustness: column of the table of labels, a centre or scanner, on which dependence of the features
+            is measured too; None: it is not.
         measure_speed: time every candidate's encoder on patches of this study.
         jobs: runs at a time, in processes side by side, >= 1; the numbers are the same.
         threads: of torch in each; None: as many as torch likes.
@@ -78,7 +81,7 @@ class Setting:
         TypeError: repeats or jobs that are no whole numbers.
     """
 
-    labels: str | Path
+    labels: str | Path | LabelsOfPatients
     out: Path
     slides: str | Path | Sequence[str | Path] | None = None
     patches: str | Path | PatchImages | None = None
@@ -92,6 +95,7 @@ class Setting:
     missing: Missing = "error"
     repeats: int = 3
     tolerance: float = TOLERANCE
+    robustness: str | None = None
     measure_speed: bool = True
     jobs: int = 1
     threads: int | None = 1
@@ -113,6 +117,8 @@ class Setting:
             raise ValueError(f"tolerance must be above 0, got {self.tolerance}")
         if (self.slides is None) == (self.patches is None):
             raise ValueError("slides or patches must be given, and not both")
+        if self.robustness is not None and self.task != "classification":
+            raise ValueError(f"robustness must be asked with task classification, got {self.task}")
 
     @property
     def metric(self) -> str:
@@ -157,6 +163,8 @@ class Setting:
             ModuleNotFoundError: what draws the page is not installed.
         """
         check_installed()
+        if self.robustness is not None:
+            check_column(self.labels, self.robustness)
         if self.patches is not None:
             jobs = list_bags(self.patches)
         else:

@@ -3,26 +3,28 @@
 from __future__ import annotations
 
 from histofast.tissue.finding import (
-    AREAS_REVISION,
     INK,
-    REVISION,
     Ink,
     Tissue,
     find_tissue,
     tissue_from_geojson,
     tissue_from_mask,
 )
-from histofast.tissue.mask import tissue_mask
+from histofast.tissue.mask import REVISION, tissue_mask
+from histofast.tissue.mask_file import MaskFile
 from histofast.tissue.preview import preview
+from histofast.tissue.stains import in_no_ink, stained
 
 __all__ = [
-    "AREAS_REVISION",
     "INK",
     "REVISION",
     "Ink",
+    "MaskFile",
     "Tissue",
     "find_tissue",
+    "in_no_ink",
     "preview",
+    "stained",
     "tissue_from_geojson",
     "tissue_from_mask",
     "tissue_mask",

@@ -8,25 +8,30 @@ from __future__ import annotations
 
 import hashlib
 import math
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal, Protocol, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
 from histofast._arrays import check, empty, to_numpy
+from histofast._files import path_of
 from histofast._notebook import WHITE, Pictured, framed, nearest, shown_size
 from histofast._numbers import real_number, whole_number
-from histofast.tissue.mask import MAX_CLOSE_PX, mask_into
+from histofast.errors import SlideError
+from histofast.tissue.mask import MAX_CLOSE_PX, REVISION, mask_into
+from histofast.tissue.mask_file import MaskFile
 from histofast.tissue.outline import Polygon, trace
 from histofast.tissue.polygons import fill, read_polygons
+from histofast.tissue.stains import in_no_ink, stained
 
-REVISION = 1  # of the definition of the mask; part of every identity
-AREAS_REVISION = 2  # of which areas of a GeoJSON are one
 CLOSE_UM = 24.0
 ASPECT_TOLERANCE = 0.03
-MUCH_INK = 0.1  # of what could be tissue: then it is said
+SOME_INK = 0.01  # of what could be tissue: then it is looked at
+MUCH_INK = 0.1  # then it is said
 
 Ink = Literal["remove", "keep"]
 INK = get_args(Ink)
@@ -152,7 +157,7 @@ def find_tissue(
     min_area_um2: float = 20_000.0,
     max_hole_um2: float = 100_000.0,
     ink: Ink = "remove",
-    mask: NDArray[Any] | Mapping[str, Any] | None = None,
+    mask: NDArray[Any] | Mapping[str, Any] | str | Path | None = None,
     origin_l0: tuple[int, int] = (0, 0),
 ) -> Tissue:
     """Find the tissue of a slide, or take a ready mask of it.
@@ -165,17 +170,19 @@ def find_tissue(
         min_area_um2: smaller objects are removed. The default is about one patch of 256 px at
             0.55 um/px.
         max_hole_um2: holes up to this are filled, larger ones stay open.
-        ink: "remove" leaves out pen marks (blue, green, strong red) and black; "keep" takes them for
-            tissue, as blue and green stains need it: toluidine blue, Luxol fast blue, trichrome. Where
-            much is removed `Tissue.notes` says how much.
-        mask: (h, w) array that covers the slide, 0 is background, or a GeoJSON mapping; taken as it
-            is instead of looking at the slide.
+        ink: "remove" leaves out pen marks (blue, green, strong red) and black. Blue and green stains
+            (toluidine blue, Luxol fast blue, trichrome) are told from them by their grain. "keep" takes all of it for tissue.
+            Where much is removed `Tissue.notes` says how much.
+        mask: (h, w) array that covers the slide, 0 is background, a GeoJSON mapping, or the path of
+            either, as `extract` takes it: PNG, JPEG, TIFF (of a pyramid the level at `mpp` is read),
+            .geojson; taken as it is instead of looking at the slide.
         origin_l0: level-0 pixel that the coordinates of a GeoJSON count from.
 
     Raises:
         TypeError: a mask of another type, or a parameter that is no number.
         ValueError: a parameter out of range, a mask that does not fit the slide, or a threshold
             together with a mask.
+        FileNotFoundError, SlideError: a mask's file that is not there, cannot be read or does not fit.
 
     Determinism: bitwise for one overview, on every machine.
     """
@@ -189,15 +196,7 @@ def find_tissue(
     if mask is not None:
         if threshold is not None:
             raise ValueError(f"threshold must be None where a mask is given, got {threshold}")
-        if isinstance(mask, Mapping):
-            return tissue_from_geojson(
-                mask,
-                width_l0=width_l0,
-                height_l0=height_l0,
-                downsample=max(mpp / slide.mpp, 1.0),
-                origin_l0=origin_l0,
-            )
-        return tissue_from_mask(mask, width_l0=width_l0, height_l0=height_l0)
+        return _given(slide, mask, downsample=max(mpp / slide.mpp, 1.0), origin_l0=origin_l0)
 
     image = slide.overview(mpp=mpp)
     h, w = check("slide.overview()", image, "uint8", ("h", "w", 3))
@@ -208,33 +207,68 @@ def find_tissue(
         "max_hole_px": min(int(max_hole_um2 / pixel_um2), h * w),
         "min_area_px": min(math.ceil(min_area_um2 / pixel_um2), h * w + 1),
     }
-    used = mask_into(image, drawn, threshold=threshold, exclude_foreign=ink == "remove", **sizes)
-    found, level = to_numpy(drawn), int(to_numpy(used)[0])
-    notes: tuple[str, ...] = ()
-    if ink == "remove":
-        kept = empty((h, w), "uint8", like=image)
-        mask_into(image, kept, threshold=level, exclude_foreign=False, **sizes)
-        notes = _removed(found, to_numpy(kept))
+    options: dict[str, Any] = {"threshold": threshold, "exclude_foreign": ink == "remove", **sizes}
+    level, above_px, remaining_px = to_numpy(mask_into(image, drawn, **options)).tolist()
+    if above_px - remaining_px > SOME_INK * above_px:
+        picture = to_numpy(image)
+        stain = stained(picture)
+        if stain.any():
+            drawn = np.empty((h, w), np.uint8)
+            found = mask_into(in_no_ink(picture, stain), drawn, **options)
+            level, above_px, remaining_px = found.tolist()
     identity = (
         f"tissue r{REVISION}, overview {w} x {h} px of {mpp:g} um/px, "
         f"threshold {'otsu' if threshold is None else threshold}, close {CLOSE_UM:g} um, "
         f"holes {max_hole_um2:g} um2, objects {min_area_um2:g} um2, "
         f"ink {ink}"
     )
-    return _tissue(found, width_l0, height_l0, threshold=level, identity=identity, notes=notes)
+    return _tissue(
+        to_numpy(drawn),
+        width_l0,
+        height_l0,
+        threshold=level,
+        identity=identity,
+        notes=_removed(above_px, remaining_px),
+    )
 
 
-def _removed(found: NDArray[np.uint8], with_ink: NDArray[np.uint8]) -> tuple[str, ...]:
-    """Say how much was taken for ink, where it is much; `with_ink` is the mask that keeps it."""
-    most = int(np.count_nonzero(with_ink))
-    lost = int(np.count_nonzero(with_ink > found))
-    if lost < MUCH_INK * most or most == 0:
+def _removed(above_px: int, remaining_px: int) -> tuple[str, ...]:
+    """Say how much was taken for ink, where it is much."""
+    lost_px = above_px - remaining_px
+    if lost_px < MUCH_INK * above_px or above_px == 0:
         return ()
     note = (
-        f"{100 * lost / most:.0f} % of what could be tissue was taken for pen marks or black: where it is"
+        f"{100 * lost_px / above_px:.0f} % of what could be tissue was taken for pen marks or black: where it is"
         ' stain, take it with ink="keep"'
     )
     return (note,)
+
+
+def _given(
+    slide: OverviewSlide,
+    mask: NDArray[Any] | Mapping[str, Any] | str | Path,
+    *,
+    downsample: float,
+    origin_l0: tuple[int, int],
+) -> Tissue:
+    """Take a ready mask, from memory or from a file; `downsample` is level-0 pixels per overview pixel."""
+    width_l0, height_l0 = slide.levels[0].width, slide.levels[0].height
+    if isinstance(mask, str | os.PathLike):
+        file = MaskFile(path_of("mask", mask))
+        size = max(1, round(width_l0 / downsample)), max(1, round(height_l0 / downsample))
+        try:
+            return _given(slide, file.read(size), downsample=downsample, origin_l0=origin_l0)
+        except ValueError as error:
+            raise SlideError(f"mask {file.path}: {error}") from error
+    if isinstance(mask, Mapping):
+        return tissue_from_geojson(
+            mask,
+            width_l0=width_l0,
+            height_l0=height_l0,
+            downsample=downsample,
+            origin_l0=origin_l0,
+        )
+    return tissue_from_mask(mask, width_l0=width_l0, height_l0=height_l0)
 
 
 def tissue_from_mask(mask: NDArray[Any], *, width_l0: int, height_l0: int) -> Tissue:

@@ -13,6 +13,7 @@ from histofast import _core
 from histofast._arrays import check, empty, one_place
 from histofast._numbers import whole_number
 
+REVISION = 2  # of the definition of the mask; part of every identity
 MAX_CLOSE_PX = 32
 Array = TypeVar("Array")  # NumPy's, or one of torch or CuPy on a GPU
 
@@ -88,10 +89,11 @@ def mask_into(
     max_hole_px: int,
     min_area_px: int,
 ) -> Any:
-    """Write the mask into `out` and return the threshold used.
+    """Write the mask into `out` and return what was found on the way.
 
     Returns:
-        (1,) int32 in the place of `image`. On a GPU both are results to come: nothing waits here.
+        (3,) int32 in the place of `image`: the threshold used, how many pixels score above it, and
+        how many of these are not foreign. On a GPU both are results to come: nothing waits here.
     """
     threshold = whole_number("threshold", threshold, at_least=0, at_most=255)
     options: dict[str, Any] = {
@@ -103,11 +105,11 @@ def mask_into(
     }
     library = one_place(image=image, out=out)
     if library is None:
-        return np.array([_core.tissue_mask(image, out, **options)], np.int32)
+        return np.array(_core.tissue_mask(image, out, **options), np.int32)
     size = _core.tissue_mask_scratch_bytes(*out.shape, **options)
-    used = library.empty((1,), "int32", image)
+    found = library.empty((3,), "int32", image)
     scratch = library.empty((size,), "uint8", image)
     _core.tissue_mask(
-        image, out, **options, used=used, scratch=scratch, stream=library.stream(image)
+        image, out, **options, found=found, scratch=scratch, stream=library.stream(image)
     )
-    return used
+    return found

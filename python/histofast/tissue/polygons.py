@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from histofast._words import clipped, count, printable
 
+AREAS_REVISION = 2  # of which areas of a GeoJSON are one
 _FARTHEST_PX = 1 << 40  # far beyond any slide, and rows are still counted exactly
 _DEEPEST = 8  # collections and features in each other
 _MOST_CROSSINGS = 1 << 26  # ten seconds; a million annotations of thirty rows each
