@@ -339,6 +339,12 @@ def test_a_broken_state_is_said_and_begun_anew(run, table, tmp_path):
     assert files_of(again.path) == files_of(run.path)
 
 
+def test_a_run_of_a_network_without_batchnorms_is_opened_again(table, tmp_path):
+    recipe = FAST.changed({"epochs": 1, "lr": 1e-4})
+    done = train(table, network="squeezenet1.1", recipe=recipe, out=tmp_path / "r")
+    assert open_run(done.path).network().architecture == "squeezenet1.1"
+
+
 def test_a_finished_run_is_only_opened(run, table):
     before = {p: p.stat().st_mtime_ns for p in run.path.iterdir()}
     train(table, network=NETWORK, recipe=FAST, out=run.path)

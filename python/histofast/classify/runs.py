@@ -56,7 +56,13 @@ _ANEW = "remove it and run classify again with the same arguments"
 # Of run.json.
 _FORM = {
     "identity": {
-        "network": {"name": str, "mean": [float] * 3, "std": [float] * 3, "bn_eps": float},
+        # A network without BatchNorms has no eps.
+        "network": {
+            "name": str,
+            "mean": [float] * 3,
+            "std": [float] * 3,
+            "bn_eps": (float, type(None)),
+        },
         "start": dict,
         "seed": int,
         "recipe": dict,
