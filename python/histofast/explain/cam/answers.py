@@ -53,6 +53,7 @@ def answer_of(found: Explained, *, command: str = "") -> Answer:
         limits=(
             "A map says where the output of this network comes from, not where the disease is.",
             "Each map is coloured from 0 to its own highest value: colours of two maps are not to be compared.",
+            "What is shown by numbers is shown of this one network, on other groups like these: another run may differ.",
         ),
         figures=tuple(_figures(found)),
         tables=tuple(tables_of(found)),
