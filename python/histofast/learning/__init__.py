@@ -55,6 +55,8 @@ from histofast.learning.record import (
     run_folder,
     sha256_of,
     unchanged,
+    with_nan,
+    without_nan,
 )
 from histofast.learning.scores import (
     LOWER_IS_BETTER,
@@ -159,6 +161,8 @@ __all__ = [
     "take_state",
     "unchanged",
     "wider",
+    "with_nan",
+    "without_nan",
     "work_on_folds",
     "write_bytes",
     "write_csv",

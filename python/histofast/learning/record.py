@@ -339,6 +339,16 @@ def or_none(value: float) -> float | None:
     return value if math.isfinite(value) else None
 
 
+def without_nan(row: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what JSON can hold of a row: None for NaN."""
+    return {k: or_none(v) if isinstance(v, float) else v for k, v in row.items()}
+
+
+def with_nan(row: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a row of numbers as it was before `without_nan`."""
+    return {key: math.nan if value is None else value for key, value in row.items()}
+
+
 def plain(metric: Metric) -> dict[str, float | None]:
     """Return a metric and its interval as JSON holds them."""
     return {part.name: or_none(getattr(metric, part.name)) for part in fields(Metric)}

@@ -24,7 +24,7 @@ from histofast.classify import Asked, Runs, logits_of
 from histofast.datasets import decode
 from histofast.errors import missing_extra
 from histofast.jobs import Job, canonical
-from histofast.learning import Metric, or_none, read_json, write_json
+from histofast.learning import Metric, read_json, with_nan, without_nan, write_json
 from histofast.networks import pick_device
 from histofast.studies.likeness import Side
 from histofast.studies.scoring import headless
@@ -170,7 +170,7 @@ def measure_map(
             "classes": [each for part in parts for each in part.classes],
             "pictures": [each for part in parts for each in part.pictures],
             "how": how,
-            "told": [_plain(each) for each in _told_by_neighbours(features, parts)],
+            "told": [without_nan(asdict(each)) for each in _told_by_neighbours(features, parts)],
         },
     )
 
@@ -226,7 +226,7 @@ def read_map(job: Job) -> FeatureMap:
     return FeatureMap(
         points=np.array(found["points"], np.float64),
         how=found["how"],
-        told=tuple(Told(**_with_nan(each)) for each in found["told"]),
+        told=tuple(Told(**with_nan(each)) for each in found["told"]),
         **{name: tuple(found[name]) for name in ("sets", "classes", "pictures")},
     )
 
@@ -307,11 +307,3 @@ def _probed(
         groups=len(set(groups)),
         reason=reason,
     )
-
-
-def _plain(told: Told) -> dict[str, Any]:
-    return {k: or_none(v) if isinstance(v, float) else v for k, v in asdict(told).items()}
-
-
-def _with_nan(told: Mapping[str, Any]) -> dict[str, Any]:
-    return {key: math.nan if value is None else value for key, value in told.items()}

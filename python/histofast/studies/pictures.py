@@ -290,6 +290,21 @@ class Done:
         return np.array(found, np.float64)
 
 
+def failed_tables(failed: Mapping[str, str]) -> list[report.Table]:
+    """Return the jobs that failed, and why; none where none did."""
+    if not failed:
+        return []
+    return [
+        report.Table(
+            name="failed",
+            title="What failed",
+            caption="Left out of all that is here; it is tried again when the study is started again.",
+            columns=tuple(report.Column(title=name, names=(name,)) for name in ("job", "reason")),
+            rows=tuple(failed.items()),
+        )
+    ]
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Conducted:
     """A study's answer, and the folder that holds all of it (index.html is the page)."""

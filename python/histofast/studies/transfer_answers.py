@@ -17,7 +17,7 @@ from histofast.report import (
     difference_cells,
     difference_columns,
 )
-from histofast.studies.pictures import RECIPE, PictureSetting
+from histofast.studies.pictures import RECIPE, PictureSetting, failed_tables
 from histofast.studies.transfer_charts import (
     cka_figures,
     line_figures,
@@ -29,7 +29,6 @@ from histofast.studies.transfer_maps import map_figures, map_tables
 from histofast.studies.transfer_tables import (
     NONE,
     columns_of,
-    failed_tables,
     likeness_tables,
     line_tables,
     rank_tables,
@@ -77,7 +76,7 @@ def answer_of_transfer(
         *rank_tables(found),
         *map_tables(found),
         _runs(found, runs),
-        *failed_tables(found),
+        *failed_tables(found.failed),
     )
     again = () if setting.command is None else (("The whole study", setting.command),)
     return Answer(

@@ -161,21 +161,6 @@ def rank_tables(found: TransferFound) -> list[Table]:
     ]
 
 
-def failed_tables(found: TransferFound) -> list[Table]:
-    """Return all jobs that failed, and why; none where none did."""
-    if not found.failed:
-        return []
-    return [
-        Table(
-            name="failed",
-            title="What failed",
-            caption="Left out of all numbers; it is tried again when the study is started again.",
-            columns=tuple(columns_of("job", "reason")),
-            rows=tuple(found.failed.items()),
-        )
-    ]
-
-
 def beside(name: str, columns: list[Column], rows: Sequence[tuple[Cell, ...]]) -> Table:
     """Return a table that is a CSV only."""
     return Table(name=name, columns=tuple(columns), rows=tuple(rows), shown=0)

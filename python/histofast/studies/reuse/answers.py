@@ -24,6 +24,7 @@ from histofast.report import (
     difference_cells,
     difference_columns,
 )
+from histofast.studies.pictures import failed_tables
 from histofast.studies.reuse.found import NETWORKS, MapWorth, ReuseFound
 from histofast.studies.reuse.parts import NAME, START
 from histofast.studies.reuse.study import Reuse
@@ -223,17 +224,7 @@ def _tables(found: ReuseFound) -> Iterator[Table]:
         yield _channels(found)
     if found.worths:
         yield _maps(found)
-    if found.failed:
-        yield Table(
-            name="failed",
-            title="What failed",
-            caption="Left out of all that is here; it is tried again when the study is started again.",
-            columns=(
-                Column(title="part", names=("part",)),
-                Column(title="reason", names=("reason",)),
-            ),
-            rows=tuple(found.failed.items()),
-        )
+    yield from failed_tables(found.failed)
 
 
 def _layers(found: ReuseFound) -> Table:

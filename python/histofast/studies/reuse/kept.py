@@ -7,11 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from histofast._files import make_folder
 from histofast.jobs import Job
-from histofast.learning import Metric, read_json, write_json
+from histofast.learning import Metric, read_json, with_nan, write_json
 from histofast.report import Grid, Picture, Tile
 from histofast.slides import read_image, write_png
 
@@ -84,4 +82,4 @@ def _tile(told: Mapping[str, Any], folder: Path) -> Tile:
 
 def metric_of(told: Mapping[str, float | None]) -> Metric:
     """Return a metric of what `learning.plain` made of it."""
-    return Metric(**{name: np.nan if value is None else value for name, value in told.items()})
+    return Metric(**with_nan(told))

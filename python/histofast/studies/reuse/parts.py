@@ -17,7 +17,7 @@ from histofast import report
 from histofast.comparison import compare_pairs
 from histofast.datasets import Images, decode, evenly
 from histofast.explain import cam, channels, concepts
-from histofast.learning import or_none, plain
+from histofast.learning import or_none, plain, without_nan
 from histofast.networks import pick_device, starts
 from histofast.report import Grid, Picture
 from histofast.studies.likeness import START_AND_END, write_likeness
@@ -90,7 +90,7 @@ def show_channels(
             "channels": look.sides[0].real.channels,
             "dead": [int(side.real.dead.sum()) for side in look.sides],
             "together": dict(zip(("value", "low", "high"), quartiles, strict=True)),
-            "rows": [_without_nan(row) for row in table.records()],
+            "rows": [without_nan(row) for row in table.records()],
         },
         [
             replace(grid, title=f"{layer}: {grid.title[:1].lower()}{grid.title[1:]}")
@@ -133,7 +133,7 @@ def show_maps(
                 ]
                 for source in measured.sources
             },
-            "rows": [_without_nan(row) for row in table.records()],
+            "rows": [without_nan(row) for row in table.records()],
         },
         [replace(panel, title=f"{layer}: {panel.title}") for panel in panels],
         out=out,
@@ -176,10 +176,10 @@ def tell_concepts(
             "groups": len(set(found.images.groups)),
             "group_kind": found.images.group_kind,
             "rows": [
-                _without_nan({**row, "network": as_here[str(row["network"])]})
+                without_nan({**row, "network": as_here[str(row["network"])]})
                 for row in tables["r2"]
             ],
-            "changed": [_without_nan(row) for row in tables["changed"]],
+            "changed": [without_nan(row) for row in tables["changed"]],
         },
         [],
         out=out,
@@ -205,9 +205,3 @@ def compare_ends(*, given: Given, layers: Sequence[str], out: Path) -> None:
         )
         del found
     write_likeness({START_AND_END: alike}, out)
-
-
-def _without_nan(row: dict[str, object]) -> dict[str, object]:
-    return {
-        name: or_none(value) if isinstance(value, float) else value for name, value in row.items()
-    }

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from histofast.learning import Metric, Reached
 from histofast.report import Answer, Cell, Column, Table
-from histofast.studies.pictures import Done
+from histofast.studies.pictures import RECIPE, Done, failed_tables
 from histofast.studies.transfusion.charts import figures_of
 from histofast.studies.transfusion.claims import ALIKE, Claim
 from histofast.studies.transfusion.measures import SHARE, Measured, WayRow
@@ -23,7 +23,6 @@ from histofast.studies.transfusion.words import (
     times,
 )
 
-RECIPE = "recipe.toml"
 _LIMITS = (
     "That nothing is shown is no proof that nothing is there: intervals of few splits are wide.",
     "All starts have one recipe and one rate, tuned for none; another rate may favour another start.",
@@ -43,7 +42,7 @@ def answer_of(
         _runs(study, done, measured),
         _likeness(measured),
         _filters(measured),
-        *([_failed(done)] if done.failed else []),
+        *failed_tables(done.failed),
     )
     return Answer(
         name=study.name,
@@ -269,15 +268,6 @@ def _filters(measured: Measured) -> Table:
             for split, one in enumerate(row.moved)
             for i, (cosine, distance) in enumerate(zip(one.cosine, one.distance, strict=True))
         ),
-    )
-
-
-def _failed(done: Done) -> Table:
-    return Table(
-        name="failed",
-        title="Not done",
-        columns=(Column(title="job", names=("job",)), Column(title="why", names=("why",))),
-        rows=tuple(done.failed.items()),
     )
 
 
