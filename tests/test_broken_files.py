@@ -26,8 +26,9 @@ from histofast import encoders, explain, features, graphs
 from histofast.datasets import open_images
 from histofast.errors import HistofastError, ModelError
 from histofast.learning import Each, misfit, read_labels
-from histofast.patches import MaskFile, TissueOptions, list_jobs, read_patch_table, survey_tissue
+from histofast.patches import TissueOptions, list_jobs, read_patch_table, survey_tissue
 from histofast.slides import open_slide
+from histofast.tissue import MaskFile
 
 CHANNELS = {"mean": (0.5,) * 3, "std": (0.5,) * 3}
 
