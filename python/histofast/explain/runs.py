@@ -207,7 +207,7 @@ def _encode(
     on_progress: Callable[[Progress], None] | None,
 ) -> Path:
     """Encode the slide as those were that the run was trained on."""
-    from histofast.patches import TissueOptions
+    from histofast.patches import StainOptions, TissueOptions
     from histofast.pipeline import extract
 
     made = made_of[0]
@@ -226,6 +226,7 @@ def _encode(
         edge=made["edge"],
         resample=made.get("resample", "area"),
         tissue=TissueOptions(mpp=tissue.pop("overview_mpp"), **tissue),
+        stain=StainOptions.of_identity(made["stain"]) if "stain" in made else None,
         mpp_override=mpp_override,
         allow_upsampling=allow_upsampling or any(map(_is_enlarged, made_of)),
         on_progress=on_progress,

@@ -34,6 +34,10 @@ def options_in(identity: Mapping[str, Any]) -> dict[str, Any]:
     mag = identity.get("mag")
     if isinstance(mag, int | float):  # each slide has its own scale then
         identity = {**{k: v for k, v in identity.items() if k != "mag"}, "mpp": f"{mag:g}x"}
+    if (
+        "encoder" in identity
+    ):  # files of ours that say nothing of stains have the pixels as they were
+        identity = {**identity, "stain": _stain(identity.get("stain"))}
     return {
         name: value
         for name, value in _flat(identity, "").items()
@@ -77,6 +81,12 @@ def shared_options(files: Iterable[tuple[Path, Mapping[str, Any]]]) -> dict[str,
             first.setdefault(name, path)
             shared.setdefault(name, options[name])
     return shared
+
+
+def _stain(told: Any) -> str:
+    if not isinstance(told, Mapping):
+        return "as it is"
+    return f"{told.get('method')} to {told.get('target')}"
 
 
 def _flat(values: Mapping[str, Any], within: str) -> dict[str, Any]:

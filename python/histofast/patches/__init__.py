@@ -21,6 +21,7 @@ from histofast.patches.sources import (
     select_shard,
     with_masks,
 )
+from histofast.patches.stain import SAMPLED, StainMap, StainOptions, stain_map
 from histofast.patches.stream import PatchBatch, iter_patches, stream_slide
 from histofast.patches.survey import (
     SLIDE_FAILURES,
@@ -33,6 +34,7 @@ from histofast.patches.tables import OddPatches, PatchBag, PatchImages, read_pat
 
 __all__ = [
     "IMAGE_SUFFIXES",
+    "SAMPLED",
     "SLIDE_FAILURES",
     "SPLIT_NAMES",
     "STANDARDISED",
@@ -48,6 +50,8 @@ __all__ = [
     "PatchSample",
     "Picture",
     "Pictures",
+    "StainMap",
+    "StainOptions",
     "TissueOptions",
     "fit_bag",
     "iter_patches",
@@ -60,6 +64,7 @@ __all__ = [
     "read_pictures",
     "sample_patches",
     "select_shard",
+    "stain_map",
     "stream_bag",
     "stream_fitted",
     "stream_slide",

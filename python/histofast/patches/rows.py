@@ -16,6 +16,7 @@ from histofast.features import FeatureFile
 from histofast.patches.fitting import fit_bag
 from histofast.patches.images import stream_fitted
 from histofast.patches.sources import Job, list_bags, list_jobs
+from histofast.patches.stain import StainMap
 from histofast.patches.stream import iter_patches
 from histofast.patches.tables import PatchBag, PatchImages
 from histofast.slides import Slide
@@ -81,7 +82,14 @@ class PatchReader:
         if job is None:
             raise FeatureError(f"{file.path} was made of {name}, which is not among the slides")
         read = self._of_slide if job.bag is None else self._of_bag
-        return read(job, file, rows)
+        pixels = read(job, file, rows)
+        text = file.attributes.get("stain_map")
+        if text is None:
+            return pixels
+        try:
+            return StainMap.of_text(str(text)).apply(pixels, threads=available_cpus())
+        except ValueError as error:
+            raise FeatureError(f"{file.path}: {error}: extract it again") from error
 
     def _of_slide(self, job: Job, file: FeatureFile, rows: NDArray[np.int64]) -> NDArray[np.uint8]:
         assert file.identity is not None

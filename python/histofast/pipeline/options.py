@@ -16,7 +16,7 @@ from histofast._numbers import mpp_number, real_number, whole_number
 from histofast.encoders import EncoderSet, EncoderSpec, device_problem, driver_gpu_count
 from histofast.errors import ModelError
 from histofast.features import Layout
-from histofast.patches import PatchImages, TissueOptions
+from histofast.patches import PatchImages, StainOptions, TissueOptions
 from histofast.tiling import LEVEL_TOLERANCE, MAG_TOLERANCE, UM_AT_1X, Resample, mpp_at
 
 DEFAULT_ENCODER = "densenet121-t2"
@@ -58,6 +58,7 @@ class ExtractOptions:
     edge: Edge = "drop"
     resample: Resample = "area"
     tissue: TissueOptions = field(default_factory=TissueOptions)
+    stain: StainOptions | None = None
     mpp_override: float | None = None
     allow_upsampling: bool = False
     half: bool = False
@@ -140,6 +141,8 @@ class ExtractOptions:
                 raise TypeError(f"{name} must be a text, got {text!r}")
         if not isinstance(self.tissue, TissueOptions):
             raise TypeError(f"tissue must be TissueOptions, got {self.tissue!r}")
+        if not isinstance(self.stain, StainOptions | None):
+            raise TypeError(f"stain must be StainOptions or None, got {self.stain!r}")
 
     def _set(self, name: str, value: object) -> None:
         object.__setattr__(self, name, value)
@@ -213,6 +216,8 @@ class Settled(ExtractOptions):
         for name in (*_OF_THE_RUN, "is_mpp_given"):
             del options[name]
         images = self.patches and {**asdict(self.patches), "path": str(self.patches.path)}
+        if self.stain is not None:
+            options["stain"] = {**self.stain.identity, "file": str(self.stain.target or "")}
         told = {"out": str(self.out), "dtype": self.dtype, "mag_known": self.mag_known}
         return {**options, **told, "patches": images}
 

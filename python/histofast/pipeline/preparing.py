@@ -120,6 +120,7 @@ def _made_with(spec: EncoderSpec, provider: str, options: Settled) -> dict[str, 
         "encoder": _made_by(spec, provider, options),
         "dtype": options.dtype,
         "layout": options.layout,
+        **({} if options.stain is None else {"stain": options.stain.identity}),
     }
 
 

@@ -13,10 +13,13 @@ from numpy.typing import NDArray
 
 from histofast.errors import TileError
 from histofast.patches import (
+    SAMPLED,
     FoundTissue,
     Job,
     PatchBatch,
+    StainMap,
     fit_bag,
+    stain_map,
     stream_fitted,
     stream_slide,
     survey_tissue,
@@ -102,19 +105,28 @@ class BagSource:
         if options.mag_known:
             attributes |= {"mpp": options.mpp, "target_magnification": _magnification(options.mpp)}
 
+        fitted = self._fitted
+
+        def sampled(rows: NDArray[np.int64]) -> Iterator[PatchBatch]:
+            return stream_fitted(fitted.take(rows), workers=pool)
+
+        stained = _stained(options, len(bag), sampled, of=f"bag {bag.name}")
+        clock.lap("plan")
+
         def stream() -> Iterator[PatchBatch]:
-            return stream_fitted(self._fitted, batch_size=options.batch_size, workers=pool)
+            batches = stream_fitted(fitted, batch_size=options.batch_size, workers=pool)
+            return batches if stained is None else _mapped(batches, stained, options.workers)
 
         return Planned(
             coords_l0=bag.coords,
             tissue_fraction=np.ones(len(bag), np.float32),
             unreadable_l0=np.empty((0, 4), np.int64),
-            attributes=attributes,
+            attributes=attributes | _told(stained),
             empty="",
             files=bag.names,
             labels=bag.labels if any(bag.labels) else (),
             stream=stream,
-            notes=self._fitted.notes,
+            notes=(*fitted.notes, *(stained.notes if stained else ())),
             picture_px=side_px,
         )
 
@@ -149,6 +161,7 @@ class SlideSource:
             raise TileError(f"{found.reason} (strict=True)")
         plan = self._plan_on(found, options, options.min_tissue)
         empty = "" if len(plan) else self._why_empty(found, options, pool)
+        stained = self._stained_of(plan, options, pool)
         clock.lap("plan")
         attributes = {
             "name": self._job.name,
@@ -166,19 +179,36 @@ class SlideSource:
         }
 
         def stream() -> Iterator[PatchBatch]:
-            return stream_slide(slide, plan, batch_size=options.batch_size, workers=pool)
+            batches = stream_slide(slide, plan, batch_size=options.batch_size, workers=pool)
+            return batches if stained is None else _mapped(batches, stained, options.workers)
 
         return Planned(
             coords_l0=plan.coords_l0,
             tissue_fraction=plan.tissue_fraction,
             unreadable_l0=found.unreadable_l0,
-            attributes=attributes | ({"empty": empty} if empty else {}),
+            attributes=attributes | ({"empty": empty} if empty else {}) | _told(stained),
             empty=empty,
             files=(),
             labels=(),
             stream=stream,
-            notes=(*options.notes_on(slide.mpp), *found.tissue.notes, *plan.notes),
+            notes=(
+                *options.notes_on(slide.mpp),
+                *found.tissue.notes,
+                *plan.notes,
+                *(stained.notes if stained else ()),
+            ),
         )
+
+    def _stained_of(
+        self, plan: PatchPlan, options: Settled, pool: ThreadPoolExecutor
+    ) -> StainMap | None:
+        def sampled(rows: NDArray[np.int64]) -> Iterator[PatchBatch]:
+            part = replace(
+                plan, coords_l0=plan.coords_l0[rows], tissue_fraction=plan.tissue_fraction[rows]
+            )
+            return stream_slide(self._slide, part, workers=pool)
+
+        return _stained(options, len(plan), sampled, of=f"slide {self._job.name}")
 
     def _sides_l0(self, plan: PatchPlan, options: Settled) -> dict[str, int]:
         """Side of a patch in level-0 pixels, under the names that readers of it expect."""
@@ -212,6 +242,33 @@ class SlideSource:
             if survey_tissue(self._slide, with_ink, None, pool).tissue.mask.any():
                 return "all that could be tissue was taken for pen marks or black"
         return "no tissue was found"
+
+
+def _stained(
+    options: Settled,
+    n: int,
+    sampled: Callable[[NDArray[np.int64]], Iterator[PatchBatch]],
+    *,
+    of: str,
+) -> StainMap | None:
+    """Measure stains on evenly spaced patches of `n`; None where nothing is to be mapped."""
+    if options.stain is None or not n:
+        return None
+    rows = np.unique(np.linspace(0, n - 1, SAMPLED).astype(np.int64))
+    pixels = [batch.pixels.reshape(-1, 3) for batch in sampled(rows)]
+    return stain_map(options.stain, np.concatenate(pixels), of=of)
+
+
+def _mapped(
+    batches: Iterator[PatchBatch], stained: StainMap, threads: int | None
+) -> Iterator[PatchBatch]:
+    for batch in batches:
+        yield batch._replace(pixels=stained.apply(batch.pixels, threads=threads or 1))
+
+
+def _told(stained: StainMap | None) -> dict[str, str]:
+    """What a feature file keeps, so that its pixels can be made again."""
+    return {} if stained is None else {"stain_map": stained.text}
 
 
 def _magnification(mpp: float) -> float:
