@@ -24,7 +24,7 @@ from histofast.datasets import decode, open_images
 from histofast.errors import ModelError
 from histofast.explain import cam
 from histofast.learning import Difference, Metric
-from histofast.networks import create
+from histofast.networks import Recorder, create
 from histofast.report import Grid, Picture, Tile
 from histofast.studies import Conditions, Reuse, conduct, look_ahead_of
 from histofast.studies.reuse import (
@@ -35,6 +35,7 @@ from histofast.studies.reuse import (
     Told,
     describe_reuse,
     keep,
+    last_of_scales,
     limits_of,
     read_kept,
     worths_of,
@@ -128,9 +129,16 @@ def test_what_is_left_is_told_before_the_work(given, conducted, tmp_path):
     assert left == [f"channels of {layer}" for layer in LAYERS]
 
 
-def test_four_of_the_blocks_with_the_last_unless_layers_are_named(given, tmp_path):
+def test_the_last_block_of_each_scale_unless_layers_are_named(given, tmp_path):
     asked = study(given, tmp_path, layers=())
-    assert asked.chosen == ("conv1", "layer1", "layer3", "layer4")
+    assert asked.chosen == ("layer1", "layer2", "layer3", "layer4")
+    network, sides = create("densenet121"), {}
+    Recorder(network).run(
+        np.zeros((1, 64, 64, 3), np.uint8), lambda name, maps: sides.update({name: maps.shape[-1]})
+    )
+    blocks = tuple(f"denseblock{k}" for k in (1, 2, 3, 4))
+    assert last_of_scales(sides) == ("conv0", *blocks)
+    assert last_of_scales({"a": 8, "b": 8}) == ("b",)
 
 
 def test_pictures_that_trained_are_left_out_whatever_they_are_called(given, tmp_path):

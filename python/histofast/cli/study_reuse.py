@@ -40,7 +40,11 @@ def reuse(
     ],
     layers: Annotated[
         list[str] | None,
-        typer.Option("--layers", metavar="NAME ...", help="that give maps [four of the blocks]"),
+        typer.Option(
+            "--layers",
+            metavar="NAME ...",
+            help="that give maps [the last block of each of four scales]",
+        ),
     ] = None,
     channels: Annotated[int | None, _number("--channels", "shown of each layer [3]")] = None,
     steps: Annotated[int | None, _number("--steps", "of the search for each channel [128]")] = None,

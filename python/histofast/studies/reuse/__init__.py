@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from histofast.studies.reuse.found import Changed, MapWorth, ReuseFound, Told, found_of, worths_of
 from histofast.studies.reuse.kept import Kept, keep, read_kept
-from histofast.studies.reuse.study import Reuse
+from histofast.studies.reuse.study import Reuse, last_of_scales
 from histofast.studies.reuse.words import describe_reuse, limits_of
 
 __all__ = [
@@ -21,6 +21,7 @@ __all__ = [
     "describe_reuse",
     "found_of",
     "keep",
+    "last_of_scales",
     "limits_of",
     "read_kept",
     "worths_of",

@@ -59,7 +59,7 @@ def _method(study: Reuse, found: ReuseFound) -> dict[str, str]:
         "pictures": f"drawn by seed {study.seed}, resampled to {study.given.px} px as the run was trained",
         "layers": "those that were asked for"
         if study.layers
-        else f"{len(found.layers)} of the blocks, evenly taken, with the last",
+        else "the last block of each of the last scales",
         "channels": f"{study.channels} of each layer, evenly taken; each searched for {study.steps} steps, by phases of "
         "frequencies under magnitudes and colours of the real pictures",
         "concepts": f"ridge regression of each concept on means of a layer's maps, {study.folds} folds of groups, "

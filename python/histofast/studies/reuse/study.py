@@ -37,7 +37,7 @@ from histofast.studies.reuse.parts import (
 
 LEAST_PICTURES = 32  # that networks are compared on
 _REVISION = 2  # raised when the same would give other parts
-_LAYERS = 4  # of the blocks, where none are named
+_SCALES = 4  # of which the last block is shown, where no layers are named
 _TIMED = 16  # pictures of a pass that is timed
 # Passes of a picture that parts are worth beside those of all pictures; for the time only.
 _SEARCH_STEP, _MAP, _CURVES, _CHANGES, _SLOPES = 5.0, 8.0, 18.0, 60.0, 4.0
@@ -62,6 +62,18 @@ class ReuseJobs:
             yield f"Maps of {layer}", job
 
 
+def last_of_scales(sides: Mapping[str, int]) -> tuple[str, ...]:
+    """Return the layers after which maps have another side.
+
+    Args:
+        sides: of the maps of layers, px, from the pixels to the end.
+    """
+    following = [*list(sides.values())[1:], 0]
+    return tuple(
+        name for (name, px), after in zip(sides.items(), following, strict=True) if px != after
+    )
+
+
 @dataclass(frozen=True, kw_only=True)
 class Reuse:
     """A study of what features look for, where, which concepts they tell, and what tuning changed of it.
@@ -72,7 +84,7 @@ class Reuse:
         weights: file that tuning began with.
         tuned: folder of a finished run of `classify`, the same network.
         images: or a folder or table of pictures; labels are not needed.
-        layers: that give maps, stages or any modules; (): four of the blocks, evenly taken, with the last.
+        layers: that give maps, stages or any modules; (): the last block of each of the last four scales.
         channels: of each layer to show, evenly taken.
         steps: of the search for each channel's picture.
         pictures: at most, drawn at random.
@@ -186,24 +198,23 @@ class Reuse:
     # --- Layers ------------------------------------------------------------------------------------
 
     @cached_property
-    def _looked(self) -> tuple[tuple[str, ...], float]:
-        """Names of the layers there are to show, and the seconds of a picture's pass."""
+    def _looked(self) -> tuple[dict[str, int], float]:
+        """Sides of the maps of the layers there are to show, px, and the seconds of a picture's pass."""
         begun = starts.begin(self.network, self.start, seed=self.seed)
         recorder = Recorder(begun, list(self.layers) or None)
         px = self.run.px
         pixels = np.zeros((_TIMED, px, px, 3), np.uint8)
-        recorder.run(pixels[:1], lambda *_: None)
+        sides: dict[str, int] = {}
+        recorder.run(pixels[:1], lambda name, maps: sides.update({name: maps.shape[-1]}))
         begin = time.perf_counter()
         recorder.run(pixels, lambda *_: None)
-        return recorder.names, (time.perf_counter() - begin) / _TIMED
+        return sides, (time.perf_counter() - begin) / _TIMED
 
     @cached_property
     def chosen(self) -> tuple[str, ...]:
         """The layers that are shown, from the pixels to the end."""
-        names, _ = self._looked
-        if self.layers or len(names) <= _LAYERS:
-            return names
-        return tuple(names[k] for k in np.linspace(0, len(names) - 1, _LAYERS).round().astype(int))
+        sides, _ = self._looked
+        return tuple(sides) if self.layers else last_of_scales(sides)[-_SCALES:]
 
     # --- The plan ----------------------------------------------------------------------------------
 
