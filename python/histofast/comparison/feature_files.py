@@ -14,7 +14,6 @@ from histofast._progress import shows
 from histofast._words import counted
 from histofast.comparison.options import check_one_of
 from histofast.comparison.result import SimilarityResult
-from histofast.comparison.sums import MIN_GROUPS
 from histofast.errors import FeatureError
 from histofast.features import (
     FeatureFile,
@@ -24,6 +23,7 @@ from histofast.features import (
     options_of,
     shared_options,
 )
+from histofast.learning import LEAST_GROUPS
 from histofast.similarity import (
     MEASURES,
     Comparison,
@@ -95,7 +95,7 @@ def compare_features(
     features, slide_of, total, ids = _drawn(slides, n=n, seed=seed)
     size = len(folders)
     pairs = np.array([(i, j) for i in range(size) for j in range(i + 1, size)], np.int64)
-    n_resamples = resamples if len(slides) >= MIN_GROUPS else 0
+    n_resamples = resamples if len(slides) >= LEAST_GROUPS else 0
     turns = _counted(pairs, 1 + (n_resamples > 0) + (permutations > 0), on_progress)
     matrix = _matrix(entry, features, next(turns))
     names = _names_of([Path(folder) for folder in folders])
@@ -103,7 +103,7 @@ def compare_features(
     values = _interval(
         entry, features, turns, groups=slide_of, n_resamples=n_resamples, **drawing
     ) | _null(entry, features, turns, permutations=permutations, **drawing)
-    few = f": {MIN_GROUPS} slides are needed, these are {len(slides)}" if resamples else ""
+    few = f": {LEAST_GROUPS} slides are needed, these are {len(slides)}" if resamples else ""
     return SimilarityResult(
         comparison=Comparison(
             label_a="encoders",

@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 from histofast._arrays import beside, dtype_name, empty, is_on_gpu, to_numpy
 from histofast.comparison.resampling import resampled, shuffled
 from histofast.comparison.source import Array, Source
-from histofast.comparison.sums import CONSTANT, MIN_GROUPS, Sums
+from histofast.comparison.sums import CONSTANT, Sums
+from histofast.learning import LEAST_GROUPS
 from histofast.similarity import MEASURES, Kernel, check_grams, gram_products, start_grams, unpack
 
 # Measures that are added up over the Grams of batches, and the kernel of each.
@@ -86,7 +87,7 @@ class LayerSums:
         shape: how many layers each has.
         pairs: (k, 2) places of those that get an interval and shuffles.
         group_of: (n,) the number of the group of each image.
-        resamples: of the groups; 0: none, as with fewer than `MIN_GROUPS`.
+        resamples: of the groups; 0: none, as with fewer than `LEAST_GROUPS`.
         permuted: (p, k) that p shuffles of the second network's images are added to.
         rng: draws groups, then shuffles.
     """
@@ -106,7 +107,7 @@ class LayerSums:
         self._own_a, self._own_b = np.zeros(la), np.zeros(lb)  # before centring
         self._pairs, self._group_of, self._permuted, self._rng = pairs, group_of, permuted, rng
         n_groups = int(group_of.max()) + 1
-        self.few = n_groups if n_groups < MIN_GROUPS else 0
+        self.few = n_groups if n_groups < LEAST_GROUPS else 0
         # One number for every group and resample: no wider than needed.
         self.draws = np.zeros((0 if self.few else resamples, n_groups), np.uint16)
         for draw in self.draws:
@@ -244,7 +245,9 @@ class GramSums(Sums):
 
     def _interval(self, confidence: float) -> str:
         if self._layers.few:
-            return f"none: {MIN_GROUPS} slides or patients are needed, these are {self._layers.few}"
+            return (
+                f"none: {LEAST_GROUPS} slides or patients are needed, these are {self._layers.few}"
+            )
         if not len(self._layers.draws):
             return "none"
         return f"{confidence:.0%}, {len(self._layers.draws)} resamples of groups of images"

@@ -11,7 +11,6 @@ from numpy.typing import NDArray
 
 from histofast.comparison.source import Source
 
-MIN_GROUPS = 5  # fewer slides or patients carry no interval
 CONSTANT = 1e-9  # of the features' own norm: below it what is left after centring is rounding
 
 

@@ -11,12 +11,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from histofast._words import count
+from histofast.learning import LEAST_GROUPS
 from histofast.report import number, percent
 from histofast.similarity import Comparison
 
 NEARLY_SAME = 0.95
 _FEW_GROUPS = 10  # fewer slides than this carry no interval worth its name
-_LEAST_GROUPS = 5  # fewer carry none at all
 _LEAST_SEEDS = 5  # of random networks whose range something may be above or below
 _SHOWN_RUNS = 5  # of layers in one sentence
 
@@ -263,8 +263,8 @@ def _undefined_cells(comparison: Comparison) -> list[str]:
 def _missing(comparison: Comparison) -> list[str]:
     said = []
     if comparison.low is None or comparison.high is None:
-        few = f": {_LEAST_GROUPS} slides or patients are needed, these are {comparison.groups}"
-        short = few if comparison.groups < _LEAST_GROUPS else " were computed"
+        few = f": {LEAST_GROUPS} slides or patients are needed, these are {comparison.groups}"
+        short = few if comparison.groups < LEAST_GROUPS else " were computed"
         said.append(f"No intervals{short}.")
     elif comparison.groups < _FEW_GROUPS:
         groups = count(comparison.groups, "slide or patient", "slides or patients")

@@ -16,11 +16,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from histofast._numbers import whole_number
+from histofast.learning.association import LEAST_GROUPS
 from histofast.learning.scores import Metric, measured
 from histofast.learning.weighted import Array, Rows, Statistic, numbered
 
 _DIGITS = 12  # of means of shares: equal ones differ by rounding, and are no ranking
-_FEWEST = 5  # groups of targets; the interval of fewer would promise too much
 
 Values = Sequence[Any] | NDArray[np.number[Any]]
 Groups = Sequence[Any] | NDArray[Any] | None
@@ -287,7 +287,7 @@ def _mean_tau(
     taus: Array, group_of: Rows, *, resamples: int, confidence: float, seed: int
 ) -> Metric:
     defined = ~np.isnan(taus)
-    few = len(np.unique(group_of[defined])) < _FEWEST
+    few = len(np.unique(group_of[defined])) < LEAST_GROUPS
     values, counts = np.where(defined, taus, 0), defined.astype(np.float64)
 
     def statistic(weights: Array) -> Array:
