@@ -26,7 +26,7 @@ from histofast.classify.predicting import Predictions, predict
 from histofast.classify.recipe import PRESETS, Recipe, as_recipe
 from histofast.classify.runs import Run, open_run
 from histofast.classify.task import probabilities_of
-from histofast.classify.training import train
+from histofast.classify.training import torch_threads, train
 
 __all__ = [
     "PRESETS",
@@ -53,6 +53,7 @@ __all__ = [
     "probabilities_of",
     "standardised",
     "steps_of_epoch",
+    "torch_threads",
     "train",
     "train_folds",
 ]
