@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import inspect
 import json
 import re
 import subprocess
@@ -16,7 +17,7 @@ import pytest
 
 import histofast
 from extras import REMEDIES, need
-from histofast import _core
+from histofast import _core, pipeline
 
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = Path(histofast.__file__).resolve().parent
@@ -51,6 +52,7 @@ LEVELS = {
     "doctor": 7,
     "networks": 7,
     "comparison": 8,
+    "encoding": 8,
     "classify": 8,
     "mil": 8,
     "robustness": 8,
@@ -61,7 +63,8 @@ LEVELS = {
 }
 # A heavy dependency and the rooms that may import it.
 DOORS = {
-    "torch": {"networks", "classify", "mil", "learning", "studies", "explain"},
+    # `encoding` for a type only.
+    "torch": {"networks", "encoding", "classify", "mil", "learning", "studies", "explain"},
     "timm": {"networks"},
     "safetensors": {"networks", "classify", "mil"},
     "sklearn": {"mil", "studies"},
@@ -288,6 +291,17 @@ def test_help_imports_nothing_heavy():
     )
     loaded = set(json.loads(fresh(code).splitlines()[-1]))
     assert not loaded & (set(DOORS) - {"typer", "rich"})
+
+
+def test_extract_takes_all_arguments_of_the_pipelines():
+    """What is handed on is typed apart: an argument more stands in pipeline/arguments.py as well."""
+    theirs = inspect.signature(pipeline.extract).parameters
+    ours = inspect.signature(histofast.extract).parameters
+    assert theirs.keys() | {"mean", "std", "name"} == ours.keys()
+    own = {"slides", "out", "encoder", "patch_px", "mpp"}
+    assert pipeline.ExtractArguments.__annotations__.keys() == theirs.keys() - own
+    for name, parameter in theirs.items():
+        assert ours[name].default == parameter.default
 
 
 # What is no room for users: `histofast.cli` is the command.

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from histofast import datasets as datasets
     from histofast import doctor as doctor
     from histofast import encoders as encoders
+    from histofast import encoding as encoding
     from histofast import errors as errors
     from histofast import explain as explain
     from histofast import features as features
@@ -39,10 +40,11 @@ if TYPE_CHECKING:
     from histofast.comparison import SimilarityResult, compare, compare_features
     from histofast.encoders import Encoder
     from histofast.encoders import load as load_encoder
+    from histofast.encoding import extract
     from histofast.features import FeatureFile, feature_path, read_features, verify
     from histofast.networks import export
     from histofast.patches import PatchImages, TissueOptions, iter_patches, read_patch_table
-    from histofast.pipeline import RunReport, extract
+    from histofast.pipeline import RunReport
     from histofast.slides import Slide, open_slide
     from histofast.tiling import PatchPlan, plan_patches
     from histofast.tissue import Tissue, find_tissue
@@ -52,6 +54,7 @@ else:
         {
             "histofast.comparison": ["SimilarityResult", "compare", "compare_features"],
             "histofast.encoders": ["Encoder", "load as load_encoder"],
+            "histofast.encoding": ["extract"],
             "histofast.features": ["FeatureFile", "feature_path", "read_features", "verify"],
             "histofast.networks": ["export"],
             "histofast.patches": [
@@ -60,7 +63,7 @@ else:
                 "iter_patches",
                 "read_patch_table",
             ],
-            "histofast.pipeline": ["RunReport", "extract"],
+            "histofast.pipeline": ["RunReport"],
             "histofast.slides": ["Slide", "open_slide"],
             "histofast.tiling": ["PatchPlan", "plan_patches"],
             "histofast.tissue": ["Tissue", "find_tissue"],
@@ -71,6 +74,7 @@ else:
             "datasets",
             "doctor",
             "encoders",
+            "encoding",
             "errors",
             "explain",
             "features",

@@ -15,6 +15,7 @@ except ModuleNotFoundError:
 
 from histofast.networks import starts
 from histofast.networks.adopted import AdoptedNetwork, adopt
+from histofast.networks.brought import encoder_file
 from histofast.networks.creation import create, layers
 from histofast.networks.device import pick_device, workers_on
 from histofast.networks.exporting import check_size, export, export_cuts, export_encoder
@@ -47,6 +48,7 @@ __all__ = [
     "check_size",
     "create",
     "drawn_anew",
+    "encoder_file",
     "export",
     "export_cuts",
     "export_encoder",

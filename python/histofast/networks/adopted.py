@@ -14,6 +14,17 @@ from torch import nn
 _FEW = 3  # children: a container of containers is opened
 
 
+def state_sha256(module: nn.Module) -> str:
+    """Return a checksum of the names, kinds and values of a module's tensors."""
+    whole = hashlib.sha256()
+    for name, value in module.state_dict().items():
+        if isinstance(value, torch.Tensor):
+            whole.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
+            flat = value.detach().cpu().reshape(-1)  # no view of a number as bytes
+            whole.update(flat.view(torch.uint8).numpy().tobytes())
+    return whole.hexdigest()
+
+
 class AdoptedNetwork(nn.Module):
     """A torch module with what is needed to feed it pixels; see `adopt`."""
 
@@ -41,12 +52,7 @@ class AdoptedNetwork(nn.Module):
     @property
     def weights_sha256(self) -> str:
         """A checksum of the names and values of its tensors."""
-        whole = hashlib.sha256()
-        for name, value in self.model.state_dict().items():
-            if isinstance(value, torch.Tensor):
-                whole.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
-                whole.update(value.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
-        return whole.hexdigest()
+        return state_sha256(self.model)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         out: Any = self.model(x)

@@ -333,7 +333,7 @@ def _export_by_torch(
                 weights_sha256=network.weights_sha256 or "random",
                 patches=patches,
             )
-        verify(pending, network, patches, stage_of_tensor={}, shown=path)
+        verify(pending, network, patches, shown=path)
     return read_spec(path)
 
 

@@ -3,8 +3,10 @@
 # mypy: allow-subclassing-any
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import logging
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +21,36 @@ from histofast.graphs import BATCHES, capture
 from histofast.networks.kinds import AnyNetwork
 from histofast.networks.network import Network
 
+_log = logging.getLogger(__name__)
+
 MAX_RELATIVE_ERROR = 1e-5
 _TALLER_PX = 5
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Agreed:
+    """How near a file's features are to torch's: the worst row of all that were compared."""
+
+    relative_error: float = 0.0
+    cosine: float = 1.0
+    difference: float = 0.0
+
+    def worse(self, error: float, got: NDArray[np.float32], wanted: torch.Tensor) -> Agreed:
+        """Return it with further rows: (n, d) features, and those of torch."""
+        rows = wanted.numpy().reshape(len(got), -1).astype(np.float64)
+        norms = np.linalg.norm(rows, axis=1) * np.linalg.norm(got.astype(np.float64), axis=1)
+        cosines = (rows * got).sum(1) / np.maximum(norms, np.finfo("f4").tiny)
+        return Agreed(
+            relative_error=max(self.relative_error, error),
+            cosine=min(self.cosine, float(cosines.min())),
+            difference=max(self.difference, float(np.abs(got - rows).max())),
+        )
+
+    def __str__(self) -> str:
+        return (
+            f"ONNX Runtime and torch differ by {self.relative_error:.1e} of the norm at most, by "
+            f"{self.difference:.1e} in a feature, cosine at least {self.cosine:.7f}"
+        )
 
 
 class PixelsIn(nn.Module):
@@ -43,18 +73,22 @@ def verify(
     network: AnyNetwork,
     patches: NDArray[np.uint8],
     *,
-    stage_of_tensor: dict[str, str],
+    stage_of_tensor: Mapping[str, str] | None = None,
     shown: Path,
-) -> None:
+) -> Agreed:
     """Refuse a file whose features differ from torch's.
 
     Logits may cancel to next to nothing: they are held against the terms that they are sums of.
+
+    Returns:
+        How near the features are.
 
     Raises:
         ModelError: by more than the tolerance.
     """
     cases = _cases(patches, of_any_size=isinstance(network, Network))
     module = PixelsIn(network).eval()
+    found = Agreed()
     shown_norm = "logits' terms" if network.classes else "features' norm"
     with (
         load(file, device="cpu", threads=1) as encoder,
@@ -63,12 +97,14 @@ def verify(
     ):
         for case in cases:
             wanted = module(torch.from_numpy(case))
-            error = _largest_error(encoder.encode_together(case), wanted, of=terms.get("norm"))
+            got = encoder.encode_together(case)
+            error = _largest_error(got, wanted, of=terms.get("norm"))
+            found = found.worse(error, got, wanted)
             if error <= MAX_RELATIVE_ERROR:  # false for NaN
                 continue
             n, h, w, _ = case.shape
             where = (
-                _first_wrong_stage(file, network, case, stage_of_tensor=stage_of_tensor)
+                _first_wrong_stage(file, network, case, stage_of_tensor=stage_of_tensor or {})
                 if isinstance(network, Network)
                 else "torch's exporter and ONNX Runtime are at odds"
             )
@@ -77,6 +113,8 @@ def verify(
                 f"{shown_norm} (batch of {n}, {h} x {w} px), wanted at most "
                 f"{MAX_RELATIVE_ERROR:.0e}: {where}"
             )
+    _log.info("%s: %s", shown, found)
+    return found
 
 
 @contextmanager
@@ -140,7 +178,7 @@ def _cases(patches: NDArray[np.uint8], *, of_any_size: bool) -> list[NDArray[np.
 
 
 def _first_wrong_stage(
-    file: Path, network: Network, pixels: NDArray[np.uint8], *, stage_of_tensor: dict[str, str]
+    file: Path, network: Network, pixels: NDArray[np.uint8], *, stage_of_tensor: Mapping[str, str]
 ) -> str:
     wanted: dict[str, torch.Tensor] = {}
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from histofast.pipeline.arguments import ExtractArguments
 from histofast.pipeline.check import check_slides
 from histofast.pipeline.extraction import extract
 from histofast.pipeline.options import DEFAULT_ENCODER, ExtractOptions
@@ -10,6 +11,7 @@ from histofast.pipeline.reports import DeviceReport, Progress, RunReport, SlideR
 __all__ = [
     "DEFAULT_ENCODER",
     "DeviceReport",
+    "ExtractArguments",
     "ExtractOptions",
     "Progress",
     "RunReport",
