@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 import histofast
 import reference_stain as reference
+from histofast import _core
 from histofast.errors import FeatureError, SlideError
 from histofast.features import options_of, read_features
 from histofast.patches import PatchReader, StainMap, StainOptions, stain_map
@@ -115,6 +116,43 @@ def test_threads_and_company_change_nothing(method):
     np.testing.assert_array_equal(whole, np.concatenate([each.apply(p[None]) for p in pixels]))
     np.testing.assert_array_equal(StainMap.of_text(each.text).apply(pixels), whole)
     assert each.apply(pixels[:0]).shape == (0, 33, 33, 3)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_every_instruction_set_gives_the_same_bits(method):
+    each = stain_map(StainOptions(method=method), tissue(ONE), of="it")
+    colours = np.random.default_rng(0).integers(0, 256, (3, 41, 83, 3), dtype=np.uint8)
+    wanted = each.apply(colours)
+    try:
+        for isa in _core.Isa:
+            if isa.value <= _core.best_isa().value:
+                _core.set_isa(isa)
+                np.testing.assert_array_equal(each.apply(colours, threads=2), wanted)
+    finally:
+        _core.set_isa(_core.best_isa())
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_every_colour_is_within_one_of_its_definition(method):
+    """Black, white and the pure colours among them, which no tissue has."""
+    source, options = tissue(ONE), StainOptions(method=method)
+    each = stain_map(options, source, of="it")
+    ends = np.stack(np.meshgrid(*[[0, 1, 17, 64, 127, 128, 200, 254, 255]] * 3), -1)
+    colours = ends.reshape(1, 27, 27, 3).astype(np.uint8)
+    wanted = _mapped(method, colours, each.found, options.wanted)
+    assert np.abs(each.apply(colours).astype(int) - wanted).max() <= 1
+
+
+def _mapped(method, pixels, source, target):
+    """The definition, of what was measured."""
+    parts = [(np.array(s.first), np.array(s.second)) for s in (source, target)]
+    if method == "macenko":
+        to_decimal = np.log10(2)
+        parts = [
+            (np.stack(pair), np.array(s.most) * to_decimal)
+            for pair, s in zip(parts, (source, target), strict=True)
+        ]
+    return getattr(reference, f"{method}_map")(pixels, *parts)
 
 
 def test_a_target_of_a_file_is_its_pixels(tmp_path):

@@ -41,6 +41,19 @@ void augment_cpu(const Images& images, const Each<std::uint8_t>& turns, const Ro
     cpu::augment_images(images.data(), shape, draws, threads, out.data());
 }
 
+void map_cones_cpu(const Images& images, const Each<float>& thirty, std::size_t threads,
+                   const Out& out) {
+    const ImageShape shape{images.shape(0), images.shape(1), images.shape(2)};
+    require(
+        out.shape(0) == shape.count && out.shape(1) == shape.height && out.shape(2) == shape.width,
+        "map_cones: out of shape " + shape_of(out) + " does not fit images of shape " +
+            shape_of(images));
+    require(thirty.shape(0) == 30,
+            "map_cones: thirty must be 30 numbers, got shape " + shape_of(thirty));
+    nb::gil_scoped_release nogil;
+    cpu::map_cones(images.data(), shape, thirty.data(), threads, out.data());
+}
+
 }  // namespace
 
 void bind_augment(nb::module_& m) {
@@ -48,6 +61,9 @@ void bind_augment(nb::module_& m) {
           "maps"_a.noconvert(), "stains"_a.noconvert(), "tints"_a.noconvert(),
           "shifts"_a.noconvert(), "sigmas"_a.noconvert(), "holes"_a.noconvert(), "threads"_a,
           "out"_a.noconvert(), "Write the images, changed as drawn, into out.");
+    m.def("map_cones", &map_cones_cpu, "images"_a.noconvert(), "thirty"_a.noconvert(), "threads"_a,
+          "out"_a.noconvert(),
+          "Write the images, by one map of the logarithms of cones, into out.");
 }
 
 }  // namespace histofast::bindings

@@ -251,4 +251,31 @@ void augment_images(const std::uint8_t* images, ImageShape shape, const AugmentD
     });
 }
 
+void map_cones(const std::uint8_t* images, ImageShape shape, const float* thirty,
+               std::size_t threads, std::uint8_t* out) {
+    const std::size_t bytes = 3 * shape.height * shape.width;
+    if (shape.count == 0 || bytes == 0) return;
+    threads = std::clamp<std::size_t>(threads, 1, shape.count);
+    const std::size_t width = shape.width;
+    std::vector<float> floats(3 * width * threads);
+    std::vector<std::uint32_t> packed(width * threads);
+    ThreadPool pool(threads);
+    pool.run(threads, [&](std::size_t t) {
+        float* const values = floats.data() + 3 * width * t;
+        std::uint32_t* const pixels = packed.data() + width * t;
+        const FloatRow row{values, values + width, values + 2 * width, width};
+        for (std::size_t n = t; n < shape.count; n += threads)
+            for (std::size_t i = 0; i < shape.height; ++i) {
+                const std::size_t start = n * bytes + 3 * width * i;
+                const std::uint8_t* from = images + start;
+                for (std::size_t j = 0; j < width; ++j, from += 3)
+                    pixels[j] =
+                        from[0] | std::uint32_t{from[1]} << 8 | std::uint32_t{from[2]} << 16;
+                loops().unpack(pixels, row);
+                loops().cones(row, thirty);
+                loops().pack(row, out + start);
+            }
+    });
+}
+
 }  // namespace histofast::cpu

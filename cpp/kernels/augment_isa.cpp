@@ -136,6 +136,35 @@ void stain(const FloatRow& row, const float* m) {
     }
 }
 
+struct Three {
+    float a, b, c;
+};
+
+// A row of three times a matrix.
+inline Three times(float a, float b, float c, const float* m) {
+    return {a * m[0] + b * m[3] + c * m[6], a * m[1] + b * m[4] + c * m[7],
+            a * m[2] + b * m[5] + c * m[8]};
+}
+
+inline float power_of(float v) { return exp2_of(within(v, 8.0f)); }
+
+void cones(const FloatRow& row, const float* numbers) {
+    float* __restrict red = row.red;
+    float* __restrict green = row.green;
+    float* __restrict blue = row.blue;
+    float n[30];  // no store below can change them
+    for (int i = 0; i < 30; ++i) n[i] = numbers[i];
+    for (size_t j = 0; j < row.count; ++j) {
+        const Three seen = times(red[j] + 1.0f, green[j] + 1.0f, blue[j] + 1.0f, n);
+        const Three d = times(log2_of(seen.a), log2_of(seen.b), log2_of(seen.c), n + 9);
+        const Three light =
+            times(power_of(d.a + n[18]), power_of(d.b + n[19]), power_of(d.c + n[20]), n + 21);
+        red[j] = light.a - 1.0f;
+        green[j] = light.b - 1.0f;
+        blue[j] = light.c - 1.0f;
+    }
+}
+
 // One colour of a hue (of 6): 1 where its share of the chroma is taken off.
 inline float taken_off(float hue) {
     const float k = hue - 6.0f * static_cast<float>(static_cast<i32>(hue * (1.0f / 6.0f)));
@@ -203,6 +232,6 @@ void pack(const FloatRow& row, std::uint8_t* __restrict out) {
 }  // namespace
 
 extern const AugmentLoops augment_loops;
-const AugmentLoops augment_loops{sample, unpack, stain, tint, shift, blend, pack};
+const AugmentLoops augment_loops{sample, unpack, stain, cones, tint, shift, blend, pack};
 
 }  // namespace histofast::cpu::HISTOFAST_ISA

@@ -24,6 +24,9 @@ struct AugmentLoops {
                    const FloatRow& row);
     void (*unpack)(const std::uint32_t* pixels, const FloatRow& row);
     void (*stain)(const FloatRow& row, const float* matrix_and_offset);
+    // to_cones (9), m (9) and o (3), to_light (9): v = 2^(log2((v + 1) to_cones) m + o) to_light
+    // - 1.
+    void (*cones)(const FloatRow& row, const float* thirty);
     void (*tint)(const FloatRow& row, const float* hue_saturation_value);
     void (*shift)(const FloatRow& row, const float* rgb);
     // out[j] = sum_t weights[t] lines[t][j], in the order of t.

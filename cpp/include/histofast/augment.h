@@ -31,5 +31,13 @@ namespace cpu {
 void augment_images(const std::uint8_t* images, ImageShape shape, const AugmentDraws& draws,
                     std::size_t threads, std::uint8_t* out);
 
+// All images by one map of the logarithms of cones, a stain normalisation: of 30 numbers to_cones
+// (9), m (9) and o (3), to_light (9), matrices row by row that rows are multiplied with,
+//     v -> 2^(log2((v + 1) to_cones) m + o) to_light - 1,
+// the power at most 256, rounded once (halves up); to_cones gives what is above 0. The same bits on
+// every instruction set. `out` does not overlap `images`.
+void map_cones(const std::uint8_t* images, ImageShape shape, const float* thirty,
+               std::size_t threads, std::uint8_t* out);
+
 }  // namespace cpu
 }  // namespace histofast

@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from histofast import _core
+from histofast._arrays import check
 from histofast._files import path_of, regular_file
 from histofast.errors import SlideError
 from histofast.slides import read_image
@@ -173,11 +174,19 @@ class StainMap:
     def apply(self, pixels: Pixels, *, threads: int = 1) -> Pixels:
         """Return the pixels, (n, h, w, 3) uint8, in the colours of the target.
 
-        Determinism: bitwise, whatever the threads; within 1 of its definition.
+        Raises:
+            TypeError, ValueError: pixels of another type or shape, or strided.
+
+        Determinism: bitwise, whatever the threads and instruction set; within 1 of its definition.
         """
+        check("pixels", pixels, "uint8", ("n", "h", "w", 3))
         out = np.empty_like(pixels)
         if self.of_cones:
-            return _of_cones(pixels, self.matrix, out)
+            to_cones = _LIGHT_TO_CONES.T
+            numbers = [to_cones.ravel(), self.matrix, np.linalg.inv(to_cones).ravel()]
+            thirty = np.concatenate(numbers).astype(np.float32)
+            _core.map_cones(pixels, thirty, threads, out)
+            return out
         none = {k: np.zeros((0, k), np.float32) for k in (3, 12)}
         _core.augment_images(
             pixels,
@@ -298,14 +307,3 @@ def _notes(method: Method, found: Stains) -> Iterator[str]:
 
 def _pair(stains: Stains) -> Floats:
     return np.array([stains.first, stains.second])
-
-
-def _of_cones(pixels: Pixels, numbers: NDArray[np.float32], out: Pixels) -> Pixels:
-    to_cones = _LIGHT_TO_CONES.T.astype(np.float32)
-    to_light = np.linalg.inv(_LIGHT_TO_CONES.T).astype(np.float32)
-    for image, into in zip(pixels, out, strict=True):
-        cones = np.log2((image.astype(np.float32) + 1) @ to_cones)
-        cones = np.exp2(np.clip(cones @ numbers[:9].reshape(3, 3) + numbers[9:], 0, 8))
-        np.floor(np.clip(cones @ to_light - 1, 0, 255) + 0.5, out=cones)
-        into[...] = cones
-    return out
