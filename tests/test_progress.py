@@ -179,7 +179,10 @@ def test_a_study_shows_its_parts_once(tmp_path, notebook, capsys):
 def test_classify_shows_its_evaluations_once(tmp_path, notebook, capsys):
     classify = need("histofast.classify")
     data = write_pictures(tmp_path / "p")
-    asked = {"network": "cbr-tiny", "recipe": classify.Recipe(epochs=1)}
+    asked = {
+        "network": "resnet18",
+        "recipe": classify.Recipe(epochs=1, batch_size=8, px=24, freeze="all"),
+    }
     classify.train_folds(data, folds=2, out=tmp_path / "a", **asked)
     lines = [line for line in capsys.readouterr().out.splitlines() if "validation loss" in line]
     assert sum("fold 0" in line for line in lines) == sum("fold 1" in line for line in lines) > 0
