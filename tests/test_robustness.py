@@ -14,6 +14,7 @@ import reference_robustness as reference
 from extras import need
 from histofast.errors import FeatureError
 from histofast.features import FeatureWriter
+from histofast.learning import LabelsOfPatients
 from histofast.robustness import (
     check_column,
     compare_robustness,
@@ -259,6 +260,26 @@ def test_feature_files_of_two_encoders(stored):
     assert "Features of fragile tell centre of patients of the same class apart" in said
     assert "highest of 2 encoders robust" in said
     assert "All of this rests on 12 patients: take it as rough." in said
+
+
+def test_labels_of_patients_in_one_table_and_slides_in_another(stored):
+    """As STAMP keeps them."""
+    rows = [line.split(",") for line in (stored / "labels.csv").read_text().split()[1:]]
+    patients = dict.fromkeys(
+        ",".join([patient, label, centre]) for _, label, patient, centre in rows
+    )
+    (stored / "clini.csv").write_text("\n".join(["patient,label,centre", *patients]) + "\n")
+    slides = [f"{patient},{slide}" for slide, _, patient, _ in rows]
+    (stored / "slides.csv").write_text("\n".join(["patient,slide", *slides]) + "\n")
+    two = LabelsOfPatients(stored / "clini.csv", stored / "slides.csv")
+    asked = {"column": "centre", "resamples": 99}
+    one = compare_robustness(both(stored), stored / "labels.csv", **asked)
+    found = compare_robustness(both(stored), two, **asked)
+    assert {n: each.index for n, each in found.encoders.items()} == {
+        n: each.index for n, each in one.encoders.items()
+    }
+    with pytest.raises(ValueError, match=r"clini.csv must have the column scanner"):
+        compare_robustness(both(stored), two, column="scanner")
 
 
 def test_patches_are_drawn_evenly_and_the_same_of_all(stored):

@@ -19,7 +19,7 @@ from histofast._tables import read_table
 from histofast._words import counted
 from histofast.errors import FeatureError
 from histofast.features import find_features, open_features
-from histofast.learning import Labels, Missing, read_labels
+from histofast.learning import Labels, LabelsOfPatients, Missing, read_labels
 from histofast.robustness.dependence import NEAREST, NEIGHBOURS, Robustness, robustness_of
 
 _LEAST = 8  # rows whose neighbours mean anything
@@ -52,13 +52,15 @@ class RobustnessResult:
         report.save(answer_of(self), folder)
 
 
-def check_column(labels: str | Path, column: str) -> None:
-    """Refuse a table without this column, or one where it says the same of all slides.
+def check_column(labels: str | Path | LabelsOfPatients, column: str) -> None:
+    """Refuse a table (of two, that of patients) without this column, or one where it says the same of all slides.
 
     Raises:
         FileNotFoundError: no such table.
         ValueError: no such column, or fewer than two levels in it.
     """
+    if isinstance(labels, LabelsOfPatients):
+        labels = labels.labels
     table = read_table(path_of("labels", labels), named=(column,))
     name = table.named(column)
     if name is None:
@@ -77,7 +79,7 @@ def check_column(labels: str | Path, column: str) -> None:
 @noted
 def compare_robustness(
     folders: Mapping[str, str | Path],
-    labels: str | Path,
+    labels: str | Path | LabelsOfPatients,
     *,
     column: str,
     label_column: str = "label",
