@@ -214,7 +214,7 @@ def test_sensitivity_names_each_layer_once(residual, patches):
         residual,
         calibration=patches[0],
         held_out=patches[1],
-        progress=lambda done, total: steps.append((done, total)),
+        on_progress=lambda done, total: steps.append((done, total)),
     )
     names = {"conv1", "block.conv", "pool", "branch", "norm", "fc", "last"}
     assert {entry.layer for entry in found} == names

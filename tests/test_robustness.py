@@ -265,9 +265,7 @@ def test_feature_files_of_two_encoders(stored):
 def test_labels_of_patients_in_one_table_and_slides_in_another(stored):
     """As STAMP keeps them."""
     rows = [line.split(",") for line in (stored / "labels.csv").read_text().split()[1:]]
-    patients = dict.fromkeys(
-        ",".join([patient, label, centre]) for _, label, patient, centre in rows
-    )
+    patients = dict.fromkeys(f"{patient},{label},{centre}" for _, label, patient, centre in rows)
     (stored / "clini.csv").write_text("\n".join(["patient,label,centre", *patients]) + "\n")
     slides = [f"{patient},{slide}" for slide, _, patient, _ in rows]
     (stored / "slides.csv").write_text("\n".join(["patient,slide", *slides]) + "\n")
