@@ -209,6 +209,49 @@ def test_the_checksum_of_weights_is_of_all_of_them(odd):
     assert odd.weights_sha256 != before
 
 
+@pytest.mark.parametrize(
+    ("shape", "message"),
+    [
+        (
+            (5, 7),
+            r"Given must give features \(n, d\) or maps .*, got \(n, 5, 7\): let a module around",
+        ),
+        ((), r"Given must give features .*, got \(n\): let"),
+        ((6, 6, 5), r"Given must give maps .*, got \(n, 6, 6, 5\), whose channels are last"),
+    ],
+)
+def test_a_module_that_gives_no_features_is_refused(tmp_path, shape, message):
+    class Given(torch.nn.Module):
+        def forward(self, x):
+            return x.mean((1, 2, 3)).reshape(-1, *(1 for _ in shape)).expand(-1, *shape) * 2
+
+    network = networks.adopt(Given(), mean=(0.5,) * 3, std=(0.2,) * 3, input_px=32)
+    with pytest.raises(ModelError, match=message):
+        networks.export(network, tmp_path / "a.onnx")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_module_that_gives_no_tensor_is_refused(tmp_path):
+    class Alone(torch.nn.Module):
+        def forward(self, x):
+            return {"features": x}
+
+    network = networks.adopt(Alone(), mean=(0.5,) * 3, std=(0.2,) * 3, input_px=32)
+    with pytest.raises(ModelError, match=r"^Alone must give a tensor, got dict$"):
+        networks.export(network, tmp_path / "a.onnx")
+
+
+def test_a_module_with_a_number_among_its_tensors_is_exported(tmp_path):
+    """BatchNorms count their batches in one."""
+    need("onnxscript")
+    model = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3), torch.nn.BatchNorm2d(4))
+    network = networks.adopt(model, mean=(0.5,) * 3, std=(0.2,) * 3, input_px=32)
+    before = network.weights_sha256
+    assert networks.export(network, tmp_path / "a.onnx").weights_sha256 == before
+    model[1].num_batches_tracked += 1
+    assert network.weights_sha256 != before
+
+
 def test_a_module_that_was_not_adopted_is_refused(tmp_path):
     with pytest.raises(
         TypeError, match=r"^network must be of .*create, got Odd: give a module .*adopt"

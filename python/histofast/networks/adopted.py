@@ -11,6 +11,8 @@ from typing import Any
 import torch
 from torch import nn
 
+from histofast.errors import ModelError
+
 _FEW = 3  # children: a container of containers is opened
 
 
@@ -89,6 +91,34 @@ class AdoptedNetwork(nn.Module):
                 elif any(True for _ in module.parameters(recurse=False)):
                     return None
         return other
+
+
+def refuse_other_than_features(network: AdoptedNetwork, patch_px: int) -> None:
+    """Refuse a module whose output is not one row of features, or one set of maps, for each patch.
+
+    Raises:
+        ModelError: a sequence, maps with their channels last, or something else.
+    """
+    try:
+        with torch.inference_mode():
+            out: Any = network.model(torch.zeros(2, 3, patch_px, patch_px))
+    except (RuntimeError, AssertionError, ValueError, TypeError, IndexError):
+        return  # whoever exports it says why
+    out = out[0] if isinstance(out, tuple | list) and out else out
+    if not isinstance(out, torch.Tensor):
+        raise ModelError(f"{network.architecture} must give a tensor, got {type(out).__name__}")
+    shape = tuple(out.shape)
+    shown = f"({', '.join(map(str, ('n', *shape[1:])))})"
+    if len(shape) not in (2, 4) or shape[0] != 2:
+        raise ModelError(
+            f"{network.architecture} must give features (n, d) or maps (n, c, h, w), got {shown}: let a module "
+            "around it take a token, or their mean"
+        )
+    if len(shape) == 4 and shape[1] == shape[2] != shape[3]:
+        raise ModelError(
+            f"{network.architecture} must give maps (n, c, h, w), got {shown}, whose channels are last: let a "
+            "module around it permute them"
+        )
 
 
 def adopt(

@@ -31,7 +31,7 @@ from histofast.graphs import (
     wrap,
     write_model,
 )
-from histofast.networks.adopted import AdoptedNetwork
+from histofast.networks.adopted import AdoptedNetwork, refuse_other_than_features
 from histofast.networks.creation import create
 from histofast.networks.kinds import AnyNetwork
 from histofast.networks.known import cuts_of, no_such
@@ -317,6 +317,8 @@ def _export_by_torch(
     overwrite: bool,
 ) -> EncoderSpec:
     """Let torch write the network, and wrap that file as any foreign one."""
+    if isinstance(network, AdoptedNetwork):
+        refuse_other_than_features(network, patch_px)
     with replacing_encoder(path, overwrite=overwrite) as pending:
         with bare_onnx(network, patch_px=patch_px, beside=pending.parent) as bare:
             wrap(
