@@ -1131,7 +1131,10 @@ def test_models_truncate(cli, net, tmp_path):
     assert lines[3] == (
         "layer1.0.relu (also layer1, layer1.0): 4 features, 4 x 16 x 16, 82.3% of the FLOPs"
     )
-    assert lines[-1] == "fc: 5 features, 5, 100.0% of the FLOPs"
+    assert lines[-2:] == [
+        "fc: 5 features, 5, 100.0% of the FLOPs",
+        f"{net} takes patches of 32 px",
+    ]
     answer = cli("models", "truncate", "densenet121-t2", "--list")
     assert "\ndenseblock1: 256 features, 256 x 64 x 64, 61.1% of the FLOPs\n" in answer.out
     out = tmp_path / "cut.onnx"
