@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-BETA, ALPHA = 0.15, 1.0  # decimal density; per cent
+BETA, ALPHA = 0.15, 1.0  # natural density; per cent
 LIGHT_TO_CONES = np.array(
     [[0.3811, 0.5783, 0.0402], [0.1967, 0.7244, 0.0782], [0.0241, 0.1288, 0.8444]]
 )
@@ -12,8 +12,8 @@ DECORRELATE = np.diag(1 / np.sqrt([3, 6, 2])) @ np.array([[1, 1, 1], [1, 1, -2],
 
 
 def densities(pixels):
-    """Decimal optical densities, (n, 3)."""
-    return -np.log10((np.asarray(pixels, float).reshape(-1, 3) + 1) / 256)
+    """Natural optical densities, (n, 3)."""
+    return -np.log((np.asarray(pixels, float).reshape(-1, 3) + 1) / 256)
 
 
 def dense(pixels):
@@ -40,7 +40,7 @@ def macenko_map(pixels, source, target):
     (vectors, most), (other_vectors, other_most) = source, target
     amounts = np.linalg.lstsq(vectors.T, densities(pixels).T, rcond=None)[0]
     d = (amounts * (other_most / most)[:, None]).T @ other_vectors
-    light = 256 * 10.0**-d - 1
+    light = 256 * np.exp(-d) - 1
     return np.floor(np.clip(light, 0, 255) + 0.5).reshape(np.shape(pixels))
 
 

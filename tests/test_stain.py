@@ -76,7 +76,7 @@ def test_stains_that_were_put_in_are_found(pair):
         assert np.linalg.norm(vector) == pytest.approx(1)
     vectors, most = reference.macenko(pixels)
     np.testing.assert_allclose([found.first, found.second], vectors, atol=1e-6)
-    np.testing.assert_allclose(np.multiply(found.most, np.log10(2)), most, atol=1e-6)
+    np.testing.assert_allclose(np.multiply(found.most, np.log(2)), most, atol=1e-6)
 
 
 def test_the_same_tissue_in_colours_of_two_laboratories_becomes_alike():
@@ -147,9 +147,9 @@ def _mapped(method, pixels, source, target):
     """The definition, of what was measured."""
     parts = [(np.array(s.first), np.array(s.second)) for s in (source, target)]
     if method == "macenko":
-        to_decimal = np.log10(2)
+        natural = np.log(2)
         parts = [
-            (np.stack(pair), np.array(s.most) * to_decimal)
+            (np.stack(pair), np.array(s.most) * natural)
             for pair, s in zip(parts, (source, target), strict=True)
         ]
     return getattr(reference, f"{method}_map")(pixels, *parts)

@@ -31,7 +31,7 @@ REVISION = 1  # raised when the same pixels would give others
 SAMPLED = 32  # patches of a slide that are measured
 _MOST_PIXELS = 200_000  # of these
 
-_BETA = 0.15 / math.log10(2)  # density below which a pixel is glass
+_BETA = 0.15 / math.log(2)  # density, natural 0.15, below which a pixel is glass
 _ALPHA = 1.0  # per cent of the angles beyond either stain
 _LEAST_DENSE = 1_000
 _LEAST_DEG = 5.0  # between two stains that can be told apart

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from histofast._numbers import real_number, whole_number
 from histofast.robustness.looking import lower_tail, median, neighbours_of
-from histofast.robustness.variance import adjusted_share, explained_share
+from histofast.robustness.variance import adjusted_share, explained_share, shares_without
 from histofast.similarity import check_features
 
 NEIGHBOURS = 10
@@ -273,8 +273,7 @@ def _share(
         from scipy.special import stdtrit  # half a second that only who asks for an interval spends
 
         g = int(rows.groups.max()) + 1
-        kept = [rows.groups != group for group in range(g)]
-        left = np.array([explained_share(unit[r], rows.classes[r], rows.levels[r]) for r in kept])
+        left = shares_without(unit, rows.classes, rows.levels, rows.groups)
         half = float(stdtrit(g - 1, (1 + confidence) / 2) * left.std() * np.sqrt(g - 1))
         low, high = max(0.0, value - half), min(1.0, value + half)
     shuffled = [explained_share(unit, rows.classes, levels) for levels in dealt]
