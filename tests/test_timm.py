@@ -196,6 +196,30 @@ def test_arguments_change_the_network(arguments, seen):
     assert [cut.name for cut in networks.layers(VIT, timm_args=arguments)][-1] == "features"
 
 
+def test_class_token_and_mean_without_registers(tmp_path):
+    """As Virchow2 is pooled; registers in the mean would be other features."""
+    arguments = {"reg_tokens": 4, "global_pool": "cls+mean", "img_size": 96}
+    network = networks.create(VIT, timm_args=arguments, seed=3)
+    x = torch.randn(3, 3, 96, 96)
+    with torch.inference_mode():
+        tokens = network.model.forward_features(x)
+        got = network(x)
+    assert tokens.shape[1] == 1 + 4 + 36
+    torch.testing.assert_close(got[:, :64], tokens[:, 0])
+    torch.testing.assert_close(got[:, 64:], tokens[:, 5:].mean(1))
+    with_registers = tokens[:, 1:].mean(1)
+    assert (got[:, 64:] - with_registers).abs().max() > 1e-3
+    spec = networks.export(network, tmp_path / "e.onnx")
+    assert (spec.d, network.d, networks.layers(spec.network)[-1].d) == (128, 128, 128)
+    assert "global_pool='cls+mean'" in spec.network
+    with pytest.raises(
+        ModelError, match=r"test_vit has no class token for global_pool='cls\+mean'"
+    ):
+        networks.create(VIT, timm_args={"class_token": False, "global_pool": "cls+mean"})
+    with pytest.raises(ValueError, match=r"classes must be 0 with global_pool='cls\+mean', got 2"):
+        networks.create(VIT, timm_args={"global_pool": "cls+mean"}, classes=2)
+
+
 def test_arguments_are_in_the_encoder(tmp_path, rng):
     network = networks.create(VIT, timm_args={"img_size": 96, "reg_tokens": 2}, seed=3)
     spec = networks.export(network, tmp_path / "e.onnx")

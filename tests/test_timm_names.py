@@ -52,6 +52,7 @@ def test_names_are_told_apart():
         ("true", True),
         ("False", False),
         ("SwiGLUPacked", "SwiGLUPacked"),
+        ("cls+mean", "cls+mean"),
         ('"token"', "token"),
         ("'token'", "token"),
         ("", ""),

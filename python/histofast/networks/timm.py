@@ -42,7 +42,8 @@ class TimmNetwork(nn.Module):
 
     Input (n, 3, `input_px`, `input_px`) float32, standardised with `mean` and `std`; output (n, d)
     float32: what timm pools at the end of a whole model (its logits if it has a head), the mean
-    over the picture at a cut.
+    over the picture at a cut. The argument `global_pool='cls+mean'`, which timm has not, is the class
+    token and the mean of the patches' tokens, without registers, one after the other.
     """
 
     prefix = "model."  # before timm's own keys in the state dict
@@ -63,8 +64,9 @@ class TimmNetwork(nn.Module):
         self.loaded: LoadReport | None = None
         self.origin = self.licence = "random weights"
         self._at = None if layer == _WHOLE else _stage_names(model).index(layer)
+        self._pools_both = _pools_both(parted(architecture)[1])
         if self._at is None:
-            self.d = classes or int(model.head_hidden_size)
+            self.d = classes or int(model.head_hidden_size) * (1 + self._pools_both)
         else:
             self.d = int(_feature_info(model)[self._at]["num_chs"])
             model.prune_intermediate_layers([self._at], prune_norm=True, prune_head=True)
@@ -77,6 +79,9 @@ class TimmNetwork(nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         if self._at is None:
             features: torch.Tensor = self.model(x)
+            if self._pools_both:  # (n, tokens, d)
+                patches = features[:, self.model.num_prefix_tokens :]
+                return torch.cat([features[:, 0], patches.mean(1)], 1)
             return features
         (maps,) = self.model.forward_intermediates(
             x, indices=[self._at], norm=False, intermediates_only=True, output_fmt="NCHW"
@@ -154,10 +159,11 @@ def create_timm(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = _model(name, classes, pretrained=from_hub)
-    if layer == _WHOLE and getattr(model, "global_pool", None) == "":
+    is_sequence = getattr(model, "global_pool", None) == ""
+    if layer == _WHOLE and is_sequence and not _pools_both(parted(name)[1]):
         raise ModelError(
             f"global_pool='' gives no features but a sequence or maps: leave it out of {name}, or say "
-            "token or avg"
+            "token, avg or cls+mean"
         )
     network = TimmNetwork(name, model, layer=layer, classes=classes)
     if from_hub:
@@ -260,6 +266,7 @@ def _timm() -> Any:
     return timm
 
 
+_BOTH = "cls+mean"
 # Arguments that are classes in timm, by their names there.
 _MLPS = ("Mlp", "GluMlp", "GatedMlp", "SwiGLU", "SwiGLUPacked", "ConvMlp", "GlobalResponseNormMlp")
 
@@ -272,6 +279,10 @@ def _model(name: str, classes: int, *, pretrained: bool = False) -> nn.Module:
         near = did_you_mean(of_timm, timm.list_models())
         raise ModelError(f"timm {timm.__version__} has no model {of_timm!r}{near}")
     given = {key: _class_of(key, value) for key, value in arguments.items()}
+    if _pools_both(arguments):
+        given["global_pool"] = ""
+        if classes:
+            raise ValueError(f"classes must be 0 with global_pool='{_BOTH}', got {classes}")
     refused = (TypeError, KeyError, AttributeError, AssertionError, IndexError, ZeroDivisionError)
     try:
         model: nn.Module = timm.create_model(
@@ -285,7 +296,13 @@ def _model(name: str, classes: int, *, pretrained: bool = False) -> nn.Module:
         if not given:
             raise
         raise ModelError(_refusal(of_timm, arguments, error)) from None
+    if _pools_both(arguments) and getattr(model, "cls_token", None) is None:
+        raise ModelError(f"{of_timm} has no class token for global_pool='{_BOTH}': say avg")
     return model.eval()
+
+
+def _pools_both(arguments: Mapping[str, Value]) -> bool:
+    return arguments.get("global_pool") == _BOTH
 
 
 def _class_of(key: str, value: Value) -> Any:

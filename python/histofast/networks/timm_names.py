@@ -95,7 +95,7 @@ def _literal(key: str, text: str) -> Any:
         return tomllib.loads(f"value = {text}")["value"]
     with contextlib.suppress(ValueError, SyntaxError, MemoryError, RecursionError):
         return ast.literal_eval(text)
-    if re.fullmatch(r"([A-Za-z_][\w.-]*)?", text):
+    if re.fullmatch(r"([A-Za-z_][\w.+-]*)?", text):
         return text
     raise ValueError(f"timm_args must have a number, a flag, a word or several, got {key}={text}")
 
