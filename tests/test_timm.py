@@ -339,3 +339,49 @@ def test_commands_refuse_arguments(cli, tmp_path, given, message):
     flags = [part for text in given for part in ("--timm-arg", text)]
     done = cli("models", "export", VIT, "--random", "0", "--out", tmp_path / "e.onnx", *flags)
     assert (done.code, done.err) == (1 if "depht" in given[0] else 2, [message])
+
+
+_GATED = {"mlp_layer": "SwiGLUPacked", "act_layer": "SiLU", "init_values": 1e-5, "img_size": 224}
+_GIANT = {"embed_dim": 1536, "num_heads": 24, "mlp_ratio": 5.33334, "init_values": 1e-5}
+
+
+@pytest.mark.parametrize(
+    ("model", "arguments", "tensors", "d"),
+    [
+        (  # UNI2-h
+            "vit_giant_patch14_224",
+            _GATED
+            | _GIANT
+            | {"patch_size": 14, "depth": 24, "no_embed_class": True, "reg_tokens": 8},
+            343,
+            1536,
+        ),
+        (  # Virchow2
+            "vit_huge_patch14_224",
+            _GATED | {"reg_tokens": 4, "mlp_ratio": 5.3375, "global_pool": "cls+mean"},
+            455,
+            2560,
+        ),
+        (  # H0-mini
+            "vit_base_patch14_reg4_dinov2",
+            _GATED | {"mlp_ratio": 5.33334, "global_pool": "cls+mean"},
+            175,
+            1536,
+        ),
+        (  # GigaPath
+            "vit_giant_patch14_dinov2",
+            _GIANT | {"img_size": 224, "patch_size": 16, "depth": 40},
+            566,
+            1536,
+        ),
+    ],
+)
+def test_published_models_have_as_many_tensors_and_features_as_their_files(
+    model, arguments, tensors, d
+):
+    """Without memory for their weights; the numbers are of the published checkpoints."""
+    with torch.device("meta"):
+        network = networks.create(f"timm:{model}", timm_args=arguments)
+    assert len(network.state_dict()) == tensors
+    assert (network.d, network.input_px) == (d, 224)
+    assert len(networks.stem_of(network.architecture)) < 60  # a name of files
