@@ -209,7 +209,14 @@ def test_bad_options(tmp_path):
         SlideError, match=r"stains of stain target .*white\.png must be measured on"
     ):
         StainOptions(method="macenko", target=tmp_path / "white.png")
+    told = StainOptions(method="macenko").identity
+    for change in ({"revision": 0}, {"numbers": [1, 2]}, {"method": "none"}, {"numbers": None}):
+        with pytest.raises(
+            ValueError, match="a stain must be as this version of extract writes it"
+        ):
+            StainOptions.of_identity({**told, **change})
     for text in (
+        json.dumps({"matrix": [np.nan] * 12, "of_cones": 0, "found": {"first": [], "second": []}}),
         "",
         "{}",
         '{"matrix": [1], "of_cones": 0, "found": {"first": [], "second": []}}',

@@ -72,6 +72,9 @@ _DEFAULT: dict[Method, Stains] = {
 }
 
 
+_COUNTS = {"macenko": 8, "reinhard": 6}  # numbers of a target
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class StainOptions:
     """To which colours pixels are brought, and how.
@@ -108,8 +111,20 @@ class StainOptions:
 
     @classmethod
     def of_identity(cls, told: Mapping[str, Any]) -> StainOptions:
-        """Return the options that gave an identity."""
-        numbers = [float(number) for number in told["numbers"]]
+        """Return the options that gave an identity.
+
+        Raises:
+            ValueError: none did, or those of another revision.
+        """
+        try:
+            numbers = [float(number) for number in told["numbers"]]
+            is_known = told["revision"] == REVISION and len(numbers) == _COUNTS[told["method"]]
+        except (KeyError, TypeError, ValueError):
+            is_known = False
+        if not is_known:
+            raise ValueError(
+                "a stain must be as this version of extract writes it: extract the features again"
+            )
         wanted = Stains(
             first=tuple(numbers[:3]), second=tuple(numbers[3:6]), most=tuple(numbers[6:])
         )
@@ -165,7 +180,7 @@ class StainMap:
             told = json.loads(text)
             found = {name: tuple(map(float, values)) for name, values in told["found"].items()}
             matrix = np.array(told["matrix"], np.float32)
-            if matrix.shape != (12,):
+            if matrix.shape != (12,) or not np.isfinite(matrix).all():
                 raise ValueError
             return cls(matrix=matrix, of_cones=bool(told["of_cones"]), found=Stains(**found))
         except (ValueError, TypeError, KeyError, AttributeError, RecursionError):

@@ -34,10 +34,8 @@ def answer_of(result: RobustnessResult) -> Answer:
     some = next(iter(result.encoders.values()))
     levels = ", ".join(f"{name} {n}" for name, n in some.levels.items())
     classes = ", ".join(f"{name} {n}" for name, n in some.classes.items())
-    basis = (
-        f"{count(some.n, 'patch', 'patches')} of {count(result.slides, 'slide')} of "
-        f"{count(some.groups, result.unit)}"
-    )
+    who = f" of {count(some.groups, 'patient')}" if result.unit == "patient" else ""
+    basis = f"{count(some.n, 'patch', 'patches')} of {count(result.slides, 'slide')}{who}"
     return Answer(
         name="robustness",
         title=f"Dependence on {result.column}",
