@@ -167,6 +167,25 @@ def test_a_target_of_a_file_is_its_pixels(tmp_path):
         assert StainOptions(method=method).identity["target"] == "default"
 
 
+def test_a_target_may_be_a_slide_or_a_tiff(tmp_path, stage):
+    options = StainOptions(method="macenko", target=stage / "other.tif")
+    for vector, wanted in zip(
+        (options.wanted.first, options.wanted.second), unit(OTHER), strict=True
+    ):
+        assert angle(vector, wanted) < 5  # JPEG, and patches at the slide's own scale
+    write_tiff(tmp_path / "picture.tif", [tissue(OTHER)], mpp=None)
+    found = StainOptions(method="macenko", target=tmp_path / "picture.tif").wanted
+    assert found == _measured("macenko", tissue(OTHER))
+    write_tiff(tmp_path / "glass.tif", [np.full((512, 512, 3), 250, np.uint8)], mpp=0.5)
+    with pytest.raises(
+        SlideError, match=r"target .*glass\.tif must show tissue, got none that fills"
+    ):
+        StainOptions(method="macenko", target=tmp_path / "glass.tif")
+    (tmp_path / "text.svs").write_text("none")
+    with pytest.raises(SlideError, match=r"text\.svs"):
+        StainOptions(method="macenko", target=tmp_path / "text.svs")
+
+
 # --- What is refused, and what is said ---------------------------------------------------------------
 
 

@@ -476,7 +476,7 @@ StainTarget = Annotated[
     typer.Option(
         "--stain-target",
         metavar="FILE|default",
-        help="picture of tissue whose colours are wanted [default: published ones]",
+        help="slide or picture of tissue whose colours are wanted [default: published ones]",
     ),
 ]
 

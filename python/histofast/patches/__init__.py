@@ -21,7 +21,13 @@ from histofast.patches.sources import (
     select_shard,
     with_masks,
 )
-from histofast.patches.stain import SAMPLED, StainMap, StainOptions, stain_map
+from histofast.patches.stain import (
+    SAMPLED,
+    StainMap,
+    StainOptions,
+    measured_rows,
+    stain_map,
+)
 from histofast.patches.stream import PatchBatch, iter_patches, stream_slide
 from histofast.patches.survey import (
     SLIDE_FAILURES,
@@ -60,6 +66,7 @@ __all__ = [
     "make_demo_slides",
     "make_labelled_slides",
     "make_slide",
+    "measured_rows",
     "read_patch_table",
     "read_pictures",
     "sample_patches",

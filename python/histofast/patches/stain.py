@@ -10,7 +10,7 @@ import hashlib
 import json
 import math
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -21,7 +21,11 @@ from histofast import _core
 from histofast._arrays import check
 from histofast._files import path_of, regular_file
 from histofast.errors import SlideError
-from histofast.slides import read_image
+from histofast.patches.sample import IMAGE_SUFFIXES
+from histofast.patches.stream import iter_patches
+from histofast.slides import open_slide, read_image
+from histofast.tiling import plan_patches
+from histofast.tissue import find_tissue
 
 Method = Literal["macenko", "reinhard"]
 Floats = NDArray[np.float64]
@@ -34,6 +38,7 @@ _MOST_PIXELS = 200_000  # of these
 _BETA = 0.15 / math.log(2)  # density, natural 0.15, below which a pixel is glass
 _ALPHA = 1.0  # per cent of the angles beyond either stain
 _LEAST_DENSE = 1_000
+_TARGET_MPP, _TARGET_PX = 0.5, 256
 _LEAST_DEG = 5.0  # between two stains that can be told apart
 _DIGITS = 4  # of a map: machines whose last bits differ give the same one
 
@@ -82,7 +87,9 @@ class StainOptions:
     Attributes:
         method: "macenko": densities as sums of two stains, each brought to the target's colour and
             strength; "reinhard": means and deviations of l, alpha, beta brought to the target's.
-        target: picture (PNG, JPEG, TIFF) of tissue whose colours are wanted; None: the published ones.
+        target: slide, or picture of tissue (PNG, JPEG, a TIFF that tells no scale), whose colours are
+            wanted; None: the published ones. Of a slide 32 patches of 256 px are measured, at 0.5 um/px
+            where it has that.
         wanted: what was measured of it; given: measured before, there is no target to read.
 
     Raises:
@@ -106,7 +113,8 @@ class StainOptions:
         if self.target is not None and self.wanted is None:
             path = regular_file(path_of("stain_target", self.target), kind="target of stains")
             object.__setattr__(self, "target", path)
-            wanted = measured(self.method, read_image(path), of=f"stain target {path}")
+            of = f"stain target {path}"
+            wanted = measured(self.method, _pixels_of(path, of=of), of=of)
         object.__setattr__(self, "wanted", wanted)
 
     @classmethod
@@ -216,6 +224,31 @@ class StainMap:
             out,
         )
         return out
+
+
+def measured_rows(n: int) -> NDArray[np.int64]:
+    """Return which of n patches stains are measured on: evenly spaced ones."""
+    return np.unique(np.linspace(0, n - 1, SAMPLED).astype(np.int64))
+
+
+def _pixels_of(path: Path, *, of: str) -> Pixels:
+    """Return the pixels of a picture, or of some patches of a slide, (..., 3)."""
+    if path.suffix.lower() in IMAGE_SUFFIXES:
+        return read_image(path)
+    try:
+        slide = open_slide(path)
+    except SlideError:  # a picture as TIFF tells no scale; what is neither says so
+        return read_image(path)
+    with slide:
+        mpp = max(slide.mpp, _TARGET_MPP)
+        plan = plan_patches(slide, find_tissue(slide), mpp=mpp, patch_px=_TARGET_PX)
+        if not len(plan):
+            raise SlideError(f"{of} must show tissue, got none that fills a patch")
+        rows = measured_rows(len(plan))
+        part = replace(
+            plan, coords_l0=plan.coords_l0[rows], tissue_fraction=plan.tissue_fraction[rows]
+        )
+        return np.concatenate([pixels for pixels, _ in iter_patches(slide, part)])
 
 
 def stain_map(options: StainOptions, pixels: Pixels, *, of: str) -> StainMap:

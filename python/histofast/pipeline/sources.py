@@ -13,12 +13,12 @@ from numpy.typing import NDArray
 
 from histofast.errors import TileError
 from histofast.patches import (
-    SAMPLED,
     FoundTissue,
     Job,
     PatchBatch,
     StainMap,
     fit_bag,
+    measured_rows,
     stain_map,
     stream_fitted,
     stream_slide,
@@ -254,8 +254,7 @@ def _stained(
     """Measure stains on evenly spaced patches of `n`; None where nothing is to be mapped."""
     if options.stain is None or not n:
         return None
-    rows = np.unique(np.linspace(0, n - 1, SAMPLED).astype(np.int64))
-    pixels = [batch.pixels.reshape(-1, 3) for batch in sampled(rows)]
+    pixels = [batch.pixels.reshape(-1, 3) for batch in sampled(measured_rows(n))]
     return stain_map(options.stain, np.concatenate(pixels), of=of)
 
 
