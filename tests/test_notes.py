@@ -61,7 +61,7 @@ def test_a_note_is_logged_once_however_many_hand_it_on(caplog):
 
 def test_a_note_is_logged_and_told(log):
     told: list[str] = []
-    _notes.note(_notes.LOG, "50 % of %s", to=told.append)  # no format: it is a text
+    _notes.note(_notes.log_of("histofast"), "50 % of %s", to=told.append)  # no format: it is a text
     assert said(log) == told == ["50 % of %s"]
 
 
@@ -239,3 +239,17 @@ def test_a_full_disk_under_a_log(cli, stage, full_disk):
     answer = cli("--log", log, "extract", "good.tif", "-e", "tiny.onnx", "-o", "f")
     assert answer.code == 0
     assert answer.err.count(f"note: {log} ends here: No space left on device") == 1
+
+
+def test_a_line_of_a_log_is_one_line_of_text_whatever_a_file_is_called(caplog):
+    """Else a handler that writes UTF-8 fails on names that are no text, and a name can forge a line."""
+    log = _notes.log_of("histofast.slides.opening")
+    with caplog.at_level("DEBUG", logger="histofast"):
+        log.info("opened %s", "no\udcff\nWARNING evil\x1b[31m.svs")
+        _notes.note(log, "b\udcff")
+    assert [record.getMessage() for record in caplog.records] == [
+        r"opened no\udcff\nWARNING evil\u001b[31m.svs",
+        r"b\udcff",
+    ]
+    assert caplog.records[0].funcName.startswith("test_a_line_of_a_log")
+    assert caplog.text.encode()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import logging
 import math
 import shutil
 import time
@@ -14,7 +13,7 @@ from pathlib import Path
 import torch
 
 from histofast._files import path_of
-from histofast._notes import note
+from histofast._notes import log_of, note
 from histofast._progress import shows
 from histofast._words import counted
 from histofast.classify.asking import Asked, refuse_small, score
@@ -61,7 +60,7 @@ from histofast.learning import (
 )
 from histofast.networks import Network, pick_device, starts
 
-_log = logging.getLogger(__name__)
+_log = log_of(__name__)
 
 PIXELS = ".pixels"  # in the run's folder, while it is trained
 _SAVED_SHARE = 20  # of what writing the state takes, between two times

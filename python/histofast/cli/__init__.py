@@ -6,7 +6,6 @@ Commands import what they need when they run, so that `--help` and typing mistak
 from __future__ import annotations
 
 import _thread
-import logging
 import os
 import shlex
 import signal
@@ -20,6 +19,7 @@ from typing import Annotated, Any, NoReturn, TextIO
 import typer
 
 from histofast._files import NoLocksWarning
+from histofast._notes import log_of
 from histofast._stopping import deferred_interrupts, interruptions
 from histofast._words import listed, one_line
 from histofast.cli import (
@@ -42,7 +42,7 @@ from histofast.cli.flags import meant_by, owners_of, told
 from histofast.cli.log_file import close_log, log_to
 from histofast.cli.output import escape_streams, say
 
-_log = logging.getLogger(__name__)
+_log = log_of(__name__)
 
 GRACE_S = 0.5  # for work that does not ask whether to stop
 

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from histofast import _core
 from histofast._arrays import check
 from histofast._machine import ONNX_RUNTIME, available_cpus, check_device
+from histofast._notes import log_of
 from histofast._numbers import whole_number
 from histofast.encoders import runtime
 from histofast.encoders.beside import identity_of
@@ -32,7 +33,7 @@ from histofast.encoders.reading import all_specs, one_spec
 from histofast.encoders.spec import INPUT, EncoderSpec
 from histofast.errors import ModelError
 
-_log = logging.getLogger(__name__)
+_log = log_of(__name__)
 
 
 def load(

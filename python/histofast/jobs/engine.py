@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import logging
 from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
+from histofast._notes import log_of
 from histofast._words import one_line
 from histofast.errors import JobError
 from histofast.jobs.job import Ended, Event, Job, Lost, Outcome, Started, is_there
 from histofast.jobs.local import Local
 from histofast.jobs.needs import Waiting, refuse_needs
 
-_log = logging.getLogger(__name__)
+_log = log_of(__name__)
 
 
 class Engine(Protocol):

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from histofast._machine import available_cpus
-from histofast._notes import note, noted
+from histofast._notes import log_of, note, noted
 from histofast._progress import shows
 from histofast.errors import ModelError
 from histofast.learning import (
@@ -45,7 +45,7 @@ from histofast.mil.tuning_source import source_of
 from histofast.networks import Network, PixelsIn, pick_device
 from histofast.patches import PatchImages
 
-_log = logging.getLogger(__name__)
+_log = log_of(__name__)
 
 KIND = "finetune"
 FILES = (ENCODER, *(f"fold-*/{name}" for name in (FOLD, NETWORK, MODEL, LOG, STATE)))

@@ -8,7 +8,6 @@ its last epoch gives the numbers of one that was never stopped.
 from __future__ import annotations
 
 import contextlib
-import logging
 import math
 import time
 from collections.abc import Callable, Sequence
@@ -19,7 +18,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from histofast._notes import note
+from histofast._notes import log_of, note
 from histofast._words import count
 from histofast.errors import ModelError
 from histofast.jobs import stop_if_asked
@@ -55,7 +54,7 @@ from histofast.mil.runs import (
 from histofast.mil.survival import cox_loss
 from histofast.networks import pick_device
 
-_log = logging.getLogger(__name__)
+_log = log_of(__name__)
 
 _ORDER, _MODEL, _DROPOUT, _PATCHES = range(1, 5)  # streams of random numbers
 _REFRESH_S = 0.25

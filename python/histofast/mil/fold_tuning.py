@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from histofast._machine import TORCH, check_device
-from histofast._notes import note
+from histofast._notes import log_of, note
 from histofast._words import count, duration
 from histofast.errors import ModelError
 from histofast.jobs import stop_if_asked
@@ -64,7 +64,7 @@ from histofast.mil.tuning_source import Source
 from histofast.networks import Network, PixelsIn, pick_device
 from histofast.patches import PatchImages
 
-_log = logging.getLogger(__name__)
+_log = log_of(__name__)
 
 FOLD, NETWORK = "fold.json", "network.safetensors"
 _ROWS = 256  # patches whose pixels are in memory at a time when all of a slide are looked at

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from histofast._files import path_of
-from histofast._notes import note
+from histofast._notes import log_of, note
 from histofast._progress import shows
 from histofast.learning import (
     Fold,
@@ -40,7 +40,7 @@ from histofast.mil.reading import threads_of_torch
 from histofast.mil.runs import FILES, KIND, Run, TrainConfig, outputs_of, slides_of
 from histofast.networks import pick_device
 
-_log = logging.getLogger(__name__)
+_log = log_of(__name__)
 
 # Raised whenever the same input would give other numbers than before; part of every run's identity.
 REVISION = 1

@@ -6,7 +6,6 @@ from __future__ import annotations
 import copy
 import hashlib
 import json
-import logging
 import os
 import re
 from collections.abc import Sequence
@@ -17,6 +16,7 @@ import torch
 from torch import nn
 
 from histofast._files import path_of
+from histofast._notes import log_of
 from histofast.errors import ModelError
 from histofast.graphs import checked_patches
 from histofast.networks.adopted import AdoptedNetwork, adopt, state_sha256
@@ -26,7 +26,7 @@ from histofast.networks.timm import TimmNetwork
 from histofast.networks.timm_names import stem_of
 from histofast.networks.verifying import verify
 
-_log = logging.getLogger(__name__)
+_log = log_of(__name__)
 
 AnyNetwork = Network | TimmNetwork | AdoptedNetwork
 _ADDRESS = re.compile(r" at 0x[0-9a-f]+")

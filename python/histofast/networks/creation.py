@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import math
 import os
 from collections.abc import Mapping
@@ -14,6 +13,7 @@ import torch
 from torch import nn
 
 from histofast._files import path_of
+from histofast._notes import log_of
 from histofast._numbers import real_number, whole_number
 from histofast._words import text_of
 from histofast.encoders import SourceEntry, WeightsEntry, registry, sha256_of
@@ -27,7 +27,7 @@ from histofast.networks.timm import TimmNetwork, create_timm, timm_layers
 from histofast.networks.timm_names import PREFIX, timm_name
 from histofast.networks.weights import load_weights
 
-_log = logging.getLogger(__name__)
+_log = log_of(__name__)
 
 
 def create(

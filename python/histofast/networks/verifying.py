@@ -3,7 +3,6 @@
 # mypy: allow-subclassing-any
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -15,13 +14,14 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
+from histofast._notes import log_of
 from histofast.encoders import load, load_all
 from histofast.errors import ModelError
 from histofast.graphs import BATCHES, capture
 from histofast.networks.kinds import AnyNetwork
 from histofast.networks.network import Network
 
-_log = logging.getLogger(__name__)
+_log = log_of(__name__)
 
 MAX_RELATIVE_ERROR = 1e-5
 _TALLER_PX = 5

@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 
 from histofast._files import remove_stale_temporaries
-from histofast._notes import note
+from histofast._notes import log_of, note
 from histofast._words import count, duration
 from histofast.errors import NoSpaceError
 from histofast.jobs import Ended, Event, Job, Lost, Outcome, Retried, Told
@@ -26,7 +26,7 @@ from histofast.pipeline.reports import (
     make_folder,
 )
 
-_log = logging.getLogger(__name__)
+_log = log_of(__name__)
 
 
 class Gathering:
@@ -135,7 +135,8 @@ class Gathering:
         level = logging.DEBUG if slide.status == "skipped" else logging.INFO
         _log.log(logging.WARNING if slide.is_flawed else level, "%s", slide.in_words())
         if slide.traceback:
-            _log.debug("%s", slide.traceback)
+            for line in slide.traceback.splitlines():
+                _log.debug("%s", line)
         for text in slide.of_run:
             if text not in self.report.notes:
                 note(_log, text)

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import logging
 from pathlib import Path
 from typing import Literal
 
 from histofast._files import refuse_stand_in, regular_file
+from histofast._notes import log_of
 from histofast._numbers import mpp_number
 from histofast._words import clipped, one_line
 from histofast.errors import SlideError
@@ -17,7 +17,7 @@ from histofast.slides.slide import Slide
 from histofast.slides.tiff import TiffSlide
 from histofast.slides.tiff_layout import TiffLayout, check_for_openslide, read_layout
 
-_log = logging.getLogger(__name__)
+_log = log_of(__name__)
 
 Door = Literal["tifffile", "openslide", "image"]
 

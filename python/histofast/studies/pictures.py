@@ -21,6 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from histofast import jobs, report
+from histofast._notes import log_of
 from histofast._numbers import whole_number
 from histofast._progress import listening
 from histofast._tables import is_table
@@ -32,7 +33,7 @@ from histofast.jobs import Job, Local
 from histofast.networks import starts, workers_on
 from histofast.studies.setting import StudyProgress
 
-_log = logging.getLogger(__name__)
+_log = log_of(__name__)
 
 RECIPE = "recipe.toml"  # of a study, in its folder
 _FOLDS = 5  # one in so many groups tests, where folds are not asked for

@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from histofast._notes import log_of
 from histofast._numbers import real_number, whole_number
 from histofast._progress import listening
 from histofast.learning import TOLERANCE, LabelsOfPatients, Missing, Task, folds
@@ -17,7 +18,7 @@ from histofast.patches import PatchImages, TissueOptions, list_bags, list_jobs
 from histofast.report import check_installed
 from histofast.robustness import check_column
 
-_log = logging.getLogger(__name__)
+_log = log_of(__name__)
 
 CONFIDENCE = 0.95  # of all intervals
 SAY_S = 10.0  # between words on work that goes on
