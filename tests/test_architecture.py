@@ -24,7 +24,6 @@ PACKAGE = Path(histofast.__file__).resolve().parent
 
 LEVELS = {
     "_core": 0,
-    "_notes": 0,
     "_numbers": 0,
     "_words": 0,
     "errors": 1,
@@ -33,6 +32,7 @@ LEVELS = {
     "_lazy": 1,
     "_machine": 1,
     "_notebook": 1,
+    "_notes": 1,
     "_progress": 1,
     "_stopping": 1,
     "_tables": 3,
