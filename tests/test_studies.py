@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -197,6 +198,28 @@ def test_dependence_on_a_centre_is_a_column(stage, truncated, tmp_path, capsys):
         ValueError, match="robustness must be asked with task classification, got re"
     ):
         _run([*made, "--robustness", "centre", "--task", "regression"])
+
+
+def test_dependence_of_every_cut_is_measured_after_the_study_too(stage, truncated, tmp_path):
+    """Asked for later, it costs no training; random networks are left out."""
+    out = tmp_path / "s"
+    shutil.copytree(truncated[0], out)
+    table = tmp_path / "labels.csv"
+    lines = [f"b{b:02},{'yes' if b % 2 else 'no'},{'XY'[b // 2 % 2]}" for b in range(BAGS)]
+    table.write_text("\n".join(["slide,label,centre", *lines]) + "\n")
+    network = f"resnet18={stage / 'w.safetensors'}"
+    made = arguments(stage, out, "study", "truncation", "--network", network, "--no-speed")
+    made[made.index("--labels") + 1] = str(table)
+    cuts = ["--cuts", "maxpool,layer1", "--random-seeds", "2"]
+    trained = {p: p.stat().st_mtime_ns for p in out.rglob("weights*")}
+    assert _run([*made, *cuts, "--robustness", "centre"]) == 0
+    assert {p: p.stat().st_mtime_ns for p in out.rglob("weights*")} == trained
+    own = json.loads((out / "robustness" / "robustness.json").read_text())
+    assert list(own["encoders"]) == ["resnet18 maxpool", "resnet18 layer1"]
+    assert own["unit"] == "slide"
+    study = json.loads((out / "study.json").read_text())
+    told = ["robustness index, centre" in row["extra"] for row in study["rows"]]
+    assert told == [True, True, False, False]
 
 
 def test_finetune_follows(stage, truncated, tmp_path, capsys):
