@@ -220,6 +220,46 @@ def test_class_token_and_mean_without_registers(tmp_path):
         networks.create(VIT, timm_args={"global_pool": "cls+mean"}, classes=2)
 
 
+def test_eps_of_norms_is_an_argument_of_ours():
+    """As Hugging Face's ViT has it; small inputs show it."""
+    usual = networks.create(VIT, seed=3)
+    network = networks.create(VIT, timm_args={"norm_eps": 1e-12}, seed=3)
+    norms = [m for m in network.modules() if isinstance(m, torch.nn.LayerNorm)]
+    assert len(norms) == 2 * len(network.model.blocks) + 1
+    assert {norm.eps for norm in norms} == {1e-12}
+    x = 1e-3 * torch.randn(1, 3, 160, 160)
+    with torch.inference_mode():
+        assert not torch.equal(network(x), usual(x))
+        for module in usual.modules():
+            if isinstance(module, torch.nn.LayerNorm):
+                module.eps = 1e-12
+        assert torch.equal(network(x), usual(x))
+
+
+def test_centre_is_cropped_in_the_graph(tmp_path, rng):
+    """As GigaPath is read: pictures of 256 px, their centre of 224; here 128 and 96."""
+    seen = networks.create(VIT, timm_args={"img_size": 96}, seed=3)
+    network = networks.create(VIT, timm_args={"img_size": 96, "cropped_from_px": 128}, seed=3)
+    assert (seen.input_px, network.input_px) == (96, 128)
+    x = torch.randn(2, 3, 128, 128)
+    with torch.inference_mode():
+        assert torch.equal(network(x), seen(x[:, :, 16:112, 16:112]))
+    assert networks.layers(network.architecture) == networks.layers(seen.architecture)
+    spec = networks.export(network, tmp_path / "e.onnx")
+    assert (spec.patch_px, spec.height_px, spec.width_px) == (128, 128, 128)
+    inner = networks.export(seen, tmp_path / "inner.onnx").path
+    patches = rng.integers(0, 256, (3, 128, 128, 3), dtype=np.uint8)
+    spoiled = patches.copy()
+    spoiled[:, :16] = 0
+    with (
+        encoders.load(spec.path, device="cpu") as whole,
+        encoders.load(inner, device="cpu") as part,
+    ):
+        np.testing.assert_array_equal(whole.encode(patches), whole.encode(spoiled))
+        centre = np.ascontiguousarray(patches[:, 16:112, 16:112])
+        np.testing.assert_allclose(whole.encode(patches), part.encode(centre), rtol=1e-4, atol=1e-5)
+
+
 def test_arguments_are_in_the_encoder(tmp_path, rng):
     network = networks.create(VIT, timm_args={"img_size": 96, "reg_tokens": 2}, seed=3)
     spec = networks.export(network, tmp_path / "e.onnx")
@@ -265,6 +305,15 @@ def test_arguments_are_in_the_encoder(tmp_path, rng):
         ),
         ({"img_size": (96, 64)}, ModelError, r"img_size must be that of a square, got \(96, 64\)"),
         ({"global_pool": ""}, ModelError, "global_pool='' gives no features but"),
+        ({"norm_eps": 0.0}, ValueError, r"norm_eps must be a number in 0..1, got 0.0"),
+        ({"norm_eps": "small"}, ValueError, r"norm_eps must be a number in 0..1, got 'small'"),
+        (
+            {"cropped_from_px": 150},
+            ValueError,
+            "cropped_from_px must be 160 px, which the network sees, and an even number more, got 150",
+        ),
+        ({"cropped_from_px": 161}, ValueError, "an even number more, got 161"),
+        ({"cropped_from_px": True}, ValueError, "an even number more, got True"),
     ],
     ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
 )
@@ -287,6 +336,11 @@ def test_arguments_that_are_refused(arguments, error, message):
 def test_names_that_cannot_be_read(name):
     with pytest.raises(ModelError, match=r"network must be called timm:NAME or timm:NAME\(arg"):
         networks.create(name)
+
+
+def test_eps_of_norms_that_are_not_there():
+    with pytest.raises(ModelError, match="test_resnet has no LayerNorm for norm_eps: leave it out"):
+        networks.create(CNN, timm_args={"norm_eps": 1e-6})
 
 
 def test_arguments_of_others():

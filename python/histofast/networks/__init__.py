@@ -24,6 +24,7 @@ from histofast.networks.known import names
 from histofast.networks.network import Architecture, Cut, LoadReport, Network, Stage
 from histofast.networks.reading import read_weights
 from histofast.networks.recorder import Recorder, channels_last
+from histofast.networks.renaming import RENAMES, renamed
 from histofast.networks.restored import restore
 from histofast.networks.reuse import feature_reuse
 from histofast.networks.timm import TimmNetwork
@@ -33,6 +34,7 @@ from histofast.networks.verifying import PixelsIn
 from histofast.networks.weights import fitting
 
 __all__ = [
+    "RENAMES",
     "AdoptedNetwork",
     "Architecture",
     "Cut",
@@ -61,6 +63,7 @@ __all__ = [
     "pick_device",
     "randomised",
     "read_weights",
+    "renamed",
     "restore",
     "starts",
     "stem_of",

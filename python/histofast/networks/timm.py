@@ -43,7 +43,9 @@ class TimmNetwork(nn.Module):
     Input (n, 3, `input_px`, `input_px`) float32, standardised with `mean` and `std`; output (n, d)
     float32: what timm pools at the end of a whole model (its logits if it has a head), the mean
     over the picture at a cut. The argument `global_pool='cls+mean'`, which timm has not, is the class
-    token and the mean of the patches' tokens, without registers, one after the other.
+    token and the mean of the patches' tokens, without registers, one after the other. Two more arguments
+    are ours: `norm_eps`, of all LayerNorms, and `cropped_from_px`, the side of the pictures that it takes
+    and sees the centre of.
     """
 
     prefix = "model."  # before timm's own keys in the state dict
@@ -60,11 +62,13 @@ class TimmNetwork(nn.Module):
         self.mean: tuple[float, float, float] = tuple(config["mean"])
         self.std: tuple[float, float, float] = tuple(config["std"])
         self.standardised_by: StandardisedBy = "network"
-        self.input_px: int = _side_of(model)
+        arguments = parted(architecture)[1]
+        self._seen_px = _side_of(model)
+        self.input_px: int = _taken_px(arguments, self._seen_px)
         self.loaded: LoadReport | None = None
         self.origin = self.licence = "random weights"
         self._at = None if layer == _WHOLE else _stage_names(model).index(layer)
-        self._pools_both = _pools_both(parted(architecture)[1])
+        self._pools_both = _pools_both(arguments)
         if self._at is None:
             self.d = classes or int(model.head_hidden_size) * (1 + self._pools_both)
         else:
@@ -77,6 +81,9 @@ class TimmNetwork(nn.Module):
         return None if self.loaded is None else self.loaded.sha256
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
+        if self.input_px != self._seen_px:
+            start = (self.input_px - self._seen_px) // 2
+            x = x[:, :, start : start + self._seen_px, start : start + self._seen_px]
         if self._at is None:
             features: torch.Tensor = self.model(x)
             if self._pools_both:  # (n, tokens, d)
@@ -122,7 +129,7 @@ def _layers(name: str) -> tuple[Cut, ...]:
         if isinstance(m, nn.Conv2d | nn.Linear)
     ]
     hooks += [model.get_submodule(stage).register_forward_hook(note(stage)) for stage in stages]
-    model(torch.empty(1, 3, whole.input_px, whole.input_px, device="meta"))
+    whole(torch.empty(1, 3, whole.input_px, whole.input_px, device="meta"))
     for hook in hooks:
         hook.remove()
     cuts = [
@@ -267,6 +274,7 @@ def _timm() -> Any:
 
 
 _BOTH = "cls+mean"
+_EPS, _CROPPED = _OURS = ("norm_eps", "cropped_from_px")
 # Arguments that are classes in timm, by their names there.
 _MLPS = ("Mlp", "GluMlp", "GatedMlp", "SwiGLU", "SwiGLUPacked", "ConvMlp", "GlobalResponseNormMlp")
 
@@ -278,7 +286,7 @@ def _model(name: str, classes: int, *, pretrained: bool = False) -> nn.Module:
     if not on_hub and not timm.is_model(of_timm):
         near = did_you_mean(of_timm, timm.list_models())
         raise ModelError(f"timm {timm.__version__} has no model {of_timm!r}{near}")
-    given = {key: _class_of(key, value) for key, value in arguments.items()}
+    given = {key: _class_of(key, value) for key, value in arguments.items() if key not in _OURS}
     if _pools_both(arguments):
         given["global_pool"] = ""
         if classes:
@@ -298,7 +306,30 @@ def _model(name: str, classes: int, *, pretrained: bool = False) -> nn.Module:
         raise ModelError(_refusal(of_timm, arguments, error)) from None
     if _pools_both(arguments) and getattr(model, "cls_token", None) is None:
         raise ModelError(f"{of_timm} has no class token for global_pool='{_BOTH}': say avg")
+    if _EPS in arguments:
+        _set_norm_eps(model, of_timm, arguments[_EPS])
     return model.eval()
+
+
+def _set_norm_eps(model: nn.Module, of_timm: str, eps: Value) -> None:
+    """Give all LayerNorms an eps, which timm takes for none of its models."""
+    if not isinstance(eps, float) or not 0 < eps < 1:
+        raise ValueError(f"{_EPS} must be a number in 0..1, got {eps!r}")
+    norms = [module for module in model.modules() if isinstance(module, nn.LayerNorm)]
+    if not norms:
+        raise ModelError(f"{of_timm} has no LayerNorm for {_EPS}: leave it out")
+    for norm in norms:
+        norm.eps = eps
+
+
+def _taken_px(arguments: Mapping[str, Value], seen_px: int) -> int:
+    """Return the side of the pictures that a network takes, of which it sees the centre."""
+    taken_px = arguments.get(_CROPPED, seen_px)
+    if type(taken_px) is not int or taken_px < seen_px or (taken_px - seen_px) % 2:
+        raise ValueError(
+            f"{_CROPPED} must be {seen_px} px, which the network sees, and an even number more, got {taken_px!r}"
+        )
+    return taken_px
 
 
 def _pools_both(arguments: Mapping[str, Value]) -> bool:

@@ -30,7 +30,7 @@ _HEADS = re.compile(
 _PART = re.compile(r"-(\d{1,5})-of-(\d{1,5})\.\w+$")  # of a file of Hugging Face's in several parts
 # Of two copies of a network the one that is evaluated: not DINO's student, MoCo's keys, BYOL's
 # target.
-_SECOND_COPIES = ("student", "encoder_k", "momentum_encoder", "target_encoder", "target_network")
+SECOND_COPIES = ("student", "encoder_k", "momentum_encoder", "target_encoder", "target_network")
 
 
 # --- From a file's keys to a network's -------------------------------------------------------
@@ -106,7 +106,7 @@ def _place(network: Loadable, state: dict[str, torch.Tensor]) -> _Place:
 
     def rank(place: tuple[int, str, dict[str, str]]) -> tuple[int, int]:
         n, prefix, _ = place
-        return n, -sum(word in prefix.split(".") for word in _SECOND_COPIES)
+        return n, -sum(word in prefix.split(".") for word in SECOND_COPIES)
 
     matched, prefix, spelling = max(places, key=rank)  # of equals the first
     copies = tuple(p for n, p, s in places if s is spelling and p != prefix and 2 * n > matched)
