@@ -120,7 +120,7 @@ def field(number: int, kind: int, *data: bytes) -> bytes:
 
 
 HOSTILE = {
-    "a page": b"<!doctype html><title>Not found</title>",
+    "a letter": b"Dear all, please find the encoder attached.\n",
     "zeros": bytes(1000),
     "a length beyond the file": field(7, 2, b"\xff\xff\xff\xff\xff\xff\xff\x7f"),
     "a number without end": field(1, 0, b"\xff" * 40),

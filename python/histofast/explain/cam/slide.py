@@ -244,7 +244,7 @@ def _answer(found: SlideCam, command: str) -> report.Answer:
         ),
         limits=(
             "A map says where the output of these models comes from, not where the disease is.",
-            "The null is of one draw of weights, which is no level of chance: another --seed gives another.",
+            "The null is of one draw of weights, which is no level of chance: another seed gives another.",
             "How attention itself moves with the pixels is not in it: attention is held where it is.",
             "Colours of two maps are not to be compared: each has a scale of its own.",
         ),
