@@ -565,7 +565,11 @@ def test_output_folder_that_cannot_be_one(slides, encoder, tmp_path):
         ({"device": "tpu"}, ValueError, "device must be one of auto, cpu"),
         ({"patches": "p.csv"}, ValueError, "slides or patches must be given, and not both"),
         ({"mask": "none.png"}, FileNotFoundError, "no such mask"),
-        ({"encoder": 3}, TypeError, "encoder must be a name, a path, a torch module or several, got 3"),
+        (
+            {"encoder": 3},
+            TypeError,
+            "encoder must be a name, a path, a torch module or several, got 3",
+        ),
         ({"encoder": [b"a"]}, TypeError, "encoder must be a path, got b'a'"),
         ({"mpp": "0.5"}, TypeError, "mpp must be a number, got '0.5'"),
         ({"mpp": float("nan")}, ValueError, "mpp must be within .* got nan"),
