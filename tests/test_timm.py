@@ -439,3 +439,32 @@ def test_published_models_have_as_many_tensors_and_features_as_their_files(
     assert len(network.state_dict()) == tensors
     assert (network.d, network.input_px) == (d, 224)
     assert len(networks.stem_of(network.architecture)) < 60  # a name of files
+
+
+def test_an_export_that_spends_the_network_writes_the_same(tmp_path, weights):
+    kept = networks.create(CNN, weights=weights)
+    networks.export(kept, tmp_path / "kept.onnx", name="e")
+    made = []
+
+    def make():
+        made.append(networks.create(CNN, weights=weights))
+        return made[0]
+
+    networks.export_made(make, tmp_path / "made.onnx", name="e")
+    assert (tmp_path / "made.onnx").read_bytes() == (tmp_path / "kept.onnx").read_bytes()
+    assert sum(tensor.numel() for tensor in made[0].parameters()) == 0
+    assert sum(tensor.numel() for tensor in kept.parameters()) > 0
+
+
+def test_tensors_of_a_file_become_the_network_s_own(tmp_path):
+    """They are in memory once; a file in half precision is widened as before."""
+    model = networks.create(VIT, seed=5).model
+    for dtype in (torch.float32, torch.float16):
+        state = {key: value.to(dtype) for key, value in model.state_dict().items()}
+        torch.save(state, tmp_path / "w.bin")
+        found = networks.create(VIT, weights=tmp_path / "w.bin")
+        for key, value in found.model.state_dict().items():
+            assert value.dtype == torch.float32
+            assert torch.equal(value, state[key].float())
+            assert not value.is_meta
+        assert not found.training

@@ -14,6 +14,7 @@ from histofast.cli.output import say
 
 if TYPE_CHECKING:
     from histofast.encoders import EncoderSpec
+    from histofast.networks import AnyNetwork
 
 
 def export(
@@ -175,26 +176,33 @@ def _export_network(
     chosen = named_layers(layers)
     if chosen:
         layer = _last(chosen, [cut.name for cut in networks.layers(network)])
-    made = networks.create(network, weights=weights, layer=layer, seed=random or 0, **options)
-    if made.loaded is not None and made.loaded.head == "new":
-        raise ValueError(
-            f"--classes must be those of a linear head in {weights}, got {options['classes']}, and it has no "
-            "such head: leave it out for features"
-        )
+    remarks: list[str] = []
+    missing: list[str] = []
+
+    def make() -> AnyNetwork:
+        made = networks.create(network, weights=weights, layer=layer, seed=random or 0, **options)
+        if made.loaded is not None:
+            if made.loaded.head == "new":
+                raise ValueError(
+                    f"--classes must be those of a linear head in {weights}, got {options['classes']}, "
+                    "and it has no such head: leave it out for features"
+                )
+            remarks.extend(made.loaded.remarks())
+            missing.extend(made.loaded.missing)
+        if made.standardised_by == "guess":
+            remarks.append(
+                "nobody knows what these weights want of pixels, ImageNet's mean and deviation are "
+                "taken: say --mean and --std"
+            )
+        return made
+
     specs = (
-        networks.export_cuts(made, out, layers=chosen, **meant)
+        networks.export_cuts(make(), out, layers=chosen, **meant)
         if layers is not None
-        else (networks.export(made, out, **meant),)
+        else (networks.export_made(make, out, **meant),)
     )
-    if made.loaded is not None:
-        for line in made.loaded.remarks():
-            say(f"{weights}: {line}")
-    if made.standardised_by == "guess":
-        say(
-            f"{weights}: nobody knows what these weights want of pixels, ImageNet's mean and deviation are "
-            "taken: say --mean and --std"
-        )
-    missing = () if made.loaded is None else made.loaded.missing
+    for line in remarks:
+        say(f"{weights}: {line}")
     _tell_exported(out, specs, are_cuts=layers is not None, random=len(missing))
 
 

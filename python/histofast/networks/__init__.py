@@ -18,8 +18,15 @@ from histofast.networks.adopted import AdoptedNetwork, adopt
 from histofast.networks.brought import encoder_file
 from histofast.networks.creation import create, layers
 from histofast.networks.device import pick_device, workers_on
-from histofast.networks.exporting import check_size, export, export_cuts, export_encoder
+from histofast.networks.exporting import (
+    check_size,
+    export,
+    export_cuts,
+    export_encoder,
+    export_made,
+)
 from histofast.networks.gradients import Gradients, frozen, gradients
+from histofast.networks.kinds import AnyNetwork
 from histofast.networks.known import names
 from histofast.networks.network import Architecture, Cut, LoadReport, Network, Stage
 from histofast.networks.reading import read_weights
@@ -36,6 +43,7 @@ from histofast.networks.weights import fitting
 __all__ = [
     "RENAMES",
     "AdoptedNetwork",
+    "AnyNetwork",
     "Architecture",
     "Cut",
     "Gradients",
@@ -54,6 +62,7 @@ __all__ = [
     "export",
     "export_cuts",
     "export_encoder",
+    "export_made",
     "feature_reuse",
     "fitting",
     "frozen",

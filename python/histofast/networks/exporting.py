@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import os
-from collections.abc import Mapping, Sequence
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -37,8 +39,8 @@ from histofast.networks.kinds import AnyNetwork
 from histofast.networks.known import cuts_of, no_such
 from histofast.networks.network import Network
 from histofast.networks.recorder import check_network
-from histofast.networks.timm import TimmNetwork, bare_onnx
-from histofast.networks.verifying import verify, verify_cuts
+from histofast.networks.timm import TimmNetwork, write_bare
+from histofast.networks.verifying import verify, verify_against, verify_cuts, wanted_of
 from histofast.networks.writing import Writer
 
 EXPORTER = "histofast.networks 1"  # raised when the same weights would give another file
@@ -71,16 +73,38 @@ def export_encoder(
     Raises:
         What `create` and `export` raise.
     """
-    made = create(
-        network,
-        weights=weights,
-        layer=layer,
-        classes=classes,
-        bn_eps=bn_eps,
-        timm_args=timm_args,
-        partial=partial,
-    )
-    return export(made, out, **options)
+
+    def make() -> AnyNetwork:
+        return create(
+            network,
+            weights=weights,
+            layer=layer,
+            classes=classes,
+            bn_eps=bn_eps,
+            timm_args=timm_args,
+            partial=partial,
+        )
+
+    return export_made(make, out, **options)
+
+
+def export_made(
+    make: Callable[[], AnyNetwork], out: str | os.PathLike[str], **options: Any
+) -> EncoderSpec:
+    """Make a network, write it as an encoder file, and let go of it as soon as it is written.
+
+    For large ones: `export` tries the file while somebody holds the network, so both are in memory;
+    here it is one of them at a time.
+
+    Args:
+        make: gives the network, which is of no use afterwards.
+        out: path of the .onnx file.
+        options: the keyword arguments of `export`.
+
+    Raises:
+        What `make` and `export` raise.
+    """
+    return _export([make()], out, spend=True, **options)
 
 
 def export(
@@ -127,27 +151,65 @@ def export(
 
     Determinism: the same network and arguments give the same bytes.
     """
+    return _export(
+        [network],
+        out,
+        name=name,
+        patch_px=patch_px,
+        mpp=mpp,
+        provenance=provenance,
+        licence=licence,
+        patches=patches,
+        overwrite=overwrite,
+    )
+
+
+def _export(
+    held: list[AnyNetwork],
+    out: str | os.PathLike[str],
+    *,
+    spend: bool = False,
+    name: str | None = None,
+    patch_px: int | None = None,
+    mpp: float | None = None,
+    patches: NDArray[np.uint8] | None = None,
+    **options: Any,
+) -> EncoderSpec:
+    """Write the one network that is held; it is taken, so that it can be let go of."""
     out = path_of("out", out)
+    network = held[0]
     _check_target(network, out)
     patch_px, mpp = _meant_for(network, patch_px, mpp)
-    patches = checked_patches(patches, patch_px)
-    if not isinstance(network, Network):
-        return _export_by_torch(
-            network,
-            out,
-            name=name,
-            patch_px=patch_px,
-            mpp=mpp,
-            provenance=provenance,
-            licence=licence,
-            patches=patches,
-            overwrite=overwrite,
-        )
+    options |= {
+        "name": out.stem if name is None else name,
+        "patch_px": patch_px,
+        "mpp": mpp,
+        "patches": checked_patches(patches, patch_px),
+    }
+    if isinstance(network, Network):
+        return _export_own(network, out, **options)
+    del network
+    return _export_by_torch(held, out, spend=spend, **options)
+
+
+def _export_own(
+    network: Network,
+    out: Path,
+    *,
+    name: str,
+    patch_px: int,
+    mpp: float,
+    patches: NDArray[np.uint8],
+    provenance: str | None = None,
+    licence: str | None = None,
+    overwrite: bool = False,
+) -> EncoderSpec:
+    """Write a network of our own, node by node."""
     check_size(network, patch_px)
     provenance, licence = _origin(network, provenance, licence)
     metadata = _metadata(
         network,
-        name=out.stem if name is None else name,
+        name=name,
         layer=network.layer + ("+head" if network.classes else ""),
         d=network.d,
         patch_px=patch_px,
@@ -305,38 +367,57 @@ def _metadata(
 
 
 def _export_by_torch(
-    network: TimmNetwork | AdoptedNetwork,
+    held: list[Any],
     path: Path,
     *,
-    name: str | None,
+    spend: bool,
+    name: str,
     patch_px: int,
     mpp: float,
-    provenance: str | None,
-    licence: str | None,
     patches: NDArray[np.uint8],
-    overwrite: bool,
+    provenance: str | None = None,
+    licence: str | None = None,
+    overwrite: bool = False,
 ) -> EncoderSpec:
-    """Let torch write the network, and wrap that file as any foreign one."""
+    """Let torch write the network that is held, and wrap that file as any foreign one.
+
+    It is let go of before its file is run, and its memory given back if it may be spent: rules of
+    onnxscript hold on to what was exported last.
+    """
+    network = held.pop()
     if isinstance(network, AdoptedNetwork):
         refuse_other_than_features(network, patch_px)
+    told: dict[str, Any] = {
+        "mean": network.mean,
+        "std": network.std,
+        "name": name,
+        "network": network.architecture,
+        "layer": network.layer + ("+head" if network.classes else ""),
+        "mpp": mpp,
+        "provenance": provenance or network.origin,
+        "licence": licence or network.licence,
+        "weights_sha256": network.weights_sha256 or "random",
+    }
+    are_logits = bool(network.classes)
     with replacing_encoder(path, overwrite=overwrite) as pending:
-        with bare_onnx(network, patch_px=patch_px, beside=pending.parent) as bare:
-            wrap(
-                bare,
-                out=pending,
-                mean=network.mean,
-                std=network.std,
-                name=path.stem if name is None else name,
-                network=network.architecture,
-                layer=network.layer + ("+head" if network.classes else ""),
-                mpp=mpp,
-                provenance=provenance or network.origin,
-                licence=licence or network.licence,
-                weights_sha256=network.weights_sha256 or "random",
-                patches=patches,
-            )
-        verify(pending, network, patches, shown=path)
+        # Temporary files may be in memory, here they are on the disk of the encoder.
+        with tempfile.TemporaryDirectory(dir=pending.parent) as folder:
+            bare = Path(folder) / "network.onnx"
+            write_bare(network, bare, patch_px=patch_px)
+            wanted = wanted_of(network, patches)
+            if spend:
+                _spend(network)
+            del network
+            gc.collect()  # torch's exporter leaves circles
+            wrap(bare, out=pending, patches=patches, **told)
+        verify_against(pending, wanted, shown=path, are_logits=are_logits)
     return read_spec(path)
+
+
+def _spend(network: torch.nn.Module) -> None:
+    """Give the memory of a network back, whoever else has its tensors."""
+    for tensor in (*network.parameters(), *network.buffers()):
+        tensor.data = torch.empty(0, dtype=tensor.dtype)
 
 
 def _origin(network: Network, provenance: str | None, licence: str | None) -> tuple[str, str]:

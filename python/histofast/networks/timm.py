@@ -13,9 +13,8 @@ import inspect
 import io
 import os
 import re
-import tempfile
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -161,17 +160,22 @@ def create_timm(
         raise ModelError(no_such("layer", layer, stages, of=f" of {name}"))
     if classes and layer != _WHOLE:
         raise ValueError(f"classes must be 0 for a cut of {name}, got {classes}")
-    from_hub = weights is not None and os.fspath(weights) == HUB
-    state = None if weights is None or from_hub else read_weights(Path(weights))
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        model = _model(name, classes, pretrained=from_hub)
-    is_sequence = getattr(model, "global_pool", None) == ""
+    is_sequence = getattr(whole.model, "global_pool", None) == ""
     if layer == _WHOLE and is_sequence and not _pools_both(parted(name)[1]):
         raise ModelError(
             f"global_pool='' gives no features but a sequence or maps: leave it out of {name}, or say "
             "token, avg or cls+mean"
         )
+    from_hub = weights is not None and os.fspath(weights) == HUB
+    state = None if weights is None or from_hub else read_weights(Path(weights))
+    if state is not None and not partial:
+        assert weights is not None
+        found = _filled(whole, state, Path(weights), layer=layer)
+        if found is not None:
+            return found
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model = _model(name, classes, pretrained=from_hub)
     network = TimmNetwork(name, model, layer=layer, classes=classes)
     if from_hub:
         network.loaded = _hub_report(network)
@@ -194,56 +198,77 @@ def create_timm(
     return network
 
 
-@contextlib.contextmanager
-def bare_onnx(
-    network: TimmNetwork | AdoptedNetwork, *, patch_px: int, beside: Path
-) -> Iterator[Path]:
-    """Yield the path of an ONNX file of the network alone, float32 (n, 3, p, p) to (n, d).
+def _filled(
+    whole: TimmNetwork, state: dict[str, torch.Tensor], weights: Path, *, layer: str
+) -> TimmNetwork | None:
+    """Return a network that has the tensors of a file for its own, so that they are in memory once.
 
-    Its weights lie in a second file: torch writes them one by one then, and holds them once.
+    None where the file does not bring all that is in it: what it lacks must be made as timm does.
+    """
+    with torch.device("meta"):
+        model = _model(whole.architecture, whole.classes)
+    network = TimmNetwork(whole.architecture, model, layer=layer, classes=whole.classes)
+    network.loaded = load_weights(
+        network,
+        state,
+        whole=whole,
+        sha256=sha256_of(weights),
+        partial=False,
+        where=str(weights),
+        takes_over=True,
+    )
+    network.origin = network.licence = "not stated"
+    network.eval()
+    own = (*network.parameters(), *network.buffers())
+    return None if any(tensor.is_meta for tensor in own) else network
 
-    Args:
-        network: in evaluation mode.
-        patch_px: side of the patches.
-        beside: a folder with room for it; that of temporary files may be in memory.
+
+def write_bare(network: TimmNetwork | AdoptedNetwork, path: Path, *, patch_px: int) -> None:
+    """Write an ONNX file of the network alone, float32 (n, 3, p, p) to (n, d).
+
+    Its weights come to a second file: torch writes them one by one then, and holds them once.
 
     Raises:
         ModelError: torch cannot export it; onnxscript, which it needs for that, is not installed.
     """
-    with tempfile.TemporaryDirectory(dir=beside) as folder:
-        path = Path(folder) / "network.onnx"
-        example = torch.zeros(2, 3, patch_px, patch_px)
-        try:
-            with (
-                warnings.catch_warnings(),
-                contextlib.redirect_stdout(io.StringIO()),
-                torch.inference_mode(),
-            ):
-                warnings.simplefilter("ignore")
-                torch.onnx.export(
-                    network,
-                    (example,),
-                    path,
-                    input_names=["x"],
-                    output_names=["features"],
-                    dynamic_shapes=({0: "n"},),
-                    external_data=True,
-                    dynamo=True,
-                    verbose=False,
-                )
-        except ModuleNotFoundError as error:
-            raise ModelError(
-                f"{network.architecture} cannot be exported without {error.name}: "
-                "pip install 'histofast[timm]'"
-            ) from None
-        except (RuntimeError, AssertionError, ValueError, TypeError) as error:
-            _refuse_size(network, patch_px)
-            lines = [line for line in str(error).splitlines() if line.strip()]
-            raise ModelError(
-                f"{network.architecture} cannot be exported at {patch_px} px: "
-                f"{lines[0] if lines else type(error).__name__}"
-            ) from None
-        yield path
+    example = torch.zeros(2, 3, patch_px, patch_px)
+    try:
+        with (
+            warnings.catch_warnings(),
+            contextlib.redirect_stdout(io.StringIO()),
+            torch.inference_mode(),
+        ):
+            warnings.simplefilter("ignore")
+            program = torch.onnx.export(
+                network,
+                (example,),
+                path,
+                input_names=["x"],
+                output_names=["features"],
+                dynamic_shapes=({0: "n"},),
+                external_data=True,
+                dynamo=True,
+                verbose=False,
+            )
+        _let_go(program)
+    except ModuleNotFoundError as error:
+        raise ModelError(
+            f"{network.architecture} cannot be exported without {error.name}: "
+            "pip install 'histofast[timm]'"
+        ) from None
+    except (RuntimeError, AssertionError, ValueError, TypeError) as error:
+        _refuse_size(network, patch_px)
+        lines = [line for line in str(error).splitlines() if line.strip()]
+        raise ModelError(
+            f"{network.architecture} cannot be exported at {patch_px} px: "
+            f"{lines[0] if lines else type(error).__name__}"
+        ) from None
+
+
+def _let_go(program: Any) -> None:
+    """Take views of the weights out of what was exported: onnxscript holds on to the last graph."""
+    for value in program.model.graph.initializers.values():
+        value.const_value = None
 
 
 def _refuse_size(network: TimmNetwork | AdoptedNetwork, patch_px: int) -> None:

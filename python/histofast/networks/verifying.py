@@ -3,11 +3,11 @@
 # mypy: allow-subclassing-any
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -25,6 +25,7 @@ _log = log_of(__name__)
 
 MAX_RELATIVE_ERROR = 1e-5
 _TALLER_PX = 5
+_AT_ODDS = "torch's exporter and ONNX Runtime are at odds"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -68,6 +69,28 @@ class PixelsIn(nn.Module):
         return features
 
 
+class Wanted(NamedTuple):
+    """What torch gives for a batch of pixels; `norms` (n,) is what errors are held against if not it."""
+
+    pixels: NDArray[np.uint8]
+    features: torch.Tensor
+    norms: NDArray[np.float64] | None
+
+
+def wanted_of(network: AnyNetwork, patches: NDArray[np.uint8]) -> list[Wanted]:
+    """Return what a file of a network must compute: batches of 1, 2 and 7, and maybe a rectangle.
+
+    Logits may cancel to next to nothing: they are held against the terms that they are sums of.
+    """
+    module = PixelsIn(network).eval()
+    found = []
+    with torch.inference_mode(), _terms_of_logits(network) as terms:
+        for case in _cases(patches, of_any_size=isinstance(network, Network)):
+            features = module(torch.from_numpy(case))
+            found.append(Wanted(case, features, terms.get("norm")))
+    return found
+
+
 def verify(
     file: Path,
     network: AnyNetwork,
@@ -76,9 +99,7 @@ def verify(
     stage_of_tensor: Mapping[str, str] | None = None,
     shown: Path,
 ) -> Agreed:
-    """Refuse a file whose features differ from torch's.
-
-    Logits may cancel to next to nothing: they are held against the terms that they are sums of.
+    """Refuse a file whose features differ from torch's; of a network of ours the stage is named.
 
     Returns:
         How near the features are.
@@ -86,32 +107,49 @@ def verify(
     Raises:
         ModelError: by more than the tolerance.
     """
-    cases = _cases(patches, of_any_size=isinstance(network, Network))
-    module = PixelsIn(network).eval()
+    return verify_against(
+        file,
+        wanted_of(network, patches),
+        shown=shown,
+        are_logits=bool(network.classes),
+        blame=lambda case: (
+            _first_wrong_stage(file, network, case, stage_of_tensor=stage_of_tensor or {})
+            if isinstance(network, Network)
+            else _AT_ODDS
+        ),
+    )
+
+
+def verify_against(
+    file: Path,
+    wanted: Sequence[Wanted],
+    *,
+    shown: Path,
+    are_logits: bool,
+    blame: Callable[[NDArray[np.uint8]], str] = lambda case: _AT_ODDS,
+) -> Agreed:
+    """Refuse a file whose features differ from those wanted.
+
+    Returns:
+        How near the features are.
+
+    Raises:
+        ModelError: by more than the tolerance.
+    """
     found = Agreed()
-    shown_norm = "logits' terms" if network.classes else "features' norm"
-    with (
-        load(file, device="cpu", threads=1) as encoder,
-        torch.inference_mode(),
-        _terms_of_logits(network) as terms,
-    ):
-        for case in cases:
-            wanted = module(torch.from_numpy(case))
+    norm = "logits' terms" if are_logits else "features' norm"
+    with load(file, device="cpu", threads=1) as encoder:
+        for case, features, norms in wanted:
             got = encoder.encode_together(case)
-            error = _largest_error(got, wanted, of=terms.get("norm"))
-            found = found.worse(error, got, wanted)
+            error = _largest_error(got, features, of=norms)
+            found = found.worse(error, got, features)
             if error <= MAX_RELATIVE_ERROR:  # false for NaN
                 continue
             n, h, w, _ = case.shape
-            where = (
-                _first_wrong_stage(file, network, case, stage_of_tensor=stage_of_tensor or {})
-                if isinstance(network, Network)
-                else "torch's exporter and ONNX Runtime are at odds"
-            )
             raise ModelError(
                 f"{shown} is not written: ONNX Runtime and torch differ by {error:.1e} of the "
-                f"{shown_norm} (batch of {n}, {h} x {w} px), wanted at most "
-                f"{MAX_RELATIVE_ERROR:.0e}: {where}"
+                f"{norm} (batch of {n}, {h} x {w} px), wanted at most "
+                f"{MAX_RELATIVE_ERROR:.0e}: {blame(case)}"
             )
     _log.info("%s: %s", shown, found)
     return found

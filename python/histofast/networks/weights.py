@@ -48,7 +48,9 @@ class Loadable(Protocol):
     def state_dict(self) -> dict[str, Any]:
         """Return tensors by key."""
 
-    def load_state_dict(self, state: dict[str, Any]) -> Any:
+    def load_state_dict(
+        self, state: dict[str, Any], strict: bool = True, assign: bool = False
+    ) -> Any:
         """Take tensors by key."""
 
 
@@ -138,6 +140,7 @@ def load_weights(
     sha256: str,
     partial: bool,
     where: str,
+    takes_over: bool = False,
 ) -> LoadReport:
     """Copy the tensors of a file into a (cut) network; what belongs beyond the cut is left out.
 
@@ -148,6 +151,7 @@ def load_weights(
         sha256: of the file.
         partial: missing and unexpected tensors are reported instead of refused.
         where: what to call the file in messages.
+        takes_over: the network's own become those of the file, not copies; others are not touched.
 
     Raises:
         ModelError: tensors missing, unexpected, of another shape or type, or not finite; they are
@@ -194,7 +198,7 @@ def load_weights(
             _check_tensor(
                 f"{where}: {listed([key_of[own]])}", value, needed[own], name=name, hint=hint
             )
-    network.load_state_dict(needed | taken)
+    _put_in(network, taken, needed, takes_over=takes_over)
     return LoadReport(
         sha256=sha256,
         prefix=place.prefix,
@@ -211,6 +215,21 @@ def _hint(state: dict[str, torch.Tensor], name: str, where: str, otherwise: str)
         return f"it is part {int(part[1])} of {int(part[2])}, save all of them as one file"
     fits = fitting(state)
     return otherwise if fits in (None, name) else f"it fits {fits}"
+
+
+def _put_in(
+    network: Loadable,
+    taken: dict[str, torch.Tensor],
+    needed: dict[str, torch.Tensor],
+    *,
+    takes_over: bool,
+) -> None:
+    if not takes_over:
+        network.load_state_dict(needed | taken)
+        return
+    for own, value in taken.items():
+        taken[own] = value.to(needed[own].dtype).contiguous()
+    network.load_state_dict(taken, strict=False, assign=True)
 
 
 def _check_tensor(
