@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -384,3 +385,48 @@ def test_what_was_killed_is_swept(tmp_path):
     (tmp_path / ".a.onnx.1.01234567.tmp").mkdir()  # its maker died before it had a lock
     remove_stale_temporaries(tmp_path)
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.slow
+def test_over_two_gib(tmp_path, rng):
+    """What protobuf cannot hold, with nothing set lower: 2.24 GB, most of it holes of zeros."""
+    if shutil.disk_usage(tmp_path).free < 12 << 30:
+        pytest.skip("needs 12 GB of disk")
+    wide, narrow = 20_000, 14_000
+    constants = {"w0": (3, wide), "w3": (wide, 8)}
+    near = [
+        onnx.numpy_helper.from_array(rng.normal(size=size).astype("f4") / size[0] ** 0.5, name)
+        for name, size in constants.items()
+    ]
+    far, offset = [], 0
+    for name, size in {"w1": (wide, narrow), "w2": (narrow, wide)}.items():
+        tensor = onnx.TensorProto(name=name, data_type=onnx.TensorProto.FLOAT, dims=size)
+        tensor.data_location = onnx.TensorProto.EXTERNAL
+        length = 4 * size[0] * size[1]
+        entries = {"location": "net.data", "offset": str(offset), "length": str(length)}
+        for key, value in entries.items():
+            tensor.external_data.add(key=key, value=value)
+        far.append(tensor)
+        offset += length
+    with (tmp_path / "net.data").open("wb") as file:
+        file.truncate(offset)
+        for place in rng.integers(0, offset // 4 - 1000, 200):
+            file.seek(4 * int(place))
+            file.write(rng.normal(size=1000).astype("f4").tobytes())
+    node, value = onnx.helper.make_node, onnx.helper.make_tensor_value_info
+    nodes = [node("GlobalAveragePool", ["x"], ["pool"]), node("Flatten", ["pool"], ["h0"])]
+    nodes += [node("MatMul", [f"h{i}", f"w{i}"], [f"h{i + 1}"]) for i in range(3)]
+    nodes += [node("Add", ["h1", "h3"], ["sum"]), node("MatMul", ["sum", "w3"], ["y"])]
+    kind = onnx.TensorProto.FLOAT
+    given, made = value("x", kind, ["n", 3, SIDE, SIDE]), value("y", kind, ["n", 8])
+    graph = onnx.helper.make_graph(nodes, "net", [given], [made], [*near, *far])
+    opsets = [onnx.helper.make_opsetid("", 18)]
+    onnx.save(
+        onnx.helper.make_model(graph, opset_imports=opsets, ir_version=8), tmp_path / "net.onnx"
+    )
+    spec = graphs.wrap(tmp_path / "net.onnx", out=tmp_path / "big.onnx", **CHANNELS)
+    assert spec.size_bytes > 2**31
+    assert names(tmp_path) == ["big.onnx", "big.onnx.data", "net.data", "net.onnx"]
+    cut = graphs.truncate(tmp_path / "big.onnx", at="h2", out=tmp_path / "cut.onnx")
+    assert 2**30 < cut.size_bytes < 2**31
+    assert not (tmp_path / "cut.onnx.data").exists()
