@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import sys
-
 import numpy as np
 import pytest
 
@@ -11,21 +9,10 @@ from extras import need
 from histofast import encoders, graphs
 from histofast.errors import ModelError
 from histofast.graphs import int8
+from timm_here import need_timm
 
 torch = need("torch", "onnxscript")
-try:
-    import torchvision  # noqa: F401
-except RuntimeError:
-    # The registry's torchvision beside a torch without CUDA lacks the two operators that it asks
-    # for when it is imported; nothing here calls them.
-    for half in [m for m in sys.modules if m.split(".")[0] == "torchvision"]:
-        del sys.modules[half]
-    _OPERATORS = torch.library.Library("torchvision", "DEF")
-    for operator in ("nms", "qnms"):
-        _OPERATORS.define(f"{operator}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
-except ModuleNotFoundError:
-    pass  # the next line says so
-need("timm", "torchvision")
+need_timm()
 
 from histofast import networks
 

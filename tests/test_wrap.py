@@ -284,7 +284,7 @@ def test_metadata_is_complete(tmp_path):
     plain = graphs.wrap(path, out=tmp_path / "plain.onnx", **CHANNELS)
     assert (plain.name, plain.network, plain.layer) == ("plain", "my-net", "fc")
     assert (plain.provenance, plain.licence, plain.mpp) == ("my net.onnx", "not stated", 0.5)
-    assert plain.exporter == "elsewhere, histofast wrap 1"
+    assert plain.exporter == "elsewhere, opset 17, histofast wrap 2"
     assert plain.weights_sha256 == plain.made_from == encoders.sha256_of(path)
     told = graphs.wrap(
         path,

@@ -94,6 +94,15 @@ def export(
         ),
     ] = None,
     patch_px: options.PatchPx = None,
+    opset: Annotated[
+        int | None,
+        typer.Option(
+            "--opset",
+            parser=options.whole_number,
+            metavar="18|23",
+            help="of a network of timm: 18 for TensorRT and older runtimes [23]",
+        ),
+    ] = None,
     name: Annotated[str | None, typer.Option("--name", help="of the encoder [OUT's]")] = None,
     provenance: Annotated[
         str | None, typer.Option("--provenance", help="where the weights come from [registry's]")
@@ -118,6 +127,8 @@ def export(
         "licence": licence,
         "overwrite": overwrite,
     }
+    if opset is not None and layers is not None:
+        raise ValueError("--opset must not be given with --layers: such a file is of opset 18")
     if run is not None:
         of_run = {
             "NETWORK": network,
@@ -127,6 +138,7 @@ def export(
             "--bn-eps": bn_eps,
             "--partial": partial or None,
             "--timm-arg": timm_args or None,
+            "--opset": opset,
             "--mean": mean,
             "--std": std,
             "--scale": scale,
@@ -146,7 +158,7 @@ def export(
         out,
         layers=layers,
         random=random,
-        meant=meant,
+        meant=meant if opset is None else meant | {"opset": opset},
         weights=weights,
         layer=layer,
         classes=classes,

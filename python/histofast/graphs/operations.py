@@ -29,7 +29,7 @@ _ELEM_TYPES = {"float32": onnx.TensorProto.FLOAT, "float16": onnx.TensorProto.FL
 def flops(model: onnx.ModelProto | str | Path, *, patch_px: int) -> dict[str, int]:
     """Count the floating-point operations of one patch: twice the multiply-adds.
 
-    Counted are convolutions and matrix products, quantised ones too; not counted are transposed
+    Counted are convolutions and matrix products, quantised ones and those of attention too; not counted are transposed
     convolutions, sums, norms, activations and pooling.
 
     Args:
@@ -127,7 +127,7 @@ def node_flops(graph: Graph, shapes: Shapes, *, batch: int) -> dict[str, int]:
     counted = {}
     for node in graph.nodes:
         count = _COUNTS.get(node.op_type)
-        if count is not None:
+        if count is not None and not (count is _attention and node.domain not in ("", "ai.onnx")):
             counted[node.output[0]] = 2 * count(node, shapes) // batch
     return counted
 
@@ -160,7 +160,14 @@ def _gemm(node: onnx.NodeProto, shapes: Shapes) -> int:
     return prod(_sizes(node.output[0], shapes)) * inner
 
 
+def _attention(node: onnx.NodeProto, shapes: Shapes) -> int:
+    """Of queries with keys, and of weights with values, whether heads have an axis or not."""
+    made = sum(prod(_sizes(name, shapes)) for name in (node.input[0], node.output[0]))
+    return made * _sizes(node.input[1], shapes)[-2]  # (..., keys, d)
+
+
 _COUNTS: dict[str, _Count] = {
+    "Attention": _attention,
     "Conv": _convolution(1),
     "ConvInteger": _convolution(1),
     "QLinearConv": _convolution(3),

@@ -27,7 +27,7 @@ from histofast.graphs.proof import BATCHES, checked_out, checked_patches, max_re
 from histofast.graphs.standardising import Channels, Standardising
 from histofast.graphs.writing import replacing_encoder, write_model
 
-EXPORTER = "histofast wrap 1"  # raised when the same file would become another one
+EXPORTER = "histofast wrap 2"  # raised when the same file would become another one
 _OLDEST_OPSET = 7  # from here on Sub and Mul broadcast as NumPy does
 _INTEGER_OPERATIONS = {"QLinearConv", "QLinearMatMul", "ConvInteger", "MatMulInteger"}
 
@@ -237,7 +237,7 @@ def _precision(graph: Graph) -> str:
 
 def _exporter(graph: Graph) -> str:
     producer = f"{graph.producer_name} {graph.producer_version or ''}".strip() or "unknown"
-    return f"{producer}, {EXPORTER}"
+    return f"{producer}, opset {graph.opset}, {EXPORTER}"
 
 
 def _from_pixels(

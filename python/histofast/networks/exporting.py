@@ -34,12 +34,13 @@ from histofast.graphs import (
     write_model,
 )
 from histofast.networks.adopted import AdoptedNetwork, refuse_other_than_features
+from histofast.networks.bare import opset_of, write_bare
 from histofast.networks.creation import create
 from histofast.networks.kinds import AnyNetwork
 from histofast.networks.known import cuts_of, no_such
 from histofast.networks.network import Network
 from histofast.networks.recorder import check_network
-from histofast.networks.timm import TimmNetwork, write_bare
+from histofast.networks.timm import TimmNetwork
 from histofast.networks.verifying import verify, verify_against, verify_cuts, wanted_of
 from histofast.networks.writing import Writer
 
@@ -114,6 +115,7 @@ def export(
     name: str | None = None,
     patch_px: int | None = None,
     mpp: float | None = None,
+    opset: int | None = None,
     provenance: str | None = None,
     licence: str | None = None,
     patches: NDArray[np.uint8] | None = None,
@@ -134,6 +136,8 @@ def export(
         patch_px: the patch size it is meant for; None: that of the weights' source, else 256, or
             what the network was designed for where that is larger or it is not one of ours.
         mpp: the resolution it is meant for, um/px; None: that of the weights' source, else 0.5.
+        opset: version of ONNX's operators. None: 18 for a network of histofast's own, else 23, which has
+            an operator for attention; 18 is for TensorRT and older runtimes.
         provenance: where the weights come from; None: what the registry says of them.
         licence: the terms of the weights; None: likewise.
         patches: (n >= 7, patch_px, patch_px, 3) uint8 to compare on; made up when omitted.
@@ -157,6 +161,7 @@ def export(
         name=name,
         patch_px=patch_px,
         mpp=mpp,
+        opset=opset,
         provenance=provenance,
         licence=licence,
         patches=patches,
@@ -172,6 +177,7 @@ def _export(
     name: str | None = None,
     patch_px: int | None = None,
     mpp: float | None = None,
+    opset: int | None = None,
     patches: NDArray[np.uint8] | None = None,
     **options: Any,
 ) -> EncoderSpec:
@@ -179,6 +185,7 @@ def _export(
     out = path_of("out", out)
     network = held[0]
     _check_target(network, out)
+    opset = opset_of(network, opset)
     patch_px, mpp = _meant_for(network, patch_px, mpp)
     options |= {
         "name": out.stem if name is None else name,
@@ -189,7 +196,7 @@ def _export(
     if isinstance(network, Network):
         return _export_own(network, out, **options)
     del network
-    return _export_by_torch(held, out, spend=spend, **options)
+    return _export_by_torch(held, out, spend=spend, opset=opset, **options)
 
 
 def _export_own(
@@ -371,6 +378,7 @@ def _export_by_torch(
     path: Path,
     *,
     spend: bool,
+    opset: int,
     name: str,
     patch_px: int,
     mpp: float,
@@ -403,7 +411,7 @@ def _export_by_torch(
         # Temporary files may be in memory, here they are on the disk of the encoder.
         with tempfile.TemporaryDirectory(dir=pending.parent) as folder:
             bare = Path(folder) / "network.onnx"
-            write_bare(network, bare, patch_px=patch_px)
+            write_bare(network, bare, patch_px=patch_px, opset=opset)
             wanted = wanted_of(network, patches)
             if spend:
                 _spend(network)

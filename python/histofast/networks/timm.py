@@ -1,4 +1,4 @@
-"""Networks of timm, under the names `timm:...`: built, cut at timm's own feature stages, exported.
+"""Networks of timm, under the names `timm:...`: built, and cut at timm's own feature stages.
 
 timm knows how each of its models wants its pixels; the rest is as with the networks of our own.
 timm is imported only for such names.
@@ -7,13 +7,10 @@ timm is imported only for such names.
 # mypy: allow-subclassing-any
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import inspect
-import io
 import os
 import re
-import warnings
 from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
@@ -23,9 +20,8 @@ import torch
 from torch import nn
 
 from histofast._words import did_you_mean, first_line
-from histofast.encoders import sha256_of, sizes_near
+from histofast.encoders import sha256_of
 from histofast.errors import ModelError
-from histofast.networks.adopted import AdoptedNetwork
 from histofast.networks.known import no_such
 from histofast.networks.network import Cut, LoadReport, StandardisedBy
 from histofast.networks.reading import read_weights
@@ -221,70 +217,6 @@ def _filled(
     network.eval()
     own = (*network.parameters(), *network.buffers())
     return None if any(tensor.is_meta for tensor in own) else network
-
-
-def write_bare(network: TimmNetwork | AdoptedNetwork, path: Path, *, patch_px: int) -> None:
-    """Write an ONNX file of the network alone, float32 (n, 3, p, p) to (n, d).
-
-    Its weights come to a second file: torch writes them one by one then, and holds them once.
-
-    Raises:
-        ModelError: torch cannot export it; onnxscript, which it needs for that, is not installed.
-    """
-    example = torch.zeros(2, 3, patch_px, patch_px)
-    try:
-        with (
-            warnings.catch_warnings(),
-            contextlib.redirect_stdout(io.StringIO()),
-            torch.inference_mode(),
-        ):
-            warnings.simplefilter("ignore")
-            program = torch.onnx.export(
-                network,
-                (example,),
-                path,
-                input_names=["x"],
-                output_names=["features"],
-                dynamic_shapes=({0: "n"},),
-                external_data=True,
-                dynamo=True,
-                verbose=False,
-            )
-        _let_go(program)
-    except ModuleNotFoundError as error:
-        raise ModelError(
-            f"{network.architecture} cannot be exported without {error.name}: "
-            "pip install 'histofast[timm]'"
-        ) from None
-    except (RuntimeError, AssertionError, ValueError, TypeError) as error:
-        _refuse_size(network, patch_px)
-        lines = [line for line in str(error).splitlines() if line.strip()]
-        raise ModelError(
-            f"{network.architecture} cannot be exported at {patch_px} px: "
-            f"{lines[0] if lines else type(error).__name__}"
-        ) from None
-
-
-def _let_go(program: Any) -> None:
-    """Take views of the weights out of what was exported: onnxscript holds on to the last graph."""
-    for value in program.model.graph.initializers.values():
-        value.const_value = None
-
-
-def _refuse_size(network: TimmNetwork | AdoptedNetwork, patch_px: int) -> None:
-    """Refuse patches of a size that a network cannot be run on, where it can on others."""
-
-    def takes(px: int) -> bool:
-        try:
-            with torch.inference_mode():
-                network(torch.zeros(1, 3, px, px))
-        except (RuntimeError, AssertionError, ValueError, TypeError, IndexError):
-            return False
-        return True
-
-    sizes = None if takes(patch_px) else sizes_near(takes, patch_px)
-    if sizes is not None:
-        raise ModelError(f"{network.architecture} {sizes.refusal(patch_px)}")
 
 
 def _timm() -> Any:
