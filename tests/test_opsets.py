@@ -226,3 +226,27 @@ def test_networks_of_our_own_are_of_the_older(cli, tmp_path):
     )
     assert done.code == 0, done.err
     assert onnx.load(tmp_path / "e.onnx").opset_import[0].version == 18
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        (
+            ("--layer", "block2", "--pool", "max"),
+            "histofast: --pool must be cls, mean or cls+mean, got max",
+        ),
+        (
+            ("--pool", "cls"),
+            "histofast: --pool must come with --layer blockN of a vision transformer of timm, got no --layer",
+        ),
+        (
+            ("--layer", "layer3", "--pool", "cls"),
+            "histofast: --pool must come with --layer blockN of a vision transformer of timm, got --layer layer3",
+        ),
+    ],
+)
+def test_pools_that_are_refused(cli, tmp_path, given, message):
+    done = cli(
+        "models", "export", "resnet18", "--random", "0", "--out", tmp_path / "e.onnx", *given
+    )
+    assert (done.code, done.err) == (2, [message])

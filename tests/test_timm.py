@@ -55,7 +55,9 @@ def test_a_cut_is_what_the_whole_computes_there(rng):
     assert not any(key.startswith("model.layer3") for key in cut.state_dict())
 
 
-@pytest.mark.parametrize(("name", "layer"), [(VIT, None), (VIT, "blocks.2"), (CNN, "layer3")])
+@pytest.mark.parametrize(
+    ("name", "layer"), [(VIT, None), (VIT, "block3"), (VIT, "block2-cls+mean"), (CNN, "layer3")]
+)
 def test_export(tmp_path, rng, name, layer):
     network = networks.create(name, layer=layer)
     spec = networks.export(network, tmp_path / "e.onnx", licence="Apache-2.0")
@@ -353,8 +355,8 @@ def test_the_command_takes_arguments(cli, tmp_path):
     )
     assert other.sha256 == spec.sha256
     listed = cli("models", "layers", VIT, "--timm-arg", "depth=2")
-    assert "blocks.1" in listed.out
-    assert "blocks.2" not in listed.out
+    assert "block2-cls+mean" in listed.out
+    assert "block3" not in listed.out
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -15,6 +16,9 @@ from histofast.cli.output import say
 if TYPE_CHECKING:
     from histofast.encoders import EncoderSpec
     from histofast.networks import AnyNetwork
+
+
+_POOLS = ("cls", "mean", "cls+mean")
 
 
 def export(
@@ -49,6 +53,14 @@ def export(
     ] = None,
     layer: Annotated[
         str | None, typer.Option("--layer", help="cut after this layer (see models layers)")
+    ] = None,
+    pool: Annotated[
+        str | None,
+        typer.Option(
+            "--pool",
+            metavar="cls|mean|cls+mean",
+            help="with --layer blockN of a vision transformer: which tokens are the features [mean]",
+        ),
     ] = None,
     layers: Annotated[
         str | None,
@@ -119,6 +131,8 @@ def export(
     """
     if layers is not None and layer is not None:
         raise ValueError("--layer and --layers must not be given together")
+    if pool is not None:
+        layer = _pooled(layer, pool)
     meant: dict[str, Any] = {
         "name": name,
         "mpp": mpp,
@@ -168,6 +182,18 @@ def export(
         ),
         partial=partial,
     )
+
+
+def _pooled(layer: str | None, pool: str) -> str:
+    """Return the name of a cut of a vision transformer that is pooled in a way."""
+    if pool not in _POOLS:
+        raise ValueError(f"--pool must be {', '.join(_POOLS[:-1])} or {_POOLS[-1]}, got {pool}")
+    if layer is None or not re.fullmatch(r"block\d+", layer):
+        shown = "no --layer" if layer is None else f"--layer {layer}"
+        raise ValueError(
+            f"--pool must come with --layer blockN of a vision transformer of timm, got {shown}"
+        )
+    return layer if pool == "mean" else f"{layer}-{pool}"
 
 
 def _export_network(

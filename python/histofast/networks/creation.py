@@ -200,8 +200,9 @@ def _turn_channels(network: Network | TimmNetwork) -> None:
 def layers(name: str, *, timm_args: Mapping[str, Any] | None = None) -> tuple[Cut, ...]:
     """Return where a network can be cut, from pixels to the end; it is named as for `create`.
 
-    The last cut of a model of timm is the whole, as timm pools it; the shares of its multiply-adds
-    leave out the products of attention.
+    The last cut of a model of timm is the whole, as timm pools it. Its vision transformers are cut
+    after a block, at `blockN` (the mean of the patches' tokens behind the model's last norm),
+    `blockN-cls` or `blockN-cls+mean`; the shares count the products of attention.
 
     Raises:
         ModelError: no such network, or argument of it.

@@ -25,6 +25,7 @@ from histofast.errors import ModelError
 from histofast.networks.known import no_such
 from histofast.networks.network import Cut, LoadReport, StandardisedBy
 from histofast.networks.reading import read_weights
+from histofast.networks.timm_cuts import features_at, places_of, prune, shares_of
 from histofast.networks.timm_names import PREFIX, Value, parted
 from histofast.networks.weights import load_weights
 
@@ -36,8 +37,8 @@ class TimmNetwork(nn.Module):
     """A model of timm up to a cut, with what an export needs to know of it.
 
     Input (n, 3, `input_px`, `input_px`) float32, standardised with `mean` and `std`; output (n, d)
-    float32: what timm pools at the end of a whole model (its logits if it has a head), the mean
-    over the picture at a cut. The argument `global_pool='cls+mean'`, which timm has not, is the class
+    float32: what timm pools at the end of a whole model (its logits if it has a head), at a cut
+    what `timm_cuts` says. The argument `global_pool='cls+mean'`, which timm has not, is the class
     token and the mean of the patches' tokens, without registers, one after the other. Two more arguments
     are ours: `norm_eps`, of all LayerNorms, and `cropped_from_px`, the side of the pictures that it takes
     and sees the centre of.
@@ -62,13 +63,13 @@ class TimmNetwork(nn.Module):
         self.input_px: int = _taken_px(arguments, self._seen_px)
         self.loaded: LoadReport | None = None
         self.origin = self.licence = "random weights"
-        self._at = None if layer == _WHOLE else _stage_names(model).index(layer)
+        self._cut = next((place for place in places_of(model) if place.name == layer), None)
         self._pools_both = _pools_both(arguments)
-        if self._at is None:
+        if self._cut is None:
             self.d = classes or int(model.head_hidden_size) * (1 + self._pools_both)
         else:
-            self.d = int(_feature_info(model)[self._at]["num_chs"])
-            model.prune_intermediate_layers([self._at], prune_norm=True, prune_head=True)
+            self.d = self._cut.d
+            prune(model, self._cut)
 
     @property
     def weights_sha256(self) -> str | None:
@@ -79,23 +80,21 @@ class TimmNetwork(nn.Module):
         if self.input_px != self._seen_px:
             start = (self.input_px - self._seen_px) // 2
             x = x[:, :, start : start + self._seen_px, start : start + self._seen_px]
-        if self._at is None:
-            features: torch.Tensor = self.model(x)
-            if self._pools_both:  # (n, tokens, d)
-                patches = features[:, self.model.num_prefix_tokens :]
-                return torch.cat([features[:, 0], patches.mean(1)], 1)
-            return features
-        (maps,) = self.model.forward_intermediates(
-            x, indices=[self._at], norm=False, intermediates_only=True, output_fmt="NCHW"
-        )
-        pooled: torch.Tensor = maps.mean((2, 3))
-        return pooled
+        if self._cut is not None:
+            return features_at(self.model, self._cut, x)
+        features: torch.Tensor = self.model(x)
+        if self._pools_both:  # (n, tokens, d)
+            patches = features[:, self.model.num_prefix_tokens :]
+            return torch.cat([features[:, 0], patches.mean(1)], 1)
+        return features
 
 
 def timm_layers(name: str) -> tuple[Cut, ...]:
     """Return where a model of timm can be cut; the last cut is the whole, as timm pools it.
 
-    `flops_share` counts convolutions and linear layers, not the products of attention.
+    Vision transformers are cut after their blocks: `block1`, the mean of the patches' tokens, and on;
+    `block1-cls`, the class token, and `block1-cls+mean`, both. `flops_share` counts convolutions,
+    linear layers and the products of attention.
 
     Raises:
         ModelError: timm has no such model.
@@ -106,31 +105,9 @@ def timm_layers(name: str) -> tuple[Cut, ...]:
 @cache
 def _layers(name: str) -> tuple[Cut, ...]:
     whole = _shapes_only(name)
-    model = whole.model
-    stages = _stage_names(model)
-    done = 0
-    reached: dict[str, int] = {}
-
-    def count(module: Any, _: object, out: torch.Tensor) -> None:
-        nonlocal done
-        done += out.numel() * module.weight[0].numel()
-
-    def note(stage: str) -> Any:
-        return lambda *_: reached.update({stage: done})
-
-    hooks = [
-        m.register_forward_hook(count)
-        for m in model.modules()
-        if isinstance(m, nn.Conv2d | nn.Linear)
-    ]
-    hooks += [model.get_submodule(stage).register_forward_hook(note(stage)) for stage in stages]
-    whole(torch.empty(1, 3, whole.input_px, whole.input_px, device="meta"))
-    for hook in hooks:
-        hook.remove()
-    cuts = [
-        Cut(name=stage, d=int(entry["num_chs"]), flops_share=reached[stage] / done)
-        for stage, entry in zip(stages, _feature_info(model), strict=True)
-    ]
+    places = places_of(whole.model)
+    shares = shares_of(whole.model, places, side_px=_side_of(whole.model))
+    cuts = [Cut(name=p.name, d=p.d, flops_share=shares[p.name]) for p in places]
     return (*cuts, Cut(name=_WHOLE, d=whole.d, flops_share=1.0))
 
 
@@ -150,7 +127,7 @@ def create_timm(
             the hub cannot be reached.
     """
     whole = _shapes_only(name, classes)
-    stages = (*_stage_names(whole.model), _WHOLE)
+    stages = (*(place.name for place in places_of(whole.model)), _WHOLE)
     layer = _WHOLE if layer is None else layer
     if layer not in stages:
         raise ModelError(no_such("layer", layer, stages, of=f" of {name}"))
@@ -341,17 +318,6 @@ def _shapes_only(name: str, classes: int = 0) -> TimmNetwork:
     with torch.device("meta"):
         model = _model(name, classes)
     return TimmNetwork(name, model, layer=_WHOLE, classes=classes)
-
-
-def _feature_info(model: nn.Module) -> list[dict[str, Any]]:
-    # Models that can be cut say so by both; a few have neither.
-    if not hasattr(model, "forward_intermediates") or not hasattr(model, "feature_info"):
-        return []
-    return list(model.feature_info)
-
-
-def _stage_names(model: nn.Module) -> list[str]:
-    return [str(entry["module"]) for entry in _feature_info(model)]
 
 
 def _hub_report(network: TimmNetwork) -> LoadReport:

@@ -1,0 +1,105 @@
+"""Vision transformers of timm cut after a block: against timm's own intermediates."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from extras import need
+from histofast import encoders
+from histofast.errors import ModelError
+from timm_here import need_timm
+
+torch = need("torch", "onnxscript")
+timm = need_timm()
+
+from histofast import networks
+
+pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
+
+VIT = "timm:test_vit"
+SMALL = {"img_size": 64, "depth": 4, "reg_tokens": 3, "init_values": 0.5}
+POOLS = {
+    "": lambda cls, patches: patches.mean(1),
+    "-cls": lambda cls, patches: cls,
+    "-cls+mean": lambda cls, patches: torch.cat([cls, patches.mean(1)], 1),
+}
+
+
+@pytest.mark.parametrize("number", [1, 3, 4])
+@pytest.mark.parametrize("pool", POOLS)
+def test_a_cut_is_what_timm_has_there(number, pool):
+    """Its own last norm applied; registers are in no mean."""
+    whole = networks.create(VIT, timm_args=SMALL, seed=3)
+    torch.nn.init.normal_(whole.model.norm.weight)
+    cut = networks.create(VIT, timm_args=SMALL, layer=f"block{number}{pool}", seed=3)
+    cut.model.norm.load_state_dict(whole.model.norm.state_dict())
+    x = torch.randn(3, 3, 64, 64)
+    with torch.inference_mode():
+        ((patches, prefix),) = whole.model.forward_intermediates(
+            x,
+            indices=[number - 1],
+            norm=True,
+            output_fmt="NLC",
+            return_prefix_tokens=True,
+            intermediates_only=True,
+        )
+        assert patches.shape[1:] == (16, 64)
+        torch.testing.assert_close(cut(x), POOLS[pool](prefix[:, 0], patches))
+    assert len(cut.model.blocks) == number
+    assert cut.layer == f"block{number}{pool}"
+
+
+def test_the_last_class_token_is_the_whole():
+    whole = networks.create(VIT, timm_args=SMALL, seed=3)
+    cut = networks.create(VIT, timm_args=SMALL, layer="block4-cls", seed=3)
+    x = torch.randn(2, 3, 64, 64)
+    with torch.inference_mode():
+        torch.testing.assert_close(cut(x), whole(x))
+
+
+def test_shares_count_every_product():
+    """By hand: 64 wide, 2 heads, an MLP of 3 x 64 within each block, 16 patches of 16 px."""
+    cuts = {cut.name: cut for cut in networks.layers(VIT, timm_args=SMALL)}
+    tokens, d = 16 + 1 + 3, 64
+    block = tokens * d * (3 * d + d + 2 * 3 * d) + 2 * tokens * tokens * d
+    embedding = 16 * 16 * 16 * 3 * d
+    for number in range(1, 5):
+        wanted = (embedding + number * block) / (embedding + 4 * block)
+        for pool in POOLS:
+            cut = cuts[f"block{number}{pool}"]
+            assert cut.flops_share == pytest.approx(wanted)
+            assert cut.d == d * (1 + (pool == "-cls+mean"))
+    assert len(cuts) == 4 * 3 + 1
+
+
+def test_without_a_class_token_there_is_the_mean():
+    arguments = {"class_token": False, "global_pool": "avg", "reg_tokens": 0, "depth": 2}
+    names = [cut.name for cut in networks.layers(VIT, timm_args=arguments)]
+    assert names == ["block1", "block2", "features"]
+    with pytest.raises(ModelError, match="got 'block1-cls': did you mean block1"):
+        networks.create(VIT, timm_args=arguments, layer="block1-cls")
+
+
+def test_other_models_keep_their_stages():
+    assert [cut.name for cut in networks.layers("timm:test_resnet")][-2:] == ["layer4", "features"]
+
+
+def test_the_command_pools(cli, tmp_path):
+    made = ("models", "export", VIT, "--random", "3", "--timm-arg", "img_size=64")
+    out = tmp_path / "e.onnx"
+    done = cli(*made, "--layer", "block2", "--pool", "cls+mean", "--out", out)
+    assert done.code == 0, done.err
+    spec = encoders.read_spec(out)
+    assert (spec.layer, spec.d) == ("block2-cls+mean", 128)
+    pixels = np.random.default_rng(0).integers(0, 256, (3, 64, 64, 3), np.uint8)
+    network = networks.create(spec.network, layer=spec.layer, seed=3)
+    with encoders.load(out, device="cpu") as encoder, torch.inference_mode():
+        x = torch.from_numpy(pixels).permute(0, 3, 1, 2) / 255
+        mean, std = (torch.tensor(v).view(3, 1, 1) for v in (network.mean, network.std))
+        wanted = network((x - mean) / std).numpy()
+        np.testing.assert_allclose(encoder.encode(pixels), wanted, rtol=1e-4, atol=1e-5)
+    refused = cli(*made, "--layer", "block20", "--out", tmp_path / "o.onnx")
+    assert refused.code == 1
+    assert "block20" in refused.err[0]
+    assert len(refused.err) == 1
