@@ -86,7 +86,8 @@ class LoadReport:
     `prefix` stands before the network's keys in the file (names of nested dicts included).
     `dropped` are other parts of the file: heads, second copies, other modules. `missing` (spelt as
     the network does) and `unexpected` are empty unless a partial load was asked for. `head` is
-    "none", "loaded", or "new" where a head was asked for that the file has not.
+    "none", "loaded", or "new" where a head was asked for that the file has not. `positions_of` is
+    the side of the file's grid of patches where its position embeddings were resampled.
     """
 
     sha256: str
@@ -95,6 +96,7 @@ class LoadReport:
     dropped: tuple[str, ...]
     missing: tuple[str, ...]
     unexpected: tuple[str, ...]
+    positions_of: int | None = None
 
     def remarks(self) -> list[str]:
         """Return what somebody who loads the file should hear, a line each."""
@@ -105,6 +107,9 @@ class LoadReport:
                 lines.append(f"{len(keys)} tensors {kind}: {listed(keys)}")
         if self.head == "new":
             lines.append("the head is new, with random weights")
+        if self.positions_of is not None:
+            grid = f"{self.positions_of} x {self.positions_of}"
+            lines.append(f"position embeddings of {grid} patches are resampled")
         return lines
 
 

@@ -12,6 +12,7 @@ import inspect
 import os
 import re
 from collections.abc import Mapping
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,7 @@ from histofast.networks.network import Cut, LoadReport, StandardisedBy
 from histofast.networks.reading import read_weights
 from histofast.networks.timm_cuts import features_at, places_of, prune, shares_of
 from histofast.networks.timm_names import PREFIX, Value, parted
+from histofast.networks.timm_positions import resample_positions
 from histofast.networks.weights import load_weights
 
 HUB = "hub"  # instead of a weights file: download what timm names
@@ -141,11 +143,14 @@ def create_timm(
         )
     from_hub = weights is not None and os.fspath(weights) == HUB
     state = None if weights is None or from_hub else read_weights(Path(weights))
+    side = None
+    if state is not None:
+        side = resample_positions(state, whole.model, _timm().layers.resample_abs_pos_embed)
     if state is not None and not partial:
         assert weights is not None
         found = _filled(whole, state, Path(weights), layer=layer)
         if found is not None:
-            return found
+            return _told(found, side)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = _model(name, classes, pretrained=from_hub)
@@ -168,6 +173,13 @@ def create_timm(
         )
         network.origin = network.licence = "not stated"
     network.eval()
+    return _told(network, side)
+
+
+def _told(network: TimmNetwork, side: int | None) -> TimmNetwork:
+    """Return a network that says what grid of patches its file's positions were resampled from."""
+    if network.loaded is not None:
+        network.loaded = replace(network.loaded, positions_of=side)
     return network
 
 
