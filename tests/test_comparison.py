@@ -529,11 +529,8 @@ def test_report_is_saved(pair, images, tmp_path):
             "mode must be flatten or pool for cka-rbf, got 'spatial'$",
         ),
         ({"labels": [0, 1]}, ValueError, "labels must be 48, one per image, got 2"),
-        (
-            {"measure": "rsa"},
-            ValueError,
-            "measure must be cka, cka-rbf, cca, svcca or pwcca, got 'rsa'",
-        ),
+        ({"measure": "rsa"}, ValueError, "mode must be pool for rsa, got 'flatten'"),
+        ({"measure": "rsb"}, ValueError, "measure must be cka, cka-rbf, cca, .*, got 'rsb'"),
         ({"measure": "cca"}, ValueError, "mode must be pool for cca, got 'flatten': of whole maps"),
         ({"batch_size": 8.5}, TypeError, "batch_size must be a whole number, got 8.5"),
         ({"permutations": "9"}, TypeError, "permutations must be a whole number, got '9'"),

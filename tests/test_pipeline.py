@@ -963,7 +963,9 @@ def test_errors_after_the_lock_give_it_back(slides, encoder, tmp_path, monkeypat
 
 
 SCRIPT = """
-import sys, histofast
+import sys, histofast, histofast.pipeline
+print(flush=True)
+sys.stdin.readline()
 report = histofast.extract(sys.argv[1], out=sys.argv[2], encoder=sys.argv[3], min_tissue=0.1,
                            batch_size=4, threads=1, workers=2)
 sys.exit(report.exit_code)
@@ -971,8 +973,12 @@ sys.exit(report.exit_code)
 
 
 def start(slides, out, encoder):
+    """Start a process that waits for a line: one that is late finds all done, and says so in its report."""
     arguments = [sys.executable, "-c", SCRIPT, str(slides), str(out), str(encoder)]
-    return subprocess.Popen(arguments)
+    process = subprocess.Popen(arguments, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    assert process.stdout is not None
+    process.stdout.readline()
+    return process
 
 
 @pytest.fixture(scope="module")
@@ -987,7 +993,11 @@ def test_two_processes_share_a_folder(ten_slides, encoder, tmp_path):
     run(ten_slides, tmp_path / "alone", encoder)
     both = [start(ten_slides, tmp_path / "f", encoder) for _ in range(2)]
     for process in both:
-        assert process.wait(timeout=120) == 0
+        process.stdin.write(b"\n")
+        process.stdin.flush()
+    for process in both:
+        process.communicate(timeout=120)
+        assert process.returncode == 0
     reports = [json.loads(p.read_text()) for p in (tmp_path / "f").glob("run*.json")]
     done = [s["name"] for r in reports for s in r["slides"] if s["status"] == "done"]
     assert sorted(done) == sorted({f"s{i}" for i in range(10)})  # each exactly once
