@@ -432,6 +432,7 @@ def test_models_list_as_json(cli):
         "encoders": list(REGISTRY.encoders),
         "weights": list(REGISTRY.weights),
         "sources": SOURCES,
+        "foundation": list(REGISTRY.foundation),
     }
     default = next(e for e in said["encoders"] if e["name"] == encoders.DEFAULT)
     assert (default["speed"], default["present"], default["gflop"]) == ("medium", True, 4.96)

@@ -17,7 +17,7 @@ from histofast.cli import exporting, flags, measure, merge, options, standardisi
 from histofast.cli.output import say, say_document
 
 if TYPE_CHECKING:
-    from histofast.encoders import EncoderEntry, SourceEntry
+    from histofast.encoders import EncoderEntry, FoundationEntry, SourceEntry
 
 _INDENT = "    "
 
@@ -70,9 +70,15 @@ def layers(
 
 
 @app.command(name="list", short_help="Show the encoders at hand, and weights to fetch.")
-def list_models(as_json: options.AsJson = False) -> None:
+def list_models(
+    foundation: Annotated[
+        bool, typer.Option("--foundation", help="published vision transformers to fetch instead")
+    ] = False,
+    as_json: options.AsJson = False,
+) -> None:
     """Show the encoders that come with histofast, and weights that it knows how to load.
 
+    With --foundation published vision transformers: what they give, their terms, where their files are.
     Speed is fast below 2 GFLOP per patch, medium below 8, else slow.
     """
     from histofast.encoders import registry
@@ -92,8 +98,12 @@ def list_models(as_json: options.AsJson = False) -> None:
             "encoders": found,
             "weights": [asdict(entry) for entry in known.weights.values()],
             "sources": [asdict(entry) for entry in known.sources.values()],
+            "foundation": [asdict(entry) for entry in known.foundation.values()],
         }
         say_document(json.dumps(report, indent=1))
+        return
+    if foundation:
+        say(*_foundation_lines(known.foundation.values()))
         return
     for line in _encoder_lines(known.encoders.values()):
         say(line)
@@ -104,6 +114,7 @@ def list_models(as_json: options.AsJson = False) -> None:
     )
     for line in _source_lines(known.sources.values()):
         say(line)
+    say(f"{len(known.foundation)} foundation models: histofast models list --foundation")
 
 
 def _encoder_lines(entries: Collection[EncoderEntry]) -> list[str]:
@@ -133,12 +144,43 @@ def _encoder_lines(entries: Collection[EncoderEntry]) -> list[str]:
 def _source_lines(entries: Collection[SourceEntry]) -> list[str]:
     header = ("name", "network", "loader", "licence")
     rows = [(e.name, e.network, "tested" if e.tested else "untested", e.licence) for e in entries]
-    first, *others = _aligned([header, *rows], right=set())
+    return _with_places(_aligned([header, *rows], right=set()), [e.where for e in entries])
+
+
+def _foundation_lines(entries: Collection[FoundationEntry]) -> list[str]:
+    header = ("name", "d", "pooling", "px", "mpp", "basis", "M", "GMAC", "loader", "terms")
+    rows = [
+        (
+            entry.name,
+            str(entry.d),
+            entry.pooling,
+            str(entry.patch_px),
+            f"{entry.mpp:g}",
+            entry.mpp_basis,
+            f"{entry.parameters_m:.0f}",
+            "" if entry.gmac is None else f"{entry.gmac:.0f}",
+            "tested" if entry.tested else "untested",
+            entry.terms,
+        )
+        for entry in entries
+    ]
+    lines = _aligned([header, *rows], right={"d", "px", "mpp", "M", "GMAC"})
+    return [
+        *_with_places(lines, [e.where for e in entries]),
+        "",
+        "M: million parameters; GMAC: billion multiply-adds of a patch; gated: a login or an agreement",
+        "then: histofast models export NAME --weights FILE --out OUT.onnx (needs torch and timm)",
+    ]
+
+
+def _with_places(rows: Sequence[str], places: Sequence[str]) -> list[str]:
+    """Return lines of a table with, below each row, where its file is."""
+    first, *others = rows
     lines = [first]
-    for line, entry in zip(others, entries, strict=True):
+    for line, place in zip(others, places, strict=True):
         # Addresses stay whole, so that a terminal can open them.
         where = textwrap.wrap(
-            entry.where,
+            place,
             width=shutil.get_terminal_size().columns,
             initial_indent=_INDENT,
             subsequent_indent=_INDENT,

@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     )
     from histofast.encoders.checking import check_model
     from histofast.encoders.form import Value
+    from histofast.encoders.foundation import FoundationEntry
     from histofast.encoders.opening import OpenGraph
     from histofast.encoders.providers import try_providers
     from histofast.encoders.reading import read_spec, read_specs
@@ -85,6 +86,7 @@ else:
             ],
             "histofast.encoders.checking": ["check_model"],
             "histofast.encoders.form": ["Value"],
+            "histofast.encoders.foundation": ["FoundationEntry"],
             "histofast.encoders.opening": ["OpenGraph"],
             "histofast.encoders.providers": ["try_providers"],
             "histofast.encoders.reading": ["read_spec", "read_specs"],
@@ -125,6 +127,7 @@ __all__ = [
     "EncoderMetadata",
     "EncoderSet",
     "EncoderSpec",
+    "FoundationEntry",
     "OpenGraph",
     "Outside",
     "PatchSizes",

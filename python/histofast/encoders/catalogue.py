@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 
 from histofast._files import regular_file
 from histofast._words import clipped, did_you_mean, one_line, printable
+from histofast.encoders.foundation import FoundationEntry
 from histofast.errors import ModelError
 
 DEFAULT = "densenet121-t2"
@@ -106,6 +107,7 @@ class Registry:
     encoders: dict[str, EncoderEntry]
     weights: dict[str, WeightsEntry]
     sources: dict[str, SourceEntry]
+    foundation: dict[str, FoundationEntry]
 
     def weights_of(self, sha256: str) -> WeightsEntry | None:
         """Return the entry of the weights file with this SHA-256, if it is a known one."""
@@ -145,14 +147,16 @@ def read_registry(path: Path) -> Registry:
             one names is not there.
     """
     tables = _toml(path)
-    if unknown := sorted(tables.keys() - {"encoders", "weights", "sources"}):
+    if unknown := sorted(tables.keys() - {"encoders", "weights", "sources", "foundation"}):
         raise ModelError(
-            f"{path}: unknown table {_shown(repr(unknown[0]))}, wanted 'encoders', 'weights' or 'sources'"
+            f"{path}: unknown table {_shown(repr(unknown[0]))}, wanted 'encoders', 'weights', 'sources' "
+            "or 'foundation'"
         )
     read = Registry(
         encoders=_entries(EncoderEntry, tables, "encoders", path),
         weights=_entries(WeightsEntry, tables, "weights", path),
         sources=_entries(SourceEntry, tables, "sources", path),
+        foundation=_entries(FoundationEntry, tables, "foundation", path),
     )
     for name, encoder in read.encoders.items():
         where = f"{path}: encoders.{_shown(name)}"
@@ -175,6 +179,11 @@ def read_registry(path: Path) -> Registry:
                 f"{path}: sources.{_shown(name)}: where must name a file and its https:// page, "
                 f"got {_shown(repr(source.where))}"
             )
+    for name, model in read.foundation.items():
+        if (problem := model.problem()) is not None:
+            raise ModelError(f"{path}: foundation.{_shown(name)}: {one_line(problem)}")
+        if name in read.sources:
+            raise ModelError(f"{path}: foundation.{_shown(name)}: sources have that name already")
     return read
 
 
@@ -232,7 +241,7 @@ def _shown(text: str) -> str:
     return printable(clipped(text, _SHOWN_CHARACTERS))
 
 
-Entry = TypeVar("Entry", EncoderEntry, WeightsEntry, SourceEntry)
+Entry = TypeVar("Entry", EncoderEntry, WeightsEntry, SourceEntry, FoundationEntry)
 
 
 def _entries(kind: type[Entry], tables: dict[str, Any], table: str, path: Path) -> dict[str, Entry]:
@@ -275,6 +284,11 @@ def _value(value: Any, annotation: str, folder: Path) -> Any:
     if annotation.startswith("tuple"):
         fits = isinstance(value, list) and [type(v) for v in value] == [float] * 3
         return tuple(value) if fits else None
+    if annotation.startswith("dict"):
+        fits = isinstance(value, dict) and all(
+            type(v) in (bool, int, float, str) for v in value.values()
+        )
+        return value if fits else None
     if annotation == "Path":  # relative to the registry
         return folder / value if isinstance(value, str) else None
     kinds: dict[str, tuple[type, ...]] = {

@@ -25,6 +25,7 @@ from histofast.networks.exporting import (
     export_encoder,
     export_made,
 )
+from histofast.networks.foundation import create_foundation, foundation_name
 from histofast.networks.gradients import Gradients, frozen, gradients
 from histofast.networks.kinds import AnyNetwork
 from histofast.networks.known import names
@@ -57,6 +58,7 @@ __all__ = [
     "channels_last",
     "check_size",
     "create",
+    "create_foundation",
     "drawn_anew",
     "encoder_file",
     "export",
@@ -65,6 +67,7 @@ __all__ = [
     "export_made",
     "feature_reuse",
     "fitting",
+    "foundation_name",
     "frozen",
     "gradients",
     "layers",

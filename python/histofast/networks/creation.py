@@ -19,6 +19,7 @@ from histofast._words import text_of
 from histofast.encoders import SourceEntry, WeightsEntry, registry, sha256_of
 from histofast.errors import ModelError
 from histofast.graphs import Standardising
+from histofast.networks.foundation import create_foundation, foundation_name
 from histofast.networks.keras_names import usual_eps
 from histofast.networks.known import ARCHITECTURES, architecture_of, cuts_of, no_such, whole
 from histofast.networks.network import IMAGENET_MEAN, Architecture, Cut, Network, Stage
@@ -51,8 +52,8 @@ def create(
         name: one of `names()`; one of these made slim, such as `resnet18-slim-layer2-2`, whose
             convolutions after layer2 have half their channels; `timm:` and the name of a model of timm, maybe
             with arguments, `timm:vit_small_patch16_224(img_size=96,reg_tokens=4)`; or that of weights
-            in the registry's `sources`, which stands for their network with the layer, the eps and
-            the standardising that they want, and then `weights` is the file fetched from there.
+            in the registry's `sources` or `foundation`, which stands for their network with the layer, the eps,
+            the pooling and the standardising that they want, and then `weights` is the file fetched from there.
         weights: a safetensors file, a torch file of plain tensors, maybe within a checkpoint and
             under a prefix, or a Keras file (`.h5`, `.keras`); None: random, from `seed`. `Network.loaded` tells what was taken. For a
             model of timm also "hub": what timm downloads for it.
@@ -85,10 +86,10 @@ def create(
     seed = whole_number("seed", seed)
     bn_eps = real_number("bn_eps", bn_eps)
     name = timm_name(text_of("name", name), timm_args)
-    if name.startswith(PREFIX):
+    if name.startswith(PREFIX) or name in registry().foundation:
         if bn_eps is not None:
             raise ValueError("bn_eps must be left to timm for its models")
-        of_timm = create_timm(
+        of_timm = _of_timm(
             name, weights=weights, layer=layer, classes=classes, seed=seed, partial=partial
         )
         if standardising is not None:
@@ -129,6 +130,13 @@ def create(
     network.source = None if source is None else source.name
     network.eval()
     return network
+
+
+def _of_timm(name: str, **options: Any) -> TimmNetwork:
+    published = registry().foundation.get(name)
+    if published is None:
+        return create_timm(name, **options)
+    return create_foundation(published, **options)
 
 
 def _checked_layer(
@@ -213,6 +221,8 @@ def layers(name: str, *, timm_args: Mapping[str, Any] | None = None) -> tuple[Cu
         Cut(name='relu5', d=1024, flops_share=1.0)
     """
     name = timm_name(text_of("name", name), timm_args)
+    if name in registry().foundation:
+        name = foundation_name(registry().foundation[name])
     return timm_layers(name) if name.startswith(PREFIX) else cuts_of(resolved(name)[0].name)
 
 
@@ -224,7 +234,7 @@ def resolved(name: str) -> tuple[Architecture, SourceEntry | None]:
     """
     sources = registry().sources
     if name in ARCHITECTURES or name not in sources:
-        return architecture_of(name, others=sources), None
+        return architecture_of(name, others=[*sources, *registry().foundation]), None
     network = sources[name].network
     if network not in ARCHITECTURES:
         raise ModelError(no_such("network", network, ARCHITECTURES, of=f" of source {name}"))

@@ -342,6 +342,8 @@ def _meant_for(network: AnyNetwork, patch_px: int | None, mpp: float | None) -> 
         if isinstance(network, Network):
             stated_px = None if source is None else source.patch_px
             patch_px = max(_PATCH_PX, patch_px) if stated_px is None else stated_px
+    if mpp is None and isinstance(network, TimmNetwork):
+        mpp = network.mpp
     if mpp is None:
         mpp = _MPP if source is None or source.mpp is None else source.mpp
     return patch_px, mpp

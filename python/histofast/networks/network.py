@@ -87,7 +87,8 @@ class LoadReport:
     `dropped` are other parts of the file: heads, second copies, other modules. `missing` (spelt as
     the network does) and `unexpected` are empty unless a partial load was asked for. `head` is
     "none", "loaded", or "new" where a head was asked for that the file has not. `positions_of` is
-    the side of the file's grid of patches where its position embeddings were resampled.
+    the side of the file's grid of patches where its position embeddings were resampled. `notes` are
+    what else there is to say of the file.
     """
 
     sha256: str
@@ -97,6 +98,7 @@ class LoadReport:
     missing: tuple[str, ...]
     unexpected: tuple[str, ...]
     positions_of: int | None = None
+    notes: tuple[str, ...] = ()
 
     def remarks(self) -> list[str]:
         """Return what somebody who loads the file should hear, a line each."""
@@ -105,6 +107,7 @@ class LoadReport:
         for kind, keys in kinds.items():
             if keys:
                 lines.append(f"{len(keys)} tensors {kind}: {listed(keys)}")
+        lines += self.notes
         if self.head == "new":
             lines.append("the head is new, with random weights")
         if self.positions_of is not None:

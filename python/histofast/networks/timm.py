@@ -65,6 +65,7 @@ class TimmNetwork(nn.Module):
         self.input_px: int = _taken_px(arguments, self._seen_px)
         self.loaded: LoadReport | None = None
         self.origin = self.licence = "random weights"
+        self.mpp: float | None = None  # that the weights are meant for, where it is known
         self._cut = next((place for place in places_of(model) if place.name == layer), None)
         self._pools_both = _pools_both(arguments)
         if self._cut is None:
@@ -121,8 +122,11 @@ def create_timm(
     classes: int,
     seed: int,
     partial: bool,
+    state: dict[str, torch.Tensor] | None = None,
 ) -> TimmNetwork:
     """Build a model of timm up to a cut; see `create`, whose arguments these are.
+
+    `state` is what was read from `weights`, where its keys had to become timm's first.
 
     Raises:
         FileNotFoundError, ModelError, ValueError: as `create`; also when `timm` is not installed or
@@ -142,7 +146,8 @@ def create_timm(
             "token, avg or cls+mean"
         )
     from_hub = weights is not None and os.fspath(weights) == HUB
-    state = None if weights is None or from_hub else read_weights(Path(weights))
+    if state is None and weights is not None and not from_hub:
+        state = read_weights(Path(weights))
     side = None
     if state is not None:
         side = resample_positions(state, whole.model, _timm().layers.resample_abs_pos_embed)
@@ -327,6 +332,7 @@ def _side_of(model: nn.Module) -> int:
 
 @cache
 def _shapes_only(name: str, classes: int = 0) -> TimmNetwork:
+
     with torch.device("meta"):
         model = _model(name, classes)
     return TimmNetwork(name, model, layer=_WHOLE, classes=classes)

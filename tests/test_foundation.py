@@ -1,0 +1,383 @@
+"""Published vision transformers: what the registry says of each, and their files under their publishers' keys."""
+
+from __future__ import annotations
+
+import re
+import sys
+from dataclasses import replace
+
+import pytest
+
+from conftest import ROOT
+from extras import need
+from histofast import encoders
+from histofast.errors import ModelError
+
+ENTRIES = encoders.registry().foundation
+ENTRY = """
+[foundation.f]
+network = "timm:vit_small_patch16_224"
+arguments = { img_size = 224 }
+pooling = "cls"
+prefix_tokens = 1
+token_px = 16
+d = 384
+mean = [0.5, 0.5, 0.5]
+std = [0.5, 0.5, 0.5]
+patch_px = 224
+mpp = 0.5
+mpp_basis = "stated"
+tensors = 150
+rename = "none"
+parameters_m = 21.67
+licence = "MIT"
+gated = true
+where = "f.pth from https://example.org/"
+tested = false
+"""
+
+
+# --- The registry ---------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def read(tmp_path):
+    def read(text):
+        (tmp_path / "registry.toml").write_text(text)
+        return encoders.read_registry(tmp_path / "registry.toml").foundation
+
+    return read
+
+
+def test_an_entry_is_read(read):
+    entry = read(ENTRY)["f"]
+    assert (entry.width, entry.terms, entry.arguments) == (384, "MIT, gated", {"img_size": 224})
+    assert (entry.crop_px, entry.eps, entry.sha256, entry.gmac) == (None,) * 4
+    both = read(ENTRY.replace('"cls"', '"cls+mean"').replace("gated = true", "gated = false"))["f"]
+    assert (both.width, both.terms) == (192, "MIT")
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ('"cls"', '"mean"', "foundation.f: pooling must be one of cls, cls+mean, pooled, got 'mean'"),
+        ('"none"', '"keras"', "rename must be one of none, dinov2, hf-vit, hf-dinov2, got 'keras'"),
+        ('"stated"', '"guess"', "mpp_basis must be one of stated, 20x, convention, got 'guess'"),
+        ("img_size =", "norm_layer =", "arguments must be of img_size, patch_size, depth"),
+        ("= 224 }", "= [224] }", "foundation.f: arguments must be dict"),
+        ('"timm:', '"', "network must be timm:NAME, got 'vit_small_patch16_224'"),
+        ("https://", "", "where must name a file and its https:// page, got 'f.pth from example.org/'"),
+        ("tested = false", 'tested = false\nsha256 = "0"', "sha256 must be 64 hexadecimal digits, got '0'"),
+        ("tested = false", "tested = false\ncrop_px = 224", "crop_px must be in 1..223, got 224"),
+        ("tensors = 150\n", "", "foundation.f: key 'tensors' is missing"),
+    ],
+)  # fmt: skip
+def test_spoiled_entries_are_refused(read, old, new, message):
+    assert old in ENTRY
+    with pytest.raises(ModelError, match=re.escape(message)) as told:
+        read(ENTRY.replace(old, new))
+    assert "\n" not in str(told.value)
+
+
+def test_a_name_is_given_once(read):
+    source = '[sources.f]\nnetwork = "densenet121"\nmean = [0.5, 0.5, 0.5]\nstd = [0.5, 0.5, 0.5]\n'
+    source += 'licence = ""\nwhere = "f from https://f"\nkeys = ""\ntested = false\nnote = ""\n'
+    with pytest.raises(ModelError, match=r"foundation\.f: sources have that name already"):
+        read(source + ENTRY)
+
+
+def test_checksums_are_of_one_file_each(data):
+    known = [entry.sha256 for entry in ENTRIES.values() if entry.sha256]
+    assert len(set(known)) == len(known)
+    table = data / "foundation_weights_sha256.tsv"
+    if table.is_file():  # as transcribed from the publishers' pages
+        assert set(known) <= {row.split("\t")[4] for row in table.read_text().splitlines()[1:]}
+
+
+@pytest.mark.parametrize("name", ENTRIES)
+def test_readme_tells_of_every_model(name):
+    entry = ENTRIES[name]
+    text = (ROOT / "models" / "README.md").read_text()
+    (row,) = (line for line in text.splitlines() if line.startswith(f"| `{name}` |"))
+    assert row == (
+        f"| `{name}` | {entry.d} {entry.pooling} | {entry.patch_px} px at {entry.mpp:g} um/px "
+        f"({entry.mpp_basis}) | {entry.parameters_m:g} | {entry.terms} | {entry.where} |"
+    )
+    assert not entry.tested  # then that README may say more
+
+
+def test_models_list_of_foundation_models(cli, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "100")
+    answer = cli("models", "list", "--foundation")
+    assert (answer.code, answer.err) == (0, [])
+    row = next(line for line in answer.out.splitlines() if line.startswith("virchow2 "))
+    wanted = "virchow2 2560 cls+mean 224 0.5 stated 631 170 untested CC-BY-NC-ND-4.0, gated"
+    assert row.split() == wanted.split()
+    for entry in ENTRIES.values():
+        assert set(entry.where.split()) <= set(answer.out.split())
+    assert f"{len(ENTRIES)} foundation models" in cli("models", "list").out
+
+
+# --- Files that are not what they are called ------------------------------------------------------
+
+
+@pytest.fixture
+def networks():
+    need("torch", "safetensors")
+    from histofast import networks
+
+    return networks
+
+
+def _file(path, *, tensors=342, width=1024, token_px=16):
+    """Write as many tensors as a file has, the kernel alone in its shape."""
+    torch = need("torch")
+    state = {f"blocks.{i}": torch.zeros(1) for i in range(tensors - 1)}
+    torch.save({"patch_embed.proj.weight": torch.zeros(width, 3, token_px, token_px)} | state, path)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("made", "name", "message"),
+    [
+        ({}, "uni2-h", "which has 343 tensors, it has 342: it fits uni, mstar, path-orchestra"),
+        (
+            {"tensors": 566, "width": 1536},
+            "virchow2",
+            "which has 455 tensors, it has 566: it fits gigapath",
+        ),
+        (
+            {"tensors": 342, "token_px": 14},
+            "uni",
+            "it has 1024 features of 14 px and 1 tokens before them: it fits gpfm",
+        ),
+        (
+            {"tensors": 12},
+            "uni",
+            "which has 342 tensors, it has 12: get pytorch_model.bin from https://huggingface.co/MahmoodLab/UNI",
+        ),
+        ({}, "phikon", "it has no tensors of a network of the kind hf-vit: it fits uni, mstar, "),
+    ],
+)
+def test_a_file_of_another_model_is_refused_with_the_right_name(
+    networks, tmp_path, made, name, message
+):
+    path = _file(tmp_path / "pytorch_model.bin", **made)
+    with pytest.raises(
+        ModelError, match=rf"{re.escape(f'{path} is not of {name}, ')}.*{re.escape(message)}"
+    ) as told:
+        networks.create(name, weights=path)
+    assert "\n" not in str(told.value)
+
+
+def test_a_file_is_known_by_its_checksum(networks, tmp_path, monkeypatch, cli):
+    path = _file(tmp_path / "w.bin")
+    known = encoders.registry()
+    mine = replace(known.foundation["mstar"], sha256=encoders.sha256_of(path))
+    changed = replace(known, foundation=known.foundation | {"mstar": mine})
+    monkeypatch.setattr("histofast.networks.foundation.registry", lambda: changed)
+    said = f"{path} is the file of mstar, not of uni: say mstar"
+    with pytest.raises(ModelError, match=re.escape(said)):
+        networks.create("uni", weights=path)
+    out = tmp_path / "e.onnx"
+    assert cli("models", "export", "uni", "--weights", path, "--out", out).err == [
+        f"histofast: {said}"
+    ]
+    assert not out.exists()
+
+
+def test_weights_of_networks_of_our_own(networks, data):
+    path = data / "weights" / "densenet121_imagenet.safetensors"
+    if not path.is_file():
+        pytest.skip("no weights")
+    with pytest.raises(ModelError, match="holds weights of densenet121, not of uni"):
+        networks.create("uni", weights=path)
+
+
+def test_without_a_file_it_is_told_where_it_is(networks):
+    for weights in (None, "hub"):
+        with pytest.raises(
+            ValueError, match="weights must be a file for uni2-h: get pytorch_model"
+        ):
+            networks.create("uni2-h", weights=weights)
+    with pytest.raises(ValueError, match="bn_eps must be left to timm"):
+        networks.create("uni2-h", bn_eps=1e-3)
+    with pytest.raises(ModelError, match="did you mean virchow2 or virchow"):
+        networks.create("virchov2")
+    with pytest.raises(FileNotFoundError, match=r"weights file.*none\.bin"):
+        networks.create("uni2-h", weights="none.bin")
+
+
+# --- Files under their publishers' keys -----------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def timm():
+    torch = need("torch", "onnxscript")
+    try:
+        import torchvision  # noqa: F401
+    except RuntimeError:  # see tests/test_timm.py
+        for half in [m for m in sys.modules if m.split(".")[0] == "torchvision"]:
+            del sys.modules[half]
+        library = torch.library.Library("torchvision", "FRAGMENT")
+        for operator in ("nms", "qnms"):
+            library.define(f"{operator}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
+    except ModuleNotFoundError:
+        pass
+    return need("timm", "torchvision")
+
+
+@pytest.mark.parametrize("name", ENTRIES)
+def test_the_whole_network_is_what_the_entry_says(networks, timm, name):
+    """Without memory for its tensors."""
+    torch = need("torch")
+
+    entry = ENTRIES[name]
+    with torch.device("meta"):
+        network = networks.create(networks.foundation_name(entry))
+    assert len(network.state_dict()) == entry.tensors
+    assert (network.d, network.input_px) == (entry.d, entry.patch_px)
+    assert network.model.num_prefix_tokens == entry.prefix_tokens
+    assert network.model.patch_embed.patch_size == (entry.token_px, entry.token_px)
+    parameters = sum(value.numel() for value in network.parameters())
+    assert parameters / 1e6 == pytest.approx(entry.parameters_m, rel=2e-3)
+    assert (network.model.patch_embed.img_size[0] == entry.crop_px) == (entry.crop_px is not None)
+
+
+BLOCKS, WIDTH, HEADS = 2, 48, 3
+
+
+@pytest.fixture
+def small(networks, timm, tmp_path):
+    """Cut an entry down to two narrow blocks; write random weights under its publisher's keys."""
+    torch = need("torch")
+    import published
+
+    def small(name):
+        entry = ENTRIES[name]
+        arguments = entry.arguments | {"depth": BLOCKS, "embed_dim": WIDTH, "num_heads": HEADS}
+        cut = replace(entry, arguments=arguments, d=WIDTH * (entry.d // entry.width), sha256=None)
+        network = networks.create(networks.foundation_name(cut), seed=1)
+        generator = torch.Generator().manual_seed(4)
+        with torch.no_grad():
+            for value in network.parameters():
+                value += 0.2 * torch.randn(value.shape, generator=generator)
+        gated = type(network.model.blocks[0].mlp).__name__ == "GluMlp"
+        plain = network.model.state_dict()
+        chunk = 1 if name == "openpath" else None
+        state = published.published(plain, entry.rename, gated=gated, chunk=chunk)
+        path = tmp_path / "weights.pth"
+        wrapped = {f"backbone.{key}": value for key, value in state.items()}
+        torch.save({"teacher": wrapped} if name == "openpath" else state, path)
+        return replace(cut, tensors=len(plain)), path, network, state
+
+    return small
+
+
+def _pooled(tokens, entry):
+    torch = need("torch")
+    if entry.pooling == "cls":
+        return tokens[:, 0]
+    return torch.cat([tokens[:, 0], tokens[:, entry.prefix_tokens :].mean(1)], 1)
+
+
+@pytest.mark.parametrize("name", [n for n, e in ENTRIES.items() if e.positions_px is None])
+def test_a_file_under_its_publishers_keys_is_the_network(small, networks, name):
+    torch = need("torch")
+    import published
+
+    entry, path, made, state = small(name)
+    network = networks.create_foundation(entry, weights=path)
+    assert (network.mean, network.std, network.mpp) == (entry.mean, entry.std, entry.mpp)
+    assert network.licence == entry.terms
+    assert (network.loaded.missing, network.loaded.unexpected) == ((), ())
+    assert (network.d, network.input_px) == (entry.d, entry.patch_px)
+    x = torch.randn(2, 3, entry.patch_px, entry.patch_px)
+    start = (entry.patch_px - (entry.crop_px or entry.patch_px)) // 2
+    seen = x[:, :, start : entry.patch_px - start, start : entry.patch_px - start]
+    with torch.inference_mode():
+        got = network(x)
+        if entry.rename == "none":
+            tokens = made.model.forward_features(seen)
+        elif name == "openpath":
+            plain = published.published(made.model.state_dict(), "dinov2", gated=True)
+            tokens = published.tokens(plain, "dinov2", seen, heads=HEADS, eps=1e-6)
+        else:
+            eps = entry.eps or 1e-6
+            tokens = published.tokens(state, entry.rename, seen, heads=HEADS, eps=eps)
+    wanted = _pooled(tokens, entry)
+    assert ((got - wanted).norm(dim=1) / wanted.norm(dim=1)).max() < 1e-5
+
+
+def test_no_register_is_in_the_mean_of_virchow2(small, networks):
+    torch = need("torch")
+
+    entry, path, made, _ = small("virchow2")
+    network = networks.create_foundation(entry, weights=path)
+    x = torch.randn(2, 3, 224, 224)
+    with torch.inference_mode():
+        got, tokens = network(x), made.model.forward_features(x)
+    assert tokens.shape[1] == 1 + 4 + 256
+    torch.testing.assert_close(got[:, WIDTH:], tokens[:, 5:].mean(1), rtol=1e-4, atol=1e-5)
+    assert (got[:, WIDTH:] - tokens[:, 1:].mean(1)).abs().max() > 1e-3
+
+
+def test_positions_for_larger_pictures_are_resampled_once(small, networks, timm):
+    """As timm resamples those of a file of its own for another size: the same numbers."""
+    torch = need("torch")
+
+    entry, path, _, state = small("kaiko-vitl14")
+    positions = torch.randn(1, 37 * 37, WIDTH)
+    torch.save(state | {"pos_embed": positions}, path)
+    network = networks.create_foundation(entry, weights=path)
+    filtered = timm.models.vision_transformer.checkpoint_filter_fn(
+        {"pos_embed": positions, "patch_embed.proj.weight": state["patch_embed.proj.weight"]},
+        network.model,
+    )
+    assert torch.equal(network.model.pos_embed, filtered["pos_embed"])
+    assert network.loaded.positions_of == 37
+
+
+def test_positions_for_pictures_of_another_size_are_refused(small, networks):
+    torch = need("torch")
+    entry, path, _, state = small("uni")
+    torch.save(state | {"pos_embed": torch.randn(1, 1 + 12 * 12, WIDTH)}, path)
+    said = r"is not of uni, whose position embeddings are for 224 px, it has those for 192 px: get pytorch_"
+    with pytest.raises(ModelError, match=said):
+        networks.create_foundation(entry, weights=path)
+
+
+def test_another_file_than_the_published_one_is_said(small, networks, tmp_path):
+
+    entry, path, _, _ = small("uni")
+    network = networks.create_foundation(replace(entry, sha256="0" * 64), weights=path)
+    (line,) = network.loaded.remarks()
+    assert line == "not the published file of uni by its sha256, but one that fits"
+    assert network.origin.endswith("; file not known")
+    known = networks.create_foundation(
+        replace(entry, sha256=encoders.sha256_of(path)), weights=path
+    )
+    assert known.loaded.remarks() == []
+    assert known.origin == f"uni: {entry.where}"
+
+
+def _exported(small, networks, tmp_path, name):
+
+    entry, path, _, _ = small(name)
+    spec = networks.export(networks.create_foundation(entry, weights=path), tmp_path / "e.onnx")
+    assert (spec.d, spec.patch_px, spec.height_px) == (entry.d, entry.patch_px, entry.patch_px)
+    assert (spec.mpp, spec.licence) == (entry.mpp, entry.terms)
+    assert spec.provenance.startswith(f"{name}: {entry.where}")
+    assert spec.weights_sha256 == encoders.sha256_of(path)
+
+
+@pytest.mark.parametrize("name", ["phikon", "midnight-12k", "gigapath", "uni2-h"])
+def test_an_encoder_of_it_agrees_with_torch(small, networks, tmp_path, name):
+    """`export` writes nothing that differs by more than 1e-5."""
+    _exported(small, networks, tmp_path, name)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ENTRIES)
+def test_encoders_of_all_agree_with_torch(small, networks, tmp_path, name):
+    _exported(small, networks, tmp_path, name)
