@@ -332,7 +332,6 @@ def _side_of(model: nn.Module) -> int:
 
 @cache
 def _shapes_only(name: str, classes: int = 0) -> TimmNetwork:
-
     with torch.device("meta"):
         model = _model(name, classes)
     return TimmNetwork(name, model, layer=_WHOLE, classes=classes)
