@@ -933,3 +933,9 @@ def evbmf(matrix):
     ).x
     shares = np.array([best_factor(value**2 / np.exp(best), few, many)[1] for value in s])
     return (s * shares)[shares > 0], np.exp(best)
+
+
+def scaled_linear(x, weight, bias, scale):
+    """LayerScale behind a linear layer, (n, out): (x W + b) g, W of (in, out)."""
+    x, weight, bias, scale = (np.asarray(v, np.float64) for v in (x, weight, bias, scale))
+    return (x @ weight + bias) * scale

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections import Counter
+
 import numpy as np
+import onnx
 import pytest
 
 from extras import need
@@ -103,3 +106,17 @@ def test_the_command_pools(cli, tmp_path):
     assert refused.code == 1
     assert "block20" in refused.err[0]
     assert len(refused.err) == 1
+
+
+def test_layer_scale_is_in_the_weights(tmp_path):
+    """The same nodes with it and without; `export` holds the features against torch."""
+    small = {"img_size": 64, "depth": 2}
+    nodes = {}
+    for values in (0.5, 0.0):
+        network = networks.create(VIT, timm_args=small | {"init_values": values}, seed=3)
+        spec = networks.export(network, tmp_path / f"{values}.onnx")
+        nodes[values] = Counter(node.op_type for node in onnx.load(spec.path).graph.node)
+    assert any(
+        "ls1" in key for key in networks.create(VIT, timm_args={"init_values": 0.5}).state_dict()
+    )
+    assert nodes[0.5] == nodes[0.0]

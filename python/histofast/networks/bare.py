@@ -16,6 +16,7 @@ from histofast.errors import ModelError
 from histofast.networks.adopted import AdoptedNetwork
 from histofast.networks.kinds import AnyNetwork
 from histofast.networks.network import Network
+from histofast.networks.scales import fold_scales
 from histofast.networks.timm import TimmNetwork
 
 # The first has an operator for attention, and one for GELU; TensorRT and older runtimes take the second.
@@ -45,6 +46,7 @@ def write_bare(
     """Write an ONNX file of the network alone, float32 (n, 3, p, p) to (n, d).
 
     Its weights come to a second file: torch writes them one by one then, and holds them once.
+    Scales of layers are in their weights.
 
     Raises:
         ModelError: torch cannot export it; onnxscript, which it needs for that, is not installed.
@@ -70,6 +72,7 @@ def write_bare(
                 verbose=False,
             )
         _let_go(program)
+        fold_scales(path)
     except ModuleNotFoundError as error:
         raise ModelError(
             f"{network.architecture} cannot be exported without {error.name}: "
