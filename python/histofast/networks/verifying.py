@@ -224,7 +224,8 @@ def _first_wrong_stage(
         return lambda module, inputs, output: wanted.update({stage: output})
 
     hooks = [network.stage(s).register_forward_hook(keep(s)) for s in stage_of_tensor.values()]
-    PixelsIn(network).eval()(torch.from_numpy(pixels))
+    with torch.inference_mode():
+        PixelsIn(network).eval()(torch.from_numpy(pixels))
     for hook in hooks:
         hook.remove()
     got = capture(file, list(stage_of_tensor), pixels)
