@@ -7,11 +7,10 @@ import pytest
 
 import reference_cam as reference
 from extras import need
+from timm_here import need_timm
 
 torch = need("torch")
-need("timm", "torchvision")
-
-import timm
+timm = need_timm()
 
 from histofast.errors import ModelError
 from histofast.explain import cam

@@ -12,6 +12,7 @@ from conftest import ROOT
 from extras import need
 from histofast import encoders
 from histofast.errors import ModelError
+from timm_here import need_timm
 
 ENTRIES = encoders.registry().foundation
 ENTRY = """
@@ -224,7 +225,7 @@ def timm():
             library.define(f"{operator}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
     except ModuleNotFoundError:
         pass
-    return need("timm", "torchvision")
+    return need_timm()
 
 
 @pytest.mark.parametrize("name", ENTRIES)

@@ -8,6 +8,7 @@ import pytest
 
 from extras import need
 from histofast.errors import ModelError
+from timm_here import need_timm
 
 torch = need("torch", "safetensors")
 
@@ -41,7 +42,7 @@ def timm():
             library.define(f"{operator}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
     except ModuleNotFoundError:
         pass
-    return need("timm", "torchvision")
+    return need_timm()
 
 
 @pytest.fixture
