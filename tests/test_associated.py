@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import numpy as np
@@ -15,8 +14,7 @@ from histofast import open_slide
 from histofast.errors import SlideError
 from histofast.slides import OpenSlideSlide, TiffSlide
 
-DATA = Path(os.environ.get("HISTOFAST_DATA", "../shared/data"))
-SVS = DATA / "slides" / "CMU-1-Small-Region.svs"
+SVS = "slides/CMU-1-Small-Region.svs"
 BESIDE = {"thumbnail": (60, 90), "label": (50, 40), "macro": (30, 100)}  # height, width
 
 
@@ -57,11 +55,10 @@ def test_pictures_are_those_that_were_written(svs, door):
             slide.associated["barcode"]
 
 
-@pytest.mark.skipif(not SVS.exists(), reason="no real slides here")
 @pytest.mark.parametrize("kind", [TiffSlide, OpenSlideSlide])
-def test_a_real_slide_shows_what_openslide_shows(kind):
+def test_a_real_slide_shows_what_openslide_shows(kind, data):
     door = "tifffile" if kind is TiffSlide else "openslide"
-    with open_slide(SVS, door=door) as slide, openslide.OpenSlide(SVS) as theirs:
+    with open_slide(data / SVS, door=door) as slide, openslide.OpenSlide(data / SVS) as theirs:
         assert isinstance(slide, kind)
         assert set(slide.associated) == set(theirs.associated_images) == set(BESIDE)
         for name, picture in slide.associated.items():
@@ -69,9 +66,8 @@ def test_a_real_slide_shows_what_openslide_shows(kind):
             np.testing.assert_array_equal(picture, wanted)
 
 
-@pytest.mark.skipif(not SVS.exists(), reason="no real slides here")
-def test_a_real_slide_shows_what_tifffile_reads():
-    with open_slide(SVS) as slide, tifffile.TiffFile(SVS) as tiff:
+def test_a_real_slide_shows_what_tifffile_reads(data):
+    with open_slide(data / SVS) as slide, tifffile.TiffFile(data / SVS) as tiff:
         pages = {"thumbnail": 1, "label": 2, "macro": 3}
         for name, index in pages.items():
             np.testing.assert_array_equal(slide.associated[name], tiff.pages[index].asarray())

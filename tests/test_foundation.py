@@ -69,7 +69,7 @@ def test_an_entry_is_read(read):
         ('"timm:', '"', "network must be timm:NAME, got 'vit_small_patch16_224'"),
         ("https://", "", "where must name a file and its https:// page, got 'f.pth from example.org/'"),
         ("tested = false", 'tested = false\nsha256 = "0"', "sha256 must be 64 hexadecimal digits, got '0'"),
-        ("tested = false", "tested = false\ncrop_px = 224", "crop_px must be in 1..223, got 224"),
+        ("tested = false", "tested = false\ncrop_px = 224", "its crop must be within 1..223 px, got 224"),
         ("tensors = 150\n", "", "foundation.f: key 'tensors' is missing"),
     ],
 )  # fmt: skip

@@ -84,5 +84,5 @@ class FoundationEntry:
         if self.sha256 is not None and not re.fullmatch(r"[0-9a-f]{64}", self.sha256):
             return f"sha256 must be 64 hexadecimal digits, got {self.sha256!r}"
         if self.crop_px is not None and not 0 < self.crop_px < self.patch_px:
-            return f"crop_px must be in 1..{self.patch_px - 1}, got {self.crop_px}"
+            return f"its crop must be within 1..{self.patch_px - 1} px, got {self.crop_px}"
         return None
