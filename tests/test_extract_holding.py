@@ -63,7 +63,9 @@ def test_an_owner_that_lives_is_waited_for_and_named(slides, encoder, tmp_path, 
         for _ in range(40):  # twice as long as patience with a frozen one
             time.sleep(0.05)
             os.utime(lock.path)
-        path.write_bytes(data)
+        written = tmp_path / "written"
+        written.write_bytes(data)
+        written.replace(path)  # whole at once, as an owner's file appears
         lock.release()
 
     worker = threading.Thread(target=work)
