@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import sys
 from dataclasses import replace
 
 import pytest
@@ -214,17 +213,7 @@ def test_without_a_file_it_is_told_where_it_is(networks):
 
 @pytest.fixture(scope="module")
 def timm():
-    torch = need("torch", "onnxscript")
-    try:
-        import torchvision  # noqa: F401
-    except RuntimeError:  # see tests/test_timm.py
-        for half in [m for m in sys.modules if m.split(".")[0] == "torchvision"]:
-            del sys.modules[half]
-        library = torch.library.Library("torchvision", "FRAGMENT")
-        for operator in ("nms", "qnms"):
-            library.define(f"{operator}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
-    except ModuleNotFoundError:
-        pass
+    need("torch", "onnxscript")
     return need_timm()
 
 

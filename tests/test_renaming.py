@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import sys
-
 import pytest
 
 from extras import need
@@ -32,16 +30,6 @@ CASES = [
 
 @pytest.fixture(scope="module")
 def timm():
-    try:
-        import torchvision  # noqa: F401
-    except RuntimeError:  # see tests/test_timm.py
-        for half in [m for m in sys.modules if m.split(".")[0] == "torchvision"]:
-            del sys.modules[half]
-        library = torch.library.Library("torchvision", "FRAGMENT")
-        for operator in ("nms", "qnms"):
-            library.define(f"{operator}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
-    except ModuleNotFoundError:
-        pass
     return need_timm()
 
 
