@@ -76,6 +76,7 @@ def create_foundation(
         name,
         weights=path,
         state=state,
+        sha256=sha256,
         layer=layer,
         classes=classes,
         seed=seed,

@@ -123,10 +123,12 @@ def create_timm(
     seed: int,
     partial: bool,
     state: dict[str, torch.Tensor] | None = None,
+    sha256: str = "",
 ) -> TimmNetwork:
     """Build a model of timm up to a cut; see `create`, whose arguments these are.
 
-    `state` is what was read from `weights`, where its keys had to become timm's first.
+    `state` is what was read from `weights`, where its keys had to become timm's first, and `sha256` the
+    file's, where it is known already.
 
     Raises:
         FileNotFoundError, ModelError, ValueError: as `create`; also when `timm` is not installed or
@@ -150,10 +152,11 @@ def create_timm(
         state = read_weights(Path(weights))
     side = None
     if state is not None:
+        assert weights is not None
+        sha256 = sha256 or sha256_of(Path(weights))
         side = resample_positions(state, whole.model, _timm().layers.resample_abs_pos_embed)
     if state is not None and not partial:
-        assert weights is not None
-        found = _filled(whole, state, Path(weights), layer=layer)
+        found = _filled(whole, state, sha256=sha256, layer=layer, where=str(weights))
         if found is not None:
             return _told(found, side)
     with torch.random.fork_rng(devices=[]):
@@ -167,12 +170,11 @@ def create_timm(
         network.origin = f"timm {_timm().__version__}: {source}"
         network.licence = config.get("license") or "not stated"
     elif state is not None:
-        assert weights is not None
         network.loaded = load_weights(
             network,
             state,
             whole=whole,
-            sha256=sha256_of(Path(weights)),
+            sha256=sha256,
             partial=partial,
             where=str(weights),
         )
@@ -189,7 +191,7 @@ def _told(network: TimmNetwork, side: int | None) -> TimmNetwork:
 
 
 def _filled(
-    whole: TimmNetwork, state: dict[str, torch.Tensor], weights: Path, *, layer: str
+    whole: TimmNetwork, state: dict[str, torch.Tensor], *, sha256: str, layer: str, where: str
 ) -> TimmNetwork | None:
     """Return a network that has the tensors of a file for its own, so that they are in memory once.
 
@@ -202,9 +204,9 @@ def _filled(
         network,
         state,
         whole=whole,
-        sha256=sha256_of(weights),
+        sha256=sha256,
         partial=False,
-        where=str(weights),
+        where=where,
         takes_over=True,
     )
     network.origin = network.licence = "not stated"
