@@ -10,7 +10,6 @@ from numpy.typing import NDArray
 
 from histofast._arrays import check
 from histofast.errors import TileError
-from histofast.slides.metadata import file_identity
 from histofast.slides.slide import Level, Slide
 
 _TILE_PX = 512
@@ -38,13 +37,6 @@ class ImageSlide(Slide):
                 tile_height=min(_TILE_PX, height),
             ),
         )
-        self._identity = ""
-
-    @property
-    def identity(self) -> str:
-        if not self._identity:
-            self._identity = file_identity(self.path)
-        return self._identity
 
     def read_tile(self, level: int, column: int, row: int, out: NDArray[np.uint8]) -> None:
         if self._image is None:

@@ -26,7 +26,6 @@ from histofast.slides.associated import Associated
 from histofast.slides.images import MAX_IMAGE_PX
 from histofast.slides.metadata import (
     dicom_series,
-    file_identity,
     pyramid_downsample,
     resolve_mpp,
 )
@@ -54,7 +53,7 @@ class OpenSlideSlide(Slide):
         _refuse_pipes(path)
         self._handle: openslide.OpenSlide | None = _open(path)
         self._retry_lock = threading.Lock()
-        self._identity, self._files = "", tuple[Path, ...]()
+        self._files = tuple[Path, ...]()
         try:
             self._describe(self._handle, mpp)
         except openslide.OpenSlideError as error:
@@ -92,12 +91,6 @@ class OpenSlideSlide(Slide):
         if not self._files:
             self._files = (self.path, *_companions(self.path))
         return self._files
-
-    @property
-    def identity(self) -> str:
-        if not self._identity:
-            self._identity = file_identity(self.path, self.files[1:])
-        return self._identity
 
     @property
     def origin_l0(self) -> tuple[int, int]:

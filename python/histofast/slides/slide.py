@@ -26,6 +26,7 @@ from histofast._numbers import real_number, whole_number
 from histofast._words import count
 from histofast.errors import SlideError, TileError
 from histofast.slides.associated import Associated
+from histofast.slides.metadata import file_identity
 from histofast.slides.stream import Unreadable, stream_boxes
 from histofast.tiling import WHITE
 
@@ -92,10 +93,13 @@ class Slide(Pictured, ABC):
     levels: tuple[Level, ...]
     mpp: float
     properties: Mapping[str, str]
+    _identity = ""
 
     @property
-    @abstractmethod
-    def identity(self) -> str: ...
+    def identity(self) -> str:
+        if not self._identity:
+            self._identity = file_identity(self.path, self.files[1:])
+        return self._identity
 
     @property
     def files(self) -> tuple[Path, ...]:

@@ -21,7 +21,6 @@ from histofast._words import clipped, one_line
 from histofast.errors import TileError
 from histofast.slides.associated import Associated
 from histofast.slides.codestreams import largest_stream
-from histofast.slides.metadata import file_identity
 from histofast.slides.slide import Slide
 from histofast.slides.tiff_beside import read_page
 from histofast.slides.tiff_layout import TiffLayout
@@ -43,13 +42,6 @@ class TiffSlide(Slide):
         self._tables, self._beside = layout.tables, layout.beside
         self._file: BinaryIO | None = path.open("rb", buffering=0)
         self._seek_lock = threading.Lock()
-        self._identity = ""
-
-    @property
-    def identity(self) -> str:
-        if not self._identity:
-            self._identity = file_identity(self.path)
-        return self._identity
 
     @property
     def associated(self) -> Mapping[str, NDArray[np.uint8]]:
