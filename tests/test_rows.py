@@ -12,7 +12,7 @@ import histofast
 from histofast import encoders, features
 from histofast.errors import FeatureError
 from histofast.patches import PatchBag, PatchReader
-from histofast.slides import tiff, write_png
+from histofast.slides import slide, write_png
 from slide_files import picture
 from small_slides import write_slide
 
@@ -82,10 +82,13 @@ def test_a_bag_is_hashed_once(table, encoder, tmp_path, monkeypatch):
 def test_a_slide_is_hashed_once(slides, encoder, tmp_path, monkeypatch):
     histofast.extract(slides, out=tmp_path, encoder=encoder, mpp=2.0, patch_px=32, min_tissue=0.1)
     hashed = []
-    identity = tiff.file_identity
-    monkeypatch.setattr(
-        tiff, "file_identity", lambda path: hashed.append(path.stem) or identity(path)
-    )
+    identity = slide.file_identity
+
+    def counted(path, companions):
+        hashed.append(path.stem)
+        return identity(path, companions)
+
+    monkeypatch.setattr(slide, "file_identity", counted)
     with PatchReader(slides) as reader:
         first, second = files_of(tmp_path)
         for file in (first, second, first):
