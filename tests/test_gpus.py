@@ -18,7 +18,7 @@ import histofast
 from histofast import features
 from histofast._files import Lock
 from histofast.errors import JobError, ModelError, NoSpaceError
-from histofast.jobs import local, processes
+from histofast.jobs import Local, processes, team
 from histofast.patches import Job
 from histofast.pipeline import (
     ExtractOptions,
@@ -196,7 +196,7 @@ def test_when_all_processes_are_killed(slides, encoder, tmp_path, two):
 
     report = run(slides, tmp_path / "f", encoder, on_progress=kill, **DENSE)
     assert report.exit_code == 1
-    assert report.error == "no process is left, the one of cpu was ended by SIGKILL"
+    assert report.error == "no worker is left: the process of cpu was ended by SIGKILL"
     assert "the process of cpu was ended by SIGKILL" in {s.error for s in report.of("failed")}
     assert len(report.slides) == 5
     assert no_leftovers(tmp_path)
@@ -307,16 +307,17 @@ class Table:
         self.seen, self.error, self.dealings = [], "", ([], [])
         self.gathering = Gathering(self.todo, options, self.devices, self.seen.append, 0.0)
         workers = extraction.workers_for(options, self.devices)
-        self.team = local._Team(
-            local.Local(workers=workers, tries=2, replace=False, poll_s=0.0),
+        self.team = team.Team(
+            Local(workers=workers, tries=2, replace=False, poll_s=0.0),
             workers,
+            None,
             self.todo,
             self.gathering,
             lambda outcome: (
                 (fail_fast and outcome.status == "failed")
                 or isinstance(outcome.error, NoSpaceError)
             ),
-            local._Wake(),
+            team.Wake(),
         )
         self.processes = [self._process(i, worker) for i, worker in enumerate(workers)]
         self.team._alive = list(self.processes)
@@ -342,18 +343,18 @@ class Table:
         self.team._deal()
 
     def asks(self, number):
-        self.says(number, processes.Asks())
+        self.says(number, team.Asks())
 
     def dies(self, number, code):
         try:
-            self.says(number, processes.Gone(code))
+            self.says(number, team.Gone(processes._how_ended(code)))
         except JobError as error:
             self.error = str(error)
 
     def ends(self, number, slide, status="done", *, is_encoders=False, error="", kind=ModelError):
         report = SlideReport(name=slide, path="", status=status, error=error)
         failure = kind(error) if status == "failed" else None
-        self.says(number, processes.Ends(slide, status, report, failure, 0.0, is_encoders))
+        self.says(number, team.Ends(slide, status, report, failure, 0.0, is_encoders))
 
     def dealt(self, number):
         return self.dealings[number]
@@ -431,7 +432,7 @@ def test_a_slide_is_not_given_a_third_process_to_end(tmp_path):
     assert table.dealt(1) == ["s1", "s0"]
     table.dies(1, -9)
     assert table.ended() == {"s0": "failed", "s1": "failed"}
-    assert table.error == "no process is left, the one of cuda:1 was ended by SIGKILL"
+    assert table.error == "no worker is left: the process of cuda:1 was ended by SIGKILL"
     assert len(table.report.notes) == 2
 
 
@@ -469,7 +470,7 @@ def test_progress_is_of_all_at_work(tmp_path):
 
     def told(number, name, done, of):
         what = BatchDone(slide_patches=of, slide_patches_done=done, patches=done)
-        table.says(number, processes.Tells(name, what))
+        table.says(number, team.Tells(name, what))
 
     told(0, "s0", 10, 100)
     told(1, "s1", 5, 50)
@@ -532,3 +533,20 @@ def test_gpus_become_devices(monkeypatch):
 def test_threads_are_shared_out():
     assert extraction.shares(16, 3) == [6, 5, 5]
     assert extraction.shares(1, 2) == [1, 1]
+
+
+def test_nobody_waits_for_a_replacement_that_is_not_needed(tmp_path):
+    table = Table(2, folder=tmp_path)
+    table.asks(0)
+    table.asks(1)
+    killed = []
+    late = table._process(1, table.processes[1].worker)
+    late.kill = lambda: killed.append(1)
+    table.team._alive[1] = late  # started for the one that asked, and has not asked yet
+    table.team._dismiss()
+    assert not killed
+    table.ends(0, "s0")
+    table.team._dismiss()
+    table.team._dismiss()
+    assert killed == [1]
+    assert late.is_over

@@ -40,6 +40,11 @@ class Dealer:
         """Whether there is a job that nobody has."""
         return bool(self.left or self._later or self._waiting.jobs)
 
+    @property
+    def is_over(self) -> bool:
+        """Whether nothing is left to do, not even by those who are at it."""
+        return not self.has_more and not any(self.held[worker] for worker in self.alive)
+
     def ask(self, worker: int) -> None:
         """Note that a worker wants a job."""
         self._asking.append(worker)
@@ -58,7 +63,7 @@ class Dealer:
                 self.held[worker].append(job)
                 self._asking.remove(worker)
                 answers.append((worker, job))
-        if not self.has_more and not any(self.held[worker] for worker in self.alive):
+        if self.is_over:
             answers += [(worker, None) for worker in self._asking]
             self._asking.clear()
         return answers
