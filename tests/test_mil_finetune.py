@@ -218,6 +218,8 @@ def test_the_encoder_file_is_enough(stage, tmp_path):
     # The same function, with its BatchNorms written in another way.
     np.testing.assert_allclose(one, other, atol=0.2)
     assert networks.PixelsIn(by_file.frozen_network).network.layer == "layer1"
+    licences = [encoders.read_spec(found.encoder).licence for found in (by_file, by_weights)]
+    assert licences == ["MIT of r18", "that of the weights it was tuned from"]
 
 
 def test_small_bags_are_told(stage, tmp_path):

@@ -20,6 +20,7 @@ def write_encoder(
     mpp: float = 2.0,
     side: int | str = "h",
     scale: float = 1 / 255,
+    licence: str = "not stated",
 ) -> Path:
     """Write an encoder in the pixel-in form; `scale` infinite makes it yield infinity."""
     matrix = np.random.default_rng(d).normal(size=(3, d)).astype(np.float32)
@@ -52,7 +53,7 @@ def write_encoder(
         precision="fp32",
         weights_sha256="random",
         provenance="made by tests/tiny_encoder.py",
-        licence="Apache-2.0",
+        licence=licence,
         exporter="onnx.helper",
     )
     helper.set_model_props(model, metadata.to_props())

@@ -33,7 +33,7 @@ def write_stage(folder: Path) -> Path:
     network = networks.create("resnet18", layer="layer1", seed=3)
     save_file(network.state_dict(), folder / "w.safetensors")
     network = networks.create("resnet18", weights=folder / "w.safetensors", layer="layer1")
-    networks.export(network, folder / "r18.onnx", patch_px=PX)
+    networks.export(network, folder / "r18.onnx", patch_px=PX, licence="MIT of r18")
     histofast.extract(patches=folder / "patches.csv", out=folder / "f", encoder=folder / "r18.onnx")
     train_stage(folder)
     return folder

@@ -19,7 +19,7 @@ from typing import Any
 
 from histofast._files import regular_file
 from histofast._numbers import mpp_number, whole_number
-from histofast._words import clipped, one_line
+from histofast._words import clipped, one_line, printable
 from histofast.encoders.sizes import PatchSizes
 from histofast.errors import ModelError
 
@@ -32,6 +32,7 @@ MOST_PX = 16_384  # side of a patch; above, one patch takes a GB
 MOST_FEATURES = 1_000_000  # d; above, one row takes 4 MB
 _SHOWN = 12  # cuts named in a line
 _WIDEST = 60  # characters of a value in a message
+NOT_STATED, RANDOM = "not stated", "random weights"  # instead of origin and licence
 _LONGEST = 200  # characters of a name, which becomes that of a folder
 _FOLDER = re.compile(rf"(?!\.+$)[^/\\\s]{{1,{_LONGEST}}}")
 
@@ -74,6 +75,12 @@ class EncoderMetadata:
                 f"name must be 1..{_LONGEST} characters without spaces, slashes and control "
                 f"characters, not only dots, got {clipped(repr(self.name), _WIDEST)}"
             )
+
+    @property
+    def terms(self) -> str | None:
+        """The licence in a line that can be shown; None where nobody stated one."""
+        is_stated = self.licence.strip() not in ("", NOT_STATED, RANDOM)
+        return printable(clipped(one_line(self.licence), _LONGEST)) if is_stated else None
 
     def to_props(self) -> dict[str, str]:
         """Return the metadata entries of the ONNX file, in writing order."""

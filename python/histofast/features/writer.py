@@ -53,7 +53,7 @@ class FeatureWriter:
             wants both to agree.
         attributes: of the coordinates, as the field names them: `name`, `patch_size` (px),
             `patch_size_level0` (`patch_size_level0_exact` where that is nominal), `overlap` (px), `level0_magnification`, `target_magnification`,
-            `level0_width`, `level0_height`, `mpp`, `level0_mpp`, `encoder`, and any other. Layout
+            `level0_width`, `level0_height`, `mpp`, `level0_mpp`, `encoder`, `encoder_licence`, and any other. Layout
             stamp needs `patch_size`, `mpp`, `level0_mpp` and `encoder`.
         tissue_fraction: (n,) float32, share of tissue in each patch.
         files, labels: (n) names of patch images and what they show, or ().

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from histofast._files import path_of
 from histofast._numbers import whole_number
-from histofast.encoders import INPUT, EncoderMetadata, EncoderSpec, read_spec
+from histofast.encoders import INPUT, NOT_STATED, EncoderMetadata, EncoderSpec, read_spec
 from histofast.errors import ModelError
 from histofast.graphs.batches import with_free_batch
 from histofast.graphs.building import standardise_pixels, take_pixels
@@ -124,7 +124,7 @@ def wrap(
             precision=_precision(file.graph),
             weights_sha256=weights_sha256 or file.sha256,
             provenance=provenance or path.name,
-            licence=licence or "not stated",
+            licence=licence or NOT_STATED,
             exporter=_exporter(file.graph),
             made_from=file.sha256 if weights_sha256 is None else None,
         )

@@ -121,7 +121,7 @@ def _export_best(tuning: Tuning, frozen: Network, pixels: Pixels) -> tuple[int, 
         patch_px=None if patch_px is None else int(patch_px),
         mpp=None if mpp is None else float(mpp),
         provenance=f"{source.path.name}, fine-tuned on {len(tuning.bags)} slides by histofast",
-        licence="that of the weights it was tuned from",
+        licence=source.licence or "that of the weights it was tuned from",
         overwrite=True,
     )
     return best, network

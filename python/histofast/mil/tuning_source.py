@@ -22,6 +22,7 @@ class Source:
     network: str
     layer: str | None
     mpp: float | None = None
+    licence: str | None = None
 
     @property
     def identity(self) -> dict[str, Any]:
@@ -79,4 +80,11 @@ def source_of(
             "comes with"
         ) from None
     spec = read_spec(path)
-    return Source(path=path, is_encoder=True, network=spec.network, layer=spec.layer, mpp=spec.mpp)
+    return Source(
+        path=path,
+        is_encoder=True,
+        network=spec.network,
+        layer=spec.layer,
+        mpp=spec.mpp,
+        licence=spec.terms,
+    )

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from histofast.encoders import NOT_STATED
 from histofast.errors import ModelError
 
 _FEW = 3  # children: a container of containers is opened
@@ -49,7 +50,7 @@ class AdoptedNetwork(nn.Module):
         self.classes = classes
         self.layer = "output"
         self.origin = f"the torch module {name}"
-        self.licence = "not stated"
+        self.licence = NOT_STATED
 
     @property
     def weights_sha256(self) -> str:

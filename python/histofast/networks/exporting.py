@@ -16,6 +16,8 @@ from numpy.typing import NDArray
 from histofast._files import path_of
 from histofast._numbers import mpp_number, whole_number
 from histofast.encoders import (
+    NOT_STATED,
+    RANDOM,
     EncoderMetadata,
     EncoderSpec,
     SourceEntry,
@@ -433,18 +435,18 @@ def _spend(network: torch.nn.Module) -> None:
 def _origin(network: Network, provenance: str | None, licence: str | None) -> tuple[str, str]:
     """Return provenance and licence: as told, else the registry's, else that nobody said."""
     if network.loaded is None:
-        return provenance or "random weights", licence or "random weights"
+        return provenance or RANDOM, licence or RANDOM
     known = registry().weights_of(network.loaded.sha256)
     source = _source_of(network)
     if source is not None:
         provenance = provenance or f"{source.name}: {source.where}"
         licence = licence or source.licence
-    provenance = provenance or (known.provenance if known else "not stated")
+    provenance = provenance or (known.provenance if known else NOT_STATED)
     if network.loaded.missing:
         provenance += f"; {len(network.loaded.missing)} tensors random"
     if network.loaded.head == "new":
         provenance += "; random head"
-    return provenance, licence or (known.licence if known else "not stated")
+    return provenance, licence or (known.licence if known else NOT_STATED)
 
 
 def _source_of(network: AnyNetwork) -> SourceEntry | None:

@@ -21,7 +21,7 @@ import torch
 from torch import nn
 
 from histofast._words import did_you_mean, first_line
-from histofast.encoders import sha256_of
+from histofast.encoders import NOT_STATED, RANDOM, sha256_of
 from histofast.errors import ModelError
 from histofast.networks.known import no_such
 from histofast.networks.network import Cut, LoadReport, StandardisedBy
@@ -64,7 +64,7 @@ class TimmNetwork(nn.Module):
         self._seen_px = _side_of(model)
         self.input_px: int = _taken_px(arguments, self._seen_px)
         self.loaded: LoadReport | None = None
-        self.origin = self.licence = "random weights"
+        self.origin = self.licence = RANDOM
         self.mpp: float | None = None  # that the weights are meant for, where it is known
         self._cut = next((place for place in places_of(model) if place.name == layer), None)
         self._pools_both = _pools_both(arguments)
@@ -168,7 +168,7 @@ def create_timm(
         config = model.pretrained_cfg
         source = config.get("hf_hub_id") or config.get("url") or "its hub"
         network.origin = f"timm {_timm().__version__}: {source}"
-        network.licence = config.get("license") or "not stated"
+        network.licence = config.get("license") or NOT_STATED
     elif state is not None:
         network.loaded = load_weights(
             network,
@@ -178,7 +178,7 @@ def create_timm(
             partial=partial,
             where=str(weights),
         )
-        network.origin = network.licence = "not stated"
+        network.origin = network.licence = NOT_STATED
     network.eval()
     return _told(network, side)
 
@@ -209,7 +209,7 @@ def _filled(
         where=where,
         takes_over=True,
     )
-    network.origin = network.licence = "not stated"
+    network.origin = network.licence = NOT_STATED
     network.eval()
     own = (*network.parameters(), *network.buffers())
     return None if any(tensor.is_meta for tensor in own) else network

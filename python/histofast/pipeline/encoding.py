@@ -37,13 +37,14 @@ _STATUS: dict[str, Status] = {
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Ready:
-    """The encoders are loaded: what the report says of them, what speaks against them here.
+    """The encoders are loaded: what the report says of them, what speaks against them here, their terms.
 
     `folders` are those that will be written to, with the options of all that is in them.
     """
 
     about: dict[str, Any]
     notes: list[str]
+    licences: list[str]
     folders: tuple[Folder, ...]
 
 
@@ -68,6 +69,7 @@ def encode_slides(feed: Feed, *, options: ExtractOptions) -> None:
             Ready(
                 about=about(settled, encoders),
                 notes=notes_of(encoders),
+                licences=licences_of(encoders),
                 folders=folders_of(encoders, settled),
             )
         )
@@ -112,6 +114,11 @@ def about(options: Settled, encoders: Sequence[EncoderSet]) -> dict[str, Any]:
 def notes_of(encoders: Sequence[EncoderSet]) -> list[str]:
     """Return what speaks against encoders on this machine."""
     return [f"{e.name}: {e.device_note}" for e in encoders if e.device_note]
+
+
+def licences_of(encoders: Sequence[EncoderSet]) -> list[str]:
+    """Return under which terms the weights of encoders are, where these say so; features may be, too."""
+    return [f"{e.name}: licence {terms}" for e in encoders if (terms := e.specs[0].terms)]
 
 
 @dataclass(frozen=True, slots=True)

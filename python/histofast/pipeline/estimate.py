@@ -13,7 +13,7 @@ import numpy as np
 
 from histofast.encoders import EncoderSet
 from histofast.patches import SLIDE_FAILURES, Job
-from histofast.pipeline.encoding import about, equip, notes_of
+from histofast.pipeline.encoding import about, equip, licences_of, notes_of
 from histofast.pipeline.folders import folders_for
 from histofast.pipeline.options import ExtractOptions, Settled, specs_of
 from histofast.pipeline.preparing import folders_of, prepare
@@ -35,7 +35,8 @@ def estimate(
     with ExitStack() as stack:
         encoders, settled, pool = equip(replace(options, device=devices[0]), stack)
         report = RunReport(
-            about={**about(settled, encoders), "slides": len(slides)}, notes=notes_of(encoders)
+            about={**about(settled, encoders), "slides": len(slides)},
+            notes=[*notes_of(encoders), *licences_of(encoders)],
         )
         if not options.overwrite:
             for folder in folders_for(folders_of(encoders, settled), slides):

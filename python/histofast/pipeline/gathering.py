@@ -85,7 +85,10 @@ class Gathering:
         _log.info("encoding %s into %s", count(len(self._jobs), "slide"), self._options.out)
         about = {**self._ready[0].about, "slides": len(self._jobs)}
         notes = dict.fromkeys(note for each in self._ready for note in each.notes)
-        self.report.about, self.report.notes = about, list(notes)
+        licences = ready.licences  # the same of all workers
+        for licence in licences:
+            note(_log, f"encoder {licence}", level=logging.INFO)
+        self.report.about, self.report.notes = about, [*notes, *licences]
         make_folder(self._options.out)
         folders = folders_for(
             self._ready[0].folders, [job.arguments["slide"] for job in self._jobs]

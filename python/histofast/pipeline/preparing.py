@@ -27,7 +27,7 @@ from histofast.pipeline.watching import Watched
 from histofast.tiling import Resample
 
 # Raised whenever the same input would give other bytes than before; part of every file's identity.
-REVISION = 2
+REVISION = 3
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -64,7 +64,7 @@ class Prepared:
                     coords=self.planned.coords_l0,
                     d=output.spec.d,
                     identity=output.identity,
-                    attributes={**self.planned.attributes, "encoder": output.spec.name},
+                    attributes={**self.planned.attributes, **_told_of(output.spec)},
                     tissue_fraction=self.planned.tissue_fraction,
                     files=self.planned.files,
                     labels=self.planned.labels,
@@ -81,6 +81,11 @@ class Prepared:
                 stack.callback(self.holding.release, self.locks)
             for writer in self.writers:
                 stack.callback(writer.close)
+
+
+def _told_of(spec: EncoderSpec) -> dict[str, str]:
+    """What a feature file says of its encoder, beside the identity."""
+    return {"encoder": spec.name} | ({"encoder_licence": spec.terms} if spec.terms else {})
 
 
 def _outputs(

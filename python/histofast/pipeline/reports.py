@@ -144,7 +144,8 @@ class RunReport:
         interrupted: by Ctrl-C or a signal.
         error: what stopped the run before its last slide; empty when nothing did.
         unsaved: why this report is not on the disk; empty when it is.
-        notes: what speaks against an encoder on this machine, "<encoder>: <note>".
+        notes: of encoders, "<encoder>: <note>": what speaks against one on this machine, the licence of its
+            weights; and what is to be known of several slides.
         about: versions, machine, encoders, options.
         path: where the report is saved; empty when it is not.
     """
