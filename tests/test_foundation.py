@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from dataclasses import replace
 
+import numpy as np
 import pytest
 
 from conftest import ROOT
@@ -264,11 +265,10 @@ def small(networks, timm, tmp_path):
     return small
 
 
-def _pooled(tokens, entry):
+def _pooled(tokens, entry, pooling=None):
     torch = need("torch")
-    if entry.pooling == "cls":
-        return tokens[:, 0]
-    return torch.cat([tokens[:, 0], tokens[:, entry.prefix_tokens :].mean(1)], 1)
+    parts = {"cls": tokens[:, 0], "mean": tokens[:, entry.prefix_tokens :].mean(1)}
+    return torch.cat([parts[part] for part in (pooling or entry.pooling).split("+")], 1)
 
 
 @pytest.mark.parametrize("name", [n for n, e in ENTRIES.items() if e.positions_px is None])
@@ -310,6 +310,37 @@ def test_no_register_is_in_the_mean_of_virchow2(small, networks):
     assert tokens.shape[1] == 1 + 4 + 256
     torch.testing.assert_close(got[:, WIDTH:], tokens[:, 5:].mean(1), rtol=1e-4, atol=1e-5)
     assert (got[:, WIDTH:] - tokens[:, 1:].mean(1)).abs().max() > 1e-3
+
+
+@pytest.mark.parametrize(
+    ("name", "pool", "width"),
+    [("virchow2", "cls", 1), ("virchow2", "mean", 1), ("h0-mini", "cls+mean", 2), ("midnight-12k", "cls", 1)],
+)  # fmt: skip
+def test_a_whole_network_pooled_otherwise_by_name(
+    small, networks, tmp_path, monkeypatch, cli, name, pool, width
+):
+    """Virchow2's class token is what PRISM2 takes; H0-mini's authors name both."""
+    torch = need("torch")
+
+    entry, path, made, _ = small(name)
+    known = encoders.registry()
+    changed = replace(known, foundation=known.foundation | {name: entry})
+    for module in ("networks.creation", "networks.foundation"):
+        monkeypatch.setattr(f"histofast.{module}.registry", lambda: changed)
+    out = tmp_path / "e.onnx"
+    done = cli("models", "export", name, "--weights", path, "--pool", pool, "--out", out)
+    assert done.code == 0, done.err
+    assert encoders.read_spec(out).terms == entry.terms
+    pixels = np.random.default_rng(0).integers(0, 256, (2, 224, 224, 3), np.uint8)
+    x = torch.from_numpy(pixels).permute(0, 3, 1, 2) / 255
+    mean, std = (torch.tensor(v).view(3, 1, 1) for v in (entry.mean, entry.std))
+    with torch.inference_mode():
+        tokens = made.model.forward_features((x - mean) / std)
+    wanted = _pooled(tokens, entry, pool)
+    assert wanted.shape[1] == width * WIDTH
+    with encoders.load(out, device="cpu") as encoder:
+        got = torch.from_numpy(encoder.encode(pixels))
+    assert ((got - wanted).norm(dim=1) / wanted.norm(dim=1)).max() < 1e-5
 
 
 def test_positions_for_larger_pictures_are_resampled_once(small, networks, timm):

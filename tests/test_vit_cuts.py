@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 
 import numpy as np
@@ -102,10 +103,43 @@ def test_the_command_pools(cli, tmp_path):
         mean, std = (torch.tensor(v).view(3, 1, 1) for v in (network.mean, network.std))
         wanted = network((x - mean) / std).numpy()
         np.testing.assert_allclose(encoder.encode(pixels), wanted, rtol=1e-4, atol=1e-5)
+    whole = cli(*made, "--pool", "cls+mean", "--out", tmp_path / "w.onnx")
+    assert whole.code == 0, whole.err
+    assert encoders.read_spec(tmp_path / "w.onnx").layer == "block6-cls+mean"
     refused = cli(*made, "--layer", "block20", "--out", tmp_path / "o.onnx")
     assert refused.code == 1
     assert "block20" in refused.err[0]
     assert len(refused.err) == 1
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--pool", "max"], r"--pool must be one of cls, cls\+mean, mean, got 'max'"),
+        (["--pool", "cls", "--layer", "block13"], "must be one of block1, .*, block6, got 'block13'"),
+        (["--pool", "cls", "--layer", "features"], "--layer must be blockN where a pool is given, got f"),
+        (["--pool", "cls", "--layers", "all"], "--pool must not be given with --layers: name cuts as"),
+        (["--pool", "cls", "--classes", "2"], "--class(es)? must be 0 for a cut of timm:"),
+    ],
+)  # fmt: skip
+def test_wrong_pools_are_refused(cli, tmp_path, options, message):
+    out = tmp_path / "e.onnx"
+    said = cli("models", "export", VIT, "--random", "3", "--out", out, *options)
+    assert (said.code in (1, 2), len(said.err), out.exists()) == (True, 1, False)
+    assert re.search(message, said.err[0])
+
+
+def test_pools_of_what_has_no_tokens(cli, tmp_path):
+    for name in ("resnet18", "timm:test_resnet"):
+        said = cli("models", "export", name, "--random", "3", "--pool", "cls", "--out", tmp_path)
+        (line,) = said.err
+        assert (
+            line == f"histofast: --pool must be given for a vision transformer of timm, got {name}"
+        )
+    without = f"{VIT}(class_token=False,global_pool='avg',depth=2)"
+    assert networks.pooled_layer(without, pool="mean") == "block2"
+    with pytest.raises(ModelError, match="has no class token: take the mean with pool=mean"):
+        networks.pooled_layer(without, pool="cls")
 
 
 def test_layer_scale_is_in_the_weights(tmp_path):

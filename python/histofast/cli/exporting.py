@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -16,9 +15,6 @@ from histofast.cli.output import say
 if TYPE_CHECKING:
     from histofast.encoders import EncoderSpec
     from histofast.networks import AnyNetwork
-
-
-_POOLS = ("cls", "mean", "cls+mean")
 
 
 def export(
@@ -59,7 +55,8 @@ def export(
         typer.Option(
             "--pool",
             metavar="cls|mean|cls+mean",
-            help="with --layer blockN of a vision transformer: which tokens are the features [mean]",
+            help="which tokens of a vision transformer are the features, of the whole or of --layer "
+            "blockN [its authors', mean]",
         ),
     ] = None,
     layers: Annotated[
@@ -131,8 +128,10 @@ def export(
     """
     if layers is not None and layer is not None:
         raise ValueError("--layer and --layers must not be given together")
-    if pool is not None:
-        layer = _pooled(layer, pool)
+    if pool is not None and layers is not None:
+        raise ValueError(
+            "--pool must not be given with --layers: name cuts as `models layers` does"
+        )
     meant: dict[str, Any] = {
         "name": name,
         "mpp": mpp,
@@ -153,6 +152,7 @@ def export(
             "--partial": partial or None,
             "--timm-arg": timm_args or None,
             "--opset": opset,
+            "--pool": pool,
             "--mean": mean,
             "--std": std,
             "--scale": scale,
@@ -171,6 +171,7 @@ def export(
         options.network_of(network, timm_args),
         out,
         layers=layers,
+        pool=pool,
         random=random,
         meant=meant if opset is None else meant | {"opset": opset},
         weights=weights,
@@ -184,23 +185,12 @@ def export(
     )
 
 
-def _pooled(layer: str | None, pool: str) -> str:
-    """Return the name of a cut of a vision transformer that is pooled in a way."""
-    if pool not in _POOLS:
-        raise ValueError(f"--pool must be {', '.join(_POOLS[:-1])} or {_POOLS[-1]}, got {pool}")
-    if layer is None or not re.fullmatch(r"block\d+", layer):
-        shown = "no --layer" if layer is None else f"--layer {layer}"
-        raise ValueError(
-            f"--pool must come with --layer blockN of a vision transformer of timm, got {shown}"
-        )
-    return layer if pool == "mean" else f"{layer}-{pool}"
-
-
 def _export_network(
     network: str,
     out: Path,
     *,
     layers: str | None,
+    pool: str | None,
     random: int | None,
     meant: dict[str, Any],
     weights: str | None,
@@ -211,6 +201,8 @@ def _export_network(
 
     if (weights is None) == (random is None):
         raise ValueError("--weights FILE must be given, or --random SEED instead")
+    if pool is not None:
+        layer = networks.pooled_layer(network, pool=pool, layer=layer)
     chosen = named_layers(layers)
     if chosen:
         layer = _last(chosen, [cut.name for cut in networks.layers(network)])

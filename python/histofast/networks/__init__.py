@@ -16,7 +16,7 @@ except ModuleNotFoundError:
 from histofast.networks import starts
 from histofast.networks.adopted import AdoptedNetwork, adopt
 from histofast.networks.brought import encoder_file
-from histofast.networks.creation import create, layers
+from histofast.networks.creation import create, layers, pooled_layer
 from histofast.networks.device import pick_device, workers_on
 from histofast.networks.exporting import (
     check_size,
@@ -73,6 +73,7 @@ __all__ = [
     "layers",
     "names",
     "pick_device",
+    "pooled_layer",
     "randomised",
     "read_weights",
     "renamed",

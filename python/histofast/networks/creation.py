@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,6 +26,7 @@ from histofast.networks.known import ARCHITECTURES, architecture_of, cuts_of, no
 from histofast.networks.network import IMAGENET_MEAN, Architecture, Cut, Network, Stage
 from histofast.networks.reading import read_weights
 from histofast.networks.timm import TimmNetwork, create_timm, timm_layers
+from histofast.networks.timm_cuts import POOLS, block_name
 from histofast.networks.timm_names import PREFIX, timm_name
 from histofast.networks.weights import load_weights
 
@@ -224,6 +226,36 @@ def layers(name: str, *, timm_args: Mapping[str, Any] | None = None) -> tuple[Cu
     if name in registry().foundation:
         name = foundation_name(registry().foundation[name])
     return timm_layers(name) if name.startswith(PREFIX) else cuts_of(resolved(name)[0].name)
+
+
+def pooled_layer(name: str, *, pool: str, layer: str | None = None) -> str:
+    """Return the name of the cut of a vision transformer whose features are its tokens pooled in one way.
+
+    Args:
+        name: as for `create`.
+        pool: `cls`, the class token; `mean`, that of the patches' tokens, without registers; `cls+mean`,
+            one after the other.
+        layer: `blockN`; None: the last block, so the whole network, whatever its authors take of it.
+
+    Raises:
+        ModelError: no such network or block, or it has no class token.
+        ValueError: no such way of pooling, or no vision transformer of timm.
+    """
+    if pool not in POOLS:
+        raise ValueError(f"pool must be one of {', '.join(POOLS)}, got {pool!r}")
+    known = [cut.name for cut in layers(name)]
+    blocks = [each for each in known if re.fullmatch(r"block\d+", each)]
+    if not blocks:
+        raise ValueError(f"pool must be given for a vision transformer of timm, got {name}")
+    layer = blocks[-1] if layer is None else layer
+    if not re.fullmatch(r"block\d+", layer):
+        raise ValueError(f"layer must be blockN where a pool is given, got {layer}")
+    if layer not in blocks:
+        raise ModelError(no_such("layer", layer, blocks, of=f" of {name}"))
+    found = block_name(layer, pool)
+    if found not in known:
+        raise ModelError(f"{name} has no class token: take the mean with pool=mean")
+    return found
 
 
 def resolved(name: str) -> tuple[Architecture, SourceEntry | None]:

@@ -48,7 +48,7 @@ def places_of(model: Any) -> tuple[Place, ...]:
     pools = POOLS if getattr(model, "cls_token", None) is not None else ("mean",)
     return tuple(
         Place(
-            name=_block(at + 1, pool),
+            name=block_name(f"block{at + 1}", pool),
             module=module,
             at=at,
             d=d * (1 + (pool == "cls+mean")),
@@ -59,8 +59,14 @@ def places_of(model: Any) -> tuple[Place, ...]:
     )
 
 
-def _block(number: int, pool: str) -> str:
-    return f"block{number}" if pool == "mean" else f"block{number}-{pool}"
+def block_name(block: str, pool: str) -> str:
+    """Return what a cut after a block is called.
+
+    Example:
+        >>> block_name("block3", "mean"), block_name("block3", "cls+mean")
+        ('block3', 'block3-cls+mean')
+    """
+    return block if pool == "mean" else f"{block}-{pool}"
 
 
 def _leaves_tokens(model: Any, stages: Sequence[tuple[str, int]]) -> bool:
