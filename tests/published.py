@@ -37,6 +37,8 @@ def published(state: State, kind: str, *, gated: bool = False, chunk: int | None
     state = {k: v.detach().clone() for k, v in state.items()}
     if kind == "none":
         return state
+    if kind == "swin":
+        return _of_timm_05(state)
     width = state["cls_token"].shape[-1]
     if "reg_token" in state:
         own = torch.linspace(-0.5, 0.5, width, dtype=state["cls_token"].dtype).view(1, 1, -1)
@@ -71,6 +73,35 @@ def published(state: State, kind: str, *, gated: bool = False, chunk: int | None
             "pooler.dense.bias": torch.ones(width),
         }
     return found | {"embeddings.mask_token": torch.zeros(1, width)}
+
+
+def _of_timm_05(state: State) -> State:
+    """Respell a Swin transformer as timm 0.5 has it: stages end with their downsampling, buffers are kept."""
+    found = {}
+    for key, value in state.items():
+        if match := re.match(r"layers\.(\d+)\.downsample\.(.*)", key):
+            key = f"layers.{int(match[1]) - 1}.downsample.{match[2]}"
+        found[key] = value
+        if key.endswith(".attn.qkv.weight"):
+            block = key.removesuffix(".attn.qkv.weight")
+            found[f"{block}.attn.relative_position_index"] = torch.zeros(49, 49, dtype=torch.int64)
+            found[f"{block}.attn_mask"] = torch.zeros(1, 49, 49)
+    return found | {"head.weight": torch.ones(5, 7), "head.bias": torch.ones(5)}
+
+
+def stem(state: State, x: torch.Tensor) -> torch.Tensor:
+    """Compute the tokens of CTransPath's ConvStem, (n, h / 4, w / 4, d)."""
+    stem = "patch_embed."
+    of = {k.removeprefix(stem): v for k, v in state.items() if k.startswith(stem)}
+    for conv, norm in (("proj.0", "proj.1"), ("proj.3", "proj.4")):
+        x = F.conv2d(x, of[f"{conv}.weight"], stride=2, padding=1)
+        mean, variance, scale, bias = (
+            of[f"{norm}.{key}"].view(-1, 1, 1)
+            for key in ("running_mean", "running_var", "weight", "bias")
+        )
+        x = ((x - mean) / (variance + 1e-5).sqrt() * scale + bias).clamp(min=0)
+    x = torch.einsum("nchw,dc->nhwd", x, of["proj.6.weight"][:, :, 0, 0]) + of["proj.6.bias"]
+    return _norm(of, "norm", x, 1e-5)
 
 
 def _of_dinov2(key: str, *, gated: bool, chunk: int | None) -> str:

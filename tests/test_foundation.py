@@ -62,7 +62,7 @@ def test_an_entry_is_read(read):
     ("old", "new", "message"),
     [
         ('"cls"', '"mean"', "foundation.f: pooling must be one of cls, cls+mean, pooled, got 'mean'"),
-        ('"none"', '"keras"', "rename must be one of none, dinov2, hf-vit, hf-dinov2, got 'keras'"),
+        ('"none"', '"keras"', "rename must be one of none, dinov2, hf-vit, hf-dinov2, swin, got 'keras'"),
         ('"stated"', '"guess"', "mpp_basis must be one of stated, 20x, convention, got 'guess'"),
         ("img_size =", "norm_layer =", "arguments must be of img_size, patch_size, depth"),
         ("= 224 }", "= [224] }", "foundation.f: arguments must be dict"),
@@ -228,7 +228,7 @@ def test_the_whole_network_is_what_the_entry_says(networks, timm, name):
         network = networks.create(networks.foundation_name(entry))
     assert len(network.state_dict()) == entry.tensors
     assert (network.d, network.input_px) == (entry.d, entry.patch_px)
-    assert network.model.num_prefix_tokens == entry.prefix_tokens
+    assert getattr(network.model, "num_prefix_tokens", 0) == entry.prefix_tokens
     assert network.model.patch_embed.patch_size == (entry.token_px, entry.token_px)
     parameters = sum(value.numel() for value in network.parameters())
     assert parameters / 1e6 == pytest.approx(entry.parameters_m, rel=2e-3)
@@ -236,30 +236,36 @@ def test_the_whole_network_is_what_the_entry_says(networks, timm, name):
 
 
 BLOCKS, WIDTH, HEADS = 2, 48, 3
+CUT = {"depth": BLOCKS, "embed_dim": WIDTH, "num_heads": HEADS}
+CUT_SWIN = {"depths": (2, 2), "embed_dim": WIDTH // 2, "num_heads": (1, 2)}
 
 
 @pytest.fixture
 def small(networks, timm, tmp_path):
-    """Cut an entry down to two narrow blocks; write random weights under its publisher's keys."""
+    """Cut an entry down to a few narrow blocks; write random weights under its publisher's keys."""
     torch = need("torch")
     import published
 
     def small(name):
         entry = ENTRIES[name]
-        arguments = entry.arguments | {"depth": BLOCKS, "embed_dim": WIDTH, "num_heads": HEADS}
+        arguments = entry.arguments | (CUT_SWIN if entry.rename == "swin" else CUT)
         cut = replace(entry, arguments=arguments, d=WIDTH * (entry.d // entry.width), sha256=None)
         network = networks.create(networks.foundation_name(cut), seed=1)
         generator = torch.Generator().manual_seed(4)
         with torch.no_grad():
             for value in network.parameters():
                 value += 0.2 * torch.randn(value.shape, generator=generator)
-        gated = type(network.model.blocks[0].mlp).__name__ == "GluMlp"
+            for key, value in network.named_buffers():
+                if "running" in key:
+                    value += torch.rand(value.shape, generator=generator)
+        gated = any(type(module).__name__ == "GluMlp" for module in network.modules())
         plain = network.model.state_dict()
         chunk = 1 if name == "openpath" else None
         state = published.published(plain, entry.rename, gated=gated, chunk=chunk)
         path = tmp_path / "weights.pth"
         wrapped = {f"backbone.{key}": value for key, value in state.items()}
-        torch.save({"teacher": wrapped} if name == "openpath" else state, path)
+        within = {"openpath": {"teacher": wrapped}, "ctranspath": {"model": state}}
+        torch.save(within.get(name, state), path)
         return replace(cut, tensors=len(plain)), path, network, state
 
     return small
@@ -267,6 +273,8 @@ def small(networks, timm, tmp_path):
 
 def _pooled(tokens, entry, pooling=None):
     torch = need("torch")
+    if entry.pooling == "pooled":
+        return tokens.mean((1, 2))
     parts = {"cls": tokens[:, 0], "mean": tokens[:, entry.prefix_tokens :].mean(1)}
     return torch.cat([parts[part] for part in (pooling or entry.pooling).split("+")], 1)
 
@@ -287,7 +295,9 @@ def test_a_file_under_its_publishers_keys_is_the_network(small, networks, name):
     seen = x[:, :, start : entry.patch_px - start, start : entry.patch_px - start]
     with torch.inference_mode():
         got = network(x)
-        if entry.rename == "none":
+        if entry.rename == "swin":
+            tokens = made.model.norm(made.model.layers(published.stem(state, seen)))
+        elif entry.rename == "none":
             tokens = made.model.forward_features(seen)
         elif name == "openpath":
             plain = published.published(made.model.state_dict(), "dinov2", gated=True)
@@ -392,7 +402,53 @@ def _exported(small, networks, tmp_path, name):
     assert spec.weights_sha256 == encoders.sha256_of(path)
 
 
-@pytest.mark.parametrize("name", ["phikon", "midnight-12k", "gigapath", "uni2-h"])
+def test_ctranspath_of_timm_today_is_that_of_timm_05(small, networks, tmp_path):
+    torch = need("torch")
+
+    entry, path, made, state = small("ctranspath")
+    assert "layers.0.downsample.reduction.weight" in state
+    today = tmp_path / "today.pth"
+    torch.save(made.model.state_dict(), today)
+    both = [networks.create_foundation(entry, weights=file).state_dict() for file in (path, today)]
+    assert both[0].keys() == both[1].keys()
+    assert all(torch.equal(value, both[1][key]) for key, value in both[0].items())
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (
+            {"embed_layer": "Convstem"},
+            "embed_layer must be one of ConvStem, got 'Convstem': did you",
+        ),
+        (
+            {"embed_layer": "ConvStem", "patch_size": 8},
+            "must have patch_size 4 and an embed_dim that",
+        ),
+    ],
+)
+def test_no_such_stem(networks, timm, arguments, message):
+    with pytest.raises(ModelError, match=message):
+        networks.layers("timm:swin_tiny_patch4_window7_224", timm_args=arguments)
+
+
+def test_ctranspath_is_cut_at_its_stages(small, networks, tmp_path):
+    torch = need("torch")
+
+    entry, path, made, _ = small("ctranspath")
+    assert [cut.name for cut in networks.layers("ctranspath")] == [
+        *(f"layers.{i}" for i in range(4)),
+        "features",
+    ]
+    cut = networks.create_foundation(entry, weights=path, layer="layers.0")
+    x = torch.randn(2, 3, 224, 224)
+    with torch.inference_mode():
+        wanted = made.model.layers[0](made.model.patch_embed(x)).mean((1, 2))
+        torch.testing.assert_close(cut(x), wanted, rtol=1e-4, atol=1e-5)
+    assert networks.export(cut, tmp_path / "e.onnx").d == WIDTH // 2
+
+
+@pytest.mark.parametrize("name", ["phikon", "midnight-12k", "gigapath", "uni2-h", "ctranspath"])
 def test_an_encoder_of_it_agrees_with_torch(small, networks, tmp_path, name):
     """`export` writes nothing that differs by more than 1e-5."""
     _exported(small, networks, tmp_path, name)

@@ -6,11 +6,11 @@ import re
 from dataclasses import dataclass
 
 POOLINGS = ("cls", "cls+mean", "pooled")
-RENAMES = ("none", "dinov2", "hf-vit", "hf-dinov2")
+RENAMES = ("none", "dinov2", "hf-vit", "hf-dinov2", "swin")
 MPP_BASES = ("stated", "20x", "convention")
 ARGUMENTS = (
     *("img_size", "patch_size", "depth", "num_heads", "embed_dim", "mlp_ratio", "init_values"),
-    *("no_embed_class", "reg_tokens", "mlp_layer", "act_layer"),
+    *("no_embed_class", "reg_tokens", "mlp_layer", "act_layer", "embed_layer"),
 )
 Scalar = bool | int | float | str
 

@@ -7,6 +7,8 @@ needed is not checked here, but where it is loaded. The sum of two tensors in ha
 and value in this order, as timm's SwiGLUPacked has them.
 `hf-vit`, `hf-dinov2`: transformers, as published files spell it, and as its version 5 writes it anew; the
 latter also Dinov2WithRegisters. Queries, keys and values are joined in this order.
+`swin`: timm's Swin as its version 0.5 has it, in which a stage ends with its downsampling and buffers are kept,
+or as today.
 With registers, timm adds positions to patches only: the class token takes its own, cls + pos[0].
 """
 
@@ -60,13 +62,18 @@ _HF_DINOV2: _Table = (
     (_BLOCK + r"mlp\.(?:weights_out|down_proj|fc2)\.", r"blocks.\1.mlp.fc2."),
 )
 # Key that every network of the kind has, after its prefix; what of a file is no part of it.
-_NONE, _TIMM_MARK = (), r"patch_embed\.proj\.(?:0\.)?weight$"
+_NONE, _TIMM_MARK = (), r"patch_embed\.proj\.weight$"
 _HF_MARK = r"embeddings\.patch_embeddings\.projection\.weight$"
 _KINDS: dict[str, tuple[_Table, str, str]] = {
-    "none": (_NONE, _TIMM_MARK, r"^head(_dist)?\.|attn_mask$"),
+    "none": (_NONE, _TIMM_MARK, r"^head(_dist)?\."),
     "dinov2": (_DINOV2, _TIMM_MARK, r"^(head|mask_token)\b"),
     "hf-vit": (_HF_VIT, _HF_MARK, r"^(pooler\.|embeddings\.mask_token$)"),
     "hf-dinov2": (_HF_DINOV2, _HF_MARK, r"^embeddings\.mask_token$"),
+    "swin": (
+        _NONE,
+        r"patch_embed\.proj\.(?:0\.)?weight$",
+        r"^head\.|\.(attn_mask|relative_position_index)$",
+    ),
 }
 RENAMES = tuple(_KINDS)
 
@@ -95,6 +102,8 @@ def renamed(state: Mapping[str, torch.Tensor], kind: str) -> State:
         if new in found:
             raise ModelError(f"{key} is a second {new}: it is not of the kind {kind}")
         found[new] = value
+    if kind == "swin":
+        return _downsampled_first(found)
     return found if kind == "none" else _with_own_position(found)
 
 
@@ -123,6 +132,17 @@ def _joined(state: State, pattern: re.Pattern[str], order: tuple[str, ...], name
             raise ModelError(f"{key} lacks its {missing[0]}")
         rest[key] = torch.cat([found[part] for part in order])
     return rest
+
+
+def _downsampled_first(state: State) -> State:
+    """Let the downsampling that ends a stage begin the next one, where it does not yet."""
+    if not any(key.startswith("layers.0.downsample.") for key in state):
+        return state
+    later = re.compile(r"^layers\.(\d+)\.downsample\.")
+    return {
+        later.sub(lambda m: f"layers.{int(m[1]) + 1}.downsample.", key): value
+        for key, value in state.items()
+    }
 
 
 def _wide(value: torch.Tensor) -> torch.Tensor:

@@ -23,6 +23,7 @@ from torch import nn
 from histofast._words import did_you_mean, first_line
 from histofast.encoders import NOT_STATED, RANDOM, sha256_of
 from histofast.errors import ModelError
+from histofast.networks.conv_stem import ConvStem
 from histofast.networks.known import no_such
 from histofast.networks.network import Cut, LoadReport, StandardisedBy
 from histofast.networks.reading import read_weights
@@ -230,6 +231,7 @@ _BOTH = "cls+mean"
 _EPS, _CROPPED = _OURS = ("norm_eps", "cropped_from_px")
 # Arguments that are classes in timm, by their names there.
 _MLPS = ("Mlp", "GluMlp", "GatedMlp", "SwiGLU", "SwiGLUPacked", "ConvMlp", "GlobalResponseNormMlp")
+_STEMS = {"ConvStem": ConvStem}  # ours
 
 
 def _model(name: str, classes: int, *, pretrained: bool = False) -> nn.Module:
@@ -294,6 +296,10 @@ def _class_of(key: str, value: Value) -> Any:
     layers: Any = _timm().layers
     if not isinstance(value, str):
         return value
+    if key == "embed_layer":
+        if value not in _STEMS:
+            raise ModelError(no_such("embed_layer", value, _STEMS, of=""))
+        return _STEMS[value]
     if key == "mlp_layer":
         if value not in _MLPS:
             raise ModelError(no_such("mlp_layer", value, _MLPS, of=" of timm"))
