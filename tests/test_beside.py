@@ -15,10 +15,12 @@ import pytest
 
 import foreign_models
 import histofast
+from extras import need
 from histofast import encoders, graphs
 from histofast._files import remove_stale_temporaries
 from histofast.errors import ModelError
 from histofast.patches import make_slide
+from histofast.slides import write_png
 
 CHANNELS = {"mean": foreign_models.MEAN, "std": foreign_models.STD}
 SIDE = 32
@@ -195,7 +197,8 @@ def test_in_float16(tmp_path, patches, monkeypatch):
         for t in onnx.load(spec.path, load_external_data=False).graph.initializer
     }
     assert kinds["layer2/conv1.w"] == onnx.TensorProto.FLOAT16
-    with pytest.raises(ModelError, match="int8 is for encoders of one: make it float16"):
+    told = "int8 is for encoders of one: halve it with precision=float16, or cut it with"
+    with pytest.raises(ModelError, match=told):
         graphs.write_quantized(
             two,
             out=tmp_path / "int8.onnx",
@@ -203,6 +206,8 @@ def test_in_float16(tmp_path, patches, monkeypatch):
             calibration=patches,
             held_out=patches,
         )
+    with pytest.raises(ModelError, match=told):
+        graphs.layer_sensitivity(two, calibration=patches, held_out=patches)
 
 
 @pytest.mark.usefixtures("low")
@@ -214,6 +219,57 @@ def test_extracted_from_a_slide(tmp_path):
     assert (report.exit_code, report.patches > 0) == (0, True)
     told = json.loads((tmp_path / "out" / "run.json").read_text())
     assert encoders.read_spec(path).sha256 in json.dumps(told)
+
+
+@pytest.fixture
+def table(tmp_path, patches):
+    folder = tmp_path / "patches"
+    folder.mkdir()
+    rows = ["file,bag"]
+    for i in range(2 * len(patches)):
+        write_png(folder / f"{i}.png", patches[i % len(patches)] // (1 + i // len(patches)))
+        rows.append(f"{i}.png,bag{i % 8}")
+    (folder / "patches.csv").write_text("\n".join(rows))
+    return folder / "patches.csv"
+
+
+INT8 = (
+    "histofast: {path} keeps its weights in a second file, int8 is for encoders of one: halve it with "
+    "--precision float16, or cut it with `histofast models truncate`"
+)
+
+
+@pytest.mark.usefixtures("low")
+@pytest.mark.parametrize(
+    ("command", "refusal"),
+    [
+        ("models truncate {path} --list", None),
+        ("models truncate {path} --at layer1 --out {out}", None),
+        ("models truncate {path} --layers all --out {out}", None),
+        ("models quantize {path} --patches {table} --n 64 --precision fp16 --out {out}", None),
+        ("models quantize {path} --patches {table} --n 64 --out {out}", INT8),
+        ("models quantize {path} --patches none.csv --sensitivity", INT8),
+        ("models bench {path} --patches {table} --rounds 1", None),
+        ("models add {path} --mean imagenet --out {out}", "{path} is an encoder already: use it as"),
+        ("similarity --a {path} --b {path} --images {table} --n 64 --out {folder}/s", None),
+        ("extract --patches {table} --encoder {path} --out {folder}/f", None),
+    ],
+)  # fmt: skip
+def test_commands_take_two_files_or_say_why_not(
+    tmp_path, table, cli, monkeypatch, command, refusal
+):
+    if command.startswith("similarity"):
+        need("torch", "matplotlib", "jinja2")
+    monkeypatch.setattr("histofast.graphs.speed._ROUND_S", 0.01)
+    path, out = wrapped(tmp_path / "in"), tmp_path / "out.onnx"
+    given = {"path": path, "out": out, "table": table, "folder": tmp_path}
+    done = cli(*command.format(**given).split())
+    if refusal is None:
+        assert (done.code, out.exists()) == (0, "--out {out}" in command), done.err
+        return
+    (line,) = done.err
+    assert refusal.format(path=path) in line
+    assert not out.exists()
 
 
 # --- One without the other --------------------------------------------------------------------

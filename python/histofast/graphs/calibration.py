@@ -12,6 +12,7 @@ from histofast.graphs.agreeing import MIN_PATCHES
 from histofast.graphs.precision import (
     LayerSensitivity,
     Precision,
+    float_encoder,
     layer_sensitivity,
     write_quantized,
 )
@@ -62,6 +63,7 @@ def quantize(
     """
     if Path(out).exists() and not overwrite:
         raise FileExistsError(f"{out} exists: choose another name, or ask to overwrite it")
+    float_encoder(encoder, precision)  # before patches are read
     calibration, held_out = _halves(
         encoder,
         slides=slides,
@@ -98,6 +100,7 @@ def sensitivity(
 
     The arguments are those of `quantize`; `on_progress` is called with the layers done and in all.
     """
+    float_encoder(encoder, "int8")  # before patches are read
     calibration, held_out = _halves(
         encoder,
         slides=slides,

@@ -16,14 +16,13 @@ from numpy.typing import NDArray
 
 from histofast._arrays import check
 from histofast._words import did_you_mean
-from histofast.encoders import Encoder, EncoderSpec, find, load, read_spec
+from histofast.encoders import Encoder, EncoderSpec, files_of, find, load, read_spec
 from histofast.errors import ModelError
 from histofast.graphs.agreeing import MIN_PATCHES, Agreement, agreement, cosines
 from histofast.graphs.graph import set_metadata, to_bytes
 from histofast.graphs.half import half
 from histofast.graphs.int8 import Int8Writer, belongs_to
 from histofast.graphs.onnx_file import read_model
-from histofast.graphs.outside import is_outside
 from histofast.graphs.proof import checked_out
 from histofast.graphs.writing import replacing_encoder, write_model
 
@@ -83,7 +82,7 @@ def write_quantized(
     if keep and precision != "int8":
         raise ValueError(f"keep must be empty for {precision}, got {', '.join(keep)}")
     _checked("held_out", held_out)
-    spec = _float_encoder(encoder)
+    spec = float_encoder(encoder, precision)
     new = spec.derived(
         name=name or f"{spec.name}-{precision}",
         precision=precision,
@@ -132,10 +131,10 @@ def layer_sensitivity(
         What `write_quantized` raises of its arguments.
     """
     _checked("held_out", held_out)
-    spec = _float_encoder(encoder)
+    spec = float_encoder(encoder, "int8")
     with load(spec.path, device="cpu") as before:
         reference = before.encode(held_out)
-        writer = Int8Writer(_whole(spec), _checked("calibration", calibration))
+        writer = Int8Writer(read_model(spec.path), _checked("calibration", calibration))
         found = []
         for done, layer in enumerate(writer.layers, start=1):
             session = before.sibling(to_bytes(writer.write(only=[layer])))
@@ -155,8 +154,20 @@ def _checked(what: str, patches: NDArray[np.uint8] | None) -> NDArray[np.uint8]:
     return patches
 
 
-def _float_encoder(encoder: str | os.PathLike[str]) -> EncoderSpec:
-    spec = read_spec(find(encoder))
+def float_encoder(encoder: str | os.PathLike[str], precision: Precision) -> EncoderSpec:
+    """Return an encoder that lower precision can start from.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ModelError: it is not float32, or, for int8, keeps its weights in a second file.
+    """
+    path = find(encoder)
+    if precision == "int8" and len(files_of(path)) > 1:
+        raise ModelError(
+            f"{path} keeps its weights in a second file, int8 is for encoders of one: halve it with "
+            "precision=float16, or cut it with `histofast models truncate`"
+        )
+    spec = read_spec(path)
     if spec.precision != "float32":
         raise ModelError(
             f"{spec.path} is of precision {spec.precision}: start from the float32 encoder it was "
@@ -168,7 +179,7 @@ def _float_encoder(encoder: str | os.PathLike[str]) -> EncoderSpec:
 def _int8(
     spec: EncoderSpec, calibration: NDArray[np.uint8], keep: Sequence[str]
 ) -> onnx.ModelProto:
-    writer = Int8Writer(_whole(spec), calibration)
+    writer = Int8Writer(read_model(spec.path), calibration)
     if not writer.layers:
         raise ModelError(
             f"{spec.path} has no convolution or product with constant weights: nothing to quantise"
@@ -178,16 +189,6 @@ def _int8(
             hint = did_you_mean(group, _groups(writer.layers))
             raise ModelError(f"keep must name layers of {spec.name}, got {group!r}{hint}")
     return writer.write(keep=keep)
-
-
-def _whole(spec: EncoderSpec) -> onnx.ModelProto:
-    model = read_model(spec.path)
-    if any(map(is_outside, model.graph.initializer)):
-        raise ModelError(
-            f"{spec.path} keeps its weights in a second file, int8 is for encoders of one: make it "
-            "float16"
-        )
-    return model
 
 
 def _groups(layers: Sequence[str]) -> list[str]:
