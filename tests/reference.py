@@ -939,3 +939,23 @@ def scaled_linear(x, weight, bias, scale):
     """LayerScale behind a linear layer, (n, out): (x W + b) g, W of (in, out)."""
     x, weight, bias, scale = (np.asarray(v, np.float64) for v in (x, weight, bias, scale))
     return (x @ weight + bias) * scale
+
+
+# --- Fewer features ------------------------------------------------------------------------------
+
+
+def principal_axes(x, k):
+    """Mean (d,) and the k eigenvectors of the covariance of the largest eigenvalues, as rows (k, d).
+
+    The entry of each that is largest in size is positive.
+    """
+    mean = x.mean(axis=0)
+    values, vectors = np.linalg.eigh((x - mean).T @ (x - mean))
+    axes = vectors[:, np.argsort(-values)[:k]].T
+    return mean, np.array([a if a[np.abs(a).argmax()] > 0 else -a for a in axes])
+
+
+def share_of_variance(x, axes):
+    """Trace of the covariance along orthonormal axes (k, d), as a share of the whole trace."""
+    covariance = np.cov(x.T)
+    return np.trace(axes @ covariance @ axes.T) / np.trace(covariance)

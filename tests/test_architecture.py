@@ -297,7 +297,7 @@ def test_extract_takes_all_arguments_of_the_pipelines():
     """What is handed on is typed apart: an argument more stands in pipeline/arguments.py as well."""
     theirs = inspect.signature(pipeline.extract).parameters
     ours = inspect.signature(histofast.extract).parameters
-    assert theirs.keys() | {"mean", "std", "name"} == ours.keys()
+    assert theirs.keys() | {"mean", "std", "name", "dims"} == ours.keys()
     own = {"slides", "out", "encoder", "patch_px", "mpp"}
     assert pipeline.ExtractArguments.__annotations__.keys() == theirs.keys() - own
     for name, parameter in theirs.items():

@@ -902,7 +902,7 @@ def test_who_has_heard_is_not_interrupted_while_it_cleans_up(cli, monkeypatch, s
 def test_ctrl_c_again_while_the_first_is_told_shows_no_traceback(ends_as, slides):
     code = f"""
 import os, signal, sys, time
-from histofast import cli, pipeline
+from histofast import cli, encoding, pipeline
 
 def interrupted(*_, **__):
     cli._Interruption.came = True

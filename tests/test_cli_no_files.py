@@ -47,6 +47,8 @@ COMMANDS = [
     ),
     ("models", "quantize", "X.onnx", "--slides", "s.tif", "--out", "q.onnx"),
     ("models", "quantize", "tiny.onnx", "--slides", "X.csv", "--out", "q.onnx"),
+    ("models", "reduce", "X.onnx", "--dims", "2", "--slides", "s.tif", "--out", "q.onnx"),
+    ("models", "reduce", "tiny.onnx", "--dims", "2", "--slides", "X.csv", "--out", "q.onnx"),
     ("models", "bench", "X.onnx"),
     ("models", "add", "X.onnx", "--out", "w.onnx", "--mean", "imagenet"),
     ("models", "truncate", "X.onnx", "--list"),

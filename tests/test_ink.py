@@ -213,7 +213,7 @@ def test_commands_say_the_flag(cli, blue, encoder, tmp_path):
 def test_every_command_that_finds_tissue_has_the_option():
     group = typer.main.get_command(app)
     for path in ("extract", "tissue", "similarity", "models quantize", "models bench",
-                 "study truncation", "study networks"):  # fmt: skip
+                 "models reduce", "study truncation", "study networks"):  # fmt: skip
         command = group
         for name in path.split():
             command = command.commands[name]

@@ -36,6 +36,15 @@ def extract(
             help="a name of `histofast models list`, or an ONNX file; several share one pass",
         ),
     ] = None,
+    dims: Annotated[
+        int | None,
+        typer.Option(
+            "--dims",
+            parser=options.whole_number,
+            metavar="N",
+            help="features along N principal axes, fitted once on these slides and kept in OUT/encoders",
+        ),
+    ] = None,
     patches: Annotated[
         Path | None,
         typer.Option(
@@ -159,8 +168,8 @@ def extract(
     come to OUT/<mag>x_<patch>px_<overlap>px_overlap/features_<encoder>/<slide>.h5. A run that was
     interrupted goes on where it was when started again.
     """
+    from histofast.encoding import extract as run
     from histofast.pipeline import DEFAULT_ENCODER
-    from histofast.pipeline import extract as run
 
     given = [*(slides or []), *([wsi_dir] if wsi_dir else [])]
     if not given and patches is None:
@@ -171,6 +180,7 @@ def extract(
             given or None,
             out=out,
             encoder=encoder or DEFAULT_ENCODER,
+            dims=dims,
             patches=told,
             mpp=mpp,
             mag=mag,

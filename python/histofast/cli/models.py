@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from histofast.cli import exporting, flags, measure, merge, options, standardising
+from histofast.cli import exporting, flags, measure, merge, options, reduce, standardising
 from histofast.cli.output import say, say_document
 
 if TYPE_CHECKING:
@@ -33,6 +33,7 @@ app.command(name="merge", short_help="Merge checkpoints of one network (needs to
 app.command(name="quantize", short_help="Write an encoder in int8 or float16, if it agrees.")(
     measure.quantize
 )
+app.command(name="reduce", short_help="Write an encoder of fewer features.")(reduce.reduce)
 app.command(name="bench", short_help="Time encoders side by side and compare their features.")(
     measure.bench
 )

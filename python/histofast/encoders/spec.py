@@ -45,7 +45,8 @@ class EncoderMetadata:
     that of the source weights file, or "random" for a network that was never trained. One that takes
     other sizes only in steps from `patch_px`, as a U-Net does, has that as `step_px`. An encoder
     made from another file (wrapped, cut, of lower precision) has that file's sha256 as `made_from`
-    and, where the two were compared, the outcome as `agreement`, a JSON object.
+    and, where the two were compared, the outcome as `agreement`, a JSON object. One that gives the
+    features of another along their principal axes says what these keep as `reduction`, a JSON object.
     """
 
     name: str
@@ -62,6 +63,7 @@ class EncoderMetadata:
     made_from: str | None = None
     agreement: str | None = None
     step_px: int | None = None
+    reduction: str | None = None
 
     def __post_init__(self) -> None:
         for key, most in (("d", MOST_FEATURES), ("patch_px", MOST_PX), ("step_px", MOST_PX)):
@@ -137,7 +139,7 @@ class EncoderMetadata:
 
 
 _METADATA_FIELDS = tuple(field.name for field in fields(EncoderMetadata))
-_OPTIONAL = ("made_from", "agreement", "step_px")
+_OPTIONAL = ("made_from", "agreement", "step_px", "reduction")
 _KINDS = {"d": int, "patch_px": int, "mpp": float, "step_px": int}
 
 
@@ -252,7 +254,11 @@ class EncoderSpec(EncoderMetadata):
     def derived(self, **changes: Any) -> EncoderMetadata:
         """Return the metadata of a file made from this one: its own, but for `changes`."""
         own = {key: getattr(self, key) for key in _METADATA_FIELDS}
-        return EncoderMetadata(**own | {"made_from": self.sha256, "agreement": None} | changes)
+        measured = {
+            "agreement": None,
+            "reduction": None,
+        }  # of this file, not of what is made from it
+        return EncoderMetadata(**own | {"made_from": self.sha256} | measured | changes)
 
 
 def sha256_of(path: str | os.PathLike[str]) -> str:

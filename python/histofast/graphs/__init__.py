@@ -23,7 +23,14 @@ if TYPE_CHECKING:
         layer_sensitivity,
         write_quantized,
     )
+    from histofast.graphs.principal import PrincipalAxes, kept_by, principal_axes
     from histofast.graphs.proof import BATCHES, checked_patches
+    from histofast.graphs.reducing import (
+        check_dims,
+        reduction_in_words,
+        reduction_of,
+        write_reduced,
+    )
     from histofast.graphs.sizes import patch_sizes
     from histofast.graphs.speed import BenchReport, bench
     from histofast.graphs.stained import stained_noise
@@ -51,7 +58,14 @@ else:
                 "layer_sensitivity",
                 "write_quantized",
             ],
+            "histofast.graphs.principal": ["PrincipalAxes", "kept_by", "principal_axes"],
             "histofast.graphs.proof": ["BATCHES", "checked_patches"],
+            "histofast.graphs.reducing": [
+                "check_dims",
+                "reduction_in_words",
+                "reduction_of",
+                "write_reduced",
+            ],
             "histofast.graphs.sizes": ["patch_sizes"],
             "histofast.graphs.speed": ["BenchReport", "bench"],
             "histofast.graphs.stained": ["stained_noise"],
@@ -75,21 +89,27 @@ __all__ = [
     "LayerSensitivity",
     "PixelGraph",
     "Precision",
+    "PrincipalAxes",
     "Standardising",
     "Tap",
     "agreement",
     "bench",
     "capture",
+    "check_dims",
     "checked_patches",
     "cuts",
     "flops",
     "join_cuts",
+    "kept_by",
     "layer_sensitivity",
     "patch_sizes",
+    "principal_axes",
     "provider_problems",
     "quantize",
     "read_constants",
     "read_model",
+    "reduction_in_words",
+    "reduction_of",
     "replacing_encoder",
     "sensitivity",
     "set_metadata",
@@ -102,4 +122,5 @@ __all__ = [
     "wrap",
     "write_model",
     "write_quantized",
+    "write_reduced",
 ]

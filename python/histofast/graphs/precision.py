@@ -87,6 +87,7 @@ def write_quantized(
         name=name or f"{spec.name}-{precision}",
         precision=precision,
         exporter=_EXPORTER[precision],
+        reduction=spec.reduction,
     )
     with replacing_encoder(out, overwrite=overwrite) as pending:
         if precision == "int8":

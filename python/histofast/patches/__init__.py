@@ -13,7 +13,13 @@ from histofast.patches.pictures import (
     read_pictures,
 )
 from histofast.patches.rows import PatchReader
-from histofast.patches.sample import IMAGE_SUFFIXES, PatchSample, sample_patches
+from histofast.patches.sample import (
+    IMAGE_SUFFIXES,
+    MOST_SLIDES,
+    PatchSample,
+    sample_patches,
+    split_rows,
+)
 from histofast.patches.sources import (
     Job,
     list_bags,
@@ -40,6 +46,7 @@ from histofast.patches.tables import OddPatches, PatchBag, PatchImages, read_pat
 
 __all__ = [
     "IMAGE_SUFFIXES",
+    "MOST_SLIDES",
     "SAMPLED",
     "SLIDE_FAILURES",
     "SPLIT_NAMES",
@@ -71,6 +78,7 @@ __all__ = [
     "read_pictures",
     "sample_patches",
     "select_shard",
+    "split_rows",
     "stain_map",
     "stream_bag",
     "stream_fitted",

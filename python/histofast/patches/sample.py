@@ -21,7 +21,7 @@ from histofast.tiling import plan_patches
 from histofast.tissue import MaskFile
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg")
-_MAX_SLIDES = 64  # to open for one sample
+MOST_SLIDES = 64  # to open for one sample
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -52,30 +52,42 @@ class PatchSample:
 
         From eight groups on the two share none: patches of one patient resemble each other.
         """
-        rng = np.random.default_rng(seed)
-        groups = self.groups
-        names = sorted(set(groups))
-        if len(names) < 8:
-            order = rng.permutation(len(self))
-            return self._part(order[:n]), self._part(order[n:])
-        taken: set[str] = set()
-        count = 0
-        for name in rng.permutation(names):
-            if count >= n:
-                break
-            taken.add(str(name))
-            count += groups.count(str(name))
-        ours = np.array([group in taken for group in groups])
-        return self._part(np.flatnonzero(ours)), self._part(np.flatnonzero(~ours))
+        first, rest = split_rows(self.groups, n, seed=seed)
+        return self._part(first), self._part(rest)
 
     def _part(self, rows: NDArray[np.int64]) -> PatchSample:
-        rows = np.sort(rows)
         return PatchSample(
             pixels=np.ascontiguousarray(self.pixels[rows]),
             sources=tuple(self.sources[i] for i in rows),
             labels=tuple(self.labels[i] for i in rows) if self.labels else (),
             patients=tuple(self.patients[i] for i in rows) if self.patients else (),
         )
+
+
+def split_rows(
+    groups: Sequence[str], n: int, *, seed: int = 0
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Return about n rows and the rest, each in order; from eight groups on the two share none.
+
+    Args:
+        groups: of each row.
+        n: rows wanted in the first part.
+        seed: of the draw.
+    """
+    rng = np.random.default_rng(seed)
+    names = sorted(set(groups))
+    if len(names) < 8:
+        order = rng.permutation(len(groups))
+        return np.sort(order[:n]), np.sort(order[n:])
+    taken: set[str] = set()
+    count = 0
+    for name in rng.permutation(names):
+        if count >= n:
+            break
+        taken.add(str(name))
+        count += groups.count(str(name))
+    ours = np.array([group in taken for group in groups])
+    return np.flatnonzero(ours), np.flatnonzero(~ours)
 
 
 def sample_patches(
@@ -115,7 +127,7 @@ def sample_patches(
         raise ValueError("either slides or patches must be given")
     rng = np.random.default_rng(seed)
     jobs = _jobs(slides, patches)
-    most = n if jobs[0].bag is not None else _MAX_SLIDES  # opening a bag costs nothing
+    most = n if jobs[0].bag is not None else MOST_SLIDES  # opening a bag costs nothing
     jobs = [jobs[i] for i in sorted(rng.permutation(len(jobs))[:most])]
     found: list[tuple[NDArray[np.uint8], Job, str]] = []
     with ThreadPoolExecutor(available_cpus(), thread_name_prefix="histofast-decode") as pool:

@@ -158,14 +158,11 @@ def extract(
     workers, GPUs of one kind, shards and interruptions.
     """
     start_s = time.perf_counter()
-    if (slides is None) == (patches is None):
-        raise ValueError("slides or patches must be given, and not both")
-    if patches is not None and mask is not None:
-        raise ValueError("mask must not be given with patches, which are cut already")
-    refuse_two_scales(mpp=mpp, mag=mag)
-    options = ExtractOptions(
-        out=path_of("out", out),
-        encoders=encoders_of(encoder),
+    refuse_two_sources(slides, patches=patches, mask=mask)
+    options = options_asked(
+        out=out,
+        encoder=encoder,
+        patches=patches,
         mpp=mpp,
         mag=mag,
         patch_px=patch_px,
@@ -173,8 +170,8 @@ def extract(
         min_tissue=min_tissue,
         edge=edge,
         resample=resample,
-        tissue=TissueOptions() if tissue is None else tissue,
-        stain=StainOptions(method=cast(Any, stain)) if isinstance(stain, str) else stain,
+        tissue=tissue,
+        stain=stain,
         mpp_override=mpp_override,
         allow_upsampling=allow_upsampling,
         half=half,
@@ -184,24 +181,75 @@ def extract(
         fail_fast=fail_fast,
         overwrite=overwrite,
         shard=shard,
-        patches=None if patches is None else PatchImages.of(patches),
         device=device,
         threads=threads,
         workers=workers,
         batch_size=batch_size,
     )
-    devices = devices_of(options.device, gpus)
-    is_recursive, is_dry = flag("recursive", recursive), flag("dry_run", dry_run)
-    if patches is not None:
-        found = list_bags(patches)
-    else:
-        found = _slides_of(_paths(slides), is_recursive=is_recursive)
-        _refuse_pictures(found, mpp_override=options.mpp_override)
-    found = with_masks(found, None if mask is None else path_of("mask", mask))
+    devices, is_dry = devices_of(options.device, gpus), flag("dry_run", dry_run)
+    found = slides_asked(slides, options, mask=mask, recursive=recursive)
     found = select_shard(found, options.shard)
     if is_dry:
         return estimate(found, options, devices, on_progress, start_s)
     return _encode(found, options, devices, on_progress, start_s)
+
+
+def refuse_two_sources(slides: object, *, patches: object = None, mask: object = None) -> None:
+    """Refuse slides beside patches, neither, and masks of patches.
+
+    Raises:
+        ValueError: it is so.
+    """
+    if (slides is None) == (patches is None):
+        raise ValueError("slides or patches must be given, and not both")
+    if patches is not None and mask is not None:
+        raise ValueError("mask must not be given with patches, which are cut already")
+
+
+def options_asked(
+    *,
+    out: str | Path,
+    encoder: str | Path | Sequence[str | Path],
+    patches: str | Path | PatchImages | None = None,
+    tissue: TissueOptions | None = None,
+    stain: StainOptions | str | None = None,
+    **options: Any,
+) -> ExtractOptions:
+    """Return what `extract` is asked for but for the slides.
+
+    Raises:
+        What `extract` raises of its arguments.
+    """
+    refuse_two_scales(mpp=options.get("mpp"), mag=options.get("mag"))
+    return ExtractOptions(
+        out=path_of("out", out),
+        encoders=encoders_of(encoder),
+        patches=None if patches is None else PatchImages.of(patches),
+        tissue=TissueOptions() if tissue is None else tissue,
+        stain=StainOptions(method=cast(Any, stain)) if isinstance(stain, str) else stain,
+        **options,
+    )
+
+
+def slides_asked(
+    slides: str | Path | Sequence[str | Path] | None,
+    options: ExtractOptions,
+    *,
+    mask: str | Path | None = None,
+    recursive: bool = False,
+) -> list[Job]:
+    """Return the slides, or bags of patches, that `extract` is asked for, those of all shards.
+
+    Raises:
+        What `extract` raises of paths and lists.
+    """
+    is_recursive = flag("recursive", recursive)
+    if options.patches is not None:
+        found = list_bags(options.patches)
+    else:
+        found = _slides_of(_paths(slides), is_recursive=is_recursive)
+        _refuse_pictures(found, mpp_override=options.mpp_override)
+    return with_masks(found, None if mask is None else path_of("mask", mask))
 
 
 def _slides_of(paths: Sequence[str | Path], *, is_recursive: bool) -> list[Job]:

@@ -85,7 +85,8 @@ class Prepared:
 
 def _told_of(spec: EncoderSpec) -> dict[str, str]:
     """What a feature file says of its encoder, beside the identity."""
-    return {"encoder": spec.name} | ({"encoder_licence": spec.terms} if spec.terms else {})
+    told = {"encoder_licence": spec.terms, "reduction": spec.reduction}
+    return {"encoder": spec.name} | {key: text for key, text in told.items() if text}
 
 
 def _outputs(

@@ -30,12 +30,14 @@ from histofast.pipeline.watching import Watched
 from histofast.tiling import UM_AT_1X, PatchPlan, nominal_patch_l0, plan_patches
 from histofast.tissue import MaskFile
 
+Rows = NDArray[np.int64]
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Planned:
     """The patches of a slide or bag, and how to get their pixels; `empty` is why there are none.
 
-    `notes` are what the user should know of how tissue was found and cut.
+    `stream` gives those of all patches, or of some rows. `notes` are what the user should know of how tissue was found and cut.
     """
 
     coords_l0: NDArray[np.int64]
@@ -45,7 +47,7 @@ class Planned:
     empty: str
     files: tuple[str, ...]  # of patch images, and their labels
     labels: tuple[str, ...]
-    stream: Callable[[], Iterator[PatchBatch]]
+    stream: Callable[[Rows | None], Iterator[PatchBatch]]
     notes: tuple[str, ...] = ()
     picture_px: int = 0  # of ready-made patches, before they are resampled
 
@@ -107,14 +109,15 @@ class BagSource:
 
         fitted = self._fitted
 
-        def sampled(rows: NDArray[np.int64]) -> Iterator[PatchBatch]:
-            return stream_fitted(fitted.take(rows), workers=pool)
+        def plain(rows: Rows | None) -> Iterator[PatchBatch]:
+            some = fitted if rows is None else fitted.take(rows)
+            return stream_fitted(some, batch_size=options.batch_size, workers=pool)
 
-        stained = _stained(options, len(bag), sampled, of=f"bag {bag.name}")
+        stained = _stained(options, len(bag), plain, of=f"bag {bag.name}")
         clock.lap("plan")
 
-        def stream() -> Iterator[PatchBatch]:
-            batches = stream_fitted(fitted, batch_size=options.batch_size, workers=pool)
+        def stream(rows: Rows | None) -> Iterator[PatchBatch]:
+            batches = plain(rows)
             return batches if stained is None else _mapped(batches, stained, options.workers)
 
         return Planned(
@@ -161,7 +164,12 @@ class SlideSource:
             raise TileError(f"{found.reason} (strict=True)")
         plan = self._plan_on(found, options, options.min_tissue)
         empty = "" if len(plan) else self._why_empty(found, options, pool)
-        stained = self._stained_of(plan, options, pool)
+
+        def plain(rows: Rows | None) -> Iterator[PatchBatch]:
+            some = plan if rows is None else _some_of(plan, rows)
+            return stream_slide(slide, some, batch_size=options.batch_size, workers=pool)
+
+        stained = _stained(options, len(plan), plain, of=f"slide {self._job.name}")
         clock.lap("plan")
         attributes = {
             "name": self._job.name,
@@ -178,8 +186,8 @@ class SlideSource:
             "resample": plan.resample,
         }
 
-        def stream() -> Iterator[PatchBatch]:
-            batches = stream_slide(slide, plan, batch_size=options.batch_size, workers=pool)
+        def stream(rows: Rows | None) -> Iterator[PatchBatch]:
+            batches = plain(rows)
             return batches if stained is None else _mapped(batches, stained, options.workers)
 
         return Planned(
@@ -198,17 +206,6 @@ class SlideSource:
                 *(stained.notes if stained else ()),
             ),
         )
-
-    def _stained_of(
-        self, plan: PatchPlan, options: Settled, pool: ThreadPoolExecutor
-    ) -> StainMap | None:
-        def sampled(rows: NDArray[np.int64]) -> Iterator[PatchBatch]:
-            part = replace(
-                plan, coords_l0=plan.coords_l0[rows], tissue_fraction=plan.tissue_fraction[rows]
-            )
-            return stream_slide(self._slide, part, workers=pool)
-
-        return _stained(options, len(plan), sampled, of=f"slide {self._job.name}")
 
     def _sides_l0(self, plan: PatchPlan, options: Settled) -> dict[str, int]:
         """Side of a patch in level-0 pixels, under the names that readers of it expect."""
@@ -244,10 +241,14 @@ class SlideSource:
         return "no tissue was found"
 
 
+def _some_of(plan: PatchPlan, rows: Rows) -> PatchPlan:
+    return replace(plan, coords_l0=plan.coords_l0[rows], tissue_fraction=plan.tissue_fraction[rows])
+
+
 def _stained(
     options: Settled,
     n: int,
-    sampled: Callable[[NDArray[np.int64]], Iterator[PatchBatch]],
+    sampled: Callable[[Rows], Iterator[PatchBatch]],
     *,
     of: str,
 ) -> StainMap | None:

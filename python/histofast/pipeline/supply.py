@@ -205,7 +205,7 @@ class Supply:
                         prepared.close()
                         raise
                     last = time.perf_counter()
-                    for batch in prepared.planned.stream():
+                    for batch in prepared.planned.stream(None):
                         self._put(Pixels(batch, time.perf_counter() - last))
                         if prepared.is_cancelled:
                             break

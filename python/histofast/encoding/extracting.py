@@ -8,13 +8,16 @@ from __future__ import annotations
 import inspect
 import os
 import sys
+import time
 from collections.abc import Iterable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Unpack
 
 from histofast import pipeline
 from histofast._files import path_of
-from histofast.pipeline import DEFAULT_ENCODER, ExtractArguments, RunReport
+from histofast.encoding.reducing import reduced_for_run
+from histofast.pipeline import DEFAULT_ENCODER, ExtractArguments, Progress, RunReport
 
 if TYPE_CHECKING:
     from torch.nn import Module
@@ -32,6 +35,7 @@ def extract(
     name: str | None = None,
     patch_px: int | None = None,
     mpp: float | None = None,
+    dims: int | None = None,
     **options: Unpack[ExtractArguments],
 ) -> RunReport:
     """Encode slides into feature files, as `pipeline.extract`; the encoder may be a torch module.
@@ -50,37 +54,82 @@ def extract(
         name: of the module as an encoder, and so of its features' folder; None: its class.
         patch_px: side of the patches in pixels, which must be given with a plain module.
         mpp: um per pixel of the patches; None: what the encoder was made for, 0.5 for a module.
+        dims: features of each patch instead of all: those along the principal axes of each encoder, fitted
+            once on patches of these slides. The reduced encoder is `<out>/encoders/<name>-pca<dims>.onnx`;
+            later runs in `out`, of other slides too, take the one that is there. See `encoding.reduce`.
         options: the other arguments of `pipeline.extract`, which explains them.
 
     Raises:
         What `pipeline.extract` raises.
-        ModelError: a module that torch cannot export, or whose file differs from it.
+        ModelError: a module that torch cannot export, or whose file differs from it; a reduced encoder
+            that was made from another encoder, or for other pixels.
         TypeError: neither a name, a path, a torch module nor several of them.
         ValueError: `mean`, `std` or `patch_px` missing for a module; `mean`, `std` or `name` given
-            without one, or a name for several.
+            without one, or a name for several; `dims` over the features of an encoder or their rank, or
+            too few patches for them.
     """
     several = _several(encoder)
+    folder = path_of("out", out) / _FOLDER
+    given = {"mean": mean, "std": std, "name": name}
+    several = _with_files(several, folder, given, {"patch_px": patch_px, "mpp": mpp})
+    if dims is not None:
+        arguments: dict[str, Any] = {**options, "patch_px": patch_px, "mpp": mpp}
+        several = _reduced(several, folder, dims, slides, arguments)
+    return pipeline.extract(slides, out=out, encoder=several, patch_px=patch_px, mpp=mpp, **options)
+
+
+def _reduced(
+    several: list[Any], folder: Path, dims: int, slides: Any, arguments: dict[str, Any]
+) -> list[str | Path]:
+    """Return reduced encoders in the place of whole ones; what is told is told as that of the run."""
+    on_progress = arguments.get("on_progress")
+    start_s = time.perf_counter()
+
+    def tell(name: str, done: int = 0, total: int = 0, *, note: str = "") -> None:
+        if on_progress is not None:
+            progress = Progress(
+                slides_total=0,
+                slides_done=0,
+                patches_done=done,
+                seconds=time.perf_counter() - start_s,
+                name=name,
+                slide_patches=total,
+                slide_patches_done=done,
+                note=note,
+            )
+            on_progress(progress)
+
+    return [
+        reduced_for_run(
+            each,
+            dims=dims,
+            folder=folder,
+            slides=slides,
+            arguments=arguments,
+            on_count=partial(tell, "axes"),
+            on_note=lambda text: tell("axes", note=text),
+        )
+        for each in several
+    ]
+
+
+def _with_files(
+    several: list[Any], folder: Path, given: dict[str, Any], options: dict[str, Any]
+) -> list[Any]:
+    """Return encoders with files in the place of modules."""
     modules = list(filter(_is_module, several))
     if not modules:
-        _refuse_without_module(mean=mean, std=std, name=name)
-        return pipeline.extract(
-            slides, out=out, encoder=several, patch_px=patch_px, mpp=mpp, **options
-        )
-    if name is not None and len(modules) > 1:
+        _refuse_without_module(**given)
+        return several
+    if given["name"] is not None and len(modules) > 1:
         raise ValueError(f"name must be of one torch module, got {len(modules)} of them")
 
     from histofast import networks
 
-    folder = path_of("out", out) / _FOLDER
-    files = [
-        networks.encoder_file(
-            each, folder, mean=mean, std=std, patch_px=patch_px, mpp=mpp, name=name
-        )
-        if _is_module(each)
-        else each
+    return [
+        networks.encoder_file(each, folder, **given, **options) if _is_module(each) else each
         for each in several
     ]
-    return pipeline.extract(slides, out=out, encoder=files, patch_px=patch_px, mpp=mpp, **options)
 
 
 def _several(encoder: Any) -> list[Any]:
