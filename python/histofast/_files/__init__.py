@@ -16,6 +16,7 @@ from __future__ import annotations
 from histofast._files.failing import write_error
 from histofast._files.locks import Holder, Lock, NoLocksWarning
 from histofast._files.opening import path_of, paths_of, refuse_stand_in, regular_file
+from histofast._files.state import State, state_of
 from histofast._files.writing import (
     Temporary,
     check_target,
@@ -29,6 +30,7 @@ __all__ = [
     "Holder",
     "Lock",
     "NoLocksWarning",
+    "State",
     "Temporary",
     "check_target",
     "make_folder",
@@ -39,5 +41,6 @@ __all__ = [
     "remove_stale_temporaries",
     "replacing",
     "replacing_both",
+    "state_of",
     "write_error",
 ]

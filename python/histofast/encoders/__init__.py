@@ -16,7 +16,6 @@ if TYPE_CHECKING:
         DATA_SUFFIX,
         Place,
         check_of_one_making,
-        checksums,
         files_of,
         identity_of,
         places_of,
@@ -35,6 +34,7 @@ if TYPE_CHECKING:
     from histofast.encoders.checking import check_model
     from histofast.encoders.form import Value
     from histofast.encoders.foundation import FoundationEntry
+    from histofast.encoders.hashing import checksums
     from histofast.encoders.opening import OpenGraph
     from histofast.encoders.providers import try_providers
     from histofast.encoders.reading import read_spec, read_specs
@@ -70,7 +70,6 @@ else:
                 "DATA_SUFFIX",
                 "Place",
                 "check_of_one_making",
-                "checksums",
                 "files_of",
                 "identity_of",
                 "places_of",
@@ -89,6 +88,7 @@ else:
             "histofast.encoders.checking": ["check_model"],
             "histofast.encoders.form": ["Value"],
             "histofast.encoders.foundation": ["FoundationEntry"],
+            "histofast.encoders.hashing": ["checksums"],
             "histofast.encoders.opening": ["OpenGraph"],
             "histofast.encoders.providers": ["try_providers"],
             "histofast.encoders.reading": ["read_spec", "read_specs"],

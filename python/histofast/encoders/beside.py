@@ -6,8 +6,7 @@ A file of protobuf ends at 2 GiB. An encoder that is larger is two files, `<name
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -15,6 +14,7 @@ from histofast._files import refuse_stand_in, regular_file
 from histofast._words import clipped, one_line
 from histofast.encoders.checking import check_model
 from histofast.encoders.form import read_form
+from histofast.encoders.hashing import checksums
 from histofast.encoders.soundness import Outside
 from histofast.encoders.spec import PREFIX
 from histofast.errors import ModelError
@@ -22,7 +22,6 @@ from histofast.errors import ModelError
 DATA_SUFFIX = ".data"  # behind the whole name of the ONNX file
 DATA_SHA256 = f"{PREFIX}data_sha256"  # the metadata entry with the checksum of the other file
 _DIGITS = 20  # of a place in a file, and no more
-_CHUNK_BYTES = 1 << 20
 _WIDEST = 100  # characters of a name in a message
 
 
@@ -33,13 +32,6 @@ class Place(NamedTuple):
     file: Path
     offset: int
     length: int
-
-
-class Checksums(NamedTuple):
-    """SHA-256 of files one after the other, and of all of them but the last."""
-
-    whole: str
-    data: str
 
 
 def places_of(path: Path, tensors: Sequence[Outside]) -> list[Place]:
@@ -130,18 +122,6 @@ def check_of_one_making(path: Path, data: Path, *, told: str, got: str) -> None:
         raise ModelError(
             f"{path} and {_shown(data)} are not of one making: copy both again, or export it again"
         )
-
-
-def checksums(files: Iterable[Path]) -> Checksums:
-    """Return the checksums of files, each read once."""
-    digest = hashlib.sha256()
-    data = digest
-    for file in files:
-        data = digest.copy()
-        with file.open("rb") as stream:
-            while chunk := stream.read(_CHUNK_BYTES):
-                digest.update(chunk)
-    return Checksums(digest.hexdigest(), data.hexdigest())
 
 
 def _data_file(path: Path, location: str) -> Path:

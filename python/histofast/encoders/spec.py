@@ -8,7 +8,6 @@ and `d`, and the names of its encoders begin with its own.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import re
@@ -20,6 +19,7 @@ from typing import Any
 from histofast._files import regular_file
 from histofast._numbers import mpp_number, whole_number
 from histofast._words import clipped, one_line, printable
+from histofast.encoders.hashing import checksums
 from histofast.encoders.sizes import PatchSizes
 from histofast.errors import ModelError
 
@@ -268,5 +268,4 @@ def sha256_of(path: str | os.PathLike[str]) -> str:
         FileNotFoundError: nothing is there.
         ModelError: it is no file.
     """
-    with regular_file(Path(path), kind="file", error=ModelError).open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    return checksums([regular_file(Path(path), kind="file", error=ModelError)]).whole

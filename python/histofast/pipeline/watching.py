@@ -3,25 +3,17 @@
 from __future__ import annotations
 
 import hashlib
-import os
-import stat
 from collections.abc import Iterable
 from pathlib import Path
 
+from histofast._files import State, state_of
 from histofast.errors import SlideError
 
-_WHAT = ("size", "time of change", "time of last write")
-
-State = tuple[int, int, int]  # as `_WHAT` has it
+_WHAT = ("size", "time of change", "time of last write")  # of a state
 
 
 class Watched:
-    """Files that must not change while somebody reads them.
-
-    Who writes into a file or puts another one in its place leaves another size or another time:
-    `cp --preserve` sets back the time of the last write, and nobody that of the last change. The
-    number of a file tells nothing: FUSE gives one file another number when it likes.
-    """
+    """Files that must not change while somebody reads them; what tells is said by `state_of`."""
 
     def __init__(self, paths: Iterable[Path]) -> None:
         """Look at the files for the first time; to be done before anything is read of them."""
@@ -32,7 +24,7 @@ class Watched:
         """Look at further files."""
         for path in paths:
             if path not in self._states:
-                self._states[path] = _state(path)
+                self._states[path] = state_of(path)
 
     @property
     def seen(self) -> str:
@@ -48,7 +40,7 @@ class Watched:
             SlideError: one has.
         """
         for path, before in self._states.items():
-            now = _state(path)
+            now = state_of(path)
             if now == before:
                 continue
             what = "it is gone"
@@ -58,19 +50,3 @@ class Watched:
             raise SlideError(
                 f"{path} was changed while it was encoded ({what}): start again when it is whole"
             )
-
-
-def _state(path: Path) -> State | None:
-    """Size and times of a file; None where there is none to be read."""
-    try:
-        status = os.stat(path)  # noqa: PTH116  # of thousands of images: no Path is made
-        if stat.S_ISREG(status.st_mode):
-            # On NFS a stat may be a minute old; opening a file asks the server.
-            descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0))
-            try:
-                status = os.fstat(descriptor)
-            finally:
-                os.close(descriptor)
-    except (OSError, ValueError):  # who reads it says why
-        return None
-    return status.st_size, status.st_ctime_ns, status.st_mtime_ns
