@@ -21,6 +21,7 @@ REMEDIES = {
     "keras": "keras",
     "mlflow": "histofast[mlflow]",
     "nanobind": "nanobind",
+    "ray": "histofast[ray]",
     "skimage": "scikit-image",
     "torchmil": "torchmil",
 }

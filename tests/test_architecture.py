@@ -72,6 +72,7 @@ DOORS = {
     "onnxruntime": {"encoders", "graphs"},  # its converter to float16
     "onnx": {"graphs", "networks"},
     "filelock": {"_files"},
+    "ray": {"jobs"},
     "tifffile": {"slides"},
     "imagecodecs": {"slides"},
     "openslide": {"slides"},

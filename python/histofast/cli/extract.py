@@ -124,6 +124,27 @@ def extract(
             help="run on these GPUs, each in a process of its own; they share the slides",
         ),
     ] = None,
+    cluster: Annotated[
+        str | None,
+        typer.Option(
+            "--cluster",
+            metavar="auto|HOST:PORT|ray://HOST:PORT|local:N",
+            help="encode on the machines of a Ray cluster, which share the slides",
+        ),
+    ] = None,
+    cpus_per_worker: Annotated[
+        int | None,
+        typer.Option(
+            "--cpus-per-worker",
+            parser=options.whole_number,
+            metavar="N",
+            help="of the cluster [those of a machine, or its share for each GPU]",
+        ),
+    ] = None,
+    gpus_per_worker: Annotated[
+        float | None,
+        typer.Option("--gpus-per-worker", metavar="G", help="of the cluster [1 where it has any]"),
+    ] = None,
     threads: Annotated[
         int | None,
         typer.Option(
@@ -204,6 +225,9 @@ def extract(
             shard=shard,
             device=device,
             gpus=gpus,
+            cluster=cluster,
+            cpus_per_worker=cpus_per_worker,
+            gpus_per_worker=gpus_per_worker,
             threads=threads,
             workers=workers,
             batch_size=batch_size,

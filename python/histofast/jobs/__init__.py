@@ -20,6 +20,7 @@ from histofast._stopping import (
     should_stop,
     stop_if_asked,
 )
+from histofast.jobs.cluster import Crew, on_cluster
 from histofast.jobs.engine import Engine, run, values_of
 from histofast.jobs.feed import Feed, Worker, work
 from histofast.jobs.job import (
@@ -42,6 +43,7 @@ from histofast.jobs.local import Local
 from histofast.jobs.plan import Plan, key_of, seconds_side_by_side
 
 __all__ = [
+    "Crew",
     "Ended",
     "Engine",
     "Event",
@@ -63,6 +65,7 @@ __all__ = [
     "execute",
     "is_there",
     "key_of",
+    "on_cluster",
     "run",
     "seconds_side_by_side",
     "should_stop",

@@ -37,6 +37,9 @@ class ExtractArguments(TypedDict, total=False):
     shard: str | None
     device: str
     gpus: Sequence[int] | None
+    cluster: str | None
+    cpus_per_worker: int | None
+    gpus_per_worker: float | None
     threads: int | None
     workers: int | None
     batch_size: int | None

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
@@ -32,6 +33,7 @@ from histofast.patches import (
     select_shard,
     with_masks,
 )
+from histofast.pipeline.elsewhere import Cluster, engine_on
 from histofast.pipeline.encoding import encode_slides
 from histofast.pipeline.estimate import estimate
 from histofast.pipeline.gathering import Gathering
@@ -80,6 +82,9 @@ def extract(
     shard: str | None = None,
     device: str = "auto",
     gpus: Sequence[int] | None = None,
+    cluster: str | None = None,
+    cpus_per_worker: int | None = None,
+    gpus_per_worker: float | None = None,
     threads: int | None = None,
     workers: int | None = None,
     batch_size: int | None = None,
@@ -131,6 +136,12 @@ def extract(
             an error where it does not work; "auto" takes CUDA where it works.
         gpus: indices of the GPUs to run on. Several have a process each; every slide is encoded by
             one of them, the next by whichever is free first. `device` may be "tensorrt".
+        cluster: encode on the machines of a Ray cluster: "auto", the one that this machine is part of;
+            "HOST:PORT"; "ray://HOST:10001", through its head; or "local:3", three workers on this machine, for
+            trying it. All machines need this version and see the same folders. A worker that is lost is
+            replaced, and its slides are given to others; a slide with which two are lost has failed.
+        cpus_per_worker: of the cluster; None: those of a machine, or its share for each GPU.
+        gpus_per_worker: of the cluster; None: 1 where it has any.
         threads: of the encoder; the CPUs available when None. Processes of several GPUs share them.
         workers: threads that decode; the CPUs available when None. Processes of several GPUs share
             them, at least one each.
@@ -151,7 +162,7 @@ def extract(
         ValueError, TypeError: an argument out of range, two slides of one name, an empty list.
         FileNotFoundError: a path that is not there.
         FeatureError: a folder of features that were made with other options.
-        ModelError: an encoder that cannot be used.
+        ModelError: an encoder that cannot be used, or a cluster that gives no workers.
         WriteError: the output folder cannot be written, or the disk is full.
 
     Determinism: the same slide, encoder and options give the same bytes, whatever the threads,
@@ -186,12 +197,64 @@ def extract(
         workers=workers,
         batch_size=batch_size,
     )
+    elsewhere = _cluster_of(
+        cluster, cpus_per_worker, gpus_per_worker, gpus=gpus, threads=threads, workers=workers
+    )
     devices, is_dry = devices_of(options.device, gpus), flag("dry_run", dry_run)
     found = slides_asked(slides, options, mask=mask, recursive=recursive)
     found = select_shard(found, options.shard)
     if is_dry:
         return estimate(found, options, devices, on_progress, start_s)
-    return _encode(found, options, devices, on_progress, start_s)
+    with _engine(found, options, devices, elsewhere) as (engine, names):
+        return _encode(found, options, engine, names, on_progress, start_s)
+
+
+def _cluster_of(
+    address: str | None, cpus: int | None, gpus_each: float | None, **here: object
+) -> Cluster | None:
+    """Return the cluster that is asked for; what is of one machine, or of a cluster, goes alone.
+
+    Raises:
+        ValueError: both.
+    """
+    if address is None:
+        for name, value in (("cpus_per_worker", cpus), ("gpus_per_worker", gpus_each)):
+            if value is not None:
+                raise ValueError(f"{name} must be given with cluster only, got {value}")
+        return None
+    for name, given in here.items():
+        if given is not None:
+            raise ValueError(
+                f"{name} must not be given with cluster, whose workers have cpus_per_worker and "
+                f"gpus_per_worker, got {given}"
+            )
+    return Cluster(address=address, cpus_per_worker=cpus, gpus_per_worker=gpus_each)
+
+
+@contextmanager
+def _engine(
+    slides: Sequence[Job],
+    options: ExtractOptions,
+    devices: Sequence[str],
+    cluster: Cluster | None,
+) -> Iterator[tuple[jobs.Engine, Sequence[str]]]:
+    """Give what does the jobs, and the names of its workers."""
+    if cluster is not None and slides:
+        with engine_on(cluster, slides, options, patience_s=PATIENCE_S, poll_s=POLL_S) as (
+            engine,
+            names,
+        ):
+            yield engine, names
+        return
+    devices = devices if slides else devices[:1]
+    local = jobs.Local(
+        workers=workers_for(options, devices),
+        tries=2,
+        replace=False,
+        patience_s=PATIENCE_S,
+        poll_s=POLL_S,
+    )
+    yield local, devices
 
 
 def refuse_two_sources(slides: object, *, patches: object = None, mask: object = None) -> None:
@@ -301,20 +364,14 @@ def _paths(slides: str | Path | Sequence[str | Path] | None) -> list[str | Path]
 def _encode(
     slides: Sequence[Job],
     options: ExtractOptions,
-    devices: Sequence[str],
+    engine: jobs.Engine,
+    names: Sequence[str],
     on_progress: Callable[[Progress], None] | None,
     start_s: float,
 ) -> RunReport:
-    """Have the slides encoded, each by one of the devices."""
+    """Have the slides encoded, each by one of the workers."""
     todo = jobs_of(slides)
-    engine = jobs.Local(
-        workers=workers_for(options, devices if todo else devices[:1]),
-        tries=2,
-        replace=False,
-        patience_s=PATIENCE_S,
-        poll_s=POLL_S,
-    )
-    gathering = Gathering(todo, options, devices if todo else devices[:1], on_progress, start_s)
+    gathering = Gathering(todo, options, names, on_progress, start_s)
     outcomes: list[jobs.Outcome] = []
     try:
         if not todo:  # a shard may be empty: it has a report all the same

@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from histofast._files import remove_stale_temporaries
 from histofast._notes import log_of, note
 from histofast._words import count, duration
-from histofast.errors import NoSpaceError
+from histofast.errors import ModelError, NoSpaceError
 from histofast.jobs import Ended, Event, Job, Lost, Outcome, Retried, Told
 from histofast.pipeline.encoding import BatchDone, Ready
 from histofast.pipeline.folders import folders_for
@@ -82,6 +82,7 @@ class Gathering:
         self._ready.append(ready)
         if len(self._ready) < len(self._devices):
             return
+        _refuse_others(self._ready)
         _log.info("encoding %s into %s", count(len(self._jobs), "slide"), self._options.out)
         about = {**self._ready[0].about, "slides": len(self._jobs)}
         notes = dict.fromkeys(note for each in self._ready for note in each.notes)
@@ -188,6 +189,23 @@ class Gathering:
             self._saver.save(now=True)
             self._saver.close()
         return report
+
+
+def _refuse_others(ready: Sequence[Ready]) -> None:
+    """Refuse workers whose files would not be the same.
+
+    Raises:
+        ModelError: two have other encoders, or run them otherwise.
+    """
+    first = ready[0].about["encoders"]
+    for each in ready[1:]:
+        for ours, theirs in zip(first, each.about["encoders"], strict=True):
+            for name, is_what in (("sha256", "is another file"), ("provider", "runs otherwise")):
+                if ours[name] != theirs[name]:
+                    raise ModelError(
+                        f"encoder {ours['name']} {is_what} on {each.about['machine']} than on "
+                        f"{ready[0].about['machine']}: {name} {theirs[name]}, and not {ours[name]}"
+                    )
 
 
 def _report_of(job: Job, status: Status) -> SlideReport:
