@@ -423,7 +423,7 @@ def test_ctranspath_of_timm_today_is_that_of_timm_05(small, networks, tmp_path):
         ),
         (
             {"embed_layer": "ConvStem", "patch_size": 8},
-            "must have patch_size 4 and an embed_dim that",
+            "must have patches of 4 px and a width that",
         ),
     ],
 )

@@ -41,7 +41,7 @@ class ConvStem(nn.Module):
         super().__init__()
         if patch_size != _SIDE_PX or embed_dim % 8:
             raise ValueError(
-                f"ConvStem must have patch_size {_SIDE_PX} and an embed_dim that 8 divides, got {patch_size} "
+                f"ConvStem must have patches of {_SIDE_PX} px and a width that 8 divides, got {patch_size} "
                 f"and {embed_dim}"
             )
         height_px, width_px = (img_size, img_size) if isinstance(img_size, int) else img_size
