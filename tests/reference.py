@@ -959,3 +959,37 @@ def share_of_variance(x, axes):
     """Trace of the covariance along orthonormal axes (k, d), as a share of the whole trace."""
     covariance = np.cov(x.T)
     return np.trace(axes @ covariance @ axes.T) / np.trace(covariance)
+
+
+# --- selection: which patches of a slide are worth an expensive encoder ---------------------------
+
+
+def selected_rows(attention, keep, keep_random, seed):
+    """(rows in order, whether each was taken for its attention), of (n,) attention, n >= 1.
+
+    The share `keep` of all rows, rounded half up, at least one: those of the highest attention, of equal ones
+    the earlier. Of the others the share `keep_random`, rounded half up: each draws a number, in order, and
+    those of the lowest are taken.
+    """
+    n = len(attention)
+    k = max(1, int(np.floor(round(keep * n, 9) + 0.5)))
+    highest = sorted(range(n), key=lambda row: (-attention[row], row))[:k]
+    others = [row for row in range(n) if row not in highest]
+    drawn = np.random.default_rng(seed).random(len(others))
+    r = int(np.floor(round(keep_random * len(others), 9) + 0.5))
+    at_random = [others[i] for i in sorted(range(len(others)), key=lambda i: (drawn[i], i))[:r]]
+    rows = sorted(highest + at_random)
+    return rows, [row in highest for row in rows]
+
+
+def attention_on(attention, corners, side, onto, onto_side):
+    """(n,): squares at `onto` get the mean of attention over the squares at `corners`, weighted by what they share."""
+    found = []
+    for x, y in onto:
+        shares = [
+            max(0, min(x + onto_side, cx + side) - max(x, cx))
+            * max(0, min(y + onto_side, cy + side) - max(y, cy))
+            for cx, cy in corners
+        ]
+        found.append(np.dot(shares, attention) / sum(shares) if sum(shares) else 0.0)
+    return np.array(found)

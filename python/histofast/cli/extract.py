@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
 import typer
 
 from histofast._machine import ONNX_RUNTIME
-from histofast.cli import options
+from histofast.cli import options, selecting
 from histofast.cli.output import say, say_document
 from histofast.cli.progress import show_progress, summarise
 
@@ -80,6 +80,11 @@ def extract(
     ink: options.Ink = None,
     stain: options.Stain = None,
     stain_target: options.StainTarget = None,
+    select: selecting.Select = None,
+    keep: selecting.Keep = None,
+    keep_random: selecting.KeepRandom = None,
+    seed: options.Seed = None,
+    select_encoder: selecting.SelectEncoder = None,
     mask: options.Mask = None,
     mpp_override: options.MppOverride = None,
     allow_upsampling: options.AllowUpsampling = False,
@@ -184,6 +189,7 @@ def extract(
     \b
       histofast extract slides/ --out features/
       histofast extract slides.csv -o features/ --mag 20 --patch-px 224
+      histofast extract slides/ -o chosen/ -e uni2-h.onnx --select runs/abmil
 
     Patches are of the side and scale that the encoder was made for, unless said otherwise. Files
     come to OUT/<mag>x_<patch>px_<overlap>px_overlap/features_<encoder>/<slide>.h5. A run that was
@@ -195,6 +201,9 @@ def extract(
     given = [*(slides or []), *([wsi_dir] if wsi_dir else [])]
     if not given and patches is None:
         raise ValueError("nothing to encode: name slides, a folder, a CSV list or --patches")
+    chosen = selecting.selection_of(
+        select, keep=keep, keep_random=keep_random, seed=seed, encoder=select_encoder
+    )
     told = options.patch_images(patches, bag_from=bag_from, odd_patches=odd_patches)
     with show_progress(quiet=quiet) as on_progress:
         report = run(
@@ -212,6 +221,7 @@ def extract(
             resample=cast("Resample", resample),
             tissue=options.tissue_of(ink, threshold=threshold),
             stain=options.stain_of(stain, stain_target),
+            select=chosen,
             mask=mask,
             mpp_override=mpp_override,
             allow_upsampling=allow_upsampling,

@@ -16,6 +16,7 @@ from histofast._numbers import whole_number
 from histofast.errors import FeatureError, ModelError, SlideError
 from histofast.explain.maps import AttentionMap, Scale, attention_map, check_look
 from histofast.features import FeatureFile, read_features, read_identity
+from histofast.learning import unseen_folds
 from histofast.slides import Slide, open_slide
 
 if TYPE_CHECKING:
@@ -165,15 +166,13 @@ def run_on_slide(
 
 def _folds(run: Run, slide: str, fold: int | None) -> tuple[int, ...]:
     """Choose the models: those that did not see the slide, where there are any."""
-    n = len(run.folds)
     if fold is not None:
+        n = len(run.folds)
         fold = whole_number("fold", fold)
         if not 0 <= fold < n:
             raise ValueError(f"fold must be within 0..{n - 1}, the folds of the run, got {fold}")
         return (fold,)
-    names = list(run.names)
-    unseen = [i for i in range(n) if slide in names and names.index(slide) in run.folds[i].test]
-    return tuple(unseen or range(n))
+    return unseen_folds(slide, names=run.names, folds=run.folds)
 
 
 def _made_of(run: Run, path: str | Path) -> list[dict[str, Any]]:
@@ -211,6 +210,11 @@ def _encode(
     from histofast.pipeline import extract
 
     made = made_of[0]
+    if "select" in made:
+        raise ValueError(
+            f"{run.path} was trained on patches that another run chose: encode the slide in the same way, and "
+            "give it features=FILE"
+        )
     encoder = encoder or made["encoder"]["name"]
     _check_encoder(made["encoder"], encoder)
     tissue = {key: value for key, value in made["tissue"].items() if key != "revision"}

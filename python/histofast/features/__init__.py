@@ -23,6 +23,7 @@ from histofast.features.options import (
     options_of,
     shared_options,
 )
+from histofast.features.selection import SelectedRows
 from histofast.features.verification import VerifyReport, problems_of, verify
 from histofast.features.writer import FeatureWriter
 
@@ -33,6 +34,7 @@ __all__ = [
     "ForeignArrays",
     "FoundFeatures",
     "Layout",
+    "SelectedRows",
     "VerifyReport",
     "content_sha256",
     "differences_of_options",

@@ -32,6 +32,7 @@ from histofast.features.opening import (
 )
 from histofast.features.plain import is_plain, map_plain
 from histofast.features.seal import CHUNK_BYTES, is_seal_whole
+from histofast.features.selection import SelectedRows, read_selection
 from histofast.features.tensors import has_tensor
 
 _FAR_L0 = 2**40  # no slide is as wide
@@ -49,6 +50,7 @@ class FeatureFile:
             tools' files that something here asks for.
         tissue_fraction: (n,) float32, or None.
         files, labels: (n) names of patch images and what they show; () where there are none.
+        selection: which of the slide's patches these are; None: all, or the file does not tell.
         unreadable: (k, 4) int64 level-0 x, y, width, height of what could not be decoded.
         unreadable_patches: (m,) int64 rows of the patches that show some of it, in white.
         identity: what made the file; None if histofast did not write it.
@@ -66,6 +68,7 @@ class FeatureFile:
     sha256: str | None
     files: tuple[str, ...] = ()
     labels: tuple[str, ...] = ()
+    selection: SelectedRows | None = None
 
     @property
     def patch_l0(self) -> int | None:
@@ -122,6 +125,7 @@ def read_features(path: Path | str, *, mmap: bool = False) -> FeatureFile:
             sha256=file.attrs["sha256"] if is_ours else None,
             files=_texts(file, "files") if is_ours else (),
             labels=_texts(file, "labels") if is_ours else (),
+            selection=read_selection(file) if is_ours else None,
         )
 
 

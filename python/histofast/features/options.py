@@ -36,8 +36,12 @@ def options_in(identity: Mapping[str, Any]) -> dict[str, Any]:
         identity = {**{k: v for k, v in identity.items() if k != "mag"}, "mpp": f"{mag:g}x"}
     if (
         "encoder" in identity
-    ):  # files of ours that say nothing of stains have the pixels as they were
-        identity = {**identity, "stain": _stain(identity.get("stain"))}
+    ):  # files of ours that say nothing of them: pixels as they were, all patches
+        identity = {
+            **identity,
+            "stain": _stain(identity.get("stain")),
+            "select": _select(identity.get("select")),
+        }
     return {
         name: value
         for name, value in _flat(identity, "").items()
@@ -89,6 +93,13 @@ def _stain(told: Any) -> str:
     return f"{told.get('method')} to {told.get('target')}"
 
 
+def _select(told: Any) -> str:
+    if not isinstance(told, Mapping):
+        return "all patches"
+    random = f"{told.get('keep_random')} of the others at random (seed {told.get('seed')})"
+    return f"{told.get('keep')} by attention of run {str(told.get('run'))[:12]}, {random}"
+
+
 def _flat(values: Mapping[str, Any], within: str) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for name, value in values.items():
@@ -103,4 +114,4 @@ def _flat(values: Mapping[str, Any], within: str) -> dict[str, Any]:
 
 def _shown(value: Any) -> str:
     text = "none" if value is None else str(value)
-    return text[:12] if len(text) > 40 else text  # checksums
+    return " ".join(word[:12] if len(word) > 40 else word for word in text.split(" "))  # checksums

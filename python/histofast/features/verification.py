@@ -31,6 +31,7 @@ from histofast.features.opening import (
 )
 from histofast.features.plain import is_plain
 from histofast.features.seal import CHUNK_BYTES, is_seal_whole
+from histofast.features.selection import misfit_of_selection
 from histofast.features.tensors import TensorReader
 
 
@@ -243,6 +244,9 @@ def _verify_numbers(file: h5py.File, dataset: h5py.Dataset) -> list[str]:
         problems.append("features or coords do not have the checksum the file states")
     if "tissue_fraction" in file and file["tissue_fraction"].shape != (n,):
         problems.append(f"tissue_fraction {file['tissue_fraction'].shape} does not fit {n} patches")
+    misfit = misfit_of_selection(file, n)
+    if misfit is not None:
+        problems.append(misfit)
     return problems
 
 

@@ -24,6 +24,7 @@ from histofast._numbers import whole_number
 from histofast.errors import FeatureError
 from histofast.features.layouts import STORAGE, Layout, check_layout, pt_path
 from histofast.features.seal import seal
+from histofast.features.selection import SelectedRows, write_selection
 from histofast.features.tensors import write_tensor
 
 Value = str | int | float | bool
@@ -57,6 +58,7 @@ class FeatureWriter:
             stamp needs `patch_size`, `mpp`, `level0_mpp` and `encoder`.
         tissue_fraction: (n,) float32, share of tissue in each patch.
         files, labels: (n) names of patch images and what they show, or ().
+        selection: which of the slide's patches these are; None: all of them.
         dtype: "float32" or "float16"; the layout's own when None.
         layout: see `layouts`.
 
@@ -78,6 +80,7 @@ class FeatureWriter:
         tissue_fraction: NDArray[np.float32] | None = None,
         files: Sequence[str] = (),
         labels: Sequence[str] = (),
+        selection: SelectedRows | None = None,
         dtype: Literal["float32", "float16"] | None = None,
         layout: Layout = "trident",
     ) -> None:
@@ -86,6 +89,8 @@ class FeatureWriter:
         self.d = whole_number("d", d, at_least=1)
         if tissue_fraction is not None:
             check("tissue_fraction", tissue_fraction, "float32", (self.n,))
+        if selection is not None:
+            selection.check(self.n)
         check_layout(layout)
         self._layout = layout
         self._storage = STORAGE[layout]
@@ -100,7 +105,7 @@ class FeatureWriter:
                 if key not in self._attributes:
                     raise ValueError(f"attributes must have {key!r} for layout stamp, got none")
         self._identity = _canonical_json(identity)
-        self._tissue_fraction = tissue_fraction
+        self._tissue_fraction, self._selection = tissue_fraction, selection
         self._texts = {
             name: _texts(name, texts, n=self.n)
             for name, texts in (("files", files), ("labels", labels))
@@ -109,7 +114,8 @@ class FeatureWriter:
         self._rows = 0
         self._sha256 = hashlib.sha256()
         self._temporary: Temporary | None = None
-        beside_bytes = self.n * 24 + sum(texts.nbytes for texts in self._texts.values())
+        beside_bytes = self.n * (24 if selection is None else 49)
+        beside_bytes += sum(texts.nbytes for texts in self._texts.values())
         self._needs_bytes = self.n * self.d * self.dtype.itemsize + beside_bytes + _METADATA_BYTES
         try:
             with self._write_errors():
@@ -158,6 +164,8 @@ class FeatureWriter:
             dataset.attrs.update(self._attributes)
             if self._tissue_fraction is not None:
                 file.create_dataset("tissue_fraction", data=self._tissue_fraction.astype("<f4"))
+            if self._selection is not None:
+                write_selection(file, self._selection)
             for name, texts in self._texts.items():
                 kind = h5py.string_dtype("utf-8", texts.dtype.itemsize)
                 file.create_dataset(name, data=texts.astype(kind))

@@ -69,7 +69,7 @@ from histofast.learning.scores import (
     metrics_of_models,
 )
 from histofast.learning.side_by_side import OnNote, refuse_jobs, work_on_folds
-from histofast.learning.splits import Fold, Labelled, folds
+from histofast.learning.splits import Fold, Labelled, folds, unseen_folds
 from histofast.learning.states import take_state, write_state
 from histofast.learning.steps import (
     KaplanMeier,
@@ -160,6 +160,7 @@ __all__ = [
     "steps_to",
     "take_state",
     "unchanged",
+    "unseen_folds",
     "wider",
     "with_nan",
     "without_nan",

@@ -101,6 +101,25 @@ def folds(bags: Labelled, *, n: int, seed: int) -> tuple[Fold, ...]:
     return tuple(found)
 
 
+def unseen_folds(name: str, *, names: Sequence[str], folds: Sequence[Fold]) -> tuple[int, ...]:
+    """Return the folds that test a bag of this name, whose models have not seen it; all where none does.
+
+    Args:
+        name: of the bag.
+        names: of the bags that the folds divide, in order.
+        folds: of them.
+
+    Example:
+        >>> first, second = np.array([0]), np.array([1])
+        >>> both = [Fold(train=b, validation=b, test=a) for a, b in ((first, second), (second, first))]
+        >>> unseen_folds("b", names=("a", "b"), folds=both), unseen_folds("c", names=("a", "b"), folds=both)
+        ((1,), (0, 1))
+    """
+    rows = [row for row, each in enumerate(names) if each == name]
+    unseen = tuple(i for i, fold in enumerate(folds) if np.isin(rows, fold.test).any())
+    return unseen or tuple(range(len(folds)))
+
+
 def _as_told(bags: Labelled, patient_of: Rows, *, n: int, seed: int) -> Fold:
     splits = np.array(bags.splits)
     unknown = int((splits == "").sum())

@@ -25,6 +25,7 @@ from histofast.mil.models import create, names
 from histofast.mil.pixels import sample_of_run
 from histofast.mil.prediction import Predictions, attend, attention_of, predict
 from histofast.mil.runs import Run, TrainConfig, open_run
+from histofast.mil.selecting import refuse_without_attention, selection
 from histofast.mil.survival import cox_loss
 from histofast.mil.topk import top_rows
 from histofast.mil.training import train
@@ -58,7 +59,9 @@ __all__ = [
     "open_run",
     "predict",
     "pseudo_inverse",
+    "refuse_without_attention",
     "sample_of_run",
+    "selection",
     "smooth_svm_loss",
     "top_rows",
     "train",

@@ -42,6 +42,7 @@ class BagModel(nn.Module):
 
     Attributes:
         name: what `create` knows it by.
+        attends: whether it tells the share of each patch, `attention`.
         d: width of the features.
         outputs: c, the classes, or 1 for a value or a log risk.
         options: all of its options, also those left at their defaults; plain JSON values with which
@@ -49,6 +50,7 @@ class BagModel(nn.Module):
     """
 
     name: ClassVar[str]
+    attends: ClassVar[bool] = True
     least_outputs: ClassVar[int] = 1
 
     def __init__(self, d: int, outputs: int) -> None:

@@ -17,6 +17,7 @@ class MeanPooling(BagModel):
     """
 
     name = "mean"
+    attends = False
 
     def __init__(self, d: int, outputs: int, *, hidden: int = 512, dropout: float = 0.25) -> None:
         super().__init__(d, outputs)
@@ -50,6 +51,7 @@ class MaxPooling(BagModel):
     """
 
     name = "max"
+    attends = False
 
     def __init__(self, d: int, outputs: int, *, hidden: int = 512, dropout: float = 0.25) -> None:
         super().__init__(d, outputs)

@@ -8,6 +8,14 @@ from histofast.pipeline.extraction import extract, options_asked
 from histofast.pipeline.options import DEFAULT_ENCODER, ExtractOptions
 from histofast.pipeline.reports import DeviceReport, Progress, RunReport, SlideReport
 from histofast.pipeline.sampling import FeatureSample, pixels_asked, sample_features
+from histofast.pipeline.selecting import (
+    Ranking,
+    Selection,
+    attention_on,
+    checked_shares,
+    selected_rows,
+    selected_sizes,
+)
 
 __all__ = [
     "DEFAULT_ENCODER",
@@ -16,13 +24,19 @@ __all__ = [
     "ExtractOptions",
     "FeatureSample",
     "Progress",
+    "Ranking",
     "RunReport",
+    "Selection",
     "SlideReport",
+    "attention_on",
     "check_slides",
+    "checked_shares",
     "extract",
     "options_asked",
     "pixels_asked",
     "sample_features",
+    "selected_rows",
+    "selected_sizes",
 ]
 
 

@@ -10,6 +10,7 @@ from histofast.features import Layout
 from histofast.patches import PatchImages, StainOptions, TissueOptions
 from histofast.pipeline.options import Edge
 from histofast.pipeline.reports import Progress
+from histofast.pipeline.selecting import Selection
 from histofast.tiling import Resample
 
 
@@ -23,6 +24,7 @@ class ExtractArguments(TypedDict, total=False):
     edge: Edge
     tissue: TissueOptions | None
     stain: StainOptions | str | None
+    select: Selection | None
     mask: str | Path | None
     mpp_override: float | None
     resample: Resample

@@ -23,6 +23,7 @@ from histofast.pipeline.folders import Folder
 from histofast.pipeline.holding import Waiting
 from histofast.pipeline.options import ExtractOptions, Settled, settle
 from histofast.pipeline.preparing import Prepared, folders_of
+from histofast.pipeline.ranking import ranker_of
 from histofast.pipeline.reports import Clock, DeviceReport, SlideReport
 from histofast.pipeline.supply import Begin, End, Pixels, Supply
 
@@ -65,6 +66,7 @@ def encode_slides(feed: Feed, *, options: ExtractOptions) -> None:
     """
     with ExitStack() as stack:
         encoders, settled, pool = equip(options, stack)
+        ranker = ranker_of(options, settled, stack)
         feed.tell(
             Ready(
                 about=about(settled, encoders),
@@ -73,7 +75,7 @@ def encode_slides(feed: Feed, *, options: ExtractOptions) -> None:
                 folders=folders_of(encoders, settled),
             )
         )
-        supply = Supply(feed, encoders, settled, pool)
+        supply = Supply(feed, encoders, settled, pool, ranker)
         stack.enter_context(deferred_interrupts(supply.wake))
         stack.enter_context(supply)
         stack.callback(feed.close)

@@ -17,6 +17,7 @@ from histofast.pipeline.encoding import about, equip, licences_of, notes_of
 from histofast.pipeline.folders import folders_for
 from histofast.pipeline.options import ExtractOptions, Settled, specs_of
 from histofast.pipeline.preparing import folders_of, prepare
+from histofast.pipeline.ranking import ranker_of
 from histofast.pipeline.reports import Progress, RunReport, SlideReport
 
 DEFAULT_PATCH_PX = 256
@@ -33,7 +34,9 @@ def estimate(
     """Plan every slide, and say how long encoding would take from a short trial of the encoders."""
     patches_of: Counter[int] = Counter()  # by their side in pixels
     with ExitStack() as stack:
-        encoders, settled, pool = equip(replace(options, device=devices[0]), stack)
+        options = replace(options, device=devices[0])
+        encoders, settled, pool = equip(options, stack)
+        ranker = ranker_of(options, settled, stack)
         report = RunReport(
             about={**about(settled, encoders), "slides": len(slides)},
             notes=[*notes_of(encoders), *licences_of(encoders)],
@@ -61,9 +64,16 @@ def estimate(
         side = patches_of.most_common(1)[0][0] if patches_of else _any_side(settled, encoders)
         # The first device stands for all.
         patch_s = _seconds_per_patch(encoders, settled, side) / len(devices)
+        rank_s = 0.0
+        if ranker is not None:
+            its_side = ranker.looking.patch_px or side
+            rank_s = _seconds_per_patch([ranker.together], settled, its_side) / len(devices)
     planned = sum(slide.patches for slide in report.of("planned"))
-    report.about["estimated_patches_per_s"] = 1 / patch_s
-    report.about["estimated_seconds"] = planned * patch_s
+    ranked = sum(slide.tissue_patches for slide in report.of("planned"))
+    report.about["estimated_seconds"] = planned * patch_s + ranked * rank_s
+    report.about["estimated_patches_per_s"] = (
+        planned / report.about["estimated_seconds"] if planned else 1 / patch_s
+    )
     report.seconds = time.perf_counter() - start_s
     return report
 
@@ -81,6 +91,9 @@ def _plan(
             prepared = prepare(slide, entry, encoders, settled, pool, stack, holding=None)
             assert prepared is not None, "what is only planned is never skipped"
             entry.status = "empty" if entry.reason else "planned"
+            if settled.select is not None:
+                entry.tissue_patches = entry.patches
+                entry.patches = sum(settled.select.sizes(entry.patches)) if entry.patches else 0
             patches_of[prepared.planned.attributes["patch_size"]] += entry.patches
     except SLIDE_FAILURES as error:
         entry.fail(error)

@@ -47,6 +47,7 @@ from histofast.pipeline.options import (
     refuse_two_scales,
 )
 from histofast.pipeline.reports import Progress, RunReport, said
+from histofast.pipeline.selecting import Selection
 from histofast.tiling import Resample
 
 POLL_S = 0.5  # how often a run asks whether another one has let go of a slide
@@ -69,6 +70,7 @@ def extract(
     resample: Resample = "area",
     tissue: TissueOptions | None = None,
     stain: StainOptions | str | None = None,
+    select: Selection | None = None,
     mask: str | Path | None = None,
     mpp_override: float | None = None,
     allow_upsampling: bool = False,
@@ -117,6 +119,9 @@ def extract(
         stain: bring the colours of every slide, or bag of patches, to those of a target: "macenko" or
             "reinhard" to the published ones, `StainOptions` to those of a picture. Measured once on 32 patches
             of each; a slide without enough tissue to measure, or without two stains, fails.
+        select: encode only some patches of each slide: those of the highest attention of a trained model of
+            slides on the features of a cheap encoder, and some of the others at random; `mil.selection` makes
+            one of a run. The file says which rows and why; it is no file of all patches, and not mixed with such.
         mask: ready-made tissue mask (PNG, TIFF, JPEG, GeoJSON) for a single slide, or a folder of masks named
             after the slides; used instead of finding tissue.
         mpp_override: level-0 um per pixel of all slides, instead of what their files say.
@@ -183,6 +188,7 @@ def extract(
         resample=resample,
         tissue=tissue,
         stain=stain,
+        select=select,
         mpp_override=mpp_override,
         allow_upsampling=allow_upsampling,
         half=half,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, ClassVar, Literal, get_args
 
@@ -17,6 +17,7 @@ from histofast.encoders import EncoderSet, EncoderSpec, device_problem, driver_g
 from histofast.errors import ModelError
 from histofast.features import Layout
 from histofast.patches import PatchImages, StainOptions, TissueOptions
+from histofast.pipeline.selecting import Selection
 from histofast.tiling import LEVEL_TOLERANCE, MAG_TOLERANCE, UM_AT_1X, Resample, mpp_at
 
 DEFAULT_ENCODER = "densenet121-t2"
@@ -59,6 +60,7 @@ class ExtractOptions:
     resample: Resample = "area"
     tissue: TissueOptions = field(default_factory=TissueOptions)
     stain: StainOptions | None = None
+    select: Selection | None = None
     mpp_override: float | None = None
     allow_upsampling: bool = False
     half: bool = False
@@ -143,6 +145,8 @@ class ExtractOptions:
             raise TypeError(f"tissue must be TissueOptions, got {self.tissue!r}")
         if not isinstance(self.stain, StainOptions | None):
             raise TypeError(f"stain must be StainOptions or None, got {self.stain!r}")
+        if not isinstance(self.select, Selection | None):
+            raise TypeError(f"select must be a Selection or None, got {self.select!r}")
 
     def _set(self, name: str, value: object) -> None:
         object.__setattr__(self, name, value)
@@ -212,12 +216,14 @@ class Settled(ExtractOptions):
     @property
     def described(self) -> dict[str, Any]:
         """What the report of a run says of the options."""
-        options = asdict(self)
+        options = asdict(replace(self, select=None))
         for name in (*_OF_THE_RUN, "is_mpp_given"):
             del options[name]
         images = self.patches and {**asdict(self.patches), "path": str(self.patches.path)}
         if self.stain is not None:
             options["stain"] = {**self.stain.identity, "file": str(self.stain.target or "")}
+        if self.select is not None:
+            options["select"] = self.select.identity
         told = {"out": str(self.out), "dtype": self.dtype, "mag_known": self.mag_known}
         return {**options, **told, "patches": images}
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass, field
@@ -21,6 +21,7 @@ from histofast.patches import Job
 from histofast.pipeline.folders import Folder, folder_of
 from histofast.pipeline.holding import Holding
 from histofast.pipeline.options import Settled
+from histofast.pipeline.ranking import Ranker
 from histofast.pipeline.reports import Clock, SlideReport
 from histofast.pipeline.sources import BagSource, Planned, SlideSource, found_with, planned_with
 from histofast.pipeline.watching import Watched
@@ -68,6 +69,7 @@ class Prepared:
                     tissue_fraction=self.planned.tissue_fraction,
                     files=self.planned.files,
                     labels=self.planned.labels,
+                    selection=self.planned.selection,
                     dtype=options.dtype,
                     layout=options.layout,
                 )
@@ -94,13 +96,15 @@ def _outputs(
     source: BagSource | SlideSource,
     encoders: Sequence[EncoderSet],
     options: Settled,
+    ranker: Ranker | None,
 ) -> list[_Output]:
+    chosen = _chosen_with(options, ranker, slide=job.name)
     return [
         _Output(
             spec=spec,
             encoders=together,
             path=_place(spec, options, slide=job.name, patch_px=source.patch_px),
-            identity=_made_with(spec, together.provider, options) | source.made_of,
+            identity=_made_with(spec, together.provider, options) | chosen | source.made_of,
         )
         for together in encoders
         for spec in together.specs
@@ -127,7 +131,17 @@ def _made_with(spec: EncoderSpec, provider: str, options: Settled) -> dict[str, 
         "dtype": options.dtype,
         "layout": options.layout,
         **({} if options.stain is None else {"stain": options.stain.identity}),
+        **({} if options.select is None else {"select": options.select.identity}),
     }
+
+
+def _chosen_with(options: Settled, ranker: Ranker | None, *, slide: str) -> dict[str, Any]:
+    """What of an identity says which patches of this slide are encoded."""
+    if options.select is None:
+        return {}
+    made_by = {} if ranker is None else ranker.made_by
+    folds = options.select.ranking.folds_of(slide)
+    return {"select": {**options.select.identity, **made_by, "folds": list(folds)}}
 
 
 def folders_of(encoders: Sequence[EncoderSet], options: Settled) -> tuple[Folder, ...]:
@@ -212,16 +226,19 @@ def prepare(
     stack: ExitStack,
     *,
     holding: Holding | None,
+    ranker: Ranker | None = None,
+    is_unwanted: Callable[[], bool] = lambda: False,
 ) -> Prepared | None:
     """Open and plan a slide; None when all its files are there. Fills in `report`, but its status.
 
     What is opened is closed by `stack`; what is prepared is the caller's to close. Locks on the files
-    to be made are taken into `holding`; without one the slide is planned only, whatever is there.
+    to be made are taken into `holding`; without one the slide is planned only, whatever is there. With a
+    `ranker` only the patches that it chooses are planned, unless `is_unwanted` says that nobody waits.
     """
     started = time.perf_counter()
     clock = Clock(report.seconds)
     source = BagSource(job, options) if job.bag else SlideSource(job, options, stack)
-    outputs = _outputs(job, source, encoders, options)
+    outputs = _outputs(job, source, encoders, options, ranker)
     report.outputs = [str(output.path) for output in outputs]
     clock.lap("open")
     if not options.patch_px and holding is not None:
@@ -243,16 +260,16 @@ def prepare(
                 holding.release(locks)
                 return None
         planned = source.plan(options, pool, clock)
+        if ranker is not None and len(planned.coords_l0):
+            report.tissue_patches = len(planned.coords_l0)
+            planned, told = ranker.choose(planned, job.name, is_unwanted=is_unwanted)
+            report.of_run += told
+            clock.lap("rank")
     except BaseException:
         if holding is not None:
             holding.release(locks)
         raise
-    report.patches, report.unreadable = len(planned.coords_l0), len(planned.unreadable_l0)
-    report.damaged_patches, report.reason = 0, planned.empty
-    report.notes = list(planned.notes)
-    report.of_run = _notes_on_pictures(
-        planned.picture_px, source.patch_px, encoders, options.resample
-    )
+    _enter(report, planned, source.patch_px, encoders, options)
     return Prepared(
         report=report,
         planned=planned,
@@ -262,6 +279,20 @@ def prepare(
         holding=holding,
         locks=locks,
     )
+
+
+def _enter(
+    report: SlideReport,
+    planned: Planned,
+    patch_px: int,
+    encoders: Sequence[EncoderSet],
+    options: Settled,
+) -> None:
+    """Enter what is planned of a slide."""
+    report.patches, report.unreadable = len(planned.coords_l0), len(planned.unreadable_l0)
+    report.damaged_patches, report.reason = 0, planned.empty
+    report.notes = list(planned.notes)
+    report.of_run += _notes_on_pictures(planned.picture_px, patch_px, encoders, options.resample)
 
 
 def _notes_on_pictures(

@@ -40,9 +40,10 @@ class SlideReport:
     """What became of one slide.
 
     `error` is why it failed, `traceback` where; `reason` is why it is empty: there is nothing to encode.
+    `tissue_patches` are those that `patches` were chosen from; 0: none were left out.
     `notes` are what its user should know of how its tissue was found and cut.
     `of_run` are notes that other slides have too, told once.
-    `seconds` by stage: "open", "tissue" and "plan" of preparing it, "supply" of decoding, "wait" of
+    `seconds` by stage: "open", "tissue", "plan" and "rank" of preparing it, "supply" of decoding, "wait" of
     the encoding thread for pixels, "encode" and "write" of the same thread, "total". Stages overlap.
     """
 
@@ -50,6 +51,7 @@ class SlideReport:
     path: str
     status: Status
     patches: int = 0
+    tissue_patches: int = 0
     unreadable: int = 0
     damaged_patches: int = 0
     seconds: dict[str, float] = field(default_factory=dict)
@@ -83,6 +85,8 @@ class SlideReport:
         if self.status == "empty":
             return f"{name}: empty: {told(self.reason)}{notes}"
         text = f"{name}: {count(self.patches, 'patch')}"
+        if self.tissue_patches:
+            text += f" of {self.tissue_patches:,}"
         if self.status == "done":
             text += f" in {self.seconds.get('total', 0.0):.1f} s"
         if self.unreadable:

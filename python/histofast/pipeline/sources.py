@@ -11,8 +11,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from histofast.errors import TileError
+from histofast.errors import SlideError, TileError
+from histofast.features import SelectedRows
 from histofast.patches import (
+    FittedBag,
     FoundTissue,
     Job,
     PatchBatch,
@@ -26,11 +28,30 @@ from histofast.patches import (
 )
 from histofast.pipeline.options import Settled
 from histofast.pipeline.reports import Clock
+from histofast.pipeline.selecting import attention_on
 from histofast.pipeline.watching import Watched
 from histofast.tiling import UM_AT_1X, PatchPlan, nominal_patch_l0, plan_patches
 from histofast.tissue import MaskFile
 
 Rows = NDArray[np.int64]
+Stream = Callable[[Rows | None], Iterator[PatchBatch]]  # of some patches, rows rising; None: of all
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Looked:
+    """What an encoder that chooses among the patches of a slide sees of it.
+
+    Attributes:
+        stream: its patches.
+        patch_px: their side.
+        is_same: whether they are the planned patches, pixel by pixel.
+        onto: takes (m,) attention of its patches, gives (n,) that of the planned ones.
+    """
+
+    stream: Stream
+    patch_px: int
+    is_same: bool
+    onto: Callable[[NDArray[np.float64]], NDArray[np.float64]]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -47,9 +68,22 @@ class Planned:
     empty: str
     files: tuple[str, ...]  # of patch images, and their labels
     labels: tuple[str, ...]
-    stream: Callable[[Rows | None], Iterator[PatchBatch]]
+    stream: Stream
+    look: Callable[[Settled], Looked]  # with the options of another encoder
     notes: tuple[str, ...] = ()
     picture_px: int = 0  # of ready-made patches, before they are resampled
+    selection: SelectedRows | None = None  # None: these are all patches
+
+    def part(self, rows: Rows) -> Planned:
+        """Return some of the patches, rows rising."""
+        return replace(
+            self,
+            coords_l0=self.coords_l0[rows],
+            tissue_fraction=self.tissue_fraction[rows],
+            files=tuple(self.files[row] for row in rows) if self.files else (),
+            labels=tuple(self.labels[row] for row in rows) if self.labels else (),
+            stream=lambda some: self.stream(rows if some is None else rows[some]),
+        )
 
 
 def planned_with(options: Settled, *, mpp: float | None = None) -> dict[str, Any]:
@@ -78,12 +112,8 @@ class BagSource:
     def __init__(self, job: Job, options: Settled) -> None:
         assert job.bag is not None
         self.watched = Watched(job.bag.files)
-        self._fitted = fit_bag(
-            job.bag,
-            patch_px=options.patch_px or None,
-            allow_upsampling=options.allow_upsampling,
-            resample=options.resample,
-        )
+        self._bag = job.bag
+        self._fitted = self._fit(options)
         self.patch_px = self._fitted.patch_px
         self.made_of: dict[str, Any] = {
             "patches": job.bag.identity,
@@ -96,7 +126,8 @@ class BagSource:
 
     def plan(self, options: Settled, pool: ThreadPoolExecutor, clock: Clock) -> Planned:
         """All patches of the bag, in the table's order."""
-        bag, side_px = self._fitted.bag, self._fitted.side_px
+        fitted = self._fitted
+        bag, side_px = fitted.bag, fitted.side_px
         attributes: dict[str, Any] = {
             "name": bag.name,
             "patch_size": self.patch_px,
@@ -107,18 +138,18 @@ class BagSource:
         if options.mag_known:
             attributes |= {"mpp": options.mpp, "target_magnification": _magnification(options.mpp)}
 
-        fitted = self._fitted
-
-        def plain(rows: Rows | None) -> Iterator[PatchBatch]:
-            some = fitted if rows is None else fitted.take(rows)
-            return stream_fitted(some, batch_size=options.batch_size, workers=pool)
-
-        stained = _stained(options, len(bag), plain, of=f"bag {bag.name}")
+        stream, stained = self._streamed(fitted, options, pool)
         clock.lap("plan")
 
-        def stream(rows: Rows | None) -> Iterator[PatchBatch]:
-            batches = plain(rows)
-            return batches if stained is None else _mapped(batches, stained, options.workers)
+        def look(looking: Settled) -> Looked:
+            other = self._fit(looking)
+            is_same = _same_pixels(options, looking) and other.patch_px == fitted.patch_px
+            return Looked(
+                stream=stream if is_same else self._streamed(other, looking, pool)[0],
+                patch_px=other.patch_px,
+                is_same=is_same,
+                onto=lambda attention: attention,  # of the same pictures
+            )
 
         return Planned(
             coords_l0=bag.coords,
@@ -129,9 +160,28 @@ class BagSource:
             files=bag.names,
             labels=bag.labels if any(bag.labels) else (),
             stream=stream,
+            look=look,
             notes=(*fitted.notes, *(stained.notes if stained else ())),
             picture_px=side_px,
         )
+
+    def _fit(self, options: Settled) -> FittedBag:
+        return fit_bag(
+            self._bag,
+            patch_px=options.patch_px or None,
+            allow_upsampling=options.allow_upsampling,
+            resample=options.resample,
+        )
+
+    @staticmethod
+    def _streamed(
+        fitted: FittedBag, options: Settled, pool: ThreadPoolExecutor
+    ) -> tuple[Stream, StainMap | None]:
+        def plain(rows: Rows | None) -> Iterator[PatchBatch]:
+            some = fitted if rows is None else fitted.take(rows)
+            return stream_fitted(some, batch_size=options.batch_size, workers=pool)
+
+        return _with_stains(plain, len(fitted.bag), options, of=f"bag {fitted.bag.name}")
 
 
 class SlideSource:
@@ -164,12 +214,7 @@ class SlideSource:
             raise TileError(f"{found.reason} (strict=True)")
         plan = self._plan_on(found, options, options.min_tissue)
         empty = "" if len(plan) else self._why_empty(found, options, pool)
-
-        def plain(rows: Rows | None) -> Iterator[PatchBatch]:
-            some = plan if rows is None else _some_of(plan, rows)
-            return stream_slide(slide, some, batch_size=options.batch_size, workers=pool)
-
-        stained = _stained(options, len(plan), plain, of=f"slide {self._job.name}")
+        stream, stained = self._streamed(plan, options, pool)
         clock.lap("plan")
         attributes = {
             "name": self._job.name,
@@ -186,9 +231,15 @@ class SlideSource:
             "resample": plan.resample,
         }
 
-        def stream(rows: Rows | None) -> Iterator[PatchBatch]:
-            batches = plain(rows)
-            return batches if stained is None else _mapped(batches, stained, options.workers)
+        def look(looking: Settled) -> Looked:
+            if not self._cuts_alike(options, looking):
+                return self._look(found, plan, looking, pool)
+            return Looked(
+                stream=stream,
+                patch_px=plan.patch_px,
+                is_same=True,
+                onto=lambda attention: attention,
+            )
 
         return Planned(
             coords_l0=plan.coords_l0,
@@ -199,11 +250,52 @@ class SlideSource:
             files=(),
             labels=(),
             stream=stream,
+            look=look,
             notes=(
                 *options.notes_on(slide.mpp),
                 *found.tissue.notes,
                 *plan.notes,
                 *(stained.notes if stained else ()),
+            ),
+        )
+
+    def _streamed(
+        self, plan: PatchPlan, options: Settled, pool: ThreadPoolExecutor
+    ) -> tuple[Stream, StainMap | None]:
+        def plain(rows: Rows | None) -> Iterator[PatchBatch]:
+            some = plan if rows is None else _some_of(plan, rows)
+            return stream_slide(self._slide, some, batch_size=options.batch_size, workers=pool)
+
+        return _with_stains(plain, len(plan), options, of=f"slide {self._job.name}")
+
+    def _cuts_alike(self, options: Settled, looking: Settled) -> bool:
+        """Whether two encoders see the same pixels of every place of the grid."""
+        cuts = [
+            (each.mpp_on(self._slide.mpp), each.patch_px, each.overlap_px, each.edge)
+            for each in (options, looking)
+        ]
+        return cuts[0] == cuts[1] and _same_pixels(options, looking)
+
+    def _look(
+        self, found: FoundTissue, plan: PatchPlan, looking: Settled, pool: ThreadPoolExecutor
+    ) -> Looked:
+        """What an encoder sees that wants patches of its own, on the same tissue."""
+        theirs = self._plan_on(found, looking, looking.min_tissue)
+        if not len(theirs):
+            raise SlideError(
+                f"slide {self._job.name} must have patches of {looking.patch_px} px at {theirs.mpp:g} um "
+                "per pixel for the encoder that chooses, got none"
+            )
+        return Looked(
+            stream=self._streamed(theirs, looking, pool)[0],
+            patch_px=theirs.patch_px,
+            is_same=False,
+            onto=lambda attention: attention_on(
+                attention,
+                theirs.coords_l0,
+                theirs.patch_l0,
+                onto_l0=plan.coords_l0,
+                onto_side_l0=plan.patch_l0,
             ),
         )
 
@@ -218,7 +310,7 @@ class SlideSource:
         return plan_patches(
             self._slide,
             found.tissue,
-            mpp=self._mpp,
+            mpp=options.mpp_on(self._slide.mpp),
             patch_px=options.patch_px,
             overlap_px=options.overlap_px,
             min_tissue=min_tissue,
@@ -243,6 +335,26 @@ class SlideSource:
 
 def _some_of(plan: PatchPlan, rows: Rows) -> PatchPlan:
     return replace(plan, coords_l0=plan.coords_l0[rows], tissue_fraction=plan.tissue_fraction[rows])
+
+
+def _same_pixels(options: Settled, looking: Settled) -> bool:
+    """Whether pixels become those of a patch in the same way."""
+    stains = [each.stain and each.stain.identity for each in (options, looking)]
+    return options.resample == looking.resample and stains[0] == stains[1]
+
+
+def _with_stains(
+    plain: Stream, n: int, options: Settled, *, of: str
+) -> tuple[Stream, StainMap | None]:
+    """Return a stream of `n` patches as they are asked for, and what maps their colours."""
+    stained = _stained(options, n, plain, of=of)
+    if stained is None:
+        return plain, None
+
+    def stream(rows: Rows | None) -> Iterator[PatchBatch]:
+        return _mapped(plain(rows), stained, options.workers)
+
+    return stream, stained
 
 
 def _stained(

@@ -23,6 +23,7 @@ from histofast.patches import Job as SlideJob
 from histofast.pipeline.holding import Busy, Holding, Patience, Waiting
 from histofast.pipeline.options import Settled
 from histofast.pipeline.preparing import Prepared, prepare
+from histofast.pipeline.ranking import Ranker, Stopped
 from histofast.pipeline.reports import SlideReport
 
 QUEUED_BATCHES = 4
@@ -57,10 +58,6 @@ class _Last:
     """No more slides."""
 
 
-class _Stopped(BaseException):  # no failure of the slide that is at hand
-    """The encoding side wants no more."""
-
-
 @dataclass(frozen=True, kw_only=True, slots=True)
 class _Ready:
     """A slide as it was prepared; closing the stack closes the slide."""
@@ -86,8 +83,10 @@ class Supply:
         encoders: Sequence[EncoderSet],
         options: Settled,
         pool: ThreadPoolExecutor,
+        ranker: Ranker | None = None,
     ) -> None:
         self._feed, self._encoders, self._options, self._pool = feed, encoders, options, pool
+        self._ranker = ranker
         # A Ctrl-C in the encoding thread may hit it inside a queue.Queue or Event and leave their
         # lock taken for ever; a SimpleQueue is safe. Its bound is one token per free place.
         self._queue: queue.SimpleQueue[
@@ -143,7 +142,7 @@ class Supply:
                 continue
             self._queue.put(event)
             return
-        raise _Stopped
+        raise Stopped
 
     def _run(self) -> None:
         with ThreadPoolExecutor(1, thread_name_prefix="histofast-prepare") as ahead:
@@ -153,10 +152,10 @@ class Supply:
                     upcoming = ahead.submit(self._prepare)
                     self._stream(slide)
                 self._put(_Last())
-            except _Stopped:
+            except Stopped:
                 pass
             except BaseException as error:  # noqa: BLE001  # handed to the thread that can raise it
-                with suppress(_Stopped):
+                with suppress(Stopped):
                     self._put(error)
             finally:
                 _close_unused(upcoming)
@@ -177,6 +176,8 @@ class Supply:
                         self._pool,
                         stack,
                         holding=self._holding,
+                        ranker=self._ranker,
+                        is_unwanted=lambda: self._is_stopped,
                     )
                 except Busy as busy:
                     if (waiting := self._patience.meet(job.name, busy)) is not None:
@@ -201,7 +202,7 @@ class Supply:
                 if prepared is not None:
                     try:
                         self._put(Begin(slide.job, prepared))
-                    except _Stopped:
+                    except Stopped:
                         prepared.close()
                         raise
                     last = time.perf_counter()
