@@ -454,7 +454,7 @@ def test_export_cuts_refuses(resnet, tmp_path, monkeypatch):
         networks.export_cuts(networks.create("resnet18", layer="conv1", classes=2), out)
     adopted = networks.adopt(torch.nn.Conv2d(3, 4, 3), mean=(0.5,) * 3, std=(0.5,) * 3)
     with pytest.raises(
-        TypeError, match=r"architectures to write its cuts, got AdoptedNetwork: exp"
+        TypeError, match=r"architectures or of timm to write its cuts, got AdoptedNetwork: exp"
     ):
         networks.export_cuts(adopted, out)
     with pytest.raises(FileNotFoundError, match="no folder"):

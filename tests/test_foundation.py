@@ -235,6 +235,21 @@ def test_the_whole_network_is_what_the_entry_says(networks, timm, name):
     assert (network.model.patch_embed.img_size[0] == entry.crop_px) == (entry.crop_px is not None)
 
 
+@pytest.mark.parametrize("name", ENTRIES)
+def test_the_work_is_what_the_entry_says(networks, timm, name):
+    """Counted at every product of the whole network, also where only a cut of it is asked for."""
+    entry = ENTRIES[name]
+    cuts = {cut.name: cut for cut in networks.layers(name)}
+    assert cuts["features"].gmac == pytest.approx(entry.gmac, abs=0.06)
+    assert cuts["features"].parameters / 1e6 == pytest.approx(entry.parameters_m, rel=2e-3)
+    if entry.pooling == "pooled":  # no blocks of one width
+        return
+    blocks = len([name for name in cuts if networks.block_of(name) == name]) - 1
+    half = cuts[f"block{blocks // 2}"]
+    assert 0.5 < half.flops_share < 0.52
+    assert 0.5 < half.parameters_share < 0.53
+
+
 BLOCKS, WIDTH, HEADS = 2, 48, 3
 CUT = {"depth": BLOCKS, "embed_dim": WIDTH, "num_heads": HEADS}
 CUT_SWIN = {"depths": (2, 2), "embed_dim": WIDTH // 2, "num_heads": (1, 2)}

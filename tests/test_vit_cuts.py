@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import sys
 from collections import Counter
 
 import numpy as np
@@ -30,63 +31,220 @@ POOLS = {
 }
 
 
+NORMS = {"": True, "-no-norm": False}
+
+
+def whole_vit(layer=None):
+    """Random weights, those of the last norm too, so that it shows where that is applied."""
+    network = networks.create(VIT, timm_args=SMALL, layer=layer, seed=3)
+    if isinstance(network.model.norm, torch.nn.LayerNorm):
+        generator = torch.Generator().manual_seed(1)
+        torch.nn.init.normal_(network.model.norm.weight, generator=generator)
+    return network
+
+
+def intermediates(model, x, number, *, norm):
+    """What timm has behind a block: tokens of patches, and those before them."""
+    ((patches, prefix),) = model.forward_intermediates(
+        x,
+        indices=[number - 1],
+        norm=norm,
+        output_fmt="NLC",
+        return_prefix_tokens=True,
+        intermediates_only=True,
+    )
+    assert patches.shape[1:] == (16, 64)
+    return patches, prefix
+
+
+def largest_error(got, wanted):
+    return float(((got - wanted).norm(dim=1) / wanted.norm(dim=1)).max())
+
+
 @pytest.mark.parametrize("number", [1, 3, 4])
 @pytest.mark.parametrize("pool", POOLS)
-def test_a_cut_is_what_timm_has_there(number, pool):
-    """Its own last norm applied; registers are in no mean."""
-    whole = networks.create(VIT, timm_args=SMALL, seed=3)
-    torch.nn.init.normal_(whole.model.norm.weight)
-    cut = networks.create(VIT, timm_args=SMALL, layer=f"block{number}{pool}", seed=3)
-    cut.model.norm.load_state_dict(whole.model.norm.state_dict())
+@pytest.mark.parametrize("norm", NORMS)
+def test_a_cut_is_what_timm_has_there(number, pool, norm):
+    """Its own last norm applied, or not; registers are in no mean."""
+    name = f"block{number}{pool}{norm}"
+    whole, cut = whole_vit(), whole_vit(name)
     x = torch.randn(3, 3, 64, 64)
     with torch.inference_mode():
-        ((patches, prefix),) = whole.model.forward_intermediates(
-            x,
-            indices=[number - 1],
-            norm=True,
-            output_fmt="NLC",
-            return_prefix_tokens=True,
-            intermediates_only=True,
-        )
-        assert patches.shape[1:] == (16, 64)
-        torch.testing.assert_close(cut(x), POOLS[pool](prefix[:, 0], patches))
+        patches, prefix = intermediates(whole.model, x, number, norm=NORMS[norm])
+        assert largest_error(cut(x), POOLS[pool](prefix[:, 0], patches)) < 1e-5
     assert len(cut.model.blocks) == number
-    assert cut.layer == f"block{number}{pool}"
+    assert cut.layer == name
+    assert ("model.norm.weight" in cut.state_dict()) == NORMS[norm]
 
 
-def test_the_last_class_token_is_the_whole():
-    whole = networks.create(VIT, timm_args=SMALL, seed=3)
-    cut = networks.create(VIT, timm_args=SMALL, layer="block4-cls", seed=3)
+def test_the_last_block_is_the_whole():
+    whole = whole_vit()
     x = torch.randn(2, 3, 64, 64)
     with torch.inference_mode():
-        torch.testing.assert_close(cut(x), whole(x))
+        tokens = whole.model.forward_features(x)
+        for pool, pooled in POOLS.items():
+            wanted = pooled(tokens[:, 0], tokens[:, 4:])
+            assert largest_error(whole_vit(f"block4{pool}")(x), wanted) < 1e-5
+        assert largest_error(whole_vit("block4-cls")(x), whole(x)) < 1e-5
+        assert largest_error(whole_vit("block4-cls-no-norm")(x), whole(x)) > 0.1
 
 
-def test_shares_count_every_product():
-    """By hand: 64 wide, 2 heads, an MLP of 3 x 64 within each block, 16 patches of 16 px."""
+def test_what_a_cut_takes_by_hand():
+    """64 wide, 2 heads, an MLP of 3 x 64 within each block, 16 patches of 16 px, LayerScale."""
     cuts = {cut.name: cut for cut in networks.layers(VIT, timm_args=SMALL)}
     tokens, d = 16 + 1 + 3, 64
-    block = tokens * d * (3 * d + d + 2 * 3 * d) + 2 * tokens * tokens * d
-    embedding = 16 * 16 * 16 * 3 * d
+    products = tokens * d * (3 * d + d + 2 * 3 * d) + 2 * tokens * tokens * d
+    of_products = d * (3 * d + d + 2 * 3 * d) + (3 * d + d + 3 * d + d)  # weights and biases
+    of_block = of_products + 2 * 2 * d + 2 * d  # two norms, two scales
+    first_products = 16 * 16 * 16 * 3 * d
+    # The kernel; class token and registers; positions.
+    first = (16 * 16 * 3 + 1) * d + 4 * d + tokens * d
+    norm = 2 * d
+    whole = first + 4 * of_block + norm
+    assert whole == sum(values.numel() for values in whole_vit().parameters())
     for number in range(1, 5):
-        wanted = (embedding + number * block) / (embedding + 4 * block)
+        done = first_products + number * products
         for pool in POOLS:
-            cut = cuts[f"block{number}{pool}"]
-            assert cut.flops_share == pytest.approx(wanted)
-            assert cut.d == d * (1 + (pool == "-cls+mean"))
-    assert len(cuts) == 4 * 3 + 1
+            for suffix, has_norm in NORMS.items():
+                cut = cuts[f"block{number}{pool}{suffix}"]
+                assert cut.gmac == pytest.approx(done / 1e9)
+                assert cut.flops_share == pytest.approx(done / (first_products + 4 * products))
+                held = first + number * of_block + norm * has_norm
+                assert cut.parameters == held
+                assert cut.parameters_share == pytest.approx(held / whole)
+                assert cut.d == d * (1 + (pool == "-cls+mean"))
+    assert (cuts["features"].flops_share, cuts["features"].parameters) == (1, whole)
+    assert len(cuts) == 4 * 3 * 2 + 1
 
 
 def test_without_a_class_token_there_is_the_mean():
     arguments = {"class_token": False, "global_pool": "avg", "reg_tokens": 0, "depth": 2}
     names = [cut.name for cut in networks.layers(VIT, timm_args=arguments)]
-    assert names == ["block1", "block2", "features"]
+    assert names == ["block1-no-norm", "block1", "block2-no-norm", "block2", "features"]
     with pytest.raises(ModelError, match="got 'block1-cls': did you mean block1"):
         networks.create(VIT, timm_args=arguments, layer="block1-cls")
 
 
 def test_other_models_keep_their_stages():
     assert [cut.name for cut in networks.layers("timm:test_resnet")][-2:] == ["layer4", "features"]
+
+
+# --- Several in one file --------------------------------------------------------------------------
+
+SEVERAL = ["block3-cls", "block1-cls+mean-no-norm", "features", "block3", "block3-cls+mean"]
+
+
+def standardised(network, pixels):
+    x = torch.from_numpy(pixels).permute(0, 3, 1, 2) / 255
+    mean, std = (torch.tensor(v).view(3, 1, 1) for v in (network.mean, network.std))
+    return (x - mean) / std
+
+
+def test_several_cuts_are_what_each_gives_alone(tmp_path):
+    """One run: norms of some, none of others, and the whole."""
+    whole = whole_vit()
+    specs = networks.export_cuts(whole, tmp_path / "all.onnx", layers=SEVERAL, name="vit")
+    assert [(s.layer, s.d) for s in specs] == [
+        ("block1-cls+mean-no-norm", 128),
+        ("block3-cls", 64),
+        ("block3-cls+mean", 128),
+        ("block3", 64),
+        ("features", 64),
+    ]
+    assert [s.name for s in specs][1:3] == ["vit-block3-cls", "vit-block3-cls+mean"]
+    assert {(s.network, s.patch_px, s.weights_sha256) for s in specs} == {
+        (whole.architecture, 64, "random")
+    }
+    assert "opset 23" in specs[0].exporter
+    nodes = Counter(node.op_type for node in onnx.load(specs[0].path).graph.node)
+    assert nodes["Attention"] == 4  # each block once
+    pixels = np.random.default_rng(0).integers(0, 256, (3, 64, 64, 3), np.uint8)
+    with encoders.load_all(specs[0].path) as together, torch.inference_mode():
+        for spec, got in zip(specs, together.encode(pixels), strict=True):
+            alone = whole_vit(spec.layer)
+            wanted = alone(standardised(alone, pixels))
+            assert largest_error(torch.from_numpy(got), wanted) < 1e-5, spec.layer
+
+
+def test_several_cuts_need_no_more_than_the_last(tmp_path):
+    """Built up to it; what it lacks is refused with the names that it has."""
+    cut = whole_vit("block2")
+    specs = networks.export_cuts(cut, tmp_path / "two.onnx", opset=18)
+    assert [s.layer for s in specs] == ["block1", "block2"]
+    assert onnx.load(specs[0].path).opset_import[0].version == 18
+    for network, layer in ((cut, "block3"), (whole_vit("block2-no-norm"), "block2")):
+        with pytest.raises(ModelError, match=rf"must be one of .*block1.*, got '{layer}'"):
+            networks.export_cuts(network, tmp_path / "more.onnx", layers=[layer])
+    assert not (tmp_path / "more.onnx").exists()
+
+
+def test_stages_of_other_models_in_one_file(tmp_path):
+    network = networks.create("timm:test_resnet", seed=2)
+    specs = networks.export_cuts(network, tmp_path / "all.onnx", patch_px=64)
+    assert [s.layer for s in specs] == ["act1", "layer1", "layer2", "layer3", "layer4", "features"]
+    alone = networks.create("timm:test_resnet", layer="layer3", seed=2)
+    pixels = np.random.default_rng(0).integers(0, 256, (2, 64, 64, 3), np.uint8)
+    with encoders.load_all(specs[0].path) as together, torch.inference_mode():
+        got = torch.from_numpy(together.encode(pixels)[3])
+        assert largest_error(got, alone(standardised(alone, pixels))) < 1e-5
+
+
+def test_a_file_of_cuts_that_differs_is_not_written(tmp_path, monkeypatch):
+    def wrong(network, layers, patches):
+        found = wanted_of_cuts(network, layers, patches)
+        return [
+            each._replace(features=each.features | {"block2": 0 * each.features["block2"] + 1})
+            for each in found
+        ]
+
+    module = sys.modules[networks.export_cuts.__module__]
+    wanted_of_cuts = module.wanted_of_cuts
+    monkeypatch.setattr(module, "wanted_of_cuts", wrong)
+    with pytest.raises(ModelError, match=r"differ by .*: block2 is the first cut to do so"):
+        networks.export_cuts(whole_vit(), tmp_path / "x.onnx")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_command_writes_several(cli, tmp_path):
+    out = tmp_path / "e.onnx"
+    made = ("models", "export", VIT, "--random", "3", "--out", out, "--timm-arg", "img_size=64")
+    done = cli(*made, "--layers", "block1,block3", "--pool", "cls,mean", "--no-norm")
+    assert done.code == 0, done.err
+    assert [spec.layer for spec in encoders.read_specs(out)] == [
+        *("block1-cls-no-norm", "block1-no-norm", "block3-cls-no-norm", "block3-no-norm"),
+    ]
+    done = cli(*made, "--layers", "block1,block9", "--pool", "cls", "--overwrite")
+    assert (done.code, len(done.err)) == (1, 1)
+    assert "got 'block9'" in done.err[0]
+    done = cli("models", "layers", VIT, "--timm-arg", "depth=3")
+    lines = [line.split()[0] for line in done.out.splitlines()]
+    assert lines[:5] == ["layer", "block1", "block2", "block3", "features"]
+    assert "block1-cls-no-norm, block1-cls+mean-no-norm, block1-no-norm, block1-cls" in done.out
+
+
+@pytest.mark.parametrize(
+    ("given", "layers"),
+    [
+        (("--layers", "all", "--pool", "cls+mean"), ["block1-cls+mean", "block2-cls+mean"]),
+        (("--layers", "block2", "--no-norm"), ["block2-no-norm"]),
+        (("--layers", "all"), None),
+        (("--layer", "block1", "--pool", "cls", "--no-norm"), "block1-cls-no-norm"),
+        (("--no-norm",), "block2-no-norm"),
+    ],
+)
+def test_the_commands_names_of_cuts(cli, tmp_path, monkeypatch, given, layers):
+    asked = []
+
+    def written(make, out, *, layers="one", **_):
+        asked.append(make().layer if layers == "one" else layers)
+        raise ModelError("enough")
+
+    monkeypatch.setattr(networks, "export_cuts_made", written)
+    monkeypatch.setattr(networks, "export_made", written)
+    made = ("models", "export", VIT, "--random", "3", "--out", tmp_path / "e.onnx")
+    done = cli(*made, "--timm-arg", "img_size=64", "--timm-arg", "depth=2", *given)
+    assert (done.code, done.err) == (1, ["histofast: enough"])
+    assert asked == [layers]
 
 
 def test_the_command_pools(cli, tmp_path):
@@ -118,7 +276,9 @@ def test_the_command_pools(cli, tmp_path):
         (["--pool", "max"], r"--pool must be one of cls, cls\+mean, mean, got 'max'"),
         (["--pool", "cls", "--layer", "block13"], "must be one of block1, .*, block6, got 'block13'"),
         (["--pool", "cls", "--layer", "features"], "--layer must be blockN where a pool is given, got f"),
-        (["--pool", "cls", "--layers", "all"], "--pool must not be given with --layers: name cuts as"),
+        (["--pool", "cls,max", "--layers", "block1"], r"--pool must be one of cls, .*, got 'max'"),
+        (["--pool", "cls,mean", "--layer", "block1"], r"--pool must be one of cls, .*, got 'cls,mean'"),
+        (["--no-norm", "--layers", "all,features"], "--layer must be blockN where a pool is given, got all"),
         (["--pool", "cls", "--classes", "2"], "--class(es)? must be 0 for a cut of timm:"),
     ],
 )  # fmt: skip
@@ -133,8 +293,8 @@ def test_pools_of_what_has_no_tokens(cli, tmp_path):
     for name in ("resnet18", "timm:test_resnet"):
         said = cli("models", "export", name, "--random", "3", "--pool", "cls", "--out", tmp_path)
         (line,) = said.err
-        assert (
-            line == f"histofast: --pool must be given for a vision transformer of timm, got {name}"
+        assert line == (
+            f"histofast: {name} is no vision transformer of timm: it has no tokens to pool"
         )
     without = f"{VIT}(class_token=False,global_pool='avg',depth=2)"
     assert networks.pooled_layer(without, pool="mean") == "block2"

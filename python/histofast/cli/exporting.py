@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -56,9 +57,16 @@ def export(
             "--pool",
             metavar="cls|mean|cls+mean",
             help="which tokens of a vision transformer are the features, of the whole or of --layer "
-            "blockN [its authors', mean]",
+            "blockN, several of --layers [its authors', mean]",
         ),
     ] = None,
+    no_norm: Annotated[
+        bool,
+        typer.Option(
+            "--no-norm",
+            help="with such tokens: as they are, not through the model's last norm",
+        ),
+    ] = False,
     layers: Annotated[
         str | None,
         typer.Option(
@@ -128,10 +136,6 @@ def export(
     """
     if layers is not None and layer is not None:
         raise ValueError("--layer and --layers must not be given together")
-    if pool is not None and layers is not None:
-        raise ValueError(
-            "--pool must not be given with --layers: name cuts as `models layers` does"
-        )
     meant: dict[str, Any] = {
         "name": name,
         "mpp": mpp,
@@ -140,8 +144,6 @@ def export(
         "licence": licence,
         "overwrite": overwrite,
     }
-    if opset is not None and layers is not None:
-        raise ValueError("--opset must not be given with --layers: such a file is of opset 18")
     if run is not None:
         of_run = {
             "NETWORK": network,
@@ -153,6 +155,7 @@ def export(
             "--timm-arg": timm_args or None,
             "--opset": opset,
             "--pool": pool,
+            "--no-norm": no_norm or None,
             "--mean": mean,
             "--std": std,
             "--scale": scale,
@@ -172,6 +175,7 @@ def export(
         out,
         layers=layers,
         pool=pool,
+        norm=not no_norm,
         random=random,
         meant=meant if opset is None else meant | {"opset": opset},
         weights=weights,
@@ -191,6 +195,7 @@ def _export_network(
     *,
     layers: str | None,
     pool: str | None,
+    norm: bool,
     random: int | None,
     meant: dict[str, Any],
     weights: str | None,
@@ -201,9 +206,11 @@ def _export_network(
 
     if (weights is None) == (random is None):
         raise ValueError("--weights FILE must be given, or --random SEED instead")
-    if pool is not None:
-        layer = networks.pooled_layer(network, pool=pool, layer=layer)
     chosen = named_layers(layers)
+    if layers is not None and (pool is not None or not norm):
+        chosen = _pooled_layers(network, chosen, pool=pool, norm=norm)
+    elif pool is not None or not norm:
+        layer = networks.pooled_layer(network, pool=pool or "mean", layer=layer, norm=norm)
     if chosen:
         layer = _last(chosen, [cut.name for cut in networks.layers(network)])
     remarks: list[str] = []
@@ -227,13 +234,31 @@ def _export_network(
         return made
 
     specs = (
-        networks.export_cuts(make(), out, layers=chosen, **meant)
+        networks.export_cuts_made(make, out, layers=chosen, **meant)
         if layers is not None
         else (networks.export_made(make, out, **meant),)
     )
     for line in remarks:
         say(f"{weights}: {line}")
     _tell_exported(out, specs, are_cuts=layers is not None, random=len(missing))
+
+
+def _pooled_layers(
+    network: str, blocks: Sequence[str] | None, *, pool: str | None, norm: bool
+) -> list[str]:
+    """Return the cuts that --pool and --no-norm make of --layers; None: of all blocks."""
+    from histofast import networks
+
+    if blocks is None:
+        known = [cut.name for cut in networks.layers(network)]
+        # A network that has none is refused with the first name.
+        blocks = [name for name in known if re.fullmatch(r"block\d+", name)] or known[:1]
+    pools = ["mean"] if pool is None else options.split(pool)
+    return [
+        networks.pooled_layer(network, pool=each, layer=block, norm=norm)
+        for block in blocks
+        for each in pools
+    ]
 
 
 def _export_run(

@@ -47,7 +47,7 @@ def layers(
     timm_args: options.TimmArgs = None,
     as_json: options.AsJson = False,
 ) -> None:
-    """Show where a network can be cut: width of the features, share of the whole's work."""
+    """Show where a network can be cut: width of the features, work and weights up to there."""
     from histofast import networks
 
     if network is None:
@@ -61,9 +61,20 @@ def layers(
     if as_json:
         say_document(json.dumps([asdict(cut) for cut in cuts], indent=1))
         return
-    say(f"{'layer':24}{'features':>9}{'work':>9}")
-    for cut in cuts:
-        say(f"{cut.name:24}{cut.d:9d}{cut.flops_share:9.1%}")
+    say(f"{'layer':24}{'features':>9}{'GMAC':>9}{'work':>9}{'M':>9}{'weights':>9}")
+    plain = [cut for cut in cuts if networks.block_of(cut.name) == cut.name]
+    for cut in plain:
+        say(
+            f"{cut.name:24}{cut.d:9d}{cut.gmac:9.3g}{cut.flops_share:9.1%}"
+            f"{cut.parameters / 1e6:9.3g}{cut.parameters_share:9.1%}"
+        )
+    say(
+        "GMAC: billion multiply-adds of a patch; M: million parameters; work, weights: of the whole's"
+    )
+    if len(plain) < len(cuts):
+        first = plain[0].name
+        ways = [c.name for c in cuts if c.name != first and networks.block_of(c.name) == first]
+        say(f"each block by other tokens, or without the last norm: {', '.join(ways)}")
     say(
         f"features of all in one run: histofast models export {shlex.quote(network)} --weights FILE --layers all "
         "--out FILE.onnx"

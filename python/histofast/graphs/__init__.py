@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from histofast.graphs.stained import stained_noise
     from histofast.graphs.standardising import IMAGENET, Channels, Standardising
     from histofast.graphs.tap import Tap
-    from histofast.graphs.wrapping import wrap
+    from histofast.graphs.wrapping import wrap, wrap_cuts
     from histofast.graphs.writing import replacing_encoder, write_model
 else:
     __getattr__, __dir__ = attach(
@@ -71,7 +71,7 @@ else:
             "histofast.graphs.stained": ["stained_noise"],
             "histofast.graphs.standardising": ["IMAGENET", "Channels", "Standardising"],
             "histofast.graphs.tap": ["Tap"],
-            "histofast.graphs.wrapping": ["wrap"],
+            "histofast.graphs.wrapping": ["wrap", "wrap_cuts"],
             "histofast.graphs.writing": ["replacing_encoder", "write_model"],
         },
     )
@@ -120,6 +120,7 @@ __all__ = [
     "total_flops",
     "truncate",
     "wrap",
+    "wrap_cuts",
     "write_model",
     "write_quantized",
     "write_reduced",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -12,12 +13,12 @@ from histofast.graphs.graph import Graph, untyped
 from histofast.graphs.images import ImageInput
 
 
-def with_free_batch(whole: Graph, image: ImageInput, tensor: str) -> Graph:
-    """Return the part of the graph up to a tensor, in which no constant holds the fixed batch.
+def with_free_batch(whole: Graph, image: ImageInput, tensors: Sequence[str]) -> Graph:
+    """Return the part of the graph up to some tensors, in which no constant holds the fixed batch.
 
     That each patch still gives what it gave is not known here but found out by `verify`.
     """
-    graph = whole.part(inputs=whole.inputs, outputs=[untyped(tensor)])
+    graph = whole.part(inputs=whole.inputs, outputs=list(map(untyped, tensors)))
     if image.batch is None:
         return graph
     dependent = graph.dependent_on(image.name)

@@ -3,17 +3,25 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import onnx
 from numpy.typing import NDArray
+from onnx import helper
 
 from histofast._files import path_of
 from histofast._numbers import whole_number
-from histofast.encoders import INPUT, NOT_STATED, EncoderMetadata, EncoderSpec, read_spec
+from histofast.encoders import (
+    INPUT,
+    NOT_STATED,
+    EncoderMetadata,
+    EncoderSpec,
+    cuts_to_props,
+    read_spec,
+)
 from histofast.errors import ModelError
 from histofast.graphs.batches import with_free_batch
 from histofast.graphs.building import standardise_pixels, take_pixels
@@ -128,8 +136,8 @@ def wrap(
             exporter=_exporter(file.graph),
             made_from=file.sha256 if weights_sha256 is None else None,
         )
-        graph, inner = _from_pixels(file.graph, image, tensor, size_px=size_px, wants=wants)
-        give_features(graph, inner, values, pool)
+        graph, inner = _from_pixels(file.graph, image, [tensor], size_px=size_px, wants=wants)
+        give_features(graph, inner[tensor], values, pool)
         limit = max_relative_error(metadata.precision)
         verify(path, graph, original, patches, wanted, limit=limit, shown=out)
         if size_px is None:
@@ -139,6 +147,45 @@ def wrap(
         write_model(graph.to_model(), pending)
         read_spec(pending)
     return read_spec(out)
+
+
+def wrap_cuts(
+    path: Path,
+    *,
+    pending: Path,
+    encoders: Mapping[str, EncoderMetadata],
+    wants: Standardising,
+    size_px: int,
+    name: str,
+) -> None:
+    """Write a file of cuts from a foreign file whose outputs are features already, (n, d) each.
+
+    Nothing is compared: whoever knows what the features must be does that.
+
+    Args:
+        path: an ONNX file of one image input.
+        pending: of the file to write, as `replacing_encoder` yields it.
+        encoders: what each output is, all under names of their own; `exporter` is filled in.
+        wants: of pixels.
+        size_px: the one patch size.
+        name: of the file.
+
+    Raises:
+        ModelError: no such ONNX file.
+        ValueError: two encoders of one name, or none.
+    """
+    file = _read_foreign(path)
+    image = image_input(file.graph)
+    graph, inner = _from_pixels(file.graph, image, list(encoders), size_px=size_px, wants=wants)
+    assert inner == {output: output for output in encoders}, "they are named as encoders have them"
+    graph.outputs = [
+        helper.make_tensor_value_info(output, onnx.TensorProto.FLOAT, ["n", metadata.d])
+        for output, metadata in encoders.items()
+    ]
+    exporter = _exporter(file.graph)
+    told = {output: replace(each, exporter=exporter) for output, each in encoders.items()}
+    graph.name, graph.props = name, cuts_to_props(told, name=name)
+    write_model(graph.to_model(), pending)
 
 
 def _read_foreign(path: Path) -> OnnxFile:
@@ -243,19 +290,19 @@ def _exporter(graph: Graph) -> str:
 def _from_pixels(
     whole: Graph,
     image: ImageInput,
-    tensor: str,
+    tensors: Sequence[str],
     *,
     size_px: int | None,
     wants: Standardising,
-) -> tuple[Graph, str]:
-    """Return a graph up to a tensor that starts at pixels, of any number of patches.
+) -> tuple[Graph, dict[str, str]]:
+    """Return a graph up to some tensors that starts at pixels, of any number of patches.
 
     Scaling, standardising and channels first go in front.
 
     Returns:
-        The graph, and what the tensor is called in it; names that begin as those in front do make way.
+        The graph, and what the tensors are called in it; names that begin as those in front do make way.
     """
-    graph = with_free_batch(whole, image, tensor)
+    graph = with_free_batch(whole, image, tensors)
     moved = {
         name: graph.unused(f"inner.{name}")
         for name in sorted(graph.names())
@@ -275,4 +322,4 @@ def _from_pixels(
         x = graph.add("Cast", [x], name="pixels.half", to=image.elem_type)
     graph.nodes.extend(nodes)
     graph.rename({moved.get(image.name, image.name): x})
-    return graph, moved.get(tensor, tensor)
+    return graph, {tensor: moved.get(tensor, tensor) for tensor in tensors}

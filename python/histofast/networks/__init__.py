@@ -21,10 +21,10 @@ from histofast.networks.device import pick_device, workers_on
 from histofast.networks.exporting import (
     check_size,
     export,
-    export_cuts,
     export_encoder,
     export_made,
 )
+from histofast.networks.exporting_cuts import export_cuts, export_cuts_made
 from histofast.networks.foundation import create_foundation, foundation_name
 from histofast.networks.gradients import Gradients, frozen, gradients
 from histofast.networks.kinds import AnyNetwork
@@ -36,6 +36,7 @@ from histofast.networks.renaming import RENAMES, renamed
 from histofast.networks.restored import restore
 from histofast.networks.reuse import feature_reuse
 from histofast.networks.timm import TimmNetwork
+from histofast.networks.timm_cuts import block_of
 from histofast.networks.timm_names import stem_of, timm_args_of, timm_name
 from histofast.networks.twins import drawn_anew, randomised, twin
 from histofast.networks.verifying import PixelsIn
@@ -55,6 +56,7 @@ __all__ = [
     "Stage",
     "TimmNetwork",
     "adopt",
+    "block_of",
     "channels_last",
     "check_size",
     "create",
@@ -63,6 +65,7 @@ __all__ = [
     "encoder_file",
     "export",
     "export_cuts",
+    "export_cuts_made",
     "export_encoder",
     "export_made",
     "feature_reuse",

@@ -5,19 +5,20 @@ from __future__ import annotations
 import contextlib
 import io
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from histofast._numbers import whole_number
-from histofast.encoders import sizes_near
+from histofast.encoders import OUTPUT, sizes_near
 from histofast.errors import ModelError
 from histofast.networks.adopted import AdoptedNetwork
 from histofast.networks.kinds import AnyNetwork
 from histofast.networks.network import Network
 from histofast.networks.scales import fold_scales
-from histofast.networks.timm import TimmNetwork
+from histofast.networks.timm import TimmCuts, TimmNetwork
 
 # The first has an operator for attention, and one for GELU; TensorRT and older runtimes take the second.
 OPSETS = (23, 18)
@@ -41,9 +42,14 @@ def opset_of(network: AnyNetwork, opset: int | None) -> int:
 
 
 def write_bare(
-    network: TimmNetwork | AdoptedNetwork, path: Path, *, patch_px: int, opset: int
+    network: TimmNetwork | TimmCuts | AdoptedNetwork,
+    path: Path,
+    *,
+    patch_px: int,
+    opset: int,
+    outputs: Sequence[str] = (OUTPUT,),
 ) -> None:
-    """Write an ONNX file of the network alone, float32 (n, 3, p, p) to (n, d).
+    """Write an ONNX file of the network alone, float32 (n, 3, p, p) to (n, d), or several of that.
 
     Its weights come to a second file: torch writes them one by one then, and holds them once.
     Scales of layers are in their weights.
@@ -64,7 +70,7 @@ def write_bare(
                 (example,),
                 path,
                 input_names=["x"],
-                output_names=["features"],
+                output_names=list(outputs),
                 dynamic_shapes=({0: "n"},),
                 external_data=True,
                 opset_version=opset,
@@ -93,7 +99,7 @@ def _let_go(program: Any) -> None:
         value.const_value = None
 
 
-def _refuse_size(network: TimmNetwork | AdoptedNetwork, patch_px: int) -> None:
+def _refuse_size(network: TimmNetwork | TimmCuts | AdoptedNetwork, patch_px: int) -> None:
     """Refuse patches of a size that a network cannot be run on, where it can on others."""
 
     def takes(px: int) -> bool:

@@ -212,15 +212,16 @@ def layers(name: str, *, timm_args: Mapping[str, Any] | None = None) -> tuple[Cu
 
     The last cut of a model of timm is the whole, as timm pools it. Its vision transformers are cut
     after a block, at `blockN` (the mean of the patches' tokens behind the model's last norm),
-    `blockN-cls` or `blockN-cls+mean`; the shares count the products of attention.
+    `blockN-cls` or `blockN-cls+mean`, and each with `-no-norm` before that norm.
 
     Raises:
         ModelError: no such network, or argument of it.
         TypeError, ValueError: `timm_args`, as for `create`.
 
     Example:
-        >>> layers("densenet121")[-1]
-        Cut(name='relu5', d=1024, flops_share=1.0)
+        >>> last = layers("densenet121")[-1]
+        >>> last.name, last.d, last.flops_share
+        ('relu5', 1024, 1.0)
     """
     name = timm_name(text_of("name", name), timm_args)
     if name in registry().foundation:
@@ -228,7 +229,9 @@ def layers(name: str, *, timm_args: Mapping[str, Any] | None = None) -> tuple[Cu
     return timm_layers(name) if name.startswith(PREFIX) else cuts_of(resolved(name)[0].name)
 
 
-def pooled_layer(name: str, *, pool: str, layer: str | None = None) -> str:
+def pooled_layer(
+    name: str, *, pool: str = "mean", layer: str | None = None, norm: bool = True
+) -> str:
     """Return the name of the cut of a vision transformer whose features are its tokens pooled in one way.
 
     Args:
@@ -236,6 +239,7 @@ def pooled_layer(name: str, *, pool: str, layer: str | None = None) -> str:
         pool: `cls`, the class token; `mean`, that of the patches' tokens, without registers; `cls+mean`,
             one after the other.
         layer: `blockN`; None: the last block, so the whole network, whatever its authors take of it.
+        norm: tokens go through the network's last norm.
 
     Raises:
         ModelError: no such network or block, or it has no class token.
@@ -246,13 +250,13 @@ def pooled_layer(name: str, *, pool: str, layer: str | None = None) -> str:
     known = [cut.name for cut in layers(name)]
     blocks = [each for each in known if re.fullmatch(r"block\d+", each)]
     if not blocks:
-        raise ValueError(f"pool must be given for a vision transformer of timm, got {name}")
+        raise ValueError(f"{name} is no vision transformer of timm: it has no tokens to pool")
     layer = blocks[-1] if layer is None else layer
     if not re.fullmatch(r"block\d+", layer):
         raise ValueError(f"layer must be blockN where a pool is given, got {layer}")
     if layer not in blocks:
         raise ModelError(no_such("layer", layer, blocks, of=f" of {name}"))
-    found = block_name(layer, pool)
+    found = block_name(layer, pool, norm=norm)
     if found not in known:
         raise ModelError(f"{name} has no class token: take the mean with pool=mean")
     return found

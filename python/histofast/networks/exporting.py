@@ -5,7 +5,7 @@ from __future__ import annotations
 import gc
 import os
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -21,10 +21,8 @@ from histofast.encoders import (
     EncoderMetadata,
     EncoderSpec,
     SourceEntry,
-    cut_name,
     load,
     read_spec,
-    read_specs,
     registry,
 )
 from histofast.errors import ModelError
@@ -39,11 +37,10 @@ from histofast.networks.adopted import AdoptedNetwork, refuse_other_than_feature
 from histofast.networks.bare import opset_of, write_bare
 from histofast.networks.creation import create
 from histofast.networks.kinds import AnyNetwork
-from histofast.networks.known import cuts_of, no_such
 from histofast.networks.network import Network
 from histofast.networks.recorder import check_network
 from histofast.networks.timm import TimmNetwork
-from histofast.networks.verifying import verify, verify_against, verify_cuts, wanted_of
+from histofast.networks.verifying import verify, verify_against, wanted_of
 from histofast.networks.writing import Writer
 
 EXPORTER = "histofast.networks 1"  # raised when the same weights would give another file
@@ -186,9 +183,9 @@ def _export(
     """Write the one network that is held; it is taken, so that it can be let go of."""
     out = path_of("out", out)
     network = held[0]
-    _check_target(network, out)
+    check_target(network, out)
     opset = opset_of(network, opset)
-    patch_px, mpp = _meant_for(network, patch_px, mpp)
+    patch_px, mpp = meant_for(network, patch_px, mpp)
     options |= {
         "name": out.stem if name is None else name,
         "patch_px": patch_px,
@@ -215,8 +212,8 @@ def _export_own(
 ) -> EncoderSpec:
     """Write a network of our own, node by node."""
     check_size(network, patch_px)
-    provenance, licence = _origin(network, provenance, licence)
-    metadata = _metadata(
+    provenance, licence = origin_of(network, provenance, licence)
+    metadata = metadata_of(
         network,
         name=name,
         layer=network.layer + ("+head" if network.classes else ""),
@@ -236,106 +233,13 @@ def _export_own(
         return encoder.spec
 
 
-def export_cuts(
-    network: Network | TimmNetwork,
-    out: str | os.PathLike[str],
-    *,
-    layers: Sequence[str] | None = None,
-    name: str | None = None,
-    patch_px: int | None = None,
-    mpp: float | None = None,
-    provenance: str | None = None,
-    licence: str | None = None,
-    patches: NDArray[np.uint8] | None = None,
-    overwrite: bool = False,
-) -> tuple[EncoderSpec, ...]:
-    """Write many cuts of a network as one file that computes all their features in one run.
-
-    Each cut is verified against torch as `export` does it; of what `export` writes for that cut
-    alone its features differ in the last bits at most. A BatchNorm behind a convolution that is a
-    cut itself is not folded into it.
-
-    Args:
-        network: in evaluation mode, built up to the last of the cuts or beyond, without a head.
-        out: of the .onnx file; its folder must exist.
-        layers: of `network.stage_names`, in any order; None: all.
-        name: what the encoders' names begin with, before `-<layer>`; None: the stem of `out`.
-        patch_px, mpp, provenance, licence, patches, overwrite: see `export`.
-
-    Returns:
-        The spec of each cut, in the order of the network.
-
-    Raises:
-        FileExistsError: the file exists and `overwrite` is False.
-        FileNotFoundError: the folder does not exist.
-        ModelError: no such layer (close names are offered), an operation that cannot be written,
-            patches too small for the network, or results that differ (the first cut to do so is
-            named).
-        TypeError: a network of timm.
-        ValueError: the network is in training mode or has a head, or another argument is out of
-            range.
-
-    Determinism: the same network and arguments give the same bytes.
-    """
-    out = path_of("out", out)
-    if not isinstance(network, Network):
-        raise TypeError(
-            "network must be of histofast's own architectures to write its cuts, got "
-            f"{type(network).__name__}: export it whole, then use graphs.join_cuts on the file"
-        )
-    _check_target(network, out)
-    if network.classes:
-        raise ValueError(f"network must have no head, got one of {network.classes} classes")
-    chosen = _chosen_layers(network, layers)
-    patch_px, mpp = _meant_for(network, patch_px, mpp)
-    patches = checked_patches(patches, patch_px)
-    check_size(network, patch_px)
-    provenance, licence = _origin(network, provenance, licence)
-    stem = out.stem if name is None else name
-    graph = PixelGraph(mean=network.mean, std=network.std)
-    writer = Writer(network, graph, kept=chosen)
-    tensors = writer.write_cuts()
-    widths = {cut.name: cut.d for cut in cuts_of(network.architecture)}
-    features = {
-        tensor: _metadata(
-            network,
-            name=cut_name(stem, layer),
-            layer=layer,
-            d=widths[layer],
-            patch_px=patch_px,
-            mpp=mpp,
-            provenance=provenance,
-            licence=licence,
-        )
-        for layer, tensor in tensors.items()
-    }
-    model = graph.finish_cuts(features, name=stem)
-    with replacing_encoder(out, overwrite=overwrite) as pending:
-        write_model(model, pending)
-        verify_cuts(pending, network, patches, shown=out)
-    return read_specs(out)
-
-
-def _chosen_layers(network: Network, layers: Sequence[str] | None) -> tuple[str, ...]:
-    """Return the cuts to write, in the order of the network."""
-    known = network.stage_names
-    if layers is None:
-        return known
-    if not layers:
-        raise ValueError("layers must name at least one, got none: leave it out for all")
-    for layer in layers:
-        if layer not in known:
-            raise ModelError(no_such("layer", layer, known, of=f" of {network.architecture}"))
-    return tuple(layer for layer in known if layer in layers)
-
-
-def _check_target(network: AnyNetwork, out: Path) -> None:
+def check_target(network: AnyNetwork, out: Path) -> None:
     check_network(network)
     if out.suffix != ".onnx":
         raise ValueError(f"out must end in .onnx, got {out}")
 
 
-def _meant_for(network: AnyNetwork, patch_px: int | None, mpp: float | None) -> tuple[int, float]:
+def meant_for(network: AnyNetwork, patch_px: int | None, mpp: float | None) -> tuple[int, float]:
     """Return the patch size and the resolution: as told, else the source's, else the usual."""
     source = _source_of(network)
     patch_px, mpp = whole_number("patch_px", patch_px, at_least=1), mpp_number("mpp", mpp)
@@ -351,8 +255,8 @@ def _meant_for(network: AnyNetwork, patch_px: int | None, mpp: float | None) -> 
     return patch_px, mpp
 
 
-def _metadata(
-    network: Network,
+def metadata_of(
+    network: Network | TimmNetwork,
     *,
     name: str,
     layer: str,
@@ -362,6 +266,7 @@ def _metadata(
     provenance: str,
     licence: str,
 ) -> EncoderMetadata:
+    """Return what an encoder file says of a cut of a network, in float32."""
     return EncoderMetadata(
         name=name,
         network=network.architecture,
@@ -399,6 +304,7 @@ def _export_by_torch(
     network = held.pop()
     if isinstance(network, AdoptedNetwork):
         refuse_other_than_features(network, patch_px)
+    provenance, licence = origin_of(network, provenance, licence)
     told: dict[str, Any] = {
         "mean": network.mean,
         "std": network.std,
@@ -406,8 +312,8 @@ def _export_by_torch(
         "network": network.architecture,
         "layer": network.layer + ("+head" if network.classes else ""),
         "mpp": mpp,
-        "provenance": provenance or network.origin,
-        "licence": licence or network.licence,
+        "provenance": provenance,
+        "licence": licence,
         "weights_sha256": network.weights_sha256 or "random",
     }
     are_logits = bool(network.classes)
@@ -418,7 +324,7 @@ def _export_by_torch(
             write_bare(network, bare, patch_px=patch_px, opset=opset)
             wanted = wanted_of(network, patches)
             if spend:
-                _spend(network)
+                spend_memory(network)
             del network
             gc.collect()  # torch's exporter leaves circles
             wrap(bare, out=pending, patches=patches, **told)
@@ -426,14 +332,16 @@ def _export_by_torch(
     return read_spec(path)
 
 
-def _spend(network: torch.nn.Module) -> None:
+def spend_memory(network: torch.nn.Module) -> None:
     """Give the memory of a network back, whoever else has its tensors."""
     for tensor in (*network.parameters(), *network.buffers()):
         tensor.data = torch.empty(0, dtype=tensor.dtype)
 
 
-def _origin(network: Network, provenance: str | None, licence: str | None) -> tuple[str, str]:
+def origin_of(network: AnyNetwork, provenance: str | None, licence: str | None) -> tuple[str, str]:
     """Return provenance and licence: as told, else the registry's, else that nobody said."""
+    if not isinstance(network, Network):
+        return provenance or network.origin, licence or network.licence
     if network.loaded is None:
         return provenance or RANDOM, licence or RANDOM
     known = registry().weights_of(network.loaded.sha256)

@@ -64,7 +64,7 @@ def cuts_of(name: str) -> tuple[Cut, ...]:
     """Return where a network of our own can be cut; see `layers`."""
     network = whole(name)
     x = torch.empty(1, 3, network.input_px, network.input_px, device="meta")
-    done, cuts = 0, []
+    done, held, reached = 0, 0, []
 
     def count(conv: nn.Conv2d, _: object, out: torch.Tensor) -> None:
         nonlocal done
@@ -73,10 +73,21 @@ def cuts_of(name: str) -> tuple[Cut, ...]:
     hooks = [m.register_forward_hook(count) for m in network.modules() if isinstance(m, nn.Conv2d)]
     for stage in network.stage_names:
         x = network.stage(stage)(x)
-        cuts.append((stage, x.shape[1], done))
+        held += sum(values.numel() for values in network.stage(stage).parameters())
+        reached.append((stage, x.shape[1], done, held))
     for hook in hooks:
         hook.remove()
-    return tuple(Cut(name=stage, d=d, flops_share=flops / done) for stage, d, flops in cuts)
+    return tuple(
+        Cut(
+            name=stage,
+            d=d,
+            gmac=products / 1e9,
+            flops_share=products / done,
+            parameters=parameters,
+            parameters_share=parameters / held,
+        )
+        for stage, d, products, parameters in reached
+    )
 
 
 @cache

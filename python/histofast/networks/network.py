@@ -20,13 +20,25 @@ IMAGENET_MEAN, IMAGENET_STD = IMAGENET.of_rgb
 class Cut:
     """A place where a network can end: the name of its last stage and the width there.
 
-    `flops_share` is what is done up to there of the whole network's multiply-adds (convolutions
-    counted), in 0..1.
+    `gmac` is what is done up to there of a picture of the size that the network is designed for, in
+    billions of multiply-adds (convolutions counted; of timm's models also linear layers and the products
+    of attention), `flops_share` its share of the whole network's, in 0..1. `parameters` are the numbers in
+    weights up to there, `parameters_share` likewise.
     """
 
     name: str
     d: int
+    gmac: float
     flops_share: float
+    parameters: int
+    parameters_share: float
+
+    def __str__(self) -> str:
+        """What it takes, in words: `4.61 GMAC (50 % of the whole), 10.9 M parameters (50 %)`."""
+        return (
+            f"{self.gmac:.3g} GMAC ({self.flops_share:.0%} of the whole), "
+            f"{self.parameters / 1e6:.3g} M parameters ({self.parameters_share:.0%})"
+        )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

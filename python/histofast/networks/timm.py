@@ -11,7 +11,7 @@ import hashlib
 import inspect
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
@@ -27,13 +27,13 @@ from histofast.networks.conv_stem import ConvStem
 from histofast.networks.known import no_such
 from histofast.networks.network import Cut, LoadReport, StandardisedBy
 from histofast.networks.reading import read_weights
-from histofast.networks.timm_cuts import features_at, places_of, prune, shares_of
+from histofast.networks.timm_cuts import Work, features_at, places_of, prune, work_of
 from histofast.networks.timm_names import PREFIX, Value, parted
 from histofast.networks.timm_positions import resample_positions
 from histofast.networks.weights import load_weights
 
 HUB = "hub"  # instead of a weights file: download what timm names
-_WHOLE = "features"  # the name of what timm itself calls the features of a model
+WHOLE = "features"  # the name of what timm itself calls the features of a model
 
 
 class TimmNetwork(nn.Module):
@@ -67,7 +67,14 @@ class TimmNetwork(nn.Module):
         self.loaded: LoadReport | None = None
         self.origin = self.licence = RANDOM
         self.mpp: float | None = None  # that the weights are meant for, where it is known
-        self._cut = next((place for place in places_of(model) if place.name == layer), None)
+        places = places_of(model)
+        self._cut = next((place for place in places if place.name == layer), None)
+        self._places = {
+            place.name: place
+            for place in places
+            if self._cut is None
+            or (place.at <= self._cut.at and (self._cut.norm or not place.norm))
+        }
         self._pools_both = _pools_both(arguments)
         if self._cut is None:
             self.d = classes or int(model.head_hidden_size) * (1 + self._pools_both)
@@ -80,25 +87,70 @@ class TimmNetwork(nn.Module):
         """The SHA-256 of the weights, or None for random ones."""
         return None if self.loaded is None else self.loaded.sha256
 
+    @property
+    def stage_names(self) -> tuple[str, ...]:
+        """The cuts that it has, in order; the last one of a whole model is that."""
+        return (*self._places, *([WHOLE] if self._cut is None else []))
+
+    def width_of(self, layer: str) -> int:
+        """Return how many features one of its cuts has."""
+        return self._places[layer].d if layer in self._places else self.d
+
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        if self.input_px != self._seen_px:
-            start = (self.input_px - self._seen_px) // 2
-            x = x[:, :, start : start + self._seen_px, start : start + self._seen_px]
-        if self._cut is not None:
-            return features_at(self.model, self._cut, x)
-        features: torch.Tensor = self.model(x)
-        if self._pools_both:  # (n, tokens, d)
-            patches = features[:, self.model.num_prefix_tokens :]
-            return torch.cat([features[:, 0], patches.mean(1)], 1)
+        if self._cut is None:
+            return self._read(self.model(self._seen(x)))
+        (features,), _ = features_at(self.model, [self._cut], self._seen(x))
         return features
+
+    def features_of(self, layers: Sequence[str], x: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        """Return the features of several of its cuts from one run, (n, d) each."""
+        places = [self._places[layer] for layer in layers if layer != WHOLE]
+        if not places:
+            return (self.forward(x),)
+        features, last = features_at(self.model, places, self._seen(x), whole=WHOLE in layers)
+        found = dict(zip((place.name for place in places), features, strict=True))
+        if last is not None:
+            found[WHOLE] = self._read(last)
+        return tuple(found[layer] for layer in layers)
+
+    def _seen(self, x: torch.Tensor) -> torch.Tensor:
+        """Return what the model sees of pictures."""
+        if self.input_px == self._seen_px:
+            return x
+        start = (self.input_px - self._seen_px) // 2
+        return x[:, :, start : start + self._seen_px, start : start + self._seen_px]
+
+    def _read(self, features: torch.Tensor) -> torch.Tensor:
+        """Return the features of what the whole model gives."""
+        if not self._pools_both:
+            return features
+        patches = features[:, self.model.num_prefix_tokens :]  # (n, tokens, d)
+        return torch.cat([features[:, 0], patches.mean(1)], 1)
+
+
+class TimmCuts(nn.Module):
+    """A model of timm that gives the features of several of its cuts from one run, (n, d) each.
+
+    `network` is built up to the last of them or beyond, `layers` are of its `stage_names`.
+    """
+
+    def __init__(self, network: TimmNetwork, layers: Sequence[str]) -> None:
+        super().__init__()
+        self.network = network
+        self.layers = tuple(layers)
+        self.architecture = network.architecture
+        self.mean, self.std = network.mean, network.std
+
+    def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        return self.network.features_of(self.layers, x)
 
 
 def timm_layers(name: str) -> tuple[Cut, ...]:
     """Return where a model of timm can be cut; the last cut is the whole, as timm pools it.
 
     Vision transformers are cut after their blocks: `block1`, the mean of the patches' tokens, and on;
-    `block1-cls`, the class token, and `block1-cls+mean`, both. `flops_share` counts convolutions,
-    linear layers and the products of attention.
+    `block1-cls`, the class token, and `block1-cls+mean`, both; each with `-no-norm`, without the model's
+    last norm.
 
     Raises:
         ModelError: timm has no such model.
@@ -110,9 +162,20 @@ def timm_layers(name: str) -> tuple[Cut, ...]:
 def _layers(name: str) -> tuple[Cut, ...]:
     whole = _shapes_only(name)
     places = places_of(whole.model)
-    shares = shares_of(whole.model, places, side_px=_side_of(whole.model))
-    cuts = [Cut(name=p.name, d=p.d, flops_share=shares[p.name]) for p in places]
-    return (*cuts, Cut(name=_WHOLE, d=whole.d, flops_share=1.0))
+    work, all_work = work_of(whole.model, places, side_px=_side_of(whole.model))
+    cuts = [_cut(place.name, place.d, work[place.name], all_work) for place in places]
+    return (*cuts, _cut(WHOLE, whole.d, all_work, all_work))
+
+
+def _cut(name: str, d: int, work: Work, all_work: Work) -> Cut:
+    return Cut(
+        name=name,
+        d=d,
+        gmac=work.multiply_adds / 1e9,
+        flops_share=work.multiply_adds / all_work.multiply_adds,
+        parameters=work.parameters,
+        parameters_share=work.parameters / all_work.parameters,
+    )
 
 
 def create_timm(
@@ -136,14 +199,14 @@ def create_timm(
             the hub cannot be reached.
     """
     whole = _shapes_only(name, classes)
-    stages = (*(place.name for place in places_of(whole.model)), _WHOLE)
-    layer = _WHOLE if layer is None else layer
+    stages = (*(place.name for place in places_of(whole.model)), WHOLE)
+    layer = WHOLE if layer is None else layer
     if layer not in stages:
         raise ModelError(no_such("layer", layer, stages, of=f" of {name}"))
-    if classes and layer != _WHOLE:
+    if classes and layer != WHOLE:
         raise ValueError(f"classes must be 0 for a cut of {name}, got {classes}")
     is_sequence = getattr(whole.model, "global_pool", None) == ""
-    if layer == _WHOLE and is_sequence and not _pools_both(parted(name)[1]):
+    if layer == WHOLE and is_sequence and not _pools_both(parted(name)[1]):
         raise ModelError(
             f"global_pool='' gives no features but a sequence or maps: leave it out of {name}, or say "
             "token, avg or cls+mean"
@@ -342,7 +405,7 @@ def _side_of(model: nn.Module) -> int:
 def _shapes_only(name: str, classes: int = 0) -> TimmNetwork:
     with torch.device("meta"):
         model = _model(name, classes)
-    return TimmNetwork(name, model, layer=_WHOLE, classes=classes)
+    return TimmNetwork(name, model, layer=WHOLE, classes=classes)
 
 
 def _hub_report(network: TimmNetwork) -> LoadReport:

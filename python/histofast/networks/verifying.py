@@ -20,6 +20,7 @@ from histofast.errors import ModelError
 from histofast.graphs import BATCHES, capture
 from histofast.networks.kinds import AnyNetwork
 from histofast.networks.network import Network
+from histofast.networks.timm import TimmCuts, TimmNetwork
 
 _log = log_of(__name__)
 
@@ -55,17 +56,17 @@ class Agreed:
 
 
 class PixelsIn(nn.Module):
-    """A network as its encoder file computes it: uint8 (n, h, w, 3) in, float32 (n, d) out."""
+    """A network as its encoder file computes it: uint8 (n, h, w, 3) in, float32 (n, d) out, or several."""
 
-    def __init__(self, network: AnyNetwork) -> None:
+    def __init__(self, network: AnyNetwork | TimmCuts) -> None:
         super().__init__()
         self.network = network
         self.register_buffer("mean", 255 * torch.tensor(network.mean).view(1, 3, 1, 1))
         self.register_buffer("std", 255 * torch.tensor(network.std).view(1, 3, 1, 1))
 
-    def forward(self, pixels: torch.Tensor) -> torch.Tensor:
+    def forward(self, pixels: torch.Tensor) -> Any:
         x = pixels.permute(0, 3, 1, 2).to(torch.float32)  # (n, 3, h, w)
-        features: torch.Tensor = self.network((x - self.mean) / self.std)
+        features: Any = self.network((x - self.mean) / self.std)
         return features
 
 
@@ -176,27 +177,59 @@ def _terms_of_logits(
         handle.remove()
 
 
-def verify_cuts(file: Path, network: Network, patches: NDArray[np.uint8], *, shown: Path) -> None:
-    """Refuse a file of cuts whose features differ from torch's.
+class WantedCuts(NamedTuple):
+    """What torch gives for a batch of pixels at each cut, (n, d)."""
+
+    pixels: NDArray[np.uint8]
+    features: Mapping[str, torch.Tensor]
+
+
+def wanted_of_cuts(
+    network: Network | TimmNetwork, layers: Sequence[str], patches: NDArray[np.uint8]
+) -> list[WantedCuts]:
+    """Return what a file of cuts of a network must compute, for the batches of `wanted_of`."""
+    cases = _cases(patches, of_any_size=isinstance(network, Network))
+    found = []
+    with torch.inference_mode():
+        if isinstance(network, TimmNetwork):
+            together = PixelsIn(TimmCuts(network, layers)).eval()
+            for case in cases:
+                features = together(torch.from_numpy(case))
+                found.append(WantedCuts(case, dict(zip(layers, features, strict=True))))
+            return found
+        with _pooled_stages(network, layers) as pooled:
+            module = PixelsIn(network).eval()
+            for case in cases:
+                module(torch.from_numpy(case))
+                found.append(WantedCuts(case, dict(pooled)))
+    return found
+
+
+@contextmanager
+def _pooled_stages(network: Network, layers: Sequence[str]) -> Iterator[dict[str, torch.Tensor]]:
+    """Keep the mean over the picture of what leaves stages when the network runs."""
+    kept: dict[str, torch.Tensor] = {}
+
+    def keep(layer: str) -> Callable[[nn.Module, Any, torch.Tensor], None]:
+        return lambda _, inputs, maps: kept.update({layer: maps.mean((2, 3))})
+
+    with ExitStack() as hooks:
+        for layer in layers:
+            handle = network.stage(layer).register_forward_hook(keep(layer))
+            hooks.callback(handle.remove)
+        yield kept
+
+
+def verify_cuts(file: Path, wanted: Sequence[WantedCuts], *, shown: Path) -> None:
+    """Refuse a file of cuts whose features differ from those wanted.
 
     Raises:
         ModelError: those of a cut, which is named, by more than the tolerance.
     """
-    module = PixelsIn(network).eval()
-    wanted: dict[str, torch.Tensor] = {}
-
-    def keep(layer: str) -> Callable[[nn.Module, Any, torch.Tensor], None]:
-        return lambda _, inputs, maps: wanted.update({layer: maps.mean((2, 3))})
-
-    with load_all(file, device="cpu", threads=1) as joined, ExitStack() as hooks:
-        for spec in joined.specs:
-            handle = network.stage(spec.layer).register_forward_hook(keep(spec.layer))
-            hooks.callback(handle.remove)
-        for case in _cases(patches, of_any_size=True):
-            with torch.inference_mode():
-                module(torch.from_numpy(case))
+    with load_all(file, device="cpu", threads=1) as joined:
+        for case, features in wanted:
             for spec, got in zip(joined.specs, joined.encode_together(case), strict=True):
-                error = _largest_error(got, wanted[spec.layer])
+                error = _largest_error(got, features[spec.layer])
                 if error <= MAX_RELATIVE_ERROR:  # false for NaN
                     continue
                 n, h, w, _ = case.shape
