@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 
 import numpy as np
@@ -185,6 +186,25 @@ def test_halves_agree_and_keep_their_attention(files, tmp_path):
     )
     assert operators(tmp_path / "half.onnx")["Attention"] == BLOCKS
     assert half.precision == "float16"
+
+
+@pytest.mark.parametrize("opset", [18, 23])
+def test_integers_leave_attention_as_it_is(files, tmp_path, opset):
+    made = graphs.stained_noise(2 * graphs.MIN_PATCHES, PX)
+    calibration, held_out = made[::2].copy(), made[1::2].copy()
+    small = graphs.write_quantized(
+        files[opset].path,
+        out=tmp_path / "int8.onnx",
+        precision="int8",
+        calibration=calibration,
+        held_out=held_out,
+    )
+    before, after = operators(files[opset].path), operators(small.path)
+    assert after["MatMulInteger"] == 4 * BLOCKS
+    for kind in ("Attention", "Softmax", "LayerNormalization", "Gelu", "Conv"):
+        assert after[kind] == before[kind]
+    assert after["Attention"] == (BLOCKS if opset == 23 else 0)
+    assert json.loads(small.agreement)["median_cosine"] > 0.999
 
 
 @pytest.mark.parametrize(

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from histofast.graphs.capturing import capture
     from histofast.graphs.cutting import GraphCut, cuts, split, truncate
     from histofast.graphs.graph import Graph, set_metadata, to_bytes
+    from histofast.graphs.int8 import Int8Writer
     from histofast.graphs.joining import join_cuts
     from histofast.graphs.onnx_file import read_constants, read_model
     from histofast.graphs.operations import flops, total_flops
@@ -48,6 +49,7 @@ else:
             "histofast.graphs.capturing": ["capture"],
             "histofast.graphs.cutting": ["GraphCut", "cuts", "split", "truncate"],
             "histofast.graphs.graph": ["Graph", "set_metadata", "to_bytes"],
+            "histofast.graphs.int8": ["Int8Writer"],
             "histofast.graphs.joining": ["join_cuts"],
             "histofast.graphs.onnx_file": ["read_constants", "read_model"],
             "histofast.graphs.operations": ["flops", "total_flops"],
@@ -86,6 +88,7 @@ __all__ = [
     "Gemm",
     "Graph",
     "GraphCut",
+    "Int8Writer",
     "LayerSensitivity",
     "PixelGraph",
     "Precision",

@@ -7,6 +7,7 @@ poolings within the network, become convolutions of one channel each.
 
 from __future__ import annotations
 
+from collections.abc import Container
 from typing import Any
 
 import numpy as np
@@ -91,12 +92,16 @@ def average_pools_to_convolutions(graph: Graph) -> None:
         graph.replace(node, [conv])
 
 
-def bytes_into_convolutions(graph: Graph) -> tuple[str, ...]:
+def bytes_into_convolutions(graph: Graph, *, but: Container[str]) -> tuple[str, ...]:
     """Let the first convolutions read the pixels themselves; return the tensor they read, if so.
 
     x = (p / 255 - mean) / std is linear in the bytes p and in a channel that is 255 within the
     picture; both are 0 in a convolution's padding, as x is. The channel is added by a convolution
     of one pixel, exactly: ONNX Runtime's Pad takes longer for it.
+
+    Args:
+        graph: changed in place.
+        but: tensors whose convolutions stay as they are.
 
     Returns:
         The tensors that are bytes as they are: the pixels, and those with the fourth channel.
@@ -112,7 +117,10 @@ def bytes_into_convolutions(graph: Graph) -> tuple[str, ...]:
         chain.append(graph.consumers()[nodes[0].output[0]])
     readers = chain[-1]
     if not readers or any(
-        r.op_type != "Conv" or r.input[1] not in graph.constants or attribute(r, "group", 1) != 1
+        r.op_type != "Conv"
+        or r.output[0] in but
+        or r.input[1] not in graph.constants
+        or attribute(r, "group", 1) != 1
         for r in readers
     ):
         return ()

@@ -1,8 +1,12 @@
 """Eight-bit encoders: float32 graphs rewritten so that whole chains of layers run on integers.
 
-Activations are uint8 with one scale per tensor, weights int8 with one scale per output channel,
-biases int32, written as QuantizeLinear / DequantizeLinear pairs, which ONNX Runtime turns into
-integer kernels. Three rewritings, exact in real arithmetic, come first:
+Convolutions, and what joins them, are rounded by the ranges of calibration patches: activations are
+uint8 with one scale per tensor, weights int8 with one scale per output channel, biases int32,
+written as QuantizeLinear / DequantizeLinear pairs, which ONNX Runtime turns into integer kernels.
+Products are rounded by the range in each patch: see `products`. What makes or sums up the tokens of
+a transformer stays in float32, its first convolution too, which is a hundredth of the work.
+
+Three rewritings, exact in real arithmetic, come first, and the smoothing of products:
 
 - Pixels are bytes already. The first convolution reads them as they are, with a fourth channel of
   ones in which mean and border are accounted for, so that nothing is standardised or rounded.
@@ -19,7 +23,6 @@ Quantization Through Weight Equalization and Bias Correction.
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -29,7 +32,6 @@ import onnx
 from numpy.typing import NDArray
 from onnx import helper
 
-from histofast.encoders import INPUT
 from histofast.graphs.exact import (
     FILLED,
     LEVELS,
@@ -41,9 +43,16 @@ from histofast.graphs.exact import (
     set_weights,
     weights_of,
 )
-from histofast.graphs.graph import Graph, attribute, untyped
+from histofast.graphs.graph import Graph, attribute
+from histofast.graphs.observing import Place, Seen, observe
+from histofast.graphs.products import (
+    NORMS,
+    is_product,
+    round_product,
+    smooth,
+    stream_of_tokens,
+)
 
-_WEIGHTED = ("Conv", "Gemm", "MatMul")  # with constant weights: where the time goes
 _INTEGER = ("Conv", "Add", "Concat", "MaxPool")  # what ONNX Runtime keeps in uint8 throughout
 _CLIPPING = ("Relu", "Clip")  # part of the rounding that follows, where nothing else reads between
 _SAME_SCALE = ("Concat", "MaxPool")  # then they only copy bytes
@@ -79,17 +88,24 @@ class Int8Writer:
         self._graph = graph.pruned()
         fold_batch_norms(self._graph)
         average_pools_to_convolutions(self._graph)
-        self._bytes = bytes_into_convolutions(self._graph)
+        self._stream = stream_of_tokens(self._graph)
+        self._bytes = bytes_into_convolutions(self._graph, but=self._stream)
         self._floats = float_tensors(self._graph)
-        self._ranges = self._calibrate(patches)
+        self._of_maps = self._made_by_convolutions()
+        self._consumers = self._graph.consumers()
+        seen = self._observe(patches)
+        self._ranges = self._ranges_of(seen)
         self._scales: dict[str, tuple[float, int]] = {}
         self._choose_scales()
+        products = [node for node in self._graph.nodes if is_product(self._graph, node)]
+        smooth(self._graph, products, {t: found for (t, axis), found in seen.items() if axis < 0})
 
     @property
     def layers(self) -> tuple[str, ...]:
         """Names of the nodes that can run on integers and take time, in order."""
-        weighted = (node.name for node in self._graph.nodes if self._is_weighted(node))
-        return tuple(name for name in weighted if name != FILLED)
+        nodes = self._graph.nodes
+        found = [n.name for n in nodes if self._is_weighted(n) and self._is_integer(n)]
+        return tuple(name for name in found if name != FILLED)
 
     def write(
         self, *, only: Iterable[str] | None = None, keep: Sequence[str] = ()
@@ -114,7 +130,9 @@ class Int8Writer:
         for tensor in self._bytes[:1]:
             rounded.pop(tensor, None)  # dequantised where it is made
         for node in list(graph.nodes):
-            if node.name in names and self._is_weighted(node):
+            if node.name in names and is_product(graph, node):
+                round_product(graph, node)
+            elif node.name in names and self._is_weighted(node):
                 self._round_weights(graph, node)
             elif self._is_weighted(node) and node.input[0] in {*rounded, *self._bytes}:
                 _shield(graph, node)
@@ -126,26 +144,46 @@ class Int8Writer:
     # --- what is quantised ---------------------------------------------------------------------
 
     def _is_weighted(self, node: onnx.NodeProto) -> bool:
+        if is_product(self._graph, node):
+            return True
         constants = self._graph.constants
         return (
-            node.op_type in _WEIGHTED
+            node.op_type == "Conv"
             and node.input[1] in constants
             and node.input[0] not in constants
             and self._graph.array(node.input[1]).dtype == np.float32
         )
 
     def _is_integer(self, node: onnx.NodeProto) -> bool:
-        if node.op_type in _WEIGHTED:
-            return self._is_weighted(node)
+        if is_product(self._graph, node):
+            return True
+        if node.op_type not in _INTEGER or node.output[0] in self._stream:
+            return False
         # An addition of a constant gains nothing; arithmetic of shapes is in integers already.
-        return node.op_type in _INTEGER and self._floats.issuperset((*node.input, node.output[0]))
+        return self._is_weighted(node) or (
+            node.op_type != "Conv"
+            and node.output[0] in self._of_maps
+            and self._floats.issuperset((*node.input, node.output[0]))
+        )
+
+    def _made_by_convolutions(self) -> set[str]:
+        """Return the tensors that come from convolutions on integers, no product or norm between."""
+        found: set[str] = set()
+        for node in self._graph.nodes:
+            if node.op_type == "Conv":
+                is_one = self._is_weighted(node) and node.output[0] not in self._stream
+            else:
+                ends = is_product(self._graph, node) or node.op_type in NORMS
+                is_one = not ends and not found.isdisjoint(node.input)
+            if is_one:
+                found.update(node.output)
+        return found
 
     def _rounded_around(self, node: onnx.NodeProto) -> list[str]:
-        """Return the tensors that must be in bytes for a node to run on integers."""
-        tensors = self._graph.activations(node)
-        if node.op_type in _INTEGER:  # the others may hand on what they sum up in float32
-            tensors.append(self._clipped(node.output[0]))
-        return tensors
+        """Return the tensors that must be in bytes, of scales known before, for a node's integers."""
+        if is_product(self._graph, node):
+            return []
+        return [*self._graph.activations(node), self._clipped(node.output[0])]
 
     def _clipped(self, tensor: str) -> str:
         """Return the tensor behind a ReLU that alone reads this one, else the tensor itself."""
@@ -156,32 +194,24 @@ class Int8Writer:
 
     # --- ranges and scales ---------------------------------------------------------------------
 
-    def _calibrate(self, patches: NDArray[np.uint8]) -> dict[str, Range]:
-        graph = self._graph
-        self._consumers = graph.consumers()
-        tensors = sorted(
-            {t for n in graph.nodes if self._is_integer(n) for t in self._rounded_around(n)}
-        )
-        if not tensors:
-            return {}
-        opened = graph.pruned([untyped(tensor) for tensor in tensors]).opened()
-        collected: dict[str, list[NDArray[np.float64]]] = defaultdict(list)
-        for i in range(len(patches)):  # one by one: all inner tensors of a batch are gigabytes
-            values = opened.run({INPUT: patches[i : i + 1]}, tensors)
-            for tensor, value in zip(tensors, values, strict=True):
-                # (1, c, h, w) per channel; tokens (1, t, d) and rows (1, d) per feature
-                axes = (0, 2, 3) if value.ndim == 4 else tuple(range(value.ndim - 1))
-                collected[tensor].append(
-                    np.stack([value.min(axes), value.max(axes), value.mean(axes)]).astype("f8")
-                )
+    def _observe(self, patches: NDArray[np.uint8]) -> dict[Place, Seen]:
+        """Return what integers are read from: maps by their channels, and tokens by theirs."""
+        integer = [node for node in self._graph.nodes if self._is_integer(node)]
+        places = [(t, 1) for node in integer for t in self._rounded_around(node)]
+        places += [(n.input[0], -1) for n in integer if is_product(self._graph, n)]
+        return observe(self._graph.pruned(), places, patches)
+
+    def _ranges_of(self, seen: dict[Place, Seen]) -> dict[str, Range]:
         ranges = {}
-        producers = graph.producers()
-        for tensor, found in collected.items():
-            low, high, mean = np.stack(found).transpose(1, 0, 2)  # (n, c) each
+        producers = self._graph.producers()
+        for (tensor, axis), found in seen.items():
+            if axis < 0:
+                continue
+            low, high, mean = (v.astype("f8") for v in (found.low, found.high, found.mean))
             ranges[tensor] = Range(low=low.min(0), high=high.max(0), mean=mean.mean(0))
             if tensor not in self._bytes:
                 ranges[tensor] = _with_headroom(
-                    ranges[tensor], most=_clipped_to(graph, producers[tensor])
+                    ranges[tensor], most=_clipped_to(self._graph, producers[tensor])
                 )
         return ranges
 
@@ -301,48 +331,36 @@ class Int8Writer:
                 names[:] = [new.get(name, name) for name in names]
         self._ranges = {new.get(t, t): found for t, found in self._ranges.items()}
         self._floats = {new.get(t, t) for t in self._floats}
+        self._of_maps = {new.get(t, t) for t in self._of_maps}
         self._consumers = graph.consumers()
         return [new[t] for t in group]
 
     # --- writing -------------------------------------------------------------------------------
 
-    def _round_weights(self, graph: Graph, node: onnx.NodeProto) -> None:
-        weight, bias = weights_of(graph, node)
-        has_bias = node.op_type != "MatMul"
-        # Output channels: rows of a convolution, columns of a product.
-        axis = 0 if node.op_type == "Conv" or attribute(node, "transB", 0) else weight.ndim - 1
-        others = tuple(i for i in range(weight.ndim) if i != axis)
-        per_channel = [-1 if i == axis else 1 for i in range(weight.ndim)]
-        scale_in, _ = self._scales[node.input[0]]
+    def _round_weights(self, graph: Graph, conv: onnx.NodeProto) -> None:
+        weight, bias = weights_of(graph, conv)
+        others = tuple(range(1, weight.ndim))
+        per_channel = [-1, *[1] * len(others)]
+        scale_in, _ = self._scales[conv.input[0]]
         scale = np.maximum(np.abs(weight).max(axis=others) / 127, _TINY)
         # A bias must fit an int32 at the scale of the sums.
         scale = np.maximum(scale, np.abs(bias) / (scale_in * 2.0**30)).astype(np.float32)
         steps = np.clip(np.rint(weight / scale.astype("f8").reshape(per_channel)), -127, 127)
-        for entry in [a for a in node.attribute if a.name in ("alpha", "beta")]:
-            node.attribute.remove(entry)  # in the weights already
-        name = node.input[1]
-        node.input[1] = _dequantised(graph, node, name, steps.astype(np.int8), scale, axis)
-        if has_bias:
-            rounded = steps * scale.astype("f8").reshape(per_channel)
-            bias = bias + self._mean_error(node, weight - rounded, axis)
-            scale_sum = np.float32(scale_in) * scale
-            steps = np.clip(np.rint(bias / scale_sum.astype("f8")), -(2**31) + 1, 2**31 - 1)
-            bias_name = node.input[2] if len(node.input) > 2 else f"{node.name}.bias"
-            del node.input[2:]
-            node.input.append(
-                _dequantised(graph, node, bias_name, steps.astype(np.int32), scale_sum, 0)
-            )
+        name = conv.input[1]
+        conv.input[1] = _dequantised(graph, conv, name, steps.astype(np.int8), scale)
+        rounded = steps * scale.astype("f8").reshape(per_channel)
+        bias = bias + self._mean_error(conv, weight - rounded)
+        scale_sum = np.float32(scale_in) * scale
+        steps = np.clip(np.rint(bias / scale_sum.astype("f8")), -(2**31) + 1, 2**31 - 1)
+        bias_name = conv.input[2] if len(conv.input) > 2 else f"{conv.name}.bias"
+        del conv.input[2:]
+        conv.input.append(_dequantised(graph, conv, bias_name, steps.astype(np.int32), scale_sum))
 
-    def _mean_error(
-        self, node: onnx.NodeProto, error: NDArray[np.float64], axis: int
-    ) -> NDArray[np.float64]:
+    def _mean_error(self, conv: onnx.NodeProto, error: NDArray[np.float64]) -> NDArray[np.float64]:
         """Return what rounding the weights takes from each output on average."""
-        mean = self._ranges[node.input[0]].mean  # (channels,)
-        if node.op_type != "Conv":
-            product: NDArray[np.float64] = (error if axis == 0 else error.T) @ mean
-            return product
+        mean = self._ranges[conv.input[0]].mean  # (channels,)
         per_input = error.sum(axis=tuple(range(2, error.ndim)))  # (out, in / groups)
-        group = attribute(node, "group", 1)
+        group = attribute(conv, "group", 1)
         means = mean.reshape(group, -1).repeat(len(error) // group, axis=0)
         summed: NDArray[np.float64] = (per_input * means).sum(axis=1)
         return summed
@@ -416,7 +434,6 @@ def _dequantised(
     name: str,
     steps: NDArray[Any],
     scale: NDArray[np.float32],
-    axis: int,
 ) -> str:
     """Put constants of integers in front of a node, to be read as floats; return their name."""
     values = graph.unused(f"{name}.rounded")
@@ -427,6 +444,6 @@ def _dequantised(
     ]
     at = next(i for i, other in enumerate(graph.nodes) if other is node)
     graph.nodes.insert(
-        at, helper.make_node("DequantizeLinear", inputs, [values], name=values, axis=axis)
+        at, helper.make_node("DequantizeLinear", inputs, [values], name=values, axis=0)
     )
     return values

@@ -28,7 +28,7 @@ from histofast.graphs.writing import replacing_encoder, write_model
 
 Precision = Literal["int8", "float16"]
 
-_EXPORTER = {"int8": "histofast int8 1", "float16": "onnxruntime.transformers float16"}
+_EXPORTER = {"int8": "histofast int8 2", "float16": "onnxruntime.transformers float16"}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -55,8 +55,8 @@ def write_quantized(
     Args:
         encoder: name or path of a float32 encoder.
         out: path of the .onnx file.
-        precision: "int8": integers in convolutions and products, for CPUs with VNNI; "float16":
-            half the memory, for GPUs.
+        precision: "int8": integers in convolutions and products, for CPUs with VNNI (of vision
+            transformers all else stays in float32); "float16": half the memory, for GPUs.
         held_out: (n, h, w, 3) uint8 real patches that the agreement is measured on.
         calibration: (m, h, w, 3) uint8 other real patches that the scales come from; int8 only.
         keep: names of layers, or of groups of them (`layer4`), that stay in float32; int8 only.
