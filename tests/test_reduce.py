@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import shutil
 import threading
@@ -13,7 +14,7 @@ import pytest
 
 import histofast
 import reference
-from histofast import encoders, encoding, graphs
+from histofast import encoders, encoding, graphs, pipeline
 from histofast._files import Lock
 from histofast.errors import FeatureError, ModelError
 from histofast.pipeline import sample_features
@@ -222,6 +223,15 @@ def test_a_sample_has_the_features_that_extract_writes(slides, small, tmp_path):
     assert {row.tobytes() for row in sample.features} <= known
     again = sample_features(slides, encoder=small, n=90, min_tissue=0.1)
     assert np.array_equal(sample.features, again.features)
+
+
+def test_a_sample_takes_every_argument_of_extract(slides, small):
+    """Those of runs are passed over, whichever there are."""
+    names = inspect.signature(pipeline.extract).parameters
+    given = {name: p.default for name, p in names.items() if p.default is not p.empty}
+    del given["slides"], given["encoder"]
+    sample = sample_features(slides, encoder=small, n=4, **given | {"min_tissue": 0.1})
+    assert len(sample.features) == 4
 
 
 def test_a_slide_that_fails_is_left_out_and_said(slides, small, tmp_path):

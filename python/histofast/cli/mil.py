@@ -120,6 +120,15 @@ def train(
             "--model-option", metavar="NAME=VALUE", help="of the model, dropout=0.25; repeatable"
         ),
     ] = None,
+    init: Annotated[
+        Path | None,
+        typer.Option(
+            "--init",
+            metavar="FILE",
+            help="weights that --model gated or clam starts from: a published head of gated attention "
+            "(Feather, abmil.base.*, CLAM), or model.safetensors of a fold",
+        ),
+    ] = None,
     balance: Annotated[
         bool, typer.Option("--balance/--no-balance", help="let all classes count the same")
     ] = True,
@@ -192,6 +201,7 @@ def train(
             out=out,
             model=model,
             config=config,
+            init=init,
             overwrite=overwrite,
             tensorboard=tensorboard,
             mlflow=mlflow,

@@ -26,6 +26,7 @@ from histofast.mil.pixels import sample_of_run
 from histofast.mil.prediction import Predictions, attend, attention_of, predict
 from histofast.mil.runs import Run, TrainConfig, open_run
 from histofast.mil.selecting import refuse_without_attention, selection
+from histofast.mil.starting import Start, read_start
 from histofast.mil.survival import cox_loss
 from histofast.mil.topk import top_rows
 from histofast.mil.training import train
@@ -42,6 +43,7 @@ __all__ = [
     "PositionEncoding",
     "Predictions",
     "Run",
+    "Start",
     "TrainConfig",
     "TrainProgress",
     "attend",
@@ -59,6 +61,7 @@ __all__ = [
     "open_run",
     "predict",
     "pseudo_inverse",
+    "read_start",
     "refuse_without_attention",
     "sample_of_run",
     "selection",

@@ -51,6 +51,7 @@ from histofast.mil.runs import (
     save_model,
     values_of,
 )
+from histofast.mil.starting import put_start
 from histofast.mil.survival import cox_loss
 from histofast.networks import pick_device
 
@@ -180,7 +181,10 @@ class _Training:
             outputs=outputs_of(run.task, run.classes),
             seed=_seed(_MODEL, config, fold),
             **config.model_options,
-        ).to(device)
+        )
+        if run.init is not None:
+            put_start(run.path, run.init, self.model)
+        self.model.to(device)
         optimizer = torch.optim.AdamW(
             self.model.parameters(), lr=config.lr, weight_decay=config.weight_decay, fused=True
         )

@@ -1,6 +1,7 @@
 """The folder of a training run: what was asked, the models of its folds, what they are worth.
 
     run.json             arguments, classes, encoder, names and targets of bags, folds
+    init.safetensors     what all folds start from, where that is asked for
     fold-<i>/            model.safetensors, log.csv; state.pt until the fold is done
     predictions.csv      of test bags, each by the model that has not seen it
     metrics.json         of these predictions; written last: a run that has it is finished
@@ -48,7 +49,8 @@ from histofast.mil.models import create
 
 KIND = "train"
 MODEL, STATE, LOG = "model.safetensors", "state.pt", "log.csv"
-FILES = tuple(f"fold-*/{name}" for name in (MODEL, STATE, LOG))
+INIT = "init.safetensors"  # what all folds start from, where they do
+FILES = (INIT, *(f"fold-*/{name}" for name in (MODEL, STATE, LOG)))
 _ABOUT, _SUM = "histofast.bag_model", "sha256"  # in the metadata of a model, and within that
 _DAMAGED = (AttributeError, KeyError, TypeError, ValueError)  # of JSON that is not as it should be
 _ANEW = f"remove {METRICS} and train again with the same arguments, trained folds are kept"
@@ -150,6 +152,8 @@ class Run:
         encoder: name and sha256 of what made the features; {} where the files did not tell.
         options: with which the features were made, as far as their files told.
         config: how it was trained.
+        init: `sha256` of the file that all folds start from, `names` and `tensors` of what is taken of it;
+            None where they start from random weights.
         metric: what chose the epochs.
         names: (b) of the bags.
         paths: (b) their feature files, as they were when the run was started.
@@ -168,6 +172,7 @@ class Run:
     encoder: Mapping[str, Any]
     options: Mapping[str, Any]
     config: TrainConfig
+    init: Mapping[str, str] | None
     metric: str
     names: tuple[str, ...]
     paths: tuple[Path, ...]
@@ -249,6 +254,7 @@ class Run:
             encoder=about["encoder"],
             options=about["options"],
             config=TrainConfig(**identity["config"], **about["config"]),
+            init=_init_of(identity),
             metric=identity["metric"],
             names=tuple(slides),
             paths=tuple(Path(path) for path in about["paths"]),
@@ -264,6 +270,11 @@ class Run:
             left_out=tuple(about["left_out"]),
             record=record,
         )
+
+
+def _init_of(identity: Mapping[str, Any]) -> dict[str, str] | None:
+    told = identity.get("init")
+    return None if told is None else {k: str(told[k]) for k in ("sha256", "names", "tensors")}
 
 
 def open_run(path: str | Path) -> Run:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Sequence
-from dataclasses import fields
+from dataclasses import fields, replace
 from functools import partial
 from pathlib import Path
 
@@ -38,6 +38,7 @@ from histofast.mil.measuring import measure
 from histofast.mil.models import create, names
 from histofast.mil.reading import threads_of_torch
 from histofast.mil.runs import FILES, KIND, Run, TrainConfig, outputs_of, slides_of
+from histofast.mil.starting import Start, keep_start, read_start
 from histofast.networks import pick_device
 
 _log = log_of(__name__)
@@ -57,6 +58,7 @@ def train(
     model: str = "attention",
     task: Task | None = None,
     config: TrainConfig | None = None,
+    init: str | Path | None = None,
     missing: Missing = "error",
     label_column: str = "label",
     overwrite: bool = False,
@@ -81,6 +83,9 @@ def train(
         model: its name.
         task: None: that of the bags, else classification.
         config: how to train.
+        init: file of weights that every fold's model, "gated" or "clam", starts from: a published head of
+            gated attention (Feather, `abmil.base.*` of MIL-Lab, CLAM), or `model.safetensors` of a fold of
+            ours. Its widths are those of the model; its classifier is left out.
         missing: what to do about labels without features and features without labels.
         label_column: where the labels are.
         overwrite: replace a run of another identity, or write into a folder that is not empty.
@@ -103,7 +108,7 @@ def train(
             a folder of something else or of other arguments.
         FeatureError: feature files that do not fit, are broken, or hold NaN.
         FileNotFoundError: no such file or folder.
-        ModelError: the loss is not finite; another process trains in this folder; files of the run
+        ModelError: `init` holds no such weights, or for other features; the loss is not finite; another process trains in this folder; files of the run
             that were changed since.
         ModuleNotFoundError: tensorboard or mlflow is asked for and not installed.
         OSError: the folder cannot be written, or the disk is full; what is there stays whole.
@@ -119,12 +124,19 @@ def train(
     out = path_of("out", out)
     bags = _bags(features, labels, task=task, missing=missing, label_column=label_column)
     device = pick_device(config.device)
-    record = record_of(bags, model, config)
+    start = None
+    if init is not None:
+        start = read_start(init, model=model, d=bags.d, options=config.model_options)
+        config = replace(config, model_options={**config.model_options, **start.options})
+    record = record_of(bags, model, config, start=start)
     loggers(out, tensorboard=tensorboard, mlflow=mlflow)  # refused now, not hours later
     if is_finished(out, record):
         return Run.of(out, record)
     with run_folder(out, record, files=FILES, overwrite=overwrite), threads_of_torch(threads):
         run = Run.of(out, record)
+        if start is not None:
+            keep_start(out, start)
+            note(_log, str(start), to=on_note)
         work_on_folds(
             partial(train_fold, run, bags, threads=threads, tensorboard=tensorboard, mlflow=mlflow),
             [fold for fold in range(len(run.folds)) if not is_trained(run, fold)],
@@ -167,7 +179,9 @@ def _bags(
     return features
 
 
-def record_of(bags: Bags, model: str, config: TrainConfig) -> RunRecord:
+def record_of(
+    bags: Bags, model: str, config: TrainConfig, *, start: Start | None = None
+) -> RunRecord:
     """Return what run.json holds; refuse what cannot be trained.
 
     Raises:
@@ -204,6 +218,7 @@ def record_of(bags: Bags, model: str, config: TrainConfig) -> RunRecord:
             "d": bags.d,
             "config": numbers,
             "metric": _choose_metric(bags, divided, config.metric),
+            **({} if start is None else {"init": start.identity}),
             "slides": slides_of(bags),
             "folds": {
                 str(i): {part.name: getattr(fold, part.name).tolist() for part in fields(Fold)}
@@ -216,6 +231,7 @@ def record_of(bags: Bags, model: str, config: TrainConfig) -> RunRecord:
             "options": dict(bags.options),
             "left_out": list(bags.empty),
             "config": aside,
+            **({} if start is None else {"init": str(start.path.resolve())}),
             "paths": [str(path.resolve()) for path in bags.paths],
         },
     )
