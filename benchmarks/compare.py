@@ -37,6 +37,7 @@ PACKAGES = [
     "scikit-image",
     "torch",
     "torchvision",
+    "timm",
     "pytorch-cka",
 ]
 
