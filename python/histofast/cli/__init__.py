@@ -24,6 +24,7 @@ from histofast._stopping import deferred_interrupts, interruptions
 from histofast._words import listed, one_line
 from histofast.cli import (
     classify,
+    cluster,
     dataset,
     demo,
     explain,
@@ -80,6 +81,7 @@ app.command(name="demo", short_help="Make three small slides, encode them, show 
 app.command(name="doctor", short_help="Show what works on this machine, and mend the rest.")(
     tools.doctor
 )
+app.add_typer(cluster.app, name="cluster", short_help="Write what schedulers run.")
 app.add_typer(dataset.app, name="dataset", short_help="Make labelled images ready for training.")
 app.add_typer(explain.app, name="explain", short_help="Show what a network looks at.")
 app.add_typer(study.app, name="study", short_help="Answer a question about networks.")

@@ -1,0 +1,263 @@
+"""`histofast cluster sbatch`: what it prints, and a real Slurm of one machine that runs it."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import socket
+import subprocess
+import sys
+import time
+
+import pytest
+
+import histofast
+from small_slides import write_slide
+from test_cli_flags import COMMANDS
+
+LAUNCHER = '#!/bin/sh\nexec "{python}" -c "from histofast.cli import main; main()" "$@"\n'
+
+
+def script_of(cli, *arguments):
+    answer = cli("cluster", "sbatch", *arguments)
+    assert (answer.code, answer.err) == (0, [])
+    return answer.out
+
+
+def test_a_script_of_an_array(cli):
+    script = script_of(
+        cli,
+        *("extract", "my slides", "--out", "f", "--array", "64", "--at-most", "8", "--mpp", "0.5"),
+        *(
+            "--gpus-per-task",
+            "1",
+            "--time",
+            "08:00:00",
+            "--sbatch=--qos=long",
+            "--setup",
+            "ml cuda",
+        ),
+    )
+    lines = script.splitlines()
+    assert lines[0] == "#!/bin/bash"
+    asked = {line.removeprefix("#SBATCH --") for line in lines if line.startswith("#SBATCH")}
+    assert asked == {
+        "job-name=histofast-extract",
+        "array=1-64%8",
+        "cpus-per-task=8",
+        "gpus-per-task=1",
+        "time=08:00:00",
+        "signal=B:TERM@120",
+        "open-mode=append",
+        "output=%x-%A_%a.log",
+        "requeue",
+        "qos=long",
+    }
+    run = "histofast extract 'my slides' --out f --mpp 0.5 --shard \"$SLURM_ARRAY_TASK_ID/64\" &"
+    assert lines.index("ml cuda") == lines.index(run) - 1
+    assert subprocess.run(["bash", "-n"], input=script, text=True, check=False).returncode == 0
+
+
+def test_a_script_of_one_job(cli):
+    script = script_of(cli, "train", "features", "--labels", "l.csv", "--out", "run")
+    assert "\nhistofast train features --labels l.csv --out run &\n" in script
+    assert "array" not in "".join(line for line in script.splitlines() if "SBATCH" in line)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ("exract s --out o", "command must be one of classify, dataset, .*, got 'exract'"),
+        ("cluster sbatch extract s", "command must be one of .*, got 'cluster'"),
+        ("extract s --ot o", "no such option: --ot .*see histofast extract --help"),
+        ("train f --labels l --out o --array 3", "--array must be of a command that has shards"),
+        ("extract s --out o --array 3 --shard 1/3", "--array must not be given with shard: each"),
+        ("extract s --out o --at-most 3", "--at-most must be given with array only, got 3"),
+        ("extract s --out o --array x", "must be a whole number, got 'x'"),
+    ],
+)
+def test_what_it_refuses(cli, arguments, words):
+    answer = cli("cluster", "sbatch", *arguments.split())
+    assert answer.code == 2
+    assert not answer.out
+    (line,) = answer.err
+
+    assert re.search(words, line), line
+
+
+def test_its_options_are_no_options_of_what_it_runs():
+    def options(command):
+        return {o for parameter in command.params for o in parameter.opts if o != "--help"}
+
+    own = options(COMMANDS["cluster", "sbatch"])
+    assert len(own) > 8
+    for name, command in COMMANDS.items():
+        if name[0] != "cluster":
+            assert not own & options(command), name
+
+
+# --- Slurm itself ---------------------------------------------------------------------------------
+
+CONFIGURATION = """
+ClusterName=test
+SlurmctldHost={host}(127.0.0.1)
+SlurmUser=root
+SlurmctldPort={ports[0]}
+SlurmdPort={ports[1]}
+AuthType=auth/none
+CredType=cred/none
+ProctrackType=proctrack/pgid
+TaskPlugin=task/none
+SelectType=select/cons_tres
+SelectTypeParameters=CR_CPU
+JobAcctGatherType=jobacct_gather/none
+AccountingStorageType=accounting_storage/none
+MpiDefault=none
+ReturnToService=2
+StateSaveLocation={folder}/state
+SlurmdSpoolDir={folder}/spool
+SlurmctldPidFile={folder}/slurmctld.pid
+SlurmdPidFile={folder}/slurmd.pid
+SlurmctldLogFile={folder}/slurmctld.log
+SlurmdLogFile={folder}/slurmd.log
+KillWait=5
+NodeName={host} NodeAddr=127.0.0.1 CPUs=2 RealMemory=2000
+PartitionName=main Nodes=ALL Default=YES State=UP
+"""
+
+
+def free_ports(n):
+    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(n)]
+    ports = [each.getsockname()[1] for each in sockets]
+    for each in sockets:
+        each.close()
+    return ports
+
+
+def tell(*command):
+    return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
+
+
+@pytest.fixture(scope="module")
+def slurm(tmp_path_factory):
+    """A Slurm of this machine, ended with the tests."""
+    needed = ["sbatch", "squeue", "scontrol", "slurmctld", "slurmd"]
+    if os.geteuid() != 0 or any(shutil.which(name) is None for name in needed):
+        pytest.skip("needs root and Slurm: apt-get install slurm-wlm")
+    folder = tmp_path_factory.mktemp("slurm")
+    for name in ("state", "spool", "bin"):
+        (folder / name).mkdir()
+    host = socket.gethostname().partition(".")[0]
+    text = CONFIGURATION.format(host=host, folder=folder, ports=free_ports(2))
+    (folder / "slurm.conf").write_text(text)
+    launcher = folder / "bin" / "histofast"
+    launcher.write_text(LAUNCHER.format(python=sys.executable))
+    launcher.chmod(0o755)
+    former = dict(os.environ)
+    os.environ["SLURM_CONF"] = str(folder / "slurm.conf")
+    os.environ["PATH"] = f"{folder / 'bin'}{os.pathsep}{former['PATH']}"
+    daemons = [subprocess.Popen([name, "-D"]) for name in ("slurmctld", "slurmd")]
+    try:
+        until = time.monotonic() + 60
+        while (
+            "idle"
+            not in subprocess.run(
+                ["sinfo", "--noheader"], check=False, capture_output=True, text=True
+            ).stdout
+        ):
+            assert time.monotonic() < until, "Slurm does not start"
+            time.sleep(0.5)
+        yield folder
+    finally:
+        for daemon in reversed(daemons):
+            daemon.terminate()
+            daemon.wait(30)
+        os.environ.clear()
+        os.environ.update(former)
+
+
+def state_of(job):
+    told = tell("scontrol", "show", "job", job)
+    return dict(word.split("=", 1) for word in told.split() if "=" in word)
+
+
+def wait_for(job, *states):
+    until = time.monotonic() + 120
+    while (state := state_of(job)["JobState"]) not in states:
+        assert time.monotonic() < until, f"{job} is {state}"
+        time.sleep(0.3)
+    return state
+
+
+def submit(cli, folder, *arguments):
+    (folder / "job.sh").write_text(script_of(cli, *arguments))
+    return tell("sbatch", "--parsable", f"--chdir={folder}", str(folder / "job.sh"))
+
+
+def files_in(out):
+    return {str(f.relative_to(out)): f.read_bytes() for f in sorted(out.rglob("*.h5"))}
+
+
+@pytest.mark.cluster
+@pytest.mark.slow
+def test_an_array_makes_what_one_process_makes(slurm, cli, slides, encoder, tmp_path):
+    options = {"mpp": 1.0, "patch_px": 32, "min_tissue": 0.1}
+    histofast.extract(slides, out=tmp_path / "here", encoder=encoder, **options)
+    job = submit(
+        cli,
+        tmp_path,
+        *("extract", slides, "--out", "there", "--encoder", encoder, "--mpp", "1"),
+        *("--patch-px", "32", "--min-tissue", "0.1", "--array", "2", "--cpus-per-task", "1"),
+    )
+    for task in (1, 2):
+        assert wait_for(f"{job}_{task}", "COMPLETED", "FAILED", "CANCELLED") == "COMPLETED"
+    assert len(files_in(tmp_path / "here")) == 3
+    assert files_in(tmp_path / "there") == files_in(tmp_path / "here")
+    assert {f.name for f in (tmp_path / "there").glob("run*.json")} == {
+        "run-1of2.json",
+        "run-2of2.json",
+    }
+
+
+def start_a_long_one(slurm, cli, encoder, tmp_path):
+    (tmp_path / "slides").mkdir()
+    for i in range(8):
+        write_slide(tmp_path / f"slides/s{i}.tif", seed=i, size=(1536, 1536))
+    options = ["--out", "there", "--encoder", encoder, "--mpp", "1", "--patch-px", "16"]
+    job = submit(cli, tmp_path, "extract", "slides", *options, "--cpus-per-task", "1")
+    out = tmp_path / "there"
+    until = time.monotonic() + 60
+    while not files_in(out):
+        assert time.monotonic() < until, (tmp_path / f"histofast-extract-{job}.log").read_text()
+        time.sleep(0.02)
+    return job, out
+
+
+@pytest.mark.cluster
+@pytest.mark.slow
+def test_a_task_that_is_told_to_end_is_put_back(slurm, cli, encoder, tmp_path):
+    job, out = start_a_long_one(slurm, cli, encoder, tmp_path)
+    tell("scancel", "--signal=TERM", "--batch", job)
+    assert wait_for(job, "PENDING", "COMPLETED", "FAILED") == "PENDING"
+    assert state_of(job)["Restarts"] == "1"
+    done = files_in(out)
+    assert 1 <= len(done) < 8
+    assert not [f for f in out.rglob(".*") if f.is_file()]
+    tell("scancel", job)  # Slurm starts it again in two minutes: what it will do is done here
+    subprocess.run(["bash", "job.sh"], check=True, cwd=tmp_path, capture_output=True)
+    found = files_in(out)
+    assert len(found) == 8
+    assert {name: found[name] for name in done} == done
+
+
+@pytest.mark.cluster
+@pytest.mark.slow
+def test_a_task_that_is_cancelled_stays_so(slurm, cli, encoder, tmp_path):
+    job, out = start_a_long_one(slurm, cli, encoder, tmp_path)
+    tell("scancel", job)
+    wait_for(job, "CANCELLED")
+    time.sleep(3.0)
+    assert state_of(job)["JobState"] == "CANCELLED"
+    assert not tell("squeue", "--noheader", "--jobs", job, "--states", "PENDING,RUNNING")
+    assert len(files_in(out)) < 8
