@@ -60,3 +60,11 @@ def test_a_quota_of_one_and_a_half_is_two_and_never_more_than_the_affinity(monke
     for quota, expected in [(1.5, 2), (0.3, 1), (8.0, 3), (None, 3)]:
         monkeypatch.setattr(_machine, "_cgroup_quota_cpus", lambda _root, quota=quota: quota)
         assert _machine.available_cpus() == expected
+
+
+@pytest.mark.parametrize(("told", "expected"), [("3", 3), ("64", 8), ("", 8), ("2x", 8)])
+def test_the_share_that_slurm_gives_counts(told, expected, monkeypatch):
+    monkeypatch.setattr(_machine.os, "sched_getaffinity", lambda _: set(range(8)), raising=False)
+    monkeypatch.setattr(_machine, "_cgroup_quota_cpus", lambda _: None)
+    monkeypatch.setenv("SLURM_CPUS_PER_TASK", told)
+    assert _machine.available_cpus() == expected

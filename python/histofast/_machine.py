@@ -17,14 +17,18 @@ ONNX_RUNTIME = ("cuda", "tensorrt")
 def available_cpus() -> int:
     """Return the number of CPUs this process may use, at least 1.
 
-    The smaller of the scheduler's affinity mask and the CPU quota of the process's control groups
-    (versions 1 and 2, every ancestor counts). A quota of 1.5 CPUs counts as 2: two throttled
-    threads do more work than one.
+    The smallest of the scheduler's affinity mask, the CPU quota of the process's control groups
+    (versions 1 and 2, every ancestor counts) and the CPUs that Slurm gives to a task, which not every site
+    enforces. A quota of 1.5 CPUs counts as 2: two throttled threads do more work than one.
     """
     # macOS and Windows have neither this call nor control groups.
     cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     quota = _cgroup_quota_cpus(Path("/"))
-    return max(1, min(cpus, math.ceil(quota)) if quota is not None else cpus)
+    told = os.environ.get("SLURM_CPUS_PER_TASK", "")
+    given = [cpus] if quota is None else [cpus, math.ceil(quota)]
+    if told.isdecimal():
+        given.append(int(told))
+    return max(1, min(given))
 
 
 def _cgroup_quota_cpus(root: Path) -> float | None:

@@ -127,11 +127,12 @@ def sbatch(
         setup=tuple(setup or ()),
         sbatch=tuple(sbatch_option or ()),
     )
+    shard = flags.flags_of(inner).get("shard", "")
     if array is not None:
-        _check_array(inner, command)
+        _check_array(inner, command, shard)
     elif at_most is not None:
         raise ValueError(f"at_most must be given with array only, got {at_most}")
-    say_document(script_of(command, task, made_by=sys.argv[1:]).rstrip("\n"))
+    say_document(script_of(command, task, shard=shard, made_by=sys.argv[1:]).rstrip("\n"))
 
 
 def _inner(context: typer.Context, command: Sequence[str]) -> Any:
@@ -153,15 +154,15 @@ def _inner(context: typer.Context, command: Sequence[str]) -> Any:
     return found
 
 
-def _check_array(inner: Any, command: Sequence[str]) -> None:
-    if not any("--shard" in parameter.opts for parameter in inner.params):
+def _check_array(inner: Any, command: Sequence[str], shard: str) -> None:
+    if not shard:
         raise ValueError(f"array must be of a command that has shards, got {inner.name}")
-    if any(word.partition("=")[0] == "--shard" for word in command):
+    if any(word.partition("=")[0] == shard for word in command):
         raise ValueError("array must not be given with shard: each task has one of its own")
 
 
-def script_of(command: Sequence[str], task: Task, *, made_by: Sequence[str]) -> str:
-    """Return the script that runs a command of histofast."""
+def script_of(command: Sequence[str], task: Task, *, shard: str, made_by: Sequence[str]) -> str:
+    """Return the script that runs a command of histofast; `shard` is its flag for the part of a task."""
     asked: list[tuple[str, object]] = [
         ("job-name", task.job_name or f"histofast-{command[0]}"),
         ("cpus-per-task", task.cpus_per_task),
@@ -180,6 +181,6 @@ def script_of(command: Sequence[str], task: Task, *, made_by: Sequence[str]) -> 
     lines = ["#!/bin/bash", f"# Made by: histofast {one_line(shlex.join(made_by))}"]
     lines += [f"#SBATCH --{name}={value}" for name, value in asked if value is not None]
     lines += ["#SBATCH --requeue", *(f"#SBATCH {option}" for option in task.sbatch)]
-    shard = f' --shard "$SLURM_ARRAY_TASK_ID/{task.array}"' if task.array else ""
-    lines += ["", *task.setup, f"histofast {shlex.join(command)}{shard} &"]
+    part = f' {shard} "$SLURM_ARRAY_TASK_ID/{task.array}"' if task.array else ""
+    lines += ["", *task.setup, f"histofast {shlex.join(command)}{part} &"]
     return "\n".join(lines) + _TAIL
