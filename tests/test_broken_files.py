@@ -37,6 +37,11 @@ def wrap(path):
     graphs.wrap(path, out=path.with_name("out.onnx"), patch_px=16, **CHANNELS, overwrite=True)
 
 
+def wrap_tissue(path):
+    out = path.with_name("out.onnx")
+    graphs.wrap_tissue(path, out=out, mpp=8, tissue=[1], tile_px=16, **CHANNELS, overwrite=True)
+
+
 def truncate(path):
     graphs.truncate(path, at="a", out=path.with_name("out.onnx"), overwrite=True)
 
@@ -53,7 +58,9 @@ def read_slide_labels(path):
 
 READERS = [
     (encoders.read_specs, "x.onnx"),
+    (encoders.read_tissue_spec, "x.onnx"),
     (wrap, "x.onnx"),
+    (wrap_tissue, "x.onnx"),
     (truncate, "x.onnx"),
     (graphs.cuts, "x.onnx"),
     *(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import random
 import tempfile
+from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from pathlib import Path
 
@@ -15,8 +16,9 @@ from onnx import helper
 
 import foreign_models
 import fuzzing
+import tissue_networks
 from histofast import graphs
-from histofast.encoders import load_all, read_specs
+from histofast.encoders import TissueNetwork, load_all, read_specs, read_tissue_spec
 from histofast.errors import ModelError
 from tiny_encoder import write_encoder
 
@@ -36,6 +38,20 @@ def read(path: Path) -> None:
 def read_foreign(path: Path) -> None:
     out = path.with_suffix(".out.onnx")
     graphs.wrap(path, out=out, patch_px=16, **CHANNELS, overwrite=True)
+
+
+def read_tissue(path: Path) -> None:
+    """What a network of tissue says, and one tile by it."""
+    spec = read_tissue_spec(path)
+    if spec.tile_px <= 256:  # more than a tile of a test
+        with ThreadPoolExecutor(1) as pool:
+            tile = np.full((1, spec.tile_px, spec.tile_px, 3), 100, np.uint8)
+            TissueNetwork(spec, device="cpu").run(tile, workers=pool)
+
+
+def wrap_tissue(path: Path) -> None:
+    out = path.with_suffix(".out.onnx")
+    graphs.wrap_tissue(path, out=out, mpp=8, tissue=[1], tile_px=32, **CHANNELS, overwrite=True)
 
 
 def make_others(path: Path) -> None:
@@ -141,6 +157,20 @@ def test_encoders(tmp_path, folder):
 def test_onnx_files_of_others(tmp_path, folder):
     path = foreign_models.residual(tmp_path / "plain.onnx")
     strays = fuzzing.attack(read_foreign, [path], folder, mutants=fuzzing.MUTANTS // 4)
+    assert not strays, fuzzing.told(strays)
+
+
+def test_networks_of_tissue(tmp_path, folder):
+    plain = tissue_networks.convolutions(tmp_path / "plain.onnx", halvings=1)
+    made = tmp_path / "made.onnx"
+    graphs.wrap_tissue(plain, out=made, mpp=8, tissue=[1], tile_px=32, **CHANNELS)
+    strays = fuzzing.attack(read_tissue, [made], folder, mutants=fuzzing.MUTANTS // 4)
+    assert not strays, fuzzing.told(strays)
+
+
+def test_networks_of_others_that_find_tissue(tmp_path, folder):
+    plain = tissue_networks.convolutions(tmp_path / "plain.onnx", halvings=1)
+    strays = fuzzing.attack(wrap_tissue, [plain], folder, mutants=fuzzing.MUTANTS // 8)
     assert not strays, fuzzing.told(strays)
 
 

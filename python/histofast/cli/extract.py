@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
 import typer
 
 from histofast._machine import ONNX_RUNTIME
-from histofast.cli import options, selecting
+from histofast.cli import colours, options, selecting
 from histofast.cli.output import say, say_document
 from histofast.cli.progress import show_progress, summarise
 
@@ -78,8 +78,9 @@ def extract(
     ] = "area",
     threshold: options.Threshold = None,
     ink: options.Ink = None,
-    stain: options.Stain = None,
-    stain_target: options.StainTarget = None,
+    tissue: options.Tissue = None,
+    stain: colours.Stain = None,
+    stain_target: colours.StainTarget = None,
     select: selecting.Select = None,
     keep: selecting.Keep = None,
     keep_random: selecting.KeepRandom = None,
@@ -219,8 +220,8 @@ def extract(
             min_tissue=min_tissue,
             edge=cast(Literal["drop", "shift"], edge),
             resample=cast("Resample", resample),
-            tissue=options.tissue_of(ink, threshold=threshold),
-            stain=options.stain_of(stain, stain_target),
+            tissue=options.tissue_of(ink, threshold=threshold, network=tissue),
+            stain=colours.stain_of(stain, stain_target),
             select=chosen,
             mask=mask,
             mpp_override=mpp_override,

@@ -23,7 +23,9 @@ _CALLED = {
     "classes": "class",
     "methods": "method",
     "overlap_px": "overlap",
+    "margin_px": "margin",
     "size_px": "size",
+    "tile_px": "patch_px",
     "timm_args": "timm_arg",
 }
 # Arguments without a flag, in words; of all others the words are in the name.

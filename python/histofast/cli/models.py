@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from histofast.cli import exporting, flags, measure, merge, options, reduce, standardising
+from histofast.cli import adding, exporting, flags, measure, merge, options, reduce
 from histofast.cli.output import say, say_document
 
 if TYPE_CHECKING:
@@ -26,6 +26,7 @@ app = typer.Typer(
     help="Make, cut, shrink and compare encoders: ONNX files that start at pixels.",
     rich_markup_mode=None,
 )
+app.command(name="add", short_help="Turn any ONNX file into an encoder, proven equal.")(adding.add)
 app.command(name="export", short_help="Export a network, cut at a layer (needs torch).")(
     exporting.export
 )
@@ -211,70 +212,6 @@ def _aligned(rows: Sequence[Sequence[str]], *, right: set[str]) -> list[str]:
         for width in [max(map(len, column))]
     ]
     return ["  ".join(line).rstrip() for line in zip(*columns, strict=True)]
-
-
-@app.command(name="add", short_help="Turn any ONNX file into an encoder, proven equal.")
-def add(
-    model: Annotated[Path, typer.Argument(help="ONNX file that takes float images")],
-    out: Annotated[Path, typer.Option("--out", "-o", help="ONNX file to write")],
-    mean: standardising.Mean = None,
-    std: standardising.Std = None,
-    channels: standardising.Channels = "rgb",
-    scale: standardising.Scale = None,
-    size_px: Annotated[
-        int | None, typer.Option("--size", metavar="PX", help="fix the patch side [the file's]")
-    ] = None,
-    patch_px: Annotated[
-        int | None,
-        typer.Option("--patch-px", "--patch-size", help="patch side it is meant for [--size]"),
-    ] = None,
-    mpp: Annotated[float, typer.Option("--mpp", help="um per pixel it is meant for")] = 0.5,
-    output: Annotated[
-        str | None,
-        typer.Option("--output", "--at", metavar="NAME", help="output, or tensor to cut at"),
-    ] = None,
-    pool: Annotated[
-        str, typer.Option("--pool", help="auto, nchw, nhwc, cls (first token) or mean")
-    ] = "auto",
-    name: Annotated[str | None, typer.Option("--name", help="of the encoder [OUT's]")] = None,
-    provenance: Annotated[
-        str | None, typer.Option("--provenance", help="where the weights come from")
-    ] = None,
-    licence: Annotated[str | None, typer.Option("--licence", help="of the weights")] = None,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="replace OUT")] = False,
-) -> None:
-    """Turn any ONNX file that takes images into an encoder file, proven equal.
-
-    Scaling, mean and deviation go into the graph, a fixed batch is freed, weights beside the file
-    are taken in. Nothing is guessed: say the mean and deviation that the network was trained with.
-    """
-    from histofast.graphs import wrap
-
-    wants = standardising.standardising_of(mean=mean, std=std, channels=channels, scale=scale)
-    if wants is None:
-        raise ValueError("--mean must be given: what the network was trained with, or imagenet")
-    spec = wrap(
-        model,
-        out=out,
-        mean=wants.mean,
-        std=wants.std,
-        channels=wants.channels,
-        scale=wants.scale,
-        size_px=size_px,
-        patch_px=patch_px,
-        mpp=mpp,
-        output=output,
-        pool=pool,
-        name=name,
-        provenance=provenance,
-        licence=licence,
-        overwrite=overwrite,
-    )
-    size = f"{spec.height_px} px only" if spec.height_px else "any patch size"
-    say(
-        f"{out}: {spec.name}, {spec.d} features from {spec.layer}, {size}, "
-        f"{spec.size_bytes / 1e6:.1f} MB, verified against {model}, sha256 {spec.sha256}"
-    )
 
 
 @app.command(name="truncate", short_help="List where a graph can be cut, and cut an encoder.")

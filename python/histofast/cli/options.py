@@ -6,7 +6,7 @@ import shlex
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, cast
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -16,7 +16,7 @@ from histofast._machine import check_device
 if TYPE_CHECKING:
     from histofast.datasets import Images
     from histofast.learning import LabelsOfPatients
-    from histofast.patches import PatchImages, StainOptions, TissueOptions
+    from histofast.patches import PatchImages, TissueOptions
 
 
 def number(text: str | float) -> float:
@@ -172,6 +172,14 @@ Threshold = Annotated[
         parser=whole_number,
         metavar="N",
         help="tissue threshold 0..255, instead of Otsu's",
+    ),
+]
+Tissue = Annotated[
+    Path | None,
+    typer.Option(
+        "--tissue",
+        metavar="ONNX",
+        help="network that finds tissue instead, made by models add --tissue",
     ),
 ]
 Ink = Annotated[
@@ -384,11 +392,14 @@ def labels_of(labels: Path, slide_table: Path | None) -> Path | LabelsOfPatients
     return LabelsOfPatients(labels, slide_table)
 
 
-def tissue_of(ink: str | None, *, threshold: int | None = None) -> TissueOptions:
+def tissue_of(
+    ink: str | None, *, threshold: int | None = None, network: Path | None = None
+) -> TissueOptions:
     """How tissue is found, as the options say."""
     from histofast.patches import TissueOptions
 
-    return TissueOptions(threshold=threshold, ink="keep" if ink == "keep" else "remove")
+    kept: Any = "keep" if ink == "keep" else "remove"
+    return TissueOptions(threshold=threshold, ink=kept, network=network)
 
 
 TimmArgs = Annotated[
@@ -461,33 +472,3 @@ def named_files(flag: str, texts: list[str]) -> dict[str, Path]:
             raise ValueError(f"{flag} must name each network once, got {name} twice")
         found[name] = regular_file(file, kind=f"weights file of {name}")
     return found
-
-
-Stain = Annotated[
-    str | None,
-    choice(
-        "--stain",
-        *("macenko", "reinhard"),
-        help="bring the colours of every slide to those of --stain-target",
-    ),
-]
-StainTarget = Annotated[
-    str | None,
-    typer.Option(
-        "--stain-target",
-        metavar="FILE|default",
-        help="slide or picture of tissue whose colours are wanted [default: published ones]",
-    ),
-]
-
-
-def stain_of(method: str | None, target: str | None) -> StainOptions | None:
-    """Return what --stain and --stain-target say."""
-    if method is None:
-        if target is not None:
-            raise ValueError("--stain-target must be given with --stain: it says how")
-        return None
-    from histofast.patches import StainOptions
-
-    path = None if target in (None, "default") else Path(str(target))
-    return StainOptions(method=cast(Any, method), target=path)

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from histofast._machine import ONNX_RUNTIME
-from histofast.cli import measure, options
+from histofast.cli import colours, measure, options
 from histofast.cli.output import counted, say, say_document
 
 
@@ -41,8 +41,8 @@ def reduce(
     patch_px: options.PatchPx = None,
     mpp_override: options.MppOverride = None,
     ink: options.Ink = None,
-    stain: options.Stain = None,
-    stain_target: options.StainTarget = None,
+    stain: colours.Stain = None,
+    stain_target: colours.StainTarget = None,
     device: Annotated[str, options.device(ONNX_RUNTIME, help="where the encoder runs")] = "auto",
     name: Annotated[
         str | None, typer.Option("--name", help="of the encoder [its own and -pca<N>]")
@@ -84,7 +84,7 @@ def reduce(
             patch_px=patch_px,
             mpp_override=mpp_override,
             tissue=options.tissue_of(ink),
-            stain=options.stain_of(stain, stain_target),
+            stain=colours.stain_of(stain, stain_target),
             device=device,
         )
     said = graphs.reduction_of(spec)

@@ -8,6 +8,7 @@ from typing import Annotated, Literal, cast
 
 import typer
 
+from histofast._machine import ONNX_RUNTIME
 from histofast._words import count, one_line
 from histofast.cli import options
 from histofast.cli.flags import told
@@ -28,10 +29,12 @@ def tissue(
     edge: options.Edge = "drop",
     threshold: options.Threshold = None,
     ink: options.Ink = None,
+    network: options.Tissue = None,
     mask: options.Mask = None,
     mpp_override: options.MppOverride = None,
     allow_upsampling: options.AllowUpsampling = False,
     recursive: options.Recursive = False,
+    device: Annotated[str, options.device(ONNX_RUNTIME, help="where --tissue runs")] = "auto",
     as_json: options.AsJson = False,
 ) -> None:
     """Show where tissue is found and where patches would lie.
@@ -51,11 +54,12 @@ def tissue(
         overlap_px=overlap,
         min_tissue=min_tissue,
         edge=cast(Literal["drop", "shift"], edge),
-        tissue=options.tissue_of(ink, threshold=threshold),
+        tissue=options.tissue_of(ink, threshold=threshold, network=network),
         mask=mask,
         mpp_override=mpp_override,
         allow_upsampling=allow_upsampling,
         recursive=recursive,
+        device=device,
     ):
         if isinstance(result, Exception):
             rows.append({"name": job.name, "error": told(result)})

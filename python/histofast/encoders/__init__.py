@@ -61,6 +61,14 @@ if TYPE_CHECKING:
         refuse_cuts,
         sha256_of,
     )
+    from histofast.encoders.tissue_file import (
+        TISSUE,
+        TISSUE_FORMAT,
+        TissueMetadata,
+        TissueSpec,
+        read_tissue_spec,
+    )
+    from histofast.encoders.tissue_network import TissueNetwork, opened_network
 else:
     __getattr__, __dir__ = attach(
         __name__,
@@ -115,6 +123,14 @@ else:
                 "refuse_cuts",
                 "sha256_of",
             ],
+            "histofast.encoders.tissue_file": [
+                "TISSUE",
+                "TISSUE_FORMAT",
+                "TissueMetadata",
+                "TissueSpec",
+                "read_tissue_spec",
+            ],
+            "histofast.encoders.tissue_network": ["TissueNetwork", "opened_network"],
         },
     )
 
@@ -128,6 +144,8 @@ __all__ = [
     "OUTPUT",
     "PREFIX",
     "RANDOM",
+    "TISSUE",
+    "TISSUE_FORMAT",
     "Encoder",
     "EncoderEntry",
     "EncoderMetadata",
@@ -141,6 +159,9 @@ __all__ = [
     "Place",
     "Registry",
     "SourceEntry",
+    "TissueMetadata",
+    "TissueNetwork",
+    "TissueSpec",
     "Value",
     "WeightsEntry",
     "check_model",
@@ -157,10 +178,12 @@ __all__ = [
     "load",
     "load_all",
     "models_folder",
+    "opened_network",
     "places_of",
     "read_registry",
     "read_spec",
     "read_specs",
+    "read_tissue_spec",
     "refuse_cuts",
     "registry",
     "sha256_of",

@@ -22,6 +22,7 @@ from histofast.encoders.spec import (
     cuts_from_props,
     refuse_cuts,
 )
+from histofast.encoders.tissue_file import TISSUE_FORMAT
 from histofast.errors import ModelError
 
 _WANTED = f"the pixel-in form ('{INPUT}' uint8 (n, h, w, 3))"
@@ -70,6 +71,8 @@ def one_spec(form: Form, path: Path, sha256: str, size_bytes: int) -> tuple[Enco
     Raises:
         ModelError: it is none in the pixel-in form, or several.
     """
+    if TISSUE_FORMAT in form.props:
+        raise ModelError(f"{path} is a network of tissue, wanted an encoder: {_REMEDY}")
     height_px, width_px = _checked_input(form, path)
     refuse_cuts(form.props, where=str(path))
     if len(form.outputs) != 1:

@@ -217,7 +217,6 @@ def _encode(
         )
     encoder = encoder or made["encoder"]["name"]
     _check_encoder(made["encoder"], encoder)
-    tissue = {key: value for key, value in made["tissue"].items() if key != "revision"}
     report = extract(
         [slide.path],
         out=out,
@@ -229,7 +228,7 @@ def _encode(
         min_tissue=made["min_tissue"],
         edge=made["edge"],
         resample=made.get("resample", "area"),
-        tissue=TissueOptions(mpp=tissue.pop("overview_mpp"), **tissue),
+        tissue=TissueOptions.of_identity(made["tissue"]),
         stain=StainOptions.of_identity(made["stain"]) if "stain" in made else None,
         mpp_override=mpp_override,
         allow_upsampling=allow_upsampling or any(map(_is_enlarged, made_of)),

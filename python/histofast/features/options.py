@@ -42,6 +42,9 @@ def options_in(identity: Mapping[str, Any]) -> dict[str, Any]:
             "stain": _stain(identity.get("stain")),
             "select": _select(identity.get("select")),
         }
+        tissue = identity.get("tissue")
+        if isinstance(tissue, Mapping) and "mask" not in tissue:  # found, by a network or without
+            identity = {**identity, "tissue": {"network": "none", **tissue}}
     return {
         name: value
         for name, value in _flat(identity, "").items()

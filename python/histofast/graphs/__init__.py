@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from histofast.graphs.stained import stained_noise
     from histofast.graphs.standardising import IMAGENET, Channels, Standardising
     from histofast.graphs.tap import Tap
+    from histofast.graphs.tissue import wrap_tissue
     from histofast.graphs.wrapping import wrap, wrap_cuts
     from histofast.graphs.writing import replacing_encoder, write_model
 else:
@@ -73,6 +74,7 @@ else:
             "histofast.graphs.stained": ["stained_noise"],
             "histofast.graphs.standardising": ["IMAGENET", "Channels", "Standardising"],
             "histofast.graphs.tap": ["Tap"],
+            "histofast.graphs.tissue": ["wrap_tissue"],
             "histofast.graphs.wrapping": ["wrap", "wrap_cuts"],
             "histofast.graphs.writing": ["replacing_encoder", "write_model"],
         },
@@ -124,6 +126,7 @@ __all__ = [
     "truncate",
     "wrap",
     "wrap_cuts",
+    "wrap_tissue",
     "write_model",
     "write_quantized",
     "write_reduced",

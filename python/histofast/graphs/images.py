@@ -41,13 +41,14 @@ class ImageInput:
         return (batch, patch_px, patch_px, 3)
 
 
-def image_input(graph: Graph) -> ImageInput:
-    """Return the one input, which must be a batch of RGB images.
+def image_input(graph: Graph, *, bytes_too: bool = False) -> ImageInput:
+    """Return the one input, which must be a batch of RGB images; of uint8 only where `bytes_too`.
 
     Raises:
         ModelError: several inputs, or another type or shape.
     """
-    wanted = "one float32 or float16 input of shape (n, 3, h, w) or (n, h, w, 3)"
+    kinds = "uint8, float32 or float16" if bytes_too else "float32 or float16"
+    wanted = f"one {kinds} input of shape (n, 3, h, w) or (n, h, w, 3)"
     if len(graph.inputs) != 1:
         names = ", ".join(repr(value.name) for value in graph.inputs) or "none"
         raise ModelError(
@@ -56,7 +57,9 @@ def image_input(graph: Graph) -> ImageInput:
     (given,) = graph.inputs
     elem_type, shape = type_of(given)
     layout = "NCHW"
-    if elem_type == onnx.TensorProto.UINT8 and given.name == INPUT:
+    if elem_type == onnx.TensorProto.UINT8 and bytes_too:
+        fits = True
+    elif elem_type == onnx.TensorProto.UINT8 and given.name == INPUT:
         layout = "NHWC"
         fits = True
     else:

@@ -12,7 +12,7 @@ import onnx
 from histofast._words import did_you_mean
 from histofast.errors import ModelError
 from histofast.graphs.graph import Graph, names_read, scopes_of
-from histofast.graphs.images import image_input
+from histofast.graphs.images import ImageInput, image_input
 
 _SIZES = {"Shape", "Size"}
 _OF_A_PASS = "_empty_nn_module_stack_from_metadata_hook"  # of nodes that torch's exporter put in
@@ -26,9 +26,9 @@ class TensorNames:
     last tensor of it that holds more than sizes.
     """
 
-    def __init__(self, graph: Graph) -> None:
+    def __init__(self, graph: Graph, image: ImageInput | None = None) -> None:
         self.where = graph.where
-        image = image_input(graph)
+        image = image or image_input(graph)
         dependent = graph.dependent_on(image.name)
         needed = graph.needed_for(graph.output_names)
         self.nodes = [node for node in needed if not dependent.isdisjoint(node.output)]

@@ -36,7 +36,7 @@ from histofast.graphs.standardising import Channels, Standardising
 from histofast.graphs.writing import replacing_encoder, write_model
 
 EXPORTER = "histofast wrap 2"  # raised when the same file would become another one
-_OLDEST_OPSET = 7  # from here on Sub and Mul broadcast as NumPy does
+OLDEST_OPSET = 7  # from here on Sub and Mul broadcast as NumPy does
 _INTEGER_OPERATIONS = {"QLinearConv", "QLinearMatMul", "ConvInteger", "MatMulInteger"}
 
 
@@ -133,10 +133,10 @@ def wrap(
             weights_sha256=weights_sha256 or file.sha256,
             provenance=provenance or path.name,
             licence=licence or NOT_STATED,
-            exporter=_exporter(file.graph),
+            exporter=exporter_of(file.graph),
             made_from=file.sha256 if weights_sha256 is None else None,
         )
-        graph, inner = _from_pixels(file.graph, image, [tensor], size_px=size_px, wants=wants)
+        graph, inner = from_pixels(file.graph, image, [tensor], size_px=size_px, wants=wants)
         give_features(graph, inner[tensor], values, pool)
         limit = max_relative_error(metadata.precision)
         verify(path, graph, original, patches, wanted, limit=limit, shown=out)
@@ -176,13 +176,13 @@ def wrap_cuts(
     """
     file = _read_foreign(path)
     image = image_input(file.graph)
-    graph, inner = _from_pixels(file.graph, image, list(encoders), size_px=size_px, wants=wants)
+    graph, inner = from_pixels(file.graph, image, list(encoders), size_px=size_px, wants=wants)
     assert inner == {output: output for output in encoders}, "they are named as encoders have them"
     graph.outputs = [
         helper.make_tensor_value_info(output, onnx.TensorProto.FLOAT, ["n", metadata.d])
         for output, metadata in encoders.items()
     ]
-    exporter = _exporter(file.graph)
+    exporter = exporter_of(file.graph)
     told = {output: replace(each, exporter=exporter) for output, each in encoders.items()}
     graph.name, graph.props = name, cuts_to_props(told, name=name)
     write_model(graph.to_model(), pending)
@@ -203,9 +203,9 @@ def _read_foreign(path: Path) -> OnnxFile:
         raise ModelError(
             f"{path} takes pixels but lacks the metadata of an encoder: export it again"
         )
-    if file.graph.opset < _OLDEST_OPSET:
+    if file.graph.opset < OLDEST_OPSET:
         raise ModelError(
-            f"{path} is of opset {file.graph.opset}, wanted {_OLDEST_OPSET} or newer: convert it "
+            f"{path} is of opset {file.graph.opset}, wanted {OLDEST_OPSET} or newer: convert it "
             "with onnx.version_converter, or export it again"
         )
     return file
@@ -245,7 +245,7 @@ def _chosen(tensors: TensorNames, graph: Graph, asked: str | None) -> str:
     flat = [output.name for output in outputs if len(output.shape) == 2]
     for candidates in (names, flat):
         if len(candidates) == 1:
-            return _following(tensors, candidates[0])
+            return following(tensors, candidates[0])
     shown = ", ".join(
         f"{output.name!r} ({', '.join(str(size or '?') for size in output.shape)})"
         for output in outputs
@@ -255,7 +255,7 @@ def _chosen(tensors: TensorNames, graph: Graph, asked: str | None) -> str:
     raise ModelError(f"{graph.where} has {len(outputs)} outputs, {shown}: choose one with output")
 
 
-def _following(graph: TensorNames, tensor: str) -> str:
+def following(graph: TensorNames, tensor: str) -> str:
     """Return an output that depends on the image."""
     if tensor not in graph.names:
         raise ModelError(
@@ -282,12 +282,13 @@ def _precision(graph: Graph) -> str:
     return "float16" if half else "float32"
 
 
-def _exporter(graph: Graph) -> str:
+def exporter_of(graph: Graph) -> str:
+    """Return what made a file, and that it was wrapped here."""
     producer = f"{graph.producer_name} {graph.producer_version or ''}".strip() or "unknown"
     return f"{producer}, opset {graph.opset}, {EXPORTER}"
 
 
-def _from_pixels(
+def from_pixels(
     whole: Graph,
     image: ImageInput,
     tensors: Sequence[str],

@@ -22,7 +22,7 @@ class ExtractArguments(TypedDict, total=False):
     overlap_px: int
     min_tissue: float
     edge: Edge
-    tissue: TissueOptions | None
+    tissue: TissueOptions | str | Path | None
     stain: StainOptions | str | None
     select: Selection | None
     mask: str | Path | None

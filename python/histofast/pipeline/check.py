@@ -20,7 +20,7 @@ from histofast.patches import (
     survey_tissue,
     with_masks,
 )
-from histofast.pipeline.options import Edge, Settled, refuse_two_scales
+from histofast.pipeline.options import Edge, Settled, refuse_masks, refuse_two_scales
 from histofast.pipeline.reports import is_plain, make_folder, said
 from histofast.slides import write_png
 from histofast.tiling import plan_patches
@@ -40,11 +40,12 @@ def check_slides(
     overlap_px: int = 0,
     min_tissue: float = 0.25,
     edge: Edge = "drop",
-    tissue: TissueOptions | None = None,
+    tissue: TissueOptions | str | Path | None = None,
     mask: str | Path | None = None,
     mpp_override: float | None = None,
     allow_upsampling: bool = False,
     recursive: bool = False,
+    device: str = "auto",
 ) -> Iterator[tuple[Job, dict[str, Any] | Exception]]:
     """Write mask, contours and a preview of every slide.
 
@@ -55,11 +56,12 @@ def check_slides(
         slides: as in `extract`.
         out: output folder.
         mpp: of the patches, 0.5 where neither this nor `mag` is given; so `mag`, `patch_px`, `overlap_px`, `min_tissue`, `edge`: as in `extract`.
-        tissue: how tissue is found.
+        tissue: how tissue is found, or the file of a network that finds it.
         mask: ready masks, as in `extract`.
         mpp_override: level-0 um per pixel of all slides.
         allow_upsampling: take slides that are coarser than `mpp`.
         recursive: look in sub-folders too.
+        device: where a network of tissue runs.
 
     Yields:
         Per slide its job, and either what was found and where it was written, or the error.
@@ -78,11 +80,13 @@ def check_slides(
         overlap_px=overlap_px,
         min_tissue=min_tissue,
         edge=edge,
-        tissue=tissue or TissueOptions(),
+        tissue=TissueOptions.of(tissue),
+        device=device,
         mpp_override=mpp_override,
         allow_upsampling=allow_upsampling,
     )
     jobs = with_masks(list_jobs(slides, recursive=recursive), mask)
+    refuse_masks(jobs, options.tissue)
     make_folder(options.out)
     with ThreadPoolExecutor(available_cpus()) as pool:
         for job in jobs:
@@ -98,7 +102,7 @@ def _check(job: Job, options: Settled, pool: ThreadPoolExecutor) -> dict[str, An
     """Write the files of one slide; return what was found."""
     with job.open(mpp=job.mpp or options.mpp_override) as slide:
         given = MaskFile(job.mask) if job.mask else None
-        survey = survey_tissue(slide, options.tissue, given, pool)
+        survey = survey_tissue(slide, options.tissue, given, pool, device=options.device)
         found = survey.tissue
         plan = plan_patches(
             slide,

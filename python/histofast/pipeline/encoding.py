@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from histofast import _core
-from histofast.encoders import EncoderSet, Pending, load_all
+from histofast.encoders import EncoderSet, Pending, load_all, opened_network
 from histofast.errors import CudaError, ModelError, SlideError, TileError
 from histofast.jobs import Feed, Job, Outcome, Status, deferred_interrupts
 from histofast.patches import SLIDE_FAILURES
@@ -91,6 +91,8 @@ def equip(
         for name in options.encoders
     ]
     settled = settle(options, encoders)
+    if settled.tissue.spec is not None:  # what is wrong with it is no slide's failure
+        opened_network(settled.tissue.spec, settled.device)
     pool = ThreadPoolExecutor(options.workers, thread_name_prefix="histofast-decode")
     return encoders, settled, stack.enter_context(pool)
 

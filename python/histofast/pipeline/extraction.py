@@ -44,6 +44,7 @@ from histofast.pipeline.options import (
     devices_of,
     encoders_of,
     flag,
+    refuse_masks,
     refuse_two_scales,
 )
 from histofast.pipeline.reports import Progress, RunReport, said
@@ -68,7 +69,7 @@ def extract(
     min_tissue: float = 0.25,
     edge: Edge = "drop",
     resample: Resample = "area",
-    tissue: TissueOptions | None = None,
+    tissue: TissueOptions | str | Path | None = None,
     stain: StainOptions | str | None = None,
     select: Selection | None = None,
     mask: str | Path | None = None,
@@ -115,7 +116,8 @@ def extract(
         edge: see `plan_patches`.
         resample: "area", "bicubic" or "bilinear": how pixels of the slide, or patch images, become those of a
             patch; the latter as Pillow resizes, for encoders that were trained so. See `slides.resize_image`.
-        tissue: how tissue is found.
+        tissue: how tissue is found; or the file of a network that finds it, see `graphs.wrap_tissue`. It runs
+            on `device` as the encoders do.
         stain: bring the colours of every slide, or bag of patches, to those of a target: "macenko" or
             "reinhard" to the published ones, `StainOptions` to those of a picture. Measured once on 32 patches
             of each; a slide without enough tissue to measure, or without two stains, fails.
@@ -280,7 +282,7 @@ def options_asked(
     out: str | Path,
     encoder: str | Path | Sequence[str | Path],
     patches: str | Path | PatchImages | None = None,
-    tissue: TissueOptions | None = None,
+    tissue: TissueOptions | str | Path | None = None,
     stain: StainOptions | str | None = None,
     **options: Any,
 ) -> ExtractOptions:
@@ -294,7 +296,7 @@ def options_asked(
         out=path_of("out", out),
         encoders=encoders_of(encoder),
         patches=None if patches is None else PatchImages.of(patches),
-        tissue=TissueOptions() if tissue is None else tissue,
+        tissue=TissueOptions.of(tissue),
         stain=StainOptions(method=cast(Any, stain)) if isinstance(stain, str) else stain,
         **options,
     )
@@ -318,7 +320,9 @@ def slides_asked(
     else:
         found = _slides_of(_paths(slides), is_recursive=is_recursive)
         _refuse_pictures(found, mpp_override=options.mpp_override)
-    return with_masks(found, None if mask is None else path_of("mask", mask))
+    found = with_masks(found, None if mask is None else path_of("mask", mask))
+    refuse_masks(found, options.tissue)
+    return found
 
 
 def _slides_of(paths: Sequence[str | Path], *, is_recursive: bool) -> list[Job]:

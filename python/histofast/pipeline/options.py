@@ -16,7 +16,7 @@ from histofast._numbers import mpp_number, real_number, whole_number
 from histofast.encoders import EncoderSet, EncoderSpec, device_problem, driver_gpu_count
 from histofast.errors import ModelError
 from histofast.features import Layout
-from histofast.patches import PatchImages, StainOptions, TissueOptions
+from histofast.patches import Job, PatchImages, StainOptions, TissueOptions
 from histofast.pipeline.selecting import Selection
 from histofast.tiling import LEVEL_TOLERANCE, MAG_TOLERANCE, UM_AT_1X, Resample, mpp_at
 
@@ -143,6 +143,8 @@ class ExtractOptions:
                 raise TypeError(f"{name} must be a text, got {text!r}")
         if not isinstance(self.tissue, TissueOptions):
             raise TypeError(f"tissue must be TissueOptions, got {self.tissue!r}")
+        if self.of_bags and self.tissue.spec is not None:
+            raise ValueError("tissue must not be given with patches, which are cut already")
         if not isinstance(self.stain, StainOptions | None):
             raise TypeError(f"stain must be StainOptions or None, got {self.stain!r}")
         if not isinstance(self.select, Selection | None):
@@ -222,6 +224,7 @@ class Settled(ExtractOptions):
         images = self.patches and {**asdict(self.patches), "path": str(self.patches.path)}
         if self.stain is not None:
             options["stain"] = {**self.stain.identity, "file": str(self.stain.target or "")}
+        options["tissue"] = self.tissue.described
         if self.select is not None:
             options["select"] = self.select.identity
         told = {"out": str(self.out), "dtype": self.dtype, "mag_known": self.mag_known}
@@ -286,6 +289,19 @@ def refuse_two_scales(*, mpp: float | None, mag: float | None) -> None:
     """
     if mpp is not None and mag is not None:
         raise ValueError(f"mag must not be given beside mpp={mpp}, which is exact, got {mag}")
+
+
+def refuse_masks(slides: Sequence[Job], tissue: TissueOptions) -> None:
+    """Refuse ready masks where a network is to find tissue.
+
+    Raises:
+        ValueError: a slide has one.
+    """
+    masks = [slide.mask for slide in slides if slide.mask]
+    if tissue.spec is not None and masks:
+        raise ValueError(
+            f"mask must not be given where {tissue.spec.name} finds tissue, got {masks[0]}"
+        )
 
 
 def encoders_of(encoder: str | Path | Sequence[str | Path]) -> tuple[str | Path, ...]:

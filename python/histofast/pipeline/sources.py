@@ -208,7 +208,7 @@ class SlideSource:
     def plan(self, options: Settled, pool: ThreadPoolExecutor, clock: Clock) -> Planned:
         """The patches with tissue, row by row."""
         slide = self._slide
-        found = survey_tissue(slide, options.tissue, self._mask, pool)
+        found = survey_tissue(slide, options.tissue, self._mask, pool, device=options.device)
         clock.lap("tissue")
         if options.strict and len(found.unreadable_l0):
             raise TileError(f"{found.reason} (strict=True)")
@@ -326,6 +326,8 @@ class SlideSource:
             return f"no patch has min_tissue of {options.min_tissue:g}, the most that one has is {most:.2g}"
         if self._mask is not None:
             return f"the mask {self._job.mask} marks nothing"
+        if options.tissue.spec is not None:
+            return f"{options.tissue.spec.name} marks no tissue"
         if options.tissue.ink == "remove":
             with_ink = replace(options.tissue, ink="keep")
             if survey_tissue(self._slide, with_ink, None, pool).tissue.mask.any():

@@ -19,7 +19,7 @@ from histofast.slides.opening import open_slide
 from histofast.slides.openslide import OpenSlideSlide
 from histofast.slides.resizing import resize_image, resize_patches
 from histofast.slides.slide import Level, Slide, Survey
-from histofast.slides.stream import LOOKAHEAD, Schedule, stream_boxes
+from histofast.slides.stream import LOOKAHEAD, Schedule, Unreadable, stream_boxes
 from histofast.slides.tiff import TiffSlide
 from histofast.slides.write import (
     average_blocks,
@@ -42,6 +42,7 @@ __all__ = [
     "Slide",
     "Survey",
     "TiffSlide",
+    "Unreadable",
     "average_blocks",
     "encode_tile",
     "find_damage",

@@ -235,7 +235,7 @@ class Slide(Pictured, ABC):
             raise ValueError(
                 f"mpp must be at least the slide's {self.mpp:.4g}, got {mpp:g}: nothing finer was scanned"
             )
-        index = self._finer_than(scale)
+        index = self.finer_than(scale)
         width, height = size
         corners = [
             (x, y) for y in range(0, height, _REGION_PX) for x in range(0, width, _REGION_PX)
@@ -259,7 +259,7 @@ class Slide(Pictured, ABC):
                     part[:] = block[: part.shape[0], : part.shape[1]]
         return region
 
-    def _finer_than(self, scale: float) -> int:
+    def finer_than(self, scale: float) -> int:
         """Return the coarsest level that has all the detail of a downsampling by `scale`."""
         return max(
             (i for i, level in enumerate(self.levels) if level.downsample <= scale * 1.01),
@@ -303,7 +303,7 @@ class Slide(Pictured, ABC):
                 f"an overview of {self.path} must have at most {MAX_OVERVIEW_PX:,} px, {w} x {h} at"
                 f" {mpp} um/px: ask for a larger mpp"
             )
-        index = self._finer_than(max(mpp / self.mpp, 1.0))
+        index = self.finer_than(max(mpp / self.mpp, 1.0))
         picture = np.empty((h, w, 3), np.uint8)
         hole = np.ones((h, w), bool)
         own = ThreadPoolExecutor(available_cpus()) if workers is None else nullcontext(workers)

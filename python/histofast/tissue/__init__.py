@@ -2,6 +2,12 @@
 
 from __future__ import annotations
 
+from histofast.tissue.by_network import (
+    ByNetwork,
+    find_tissue_by,
+    mask_by,
+    network_identity,
+)
 from histofast.tissue.finding import (
     INK,
     Ink,
@@ -18,11 +24,15 @@ from histofast.tissue.stains import in_no_ink, stained
 __all__ = [
     "INK",
     "REVISION",
+    "ByNetwork",
     "Ink",
     "MaskFile",
     "Tissue",
     "find_tissue",
+    "find_tissue_by",
     "in_no_ink",
+    "mask_by",
+    "network_identity",
     "preview",
     "stained",
     "tissue_from_geojson",

@@ -222,7 +222,7 @@ def find_tissue(
         f"holes {max_hole_um2:g} um2, objects {min_area_um2:g} um2, "
         f"ink {ink}"
     )
-    return _tissue(
+    return whole_mask(
         to_numpy(drawn),
         width_l0,
         height_l0,
@@ -313,7 +313,7 @@ def tissue_from_mask(mask: NDArray[Any], *, width_l0: int, height_l0: int) -> Ti
             f"got {w / h:.3f}: it must cover the whole slide, not a part of it"
         )
     binary = np.ascontiguousarray(mask != 0).view(np.uint8)
-    return _tissue(binary, width_l0, height_l0, threshold=None, identity=_digest(binary))
+    return whole_mask(binary, width_l0, height_l0, threshold=None, identity=_digest(binary))
 
 
 def tissue_from_geojson(
@@ -375,7 +375,7 @@ def tissue_from_geojson(
             f"geojson must cover the centre of a mask pixel, got polygons that cover none at "
             f"{w} x {h} px: they are too small or lie beside the slide"
         )
-    return _tissue(
+    return whole_mask(
         mask,
         width_l0,
         height_l0,
@@ -385,7 +385,7 @@ def tissue_from_geojson(
     )
 
 
-def _tissue(
+def whole_mask(
     mask: NDArray[np.uint8],
     width_l0: int,
     height_l0: int,
@@ -394,6 +394,7 @@ def _tissue(
     identity: str,
     notes: tuple[str, ...] = (),
 ) -> Tissue:
+    """Return a mask of a whole slide with what is to be known of it; it is read-only from then on."""
     mask.flags.writeable = False
     return Tissue(
         mask=mask,
