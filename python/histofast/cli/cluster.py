@@ -28,7 +28,7 @@ put_back() {
     trap '' TERM
     kill -TERM "$child" 2>/dev/null
     wait "$child"
-    case $(squeue --noheader --jobs "$SLURM_JOB_ID" --format %T) in
+    case $(squeue -h -j "$SLURM_JOB_ID" -o %T) in
     RUNNING) scontrol requeue "${SLURM_ARRAY_JOB_ID:-$SLURM_JOB_ID}${SLURM_ARRAY_TASK_ID:+_$SLURM_ARRAY_TASK_ID}" ;;
     esac
     exit 130
@@ -103,9 +103,7 @@ def sbatch(
     ] = None,
     sbatch_option: Annotated[
         list[str] | None,
-        typer.Option(
-            "--sbatch", metavar="OPTION", help="any other, such as --sbatch=--qos=long; repeatable"
-        ),
+        typer.Option("--sbatch", metavar="OPTION", help="any other option of Slurm; repeatable"),
     ] = None,
 ) -> None:
     """Print a script for Slurm's `sbatch`; nothing is submitted.
@@ -171,16 +169,20 @@ def script_of(command: Sequence[str], task: Task, *, shard: str, made_by: Sequen
         ("time", task.time),
         ("partition", task.partition),
         ("account", task.account),
+        ("requeue", ""),
         ("signal", f"B:TERM@{_NOTICE_S}"),
-        ("open-mode", "append"),
+        ("open-mode", "append"),  # of a task that is put back
         ("output", "%x-%A_%a.log" if task.array else "%x-%j.log"),
     ]
     if task.array:
         at_most = f"%{task.at_most}" if task.at_most else ""
         asked.insert(1, ("array", f"1-{task.array}{at_most}"))
     lines = ["#!/bin/bash", f"# Made by: histofast {one_line(shlex.join(made_by))}"]
-    lines += [f"#SBATCH --{name}={value}" for name, value in asked if value is not None]
-    lines += ["#SBATCH --requeue", *(f"#SBATCH {option}" for option in task.sbatch)]
+    words = [
+        name if value == "" else f"{name}={value}" for name, value in asked if value is not None
+    ]
+    wanted = [f"--{word}" for word in words]
+    lines += [f"#SBATCH {option}" for option in (*wanted, *task.sbatch)]
     part = f' {shard} "$SLURM_ARRAY_TASK_ID/{task.array}"' if task.array else ""
     lines += ["", *task.setup, f"histofast {shlex.join(command)}{part} &"]
     return "\n".join(lines) + _TAIL
