@@ -13,6 +13,7 @@ from histofast.cli import (
     options,
     study_drift,
     study_reuse,
+    study_selection,
     study_transfer,
     study_transfusion,
 )
@@ -30,6 +31,7 @@ app = typer.Typer(
 
 study_drift.add_to(app)
 study_reuse.add_to(app)
+study_selection.add_to(app)
 study_transfer.add_to(app)
 study_transfusion.add_to(app)
 

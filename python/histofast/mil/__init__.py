@@ -25,7 +25,7 @@ from histofast.mil.models import create, names
 from histofast.mil.pixels import sample_of_run
 from histofast.mil.prediction import Predictions, attend, attention_of, predict
 from histofast.mil.runs import Run, TrainConfig, open_run
-from histofast.mil.selecting import refuse_without_attention, selection
+from histofast.mil.selecting import attention_by, refuse_without_attention, selection
 from histofast.mil.starting import Start, read_start
 from histofast.mil.survival import cox_loss
 from histofast.mil.topk import top_rows
@@ -47,6 +47,7 @@ __all__ = [
     "TrainConfig",
     "TrainProgress",
     "attend",
+    "attention_by",
     "attention_of",
     "backward",
     "cox_loss",

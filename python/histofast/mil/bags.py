@@ -6,9 +6,10 @@ one bag at a time, so that the whole may be larger than memory.
 
 from __future__ import annotations
 
+import hashlib
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import pairwise
 from pathlib import Path
@@ -81,6 +82,8 @@ class Bags:
     empty: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
     _places: tuple[_Place | None, ...] = field(default=(), repr=False)
+    _whole: Bags | None = field(default=None, repr=False)  # that these hold some rows of
+    _rows: tuple[NDArray[np.int64], ...] = field(default=(), repr=False)
 
     def __len__(self) -> int:
         return len(self.names)
@@ -112,6 +115,9 @@ class Bags:
             FileNotFoundError: the file is gone.
             IndexError: no such bag.
         """
+        if self._whole is not None:
+            some: NDArray[Any] = self._whole.read(i)[self._rows[i]]
+            return some
         path, shape = self.paths[i], (int(self.sizes[i]), self.d)
         place = self._places[i] if self._places else None
         features: NDArray[Any]
@@ -139,7 +145,33 @@ class Bags:
         Raises:
             FeatureError, FileNotFoundError: as `read`.
         """
-        return tuple(content_sha256(path) for path in self.paths)
+        found = tuple(content_sha256(path) for path in self.paths)
+        if self._whole is None:
+            return found
+        return tuple(
+            hashlib.sha256(content.encode() + rows.astype("<i8").tobytes()).hexdigest()
+            for content, rows in zip(found, self._rows, strict=True)
+        )
+
+    def chosen(self, rows: Sequence[NDArray[np.int64]]) -> Bags:
+        """Return the same bags with some of their patches.
+
+        Args:
+            rows: (b) of each bag the patches to keep, (k,) int64, rising, at least one.
+
+        Raises:
+            ValueError: rows of another number of bags, none, or such as a bag does not have.
+        """
+        if len(rows) != len(self):
+            raise ValueError(f"rows must be of {len(self)} bags, got {len(rows)}")
+        for name, size, kept in zip(self.names, self.sizes.tolist(), rows, strict=True):
+            if not len(kept) or (np.diff(kept) <= 0).any() or kept[0] < 0 or kept[-1] >= size:
+                raise ValueError(f"rows of {name} must be some of 0..{size - 1}, rising, each once")
+        if self._whole is not None:
+            within = [own[kept] for own, kept in zip(self._rows, rows, strict=True)]
+            return self._whole.chosen(within)
+        sizes = np.array([len(kept) for kept in rows], np.int64)
+        return replace(self, sizes=sizes, _whole=self, _rows=tuple(rows))
 
     def part(self, rows: Sequence[int] | NDArray[np.integer[Any]]) -> Bags:
         """Return the bags of these indices, in their order; classes stay as they are."""
@@ -157,6 +189,8 @@ class Bags:
             encoder=self.encoder,
             options=self.options,
             _places=tuple(self._places[i] for i in chosen) if self._places else (),
+            _whole=None if self._whole is None else self._whole.part(chosen),
+            _rows=tuple(self._rows[i] for i in chosen) if self._rows else (),
         )
 
 

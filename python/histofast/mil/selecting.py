@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from histofast.features import read_identity
 from histofast.learning import fold_folder, sha256_of, unseen_folds
 from histofast.mil.bag_model import BagModel
+from histofast.mil.bags import Bags
 from histofast.mil.models import MODELS
 from histofast.mil.prediction import attend
 from histofast.mil.reading import threads_of_torch
@@ -146,6 +147,18 @@ def selection(
     ranking = AttentionRanking(run=run, file=select_encoder)
     _ = ranking.options, ranking._models, ranking.identity  # refuse before the slides
     return Selection(ranking=ranking, keep=keep, keep_random=keep_random, seed=seed)
+
+
+def attention_by(run: Run, bags: Bags) -> Iterator[NDArray[np.float64]]:
+    """Yield the attention of the patches of each bag, as `selection` has it.
+
+    Raises:
+        ModelError, FeatureError: models or features that are broken.
+    """
+    ranking = AttentionRanking(run=run)
+    for i, name in enumerate(bags.names):
+        features = np.array(bags.read(i), np.float32, order="C")
+        yield ranking.attention(features, folds=ranking.folds_of(name))
 
 
 def refuse_unattending(run: Run) -> None:

@@ -9,7 +9,7 @@ try:
 except ModuleNotFoundError:
     raise missing_extra("torch", by=__name__) from None
 
-from histofast.studies import drift, reuse
+from histofast.studies import drift, reuse, selection
 from histofast.studies.answers import answer_of
 from histofast.studies.cuts import truncation
 from histofast.studies.drift import Drift
@@ -33,6 +33,7 @@ from histofast.studies.reuse import Reuse
 from histofast.studies.rows import Study, StudyRow
 from histofast.studies.running import StudyResult
 from histofast.studies.scoring import read_scores
+from histofast.studies.selection import SelectionStudy
 from histofast.studies.setting import Setting, StudyProgress
 from histofast.studies.subsets import train_on_fewer, training_order
 from histofast.studies.transfer import Transfer
@@ -55,6 +56,7 @@ __all__ = [
     "PictureSetting",
     "PictureStudy",
     "Reuse",
+    "SelectionStudy",
     "Setting",
     "Side",
     "Split",
@@ -87,6 +89,7 @@ __all__ = [
     "read_map",
     "read_scores",
     "reuse",
+    "selection",
     "train_on_fewer",
     "training_order",
     "transfusion",

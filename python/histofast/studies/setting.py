@@ -23,9 +23,9 @@ _log = log_of(__name__)
 CONFIDENCE = 0.95  # of all intervals
 SAY_S = 10.0  # between words on work that goes on
 
-_METRIC_OF = {"classification": "auroc", "regression": "spearman", "survival": "c_index"}
-_TITLE_OF = {"auroc": "AUROC", "spearman": "Spearman's rho", "c_index": "C-index"}
-_CHANCE_OF = {"auroc": 0.5, "spearman": 0.0, "c_index": 0.5}
+METRIC_OF = {"classification": "auroc", "regression": "spearman", "survival": "c_index"}
+TITLE_OF = {"auroc": "AUROC", "spearman": "Spearman's rho", "c_index": "C-index"}
+CHANCE_OF = {"auroc": 0.5, "spearman": 0.0, "c_index": 0.5}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -124,17 +124,17 @@ class Setting:
     @property
     def metric(self) -> str:
         """Name of the metric that candidates are judged by."""
-        return _METRIC_OF[self.task]
+        return METRIC_OF[self.task]
 
     @property
     def metric_title(self) -> str:
         """The metric, as pages call it."""
-        return _TITLE_OF[self.metric]
+        return TITLE_OF[self.metric]
 
     @property
     def chance(self) -> float:
         """The metric's value where nothing was learnt."""
-        return _CHANCE_OF[self.metric]
+        return CHANCE_OF[self.metric]
 
     def tell(self, doing: str, *, done: int = 0, total: int = 1, level: int = logging.INFO) -> None:
         """Say what is done next; `level` is that of the log, lower where others log it too."""
