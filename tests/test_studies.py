@@ -374,6 +374,32 @@ def test_cheapest_is_the_shallowest_of_one_network_else_by_speed_depth_or_size()
     assert order(a, b, c, d) == ["c", "b", "a", "d"]
 
 
+def test_pools_of_a_block_are_held_against_its_mean_on_the_same_folds():
+    """Holm over all blocks: two comparisons; a third way of one block alone is one more."""
+
+    def way(block, pool, values):
+        return measured(f"{block} {pool}", values, block=block, pool=pool)
+
+    noise = np.array([0.01, -0.01, 0.0, 0.01, -0.01, 0.0])
+    rows = [
+        way("b1", "cls", FOLDS - 0.1 + noise),
+        way("b1", "mean", FOLDS),
+        way("b2", "cls", FOLDS + noise),
+        way("b2", "cls+mean", FOLDS + 0.1),
+        measured("features", FOLDS),
+    ]
+    found = measures.pools_compared(rows, 1 / 3)
+    # Without a mean the first one tried is what others are held against.
+    assert [(p.row, p.other) for p in found] == [("b1 cls", "b1 mean"), ("b2 cls+mean", "b2 cls")]
+    assert found[0].difference.value == pytest.approx(-0.1)
+    assert found[1].difference.value == pytest.approx(0.1)
+    assert found[0].difference.is_shown
+    assert found[0].difference.p_adjusted == pytest.approx(
+        min(1, found[0].difference.p * (2 if found[0].difference.p <= found[1].difference.p else 1))
+    )
+    assert measures.pools_compared([rows[0], rows[4]], 1 / 3) == ()
+
+
 def test_random_networks_are_a_range_of_seeds():
     rows = measures._range_of([measured("null", [v]) for v in (0.5, 0.6, 0.46)])
     assert len(rows) == 1
@@ -454,7 +480,9 @@ def test_an_encoder_file_is_cut_in_its_graph(stage, tmp_path):
     assert written == {p: p.stat().st_mtime_ns for p in (tmp_path / "s" / "encoders").iterdir()}
     with pytest.raises(ModelError, match="has no tensor 'botom': did you mean bottom"):
         studies.truncation(given, setting, cuts=["botom"])
-    with pytest.raises(ValueError, match="pool must be auto for networks that are not encoder"):
+    with pytest.raises(
+        ValueError, match="resnet18 is no vision transformer of timm: it has no tok"
+    ):
         studies.truncation({"resnet18": stage / "w.safetensors"}, setting, pool="cls")
 
 

@@ -13,7 +13,7 @@ from extras import need
 need("histofast.studies")
 
 from histofast.learning import Metric
-from histofast.studies import answer_of, describe_study
+from histofast.studies import PoolDifference, answer_of, describe_study
 from small_studies import ALL, CUTS, NAN, NETWORKS, knee, less, made, row, said, spread_of
 
 # --- Rows --------------------------------------------------------------------------------------
@@ -354,3 +354,67 @@ def test_few_random_seeds_are_shown_and_claim_nothing():
     text = said(made(row("a", 0.9, depth=0.5), null))
     assert "random weights: AUROC 0.500 to 0.600, 2 seeds of 5 that a claim needs." in text
     assert "above that" not in text
+
+
+# --- Ways of pooling ------------------------------------------------------------------------------
+
+
+def block(number, pool, value=0.8, **more):
+    name = f"block{number}" + ("" if pool == "mean" else f"-{pool}")
+    told = {"depth": number / 4, "block": f"block{number}", "pool": pool}
+    return row(f"net {name}", value, layer=name, **told | more)
+
+
+def pooled(*differences, **more):
+    """A network of three blocks by class token and mean, and their differences block by block."""
+    rows = [block(n, pool) for n in (1, 2, 4) for pool in ("cls", "mean")]
+    pairs = [
+        PoolDifference(row=f"net block{n}-cls", other=f"net block{n}", difference=difference)
+        for n, difference in zip((1, 2, 4), differences, strict=True)
+    ]
+    return made(*rows, pools=tuple(pairs), **more)
+
+
+def test_ways_of_pooling_are_held_against_each_other_block_by_block():
+    text = said(pooled(less(-0.1), less(0.01), less(0.05)))
+    assert (
+        "The class token (cls) against the mean of the patches' tokens (mean), at the same block: better at "
+        "block4 (difference +0.050, 95 % interval +0.030 to +0.070); worse at block1 (difference -0.100, "
+        "95 % interval -0.120 to -0.080); not told apart at block2 (difference +0.010, 95 % interval -0.010 "
+        "to +0.030), after adjusting for 3 comparisons."
+    ) in text
+    assert "that of an early block has seen little: cuts are pooled by mean unless told" in text
+    # What is shown is the adjusted interval's to say, and lower is better of some metrics.
+    text = said(
+        pooled(less(-0.1, adjusted=0.2), less(NAN, NAN), less(0.05), higher_is_better=False)
+    )
+    assert "mean), at the same block: worse at block4" in text
+    assert "not told apart at block1" in text
+    assert "without an interval at block2, after adjusting for 2 comparisons." in text
+
+
+def test_of_several_networks_blocks_are_named_with_theirs():
+    rows = [block(1, pool) for pool in ("cls", "mean")]
+    pair = PoolDifference(row="net block1-cls", other="net block1", difference=less(-0.1))
+    text = said(made(*rows, row("b", 0.7, network="other", depth=1.0), pools=(pair,)))
+    assert "worse at net block1 (difference" in text
+    assert "comparisons" not in text.split("at the same block")[1].split(".")[0]
+
+
+def test_the_page_has_a_line_for_each_way_of_pooling():
+    study = pooled(less(-0.1), less(0.01), less(0.05))
+    answer = answer_of(study)
+    assert [series.name for series in answer.figures[0].panels[0].series] == ["cls", "mean"]
+    assert "pooled by" in [column.title for column in answer.tables[0].columns]
+    assert "pooled by" not in [column.title for column in answer_of(CUTS).tables[0].columns]
+
+
+def test_only_a_class_token_of_an_early_block_has_seen_little():
+    for rows in ([block(4, "cls")], [block(1, "mean")]):
+        assert "seen little" not in said(made(*rows))
+
+
+def test_pools_are_of_rows():
+    pair = PoolDifference(row="a", other="z", difference=less(0.1))
+    with pytest.raises(ValueError, match="pools must be of rows, got 'z'"):
+        made(row("a"), pools=(pair,))

@@ -160,7 +160,13 @@ def truncation(
         typer.Option("--cuts", metavar="A,B,...", help="layers, modules of encoders [all blocks]"),
     ] = None,
     pool: Annotated[
-        str, typer.Option("--pool", help="of encoders: auto, nchw, nhwc, cls or mean")
+        str,
+        typer.Option(
+            "--pool",
+            metavar="A,B,...",
+            help="of encoders: auto, nchw, nhwc, cls or mean; of vision transformers cls, mean, cls+mean or "
+            "several, held against each other [mean]",
+        ),
     ] = "auto",
     random_seeds: Annotated[
         int,
@@ -183,7 +189,7 @@ def truncation(
         options.networks_with(options.named_files("--network", network), timm_args),
         setting,
         cuts=None if cuts is None else options.split(cuts),
-        pool=pool,
+        pool=options.split(pool),
         random_seeds=random_seeds,
     )
 

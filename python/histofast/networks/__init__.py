@@ -36,9 +36,9 @@ from histofast.networks.renaming import RENAMES, renamed
 from histofast.networks.restored import restore
 from histofast.networks.reuse import feature_reuse
 from histofast.networks.timm import TimmNetwork
-from histofast.networks.timm_cuts import block_of
+from histofast.networks.timm_cuts import BlockCut, block_cut, block_of
 from histofast.networks.timm_names import stem_of, timm_args_of, timm_name
-from histofast.networks.twins import drawn_anew, randomised, twin
+from histofast.networks.twins import drawn_anew, never_trained, randomised, twin
 from histofast.networks.verifying import PixelsIn
 from histofast.networks.weights import fitting
 
@@ -47,6 +47,7 @@ __all__ = [
     "AdoptedNetwork",
     "AnyNetwork",
     "Architecture",
+    "BlockCut",
     "Cut",
     "Gradients",
     "LoadReport",
@@ -56,6 +57,7 @@ __all__ = [
     "Stage",
     "TimmNetwork",
     "adopt",
+    "block_cut",
     "block_of",
     "channels_last",
     "check_size",
@@ -75,6 +77,7 @@ __all__ = [
     "gradients",
     "layers",
     "names",
+    "never_trained",
     "pick_device",
     "pooled_layer",
     "randomised",

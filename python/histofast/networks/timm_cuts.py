@@ -12,7 +12,7 @@ import inspect
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import nn
@@ -47,9 +47,29 @@ class Work:
     parameters: int
 
 
+class BlockCut(NamedTuple):
+    """A cut of a vision transformer by its parts: the block, the way of pooling, with its norm or not."""
+
+    block: str
+    pool: str
+    norm: bool
+
+
+def block_cut(name: str) -> BlockCut | None:
+    """Return what the name of a cut says; None for one that is not of a vision transformer's block.
+
+    Example:
+        >>> block_cut("block3-cls-no-norm")
+        BlockCut(block='block3', pool='cls', norm=False)
+    """
+    found = re.fullmatch(r"(block\d+)(?:-(cls|cls\+mean))?(-no-norm)?", name)
+    return None if found is None else BlockCut(found[1], found[2] or "mean", found[3] is None)
+
+
 def block_of(name: str) -> str:
     """Return the cut of the same block that is called by it alone; of other cuts the cut itself."""
-    return re.sub(r"^(block\d+)-.*$", r"\1", name)
+    found = block_cut(name)
+    return name if found is None else found.block
 
 
 def places_of(model: Any) -> tuple[Place, ...]:

@@ -5,11 +5,14 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterator
 
+from histofast.encoders import FoundationEntry, registry
 from histofast.networks.adopted import AdoptedNetwork
 from histofast.networks.creation import create
+from histofast.networks.foundation import foundation_name
 from histofast.networks.kinds import AnyNetwork
 from histofast.networks.network import Network
 from histofast.networks.recorder import stages_of
+from histofast.networks.timm import TimmNetwork
 
 
 def twin(network: AnyNetwork, *, seed: int) -> AnyNetwork | None:
@@ -23,6 +26,27 @@ def twin(network: AnyNetwork, *, seed: int) -> AnyNetwork | None:
     other.mean, other.std = network.mean, network.std
     moved: AnyNetwork = other.to(next(network.parameters()).device)
     return moved
+
+
+def never_trained(name: str, *, layer: str, seed: int) -> Network | TimmNetwork:
+    """Return a network with random weights that takes pixels as the weights of its name want them.
+
+    Args:
+        name: as for `create`; that of published weights too, for which `create` wants their file.
+        layer: the last stage.
+        seed: of the weights.
+
+    Raises:
+        ModelError: no such network or layer.
+    """
+    known = registry()
+    entry = known.foundation.get(name) or known.sources.get(name)
+    if entry is None:
+        return create(name, layer=layer, seed=seed)
+    of = foundation_name(entry) if isinstance(entry, FoundationEntry) else entry.network
+    network = create(of, layer=layer, seed=seed)
+    network.mean, network.std = entry.mean, entry.std
+    return network
 
 
 def drawn_anew(network: AnyNetwork, *, seed: int) -> AnyNetwork:

@@ -30,7 +30,7 @@ from histofast.studies.pictures import (
     look_ahead_of,
 )
 from histofast.studies.reuse import Reuse
-from histofast.studies.rows import Study, StudyRow
+from histofast.studies.rows import PoolDifference, Study, StudyRow
 from histofast.studies.running import StudyResult
 from histofast.studies.scoring import read_scores
 from histofast.studies.selection import SelectionStudy
@@ -55,6 +55,7 @@ __all__ = [
     "Pair",
     "PictureSetting",
     "PictureStudy",
+    "PoolDifference",
     "Reuse",
     "SelectionStudy",
     "Setting",

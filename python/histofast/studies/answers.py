@@ -108,6 +108,7 @@ def _columns(study: Study, *, depth: bool, versus: bool) -> tuple[Column, ...]:
         Column(title="network and layer", under=True),
         Column(title="", names=("network",)),
         Column(title="", names=("layer",)),
+        Column(title="pooled by" if any(r.pool for r in study.rows) else "", names=("pool",)),
         Column(title=study.metric, names=("value",), form="number"),
         Column(
             title=f"{percent(study.confidence)} interval of the way of training",
@@ -160,6 +161,7 @@ def _cells(study: Study, row: StudyRow) -> tuple[Cell, ...]:
         ", ".join(text for text in (row.network, row.layer) if text not in row.name),
         row.network,
         row.layer,
+        row.pool,
         row.value,
         _bounds(row.method),
         row.patients.value,
@@ -298,13 +300,25 @@ def _bars(study: Study, rows: Sequence[StudyRow]) -> str:
 def _by_network(
     study: Study, rows: Sequence[StudyRow], point: Callable[[StudyRow], Point]
 ) -> tuple[Series, ...]:
-    """Return one line per network."""
+    """Return one line per network, and per way of pooling where there are several."""
+    ways = dict.fromkeys((row.network, _line_of(row)) for row in study.candidates)
     series = []
-    for k, network in enumerate(study.networks):
-        of_one = sorted((r for r in rows if r.network == network), key=lambda r: r.depth or 0.0)
+    for k, (network, way) in enumerate(ways):
+        of_one = sorted(
+            (r for r in rows if (r.network, _line_of(r)) == (network, way)),
+            key=lambda r: r.depth or 0.0,
+        )
+        several = sum(each == network for each, _ in ways) > 1
+        named = [network] if len(study.networks) > 1 or not several else []
+        name = ", ".join([*named, *([way or "as a whole"] if several else [])])
         if of_one:
-            series.append(Series(name=network, look=k, points=tuple(map(point, of_one))))
+            series.append(Series(name=name, look=k, points=tuple(map(point, of_one))))
     return tuple(series)
+
+
+def _line_of(row: StudyRow) -> str:
+    """Return what sets the line of a cut apart from others of its network: how tokens become features."""
+    return " ".join([row.pool, *row.block.split()[1:]])
 
 
 def _by_role(rows: Sequence[StudyRow], point: Callable[[StudyRow], Point]) -> tuple[Series, ...]:

@@ -4,13 +4,26 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from histofast._numbers import whole_number
-from histofast.encoders import read_spec, read_specs
+from histofast.encoders import read_spec, read_specs, sha256_of
 from histofast.errors import ModelError
-from histofast.networks import Network, create, export, export_cuts, layers, stem_of
+from histofast.networks import (
+    Network,
+    TimmNetwork,
+    block_cut,
+    block_of,
+    create,
+    export_cuts_made,
+    export_made,
+    layers,
+    never_trained,
+    pooled_layer,
+    stem_of,
+)
 from histofast.studies.cut_files import cuts_of_file, refuse_strange_cuts
 from histofast.studies.dependence import with_robustness
 from histofast.studies.plan import Candidate
@@ -31,7 +44,7 @@ def truncation(
     *,
     cuts: Sequence[str] | None = None,
     random_seeds: int = 5,
-    pool: str = "auto",
+    pool: str | Sequence[str] = "auto",
 ) -> StudyResult:
     """Cut networks at every block, train models of bags on each cut, and name the knee.
 
@@ -47,7 +60,9 @@ def truncation(
             module. None: the blocks of each, and its end.
         random_seeds: also train on the features of each whole network with random weights, of so
             many seeds, which are shown as their range; 0: none. Encoder files cannot be drawn anew.
-        pool: of the tensors of encoder files, see `graphs.truncate`.
+        pool: of the tensors of encoder files, see `graphs.truncate`; of the blocks of vision transformers
+            `cls`, `mean`, `cls+mean`, or several of them, which are then held against each other block by
+            block; `auto`: mean.
 
     Returns:
         The study; the folder has index.html, study.json, study.csv, study.png and .pdf, and folders
@@ -65,14 +80,17 @@ def truncation(
     random_seeds = whole_number("random_seeds", random_seeds)
     if random_seeds < 0:
         raise ValueError(f"random_seeds must be at least 0, got {random_seeds}")
+    pools = (pool,) if isinstance(pool, str) else tuple(pool)
+    for what, told in (("cuts", cuts), ("pool", pools)):
+        if told is not None and not told:
+            raise ValueError(f"{what} must name at least one, got none: leave it out")
     files = {name: Path(file) for name, file in networks.items() if _is_file(file)}
+    if files and len(pools) != 1:
+        raise ValueError(f"pool must be one for encoder files, got {', '.join(pools)}")
     for file in files.values():
         refuse_strange_cuts(file, cuts)
-    for name in networks:
-        if name not in files:
-            layers(name)  # refuses a typing mistake before anything is written
-    if pool != "auto" and len(files) < len(networks):
-        raise ValueError(f"pool must be auto for networks that are not encoder files, got {pool!r}")
+    # A typing mistake is refused before anything is written.
+    wanted = {name: _wanted(name, cuts, pools) for name in networks if name not in files}
     setting.check()
     (setting.out / "encoders").mkdir(parents=True, exist_ok=True)
     candidates: list[Candidate] = []
@@ -80,9 +98,9 @@ def truncation(
     for name, weights in networks.items():
         setting.tell(f"exporting {name}")
         made, found = (
-            cuts_of_file(name, files[name], cuts, setting, pool=pool)
+            cuts_of_file(name, files[name], cuts, setting, pool=pools[0])
             if name in files
-            else _prepared(name, weights, cuts, setting, random_seeds=random_seeds)
+            else _cuts_of_network(name, weights, wanted[name], setting, random_seeds=random_seeds)
         )
         encoders += made
         candidates += found
@@ -112,67 +130,98 @@ def _is_file(weights: str | Path) -> bool:
     return Path(weights).suffix.lower() == ".onnx"
 
 
-def _prepared(
+def _wanted(name: str, cuts: Sequence[str] | None, pools: Sequence[str]) -> list[str]:
+    """Return the cuts of a network that are asked for, in its order.
+
+    Raises:
+        ModelError: no such network, or cut of it.
+        ValueError: ways of pooling for one that has no tokens.
+    """
+    known = [cut.name for cut in layers(name)]
+    for layer in cuts or ():
+        if layer not in known:
+            plain = [each for each in known if block_of(each) == each]
+            raise ModelError(f"cuts of {name} must be of {', '.join(plain)}, got {layer!r}")
+    if tuple(pools) == ("auto",):
+        wanted = list(cuts) if cuts is not None else blocks_of(name)
+    else:
+        blocks = [each for each in known if block_cut(each) and block_of(each) == each]
+        named = blocks if cuts is None else list(cuts)
+        # One that has no blocks is refused with its first cut.
+        wanted = [
+            layer if blocks and layer not in blocks else pooled_layer(name, pool=pool, layer=layer)
+            for layer in named or known[:1]
+            for pool in pools
+        ]
+    return sorted(set(wanted), key=known.index)
+
+
+def _cuts_of_network(
     name: str,
     weights: str | Path,
-    cuts: Sequence[str] | None,
+    wanted: Sequence[str],
     setting: Setting,
     *,
     random_seeds: int,
 ) -> tuple[list[Path], list[Candidate]]:
-    """Export what is not there yet.
+    """Export what is not there yet; one network is in memory at a time.
 
     Returns:
-        Files that compute the features, one of all cuts where that can be; a candidate for each
-        cut, with a file of its own for later use.
+        Files that compute the features, one of all cuts and those of random networks; a candidate for
+        each cut, with a file of its own for later use, and for each random network.
     """
-    shares = {cut.name: cut.flops_share for cut in layers(name)}
-    wanted = list(cuts) if cuts is not None else blocks_of(name)
-    for layer in wanted:
-        if layer not in shares:
-            raise ModelError(f"cuts of {name} must be of {', '.join(shares)}, got {layer!r}")
-    wanted.sort(key=list(shares).index)
-    folder = setting.out / "encoders"
-    stem = stem_of(name)
+    depths = {cut.name: min(1.0, cut.flops_share) for cut in layers(name)}
+    folder, stem, last = setting.out / "encoders", stem_of(name), wanted[-1]
     size: dict[str, Any] = {"patch_px": setting.patch_px, "mpp": setting.mpp, "overwrite": True}
-    networks = {layer: create(name, weights=weights, layer=layer) for layer in wanted}
-    last = networks[wanted[-1]]
-    files, found = [], []
+    sha256 = _sha256_of(name, weights, last)
+
+    def make(layer: str) -> Network | TimmNetwork:
+        return create(name, weights=weights, layer=layer)
+
+    found = []
     for layer in wanted:
         alone = folder / f"{stem}-{layer}.onnx"
-        if not _is_of(alone, last.weights_sha256):
-            export(networks[layer], alone, **size)
-        files.append(alone)
-        row = StudyRow(
-            name=f"{name} {layer}",
-            network=name,
-            layer=layer,
-            depth=min(1.0, shares[layer]),
-            size_bytes=read_spec(alone).size_bytes,
-        )
+        if not _is_of(alone, sha256):
+            export_made(partial(make, layer), alone, **size)
+        row = _row(name, layer, name=f"{name} {layer}", file=alone, depth=depths[layer])
         commands = _commands(name, layer, weights, alone, setting.out)
         found.append(Candidate(row=row, encoder=alone, key=alone.stem, commands=commands))
-    if isinstance(last, Network):
-        files = [folder / f"{stem}-cuts.onnx"]
-        if not _is_of(files[0], last.weights_sha256, cuts=wanted):
-            export_cuts(last, files[0], layers=wanted, name=stem, **size)
-    layer = wanted[-1]
+    together = folder / f"{stem}-cuts.onnx"
+    if not _is_of(together, sha256, cuts=wanted):
+        export_cuts_made(partial(make, last), together, layers=wanted, name=stem, **size)
+    files, like = [together], read_specs(together)[0]
     for seed in range(random_seeds):
-        never = folder / f"{stem}-{layer}-random-{seed}.onnx"
+        never = folder / f"{stem}-{last}-random-{seed}.onnx"
         if not never.exists():
-            export(create(name, layer=layer, seed=seed), never, **size)
+            random = partial(never_trained, name, layer=last, seed=seed)
+            export_made(random, never, patch_px=like.patch_px, mpp=like.mpp, overwrite=True)
         files.append(never)
-        row = StudyRow(
+        row = _row(
+            *(name, last),
             name=f"{name}, random weights {seed}",
-            network=name,
-            layer=layer,
-            depth=min(1.0, shares[layer]),
-            size_bytes=read_spec(never).size_bytes,
+            file=never,
+            depth=depths[last],
             baseline=True,
         )
         of_all = f"{name}, random weights"
         found.append(Candidate(row=row, encoder=None, key=never.stem, null=of_all))
     return files, found
+
+
+def _row(network: str, layer: str, *, file: Path, **more: Any) -> StudyRow:
+    """Return what is known of a cut before it is measured."""
+    cut = block_cut(layer)
+    more |= {"network": network, "layer": layer, "size_bytes": read_spec(file).size_bytes}
+    if cut is not None:
+        more |= {"block": cut.block + ("" if cut.norm else " no-norm"), "pool": cut.pool}
+    return StudyRow(**more)
+
+
+def _sha256_of(name: str, weights: str | Path, layer: str) -> str | None:
+    """Return what encoders of these weights are known by."""
+    if Path(weights).is_file():
+        return sha256_of(weights)
+    return create(name, weights=weights, layer=layer).weights_sha256
 
 
 def _is_of(path: Path, weights_sha256: str | None, cuts: Sequence[str] | None = None) -> bool:

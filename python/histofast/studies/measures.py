@@ -20,6 +20,7 @@ from histofast.learning import (
     Metric,
     against_highest,
     corrected_difference,
+    corrected_differences,
     corrected_interval,
     knee,
     metrics,
@@ -27,7 +28,7 @@ from histofast.learning import (
 )
 from histofast.mil import Bags, Run
 from histofast.studies.plan import Candidate, Predicted, Trained
-from histofast.studies.rows import StudyRow
+from histofast.studies.rows import PoolDifference, StudyRow
 from histofast.studies.setting import CONFIDENCE, Setting
 
 
@@ -50,6 +51,7 @@ class Verdict:
 
     rows: tuple[StudyRow, ...]
     knee: Knee | None
+    pools: tuple[PoolDifference, ...] = ()
 
 
 def judge(candidates: Sequence[Candidate], trained: Sequence[Trained], setting: Setting) -> Verdict:
@@ -77,7 +79,7 @@ def judge(candidates: Sequence[Candidate], trained: Sequence[Trained], setting: 
     highest = _highest_of(measured)
     rows += _baseline_of_means(pooled, highest, test_share)
     rows += _range_of(nulls)
-    return Verdict(rows=tuple(rows), knee=chosen)
+    return Verdict(rows=tuple(rows), knee=chosen, pools=pools_compared(measured, test_share))
 
 
 def test_share_of(bags: Bags, run: Run) -> float:
@@ -153,6 +155,27 @@ def _compared(
         versus = standing.difference if standing is not None else None
         rows.append(replace(m.row, versus=versus, chosen=m.row.name == chosen.name))
     return rows, chosen
+
+
+def pools_compared(measured: Sequence[Measured], test_share: float) -> tuple[PoolDifference, ...]:
+    """Hold ways of pooling a block against its mean, or where that was not tried against the first tried."""
+    blocks: dict[tuple[str, str], list[Measured]] = {}
+    for m in measured:
+        if m.row.pool and m.row.is_defined:
+            blocks.setdefault((m.row.network, m.row.block), []).append(m)
+    pairs = {}
+    for ways in blocks.values():
+        against = next((m for m in ways if m.row.pool == "mean"), ways[0])
+        for m in ways:
+            if m is not against:
+                pairs[m.row.name, against.row.name] = (m.values, against.values)
+    if not pairs:
+        return ()
+    found = corrected_differences(pairs, test_share=test_share, confidence=CONFIDENCE)
+    return tuple(
+        PoolDifference(row=row, other=other, difference=difference)
+        for (row, other), difference in found.items()
+    )
 
 
 def _by_cost(measured: Sequence[Measured]) -> list[Measured]:

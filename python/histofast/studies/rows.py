@@ -15,7 +15,7 @@ _COLUMNS = (
     *("name", "network", "layer", "depth", "d", "value", "low", "high"),
     *("patients_value", "patients_low", "patients_high", "difference", "difference_low"),
     *("difference_high", "p_adjusted", "spread_low", "spread_high", "patches_per_s", "size_bytes"),
-    *("baseline", "chosen", "notes"),
+    *("baseline", "chosen", "pool", "notes"),
 )
 _NONE = Metric(value=math.nan, low=math.nan, high=math.nan)
 
@@ -41,6 +41,8 @@ class StudyRow:
         spread: smallest and largest of several networks with random weights, whose mean `method` is.
         seeds: how many these are.
         chosen: the cheapest that is shown to be about as good as the highest.
+        block, pool: of a cut of a vision transformer, after which block, with its last norm or not, and by
+            which tokens; "": another one.
         notes: anything a reader should know of this row, in words; "": nothing.
         extra: what else was measured, by name in words; NaN: undefined.
     """
@@ -59,6 +61,8 @@ class StudyRow:
     spread: tuple[float, float] | None = None
     seeds: int = 0
     chosen: bool = False
+    block: str = ""
+    pool: str = ""
     notes: str = ""
     extra: Mapping[str, float] = field(default_factory=dict)
 
@@ -105,6 +109,19 @@ class StudyRow:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class PoolDifference:
+    """By how much a row is above another of the same network and block, which is pooled in another way.
+
+    `row` and `other` are their names, `difference` that of the first less the second, fold by fold, after
+    Holm over all such pairs of a study.
+    """
+
+    row: str
+    other: str
+    difference: Difference
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Study:
     """Rows measured on the same slides, with what is needed to read and to repeat them.
 
@@ -119,6 +136,7 @@ class Study:
         n_slides, n_patients, folds: what they were measured on; folds of each repeat.
         repeats: of the cross-validation, each with folds and seeds of its own.
         unit: what patients are: "slide" where patients are not known.
+        pools: ways of pooling held against each other, block by block.
         knee: the choice, and what it would take where none can be made; None: not asked.
         convention: everything that decides the numbers, in words.
         commands: (what it does, shell command), in order.
@@ -146,6 +164,7 @@ class Study:
     remarks: tuple[str, ...] = ()
     repeats: int = 1
     unit: Literal["patient", "slide"] = "patient"
+    pools: tuple[PoolDifference, ...] = ()
     knee: Knee | None = None
 
     def __post_init__(self) -> None:
@@ -170,6 +189,10 @@ class Study:
             raise ValueError(f"chance must be finite or None, got {self.chance}")
         for row in self.rows:
             row._check()
+        for pair in self.pools:
+            for name in (pair.row, pair.other):
+                if name not in names:
+                    raise ValueError(f"pools must be of rows, got {name!r}")
         self._check_choice()
 
     def _check_choice(self) -> None:

@@ -22,6 +22,11 @@ from histofast.studies.rows import Study
 from histofast.studies.setting import CONFIDENCE, Setting
 
 _BENCH_ROUNDS = 3
+_TOKENS = (
+    "mean over the picture of the map at the cut; of vision transformers the mean of the patches' tokens "
+    "without registers (mean), the class token (cls) or both one after the other, through the network's "
+    "last norm unless the cut says no-norm"
+)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -87,7 +92,8 @@ def answer(
         repeats=setting.repeats,
         unit=bags.unit,
         knee=verdict.knee,
-        convention=_convention(setting, bags),
+        pools=verdict.pools,
+        convention=_convention(setting, bags, has_tokens=any(row.pool for row in verdict.rows)),
         commands=tuple(commands),
         chance=setting.chance,
         remarks=(*remarks, *(f"{note[:1].upper()}{note[1:]}." for note in bags.notes)),
@@ -175,13 +181,13 @@ def _timed(candidates: Sequence[Candidate], setting: Setting) -> list[Candidate]
     ]
 
 
-def _convention(setting: Setting, bags: Bags) -> dict[str, str]:
+def _convention(setting: Setting, bags: Bags, *, has_tokens: bool) -> dict[str, str]:
     kind = "of slides," if setting.patches is None else "images of a table, resized to"
     side = f"{setting.patch_px} px" if setting.patch_px else "of the encoders' size"
     config = setting.config
     return {
         "patches": f"{kind} {side}",
-        "features": "mean over the picture of the map at the cut",
+        "features": _TOKENS if has_tokens else "mean over the picture of the map at the cut",
         "model": f"{setting.model}, at most {config.epochs} epochs, lr {config.lr:g}",
         "validation": f"{bags.unit}s that are not tested choose the epoch",
         "value": f"mean over folds and repeats of the {setting.metric_title} of the tested {bags.unit}s; "

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from histofast._words import count, joined, listed
 from histofast.learning import Difference
 from histofast.report import interval, number, percent, round_number, signed, size
-from histofast.studies.rows import Study, StudyRow
+from histofast.studies.rows import PoolDifference, Study, StudyRow
 
 _FEW_PATIENTS = 30  # an interval of fewer is rough
 _SEEDS = 5  # random networks that a claim about them needs
@@ -26,6 +26,7 @@ def describe_study(study: Study) -> tuple[str, ...]:
         *_highest(study),
         *_choice(study),
         *_told_apart(study),
+        *_pools(study),
         *_above_random(study),
         *_baselines(study),
         *_few(study),
@@ -110,8 +111,7 @@ def _interval(study: Study, low: float, high: float, write: Callable[[float], st
 
 def _names(rows: Sequence[StudyRow]) -> str:
     """Return names as a sentence has them, the first few of many."""
-    names = [row.name for row in rows]
-    return joined(names) if len(names) <= _NAMED else listed(names, most=_NAMED)
+    return _some([row.name for row in rows])
 
 
 def _value(study: Study, row: StudyRow) -> str:
@@ -252,6 +252,72 @@ def _told_apart(study: Study) -> list[str]:
     if level:
         said.append(f"Not told from the {top} {where}: {_names(level)}.")
     return said
+
+
+_POOLED = {
+    "cls": "the class token",
+    "mean": "the mean of the patches' tokens",
+    "cls+mean": "both, one after the other",
+}
+
+
+def _pools(study: Study) -> list[str]:
+    """Say which way of pooling a vision transformer's tokens is better, block by block."""
+    rows = {row.name: row for row in study.candidates}
+    ways = tuple(dict.fromkeys(row.pool for row in rows.values() if row.pool))
+    said = []
+    for pool in ways:
+        pairs = [pair for pair in study.pools if rows[pair.row].pool == pool]
+        for other in dict.fromkeys(rows[pair.other].pool for pair in pairs):
+            against = [pair for pair in pairs if rows[pair.other].pool == other]
+            said += _pooled_apart(study, pool, other, against, rows)
+    early = [row for row in rows.values() if "cls" in row.pool and (row.depth or 1.0) < 1]
+    if early:
+        said.append(
+            "A class token gathers what patches hold block by block, so that of an early block has seen "
+            "little: cuts are pooled by mean unless told otherwise."
+        )
+    return said
+
+
+def _pooled_apart(
+    study: Study,
+    pool: str,
+    other: str,
+    pairs: Sequence[PoolDifference],
+    rows: Mapping[str, StudyRow],
+) -> list[str]:
+    """Say at which blocks one way of pooling is better or worse than another."""
+    ways = f"{_POOLED[pool]} ({pool}) against {_POOLED[other]} ({other}), at the same block"
+    found: dict[str, list[str]] = {}
+    for pair in pairs:
+        versus, place = pair.difference, _place(study, rows[pair.row])
+        if not _has_bounds(versus):
+            how = "without an interval"
+        elif not versus.is_shown:
+            how = "not told apart"
+        else:
+            how = "better" if _gain_of(study, versus) > 0 else "worse"
+        shown = f"{place} ({_difference(study, versus)})" if _has_bounds(versus) else place
+        found.setdefault(how, []).append(shown)
+    order = ("better", "worse", "not told apart", "without an interval")
+    parts = [f"{how} at {_some(found[how])}" for how in order if how in found]
+    n = sum(_has_bounds(pair.difference) for pair in study.pools)
+    among = f", after adjusting for {n} comparisons" if n > 1 else ""
+    return [f"{ways[:1].upper()}{ways[1:]}: {'; '.join(parts)}{among}."]
+
+
+def _some(names: Sequence[str]) -> str:
+    return joined(names) if len(names) <= _NAMED else listed(names, most=_NAMED)
+
+
+def _has_bounds(versus: Difference) -> bool:
+    return not math.isnan(versus.low + versus.high)
+
+
+def _place(study: Study, row: StudyRow) -> str:
+    """Return the block of a row, with its network where there are several."""
+    return f"{row.network} {row.block}" if len(study.networks) > 1 else row.block
 
 
 def _above_random(study: Study) -> list[str]:
