@@ -58,6 +58,7 @@ LEVELS = {
     "robustness": 8,
     "transferability": 8,
     "explain": 9,
+    "summaries": 9,
     "studies": 10,
     "cli": 11,
 }

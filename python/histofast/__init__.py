@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from histofast import similarity as similarity
     from histofast import slides as slides
     from histofast import studies as studies
+    from histofast import summaries as summaries
     from histofast import tiling as tiling
     from histofast import tissue as tissue
     from histofast import transferability as transferability
@@ -90,6 +91,7 @@ else:
             "similarity",
             "slides",
             "studies",
+            "summaries",
             "tiling",
             "tissue",
             "transferability",

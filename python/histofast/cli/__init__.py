@@ -36,6 +36,7 @@ from histofast.cli import (
     models,
     similarity,
     study,
+    summaries,
     tissue,
     tools,
 )
@@ -65,6 +66,9 @@ app.command(name="tissue", short_help="Show the tissue found and where patches w
 )
 app.command(name="similarity", short_help="Compare networks layer by layer, or encoders.")(
     similarity.similarity
+)
+app.command(name="slide-features", short_help="Pool feature files to one vector of each slide.")(
+    summaries.slide_features
 )
 app.command(name="train", short_help="Train models of slides on feature files.")(mil.train)
 app.command(name="predict", short_help="Predict slides with trained models.")(mil.predict)

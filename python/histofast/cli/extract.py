@@ -13,6 +13,7 @@ from histofast._machine import ONNX_RUNTIME
 from histofast.cli import colours, options, selecting
 from histofast.cli.output import say, say_document
 from histofast.cli.progress import show_progress, summarise
+from histofast.cli.summaries import report_on
 
 if TYPE_CHECKING:
     from histofast.features import Layout
@@ -179,6 +180,13 @@ def extract(
             help="patches per encoder call",
         ),
     ] = None,
+    report: Annotated[
+        bool,
+        typer.Option(
+            "--report",
+            help="say afterwards what the features are like: rank, what has collapsed, what is the slide",
+        ),
+    ] = False,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="only count patches and estimate the time")
     ] = False,
@@ -207,7 +215,7 @@ def extract(
     )
     told = options.patch_images(patches, bag_from=bag_from, odd_patches=odd_patches)
     with show_progress(quiet=quiet) as on_progress:
-        report = run(
+        ran = run(
             given or None,
             out=out,
             encoder=encoder or DEFAULT_ENCODER,
@@ -246,8 +254,10 @@ def extract(
             on_progress=on_progress,
         )
     if as_json:
-        say_document(json.dumps(asdict(report), indent=1))
+        say_document(json.dumps(asdict(ran), indent=1))
     if not as_json or quiet:
-        for line in summarise(report, quiet=quiet):
+        for line in summarise(ran, quiet=quiet):
             say(line, err=True)
-    raise typer.Exit(report.exit_code)
+    if report and not dry_run:
+        report_on(ran)
+    raise typer.Exit(ran.exit_code)

@@ -16,7 +16,7 @@ from histofast.features.file import (
 )
 from histofast.features.foreign import ForeignArrays, read_arrays
 from histofast.features.layouts import Layout, feature_path, pt_path
-from histofast.features.listing import FoundFeatures, feature_files, find_features
+from histofast.features.listing import FoundFeatures, feature_files, find_features, list_features
 from histofast.features.options import (
     differences_of_options,
     options_in,
@@ -24,6 +24,7 @@ from histofast.features.options import (
     shared_options,
 )
 from histofast.features.selection import SelectedRows
+from histofast.features.vectors import write_vectors
 from histofast.features.verification import VerifyReport, problems_of, verify
 from histofast.features.writer import FeatureWriter
 
@@ -41,6 +42,7 @@ __all__ = [
     "feature_files",
     "feature_path",
     "find_features",
+    "list_features",
     "open_features",
     "options_in",
     "options_of",
@@ -52,6 +54,7 @@ __all__ = [
     "read_summary",
     "shared_options",
     "verify",
+    "write_vectors",
 ]
 
 

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from histofast._files import paths_of, regular_file
 from histofast._notes import noted
 from histofast._words import counted, one_line
 from histofast.errors import FeatureError
@@ -80,6 +81,31 @@ def find_features(folder: Path | str, *, on_error: OnError | None = None) -> Fou
             f"no feature file (.h5, .pt, .npy) in {folder}{_instead(folder, others)}"
         )
     return FoundFeatures(files=tuple(files), others=others, beside=beside)
+
+
+def list_features(features: object) -> tuple[list[Path], list[str]]:
+    """Return feature files, sorted by slide, and what is to be noted of what lies beside them.
+
+    Args:
+        features: files, or folders that are searched through as `find_features` does, one or several.
+
+    Raises:
+        FileNotFoundError, FeatureError: nothing is there, or what is no file.
+        TypeError, ValueError: no paths.
+    """
+    given = paths_of("features", features)
+    if not given:
+        raise ValueError("features must name at least one file or folder, got none")
+    files, notes = list[Path](), list[str]()
+    for path in given:
+        if path.is_dir():
+            found = find_features(path)
+            files += found.files
+            notes += found.notes
+        else:
+            files.append(regular_file(path, kind="feature file or folder", error=FeatureError))
+    once = {path.resolve(): path for path in reversed(files)}
+    return sorted(once.values(), key=lambda path: (path.stem, str(path))), notes
 
 
 def _instead(folder: Path | str, others: tuple[Path, ...]) -> str:

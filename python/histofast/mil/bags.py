@@ -18,14 +18,13 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from histofast._files import paths_of, regular_file
 from histofast._notes import noted
 from histofast._words import counted
 from histofast.errors import FeatureError
 from histofast.features import (
     FeatureFile,
     content_sha256,
-    find_features,
+    list_features,
     open_features,
     options_of,
     shared_options,
@@ -234,7 +233,7 @@ def open_bags(
             with a slide twice, a slide or patient without a name, an unusable cell, one class or no
             event only; slides that do not match (see `missing`); two files of one slide.
     """
-    files, notes = _list_files(features)
+    files, notes = list_features(features)
     if labels is None:
         return _bags(_look(files, on_progress), None, task=task, notes=notes)
     asked = partial(
@@ -295,23 +294,6 @@ def open_labels(
 
 
 # --- Feature files -----------------------------------------------------------------------------
-
-
-def _list_files(features: Paths) -> tuple[list[Path], list[str]]:
-    """Return the files, sorted by slide, and what is to be noted of what lies beside them."""
-    given = paths_of("features", features)
-    if not given:
-        raise ValueError("features must name at least one file or folder, got none")
-    files, notes = list[Path](), list[str]()
-    for path in given:
-        if path.is_dir():
-            found = find_features(path)
-            files += found.files
-            notes += found.notes
-        else:
-            files.append(regular_file(path, kind="feature file or folder", error=FeatureError))
-    once = {path.resolve(): path for path in reversed(files)}
-    return sorted(once.values(), key=lambda path: (path.stem, str(path))), notes
 
 
 def _stamp(path: Path) -> tuple[int, int]:

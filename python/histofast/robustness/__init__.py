@@ -18,6 +18,7 @@ if TYPE_CHECKING:
         check_column,
         compare_robustness,
     )
+    from histofast.robustness.variance import adjusted_share, explained_share
     from histofast.robustness.words import describe_robustness
 else:
     __getattr__, __dir__ = attach(
@@ -30,6 +31,7 @@ else:
                 "check_column",
                 "compare_robustness",
             ],
+            "histofast.robustness.variance": ["adjusted_share", "explained_share"],
             "histofast.robustness.words": ["describe_robustness"],
         },
     )
@@ -38,9 +40,11 @@ __all__ = [
     "Estimate",
     "Robustness",
     "RobustnessResult",
+    "adjusted_share",
     "answer_of",
     "check_column",
     "compare_robustness",
     "describe_robustness",
+    "explained_share",
     "robustness_of",
 ]
