@@ -72,3 +72,9 @@ def test_gemm_counts_every_thread():
     one, two = graphs.Gemm(threads=1), graphs.Gemm(threads=2)
     assert two.flops == 2 * one.flops == 4 * 1024**3
     assert one.run() > 0
+
+
+def test_the_peak_is_measured_once():
+    peak = graphs.peak_flops_per_s()
+    assert 1e8 < peak < 1e15
+    assert graphs.peak_flops_per_s() == peak

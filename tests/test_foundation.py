@@ -10,7 +10,7 @@ import pytest
 
 from conftest import ROOT
 from extras import need
-from histofast import encoders
+from histofast import encoders, graphs
 from histofast.errors import ModelError
 from timm_here import need_timm
 
@@ -107,13 +107,30 @@ def test_readme_tells_of_every_model(name):
     assert not entry.tested  # then that README may say more
 
 
+def test_speed_is_a_share_of_the_machines_products(read):
+    """170.1 billion multiply-adds, two operations each, at 0.85 of 200 GFLOP/s."""
+    assert ENTRIES["virchow2"].patches_per_s(200e9) == pytest.approx(0.85 * 200 / (2 * 170.1))
+    assert read(ENTRY)["f"].patches_per_s(200e9) is None
+
+
 def test_models_list_of_foundation_models(cli, monkeypatch):
     monkeypatch.setenv("COLUMNS", "100")
+    monkeypatch.setattr(graphs, "peak_flops_per_s", lambda: 200e9)
     answer = cli("models", "list", "--foundation")
     assert (answer.code, answer.err) == (0, [])
-    row = next(line for line in answer.out.splitlines() if line.startswith("virchow2 "))
-    wanted = "virchow2 2560 cls+mean 224 0.5 stated 631 170 untested CC-BY-NC-ND-4.0, gated"
-    assert row.split() == wanted.split()
+    rows = {line.split()[0]: line.split() for line in answer.out.splitlines() if line.strip()}
+    wanted = "virchow2 2560 cls+mean 224 0.5 stated 631 170 0.5 untested CC-BY-NC-ND-4.0, gated"
+    assert rows["virchow2"] == wanted.split()
+    assert rows["kaiko-vits16"][8] == "18"
+    assert "an estimate for this machine's CPUs in float32, 0.85 of what its products" in answer.out
+    assert "200 GFLOP/s" in answer.out
+
+    def timed():
+        raise AssertionError("not asked for")
+
+    monkeypatch.setattr(graphs, "peak_flops_per_s", timed)
+    without = cli("models", "list", "--foundation", "--no-speed")
+    assert (without.code, "patches/s" in without.out) == (0, False)
     for entry in ENTRIES.values():
         assert set(entry.where.split()) <= set(answer.out.split())
     assert f"{len(ENTRIES)} foundation models" in cli("models", "list").out

@@ -87,11 +87,19 @@ def list_models(
     foundation: Annotated[
         bool, typer.Option("--foundation", help="published vision transformers to fetch instead")
     ] = False,
+    speed: Annotated[
+        bool,
+        typer.Option(
+            "--speed/--no-speed",
+            help="with --foundation: estimate patches/s from products that are timed for under a second",
+        ),
+    ] = True,
     as_json: options.AsJson = False,
 ) -> None:
     """Show the encoders that come with histofast, and weights that it knows how to load.
 
-    With --foundation published vision transformers: what they give, their terms, where their files are.
+    With --foundation published vision transformers: what they give, how fast this machine's CPUs may run
+    them, their terms, where their files are.
     Speed is fast below 2 GFLOP per patch, medium below 8, else slow.
     """
     from histofast.encoders import registry
@@ -116,7 +124,7 @@ def list_models(
         say_document(json.dumps(report, indent=1))
         return
     if foundation:
-        say(*_foundation_lines(known.foundation.values()))
+        say(*_foundation_lines(known.foundation.values(), speed=speed))
         return
     for line in _encoder_lines(known.encoders.values()):
         say(line)
@@ -160,8 +168,16 @@ def _source_lines(entries: Collection[SourceEntry]) -> list[str]:
     return _with_places(_aligned([header, *rows], right=set()), [e.where for e in entries])
 
 
-def _foundation_lines(entries: Collection[FoundationEntry]) -> list[str]:
-    header = ("name", "d", "pooling", "px", "mpp", "basis", "M", "GMAC", "loader", "terms")
+def _foundation_lines(entries: Collection[FoundationEntry], *, speed: bool) -> list[str]:
+    from histofast import graphs
+    from histofast.encoders import SHARE_OF_PEAK
+
+    peak = graphs.peak_flops_per_s() if speed else None
+    header = (
+        *("name", "d", "pooling", "px", "mpp", "basis", "M", "GMAC"),
+        *([] if peak is None else ["patches/s"]),
+        *("loader", "terms"),
+    )
     rows = [
         (
             entry.name,
@@ -172,18 +188,31 @@ def _foundation_lines(entries: Collection[FoundationEntry]) -> list[str]:
             entry.mpp_basis,
             f"{entry.parameters_m:.0f}",
             "" if entry.gmac is None else f"{entry.gmac:.0f}",
+            *([] if peak is None else [_rate(entry.patches_per_s(peak))]),
             "tested" if entry.tested else "untested",
             entry.terms,
         )
         for entry in entries
     ]
-    lines = _aligned([header, *rows], right={"d", "px", "mpp", "M", "GMAC"})
+    lines = _aligned([header, *rows], right={"d", "px", "mpp", "M", "GMAC", "patches/s"})
+    estimated = (
+        f"patches/s: an estimate for this machine's CPUs in float32, {SHARE_OF_PEAK:g} of what its products of "
+        f"matrices reach, {(peak or 0) / 1e9:.0f} GFLOP/s; --no-speed leaves it out"
+    )
     return [
         *_with_places(lines, [e.where for e in entries]),
         "",
         "M: million parameters; GMAC: billion multiply-adds of a patch; gated: a login or an agreement",
+        *([estimated] if speed else []),
         "then: histofast models export NAME --weights FILE --out OUT.onnx (needs torch and timm)",
     ]
+
+
+def _rate(patches_per_s: float | None) -> str:
+    """Return a rate that is about right."""
+    if patches_per_s is None:
+        return ""
+    return f"{patches_per_s:.0f}" if patches_per_s >= 10 else f"{patches_per_s:.2g}"
 
 
 def _with_places(rows: Sequence[str], places: Sequence[str]) -> list[str]:

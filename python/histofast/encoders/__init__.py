@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     )
     from histofast.encoders.checking import check_model
     from histofast.encoders.form import Value
-    from histofast.encoders.foundation import FoundationEntry
+    from histofast.encoders.foundation import SHARE_OF_PEAK, FoundationEntry
     from histofast.encoders.hashing import checksums
     from histofast.encoders.opening import OpenGraph
     from histofast.encoders.providers import try_providers
@@ -95,7 +95,7 @@ else:
             ],
             "histofast.encoders.checking": ["check_model"],
             "histofast.encoders.form": ["Value"],
-            "histofast.encoders.foundation": ["FoundationEntry"],
+            "histofast.encoders.foundation": ["SHARE_OF_PEAK", "FoundationEntry"],
             "histofast.encoders.hashing": ["checksums"],
             "histofast.encoders.opening": ["OpenGraph"],
             "histofast.encoders.providers": ["try_providers"],
@@ -144,6 +144,7 @@ __all__ = [
     "OUTPUT",
     "PREFIX",
     "RANDOM",
+    "SHARE_OF_PEAK",
     "TISSUE",
     "TISSUE_FORMAT",
     "Encoder",

@@ -13,6 +13,9 @@ ARGUMENTS = (
     *("no_embed_class", "reg_tokens", "mlp_layer", "act_layer", "embed_layer"),
 )
 Scalar = bool | int | float | str
+SHARE_OF_PEAK = (
+    0.85  # of a float32 product's speed, which ViT-S and ViT-B reach (benchmarks/bench_vits.py)
+)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -68,6 +71,13 @@ class FoundationEntry:
     def terms(self) -> str:
         """The licence, and that the file is behind a gate."""
         return f"{self.licence}, gated" if self.gated else self.licence
+
+    def patches_per_s(self, flops_per_s: float) -> float | None:
+        """Return about how many patches a machine encodes in float32, by the speed of its products.
+
+        None where the work of a patch is not known.
+        """
+        return None if self.gmac is None else SHARE_OF_PEAK * flops_per_s / (2e9 * self.gmac)
 
     def problem(self) -> str | None:
         """Return what is wrong with the entry, if anything is."""

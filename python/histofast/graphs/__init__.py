@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from histofast.graphs.joining import join_cuts
     from histofast.graphs.onnx_file import read_constants, read_model
     from histofast.graphs.operations import flops, total_flops
-    from histofast.graphs.peak import Gemm
+    from histofast.graphs.peak import Gemm, peak_flops_per_s
     from histofast.graphs.precision import (
         LayerSensitivity,
         Precision,
@@ -54,7 +54,7 @@ else:
             "histofast.graphs.joining": ["join_cuts"],
             "histofast.graphs.onnx_file": ["read_constants", "read_model"],
             "histofast.graphs.operations": ["flops", "total_flops"],
-            "histofast.graphs.peak": ["Gemm"],
+            "histofast.graphs.peak": ["Gemm", "peak_flops_per_s"],
             "histofast.graphs.precision": [
                 "LayerSensitivity",
                 "Precision",
@@ -108,6 +108,7 @@ __all__ = [
     "kept_by",
     "layer_sensitivity",
     "patch_sizes",
+    "peak_flops_per_s",
     "principal_axes",
     "provider_problems",
     "quantize",
