@@ -18,7 +18,7 @@ import histofast
 from extras import need
 from histofast import encoders, graphs
 from histofast._files import remove_stale_temporaries
-from histofast.errors import ModelError
+from histofast.errors import ModelError, WriteError
 from histofast.patches import make_slide
 from histofast.slides import write_png
 
@@ -335,6 +335,73 @@ def test_links_into_a_folder_of_blobs(tmp_path, patches):
     (alone / "big.onnx.data").symlink_to(blobs / "04")
     with pytest.raises(ModelError, match="copy both files, not links to them, into one folder"):
         encoders.load(alone / "big.onnx", device="cpu")
+
+
+# --- More than there is -----------------------------------------------------------------------
+
+
+MEMORY = "histofast.encoders.memory.memory_bytes"
+
+
+def test_what_is_larger_than_the_memory_is_not_opened(tmp_path, patches, monkeypatch):
+    one = wrapped(tmp_path / "one")
+    graphs.write_quantized(one, out=tmp_path / "half.onnx", precision="float16", held_out=patches)
+    monkeypatch.setattr(MOST, 0)
+    monkeypatch.setattr(SMALL, 16)
+    two = wrapped(tmp_path / "two")
+    for path, times in ((one, 1), (two, 1), (tmp_path / "half.onnx", 3)):
+        needs = times * encoders.read_spec(path).size_bytes
+        monkeypatch.setattr(MEMORY, lambda needs=needs: needs)
+        encoders.load(path, device="cpu").close()
+        monkeypatch.setattr(MEMORY, lambda needs=needs: needs - 1)
+        with pytest.raises(ModelError) as told:
+            encoders.load(path, device="cpu")
+        assert str(told.value) == (
+            f"{path}, to be opened, needs {needs / 1e9:.1f} GB of memory, this process may use "
+            f"{(needs - 1) / 1e9:.1f} GB: take a cut of it, or use a machine with more"
+        )
+    monkeypatch.setattr(MEMORY, lambda: None)  # where nobody knows
+    encoders.load(two, device="cpu").close()
+
+
+# --- A disk that is full ----------------------------------------------------------------------
+
+
+@pytest.fixture
+def largest_file():
+    """Let no file grow beyond so many bytes: a disk that is full meets the same calls."""
+    resource = pytest.importorskip("resource", reason="needs POSIX")
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    yield lambda size_bytes: resource.setrlimit(resource.RLIMIT_FSIZE, (size_bytes, before[1]))
+    resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+@pytest.mark.parametrize("files", [1, 2])
+@pytest.mark.parametrize("work", ["wrap", "truncate", "join", "half"])
+def test_a_disk_that_is_full_leaves_nothing(
+    tmp_path, patches, monkeypatch, largest_file, files, work
+):
+    if files == 2:
+        monkeypatch.setattr(MOST, 0)
+        monkeypatch.setattr(SMALL, 16)
+    path, out = wrapped(tmp_path / "in"), tmp_path / "out.onnx"
+    source = foreign(tmp_path / "in" / "source.onnx")
+    before = names(tmp_path / "in")
+    work = {
+        "wrap": lambda: graphs.wrap(source, out=out, **CHANNELS),
+        "truncate": lambda: graphs.truncate(path, at="layer2", out=out),
+        "join": lambda: graphs.join_cuts(path, at=["layer1", "layer2"], out=out),
+        "half": lambda: graphs.write_quantized(
+            path, out=out, precision="float16", held_out=patches
+        ),
+    }[work]
+    largest_file(200)
+    told = f"cannot write {out}: File too large: the file system or `ulimit -f` allows no file of this size"
+    with pytest.raises(WriteError) as error:
+        work()
+    assert str(error.value) == told
+    assert names(tmp_path) == ["in"]
+    assert names(tmp_path / "in") == before
 
 
 # --- Whatever happens while it is written ----------------------------------------------------

@@ -68,3 +68,62 @@ def test_the_share_that_slurm_gives_counts(told, expected, monkeypatch):
     monkeypatch.setattr(_machine, "_cgroup_quota_cpus", lambda _: None)
     monkeypatch.setenv("SLURM_CPUS_PER_TASK", told)
     assert _machine.available_cpus() == expected
+
+
+MEMINFO = {
+    "proc/meminfo": "MemTotal:       8000 kB\nMemFree:        10 kB\nSwapTotal:      1000 kB"
+}
+V1 = "sys/fs/cgroup/memory"
+
+
+@pytest.mark.parametrize(
+    ("files", "kb"),
+    [
+        (MEMINFO, 9000),
+        ({"proc/meminfo": "MemTotal:       8000 kB"}, 8000),
+        (MEMINFO | {"proc/self/cgroup": "0::/", "sys/fs/cgroup/memory.max": "max"}, 9000),
+        (
+            MEMINFO
+            | {
+                "proc/self/cgroup": "0::/slurm/job",
+                "sys/fs/cgroup/slurm/memory.max": str(4000 * 1024),
+                "sys/fs/cgroup/slurm/memory.swap.max": "0",
+                "sys/fs/cgroup/slurm/job/memory.max": str(5000 * 1024),
+            },
+            4000,
+        ),
+        (
+            MEMINFO
+            | {
+                "proc/self/cgroup": "0::/",
+                "sys/fs/cgroup/memory.max": str(4000 * 1024),
+                "sys/fs/cgroup/memory.swap.max": "max",
+            },
+            5000,
+        ),
+        (
+            MEMINFO
+            | {
+                "proc/self/cgroup": "4:memory:/docker/x\n3:cpu:/",
+                f"{V1}/memory.limit_in_bytes": str(3000 * 1024),
+                f"{V1}/memory.memsw.limit_in_bytes": str(3500 * 1024),
+            },
+            3500,
+        ),
+        (
+            MEMINFO
+            | {"proc/self/cgroup": "4:memory:/", f"{V1}/memory.limit_in_bytes": str(2**63 - 4096)},
+            9000,
+        ),
+        ({}, None),
+    ],
+)
+def test_memory(tmp_path, files, kb):
+    for path, text in files.items():
+        write(tmp_path, path, text)
+    found = _machine._memory_bytes(tmp_path)
+    assert found == (None if kb is None else kb * 1024)
+
+
+def test_this_machine_has_memory():
+    assert _machine.memory_bytes() is None or _machine.memory_bytes() > 1 << 28

@@ -302,6 +302,41 @@ def test_pools_of_what_has_no_tokens(cli, tmp_path):
         networks.pooled_layer(without, pool="cls")
 
 
+def test_a_disk_that_is_full_while_torch_writes(cli, tmp_path):
+    resource = pytest.importorskip("resource", reason="needs POSIX")
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    out = tmp_path / "e.onnx"
+    try:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, before[1]))
+        said = cli("models", "export", VIT, "--random", "3", "--out", out)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    (line,) = said.err
+    assert line.startswith(
+        f"histofast: cannot write {out}: File too large: the file system or `uli"
+    )
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_export_that_needs_more_memory_than_there_is(cli, tmp_path, monkeypatch):
+    """Said before anything is written; a cut needs less."""
+    out = tmp_path / "e.onnx"
+    made = ("models", "export", VIT, "--random", "3", "--out", out)
+    whole, cut = (
+        sum(value.nbytes for value in networks.create(VIT, layer=layer).state_dict().values())
+        for layer in (None, "block1")
+    )
+    monkeypatch.setattr("histofast.encoders.memory.memory_bytes", lambda: int(1.5 * whole))
+    (line,) = cli(*made).err
+    assert line == (
+        f"histofast: the export of {VIT} needs {1.6 * whole / 1e9:.1f} GB of memory, this process may "
+        f"use {1.5 * whole / 1e9:.1f} GB: cut it with --layer, or use a machine with more"
+    )
+    assert list(tmp_path.iterdir()) == []
+    assert 1.6 * cut < 1.5 * whole
+    assert cli(*made, "--layer", "block1").code == 0
+
+
 def test_layer_scale_is_in_the_weights(tmp_path):
     """The same nodes with it and without; `export` holds the features against torch."""
     small = {"img_size": 64, "depth": 2}

@@ -1,4 +1,4 @@
-"""What this machine offers: the CPUs this process may really use, names of devices."""
+"""What this machine offers: the CPUs and the memory this process may really use, names of devices."""
 
 from __future__ import annotations
 
@@ -36,24 +36,59 @@ def _cgroup_quota_cpus(root: Path) -> float | None:
     groups = _read(root / "proc/self/cgroup")
     if groups is None:
         return None
-    quotas: list[float] = []
+    mounts = ("sys/fs/cgroup/cpu", "sys/fs/cgroup/cpu,cpuacct")
+    quotas = [_quota_v2(folder / "cpu.max") for folder in _groups_v2(root, groups)]
+    quotas += [_quota_v1(folder) for folder in _groups_v1(root, groups, "cpu", mounts)]
+    return min((quota for quota in quotas if quota is not None), default=None)
+
+
+def memory_bytes() -> int | None:
+    """Return the memory that this process may use, swap included; None where that is not known.
+
+    The machine's, or the tightest limit of the process's control groups (versions 1 and 2, every
+    ancestor counts).
+    """
+    return _memory_bytes(Path("/"))
+
+
+def _memory_bytes(root: Path) -> int | None:
+    about = _read(root / "proc/meminfo")
+    if about is None:
+        if root != Path("/") or not hasattr(os, "sysconf"):  # Windows
+            return None
+        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    kb = {key: int(value) for key, value in re.findall(r"^(\w+): +(\d+) kB$", about, re.MULTILINE)}
+    swap = kb.get("SwapTotal", 0) * 1024
+    limits = [kb["MemTotal"] * 1024 + swap] if "MemTotal" in kb else []
+    groups = _read(root / "proc/self/cgroup") or ""
+    for folder in _groups_v2(root, groups):
+        limit = _number(folder / "memory.max")
+        of_swap = _number(folder / "memory.swap.max")
+        if limit is not None:
+            limits.append(limit + (swap if of_swap is None else min(of_swap, swap)))
+    for folder in _groups_v1(root, groups, "memory", ("sys/fs/cgroup/memory",)):
+        limit, with_swap = (
+            _number(folder / f"memory.{kind}limit_in_bytes") for kind in ("", "memsw.")
+        )
+        if limit is not None:
+            limits.append(limit + swap if with_swap is None else min(limit + swap, with_swap))
+    return min(limits, default=None)
+
+
+def _groups_v2(root: Path, groups: str) -> Iterator[Path]:
+    """Yield the folders of the control groups of version 2 that hold for a process."""
     for line in groups.splitlines():
         _, controllers, path = line.split(":", 2)
-        if controllers == "":
-            files = [
-                folder / "cpu.max"
-                for mount in ("sys/fs/cgroup", "sys/fs/cgroup/unified")
-                for folder in _ancestors(root / mount, path)
-            ]
-            quotas += [q for q in map(_quota_v2, files) if q is not None]
-        elif "cpu" in controllers.split(","):
-            folders = [
-                folder
-                for mount in ("sys/fs/cgroup/cpu", "sys/fs/cgroup/cpu,cpuacct")
-                for folder in _ancestors(root / mount, path)
-            ]
-            quotas += [q for q in map(_quota_v1, folders) if q is not None]
-    return min(quotas, default=None)
+        for mount in ("sys/fs/cgroup", "sys/fs/cgroup/unified") if controllers == "" else ():
+            yield from _ancestors(root / mount, path)
+
+
+def _groups_v1(root: Path, groups: str, controller: str, mounts: tuple[str, ...]) -> Iterator[Path]:
+    """Yield those of version 1, of one controller."""
+    for line in groups.splitlines():
+        _, controllers, path = line.split(":", 2)
+        for mount in mounts if controller in controllers.split(",") else ():
+            yield from _ancestors(root / mount, path)
 
 
 def _ancestors(mount: Path, path: str) -> Iterator[Path]:
@@ -76,6 +111,11 @@ def _quota_v1(folder: Path) -> float | None:
     if quota_us is None or period_us is None or int(quota_us) <= 0:
         return None
     return int(quota_us) / int(period_us)
+
+
+def _number(file: Path) -> int | None:
+    text = _read(file)
+    return int(text) if text is not None and text.isdecimal() else None
 
 
 def _read(file: Path) -> str | None:

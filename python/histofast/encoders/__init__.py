@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from histofast.encoders.form import Value
     from histofast.encoders.foundation import SHARE_OF_PEAK, FoundationEntry
     from histofast.encoders.hashing import checksums
+    from histofast.encoders.memory import refuse_too_large
     from histofast.encoders.opening import OpenGraph
     from histofast.encoders.providers import try_providers
     from histofast.encoders.reading import read_spec, read_specs
@@ -97,6 +98,7 @@ else:
             "histofast.encoders.form": ["Value"],
             "histofast.encoders.foundation": ["SHARE_OF_PEAK", "FoundationEntry"],
             "histofast.encoders.hashing": ["checksums"],
+            "histofast.encoders.memory": ["refuse_too_large"],
             "histofast.encoders.opening": ["OpenGraph"],
             "histofast.encoders.providers": ["try_providers"],
             "histofast.encoders.reading": ["read_spec", "read_specs"],
@@ -186,6 +188,7 @@ __all__ = [
     "read_specs",
     "read_tissue_spec",
     "refuse_cuts",
+    "refuse_too_large",
     "registry",
     "sha256_of",
     "sizes_around",

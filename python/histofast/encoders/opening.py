@@ -15,8 +15,12 @@ from histofast.encoders import runtime
 from histofast.encoders.beside import files_of
 from histofast.encoders.bound import Place
 from histofast.encoders.checking import check_not_empty, no_onnx
-from histofast.encoders.form import form_of, shown
+from histofast.encoders.form import form_of, read_form, shown
+from histofast.encoders.memory import refuse_too_large
+from histofast.encoders.spec import PREFIX
 from histofast.errors import ModelError
+
+_LESS = "take a cut of it, or use a machine with more"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -36,7 +40,10 @@ def open_file(path: Path, *, kind: str, gpu: int) -> Opened:
         ModelError: no sound ONNX file, ONNX Runtime refuses it, or the device does not work.
     """
     check_not_empty(path)
-    files_of(path)
+    size_bytes = sum(file.stat().st_size for file in files_of(path))
+    if kind == "cpu":
+        size_bytes *= _times_its_file(path)
+    refuse_too_large(f"{path}, to be opened,", size_bytes, remedy=_LESS)
     note = ""
     try:
         if kind != "cpu":
@@ -63,6 +70,11 @@ def open_file(path: Path, *, kind: str, gpu: int) -> Opened:
             f"{path} cannot be loaded by onnxruntime {runtime.runtime().__version__}: "
             f"{runtime.first_line(error)}"
         ) from None
+
+
+def _times_its_file(path: Path) -> int:
+    """Return how much memory ONNX Runtime takes on a CPU, where it has float16 as float32 as well."""
+    return 3 if read_form(path).props.get(f"{PREFIX}precision") == "float16" else 1
 
 
 def _open_on_gpu(path: Path, kind: str, gpu: int) -> Opened | None:

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from histofast._numbers import whole_number
-from histofast.encoders import OUTPUT, sizes_near
+from histofast.encoders import OUTPUT, refuse_too_large, sizes_near
 from histofast.errors import ModelError
 from histofast.networks.adopted import AdoptedNetwork
 from histofast.networks.kinds import AnyNetwork
@@ -22,6 +22,7 @@ from histofast.networks.timm import TimmCuts, TimmNetwork
 
 # The first has an operator for attention, and one for GELU; TensorRT and older runtimes take the second.
 OPSETS = (23, 18)
+_PEAK = 1.6  # of an export, over the weights; benchmarks/bench_big_encoders.py holds it to that
 
 
 def opset_of(network: AnyNetwork, opset: int | None) -> int:
@@ -55,8 +56,15 @@ def write_bare(
     Scales of layers are in their weights.
 
     Raises:
-        ModelError: torch cannot export it; onnxscript, which it needs for that, is not installed.
+        ModelError: torch cannot export it, or not in this memory; onnxscript, which it needs for that,
+            is not installed.
     """
+    weights_bytes = sum(value.nbytes for value in network.state_dict().values())
+    refuse_too_large(
+        f"the export of {network.architecture}",
+        _PEAK * weights_bytes,
+        remedy="cut it with layer=..., or use a machine with more",
+    )
     example = torch.zeros(2, 3, patch_px, patch_px)
     try:
         with (

@@ -14,12 +14,14 @@ from safetensors.torch import load_file
 
 from histofast._files import refuse_stand_in, regular_file
 from histofast._words import clipped, listed, one_line
+from histofast.encoders import refuse_too_large
 from histofast.errors import ModelError
 from histofast.networks.claims import BadClaimsError, HoldsCodeError, check_claims
 from histofast.networks.keras import is_keras_archive, read_keras
 
 _DEEPEST = 8  # nested dicts in a checkpoint; a damaged one may contain itself
 _MOST = 1_000_000  # entries of a checkpoint; dicts that share their inner ones never end
+_MORE_MEMORY = "use a machine with more, and bring the encoder that is made there"
 _WIDEST = 200  # characters of a reason; libraries quote what they read
 _ADVICE = ("Weights only load failed", "(1)", "(2)", "Check the documentation")  # torch's
 
@@ -33,11 +35,13 @@ def read_weights(path: Path) -> dict[str, torch.Tensor]:
 
     Raises:
         FileNotFoundError: no such file.
-        ModelError: no such kind of file, truncated or damaged, claiming more than it has, holding
-            code, or no tensors.
+        ModelError: no such kind of file, truncated or damaged, claiming more than it has, larger than
+            the memory, holding code, or no tensors.
     """
     regular_file(path, kind="weights file", error=ModelError)
-    found = _READERS[_kind(path)](path)
+    kind = _kind(path)
+    refuse_too_large(f"{path}, to be read,", path.stat().st_size, remedy=_MORE_MEMORY)
+    found = _READERS[kind](path)
     state = {}
     for n, (key, value) in enumerate(_entries(found, "", _DEEPEST)):
         if n == _MOST:
