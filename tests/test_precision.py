@@ -21,6 +21,20 @@ from histofast.graphs import Int8Writer, capture, stained_noise
 from tiny_encoder import write_encoder
 
 DEFAULT = encoders.find("densenet121-t2")
+METADATA = encoders.EncoderMetadata(
+    name="residual",
+    network="residual",
+    layer="last",
+    d=5,
+    patch_px=64,
+    mpp=0.5,
+    precision="float32",
+    weights_sha256="random",
+    provenance="tests",
+    licence="Apache-2.0",
+    exporter="tests",
+)
+overflow = sys.modules[graphs.write_quantized.__globals__["refuse_overflow"].__module__]
 
 
 @pytest.fixture(scope="module")
@@ -63,21 +77,8 @@ def residual(tmp_path_factory):
     x = graph.add("Gemm", [x, *terms], name="fc", transB=1, alpha=0.5, beta=2.0)
     weight = rng.normal(size=(6, 5)).astype("f4")
     x = graph.add("MatMul", [x, graph.constant(weight, name="last.weight")], name="last")
-    metadata = encoders.EncoderMetadata(
-        name="residual",
-        network="residual",
-        layer="last",
-        d=5,
-        patch_px=64,
-        mpp=0.5,
-        precision="float32",
-        weights_sha256="random",
-        provenance="tests",
-        licence="Apache-2.0",
-        exporter="tests",
-    )
     path = tmp_path_factory.mktemp("residual") / "residual.onnx"
-    path.write_bytes(graphs.to_bytes(graph.finish(x, metadata=metadata)))
+    path.write_bytes(graphs.to_bytes(graph.finish(x, metadata=METADATA)))
     return path
 
 
@@ -252,6 +253,62 @@ def test_float16_file(tmp_path, patches):
     with encoders.load(out, device="cpu") as encoder:
         assert "float16 is for GPUs" in encoder.device_note
         assert encoder.encode(patches[1][:2]).dtype == np.float32
+
+
+def loud(path, *, largest, infinite=False):
+    """Write an encoder whose pixels are raised to `largest` and brought down again."""
+    graph = graphs.PixelGraph(mean=(0, 0, 0), std=(1, 1, 1))
+
+    def times(x, factor, name):
+        return graph.add(
+            "Mul", [x, graph.constant(np.float32(factor), name=f"{name}.by")], name=name
+        )
+
+    x = times(times(graph.standardised, largest, "raised"), 1 / largest, "lowered")
+    if infinite:
+        y = graph.add("Log", [times(x, 0, "nothing")], name="least")
+        x = graph.add("Add", [x, graph.add("Exp", [y], name="none")], name="same")
+    x = graph.add("Flatten", [graph.add("GlobalAveragePool", [x], name="pooled")], name="flat")
+    metadata = replace(METADATA, name="loud", d=3)
+    path.write_bytes(graphs.to_bytes(graph.finish(x, metadata=metadata)))
+    return path
+
+
+@pytest.mark.parametrize("largest", [1.0, 50_000.0, 55_000.0, 1e6])
+def test_values_beyond_float16_are_refused(tmp_path, largest):
+    """On a CPU the features of such a file would agree: it computes in float32."""
+    path, out = loud(tmp_path / "loud.onnx", largest=largest), tmp_path / "half.onnx"
+    white = np.full((32, 16, 16, 3), 255, np.uint8)
+    white[:, :8] = np.arange(32)[:, None, None, None]
+    arguments = {"out": out, "precision": "float16", "held_out": white}
+    if largest * 1.25 <= 65_504:  # a quarter more for other slides
+        assert graphs.write_quantized(path, **arguments).precision == "float16"
+        return
+    with pytest.raises(ModelError) as told:
+        graphs.write_quantized(path, **arguments)
+    assert str(told.value) == (
+        f"{out} is not written: float16 ends at 65504, and 'raised' of loud reaches {largest:.0f} on 32 "
+        "patches: keep the encoder in float32"
+    )
+    assert not out.exists()
+
+
+def test_an_infinity_of_float32_is_one_of_float16(tmp_path, patches):
+    path = loud(tmp_path / "loud.onnx", largest=1.0, infinite=True)
+    found = overflow.largest_values(encoders.read_spec(path), patches[0][:2])
+    assert (found["nothing"], found["least"], found["none"]) == (0, np.inf, 0)
+    overflow.refuse_overflow(encoders.read_spec(path), patches[0][:2], out="x")
+
+
+def test_largest_values_are_those_of_all_inner_tensors(residual, patches):
+    pixels = patches[0][:3]
+    found = overflow.largest_values(encoders.read_spec(residual), pixels)
+    inner = [
+        n.output[0] for n in onnx.load(residual).graph.node if not n.name.startswith("pixels.")
+    ]
+    assert list(found) == inner
+    for name, values in graphs.capture(residual, inner, pixels).items():
+        assert found[name] == pytest.approx(np.abs(values).max(), rel=1e-4)
 
 
 def test_a_cpu_without_vnni_is_told(tmp_path, patches, residual, monkeypatch):

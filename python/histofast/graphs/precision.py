@@ -23,6 +23,7 @@ from histofast.graphs.graph import set_metadata, to_bytes
 from histofast.graphs.half import half
 from histofast.graphs.int8 import Int8Writer, belongs_to
 from histofast.graphs.onnx_file import read_model
+from histofast.graphs.overflow import refuse_overflow
 from histofast.graphs.proof import checked_out
 from histofast.graphs.writing import replacing_encoder, write_model
 
@@ -68,8 +69,8 @@ def write_quantized(
 
     Raises:
         FileExistsError, FileNotFoundError: of `out` and its folder, or no such encoder.
-        ModelError: the agreement is below the gate (nothing is written), the encoder is not
-            float32, or has nothing to quantise, or no such layer to keep (close ones are offered).
+        ModelError: the agreement is below the gate, or inner values do not fit float16 (nothing is
+            written), the encoder is not float32, or has nothing to quantise, or no such layer to keep (close ones are offered).
         TypeError, ValueError: wrong arrays, fewer than 32 patches, arguments that do not fit.
 
     Determinism: bitwise on one kind of CPU.
@@ -93,6 +94,7 @@ def write_quantized(
         if precision == "int8":
             model = _int8(spec, _checked("calibration", calibration), keep)
         else:
+            refuse_overflow(spec, held_out[:MIN_PATCHES], out=out)
             model = half(spec.path, beside=pending.parent)
         set_metadata(model, new.to_props())
         write_model(model, pending)
