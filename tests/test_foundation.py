@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import re
+from argparse import Namespace
 from dataclasses import replace
 
 import numpy as np
 import pytest
 
+import broken_files
 from conftest import ROOT
 from extras import need
 from histofast import encoders, graphs
@@ -272,6 +274,46 @@ CUT = {"depth": BLOCKS, "embed_dim": WIDTH, "num_heads": HEADS}
 CUT_SWIN = {"depths": (2, 2), "embed_dim": WIDTH // 2, "num_heads": (1, 2)}
 
 
+def _under(prefix, state):
+    return {f"{prefix}{key}": value for key, value in state.items()}
+
+
+def _dino(state):
+    """As DINO saves its training: a student beside the teacher, heads, and how it was asked for."""
+    other = {key: value + 1 for key, value in state.items()}
+    head = {"head.mlp.0.weight": next(iter(state.values()))}
+    both = {
+        "student": _under("module.backbone.", other),
+        "teacher": _under("backbone.", state) | head,
+    }
+    return both | {"epoch": 100, "args": Namespace(arch="vit_small", patch_size=16)}
+
+
+# What publishers' files have around the tensors.
+LAID_OUT = {
+    "openpath": lambda state: {"teacher": _under("backbone.", state)},
+    "openmidnight": lambda state: {
+        "teacher": _under("backbone.", state) | {"dino_head.last_layer.weight": state["cls_token"]}
+    },
+    "ctranspath": lambda state: {"model": state},
+    "hipt-256": _dino,
+    "sp22m": lambda state: _under("encoder.", state),
+}
+
+
+def _place_on_another_grid(model, state, side):
+    """Give a file positions for `side` x `side` patches, and the model what timm makes of them."""
+    torch = need("torch")
+    from timm.layers import resample_abs_pos_embed
+
+    grid = model.patch_embed.grid_size
+    before = model.pos_embed.shape[1] - grid[0] * grid[1]
+    generator = torch.Generator().manual_seed(5)
+    state["pos_embed"] = torch.randn(1, before + side**2, WIDTH, generator=generator)
+    found = resample_abs_pos_embed(state["pos_embed"], new_size=grid, num_prefix_tokens=before)
+    model.pos_embed.data = found
+
+
 @pytest.fixture
 def small(networks, timm, tmp_path):
     """Cut an entry down to a few narrow blocks; write random weights under its publisher's keys."""
@@ -294,10 +336,10 @@ def small(networks, timm, tmp_path):
         plain = network.model.state_dict()
         chunk = 1 if name == "openpath" else None
         state = published.published(plain, entry.rename, gated=gated, chunk=chunk)
+        if entry.positions_px is not None:
+            _place_on_another_grid(network.model, state, entry.positions_px // entry.token_px)
         path = tmp_path / "weights.pth"
-        wrapped = {f"backbone.{key}": value for key, value in state.items()}
-        within = {"openpath": {"teacher": wrapped}, "ctranspath": {"model": state}}
-        torch.save(within.get(name, state), path)
+        torch.save(LAID_OUT.get(name, dict)(state), path)
         return replace(cut, tensors=len(plain)), path, network, state
 
     return small
@@ -311,7 +353,7 @@ def _pooled(tokens, entry, pooling=None):
     return torch.cat([parts[part] for part in (pooling or entry.pooling).split("+")], 1)
 
 
-@pytest.mark.parametrize("name", [n for n, e in ENTRIES.items() if e.positions_px is None])
+@pytest.mark.parametrize("name", ENTRIES)
 def test_a_file_under_its_publishers_keys_is_the_network(small, networks, name):
     torch = need("torch")
     import published
@@ -358,17 +400,12 @@ def test_no_register_is_in_the_mean_of_virchow2(small, networks):
     ("name", "pool", "width"),
     [("virchow2", "cls", 1), ("virchow2", "mean", 1), ("h0-mini", "cls+mean", 2), ("midnight-12k", "cls", 1)],
 )  # fmt: skip
-def test_a_whole_network_pooled_otherwise_by_name(
-    small, networks, tmp_path, monkeypatch, cli, name, pool, width
-):
+def test_a_whole_network_pooled_otherwise_by_name(small, by_name, tmp_path, cli, name, pool, width):
     """Virchow2's class token is what PRISM2 takes; H0-mini's authors name both."""
     torch = need("torch")
 
     entry, path, made, _ = small(name)
-    known = encoders.registry()
-    changed = replace(known, foundation=known.foundation | {name: entry})
-    for module in ("networks.creation", "networks.foundation"):
-        monkeypatch.setattr(f"histofast.{module}.registry", lambda: changed)
+    by_name(entry)
     out = tmp_path / "e.onnx"
     done = cli("models", "export", name, "--weights", path, "--pool", pool, "--out", out)
     assert done.code == 0, done.err
@@ -422,6 +459,114 @@ def test_another_file_than_the_published_one_is_said(small, networks, tmp_path):
     )
     assert known.loaded.remarks() == []
     assert known.origin == f"uni: {entry.where}"
+
+
+# --- Bad input ------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def by_name(networks, monkeypatch):
+    """Let the registry know a cut-down entry by its own name."""
+
+    def by_name(entry):
+        known = encoders.registry()
+        changed = replace(known, foundation=known.foundation | {entry.name: entry})
+        for module in ("networks.creation", "networks.foundation"):
+            monkeypatch.setattr(f"histofast.{module}.registry", lambda: changed)
+
+    return by_name
+
+
+@pytest.mark.parametrize(
+    ("file", "content", "message"),
+    [
+        ("pytorch_model.bin", broken_files.PAGE, "is a web page, not the file: download it again, signed in"),
+        ("pytorch_model.bin", broken_files.POINTER, "is a Git LFS pointer, not the file: run `git lfs pull`"),
+        ("model.safetensors", broken_files.PAGE, "is a web page, not the file: download it again, signed in"),
+        ("model.safetensors", b"", "is empty: copy or download it again"),
+        ("pytorch_model.bin.index.json", b'{"metadata": {}, "weight_map": {}}', "is an index of weights in several"),
+        ("model.bin", b'{"weight_map": {"a": "b"}}', "is an index of weights in several files, not weights: save"),
+        ("pytorch_model.bin", bytes(300), "is not a torch file of plain tensors"),
+    ],
+)  # fmt: skip
+def test_what_downloads_leave_instead_of_weights(cli, networks, tmp_path, file, content, message):
+    path, out = tmp_path / file, tmp_path / "e.onnx"
+    path.write_bytes(content)
+    (line,) = cli("models", "export", "uni2-h", "--weights", path, "--out", out).err
+    assert line.startswith(f"histofast: {path} {message}")
+    assert not out.exists()
+
+
+@pytest.mark.parametrize("keys", ["first", "last"])
+def test_one_of_several_files_is_called_so(small, networks, tmp_path, keys):
+    torch = need("torch")
+    entry, _, _, state = small("virchow2")
+    some = list(state.items())
+    some = some[:9] if keys == "first" else some[-9:]
+    path = tmp_path / "model-00001-of-00002.bin"
+    torch.save(dict(some), path)
+    with pytest.raises(
+        ModelError, match=r"it is part 1 of 2, save all of them as one file$"
+    ) as told:
+        networks.create_foundation(entry, weights=path)
+    assert str(told.value).startswith(f"{path} is not of virchow2, ")
+
+
+def test_a_part_of_a_layer_is_told_with_its_file(small, networks, tmp_path):
+    torch = need("torch")
+    entry, _, _, state = small("phikon")
+    path = tmp_path / "w.pth"
+    torch.save({k: v for k, v in state.items() if ".key." not in k}, path)
+    for partial in (False, True):
+        with pytest.raises(
+            ModelError, match=r"attn\.qkv\.\w+ lacks its key: get model\.safe"
+        ) as told:
+            networks.create_foundation(entry, weights=path, partial=partial)
+        assert str(told.value).startswith(str(path))
+
+
+@pytest.mark.parametrize("name", ["uni2-h", "phikon", "hibou-b"])
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+def test_half_precision_is_read_as_its_numbers_are(small, networks, tmp_path, name, dtype):
+    """Also where the class token is the sum of two tensors (hibou-b), which is of float32."""
+    torch = need("torch")
+    entry, path, _, state = small(name)
+    rounded = {key: value.to(getattr(torch, dtype)) for key, value in state.items()}
+    torch.save(rounded, path)
+    halved = networks.create_foundation(entry, weights=path)
+    torch.save({key: value.float() for key, value in rounded.items()}, path)
+    whole = networks.create_foundation(entry, weights=path)
+    for (key, got), wanted in zip(
+        halved.state_dict().items(), whole.state_dict().values(), strict=True
+    ):
+        assert got.dtype == torch.float32, key
+        assert torch.equal(got, wanted), key
+
+
+def test_a_cut_beyond_the_last_block_is_refused_before_the_file_is_read(
+    small, by_name, cli, tmp_path, monkeypatch
+):
+    entry, path, _, _ = small("uni2-h")
+    by_name(entry)
+    monkeypatch.setattr("histofast.networks.foundation.read_weights", None)
+    out = tmp_path / "e.onnx"
+    made = ("models", "export", "uni2-h", "--weights", path, "--out", out)
+    for more in (["--layer", "block3"], ["--layer", "block3", "--pool", "cls"]):
+        (line,) = cli(*made, *more).err
+        assert re.search("layer of .* must be one of block1.*, got 'block3'", line)
+    assert not out.exists()
+
+
+@pytest.mark.parametrize("value", ["nan", "inf"])
+def test_weights_that_are_no_numbers(small, networks, value):
+    torch = need("torch")
+    entry, path, _, state = small("uni")
+    key = "blocks.1.mlp.fc1.weight"
+    torch.save(state | {key: state[key] * float(value)}, path)
+    with pytest.raises(
+        ModelError, match=r"fc1\.weight holds NaN or infinity: copy or train it again"
+    ):
+        networks.create_foundation(entry, weights=path)
 
 
 def _exported(small, networks, tmp_path, name):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import pickle
 import zipfile
+from argparse import Namespace
 
 import numpy as np
 import pytest
@@ -434,6 +435,19 @@ def test_code_is_named_and_not_executed(tmp_path, form):
         load(path)
     assert "\n" not in str(told.value)
     assert not victim.exists()
+
+
+def test_how_a_training_was_asked_for_is_no_code(tmp_path, stem):
+    """DINO keeps it in its checkpoints; what is in it may be code all the same."""
+    args = Namespace(arch="vit_small", lr=5e-4)
+    path = saved({"teacher": stem[0], "epoch": 3, "args": args}, tmp_path / "w.pth")
+    assert_holds(load(path), stem[0])
+    torch.save({"teacher": stem[0], "args": args}, path, _use_new_zipfile_serialization=False)
+    assert_holds(load(path), stem[0])
+    args.callback = MakesFolder(tmp_path / "victim")
+    with pytest.raises(ModelError, match=r"holds code \((posix|nt).mkdir\), which is never"):
+        load(saved({"teacher": stem[0], "args": args}, path))
+    assert not (tmp_path / "victim").exists()
 
 
 @pytest.mark.parametrize("zipped", [True, False])

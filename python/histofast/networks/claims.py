@@ -16,8 +16,11 @@ from typing import Any, BinaryIO
 _DEEPEST = 100  # tuples within tuples: hashing them is recursion without a limit
 _MAGIC = 0x1950A86A20F9469CFC6C  # what a torch file from before 1.6 begins with
 _PICKLES = 5  # of such a file: magic, version, system, content, keys of the storages
-# What a pickle of plain tensors imports.
-_OF_TENSORS = ("torch.", "collections.", "numpy.", "_codecs.encode", "builtins.bytearray")
+# What a pickle of plain tensors imports, and the class without code that training scripts keep beside.
+_OF_TENSORS = (
+    *("torch.", "collections.", "numpy.", "_codecs.encode", "builtins.bytearray"),
+    "argparse.Namespace",
+)
 _OF_MODULES = "torch.nn.modules."  # and one of whole modules, which are code
 _ITEM_BYTES = {
     "DoubleStorage": 8,

@@ -19,9 +19,9 @@ from histofast.encoders import FoundationEntry, registry, sha256_of
 from histofast.errors import ModelError
 from histofast.networks.reading import read_weights
 from histofast.networks.renaming import State, renamed
-from histofast.networks.timm import HUB, TimmNetwork, create_timm
+from histofast.networks.timm import HUB, TimmNetwork, check_layer, create_timm
 from histofast.networks.timm_names import timm_name
-from histofast.networks.weights import fitting
+from histofast.networks.weights import fitting, part_of_several
 
 
 def foundation_name(entry: FoundationEntry) -> str:
@@ -63,14 +63,19 @@ def create_foundation(
     if weights is None or os.fspath(weights) == HUB:
         raise ValueError(f"weights must be a file for {entry.name}: get {entry.where}")
     path = regular_file(path_of("weights", weights), kind="weights file", error=ModelError)
+    name = foundation_name(entry)
+    if layer is not None:
+        check_layer(name, layer)  # before gigabytes are read
     sha256 = sha256_of(path)
     _refuse_known(entry, sha256, path)
     raw = read_weights(path)
     reason = misfit(entry, raw)
     if reason is not None and not partial:
-        raise ModelError(f"{path} is not of {entry.name}, {reason}: {_offer(entry, raw)}")
-    name = foundation_name(entry)
-    state = renamed(raw, entry.rename)
+        raise ModelError(f"{path} is not of {entry.name}, {reason}: {_offer(entry, raw, path)}")
+    try:
+        state = renamed(raw, entry.rename)
+    except ModelError as error:  # of a part of a network that is asked for
+        raise ModelError(f"{path}: {error}: {_offer(entry, raw, path)}") from None
     del raw
     network = create_timm(
         name,
@@ -145,8 +150,10 @@ def _said(width: int, token_px: int, prefix_tokens: int) -> str:
     return f"{width} features of {token_px} px and {prefix_tokens} tokens before them"
 
 
-def _offer(entry: FoundationEntry, raw: State) -> str:
+def _offer(entry: FoundationEntry, raw: State, path: Path) -> str:
     """Return the names of what a file fits, or where to get the right one."""
+    if part := part_of_several(path.name):
+        return part
     names = [e.name for e in registry().foundation.values() if misfit(e, raw) is None]
     own = None if names else fitting(raw)
     if names or own:

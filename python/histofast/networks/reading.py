@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import warnings
 import zipfile
+from argparse import Namespace
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -90,7 +91,11 @@ def _torch_file(path: Path) -> Any:
     _check_archive(path)
     try:
         check_claims(path)
-        with warnings.catch_warnings(), path.open("rb") as file:  # by name the suffix would count
+        with (
+            warnings.catch_warnings(),
+            torch.serialization.safe_globals([Namespace]),  # DINO's: how it was asked for
+            path.open("rb") as file,  # by name the suffix would count
+        ):
             warnings.simplefilter(
                 "ignore", UserWarning
             )  # pickle protocol: it is read, or it raises

@@ -178,6 +178,17 @@ def _cut(name: str, d: int, work: Work, all_work: Work) -> Cut:
     )
 
 
+def check_layer(name: str, layer: str) -> None:
+    """Refuse a place at which a model of timm cannot be cut.
+
+    Raises:
+        ModelError: timm has no such model, or it has no such cut; near ones are offered.
+    """
+    stages = (*(place.name for place in places_of(_shapes_only(name).model)), WHOLE)
+    if layer not in stages:
+        raise ModelError(no_such("layer", layer, stages, of=f" of {name}"))
+
+
 def create_timm(
     name: str,
     *,
@@ -199,10 +210,8 @@ def create_timm(
             the hub cannot be reached.
     """
     whole = _shapes_only(name, classes)
-    stages = (*(place.name for place in places_of(whole.model)), WHOLE)
     layer = WHOLE if layer is None else layer
-    if layer not in stages:
-        raise ModelError(no_such("layer", layer, stages, of=f" of {name}"))
+    check_layer(name, layer)
     if classes and layer != WHOLE:
         raise ValueError(f"classes must be 0 for a cut of {name}, got {classes}")
     is_sequence = getattr(whole.model, "global_pool", None) == ""

@@ -211,10 +211,21 @@ def load_weights(
 
 def _hint(state: dict[str, torch.Tensor], name: str, where: str, otherwise: str) -> str:
     """Return the remedy for a file that does not fit a network."""
-    if part := _PART.search(where):
-        return f"it is part {int(part[1])} of {int(part[2])}, save all of them as one file"
+    if part := part_of_several(where):
+        return part
     fits = fitting(state)
     return otherwise if fits in (None, name) else f"it fits {fits}"
+
+
+def part_of_several(where: str) -> str | None:
+    """Return the remedy for a file whose name says that it is one of several; None for others.
+
+    Example:
+        >>> part_of_several("model-00001-of-00002.safetensors")
+        'it is part 1 of 2, save all of them as one file'
+    """
+    part = _PART.search(where)
+    return part and f"it is part {int(part[1])} of {int(part[2])}, save all of them as one file"
 
 
 def _put_in(
