@@ -138,6 +138,63 @@ def test_models_list_of_foundation_models(cli, monkeypatch):
     assert f"{len(ENTRIES)} foundation models" in cli("models", "list").out
 
 
+# --- Models that are not built here ---------------------------------------------------------------
+
+
+NOT_BUILT = {
+    "conch": "conch is not built here (an image tower with an attentional pooler of its own package, "
+    "terms CC-BY-NC-ND-4.0): let its own package write an ONNX file of its image tower, and bring that with "
+    "`histofast models add`",
+    "titan": "titan is a model of slides, not an encoder of patches (it takes where patches lie, too): "
+    "extract features with conch-v1.5, and give them to its own package",
+}
+
+
+@pytest.mark.parametrize("name", encoders.registry().elsewhere)
+def test_a_model_that_is_not_built_says_why(networks, name, cli, tmp_path):
+    told = encoders.registry().elsewhere[name].told
+    assert "\n" not in told
+    assert told == NOT_BUILT.get(name, told)
+    for call in (networks.create, networks.layers, encoders.find):
+        with pytest.raises(ModelError) as refused:
+            call(name)
+        assert str(refused.value) == told
+    weights = _file(tmp_path / "w.bin")
+    made = ("--weights", weights, "--out", tmp_path / "e.onnx")
+    assert cli("models", "export", name, *made).err == [f"histofast: {told}"]
+    text = (ROOT / "models" / "README.md").read_text()
+    assert f"`{name}`" in text
+
+
+@pytest.mark.parametrize("name", ["CONCH", "conch_v1_5", "ConchV15", "GenBio_PathFM", "RudolfV2.S"])
+def test_names_of_models_that_are_not_built_in_any_spelling(networks, name):
+    with pytest.raises(ModelError, match="is not built here"):
+        networks.create(name)
+
+
+def test_models_of_slides_take_features_of_patches_that_are_known():
+    known = encoders.registry()
+    for entry in known.elsewhere.values():
+        assert entry.patches_by in (None, *known.foundation, *known.elsewhere)
+        assert entry.name not in known.foundation
+
+
+def test_a_foundation_model_that_was_not_made_yet():
+    with pytest.raises(
+        ModelError, match=r"uni2-h must be made of its weights first: .*export uni2-h"
+    ):
+        encoders.find("uni2-h")
+
+
+@pytest.mark.parametrize("name", ["F", "g-", "G"])
+def test_a_name_of_what_is_not_built_is_given_once(read, name):
+    other = '[elsewhere.g]\nwhy = "x"\n' + ENTRY
+    if name == "F":
+        name, other = "f", ENTRY
+    with pytest.raises(ModelError, match=r"elsewhere\..*: another entry has that name already"):
+        read(f'[elsewhere.{name}]\nwhy = "x"\n{other}')
+
+
 # --- Files that are not what they are called ------------------------------------------------------
 
 

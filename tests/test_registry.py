@@ -113,7 +113,7 @@ def test_speed_classes(read, gflop, wanted):
 @pytest.mark.parametrize(
     ("old", "new", "message"),
     [
-        ("[encoders.", "[encodings.", "unknown table 'encodings', wanted 'encoders', 'weights'"),
+        ("[encoders.", "[encodings.", "unknown table 'encodings', wanted one of encoders, weights"),
         ("d = 64", 'd = "64"', "encoders.big: d must be int, got '64'"),
         ("d = 64\n", "", "encoders.big: key 'd' is missing"),
         ("d = 64", "d = true", "encoders.big: d must be int, got True"),
@@ -433,6 +433,7 @@ def test_models_list_as_json(cli):
         "weights": list(REGISTRY.weights),
         "sources": SOURCES,
         "foundation": list(REGISTRY.foundation),
+        "elsewhere": list(REGISTRY.elsewhere),
     }
     default = next(e for e in said["encoders"] if e["name"] == encoders.DEFAULT)
     assert (default["speed"], default["present"], default["gflop"]) == ("medium", True, 4.96)

@@ -120,11 +120,17 @@ def list_models(
             "weights": [asdict(entry) for entry in known.weights.values()],
             "sources": [asdict(entry) for entry in known.sources.values()],
             "foundation": [asdict(entry) for entry in known.foundation.values()],
+            "elsewhere": [
+                asdict(entry) | {"told": entry.told} for entry in known.elsewhere.values()
+            ],
         }
         say_document(json.dumps(report, indent=1))
         return
     if foundation:
         say(*_foundation_lines(known.foundation.values(), speed=speed))
+        say(
+            f"known, not built here, histofast models layers NAME says why: {', '.join(known.elsewhere)}"
+        )
         return
     for line in _encoder_lines(known.encoders.values()):
         say(line)

@@ -11,10 +11,12 @@ from typing import Any, TypeVar
 
 from histofast._files import regular_file
 from histofast._words import clipped, did_you_mean, one_line, printable
+from histofast.encoders.elsewhere import ElsewhereEntry, elsewhere_of
 from histofast.encoders.foundation import FoundationEntry
 from histofast.errors import ModelError
 
 DEFAULT = "densenet121-t2"
+_TABLES = ("encoders", "weights", "sources", "foundation", "elsewhere")
 PRECISIONS = ("float32", "float16", "int8")
 _MOST_BYTES, _MOST_POINTS = 1 << 20, 100  # of a registry, and of a line in it
 _SHOWN_CHARACTERS = 60
@@ -108,6 +110,17 @@ class Registry:
     weights: dict[str, WeightsEntry]
     sources: dict[str, SourceEntry]
     foundation: dict[str, FoundationEntry]
+    elsewhere: dict[str, ElsewhereEntry]
+
+    def refuse_elsewhere(self, name: str) -> None:
+        """Refuse the name, however it is spelt, of a published model that is not built here.
+
+        Raises:
+            ModelError: with why, and what to do instead.
+        """
+        entry = elsewhere_of(self.elsewhere, name)
+        if entry is not None:
+            raise ModelError(entry.told)
 
     def weights_of(self, sha256: str) -> WeightsEntry | None:
         """Return the entry of the weights file with this SHA-256, if it is a known one."""
@@ -147,16 +160,16 @@ def read_registry(path: Path) -> Registry:
             one names is not there.
     """
     tables = _toml(path)
-    if unknown := sorted(tables.keys() - {"encoders", "weights", "sources", "foundation"}):
+    if unknown := sorted(tables.keys() - set(_TABLES)):
         raise ModelError(
-            f"{path}: unknown table {_shown(repr(unknown[0]))}, wanted 'encoders', 'weights', 'sources' "
-            "or 'foundation'"
+            f"{path}: unknown table {_shown(repr(unknown[0]))}, wanted one of {', '.join(_TABLES)}"
         )
     read = Registry(
         encoders=_entries(EncoderEntry, tables, "encoders", path),
         weights=_entries(WeightsEntry, tables, "weights", path),
         sources=_entries(SourceEntry, tables, "sources", path),
         foundation=_entries(FoundationEntry, tables, "foundation", path),
+        elsewhere=_entries(ElsewhereEntry, tables, "elsewhere", path),
     )
     for name, encoder in read.encoders.items():
         where = f"{path}: encoders.{_shown(name)}"
@@ -184,6 +197,14 @@ def read_registry(path: Path) -> Registry:
             raise ModelError(f"{path}: foundation.{_shown(name)}: {one_line(problem)}")
         if name in read.sources:
             raise ModelError(f"{path}: foundation.{_shown(name)}: sources have that name already")
+    for name in read.elsewhere:
+        if (
+            elsewhere_of(read.elsewhere, name) is not read.elsewhere[name]
+            or name in read.foundation
+        ):
+            raise ModelError(
+                f"{path}: elsewhere.{_shown(name)}: another entry has that name already"
+            )
     return read
 
 
@@ -225,6 +246,12 @@ def find(name_or_path: str | os.PathLike[str]) -> Path:
         return regular_file(as_path, kind="encoder file", error=ModelError)
     known = registry().encoders
     if text not in known:
+        registry().refuse_elsewhere(text)
+        if text in registry().foundation:
+            raise ModelError(
+                f"encoder {text} must be made of its weights first: "
+                f"histofast models export {text} --weights FILE --out {text}.onnx"
+            )
         raise ModelError(
             f"encoder must be a path to an .onnx file or one of {', '.join(sorted(known))}, "
             f"got {text!r}{did_you_mean(text, known)}"
@@ -241,7 +268,7 @@ def _shown(text: str) -> str:
     return printable(clipped(text, _SHOWN_CHARACTERS))
 
 
-Entry = TypeVar("Entry", EncoderEntry, WeightsEntry, SourceEntry, FoundationEntry)
+Entry = TypeVar("Entry", EncoderEntry, WeightsEntry, SourceEntry, FoundationEntry, ElsewhereEntry)
 
 
 def _entries(kind: type[Entry], tables: dict[str, Any], table: str, path: Path) -> dict[str, Entry]:

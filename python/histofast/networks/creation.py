@@ -270,6 +270,7 @@ def resolved(name: str) -> tuple[Architecture, SourceEntry | None]:
     """
     sources = registry().sources
     if name in ARCHITECTURES or name not in sources:
+        registry().refuse_elsewhere(name)
         return architecture_of(name, others=[*sources, *registry().foundation]), None
     network = sources[name].network
     if network not in ARCHITECTURES:
