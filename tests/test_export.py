@@ -201,6 +201,34 @@ def test_a_module_of_ones_own_becomes_an_encoder(tmp_path, odd):
         assert relative(encoder.encode(pixels), maps.mean((2, 3)).numpy()) < 1e-5
 
 
+def test_a_module_s_file_is_proven_once(tmp_path, odd, monkeypatch):
+    """One session, and one pass of torch over the seven patches beside the exporter's own."""
+    need("onnxscript")
+    import onnxruntime
+
+    made, seen = [], []
+    make = onnxruntime.InferenceSession
+    monkeypatch.setattr(
+        onnxruntime, "InferenceSession", lambda *a, **k: made.append(a) or make(*a, **k)
+    )
+    odd.register_forward_hook(lambda _, inputs, __: seen.append(inputs[0].shape[0]))
+    networks.export(odd, tmp_path / "odd.onnx")
+    assert len(made) == 1
+    assert seen.count(7) == 1
+    assert 1 not in seen
+
+
+def test_a_module_whose_rows_hang_on_the_batch_is_refused(tmp_path):
+    class Together(torch.nn.Module):
+        def forward(self, x):
+            return x.mean((2, 3)) - x.mean((0, 2, 3))
+
+    network = networks.adopt(Together(), mean=(0.5,) * 3, std=(0.2,) * 3, input_px=32)
+    with pytest.raises(ModelError, match=r"is not written: .* \(batch of 1, 32 x 32 px\)"):
+        networks.export(network, tmp_path / "a.onnx")
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_the_checksum_of_weights_is_of_all_of_them(odd):
     before = odd.weights_sha256
     assert before == odd.weights_sha256

@@ -64,6 +64,21 @@ def assert_equal(path, out, patches, *, tolerance=1e-5, **how):
     return wanted
 
 
+@pytest.mark.parametrize("form", [{}, {"batch": 1}, {"channels_last": True}])
+def test_what_was_just_exported_is_wrapped_as_any_file(tmp_path, patches, form, monkeypatch):
+    """The same bytes, with nothing run."""
+    path = foreign_models.residual(tmp_path / "a.onnx", sides=(32, 32), **form)
+    spec = graphs.wrap(path, out=tmp_path / "b.onnx", weights_sha256="0" * 64, **CHANNELS)
+    said = {key: getattr(spec, key) for key in ("name", "network", "layer", "mpp", "provenance")}
+    said |= {"licence": spec.licence, "weights_sha256": spec.weights_sha256, "made_from": None}
+    monkeypatch.setattr("histofast.encoders.runtime.make_session", None)
+    features = np.zeros((2, spec.d), np.float32)
+    graphs.wrap_exported(
+        path, out=tmp_path / "c.onnx", features=features, patch_px=32, **said, **CHANNELS
+    )
+    assert (tmp_path / "c.onnx").read_bytes() == (tmp_path / "b.onnx").read_bytes()
+
+
 # --- What is taken -------------------------------------------------------------------------------
 
 

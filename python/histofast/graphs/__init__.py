@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from histofast.graphs.standardising import IMAGENET, Channels, Standardising
     from histofast.graphs.tap import Tap
     from histofast.graphs.tissue import wrap_tissue
-    from histofast.graphs.wrapping import wrap, wrap_cuts
+    from histofast.graphs.wrapping import wrap, wrap_cuts, wrap_exported
     from histofast.graphs.writing import replacing_encoder, write_model
 else:
     __getattr__, __dir__ = attach(
@@ -75,7 +75,7 @@ else:
             "histofast.graphs.standardising": ["IMAGENET", "Channels", "Standardising"],
             "histofast.graphs.tap": ["Tap"],
             "histofast.graphs.tissue": ["wrap_tissue"],
-            "histofast.graphs.wrapping": ["wrap", "wrap_cuts"],
+            "histofast.graphs.wrapping": ["wrap", "wrap_cuts", "wrap_exported"],
             "histofast.graphs.writing": ["replacing_encoder", "write_model"],
         },
     )
@@ -127,6 +127,7 @@ __all__ = [
     "truncate",
     "wrap",
     "wrap_cuts",
+    "wrap_exported",
     "wrap_tissue",
     "write_model",
     "write_quantized",

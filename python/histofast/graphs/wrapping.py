@@ -6,6 +6,7 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -186,6 +187,53 @@ def wrap_cuts(
     told = {output: replace(each, exporter=exporter) for output, each in encoders.items()}
     graph.name, graph.props = name, cuts_to_props(told, name=name)
     write_model(graph.to_model(), pending)
+
+
+def wrap_exported(
+    path: Path,
+    *,
+    out: Path,
+    features: NDArray[np.float32],
+    mean: Sequence[float],
+    std: Sequence[float],
+    patch_px: int,
+    **said: Any,
+) -> None:
+    """Put pixels in front of a file that was just exported, images (n, 3, p, p) to features (n, d).
+
+    As `wrap`, but nothing is run and nothing proven: for who holds what comes out against what was exported, which
+    proves both steps at once.
+
+    Args:
+        path: the ONNX file.
+        out: of the file to write, in a folder of `replacing_encoder`.
+        features: (n, d), what it gives for some patches.
+        mean, std: of red, green and blue in 0..1.
+        patch_px: side of the patches, which it is fixed to.
+        said: what else `EncoderMetadata` has.
+
+    Raises:
+        ModelError: no sound ONNX file.
+    """
+    file = _read_foreign(path)
+    tensor = _chosen(TensorNames(file.graph), file.graph, None)
+    graph, inner = from_pixels(
+        file.graph,
+        image_input(file.graph),
+        [tensor],
+        size_px=patch_px,
+        wants=Standardising(mean=mean, std=std),
+    )
+    give_features(graph, inner[tensor], features, "auto")
+    metadata = EncoderMetadata(
+        d=features.shape[1],
+        patch_px=patch_px,
+        precision=_precision(file.graph),
+        exporter=exporter_of(file.graph),
+        **said,
+    )
+    graph.name, graph.props = metadata.name, metadata.to_props()
+    write_model(graph.to_model(), out)
 
 
 def _read_foreign(path: Path) -> OnnxFile:

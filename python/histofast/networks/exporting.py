@@ -30,7 +30,7 @@ from histofast.graphs import (
     PixelGraph,
     checked_patches,
     replacing_encoder,
-    wrap,
+    wrap_exported,
     write_model,
 )
 from histofast.networks.adopted import AdoptedNetwork, refuse_other_than_features
@@ -327,7 +327,8 @@ def _export_by_torch(
                 spend_memory(network)
             del network
             gc.collect()  # torch's exporter leaves circles
-            wrap(bare, out=pending, patches=patches, **told)
+            features = wanted[0].features.numpy()
+            wrap_exported(bare, out=pending, features=features, patch_px=patch_px, **told)
         verify_against(pending, wanted, shown=path, are_logits=are_logits)
     return read_spec(path)
 

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +15,7 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
+from histofast._machine import available_cpus
 from histofast._notes import log_of
 from histofast.encoders import load, load_all
 from histofast.errors import ModelError
@@ -26,6 +28,7 @@ _log = log_of(__name__)
 
 MAX_RELATIVE_ERROR = 1e-5
 _TALLER_PX = 5
+_SHORTER: tuple[int, ...] = BATCHES[:-1]  # of the same patches as the longest
 _AT_ODDS = "torch's exporter and ONNX Runtime are at odds"
 
 
@@ -77,10 +80,16 @@ class Wanted(NamedTuple):
     features: torch.Tensor
     norms: NDArray[np.float64] | None
 
+    def first(self, n: int) -> Wanted:
+        """Return it of the first patches alone."""
+        norms = None if self.norms is None else self.norms[:n]
+        return Wanted(self.pixels[:n], self.features[:n], norms)
+
 
 def wanted_of(network: AnyNetwork, patches: NDArray[np.uint8]) -> list[Wanted]:
     """Return what a file of a network must compute: batches of 1, 2 and 7, and maybe a rectangle.
 
+    Torch computes the longest of those that are the same patches; what a row is must not hang on the others.
     Logits may cancel to next to nothing: they are held against the terms that they are sums of.
     """
     module = PixelsIn(network).eval()
@@ -89,7 +98,7 @@ def wanted_of(network: AnyNetwork, patches: NDArray[np.uint8]) -> list[Wanted]:
         for case in _cases(patches, of_any_size=isinstance(network, Network)):
             features = module(torch.from_numpy(case))
             found.append(Wanted(case, features, terms.get("norm")))
-    return found
+    return [*map(found[0].first, _SHORTER), *found]
 
 
 def verify(
@@ -139,9 +148,9 @@ def verify_against(
     """
     found = Agreed()
     norm = "logits' terms" if are_logits else "features' norm"
-    with load(file, device="cpu", threads=1) as encoder:
-        for case, features, norms in wanted:
-            got = encoder.encode_together(case)
+    with load(file, device="cpu", threads=1) as encoder, _in_threads() as pool:
+        run = pool.map(encoder.encode_together, [each.pixels for each in wanted])
+        for (case, features, norms), got in zip(wanted, run, strict=True):
             error = _largest_error(got, features, of=norms)
             found = found.worse(error, got, features)
             if error <= MAX_RELATIVE_ERROR:  # false for NaN
@@ -154,6 +163,10 @@ def verify_against(
             )
     _log.info("%s: %s", shown, found)
     return found
+
+
+def _in_threads() -> ThreadPoolExecutor:  # the graph takes one thread a batch
+    return ThreadPoolExecutor(available_cpus(), thread_name_prefix="histofast-verify")
 
 
 @contextmanager
@@ -183,6 +196,10 @@ class WantedCuts(NamedTuple):
     pixels: NDArray[np.uint8]
     features: Mapping[str, torch.Tensor]
 
+    def first(self, n: int) -> WantedCuts:
+        """Return it of the first patches alone."""
+        return WantedCuts(self.pixels[:n], {cut: rows[:n] for cut, rows in self.features.items()})
+
 
 def wanted_of_cuts(
     network: Network | TimmNetwork, layers: Sequence[str], patches: NDArray[np.uint8]
@@ -196,13 +213,13 @@ def wanted_of_cuts(
             for case in cases:
                 features = together(torch.from_numpy(case))
                 found.append(WantedCuts(case, dict(zip(layers, features, strict=True))))
-            return found
+            return [*map(found[0].first, _SHORTER), *found]
         with _pooled_stages(network, layers) as pooled:
             module = PixelsIn(network).eval()
             for case in cases:
                 module(torch.from_numpy(case))
                 found.append(WantedCuts(case, dict(pooled)))
-    return found
+    return [*map(found[0].first, _SHORTER), *found]
 
 
 @contextmanager
@@ -241,8 +258,8 @@ def verify_cuts(file: Path, wanted: Sequence[WantedCuts], *, shown: Path) -> Non
 
 
 def _cases(patches: NDArray[np.uint8], *, of_any_size: bool) -> list[NDArray[np.uint8]]:
-    """Return the batches to compare on: of several lengths, and one of rectangles."""
-    cases = [patches[:n] for n in BATCHES]
+    """Return the longest batch to compare on, and maybe one of rectangles."""
+    cases = [patches[: max(BATCHES)]]
     if of_any_size:
         cases.append(np.concatenate([patches[:2], patches[:2, :_TALLER_PX]], axis=1))
     return cases
