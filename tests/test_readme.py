@@ -1,4 +1,4 @@
-"""What README and the pages on starts and studies show works: its Python runs, its names exist, its command lines parse."""
+"""What README and the pages on starts, studies and encoders of slides show works: its Python runs, its names exist, its command lines parse."""
 
 from __future__ import annotations
 
@@ -18,7 +18,13 @@ from histofast.cli import app
 
 ROOT = Path(__file__).resolve().parent.parent
 README = "\n".join(
-    (ROOT / page).read_text() for page in ("README.md", "docs/starts.md", "docs/picture-studies.md")
+    (ROOT / page).read_text()
+    for page in (
+        "README.md",
+        "docs/starts.md",
+        "docs/picture-studies.md",
+        "docs/slide-encoders.md",
+    )
 )
 
 PYTHON = re.findall(r"^```python\n(.*?)^```", README, re.MULTILINE | re.DOTALL)

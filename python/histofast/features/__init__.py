@@ -15,6 +15,7 @@ from histofast.features.file import (
     read_summary,
 )
 from histofast.features.foreign import ForeignArrays, read_arrays
+from histofast.features.grid import SlideInputs, slide_inputs
 from histofast.features.layouts import Layout, feature_path, pt_path
 from histofast.features.listing import FoundFeatures, feature_files, find_features, list_features
 from histofast.features.options import (
@@ -36,6 +37,7 @@ __all__ = [
     "FoundFeatures",
     "Layout",
     "SelectedRows",
+    "SlideInputs",
     "VerifyReport",
     "content_sha256",
     "differences_of_options",
@@ -53,6 +55,7 @@ __all__ = [
     "read_identity",
     "read_summary",
     "shared_options",
+    "slide_inputs",
     "verify",
     "write_vectors",
 ]
