@@ -16,7 +16,14 @@ import tifffile
 import fuzzing
 import slide_files as files
 from histofast.errors import SlideError
-from histofast.slides import image_size, open_slide, read_image, read_mask, stream_boxes
+from histofast.slides import (
+    image_size,
+    open_slide,
+    read_image,
+    read_mask,
+    srgb_table,
+    stream_boxes,
+)
 
 pytestmark = pytest.mark.slow
 
@@ -188,6 +195,16 @@ def test_png(tmp_path):
     for path, samples in zip(paths, kinds, strict=True):
         path.write_bytes(imagecodecs.png_encode(samples))
     attack(read_plain, paths, tmp_path)
+
+
+def read_profile(path: Path) -> None:
+    srgb_table(path.read_bytes(), of=str(path))
+
+
+def test_profiles(tmp_path):
+    path = tmp_path / "p.icc"
+    path.write_bytes(imagecodecs.cms_profile("srgb"))
+    attack(read_profile, [path], tmp_path, mutants=fuzzing.MUTANTS // 50)  # a table takes a second
 
 
 def test_openslide(tmp_path):

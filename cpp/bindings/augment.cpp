@@ -54,6 +54,19 @@ void map_cones_cpu(const Images& images, const Each<float>& thirty, std::size_t 
     cpu::map_cones(images.data(), shape, thirty.data(), threads, out.data());
 }
 
+using Table = nb::ndarray<const std::uint8_t, nb::shape<256, 256, 256, 3>, nb::c_contig, Cpu>;
+
+void map_colours_cpu(const Images& images, const Table& table, std::size_t threads,
+                     const Out& out) {
+    const ImageShape shape{images.shape(0), images.shape(1), images.shape(2)};
+    require(
+        out.shape(0) == shape.count && out.shape(1) == shape.height && out.shape(2) == shape.width,
+        "map_colours: out of shape " + shape_of(out) + " does not fit images of shape " +
+            shape_of(images));
+    nb::gil_scoped_release nogil;
+    cpu::map_colours(images.data(), shape, table.data(), threads, out.data());
+}
+
 }  // namespace
 
 void bind_augment(nb::module_& m) {
@@ -64,6 +77,9 @@ void bind_augment(nb::module_& m) {
     m.def("map_cones", &map_cones_cpu, "images"_a.noconvert(), "thirty"_a.noconvert(), "threads"_a,
           "out"_a.noconvert(),
           "Write the images, by one map of the logarithms of cones, into out.");
+    m.def("map_colours", &map_colours_cpu, "images"_a.noconvert(), "table"_a.noconvert(),
+          "threads"_a, "out"_a.noconvert(),
+          "Write the images, by a table of all colours, into out.");
 }
 
 }  // namespace histofast::bindings

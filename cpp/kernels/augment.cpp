@@ -278,4 +278,26 @@ void map_cones(const std::uint8_t* images, ImageShape shape, const float* thirty
     });
 }
 
+void map_colours(const std::uint8_t* images, ImageShape shape, const std::uint8_t* table,
+                 std::size_t threads, std::uint8_t* out) {
+    const std::size_t pixels = shape.height * shape.width;
+    if (shape.count == 0 || pixels == 0) return;
+    threads = std::clamp<std::size_t>(threads, 1, shape.count);
+    ThreadPool pool(threads);
+    pool.run(threads, [&](std::size_t t) {
+        for (std::size_t n = t; n < shape.count; n += threads) {
+            const std::uint8_t* from = images + 3 * pixels * n;
+            std::uint8_t* to = out + 3 * pixels * n;
+            for (std::size_t j = 0; j < pixels; ++j, from += 3, to += 3) {
+                const std::size_t colour =
+                    std::size_t{from[0]} << 16 | std::size_t{from[1]} << 8 | from[2];
+                const std::uint8_t* const found = table + 3 * colour;
+                to[0] = found[0];
+                to[1] = found[1];
+                to[2] = found[2];
+            }
+        }
+    });
+}
+
 }  // namespace histofast::cpu

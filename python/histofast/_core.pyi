@@ -18,6 +18,9 @@ def augment_images(images: Annotated[NDArray[numpy.uint8], dict(shape=(None, Non
 def map_cones(images: Annotated[NDArray[numpy.uint8], dict(shape=(None, None, None, 3), order='C', device='cpu', writable=False)], thirty: Annotated[NDArray[numpy.float32], dict(shape=(None,), order='C', device='cpu', writable=False)], threads: int, out: Annotated[NDArray[numpy.uint8], dict(shape=(None, None, None, 3), order='C', device='cpu')]) -> None:
     """Write the images, by one map of the logarithms of cones, into out."""
 
+def map_colours(images: Annotated[NDArray[numpy.uint8], dict(shape=(None, None, None, 3), order='C', device='cpu', writable=False)], table: Annotated[NDArray[numpy.uint8], dict(shape=(256, 256, 256, 3), order='C', device='cpu', writable=False)], threads: int, out: Annotated[NDArray[numpy.uint8], dict(shape=(None, None, None, 3), order='C', device='cpu')]) -> None:
+    """Write the images, by a table of all colours, into out."""
+
 class CudaError(RuntimeError):
     pass
 

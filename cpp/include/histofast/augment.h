@@ -39,5 +39,10 @@ void augment_images(const std::uint8_t* images, ImageShape shape, const AugmentD
 void map_cones(const std::uint8_t* images, ImageShape shape, const float* thirty,
                std::size_t threads, std::uint8_t* out);
 
+// All images by a table of all colours: out = table[red, green, blue], (256, 256, 256, 3). `out`
+// does not overlap `images`.
+void map_colours(const std::uint8_t* images, ImageShape shape, const std::uint8_t* table,
+                 std::size_t threads, std::uint8_t* out);
+
 }  // namespace cpu
 }  // namespace histofast

@@ -1,4 +1,4 @@
-"""Options of colours: stains brought to a target's."""
+"""Options of colours: stains brought to a target's, ICC profiles."""
 
 from __future__ import annotations
 
@@ -31,7 +31,15 @@ StainTarget = Annotated[
 ]
 
 
-def stain_of(method: str | None, target: str | None) -> StainOptions | None:
+Icc = Annotated[
+    str | None,
+    choice(
+        "--icc", "srgb", help="bring colours to sRGB by the slides' ICC profiles, before --stain"
+    ),
+]
+
+
+def stain_of(method: str | None, target: str | None, icc: str | None) -> StainOptions | None:
     """Return what --stain and --stain-target say."""
     if method is None:
         if target is not None:
@@ -40,4 +48,4 @@ def stain_of(method: str | None, target: str | None) -> StainOptions | None:
     from histofast.patches import StainOptions
 
     path = None if target in (None, "default") else Path(str(target))
-    return StainOptions(method=cast(Any, method), target=path)
+    return StainOptions(method=cast(Any, method), target=path, icc=cast(Any, icc))

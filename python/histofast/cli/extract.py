@@ -17,6 +17,7 @@ from histofast.cli.summaries import report_on
 
 if TYPE_CHECKING:
     from histofast.features import Layout
+    from histofast.slides import Icc
     from histofast.tiling import Resample
 
 
@@ -82,6 +83,7 @@ def extract(
     tissue: options.Tissue = None,
     stain: colours.Stain = None,
     stain_target: colours.StainTarget = None,
+    icc: colours.Icc = None,
     select: selecting.Select = None,
     keep: selecting.Keep = None,
     keep_random: selecting.KeepRandom = None,
@@ -229,7 +231,8 @@ def extract(
             edge=cast(Literal["drop", "shift"], edge),
             resample=cast("Resample", resample),
             tissue=options.tissue_of(ink, threshold=threshold, network=tissue),
-            stain=colours.stain_of(stain, stain_target),
+            stain=colours.stain_of(stain, stain_target, icc),
+            icc=cast("Icc | None", icc),
             select=chosen,
             mask=mask,
             mpp_override=mpp_override,

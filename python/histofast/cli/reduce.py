@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 
 from histofast._machine import ONNX_RUNTIME
 from histofast.cli import colours, measure, options
 from histofast.cli.output import counted, say, say_document
+
+if TYPE_CHECKING:
+    from histofast.slides import Icc
 
 
 def reduce(
@@ -43,6 +46,7 @@ def reduce(
     ink: options.Ink = None,
     stain: colours.Stain = None,
     stain_target: colours.StainTarget = None,
+    icc: colours.Icc = None,
     device: Annotated[str, options.device(ONNX_RUNTIME, help="where the encoder runs")] = "auto",
     name: Annotated[
         str | None, typer.Option("--name", help="of the encoder [its own and -pca<N>]")
@@ -84,7 +88,8 @@ def reduce(
             patch_px=patch_px,
             mpp_override=mpp_override,
             tissue=options.tissue_of(ink),
-            stain=colours.stain_of(stain, stain_target),
+            stain=colours.stain_of(stain, stain_target, icc),
+            icc=cast("Icc | None", icc),
             device=device,
         )
     said = graphs.reduction_of(spec)

@@ -170,7 +170,7 @@ def _one(encoder: str | os.PathLike[str]) -> EncoderSpec:
 
 
 def _pixels(spec: EncoderSpec, arguments: dict[str, Any]) -> dict[str, Any]:
-    of_pixels = ("mpp", "mag", "patch_px", "patches", "resample", "stain")
+    of_pixels = ("mpp", "mag", "patch_px", "patches", "resample", "stain", "icc")
     given = {name: arguments[name] for name in of_pixels if name in arguments}
     return pixels_asked(options_asked(out=Path(), encoder=spec.path, **given), spec)
 

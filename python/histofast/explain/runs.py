@@ -230,6 +230,7 @@ def _encode(
         resample=made.get("resample", "area"),
         tissue=TissueOptions.of_identity(made["tissue"]),
         stain=StainOptions.of_identity(made["stain"]) if "stain" in made else None,
+        icc=made.get("icc"),
         mpp_override=mpp_override,
         allow_upsampling=allow_upsampling or any(map(_is_enlarged, made_of)),
         on_progress=on_progress,

@@ -40,6 +40,7 @@ def options_in(identity: Mapping[str, Any]) -> dict[str, Any]:
         identity = {
             **identity,
             "stain": _stain(identity.get("stain")),
+            "icc": identity.get("icc", "as it is"),
             "select": _select(identity.get("select")),
         }
         tissue = identity.get("tissue")

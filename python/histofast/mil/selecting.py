@@ -68,12 +68,15 @@ class AttentionRanking:
             found["mag"] = float(str(found["mpp"]).removesuffix("x"))
         elif "mpp" in found:
             found["mag"] = None
-        return {**found, "stain": _stain_of(self.run)}
+        icc = "srgb" if told.get("icc", _AS_IT_IS) == "srgb" else None
+        return {**found, "stain": _stain_of(self.run), "icc": icc}
 
     @property
     def identity(self) -> Mapping[str, Any]:
         """The run, its encoder, and how the patches are cut that its models are shown."""
         cut = {name: self.run.options.get(name) for name in (*_CUTS, "stain")}
+        if self.options["icc"] is not None:
+            cut["icc"] = self.options["icc"]
         # As one text: a feature file says of its own patches what has these names.
         shown = ", ".join(f"{name} {value}" for name, value in sorted(cut.items()))
         return {

@@ -19,7 +19,7 @@ from histofast.patches.sources import Job, list_bags, list_jobs
 from histofast.patches.stain import StainMap
 from histofast.patches.stream import iter_patches
 from histofast.patches.tables import PatchBag, PatchImages
-from histofast.slides import Slide
+from histofast.slides import Slide, srgb_table
 from histofast.tiling import PatchPlan
 
 
@@ -113,9 +113,13 @@ class PatchReader:
                 identity={},
                 resample=made_of.get("resample", "area"),
             )
-            return np.concatenate(
+            pixels = np.concatenate(
                 [pixels for pixels, _ in iter_patches(slide, plan, workers=self._pool)]
             )
+            profile = slide.icc_profile if "icc" in made_of else b""
+        if not profile:
+            return pixels
+        return srgb_table(profile, of=str(job.path)).apply(pixels, threads=available_cpus())
 
     def _of_bag(self, job: Job, file: FeatureFile, rows: NDArray[np.int64]) -> NDArray[np.uint8]:
         assert file.identity is not None

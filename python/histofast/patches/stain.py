@@ -23,7 +23,14 @@ from histofast._files import path_of, regular_file
 from histofast.errors import SlideError
 from histofast.patches.sample import IMAGE_SUFFIXES
 from histofast.patches.stream import iter_patches
-from histofast.slides import open_slide, read_image
+from histofast.slides import (
+    Icc,
+    checked_icc,
+    open_slide,
+    profile_of_picture,
+    read_image,
+    srgb_table,
+)
 from histofast.tiling import plan_patches
 from histofast.tissue import find_tissue
 
@@ -91,6 +98,7 @@ class StainOptions:
             wanted; None: the published ones. Of a slide 32 patches of 256 px are measured, at 0.5 um/px
             where it has that.
         wanted: what was measured of it; given: measured before, there is no target to read.
+        icc: "srgb": in the colours that the target's ICC profile gives it, as `extract` has those of slides.
 
     Raises:
         TypeError, ValueError: no such method.
@@ -103,6 +111,7 @@ class StainOptions:
     method: Method
     target: Path | None = None
     wanted: Stains | None = None
+    icc: Icc | None = None
 
     def __post_init__(self) -> None:
         """Measure the target."""
@@ -114,7 +123,8 @@ class StainOptions:
             path = regular_file(path_of("stain_target", self.target), kind="target of stains")
             object.__setattr__(self, "target", path)
             of = f"stain target {path}"
-            wanted = measured(self.method, _pixels_of(path, of=of), of=of)
+            pixels = _pixels_of(path, of=of, icc=checked_icc(self.icc))
+            wanted = measured(self.method, pixels, of=of)
         object.__setattr__(self, "wanted", wanted)
 
     @classmethod
@@ -231,14 +241,21 @@ def measured_rows(n: int) -> NDArray[np.int64]:
     return np.unique(np.linspace(0, n - 1, SAMPLED).astype(np.int64))
 
 
-def _pixels_of(path: Path, *, of: str) -> Pixels:
-    """Return the pixels of a picture, or of some patches of a slide, (..., 3)."""
+def _pixels_of(path: Path, *, of: str, icc: Icc | None) -> Pixels:
+    """Return the pixels of a picture, or of some patches of a slide, (n, h, w, 3)."""
+
+    def picture() -> Pixels:
+        return shown(read_image(path)[None], profile_of_picture(path) if icc else b"")
+
+    def shown(pixels: Pixels, profile: bytes) -> Pixels:
+        return srgb_table(profile, of=of).apply(pixels) if icc and profile else pixels
+
     if path.suffix.lower() in IMAGE_SUFFIXES:
-        return read_image(path)
+        return picture()
     try:
         slide = open_slide(path)
     except SlideError:  # a picture as TIFF tells no scale; what is neither says so
-        return read_image(path)
+        return picture()
     with slide:
         mpp = max(slide.mpp, _TARGET_MPP)
         plan = plan_patches(slide, find_tissue(slide), mpp=mpp, patch_px=_TARGET_PX)
@@ -248,7 +265,8 @@ def _pixels_of(path: Path, *, of: str) -> Pixels:
         part = replace(
             plan, coords_l0=plan.coords_l0[rows], tissue_fraction=plan.tissue_fraction[rows]
         )
-        return np.concatenate([pixels for pixels, _ in iter_patches(slide, part)])
+        patches = np.concatenate([pixels for pixels, _ in iter_patches(slide, part)])
+        return shown(patches, slide.icc_profile)
 
 
 def stain_map(options: StainOptions, pixels: Pixels, *, of: str) -> StainMap:

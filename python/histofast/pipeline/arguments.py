@@ -11,6 +11,7 @@ from histofast.patches import PatchImages, StainOptions, TissueOptions
 from histofast.pipeline.options import Edge
 from histofast.pipeline.reports import Progress
 from histofast.pipeline.selecting import Selection
+from histofast.slides import Icc
 from histofast.tiling import Resample
 
 
@@ -24,6 +25,7 @@ class ExtractArguments(TypedDict, total=False):
     edge: Edge
     tissue: TissueOptions | str | Path | None
     stain: StainOptions | str | None
+    icc: Icc | None
     select: Selection | None
     mask: str | Path | None
     mpp_override: float | None

@@ -49,6 +49,7 @@ from histofast.pipeline.options import (
 )
 from histofast.pipeline.reports import Progress, RunReport, said
 from histofast.pipeline.selecting import Selection
+from histofast.slides import Icc
 from histofast.tiling import Resample
 
 POLL_S = 0.5  # how often a run asks whether another one has let go of a slide
@@ -71,6 +72,7 @@ def extract(
     resample: Resample = "area",
     tissue: TissueOptions | str | Path | None = None,
     stain: StainOptions | str | None = None,
+    icc: Icc | None = None,
     select: Selection | None = None,
     mask: str | Path | None = None,
     mpp_override: float | None = None,
@@ -121,6 +123,9 @@ def extract(
         stain: bring the colours of every slide, or bag of patches, to those of a target: "macenko" or
             "reinhard" to the published ones, `StainOptions` to those of a picture. Measured once on 32 patches
             of each; a slide without enough tissue to measure, or without two stains, fails.
+        icc: "srgb": bring the colours of patches to sRGB by the ICC profile of their slide, as littleCMS does,
+            before stains are measured. A slide without one stays as it is, which its line says; one with a
+            broken one fails.
         select: encode only some patches of each slide: those of the highest attention of a trained model of
             slides on the features of a cheap encoder, and some of the others at random; `mil.selection` makes
             one of a run. The file says which rows and why; it is no file of all patches, and not mixed with such.
@@ -190,6 +195,7 @@ def extract(
         resample=resample,
         tissue=tissue,
         stain=stain,
+        icc=icc,
         select=select,
         mpp_override=mpp_override,
         allow_upsampling=allow_upsampling,

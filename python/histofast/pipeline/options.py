@@ -18,6 +18,7 @@ from histofast.errors import ModelError
 from histofast.features import Layout
 from histofast.patches import Job, PatchImages, StainOptions, TissueOptions
 from histofast.pipeline.selecting import Selection
+from histofast.slides import Icc, checked_icc
 from histofast.tiling import LEVEL_TOLERANCE, MAG_TOLERANCE, UM_AT_1X, Resample, mpp_at
 
 DEFAULT_ENCODER = "densenet121-t2"
@@ -60,6 +61,7 @@ class ExtractOptions:
     resample: Resample = "area"
     tissue: TissueOptions = field(default_factory=TissueOptions)
     stain: StainOptions | None = None
+    icc: Icc | None = None
     select: Selection | None = None
     mpp_override: float | None = None
     allow_upsampling: bool = False
@@ -149,6 +151,21 @@ class ExtractOptions:
             raise TypeError(f"stain must be StainOptions or None, got {self.stain!r}")
         if not isinstance(self.select, Selection | None):
             raise TypeError(f"select must be a Selection or None, got {self.select!r}")
+        self._take_icc()
+
+    def _take_icc(self) -> None:
+        """Refuse a profile where there is none, or stains of other colours than the patches will have."""
+        self._set("icc", checked_icc(self.icc))
+        if self.icc is not None and self.of_bags:
+            raise ValueError(
+                "icc must not be given with patches, whose slides are not at hand, got 'srgb'"
+            )
+        target = None if self.stain is None else self.stain.target
+        if target is not None and self.stain is not None and self.stain.icc != self.icc:
+            raise ValueError(
+                f"stain must be measured of {target} with icc={self.icc!r} as the slides, got "
+                f"{self.stain.icc!r}: give StainOptions the same"
+            )
 
     def _set(self, name: str, value: object) -> None:
         object.__setattr__(self, name, value)

@@ -130,6 +130,7 @@ def _made_with(spec: EncoderSpec, provider: str, options: Settled) -> dict[str, 
         "encoder": _made_by(spec, provider, options),
         "dtype": options.dtype,
         "layout": options.layout,
+        **({} if options.icc is None else {"icc": options.icc}),
         **({} if options.stain is None else {"stain": options.stain.identity}),
         **({} if options.select is None else {"select": options.select.identity}),
     }

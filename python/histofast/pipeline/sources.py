@@ -30,9 +30,11 @@ from histofast.pipeline.options import Settled
 from histofast.pipeline.reports import Clock
 from histofast.pipeline.selecting import attention_on
 from histofast.pipeline.watching import Watched
+from histofast.slides import ColourTable, srgb_table
 from histofast.tiling import UM_AT_1X, PatchPlan, nominal_patch_l0, plan_patches
 from histofast.tissue import MaskFile
 
+_NO_PROFILE = "it has no ICC profile: its colours are as they are"
 Rows = NDArray[np.int64]
 Stream = Callable[[Rows | None], Iterator[PatchBatch]]  # of some patches, rows rising; None: of all
 
@@ -214,6 +216,7 @@ class SlideSource:
             raise TileError(f"{found.reason} (strict=True)")
         plan = self._plan_on(found, options, options.min_tissue)
         empty = "" if len(plan) else self._why_empty(found, options, pool)
+        colours = self._colours(options)
         stream, stained = self._streamed(plan, options, pool)
         clock.lap("plan")
         attributes = {
@@ -245,7 +248,10 @@ class SlideSource:
             coords_l0=plan.coords_l0,
             tissue_fraction=plan.tissue_fraction,
             unreadable_l0=found.unreadable_l0,
-            attributes=attributes | ({"empty": empty} if empty else {}) | _told(stained),
+            attributes=attributes
+            | ({"empty": empty} if empty else {})
+            | ({"icc_profile": colours.sha256 if colours else "none"} if options.icc else {})
+            | _told(stained),
             empty=empty,
             files=(),
             labels=(),
@@ -255,6 +261,7 @@ class SlideSource:
                 *options.notes_on(slide.mpp),
                 *found.tissue.notes,
                 *plan.notes,
+                *([_NO_PROFILE] if options.icc and colours is None else []),
                 *(stained.notes if stained else ()),
             ),
         )
@@ -262,11 +269,19 @@ class SlideSource:
     def _streamed(
         self, plan: PatchPlan, options: Settled, pool: ThreadPoolExecutor
     ) -> tuple[Stream, StainMap | None]:
+        colours = self._colours(options)
+
         def plain(rows: Rows | None) -> Iterator[PatchBatch]:
             some = plan if rows is None else _some_of(plan, rows)
-            return stream_slide(self._slide, some, batch_size=options.batch_size, workers=pool)
+            batches = stream_slide(self._slide, some, batch_size=options.batch_size, workers=pool)
+            return batches if colours is None else _mapped(batches, colours, options.workers)
 
         return _with_stains(plain, len(plan), options, of=f"slide {self._job.name}")
+
+    def _colours(self, options: Settled) -> ColourTable | None:
+        """Return what the slide's profile makes of colours, where that is asked for and there is one."""
+        profile = self._slide.icc_profile if options.icc else b""
+        return srgb_table(profile, of=f"slide {self._job.name}") if profile else None
 
     def _cuts_alike(self, options: Settled, looking: Settled) -> bool:
         """Whether two encoders see the same pixels of every place of the grid."""
@@ -342,7 +357,8 @@ def _some_of(plan: PatchPlan, rows: Rows) -> PatchPlan:
 def _same_pixels(options: Settled, looking: Settled) -> bool:
     """Whether pixels become those of a patch in the same way."""
     stains = [each.stain and each.stain.identity for each in (options, looking)]
-    return options.resample == looking.resample and stains[0] == stains[1]
+    is_same = options.resample == looking.resample and options.icc == looking.icc
+    return is_same and stains[0] == stains[1]
 
 
 def _with_stains(
@@ -374,10 +390,10 @@ def _stained(
 
 
 def _mapped(
-    batches: Iterator[PatchBatch], stained: StainMap, threads: int | None
+    batches: Iterator[PatchBatch], colours: ColourTable | StainMap, threads: int | None
 ) -> Iterator[PatchBatch]:
     for batch in batches:
-        yield batch._replace(pixels=stained.apply(batch.pixels, threads=threads or 1))
+        yield batch._replace(pixels=colours.apply(batch.pixels, threads=threads or 1))
 
 
 def _told(stained: StainMap | None) -> dict[str, str]:

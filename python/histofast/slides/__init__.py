@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from histofast.slides.icc import ColourTable, Icc, checked_icc, profile_of_picture, srgb_table
 from histofast.slides.images import (
     TIFF_MAGIC,
     ImageForm,
@@ -34,6 +35,8 @@ __all__ = [
     "LOOKAHEAD",
     "SLIDE_SUFFIXES",
     "TIFF_MAGIC",
+    "ColourTable",
+    "Icc",
     "ImageForm",
     "Level",
     "ListedSlide",
@@ -44,12 +47,14 @@ __all__ = [
     "TiffSlide",
     "Unreadable",
     "average_blocks",
+    "checked_icc",
     "encode_tile",
     "find_damage",
     "find_slides",
     "image_size",
     "level_sizes",
     "open_slide",
+    "profile_of_picture",
     "pyramid_downsample",
     "quick_png",
     "read_image",
@@ -57,6 +62,7 @@ __all__ = [
     "read_mask",
     "resize_image",
     "resize_patches",
+    "srgb_table",
     "stream_boxes",
     "write_array_pyramid",
     "write_averaged_pyramid",

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from histofast._arrays import check
 from histofast.errors import TileError
+from histofast.slides.icc import profile_of_picture
 from histofast.slides.slide import Level, Slide
 
 _TILE_PX = 512
@@ -37,6 +38,10 @@ class ImageSlide(Slide):
                 tile_height=min(_TILE_PX, height),
             ),
         )
+
+    @property
+    def icc_profile(self) -> bytes:
+        return profile_of_picture(self.path)
 
     def read_tile(self, level: int, column: int, row: int, out: NDArray[np.uint8]) -> None:
         if self._image is None:

@@ -102,6 +102,17 @@ class OpenSlideSlide(Slide):
             raise ValueError(f"{self.path} is closed")
         return Associated(tuple(self._handle.associated_images), self._read_beside)
 
+    @property
+    def icc_profile(self) -> bytes:
+        if self._handle is None:
+            raise ValueError(f"{self.path} is closed")
+        # The bytes as they are: its `color_profile` is what Pillow's littleCMS makes of them.
+        try:
+            return openslide.lowlevel.read_icc_profile(self._handle._osr) or b""
+        except openslide.OpenSlideError as error:
+            said = clipped(one_line(error), 200)
+            raise SlideError(f"the ICC profile of {self.path} cannot be read: {said}") from error
+
     def _read_beside(self, name: str) -> NDArray[np.uint8]:
         """Read with a handle of its own: a failure would break the slide's for good."""
         if self._handle is None:

@@ -126,6 +126,11 @@ class Slide(Pictured, ABC):
         """
         return Associated()
 
+    @property
+    def icc_profile(self) -> bytes:
+        """The ICC profile of its colours, as the file has it; b"" where there is none."""
+        return b""
+
     @abstractmethod
     def read_tile(self, level: int, column: int, row: int, out: NDArray[np.uint8]) -> None:
         """Decode one tile into `out`, (tile_height, tile_width, 3) uint8 RGB, C-contiguous.

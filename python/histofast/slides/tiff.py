@@ -40,12 +40,17 @@ class TiffSlide(Slide):
         self.levels = layout.levels
         self.properties = dict(layout.properties)
         self._tables, self._beside = layout.tables, layout.beside
+        self._icc_profile = layout.icc_profile
         self._file: BinaryIO | None = path.open("rb", buffering=0)
         self._seek_lock = threading.Lock()
 
     @property
     def associated(self) -> Mapping[str, NDArray[np.uint8]]:
         return Associated(tuple(self._beside), self._read_beside)
+
+    @property
+    def icc_profile(self) -> bytes:
+        return self._icc_profile
 
     def _read_beside(self, name: str) -> NDArray[np.uint8]:
         if self._file is None:

@@ -41,6 +41,7 @@ logging.getLogger("tifffile").addHandler(logging.NullHandler())
 
 _APERIO_CHARACTERS = 1 << 16  # of a description; it has a thousand
 _GDAL_TAGS = (42112, 42113)  # its metadata, its value for "no data"
+_ICC_PROFILE = 34675
 # Their levels overlap, are scattered over several areas or are padded, which OpenSlide undoes.
 _OPENSLIDE_VENDORS = ("hamamatsu", "leica", "philips", "trestle", "ventana")
 
@@ -71,6 +72,7 @@ class TiffLayout:
     properties: Mapping[str, str]
     kind: PixelKind
     beside: Mapping[str, int]  # pages of label, macro, thumbnail
+    icc_profile: bytes = b""  # of the picture's colours
 
 
 def read_layout(path: Path, *, kind_of: KindOf = tiff_pixel_kind) -> TiffLayout:
@@ -180,6 +182,7 @@ def _layout(path: Path, tiff: tifffile.TiffFile, vendor: str, kind_of: KindOf) -
         beside=pages_beside(
             list(tiff.pages), base, is_aperio=vendor == "aperio", ome=ome, file_name=path.name
         ),
+        icc_profile=_icc_profile(base),
     )
     if not base.is_tiled:
         return replace(layout, tiled=False, reason="it has no tiles")
@@ -193,6 +196,14 @@ def _layout(path: Path, tiff: tifffile.TiffFile, vendor: str, kind_of: KindOf) -
         levels.append(level)
         tables.append(_tile_table(path, page, level, kind, absent))
     return replace(layout, levels=tuple(levels), tables=tuple(tables))
+
+
+def _icc_profile(base: tifffile.TiffPage) -> bytes:
+    """Return the profile that a page carries; what stands there and is none, too: it is refused where used."""
+    tag = base.tags.get(_ICC_PROFILE)
+    if tag is None:
+        return b""
+    return tag.value if isinstance(tag.value, bytes) and tag.value else b"none"
 
 
 def _absent_colour(
