@@ -327,6 +327,7 @@ def test_another_encoder_of_the_name_is_refused(slides, small, tmp_path):
         ({"patch_px": 24}, "patch_px 16", "patch_px 24"),
         ({"resample": "bicubic"}, "resample area", "resample bicubic"),
         ({"stain": "reinhard"}, "stain None", "stain reinhard"),
+        ({"icc": "srgb"}, "icc None", "icc srgb"),
     ],
 )
 def test_axes_of_other_pixels_are_refused(slides, small, tmp_path, options, was, wanted):

@@ -6,6 +6,7 @@ import json
 import shutil
 from functools import partial
 
+import imagecodecs
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -186,6 +187,40 @@ def test_kept_rows_are_those_of_a_whole_extraction_bit_for_bit(stage, tmp_path):
     assert f"{slide.patches} patches of {slide.tissue_patches}" in slide.in_words()
     assert verify(tmp_path).is_whole
     assert not [note for note in report.notes if "read twice" in note]
+
+
+def test_attention_is_on_colours_as_the_run_has_learnt_them(tmp_path):
+    """Slides with a profile, a run on features by it; what is encoded keeps the colours as they are."""
+    (tmp_path / "slides").mkdir()
+    swapped = [0.15, 0.06, 1.0, 0.30, 0.60, 1.0, 0.64, 0.33, 1.0]
+    icc = bytes(
+        imagecodecs.cms_profile("rgb", whitepoint=[0.3127, 0.329, 1], primaries=swapped, gamma=2.2)
+    )
+    for i, name in enumerate(NAMES):
+        size = (384, 320 + 64 * (i % 2))
+        write_slide(tmp_path / "slides" / f"{name}.tif", seed=i, size=size, iccprofile=icc)
+    for name, d in (("cheap", 4), ("costly", 8)):
+        write_encoder(tmp_path / f"{name}.onnx", name=name, d=d)
+    run(tmp_path / "slides", tmp_path / "cheap", tmp_path / "cheap.onnx", icc="srgb")
+    run(tmp_path / "slides", tmp_path / "whole", tmp_path / "costly.onnx")
+    lines = ["slide,label", *(f"{name},{'no' if i % 2 else 'yes'}" for i, name in enumerate(NAMES))]
+    (tmp_path / "labels.csv").write_text("\n".join(lines) + "\n")
+    config = TrainConfig(folds=2, epochs=2)
+    train(
+        *(tmp_path / "cheap", tmp_path / "labels.csv"),
+        out=tmp_path / "gated",
+        model="gated",
+        config=config,
+    )
+    report = chosen(tmp_path, tmp_path / "chosen")
+    assert report.exit_code == 0
+    whole = files(tmp_path / "whole")
+    for name, file in files(tmp_path / "chosen").items():
+        _, rows, _ = wanted_rows(tmp_path, name)
+        assert file.selection.rows.tolist() == rows.tolist()
+        np.testing.assert_array_equal(file.features, whole[name].features[rows])
+        assert "icc" not in file.identity
+        assert "icc srgb" in file.identity["select"]["patches_shown"]
 
 
 def test_pixels_that_are_not_held_are_read_again_to_the_same_bytes(stage, tmp_path, monkeypatch):

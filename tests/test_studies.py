@@ -13,6 +13,7 @@ import pytest
 
 import foreign_models
 import histofast
+import tissue_networks
 from extras import need
 from histofast import graphs
 from histofast.cli import _run
@@ -21,6 +22,7 @@ from histofast.features import read_features
 from histofast.slides import write_png
 from slide_files import write_tiff
 from small_slides import write_slide
+from tiny_encoder import write_encoder
 
 torch = need("torch", "sklearn", "matplotlib", "jinja2")
 
@@ -524,6 +526,41 @@ def test_labels_are_looked_at_before_the_work(stage, tmp_path):
     with pytest.raises(ValueError, match="n must be at most the number of patients, 2, got 5"):
         studies.compare_networks(["densenet121-t2", "densenet121-t2-int8"], setting)
     assert not (tmp_path / "s").exists()
+
+
+def test_patches_of_a_study_are_in_the_colours_and_on_the_tissue_asked_for(tmp_path):
+    (tmp_path / "slides").mkdir()
+    lines = ["slide,label"]
+    for i in range(6):
+        write_slide(tmp_path / "slides" / f"s{i}.tif", seed=i, size=(512 + 128 * (i % 2), 512))
+        lines.append(f"s{i},{'large' if i % 2 else 'small'}")
+    (tmp_path / "labels.csv").write_text("\n".join(lines) + "\n")
+    encoders = [
+        write_encoder(tmp_path / f"e{d}.onnx", name=f"e{d}", d=d, patch_px=PX, mpp=2.0)
+        for d in (4, 6)
+    ]
+    tissue_networks.brightness(tmp_path / "n.onnx")
+    network = graphs.wrap_tissue(
+        *(tmp_path / "n.onnx",),
+        out=tmp_path / "t.onnx",
+        mpp=4.0,
+        tissue=[1],
+        tile_px=64,
+        mean=(0, 0, 0),
+        std=(1, 1, 1),
+        scale=255,
+    )
+    asked = ["--tissue", network.path, "--icc", "srgb", "--stain", "reinhard"]
+    given = ["--slides", tmp_path / "slides", "--labels", tmp_path / "labels.csv", *QUICK]
+    made = ["study", "networks", "--out", tmp_path / "s", *given, *asked, "--no-speed"]
+    made += ["--repeats", "1", "--encoder", encoders[0], "--encoder", encoders[1]]
+    assert _run([str(a) for a in made]) == 0
+    for file in map(read_features, (tmp_path / "s" / "features").rglob("*.h5")):
+        assert file.identity["icc"] == "srgb"
+        assert file.identity["stain"]["method"] == "reinhard"
+        assert file.identity["tissue"]["sha256"] == network.sha256
+    page = (tmp_path / "s" / "index.html").read_text()
+    assert "in sRGB by the slides&#39; ICC profiles, stains by reinhard" in page
 
 
 def test_the_loop_on_slides(tmp_path, capsys):

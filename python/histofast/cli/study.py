@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
 import typer
 
 from histofast.cli import (
+    colours,
     flags,
     options,
     study_drift,
@@ -21,6 +22,7 @@ from histofast.cli.output import say, say_document
 from histofast.cli.study_command import Jobs, Threads, study_command, telling
 
 if TYPE_CHECKING:
+    from histofast.slides import Icc
     from histofast.studies import StudyResult
 
 app = typer.Typer(
@@ -94,6 +96,10 @@ def _setting(
     mpp: options.Mpp = None,
     min_tissue: options.MinTissue = 0.25,
     ink: options.Ink = None,
+    tissue: options.Tissue = None,
+    stain: colours.Stain = None,
+    stain_target: colours.StainTarget = None,
+    icc: colours.Icc = None,
     model: Model = "attention",
     task: Task = "classification",
     missing: Missing = "error",
@@ -121,7 +127,9 @@ def _setting(
         patch_px=patch_px,
         mpp=mpp,
         min_tissue=min_tissue,
-        tissue=options.tissue_of(ink),
+        tissue=options.tissue_of(ink, network=tissue),
+        stain=colours.stain_of(stain, stain_target, icc),
+        icc=cast("Icc | None", icc),
         model=model,
         task=cast(Literal["classification", "regression", "survival"], task),
         config=TrainConfig(**options.given(folds=folds, epochs=epochs, lr=lr, seed=seed)),

@@ -120,7 +120,7 @@ def pixels_asked(options: ExtractOptions, spec: EncoderSpec) -> dict[str, Any]:
         "patch_px": patch_px,
         "resample": options.resample,
         "stain": None if options.stain is None else options.stain.identity,
-        **({} if options.icc is None else {"icc": options.icc}),
+        "icc": options.icc,
     }
 
 

@@ -152,6 +152,8 @@ def _compute_features(encoders: Sequence[str | Path], setting: Setting) -> None:
         mpp=setting.mpp,
         min_tissue=setting.min_tissue,
         tissue=setting.tissue,
+        stain=setting.stain,
+        icc=setting.icc,
         allow_upsampling=setting.patches is not None,
         progress=False,
         on_progress=tell,
@@ -181,12 +183,20 @@ def _timed(candidates: Sequence[Candidate], setting: Setting) -> list[Candidate]
     ]
 
 
+def _colours(setting: Setting) -> str:
+    """Return what was done to the colours of patches, as part of a line."""
+    by_profile = ", in sRGB by the slides' ICC profiles" if setting.icc else ""
+    if setting.stain is None:
+        return by_profile
+    return f"{by_profile}, stains by {setting.stain.method}"
+
+
 def _convention(setting: Setting, bags: Bags, *, has_tokens: bool) -> dict[str, str]:
     kind = "of slides," if setting.patches is None else "images of a table, resized to"
     side = f"{setting.patch_px} px" if setting.patch_px else "of the encoders' size"
     config = setting.config
     return {
-        "patches": f"{kind} {side}",
+        "patches": f"{kind} {side}{_colours(setting)}",
         "features": _TOKENS if has_tokens else "mean over the picture of the map at the cut",
         "model": f"{setting.model}, at most {config.epochs} epochs, lr {config.lr:g}",
         "validation": f"{bags.unit}s that are not tested choose the epoch",

@@ -14,9 +14,10 @@ from histofast._numbers import real_number, whole_number
 from histofast._progress import listening
 from histofast.learning import TOLERANCE, LabelsOfPatients, Missing, Task, folds
 from histofast.mil import TrainConfig, open_labels
-from histofast.patches import PatchImages, TissueOptions, list_bags, list_jobs
+from histofast.patches import PatchImages, StainOptions, TissueOptions, list_bags, list_jobs
 from histofast.report import check_installed
 from histofast.robustness import check_column
+from histofast.slides import Icc
 
 _log = log_of(__name__)
 
@@ -62,6 +63,7 @@ class Setting:
         mpp: um per pixel of patches from slides; None: likewise.
         min_tissue: least share of tissue in a patch of a slide.
         tissue: how the tissue of slides is found.
+        stain, icc: colours that patches are brought to, see `extract`.
         model: of bags.
         task: what the labels are.
         config: how to train; its seed is that of the first repeat.
@@ -90,6 +92,8 @@ class Setting:
     mpp: float | None = None
     min_tissue: float = 0.25
     tissue: TissueOptions = field(default_factory=TissueOptions)
+    stain: StainOptions | None = None
+    icc: Icc | None = None
     model: str = "attention"
     task: Task = "classification"
     config: TrainConfig = field(default_factory=TrainConfig)
