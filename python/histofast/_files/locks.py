@@ -143,6 +143,21 @@ class Lock:
         except (OSError, ValueError, TypeError, KeyError, OverflowError, RecursionError):
             return None
 
+    def is_held(self) -> bool:
+        """Whether somebody has the lock now, without taking it; where nobody can tell, what its file says.
+
+        Example:
+            >>> import tempfile
+            >>> with tempfile.TemporaryDirectory() as folder, Lock(f"{folder}/a.h5") as lock:
+            ...     Lock(f"{folder}/a.h5").is_held(), Lock(f"{folder}/b.h5").is_held()
+            (True, False)
+        """
+        try:
+            with open(self.path, "rb", opener=open_plain) as file:
+                return _is_locked(file.fileno())
+        except OSError:
+            return self.holder() is not None
+
     def release(self) -> None:
         """Give the lock back; safe when it is not held."""
         file, self._file = self._file, None
@@ -210,6 +225,23 @@ def try_lock(descriptor: int) -> bool:
             return False
         raise
     return True
+
+
+def _is_locked(descriptor: int) -> bool:
+    if sys.platform == "win32":
+        import filelock
+
+        if filelock.lock_descriptor(descriptor, blocking=False):
+            filelock.unlock_descriptor(descriptor)
+            return False
+        return True
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except OSError as error:
+        if error.errno in _HELD:
+            return True
+        raise
+    return False
 
 
 def _lock_or_note(descriptor: int, path: Path) -> bool:

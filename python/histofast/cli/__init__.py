@@ -61,6 +61,7 @@ app.command(name="extract", short_help="Encode slides into feature files.")(extr
 app.command(name="verify", short_help="Check that feature files are whole and finite.")(
     tools.verify
 )
+app.command(name="status", short_help="Show where the runs of a folder stand.")(tools.status)
 app.command(name="tissue", short_help="Show the tissue found and where patches would lie.")(
     tissue.tissue
 )

@@ -1,4 +1,4 @@
-"""`histofast verify` and `histofast doctor`."""
+"""`histofast verify`, `histofast status` and `histofast doctor`."""
 
 from __future__ import annotations
 
@@ -51,6 +51,24 @@ def verify(
     else:
         say(*report.lines, report.totals, *report.notes)
     raise typer.Exit(1 if report.problems else 0)
+
+
+def status(
+    out: Annotated[Path, typer.Argument(metavar="FOLDER", help="what --out of extract was")],
+    as_json: options.AsJson = False,
+) -> None:
+    """Show where the runs stand that write into a folder: done, failed, at work by whom, speed, time left.
+
+    Nobody is asked: it is read from their reports and locks, of shards and of runs that were killed too.
+    """
+    from histofast.pipeline import status_of
+
+    found = status_of(out)
+    if as_json:
+        say_document(json.dumps(asdict(found) | {"path": str(found.path)}, indent=1))
+    else:
+        say(*found.lines, found.totals)
+    raise typer.Exit(1 if found.failed else 0)
 
 
 def doctor(as_json: options.AsJson = False) -> None:

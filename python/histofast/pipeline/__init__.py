@@ -16,9 +16,11 @@ from histofast.pipeline.selecting import (
     selected_rows,
     selected_sizes,
 )
+from histofast.pipeline.status import AtWork, RunStatus, status_of
 
 __all__ = [
     "DEFAULT_ENCODER",
+    "AtWork",
     "DeviceReport",
     "ExtractArguments",
     "ExtractOptions",
@@ -26,6 +28,7 @@ __all__ = [
     "Progress",
     "Ranking",
     "RunReport",
+    "RunStatus",
     "Selection",
     "SlideReport",
     "attention_on",
@@ -37,6 +40,7 @@ __all__ = [
     "sample_features",
     "selected_rows",
     "selected_sizes",
+    "status_of",
 ]
 
 

@@ -120,6 +120,7 @@ class Gathering:
         self._account()
         self._tell(slide)
         if self._saver is not None:
+            self.report.seconds = time.perf_counter() - self._start_s
             self._saver.save()
 
     def _lose(self, event: Lost) -> None:
