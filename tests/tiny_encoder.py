@@ -50,7 +50,7 @@ def write_encoder(
         d=d,
         patch_px=patch_px,
         mpp=mpp,
-        precision="fp32",
+        precision="float32",
         weights_sha256="random",
         provenance="made by tests/tiny_encoder.py",
         licence=licence,

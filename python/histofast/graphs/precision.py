@@ -164,13 +164,12 @@ def float_encoder(encoder: str | os.PathLike[str], precision: Precision) -> Enco
         FileNotFoundError: no such file.
         ModelError: it is not float32, or, for int8, keeps its weights in a second file.
     """
-    path = find(encoder)
-    if precision == "int8" and len(files_of(path)) > 1:
+    spec = read_spec(find(encoder))
+    if precision == "int8" and len(files_of(spec.path)) > 1:
         raise ModelError(
-            f"{path} keeps its weights in a second file, int8 is for encoders of one: halve it with "
+            f"{spec.path} keeps its weights in a second file, int8 is for encoders of one: halve it with "
             "precision=float16, or cut it with `histofast models truncate`"
         )
-    spec = read_spec(path)
     if spec.precision != "float32":
         raise ModelError(
             f"{spec.path} is of precision {spec.precision}: start from the float32 encoder it was "
