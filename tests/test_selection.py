@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import pickle
 import shutil
+import time
 from functools import partial
 
 import imagecodecs
@@ -17,7 +19,14 @@ import reference
 from extras import need
 from histofast.errors import FeatureError, ModelError
 from histofast.features import options_of, read_features, verify
-from histofast.pipeline import Selection, attention_on, selected_rows, selected_sizes
+from histofast.pipeline import (
+    RunReport,
+    Selection,
+    SlideReport,
+    attention_on,
+    selected_rows,
+    selected_sizes,
+)
 from small_slides import content, no_leftovers, run, write_slide
 from tiny_encoder import write_encoder
 
@@ -330,6 +339,51 @@ def test_a_dry_run_counts_what_would_be_encoded(stage, tmp_path):
     told = {s.name: (s.patches, s.tissue_patches) for s in done.slides}
     assert {s.name: (s.patches, s.tissue_patches) for s in report.slides} == told
     assert sorted(p.name for p in tmp_path.iterdir()) == ["out"]
+
+
+def test_a_run_that_stops_does_not_wait_for_what_is_being_ranked(stage, tmp_path, monkeypatch):
+    """The second slide is ranked for ever, as far as it goes, while the first one fails."""
+    from histofast.encoders import EncoderSet
+
+    (tmp_path / "a.tif").write_bytes(b"no slide")
+    second = write_slide(tmp_path / "b.tif")
+    encode, stopped = EncoderSet.encode, []
+
+    def again_and_again(self, pixels):
+        until = time.monotonic() + 1
+        while self.specs[0].name == "cheap" and time.monotonic() < until:
+            time.sleep(0.01)
+        stopped.append(self.specs[0].name)
+        return encode(self, pixels)
+
+    monkeypatch.setattr(EncoderSet, "encode", again_and_again)
+    slides = [tmp_path / "a.tif", second]
+    report = chosen(stage, tmp_path / "out", slides=slides, fail_fast=True, batch_size=1)
+    assert [slide.status for slide in report.slides] == ["failed", "interrupted"]
+    assert len(stopped) < 10  # of 70 patches
+    assert no_leftovers(tmp_path)
+    monkeypatch.undo()
+    assert chosen(stage, tmp_path / "out", slides=second).exit_code == 0  # no lock was left
+
+
+def test_a_selection_goes_to_other_machines_without_its_folder(stage, tmp_path):
+    shutil.copytree(stage / "gated", tmp_path / "run")
+    made = selection(tmp_path / "run", select_encoder=stage / "cheap.onnx")
+    shutil.rmtree(tmp_path / "run")
+    there = pickle.loads(pickle.dumps(made))
+    assert there.identity == made.identity
+    features = np.random.default_rng(0).normal(size=(9, 4)).astype(np.float32)
+    found = [each.ranking.attention(features, folds=(0, 1)) for each in (made, there)]
+    np.testing.assert_array_equal(*found)
+
+
+@pytest.mark.parametrize(("supply", "limit"), [(1.0, "choosing"), (3.0, "decoding")])
+def test_waiting_for_the_cheap_encoder_is_not_told_as_decoding(supply, limit):
+    seconds = {"rank": 2.0, "supply": supply, "wait": 3.0, "encode": 1.0}
+    slide = SlideReport(name="s", path="s.tif", status="done", patches=1, seconds=seconds)
+    report = RunReport(slides=[slide])
+    report.find_limit()
+    assert report.limit == limit
 
 
 def test_a_slide_without_tissue_is_empty(stage, tmp_path):

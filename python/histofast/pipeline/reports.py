@@ -20,7 +20,7 @@ SAVE_S = 5.0  # the report of a long run is saved this often
 TRACEBACK_CHARACTERS = 8000  # the last ones, which say where it was
 
 Status = Literal["done", "empty", "skipped", "failed", "planned", "interrupted"]
-Limit = Literal["encoding", "decoding", "writing", ""]
+Limit = Literal["encoding", "decoding", "choosing", "writing", ""]
 
 # Where the time of the thread that encodes goes, as `SlideReport.seconds` has it.
 _ENDS: tuple[tuple[str, Status], ...] = (
@@ -143,8 +143,8 @@ class RunReport:
         slides: what became of each, in the order of their ends.
         seconds: the whole run took.
         devices: what each device did.
-        limit: where most of the time of the encoding threads went: "encoding", "decoding" (waiting
-            for pixels) or "writing"; "" when nothing was encoded.
+        limit: where most of the time of the encoding threads went: "encoding", "decoding" or "choosing"
+            (waiting for pixels, or for the encoder that chooses patches) or "writing"; "" when nothing was encoded.
         interrupted: by Ctrl-C or a signal.
         error: what stopped the run before its last slide; empty when nothing did.
         unsaved: why this report is not on the disk; empty when it is.
@@ -234,6 +234,12 @@ class RunReport:
             for stage, limit in _LIMITS.items()
         }
         self.limit = max(spent, key=lambda limit: spent[limit]) if self.patches else ""
+        if self.limit == "decoding":  # pixels come late where a cheap encoder has to see all before
+            supplied, ranked = (
+                sum(slide.seconds.get(stage, 0.0) for slide in self.of("done"))
+                for stage in ("supply", "rank")
+            )
+            self.limit = "choosing" if ranked > supplied else "decoding"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
