@@ -17,10 +17,17 @@ need("torch", "sklearn", "matplotlib", "jinja2", "histofast.studies")
 
 from histofast import studies
 from histofast.errors import ModelError
+from histofast.learning import Difference, Metric
 from histofast.mil import TrainConfig, attention_by, open_bags, open_run
 from histofast.pipeline import selected_rows, selected_sizes
 from histofast.studies import Conditions, Done, SelectionStudy, conduct, look_ahead_of
-from histofast.studies.selection import describe_selection, found_of
+from histofast.studies.selection import (
+    Compared,
+    Row,
+    SelectionFound,
+    describe_selection,
+    found_of,
+)
 from tiny_encoder import write_encoder
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -348,3 +355,114 @@ def test_the_command(cli, stage, done):
     refused = cli(*argv, "--select-model", "max")
     assert refused.code != 0
     assert "must attend to patches" in refused.err[-1]
+
+
+# --- Words on planted numbers -----------------------------------------------------------------------
+
+
+def planted(*, against_all=(-0.01, -0.03, 0.01), against_chance=(0.1, 0.05, 0.15), **more):
+    """What a study of one share has found: the difference to all patches, and to random ones."""
+
+    def metric(value, half=0.05):
+        return Metric(value=value, low=value - half, high=value + half)
+
+    def difference(value, low, high):
+        return Difference(
+            value=value,
+            low=low,
+            high=high,
+            p=0.5,
+            p_adjusted=0.5,
+            low_adjusted=low,
+            high_adjusted=high,
+            confidence=0.95,
+            n=15,
+        )
+
+    Arm = studies.selection.study.Arm
+    arms = [Arm(way="cheap"), Arm(way="attention", keep=0.2), Arm(way="random", keep=0.2)]
+    arms.append(Arm(way="whole"))
+    rows = tuple(
+        Row(
+            arm=arm,
+            method=metric(value),
+            patients=metric(value, 0.02),
+            patches=1000 * share,
+            share=share,
+            hours=hours,
+            parts=15,
+        )
+        for arm, value, share, hours in zip(
+            arms,
+            (0.7, 0.84, 0.75, 0.85),
+            (1, 0.28, 0.28, 1),
+            (0.1, 0.66, 0.56, 2.0),
+            strict=True,
+        )
+    )
+    compared = tuple(
+        Compared(
+            one=arms[1],
+            other=other,
+            difference=difference(*told),
+            patients=metric(told[0]),
+        )
+        for other, told in ((arms[3], against_all), (arms[2], against_chance))
+    )
+    told = {
+        "rows": rows,
+        "compared": compared,
+        "metric": "AUROC",
+        "chance": 0.5,
+        "slides": 120,
+        "patients": 110,
+        "unit": "patient",
+        "patches": (1000, 1000),
+        "speeds": {"cheap": 100.0, "whole": 5.0},
+        "tolerance": 0.05,
+        "failed": {},
+    }
+    return SelectionFound(**(told | more))
+
+
+def test_words_of_a_share_that_is_enough_and_better_than_chance():
+    assert "\n".join(describe_selection(planted())) == (
+        "With all patches AUROC is 0.850 (0.800 to 0.900).\n"
+        "The smallest share that is shown to lose less than 0.050 to all patches is 0.2 by attention, 28 % of the "
+        "patches with the random ones: 0.840 (0.790 to 0.890), difference -0.010 (-0.030 to +0.010).\n"
+        "Attention is better than as many random patches at 0.2, by +0.100, +0.050 to +0.150 after Holm at 0.2.\n"
+        "The cheap encoder alone, all patches, has 0.700 (0.650 to 0.750).\n"
+        "The two encoders take 100 and 5.00 patches/s here.\n"
+        "At 0.2 both encoders together take 39.6 min for these slides, all patches by the expensive one 2.0 h: 3.0 "
+        "times as fast as that."
+    )
+
+
+def test_words_of_a_share_that_is_worse_and_of_what_is_not_there():
+    found = planted(
+        against_all=(-0.2, -0.3, -0.1),
+        against_chance=(0.01, -0.05, 0.07),
+        speeds={},
+        patients=20,
+        failed={"attention, 0.2, repeat 0, fold 1": "why"},
+    )
+    told = " ".join(describe_selection(found))
+    assert "No share is shown to lose less than 0.050" in told
+    assert "Shown to be worse than all patches: 0.2." in told
+    assert "Attention is not told from as many random patches at 0.2" in told
+    assert "hours are not told" in told
+    assert "rest on only 20 patients" in told
+    assert "1 part failed, and is left out." in told
+
+
+@pytest.mark.parametrize(
+    ("against_all", "is_enough"),
+    [
+        ((-0.01, -0.049, 0.03), True),
+        ((-0.01, -0.051, 0.03), False),  # may lose more
+        ((-0.03, -0.04, -0.02), False),  # shown to be worse, though by little
+        ((0.02, 0.01, 0.03), True),
+    ],
+)
+def test_enough_is_the_knee_of_the_other_studies(against_all, is_enough):
+    assert (planted(against_all=against_all).enough is not None) == is_enough

@@ -32,7 +32,13 @@ from histofast.studies.selection.study import (
     Arm,
     SelectionStudy,
 )
-from histofast.studies.selection.words import LIMITS, basis_of, describe_selection, with_interval
+from histofast.studies.selection.words import (
+    LIMITS,
+    basis_of,
+    clock,
+    describe_selection,
+    with_interval,
+)
 from histofast.studies.setting import CONFIDENCE
 
 _INTERVAL = f"{percent(CONFIDENCE)} interval"
@@ -102,11 +108,13 @@ def _charts(found: SelectionFound) -> Iterator[Chart]:
         place=lambda row: row.share,
     )
     if found.speeds:
+        longest = max(row.hours or 0.0 for row in found.rows)
+        unit, per_hour = ("hours", 1.0) if longest >= 1 else ("minutes", 60.0)
         yield _chart(
             found,
-            title=f"{found.metric} against hours",
-            axis=Axis(label="hours of encoding, both encoders", low=0.0),
-            place=lambda row: row.hours,
+            title=f"{found.metric} against time",
+            axis=Axis(label=f"{unit} of encoding, both encoders", low=0.0),
+            place=lambda row: None if row.hours is None else per_hour * row.hours,
         )
 
 
@@ -167,7 +175,7 @@ def _point(row: Row, place: float | None, *, ringed: bool) -> Point | None:
 def _rows(found: SelectionFound) -> Table:
     columns = [
         Column(title="patches", names=("way",)),
-        Column(title="share for attention", names=("keep",), form="number", missing="—"),
+        Column(title="for attention", names=("keep",), missing="—"),
         Column(title=found.metric, names=("value",), form="number"),
         Column(title="its interval", names=("low", "high"), form="interval", missing="— none"),
         Column(
@@ -178,7 +186,8 @@ def _rows(found: SelectionFound) -> Table:
         ),
         Column(title="patches encoded", names=("patches",), form="whole"),
         Column(title="of all", names=("share",), form="share"),
-        Column(title="hours", names=("hours",), form="number", missing="— not timed"),
+        Column(title="time", missing="— not timed"),
+        Column(title="", names=("hours",), form="number"),
         Column(title="folds", names=("parts",), form="whole"),
     ]
     enough = None if found.enough is None else found.enough.one
@@ -196,12 +205,13 @@ def _rows(found: SelectionFound) -> Table:
 def _cells(row: Row) -> tuple[Cell, ...]:
     return (
         str(row.arm),
-        row.arm.keep if row.arm.way in (ATTENTION, RANDOM) else None,
+        f"{row.arm.keep:g}" if row.arm.way in (ATTENTION, RANDOM) else None,
         row.method.value,
         _bounds(row.method),
         _bounds(row.patients),
         row.patches,
         row.share,
+        None if row.hours is None else clock(row.hours),
         row.hours,
         float(row.parts),
     )
@@ -213,7 +223,7 @@ def _bounds(metric: Metric) -> Cell:
 
 def _differences(found: SelectionFound) -> Table:
     columns = [
-        Column(title="by attention", names=("keep",), form="number"),
+        Column(title="by attention", names=("keep",)),
         Column(title="less", names=("other",)),
         *difference_columns("difference", "difference"),
         Column(
@@ -226,7 +236,7 @@ def _differences(found: SelectionFound) -> Table:
     return Table(
         name="differences",
         title="Difference by difference",
-        caption="On the same folds and seeds; the second interval of each is after Holm over all lines.",
+        caption="On the same folds and seeds; what is found is after Holm over all lines, with intervals in the CSV.",
         columns=tuple(columns),
         rows=tuple(_difference(each) for each in found.compared),
     )
@@ -235,7 +245,7 @@ def _differences(found: SelectionFound) -> Table:
 def _difference(each: Compared) -> tuple[Cell, ...]:
     told = each.patients
     return (
-        each.one.keep,
+        f"{each.one.keep:g}",
         str(each.other),
         *difference_cells(each.difference),
         None if math.isnan(told.value) else (told.value, told.low, told.high),

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 from histofast._words import count, joined
 from histofast.learning import Difference, Metric
-from histofast.report import after_holm, interval, number, percent, round_number
+from histofast.report import after_holm, interval, number, round_number, signed
 from histofast.studies.selection.found import Compared, Row, SelectionFound
 from histofast.studies.selection.study import CHEAP, RANDOM, WHOLE, Arm
 
@@ -67,7 +67,7 @@ def _enough(found: SelectionFound) -> Iterator[str]:
         row = found.row(enough.one)
         yield (
             f"The smallest share that is shown to lose less than {limit} to all patches is {enough.one.keep:g} by "
-            f"attention, {percent(row.share)} of the patches with the random ones: {with_interval(row)}, difference "
+            f"attention, {100 * row.share:.0f} % of the patches with the random ones: {with_interval(row)}, difference "
             f"{_bounds(enough.difference)}."
         )
     worse = [
@@ -82,8 +82,8 @@ def _enough(found: SelectionFound) -> Iterator[str]:
 
 def _bounds(one: Difference) -> str:
     if math.isnan(one.low + one.high):
-        return number(one.value)
-    return f"{number(one.value)} ({interval(one.low, one.high)})"
+        return signed(one.value)
+    return f"{signed(one.value)} ({signed(one.low)} to {signed(one.high)})"
 
 
 def _against_random(found: SelectionFound) -> Iterator[str]:
@@ -136,12 +136,13 @@ def _hours(found: SelectionFound) -> Iterator[str]:
         times = whole / hours
         said = f"{times:.1f} times as fast as" if times >= 1 else "slower than"
         yield (
-            f"At {of.keep:g} both encoders together take {_clock(hours)} for these slides, all patches by the "
-            f"expensive one {_clock(whole)}: {said} that."
+            f"At {of.keep:g} both encoders together take {clock(hours)} for these slides, all patches by the "
+            f"expensive one {clock(whole)}: {said} that."
         )
 
 
-def _clock(hours: float) -> str:
+def clock(hours: float) -> str:
+    """Return a time in hours, minutes or seconds."""
     if hours >= 1:
         return f"{hours:.1f} h"
     seconds = 3600 * hours
@@ -154,11 +155,8 @@ def _missing(found: SelectionFound) -> Iterator[str]:
     if found.patients < _FEW_PATIENTS:
         yield f"The intervals rest on only {count(found.patients, found.unit)}: take them as rough."
     if found.failed:
-        yield (
-            f"{count(len(found.failed), 'part')} failed, and is left out."
-            if len(found.failed) == 1
-            else f"{len(found.failed)} parts failed, and are left out."
-        )
+        are = "is" if len(found.failed) == 1 else "are"
+        yield f"{count(len(found.failed), 'part')} failed, and {are} left out."
 
 
 _CHOOSES = (
