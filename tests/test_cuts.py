@@ -171,6 +171,22 @@ def test_a_spoiled_file_of_cuts_is_refused(joined, tmp_path, props, message):
         encoders.read_specs(changed(joined, tmp_path / "spoiled.onnx", **props))
 
 
+def test_what_cuts_take_is_theirs(joined, tmp_path):
+    """In a list of cuts it is optional, and no other's; what is no text is refused."""
+    props = {p.key: p.value for p in onnx.load(joined).metadata_props}
+    listed = json.loads(props["histofast.cuts"])
+    listed[1]["work"] = '{"gmac": 1.0}'
+    path = changed(joined, tmp_path / "told.onnx", cuts=json.dumps(listed))
+    specs = encoders.read_specs(path)
+    assert [spec.work for spec in specs] == [None, '{"gmac": 1.0}', None, None]
+    written = encoders.cuts_to_props({s.output: s.derived() for s in specs}, name="net")
+    assert json.loads(written["histofast.cuts"]) == listed
+    assert "histofast.work" not in written
+    listed[1]["work"] = 1.0
+    with pytest.raises(ModelError, match=r"is not a list of cuts: export it again"):
+        encoders.read_specs(changed(joined, path, cuts=json.dumps(listed)))
+
+
 def test_cuts_that_are_not_the_outputs_are_refused(joined, tmp_path):
     props = {p.key: p.value for p in onnx.load(joined).metadata_props}
     listed = json.loads(props["histofast.cuts"])
@@ -478,7 +494,11 @@ def test_models_export_layers(cli, slides, tmp_path):
     answer = cli(*arguments, "--layers", "bn1, maxpool", "--mpp", 2, "--name", "r")
     assert (answer.code, answer.err) == (0, [])
     lines = answer.out.splitlines()
-    assert lines[:2] == ["r-bn1: 64 features from bn1", "r-maxpool: 64 features from maxpool"]
+    stem = "0.118 GMAC (7 % of the whole), 0.00954 M parameters (0 %)"
+    assert lines[:2] == [
+        f"r-bn1: 64 features from bn1, {stem}",
+        f"r-maxpool: 64 features from maxpool, {stem}",
+    ]
     assert lines[2].startswith(f"{out}: 2 cuts, ")
     assert "verified against torch, sha256 " in lines[2]
     answer = cli("extract", slides / "s0.tif", "-o", tmp_path / "f", "-e", out, "--min-tissue", 0.1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import sys
 from collections import Counter
@@ -11,7 +12,7 @@ import onnx
 import pytest
 
 from extras import need
-from histofast import encoders
+from histofast import encoders, graphs
 from histofast.errors import ModelError
 from timm_here import need_timm
 
@@ -156,6 +157,11 @@ def test_several_cuts_are_what_each_gives_alone(tmp_path):
         (whole.architecture, 64, "random")
     }
     assert "opset 23" in specs[0].exporter
+    cuts = {cut.name: cut for cut in networks.layers(whole.architecture)}
+    assert [s.work for s in specs] == [cuts[s.layer].work for s in specs]
+    told = json.loads(specs[1].work)
+    assert told["gmac_share"] == pytest.approx(cuts["block3-cls"].flops_share, abs=1e-6)
+    assert told["parameters"] == cuts["block3-cls"].parameters
     nodes = Counter(node.op_type for node in onnx.load(specs[0].path).graph.node)
     assert nodes["Attention"] == 4  # each block once
     pixels = np.random.default_rng(0).integers(0, 256, (3, 64, 64, 3), np.uint8)
@@ -254,6 +260,13 @@ def test_the_command_pools(cli, tmp_path):
     assert done.code == 0, done.err
     spec = encoders.read_spec(out)
     assert (spec.layer, spec.d) == ("block2-cls+mean", 128)
+    (cut,) = (c for c in networks.layers(spec.network) if c.name == spec.layer)
+    assert spec.work == cut.work
+    share = f"{100 * cut.flops_share:.0f} % of the whole"
+    assert f"block2-cls+mean: {cut.gmac:.3g} GMAC ({share}), " in done.out
+    # A part of it takes less; what that is, nobody counted.
+    part = graphs.cuts(out)[2].name
+    assert graphs.truncate(out, at=part, pool="mean", out=tmp_path / "p.onnx").work is None
     pixels = np.random.default_rng(0).integers(0, 256, (3, 64, 64, 3), np.uint8)
     network = networks.create(spec.network, layer=spec.layer, seed=3)
     with encoders.load(out, device="cpu") as encoder, torch.inference_mode():

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -297,18 +298,35 @@ def _tell_exported(
 ) -> None:
     with_random = f" with {count(random, 'random tensor')}" if random else ""
     if are_cuts:
-        tell_cuts(out, specs, against=f"torch{with_random}")
+        tell_cuts(out, specs, against=f"torch{with_random}", work=_work_of(specs))
         return
     spec = specs[0]
     say(
         f"{out}: {spec.name}, {spec.d} features, {spec.size_bytes / 1e6:.1f} MB, verified against "
         f"torch{with_random}, sha256 {spec.sha256}"
     )
+    for layer, takes in _work_of(specs).items():
+        say(f"{layer}: {takes}")
 
 
-def tell_cuts(out: Path, specs: Sequence[EncoderSpec], *, against: str) -> None:
+def _work_of(specs: Sequence[EncoderSpec]) -> dict[str, str]:
+    """Return what each encoder's layer takes of the whole network, by the layer; no logits."""
+    from histofast import networks
+
+    known = {cut.name: str(cut) for cut in networks.layers(specs[0].network)}
+    return {spec.layer: known[spec.layer] for spec in specs if spec.layer in known}
+
+
+def tell_cuts(
+    out: Path,
+    specs: Sequence[EncoderSpec],
+    *,
+    against: str,
+    work: Mapping[str, str] = MappingProxyType({}),
+) -> None:
     for spec in specs:
-        say(f"{spec.name}: {spec.d} features from {spec.layer}")
+        takes = f", {work[spec.layer]}" if spec.layer in work else ""
+        say(f"{spec.name}: {spec.d} features from {spec.layer}{takes}")
     say(
         f"{out}: {len(specs)} cut{'s' * (len(specs) > 1)}, {specs[0].size_bytes / 1e6:.1f} MB, "
         f"verified against {against}, sha256 {specs[0].sha256}"

@@ -26,8 +26,10 @@ from histofast.errors import ModelError
 FORMAT = 1  # raised when a reader of the older form could misread a file of the newer one
 PREFIX = "histofast."
 INPUT, OUTPUT = "pixels", "features"
-CUTS = f"{PREFIX}cuts"  # JSON: [{"output": ..., "name": ..., "layer": ..., "d": ...}, ...]
+CUTS = f"{PREFIX}cuts"  # JSON: [{"output": ..., "name": ..., "layer": ..., "d": ...}, ...], maybe "work"
 _CUT_FIELDS = {"output": str, "name": str, "layer": str, "d": int}
+_CUT_OPTIONS = {"work": str}
+_CUT_KINDS = _CUT_FIELDS | _CUT_OPTIONS
 MOST_PX = 16_384  # side of a patch; above, one patch takes a GB
 MOST_FEATURES = 1_000_000  # d; above, one row takes 4 MB
 _SHOWN = 12  # cuts named in a line
@@ -47,6 +49,9 @@ class EncoderMetadata:
     made from another file (wrapped, cut, of lower precision) has that file's sha256 as `made_from`
     and, where the two were compared, the outcome as `agreement`, a JSON object. One that gives the
     features of another along their principal axes says what these keep as `reduction`, a JSON object.
+    A cut of a network of timm says as `work`, a JSON object, what it takes of a patch and of weights: `gmac`,
+    billions of multiply-adds, `parameters`, and the shares of the whole network's, `gmac_share` and
+    `parameters_share`.
     """
 
     name: str
@@ -64,6 +69,7 @@ class EncoderMetadata:
     agreement: str | None = None
     step_px: int | None = None
     reduction: str | None = None
+    work: str | None = None
 
     def __post_init__(self) -> None:
         for key, most in (("d", MOST_FEATURES), ("patch_px", MOST_PX), ("step_px", MOST_PX)):
@@ -139,7 +145,8 @@ class EncoderMetadata:
 
 
 _METADATA_FIELDS = tuple(field.name for field in fields(EncoderMetadata))
-_OPTIONAL = ("made_from", "agreement", "step_px", "reduction")
+_OPTIONAL = ("made_from", "agreement", "step_px", "reduction", "work")
+_OF_CUTS = ("layer", "d", "work")  # what cuts of a file differ in, beside their names
 _KINDS = {"d": int, "patch_px": int, "mpp": float, "step_px": int}
 
 
@@ -157,7 +164,7 @@ def cuts_to_props(encoders: Mapping[str, EncoderMetadata], *, name: str) -> dict
     """Return the metadata entries of a file of cuts.
 
     Args:
-        encoders: by the output that gives their features; they differ in name, layer and d only.
+        encoders: by the output that gives their features; they differ in name, layer, d and work only.
         name: of the file.
 
     Raises:
@@ -167,10 +174,11 @@ def cuts_to_props(encoders: Mapping[str, EncoderMetadata], *, name: str) -> dict
     if not names or len(set(names)) < len(names):
         raise ValueError(f"cuts must have different names, got {', '.join(names) or 'none'}")
     props = next(iter(encoders.values())).to_props()
-    for key in ("layer", "d"):
-        del props[PREFIX + key]
+    for key in _OF_CUTS:
+        props.pop(PREFIX + key, None)
     entries = [
         {"output": output, "name": encoder.name, "layer": encoder.layer, "d": encoder.d}
+        | ({} if encoder.work is None else {"work": encoder.work})
         for output, encoder in encoders.items()
     ]
     return props | {f"{PREFIX}name": name, CUTS: json.dumps(entries)}
@@ -188,7 +196,7 @@ def cuts_from_props(props: Mapping[str, str], *, where: str) -> dict[str, Encode
     """
     encoders = {}
     for entry in _cut_entries(props, where):
-        own = {f"{PREFIX}{key}": str(entry[key]) for key in ("name", "layer", "d")}
+        own = {f"{PREFIX}{key}": str(entry[key]) for key in ("name", *_OF_CUTS) if key in entry}
         encoders[entry["output"]] = EncoderMetadata.from_props({**props, **own}, where=where)
     return encoders
 
@@ -218,8 +226,8 @@ def _cut_entries(props: Mapping[str, str], where: str) -> list[dict[str, Any]]:
         entries = None
     fits = isinstance(entries, list) and all(
         isinstance(entry, dict)
-        and entry.keys() == _CUT_FIELDS.keys()
-        and all(type(entry[key]) is kind for key, kind in _CUT_FIELDS.items())
+        and entry.keys() - _CUT_OPTIONS.keys() == _CUT_FIELDS.keys()
+        and all(type(entry[key]) is kind for key, kind in _CUT_KINDS.items() if key in entry)
         for entry in entries
     )
     distinct = fits and [len({entry[key] for entry in entries}) for key in ("output", "name")]

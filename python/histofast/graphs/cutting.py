@@ -184,6 +184,7 @@ def truncate(
             d=wanted.shape[1],
             exporter=_EXPORTER,
             step_px=step_of(graph, whole),
+            work=None,
         )
         graph.name, graph.props = metadata.name, metadata.to_props()
         write_model(graph.to_model(), pending)

@@ -115,6 +115,7 @@ def join_cuts(
                 d=wanted[cut].shape[1],
                 exporter=_EXPORTER,
                 step_px=step_px,
+                work=None,
             )
         graph.name, graph.props = stem, cuts_to_props(encoders, name=stem)
         write_model(graph.to_model(), pending)

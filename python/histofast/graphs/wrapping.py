@@ -60,6 +60,7 @@ def wrap(
     provenance: str | None = None,
     licence: str | None = None,
     weights_sha256: str | None = None,
+    work: str | None = None,
     patches: NDArray[np.uint8] | None = None,
     overwrite: bool = False,
 ) -> EncoderSpec:
@@ -91,6 +92,7 @@ def wrap(
         provenance: where the weights come from; None: the name of the file.
         licence: the terms of the weights; None: not stated.
         weights_sha256: of the weights that `path` was just exported from; None: they are `path`.
+        work: see `encoders.EncoderMetadata`; None: not known.
         patches: (n >= 7, p, p, 3) uint8 to compare on, p the patch size; made up when omitted.
         overwrite: replace an existing file.
 
@@ -136,6 +138,7 @@ def wrap(
             licence=licence or NOT_STATED,
             exporter=exporter_of(file.graph),
             made_from=file.sha256 if weights_sha256 is None else None,
+            work=work,
         )
         graph, inner = from_pixels(file.graph, image, [tensor], size_px=size_px, wants=wants)
         give_features(graph, inner[tensor], values, pool)

@@ -279,6 +279,8 @@ def metadata_of(
         provenance=provenance,
         licence=licence,
         exporter=EXPORTER,
+        # Those of our own stay the bytes that they were.
+        work=network.work_of(layer) if isinstance(network, TimmNetwork) else None,
     )
 
 
@@ -316,6 +318,8 @@ def _export_by_torch(
         "licence": licence,
         "weights_sha256": network.weights_sha256 or "random",
     }
+    if isinstance(network, TimmNetwork) and not network.classes:
+        told["work"] = network.work_of(network.layer)
     are_logits = bool(network.classes)
     with replacing_encoder(path, overwrite=overwrite) as pending:
         # Temporary files may be in memory, here they are on the disk of the encoder.

@@ -3,6 +3,7 @@
 # mypy: allow-subclassing-any
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
@@ -14,6 +15,7 @@ from histofast._words import listed
 from histofast.graphs import IMAGENET
 
 IMAGENET_MEAN, IMAGENET_STD = IMAGENET.of_rgb
+_DIGITS = 6  # of what is written into files
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -33,11 +35,22 @@ class Cut:
     parameters: int
     parameters_share: float
 
+    @property
+    def work(self) -> str:
+        """What it takes, as `encoders.EncoderMetadata` keeps it."""
+        told = {
+            "gmac": round(self.gmac, _DIGITS),
+            "gmac_share": round(self.flops_share, _DIGITS),
+            "parameters": self.parameters,
+            "parameters_share": round(self.parameters_share, _DIGITS),
+        }
+        return json.dumps(told)
+
     def __str__(self) -> str:
         """What it takes, in words: `4.61 GMAC (50 % of the whole), 10.9 M parameters (50 %)`."""
         return (
-            f"{self.gmac:.3g} GMAC ({self.flops_share:.0%} of the whole), "
-            f"{self.parameters / 1e6:.3g} M parameters ({self.parameters_share:.0%})"
+            f"{self.gmac:.3g} GMAC ({100 * self.flops_share:.0f} % of the whole), "
+            f"{self.parameters / 1e6:.3g} M parameters ({100 * self.parameters_share:.0f} %)"
         )
 
 

@@ -92,6 +92,10 @@ class TimmNetwork(nn.Module):
         """The cuts that it has, in order; the last one of a whole model is that."""
         return (*self._places, *([WHOLE] if self._cut is None else []))
 
+    def work_of(self, layer: str) -> str:
+        """Return what one of its cuts takes, as `encoders.EncoderMetadata` keeps it."""
+        return next(cut.work for cut in timm_layers(self.architecture) if cut.name == layer)
+
     def width_of(self, layer: str) -> int:
         """Return how many features one of its cuts has."""
         return self._places[layer].d if layer in self._places else self.d
