@@ -614,6 +614,25 @@ def test_a_cut_beyond_the_last_block_is_refused_before_the_file_is_read(
     assert not out.exists()
 
 
+def test_a_file_larger_than_the_memory_is_refused_before_it_is_read(
+    small, by_name, networks, cli, tmp_path, monkeypatch
+):
+    entry, path, _, _ = small("uni2-h")
+    by_name(entry)
+    size = path.stat().st_size
+    monkeypatch.setattr("histofast.encoders.memory.memory_bytes", lambda: size - 1)
+    monkeypatch.setattr("histofast.networks.foundation.sha256_of", None)
+    out = tmp_path / "e.onnx"
+    (line,) = cli("models", "export", "uni2-h", "--weights", path, "--out", out).err
+    assert line == (
+        f"histofast: {path}, to be read, needs {size / 1e9:.1f} GB of memory, this process may use "
+        f"{(size - 1) / 1e9:.1f} GB: use a machine with more, and bring the encoder that is made there"
+    )
+    with pytest.raises(ModelError, match="to be read, needs"):
+        networks.read_weights(path)
+    assert not out.exists()
+
+
 @pytest.mark.parametrize("value", ["nan", "inf"])
 def test_weights_that_are_no_numbers(small, networks, value):
     torch = need("torch")

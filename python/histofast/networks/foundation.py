@@ -17,7 +17,7 @@ from histofast._files import path_of, regular_file
 from histofast._words import listed
 from histofast.encoders import FoundationEntry, registry, sha256_of
 from histofast.errors import ModelError
-from histofast.networks.reading import read_weights
+from histofast.networks.reading import read_weights, refuse_unreadable
 from histofast.networks.renaming import State, renamed
 from histofast.networks.timm import HUB, TimmNetwork, check_layer, create_timm
 from histofast.networks.timm_names import timm_name
@@ -66,6 +66,7 @@ def create_foundation(
     name = foundation_name(entry)
     if layer is not None:
         check_layer(name, layer)  # before gigabytes are read
+    refuse_unreadable(path)
     sha256 = sha256_of(path)
     _refuse_known(entry, sha256, path)
     raw = read_weights(path)

@@ -41,7 +41,7 @@ def read_weights(path: Path) -> dict[str, torch.Tensor]:
     """
     regular_file(path, kind="weights file", error=ModelError)
     kind = _kind(path)
-    refuse_too_large(f"{path}, to be read,", path.stat().st_size, remedy=_MORE_MEMORY)
+    refuse_unreadable(path)
     found = _READERS[kind](path)
     state = {}
     for n, (key, value) in enumerate(_entries(found, "", _DEEPEST)):
@@ -54,6 +54,15 @@ def read_weights(path: Path) -> dict[str, torch.Tensor]:
             f"{path} holds no named tensors, but {_described(found)}: save the state dict"
         )
     return state
+
+
+def refuse_unreadable(path: Path) -> None:
+    """Refuse a file that is larger than the memory, in which all of it is to be.
+
+    Raises:
+        ModelError: it is.
+    """
+    refuse_too_large(f"{path}, to be read,", path.stat().st_size, remedy=_MORE_MEMORY)
 
 
 def _kind(path: Path) -> str:
