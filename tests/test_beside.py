@@ -21,6 +21,7 @@ from histofast._files import remove_stale_temporaries
 from histofast.errors import ModelError, WriteError
 from histofast.patches import make_slide
 from histofast.slides import write_png
+from tiny_transformer import write_transformer
 
 CHANNELS = {"mean": foreign_models.MEAN, "std": foreign_models.STD}
 SIDE = 32
@@ -46,11 +47,19 @@ def foreign(path: Path, **options) -> Path:
 
 
 def wrapped(folder: Path, name: str = "big", **options) -> Path:
-    folder.mkdir(exist_ok=True)
+    folder.mkdir(exist_ok=True, parents=True)
     source = foreign(folder / f"{name}-source.onnx", **options)
     graphs.wrap(source, out=folder / f"{name}.onnx", name="big", provenance="x", **CHANNELS)
     source.unlink()
     return folder / f"{name}.onnx"
+
+
+def transformer(folder: Path) -> Path:
+    """A small one; written anew by whoever writes encoders, so that it is of two files where all are."""
+    folder.mkdir(exist_ok=True, parents=True)
+    with graphs.replacing_encoder(folder / "vit.onnx", overwrite=False) as pending:
+        graphs.write_model(onnx.load(write_transformer(folder / "source.onnx")), pending)
+    return folder / "vit.onnx"
 
 
 def features(path: Path, patches) -> np.ndarray:
@@ -197,17 +206,33 @@ def test_in_float16(tmp_path, patches, monkeypatch):
         for t in onnx.load(spec.path, load_external_data=False).graph.initializer
     }
     assert kinds["layer2/conv1.w"] == onnx.TensorProto.FLOAT16
-    told = "int8 is for encoders of one: halve it with precision=float16, or cut it with"
-    with pytest.raises(ModelError, match=told):
-        graphs.write_quantized(
-            two,
-            out=tmp_path / "int8.onnx",
-            precision="int8",
-            calibration=patches,
-            held_out=patches,
+
+
+def test_in_int8(tmp_path, patches, monkeypatch):
+    """The same bytes as from one file, whether it is of maps or of tokens."""
+    for make in (wrapped, transformer):
+        folder = tmp_path / make.__name__
+        one = make(folder / "one")
+        options = {"precision": "int8", "calibration": patches, "held_out": patches}
+        wanted = graphs.write_quantized(one, out=folder / "int8.onnx", **options)
+        with monkeypatch.context() as low:
+            low.setattr(MOST, 0)
+            low.setattr(SMALL, 16)
+            two = make(folder / "two")
+            assert two.with_name(f"{two.name}.data").exists()
+            with pytest.raises(ModelError, match="what layers cost is measured on encoders of one"):
+                graphs.layer_sensitivity(two, calibration=patches, held_out=patches)
+            small = graphs.write_quantized(two, out=folder / "small.onnx", **options)
+            assert (folder / "small.onnx.data").exists()
+            np.testing.assert_array_equal(
+                features(small.path, patches), features(wanted.path, patches)
+            )
+        assert small.agreement == wanted.agreement
+        inside = graphs.write_quantized(two, out=folder / "inside.onnx", **options)
+        assert not (folder / "inside.onnx.data").exists()
+        np.testing.assert_array_equal(
+            features(inside.path, patches), features(wanted.path, patches)
         )
-    with pytest.raises(ModelError, match=told):
-        graphs.layer_sensitivity(two, calibration=patches, held_out=patches)
 
 
 @pytest.mark.usefixtures("low")
@@ -233,9 +258,9 @@ def table(tmp_path, patches):
     return folder / "patches.csv"
 
 
-INT8 = (
-    "histofast: {path} keeps its weights in a second file, int8 is for encoders of one: halve it with "
-    "--precision float16, or cut it with `histofast models truncate`"
+LAYERS = (
+    "histofast: {path} keeps its weights in a second file, what layers cost is measured on encoders of "
+    "one: measure a cut of it (`histofast models truncate`)"
 )
 
 
@@ -247,8 +272,8 @@ INT8 = (
         ("models truncate {path} --at layer1 --out {out}", None),
         ("models truncate {path} --layers all --out {out}", None),
         ("models quantize {path} --patches {table} --n 64 --precision fp16 --out {out}", None),
-        ("models quantize {path} --patches {table} --n 64 --out {out}", INT8),
-        ("models quantize {path} --patches none.csv --sensitivity", INT8),
+        ("models quantize {path} --patches {table} --n 64 --out {out}", None),
+        ("models quantize {path} --patches none.csv --sensitivity", LAYERS),
         ("models bench {path} --patches {table} --rounds 1", None),
         ("models add {path} --mean imagenet --out {out}", "{path} is an encoder already: use it as"),
         ("similarity --a {path} --b {path} --images {table} --n 64 --out {folder}/s", None),

@@ -170,7 +170,10 @@ def test_where_no_norm_takes_the_factors_a_multiplication_does(rng, spiky, added
     graph.inputs = [helper.make_tensor_value_info("x", onnx.TensorProto.FLOAT, ["n", 40])]
     graph.add("Identity", ["x"], name="act")
     graph.add("MatMul", ["act", graph.constant(weight.astype("f4"), name="w")], name="y")
-    products.smooth(graph, [graph.nodes[-1]], {"act": seen_in(activations)})
+    node = graph.nodes[-1]
+    for output, factors in products.smooth(graph, [node], {"act": seen_in(activations)}).items():
+        assert output == "y"
+        products.grow(graph, node, factors)
     assert [node.op_type for node in graph.nodes] == ["Identity", *added, "MatMul"]
     found = dict(zip(graph.constants, map(graph.array, graph.constants), strict=True))
     by = found.get("act.factors", np.ones(40))
@@ -187,7 +190,7 @@ def test_a_norm_that_others_read_too_is_left_as_it_is(rng):
     graph.add("LayerNormalization", ["x", ones], name="norm", axis=-1)
     graph.add("MatMul", ["norm", graph.constant(weight.astype("f4"), name="w")], name="y")
     graph.add("Relu", ["norm"], name="z")
-    products.smooth(graph, [graph.nodes[1]], {"norm": seen_in(activations)})
+    assert list(products.smooth(graph, [graph.nodes[1]], {"norm": seen_in(activations)})) == ["y"]
     kinds = ["LayerNormalization", "Mul", "MatMul", "Relu"]
     assert [node.op_type for node in graph.nodes] == kinds
     assert list(graph.nodes[0].input) == ["x", "ones"]

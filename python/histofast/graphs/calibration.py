@@ -63,7 +63,7 @@ def quantize(
     """
     if Path(out).exists() and not overwrite:
         raise FileExistsError(f"{out} exists: choose another name, or ask to overwrite it")
-    float_encoder(encoder, precision)  # before patches are read
+    float_encoder(encoder)  # before patches are read
     calibration, held_out = _halves(
         encoder,
         slides=slides,
@@ -100,7 +100,7 @@ def sensitivity(
 
     The arguments are those of `quantize`; `on_progress` is called with the layers done and in all.
     """
-    float_encoder(encoder, "int8")  # before patches are read
+    float_encoder(encoder, in_one_file=True)  # before patches are read
     calibration, held_out = _halves(
         encoder,
         slides=slides,

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from onnx import helper, numpy_helper
 
 from histofast.encoders import OpenGraph
-from histofast.graphs.outside import array_of, in_one_folder
+from histofast.graphs.outside import array_of, in_one_folder, is_outside
 
 OPSET, IR_VERSION = 18, 8  # old enough for every ONNX Runtime of the last years
 _OLDEST_IR = 4  # before it every constant had to be an input as well
@@ -217,13 +217,14 @@ class Graph:
         self._taken = self.names()
 
     def fold_constants_in(self) -> None:
-        """Turn nodes that hold a constant into initialisers, all of them plain arrays."""
+        """Turn nodes that hold a constant into initialisers, all of them plain arrays or outside."""
         held = [n for n in self.nodes if n.op_type == "Constant" and n.attribute[0].name == "value"]
-        found = {name: self.array(name) for name in self.constants}
+        far = {name: tensor for name, tensor in self.constants.items() if is_outside(tensor)}
+        found = {name: self.array(name) for name in self.constants if name not in far}
         found |= {node.output[0]: numpy_helper.to_array(node.attribute[0].t) for node in held}
         self.nodes = [node for node in self.nodes if not any(node is other for other in held)]
         self._arrays = found
-        self.constants = {name: numpy_helper.from_array(a, name) for name, a in found.items()}
+        self.constants = far | {name: numpy_helper.from_array(a, name) for name, a in found.items()}
 
     def sibling(self) -> Graph:
         """Return a graph of the same nodes and constants: what is added to one, the other lacks."""

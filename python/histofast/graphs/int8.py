@@ -47,6 +47,7 @@ from histofast.graphs.graph import Graph, attribute
 from histofast.graphs.observing import Place, Seen, observe
 from histofast.graphs.products import (
     NORMS,
+    grow,
     is_product,
     round_product,
     smooth,
@@ -98,7 +99,8 @@ class Int8Writer:
         self._scales: dict[str, tuple[float, int]] = {}
         self._choose_scales()
         products = [node for node in self._graph.nodes if is_product(self._graph, node)]
-        smooth(self._graph, products, {t: found for (t, axis), found in seen.items() if axis < 0})
+        of_products = {tensor: found for (tensor, axis), found in seen.items() if axis < 0}
+        self._factors = smooth(self._graph, products, of_products)
 
     @property
     def layers(self) -> tuple[str, ...]:
@@ -130,9 +132,13 @@ class Int8Writer:
         for tensor in self._bytes[:1]:
             rounded.pop(tensor, None)  # dequantised where it is made
         for node in list(graph.nodes):
+            factors = self._factors.get(node.output[0])
             if node.name in names and is_product(graph, node):
-                round_product(graph, node)
-            elif node.name in names and self._is_weighted(node):
+                round_product(graph, node, factors)
+                continue
+            if factors is not None:
+                grow(graph, node, factors)
+            if node.name in names and self._is_weighted(node):
                 self._round_weights(graph, node)
             elif self._is_weighted(node) and node.input[0] in {*rounded, *self._bytes}:
                 _shield(graph, node)

@@ -83,7 +83,7 @@ def write_quantized(
     if keep and precision != "int8":
         raise ValueError(f"keep must be empty for {precision}, got {', '.join(keep)}")
     _checked("held_out", held_out)
-    spec = float_encoder(encoder, precision)
+    spec = float_encoder(encoder)
     new = spec.derived(
         name=name or f"{spec.name}-{precision}",
         precision=precision,
@@ -132,9 +132,10 @@ def layer_sensitivity(
 
     Raises:
         What `write_quantized` raises of its arguments.
+        ModelError: the encoder keeps its weights in a second file.
     """
     _checked("held_out", held_out)
-    spec = float_encoder(encoder, "int8")
+    spec = float_encoder(encoder, in_one_file=True)
     with load(spec.path, device="cpu") as before:
         reference = before.encode(held_out)
         writer = Int8Writer(read_model(spec.path), _checked("calibration", calibration))
@@ -157,18 +158,18 @@ def _checked(what: str, patches: NDArray[np.uint8] | None) -> NDArray[np.uint8]:
     return patches
 
 
-def float_encoder(encoder: str | os.PathLike[str], precision: Precision) -> EncoderSpec:
+def float_encoder(encoder: str | os.PathLike[str], *, in_one_file: bool = False) -> EncoderSpec:
     """Return an encoder that lower precision can start from.
 
     Raises:
         FileNotFoundError: no such file.
-        ModelError: it is not float32, or, for int8, keeps its weights in a second file.
+        ModelError: it is not float32, or keeps its weights in a second file and must not.
     """
     spec = read_spec(find(encoder))
-    if precision == "int8" and len(files_of(spec.path)) > 1:
+    if in_one_file and len(files_of(spec.path)) > 1:
         raise ModelError(
-            f"{spec.path} keeps its weights in a second file, int8 is for encoders of one: halve it with "
-            "precision=float16, or cut it with `histofast models truncate`"
+            f"{spec.path} keeps its weights in a second file, what layers cost is measured on encoders "
+            "of one: measure a cut of it (`histofast models truncate`)"
         )
     if spec.precision != "float32":
         raise ModelError(

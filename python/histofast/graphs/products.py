@@ -129,16 +129,23 @@ def _expected_error(seen: Seen, weight: NDArray[np.float64], factors: NDArray[np
     return float(((step**2).mean() * (grown**2).sum() + (steps**2).sum() * squares) / 12)
 
 
-def smooth(graph: Graph, products: Sequence[onnx.NodeProto], seen: Mapping[str, Seen]) -> None:
-    """Smooth the inputs of products, in place; the graph computes what it did.
+def smooth(
+    graph: Graph, products: Sequence[onnx.NodeProto], seen: Mapping[str, Seen]
+) -> dict[str, NDArray[np.float64]]:
+    """Smooth the inputs of products, in place.
 
     Tensors that change are given other names: whoever looks for a layer must not find these.
+
+    Returns:
+        Per product, by its output, what its rows of weights are to be multiplied with: by
+        `round_product` or `grow`, so that the weights of all are never in memory twice.
     """
+    found: dict[str, NDArray[np.float64]] = {}
     consumers, producers = graph.consumers(), graph.producers()
     for tensor in dict.fromkeys(node.input[0] for node in products):
         readers = [node for node in products if node.input[0] == tensor]
-        weights = [_columns(graph, node) for node in readers]
-        factors, left = smoothing(seen[tensor], np.concatenate(weights, axis=1))
+        weight = np.concatenate([_columns(graph, node) for node in readers], axis=1)
+        factors, left = smoothing(seen[tensor], weight)
         maker = producers[tensor]
         is_ours = len(consumers[tensor]) == len(readers) and tensor not in graph.output_names
         in_norm = is_ours and _takes_factors(graph, maker, len(factors))
@@ -156,9 +163,17 @@ def smooth(graph: Graph, products: Sequence[onnx.NodeProto], seen: Mapping[str, 
             graph.insert_after(
                 maker, [helper.make_node("Mul", [tensor, by], [smoothed], name=smoothed)]
             )
-        for node, weight in zip(readers, weights, strict=True):
+        for node in readers:
             node.input[0] = smoothed
-            _set_columns(graph, node, weight * factors[:, None])
+            found[node.output[0]] = factors
+    return found
+
+
+def grow(graph: Graph, node: onnx.NodeProto, factors: NDArray[np.float64]) -> None:
+    """Multiply the rows of weights of a product that stays in float32 with what `smooth` gave."""
+    by = factors if attribute(node, "transB", 0) else factors[:, None]
+    weight = graph.array(node.input[1]) * by
+    node.input[1] = graph.constant(weight.astype(np.float32), name=node.input[1])
 
 
 def _takes_factors(graph: Graph, node: onnx.NodeProto, channels: int) -> bool:
@@ -172,10 +187,20 @@ def _takes_factors(graph: Graph, node: onnx.NodeProto, channels: int) -> bool:
 # --- integers ----------------------------------------------------------------------------------
 
 
-def round_product(graph: Graph, node: onnx.NodeProto) -> None:
-    """Put a product of integers in the place of one; what it reads is rounded once for all."""
+def round_product(
+    graph: Graph, node: onnx.NodeProto, factors: NDArray[np.float64] | None = None
+) -> None:
+    """Put a product of integers in the place of one; what it reads is rounded once for all.
+
+    Args:
+        graph: changed in place.
+        node: of it.
+        factors: what `smooth` gave for it.
+    """
     output = node.output[0]
     weight = _columns(graph, node)
+    if factors is not None:
+        weight = weight * factors[:, None]
     scale = np.maximum(np.abs(weight).max(axis=0) / _STEPS, _TINY).astype(np.float32)
     steps = np.rint(weight / scale.astype("f8")).astype(np.int8)
     bytes_, step, zero = _rounded(graph, node)
@@ -217,10 +242,3 @@ def _columns(graph: Graph, node: onnx.NodeProto) -> NDArray[np.float64]:
     """Return the weights of a product as they act, (channels in, channels out)."""
     weight, _ = weights_of(graph, node)
     return weight.T if attribute(node, "transB", 0) else weight
-
-
-def _set_columns(graph: Graph, node: onnx.NodeProto, weight: NDArray[np.float64]) -> None:
-    """Set the weights of a product as they are to act."""
-    weight = weight / attribute(node, "alpha", 1.0)
-    weight = weight.T if attribute(node, "transB", 0) else weight
-    node.input[1] = graph.constant(weight.astype(np.float32), name=node.input[1])
