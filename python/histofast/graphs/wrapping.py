@@ -22,6 +22,7 @@ from histofast.encoders import (
     EncoderSpec,
     cuts_to_props,
     read_spec,
+    read_specs,
 )
 from histofast.errors import ModelError
 from histofast.graphs.batches import with_free_batch
@@ -147,9 +148,7 @@ def wrap(
         if size_px is None:
             step_px = other_sizes(path, graph, original, patch_px, pool, limit=limit, shown=out)
             metadata = replace(metadata, step_px=step_px)
-        graph.name, graph.props = metadata.name, metadata.to_props()
-        write_model(graph.to_model(), pending)
-        read_spec(pending)
+        _write(graph, pending, name=metadata.name, props=metadata.to_props())
     return read_spec(out)
 
 
@@ -188,8 +187,14 @@ def wrap_cuts(
     ]
     exporter = exporter_of(file.graph)
     told = {output: replace(each, exporter=exporter) for output, each in encoders.items()}
-    graph.name, graph.props = name, cuts_to_props(told, name=name)
+    _write(graph, pending, name=name, props=cuts_to_props(told, name=name))
+
+
+def _write(graph: Graph, pending: Path, *, name: str, props: dict[str, str]) -> None:
+    """Write a graph as an encoder file of this name and these entries."""
+    graph.name, graph.props = name, props
     write_model(graph.to_model(), pending)
+    read_specs(pending)  # one that cannot be read is not to take its name
 
 
 def wrap_exported(
