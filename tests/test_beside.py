@@ -178,6 +178,19 @@ def test_cut_joined_and_looked_at(tmp_path, patches):
 
 
 @pytest.mark.usefixtures("low")
+def test_reduced_to_fewer_features(tmp_path, patches):
+    two = wrapped(tmp_path / "two")
+    whole = features(two, patches)
+    spec = graphs.write_reduced(
+        two, out=tmp_path / "few.onnx", dims=3, features=whole, held_out=whole
+    )
+    assert names(tmp_path) == ["few.onnx", "few.onnx.data", "two"]
+    wanted = graphs.principal_axes(whole, 3).of(whole)
+    off = np.linalg.norm(features(spec.path, patches) - wanted, axis=1)
+    assert (off < 1e-5 * np.linalg.norm(whole, axis=1)).all()
+
+
+@pytest.mark.usefixtures("low")
 def test_cut_in_the_whole_graph_by_others(tmp_path):
     path = wrapped(tmp_path / "in")
     head, tail = graphs.split(path, "layer1")

@@ -23,6 +23,7 @@ COMMANDS = [
     ("tissue", "s.tif", "--mask", "X.png"),
     ("tissue", "X.csv"),
     ("verify", "X.h5"),
+    ("slide-features", "X.h5", "--out", "s.csv"),
     ("verify", "f", "-e", "X.onnx"),
     ("train", "f", "--labels", "X.csv", "--out", "run"),
     ("train", "X.h5", "--labels", "labels.csv", "--out", "run"),

@@ -178,3 +178,22 @@ def test_a_network_of_ours_is_not_told_its_mean(slide, tmp_path):
     network = networks.create("resnet18", layer="layer1")
     with pytest.raises(ValueError, match="mean must be left to a network of histofast"):
         encode(slide, tmp_path, network)
+
+
+def test_features_of_a_module_along_their_axes(tmp_path, own):
+    """Both files are kept, and gone on with by the module of the same weights."""
+    for k in range(3):
+        write_slide(tmp_path / "slides" / f"{k}.tif", seed=k)
+    options = {"name": "own", "dims": 4, "patch_px": 16, "min_tissue": 0.1}
+    report = encode(tmp_path / "slides", tmp_path, own, **options)
+    assert {slide.status for slide in report.slides} == {"done"}
+    made = sorted(path.name for path in (tmp_path / "out" / "encoders").glob("*.onnx"))
+    assert [name.partition("-")[0] for name in made] == ["own", "own"]
+    file = histofast.read_features(report.slides[0].outputs[0])
+    assert (file.attributes["encoder"], file.features.shape[1]) == ("own-pca4", 4)
+    again = encode(tmp_path / "slides", tmp_path, own, **options)
+    assert {slide.status for slide in again.slides} == {"skipped"}
+    with torch.no_grad():
+        own.layers[0].weight *= 1.5
+    with pytest.raises(ModelError, match="was made from another encoder than"):
+        encode(tmp_path / "slides", tmp_path, own, **options)
