@@ -2,7 +2,7 @@
 
 Weights are int8 with one scale per output column. Activations are uint8 with one scale, that of the
 range that they have in the patch at hand: nothing is cut off, whatever the patch, and ONNX Runtime
-does it all in one kernel. Norms, softmax, attention and activation functions stay in float32.
+does it all in one kernel. Patches that run together would share a range; on a CPU none do. Norms, softmax, attention and activation functions stay in float32.
 
 Before that, exact in real arithmetic, comes smoothing: channels whose activations reach far, which
 would make the steps of all others coarse, are shrunk, and their rows of weights grow. A norm before
