@@ -18,8 +18,9 @@ import numpy as np
 
 import histofast
 from histofast import _core, encoders, graphs
+from histofast._files import path_of, try_shared
 from histofast._machine import available_cpus
-from histofast.errors import CudaError, HistofastError
+from histofast.errors import CudaError, HistofastError, WriteError
 
 Status = Literal["ok", "warn", "fail"]
 
@@ -46,10 +47,17 @@ class Finding:
     remedy: str = ""
 
 
-def examine() -> list[Finding]:
+def examine(*, shared: str | Path | None = None) -> list[Finding]:
     """Look at everything that a run depends on, and try it where a list could lie.
 
-    Writes nothing but a temporary file, and nothing on standard output or error.
+    Writes nothing but temporary files, and nothing on standard output or error.
+
+    Args:
+        shared: a folder that several processes or machines are to write to, which is tried too. What locks do
+            between machines can only be seen from two of them.
+
+    Raises:
+        FileNotFoundError: no such folder.
     """
     checks: tuple[Callable[[], Iterator[Finding]], ...] = (
         _versions,
@@ -63,7 +71,29 @@ def examine() -> list[Finding]:
         _temporary_folder,
         _torch,
     )
-    return [finding for check in checks for finding in check()]
+    found = [finding for check in checks for finding in check()]
+    return found if shared is None else [*found, *_shared(path_of("shared", shared))]
+
+
+def _shared(folder: Path) -> Iterator[Finding]:
+    if not folder.is_dir():
+        raise FileNotFoundError(f"{folder}: no such folder")
+    try:
+        for tried in try_shared(folder):
+            yield Finding(
+                topic=f"shared folder, {tried.what}",
+                status="ok"
+                if tried.works
+                else "warn"
+                if tried.what in ("locks", "fsync")
+                else "fail",
+                text=tried.text,
+                remedy="" if tried.works else tried.means,
+            )
+    except WriteError as error:
+        yield Finding(
+            topic="shared folder", status="fail", text=str(error), remedy="mount it to be written"
+        )
 
 
 def _versions() -> Iterator[Finding]:

@@ -16,6 +16,7 @@ from __future__ import annotations
 from histofast._files.failing import write_error
 from histofast._files.locks import Holder, Lock, NoLocksWarning
 from histofast._files.opening import path_of, paths_of, refuse_stand_in, regular_file
+from histofast._files.shared import try_shared
 from histofast._files.state import State, state_of
 from histofast._files.writing import (
     Temporary,
@@ -42,5 +43,6 @@ __all__ = [
     "replacing",
     "replacing_both",
     "state_of",
+    "try_shared",
     "write_error",
 ]

@@ -54,7 +54,7 @@ def verify(
 
 
 def status(
-    out: Annotated[Path, typer.Argument(metavar="FOLDER", help="what --out of extract was")],
+    out: Annotated[Path, typer.Argument(metavar="FOLDER", help="output folder of extract")],
     as_json: options.AsJson = False,
 ) -> None:
     """Show where the runs stand that write into a folder: done, failed, at work by whom, speed, time left.
@@ -71,11 +71,21 @@ def status(
     raise typer.Exit(1 if found.failed else 0)
 
 
-def doctor(as_json: options.AsJson = False) -> None:
+def doctor(
+    shared: Annotated[
+        Path | None,
+        typer.Option(
+            "--shared",
+            metavar="FOLDER",
+            help="try a folder that several processes are to write to: locks, renaming, fsync",
+        ),
+    ] = None,
+    as_json: options.AsJson = False,
+) -> None:
     """Show versions, CPU features and what really works here, and what to do about the rest."""
     from histofast.doctor import examine
 
-    findings = examine()
+    findings = examine(shared=shared)
     if as_json:
         say_document(json.dumps([asdict(finding) for finding in findings], indent=1))
     else:

@@ -250,7 +250,7 @@ def find(name_or_path: str | os.PathLike[str]) -> Path:
         if text in registry().foundation:
             raise ModelError(
                 f"encoder {text} must be made of its weights first: "
-                f"histofast models export {text} --weights FILE --out {text}.onnx"
+                f"`histofast models export {text} --weights FILE --out {text}.onnx`"
             )
         raise ModelError(
             f"encoder must be a path to an .onnx file or one of {', '.join(sorted(known))}, "
