@@ -14,6 +14,7 @@ import pytest
 from extras import need
 from histofast import encoders, graphs
 from histofast.errors import ModelError
+from histofast.slides import write_png
 from timm_here import need_timm
 
 torch = need("torch", "onnxscript")
@@ -348,6 +349,65 @@ def test_an_export_that_needs_more_memory_than_there_is(cli, tmp_path, monkeypat
     assert list(tmp_path.iterdir()) == []
     assert 1.6 * cut < 1.5 * whole
     assert cli(*made, "--layer", "block1").code == 0
+
+
+# --- Lower precision in one go --------------------------------------------------------------------
+
+
+@pytest.fixture
+def table(tmp_path):
+    """Enough patch images to calibrate and to measure, of stained noise."""
+    rng = np.random.default_rng(0)
+    lines = ["file,bag"]
+    for i in range(72):
+        coarse = rng.integers(60, 255, (8, 8, 3), dtype=np.uint8)
+        write_png(tmp_path / f"p{i}.png", np.kron(coarse, np.ones((8, 8, 1), np.uint8)))
+        lines.append(f"p{i}.png,bag{i % 9}")
+    (tmp_path / "patches.csv").write_text("\n".join(lines) + "\n")
+    return tmp_path / "patches.csv"
+
+
+@pytest.mark.parametrize("precision", ["fp16", "int8"])
+def test_a_cut_is_pooled_and_lowered_in_one_export(cli, tmp_path, table, precision):
+    out = tmp_path / "e.onnx"
+    made = ("models", "export", VIT, "--random", "3", "--timm-arg", "img_size=64", "--out", out)
+    lowered = ("--precision", precision, "--patches", table)
+    done = cli(*made, "--layer", "block2", "--pool", "cls+mean", "--no-norm", *lowered)
+    assert (done.code, done.err) == (0, [])
+    spec = encoders.read_spec(out)
+    assert spec.precision == {"fp16": "float16"}.get(precision, precision)
+    assert (spec.name, spec.layer, spec.d) == ("e", "block2-cls+mean-no-norm", 128)
+    assert spec.work is not None
+    assert json.loads(spec.agreement)["median_cosine"] >= 0.99
+    assert "held-out patches median cosine" in done.out
+    assert sorted(p.name for p in tmp_path.iterdir() if p.suffix != ".png") == [
+        *("e.onnx", "patches.csv"),  # what was there in float32 is not kept
+    ]
+    again = cli(*made, "--layer", "block2", *lowered)
+    assert (again.code, len(again.err)) == (1, 1)
+    assert "exists: choose another name" in again.err[0]
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        (("--precision", "int8"), "--calibrate must name slides (or --patches a table) for --precision"),
+        (("--patches", "p.csv"), "--patches must come with --precision int8 or fp16"),
+        (
+            ("--precision", "fp16", "--patches", "p.csv", "--layers", "block1"),
+            "--precision must not be given with --layers: export each cut by itself with --layer",
+        ),
+        (
+            ("--precision", "fp16", "--patches", "p.csv", "--run", "run"),
+            "--precision must not be given with --run: export it, then histofast models quantize",
+        ),
+        (("--precision", "int4"), "'--precision': must be one of int8, fp16, float16, got 'int4'"),
+    ],
+)  # fmt: skip
+def test_lower_precision_is_refused(cli, tmp_path, given, message):
+    done = cli("models", "export", VIT, "--random", "3", "--out", tmp_path / "e.onnx", *given)
+    assert (done.code, len(done.err)) == (2, 1)
+    assert message in done.err[0]
 
 
 def test_layer_scale_is_in_the_weights(tmp_path):

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from histofast._words import count
-from histofast.cli import options, standardising
+from histofast.cli import lowering, options, standardising
 from histofast.cli.output import say
 
 if TYPE_CHECKING:
@@ -121,6 +121,9 @@ def export(
             help="of a network of timm: 18 for TensorRT and older runtimes [23]",
         ),
     ] = None,
+    precision: lowering.PrecisionName = None,
+    calibrate: lowering.Calibrate = None,
+    patches: lowering.Patches = None,
     name: Annotated[str | None, typer.Option("--name", help="of the encoder [OUT's]")] = None,
     provenance: Annotated[
         str | None, typer.Option("--provenance", help="where the weights come from [registry's]")
@@ -137,6 +140,7 @@ def export(
     """
     if layers is not None and layer is not None:
         raise ValueError("--layer and --layers must not be given together")
+    lower = lowering.lowering_of(precision, calibrate, patches, layers=layers, run=run)
     meant: dict[str, Any] = {
         "name": name,
         "mpp": mpp,
@@ -177,6 +181,7 @@ def export(
         layers=layers,
         pool=pool,
         norm=not no_norm,
+        lower=lower,
         random=random,
         meant=meant if opset is None else meant | {"opset": opset},
         weights=weights,
@@ -197,6 +202,7 @@ def _export_network(
     layers: str | None,
     pool: str | None,
     norm: bool,
+    lower: lowering.Lowering | None,
     random: int | None,
     meant: dict[str, Any],
     weights: str | None,
@@ -234,13 +240,25 @@ def _export_network(
             )
         return made
 
-    specs = (
-        networks.export_cuts_made(make, out, layers=chosen, **meant)
-        if layers is not None
-        else (networks.export_made(make, out, **meant),)
-    )
+    if layers is not None:
+        specs = networks.export_cuts_made(make, out, layers=chosen, **meant)
+    elif lower is None:
+        specs = (networks.export_made(make, out, **meant),)
+    else:
+        meant["name"] = meant["name"] or out.stem
+        specs = (
+            lower.write(
+                lambda plain: networks.export_made(make, plain, **meant),
+                out,
+                name=meant["name"],
+                overwrite=meant["overwrite"],
+            ),
+        )
     for line in remarks:
         say(f"{weights}: {line}")
+    if lower is not None:
+        lowering.tell_lowered(out, specs[0])
+        return
     _tell_exported(out, specs, are_cuts=layers is not None, random=len(missing))
 
 

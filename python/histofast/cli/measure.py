@@ -11,7 +11,7 @@ import typer
 
 from histofast._machine import ONNX_RUNTIME
 from histofast._words import count
-from histofast.cli import options
+from histofast.cli import lowering, options
 from histofast.cli.output import counted, say, say_document
 
 if TYPE_CHECKING:
@@ -102,7 +102,7 @@ def quantize(
         return
     if out is None:
         raise ValueError("--out must name the file to write")
-    wanted = cast("Precision", "float16" if precision == "fp16" else precision)
+    wanted = cast("Precision", lowering.named(precision))
     spec = graphs.quantize(
         encoder,
         out=out,
@@ -117,11 +117,7 @@ def quantize(
     if as_json:
         say_document(json.dumps({"path": str(out), "name": spec.name, "agreement": said}))
         return
-    say(
-        f"{out}: {spec.name}, {spec.d} features, {spec.size_bytes / 1e6:.1f} MB; on "
-        f"{said['n']} held-out patches median cosine {said['median_cosine']:.4f}, 1st percentile "
-        f"{said['p1_cosine']:.4f}, debiased CKA {said['cka']:.4f} to float32"
-    )
+    lowering.tell_lowered(out, spec)
 
 
 def _show_sensitivity(found: tuple[LayerSensitivity, ...], *, as_json: bool) -> None:
