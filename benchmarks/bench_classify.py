@@ -12,12 +12,12 @@ from __future__ import annotations
 
 import os
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
+from real_data import DATA
 from torch.nn import functional
 
 from histofast.classify import Recipe
@@ -27,9 +27,6 @@ from histofast.classify.task import Goal
 from histofast.datasets import decode, open_images
 from histofast.networks import starts
 
-DATA = Path(
-    os.environ.get("HISTOFAST_DATA", Path(__file__).resolve().parents[2] / "shared" / "data")
-)
 IMAGES = int(os.environ.get("HISTOFAST_BENCH_IMAGES", "1024"))
 PX, NETWORK, ROUNDS = 96, "resnet18", 3
 RECIPE = replace(Recipe.preset("ours"), epochs=1, freeze="all", px=PX, metric="loss")

@@ -9,19 +9,17 @@ same). Torch gets its pixels standardised, in float32 and channels last; ours ar
 
 from __future__ import annotations
 
-import os
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
-from pathlib import Path
 
 import numpy as np
 import onnx
 import pytest
+from real_data import DATA, real_patches
 
 from histofast import encoders, graphs, networks
 from histofast._machine import available_cpus
 from histofast.encoders import runtime
-from histofast.patches import sample_patches
 
 torch = pytest.importorskip("torch")
 
@@ -29,18 +27,12 @@ CPUS = available_cpus()
 PX, PATCHES = 224, 32
 NETWORKS = ("resnet18", "resnet50", "densenet121")
 TORCH_BATCHES = (1, 8, 32)
-DATA = Path(
-    os.environ.get("HISTOFAST_DATA", Path(__file__).resolve().parents[2] / "shared" / "data")
-)
 
 
 @pytest.fixture(scope="module")
 def patches():
-    """Real patches where there are some: 64 to calibrate, 64 to measure."""
-    slide = DATA / "slides" / "CMU-1-Small-Region.svs"
-    if not slide.exists():
-        return graphs.stained_noise(128, PX)
-    return sample_patches(slide, n=128, patch_px=PX, mpp=0.5).pixels
+    """64 to calibrate, 64 to measure."""
+    return real_patches(128, PX)
 
 
 def half_of(name):

@@ -23,11 +23,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from real_data import DATA
 
 NAME = os.environ.get("HISTOFAST_BENCH_MODEL", "uni2-h")
-DATA = Path(
-    os.environ.get("HISTOFAST_DATA", Path(__file__).resolve().parents[2] / "shared" / "data")
-)
 ROUNDS = 2
 SIDE_PX, MPP = 224, 0.499
 # Tissue in the middle of the slide: so many patches as two busy cores do in a few minutes.

@@ -11,16 +11,15 @@ from __future__ import annotations
 import os
 import shutil
 import time
-from pathlib import Path
 
 import numpy as np
 import pytest
+from real_data import DATA
 
 from histofast.classify import Recipe
 from histofast.datasets import open_images
 from histofast.studies import PictureSetting, Transfer, conduct
 
-DATA = Path(os.environ.get("HISTOFAST_DATA", Path(__file__).resolve().parents[2] / "shared/data"))
 IMAGES = int(os.environ.get("HISTOFAST_BENCH_IMAGES", "400"))
 RECIPE = Recipe(epochs=2, px=64, freeze="all")
 

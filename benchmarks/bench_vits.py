@@ -10,16 +10,14 @@ figures are of one run, in turns.
 
 from __future__ import annotations
 
-import os
 from functools import partial
-from pathlib import Path
 
 import numpy as np
 import pytest
+from real_data import real_patches
 
 from histofast import encoders, graphs
 from histofast._machine import available_cpus
-from histofast.patches import sample_patches
 from timm_here import need_timm
 
 torch = pytest.importorskip("torch")
@@ -32,18 +30,12 @@ PX, PATCHES, ROUNDS = 224, 16, 5
 TORCH_BATCHES = (1, 4, 16)
 NETWORKS = {"ViT-S/16": "timm:vit_small_patch16_224", "ViT-B/16": "timm:vit_base_patch16_224"}
 HALF = "block6-cls"  # of 12
-DATA = Path(
-    os.environ.get("HISTOFAST_DATA", Path(__file__).resolve().parents[2] / "shared" / "data")
-)
 
 
 @pytest.fixture(scope="module")
 def patches():
-    """Real patches where there are some: 64 to calibrate, 64 to measure."""
-    slide = DATA / "slides" / "CMU-1-Small-Region.svs"
-    if not slide.exists():
-        return graphs.stained_noise(128, PX)
-    return sample_patches(slide, n=128, patch_px=PX, mpp=0.5).pixels
+    """64 to calibrate, 64 to measure."""
+    return real_patches(128, PX)
 
 
 @pytest.fixture(scope="module", params=NETWORKS)

@@ -11,14 +11,14 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import shlex
 import subprocess
 import sys
 import time
 from pathlib import Path
 
-DATA = Path(os.environ.get("HISTOFAST_DATA", Path(__file__).resolve().parents[2] / "shared/data"))
+from real_data import DATA
+
 IDC, ORAL = "data/idc_patches/labels.csv", "data/oral_scc/labels.csv"
 DENSENET = "data/weights/densenet121_imagenet.safetensors"
 STANDARDISE = (

@@ -11,13 +11,13 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import shlex
 import subprocess
 import sys
 from pathlib import Path
 
-DATA = Path(os.environ.get("HISTOFAST_DATA", Path(__file__).resolve().parents[2] / "shared/data"))
+from real_data import DATA
+
 WEIGHTS = "weights/densenet121_imagenet.safetensors"
 # CBR networks take no less than 121 px; the others see pictures of about their own size.
 NETWORKS = {

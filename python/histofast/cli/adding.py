@@ -70,7 +70,7 @@ def add(
             help="with --tissue: how far tiles of --patch-px overlap their neighbours [an eighth]",
         ),
     ] = None,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="replace OUT")] = False,
+    overwrite: options.ReplaceOut = False,
 ) -> None:
     """Turn any ONNX file that takes images into an encoder file, proven equal.
 

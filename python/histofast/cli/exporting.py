@@ -131,7 +131,7 @@ def export(
     licence: Annotated[
         str | None, typer.Option("--licence", help="of the weights [registry's]")
     ] = None,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="replace OUT")] = False,
+    overwrite: options.ReplaceOut = False,
 ) -> None:
     """Export a network, cut at a layer, as one ONNX file that starts at pixels (needs torch).
 

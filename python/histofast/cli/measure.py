@@ -77,10 +77,8 @@ def quantize(
     name: Annotated[
         str | None, typer.Option("--name", help="of the encoder [its own and the precision]")
     ] = None,
-    seed: Annotated[
-        int, typer.Option("--seed", parser=options.whole_number, metavar="N", help="of the draw")
-    ] = 0,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="replace OUT")] = False,
+    seed: options.DrawSeed = 0,
+    overwrite: options.ReplaceOut = False,
     as_json: options.AsJson = False,
 ) -> None:
     """Write an encoder at lower precision, if its features agree with float32's on real patches."""

@@ -277,7 +277,7 @@ def truncate(
         ),
     ] = None,
     name: Annotated[str | None, typer.Option("--name", help="of the encoder [OUT's]")] = None,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="replace OUT")] = False,
+    overwrite: options.ReplaceOut = False,
 ) -> None:
     """List where a graph can be cut (any ONNX file), or cut an encoder and write the first part."""
     from histofast import graphs

@@ -241,6 +241,10 @@ RandomSeeds = Annotated[
         help="networks with random weights, the null [5]",
     ),
 ]
+DrawSeed = Annotated[
+    int, typer.Option("--seed", parser=whole_number, metavar="N", help="of the draw")
+]
+ReplaceOut = Annotated[bool, typer.Option("--overwrite", help="replace OUT")]
 Jobs = Annotated[
     int | None,
     typer.Option(

@@ -51,10 +51,8 @@ def reduce(
     name: Annotated[
         str | None, typer.Option("--name", help="of the encoder [its own and -pca<N>]")
     ] = None,
-    seed: Annotated[
-        int, typer.Option("--seed", parser=options.whole_number, metavar="N", help="of the draw")
-    ] = 0,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="replace OUT")] = False,
+    seed: options.DrawSeed = 0,
+    overwrite: options.ReplaceOut = False,
     as_json: options.AsJson = False,
 ) -> None:
     """Write an encoder that gives the features of another along their first principal axes.

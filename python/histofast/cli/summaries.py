@@ -38,7 +38,7 @@ def slide_features(
             "--pool", "mean", "max", "mean+max", help="of the features of a slide's patches"
         ),
     ] = "mean",
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="replace OUT")] = False,
+    overwrite: options.ReplaceOut = False,
     quiet: options.Quiet = False,
     as_json: options.AsJson = False,
 ) -> None:
