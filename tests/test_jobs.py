@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import queue
@@ -634,8 +635,9 @@ def test_ctrl_c_of_a_script(tmp_path, to_all):
         if to_all:
             os.killpg(process.pid, signal.SIGINT)
             for pid in pids:  # as schedulers do
-                os.kill(pid, signal.SIGINT)
-                os.kill(pid, signal.SIGTERM)
+                for number in (signal.SIGINT, signal.SIGTERM):
+                    with contextlib.suppress(ProcessLookupError):  # it may have ended by then
+                        os.kill(pid, number)
         else:
             process.send_signal(signal.SIGINT)
         out, err = process.communicate(timeout=60)
