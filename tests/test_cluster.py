@@ -151,7 +151,7 @@ def nodes():
     ray = need("ray")
     from ray.cluster_utils import Cluster
 
-    # Nodes find the functions of tests as they find histofast: by the environment they start in.
+    # Nodes, later ones too, find the functions of tests by the environment they start in.
     known = os.environ.get("PYTHONPATH", "")
     os.environ["PYTHONPATH"] = f"{Path(small_jobs.__file__).parent}{os.pathsep}{known}"
     store = {"object_store_memory": 100 * 2**20}
@@ -161,10 +161,10 @@ def nodes():
     for _ in range(NODES):
         together.add_node(num_cpus=1, **store)
     ray.init(address=together.address, log_to_driver=False, logging_level="ERROR")
-    os.environ["PYTHONPATH"] = known
     yield together
     ray.shutdown()
     together.shutdown()
+    os.environ["PYTHONPATH"] = known
 
 
 def mend(nodes):

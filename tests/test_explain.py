@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import histofast
 import reference
 from extras import need
 from fake_slides import FakeSlide, noise
@@ -292,6 +293,8 @@ def test_same_input_same_bytes(tmp_path):
 
 
 def test_without_matplotlib_it_says_what_to_install(monkeypatch):
+    room = getattr(histofast, "report", None)  # put back with its modules
+    monkeypatch.setattr(histofast, "report", room, raising=False)
     for name in [name for name in sys.modules if name.startswith("histofast.report")]:
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.setitem(sys.modules, "matplotlib", None)

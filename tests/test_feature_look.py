@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+import sys
 
 import h5py
 import numpy as np
@@ -179,7 +180,7 @@ def test_the_page(folder, tmp_path):
 
 
 def test_without_what_draws_there_is_json(folder, tmp_path, monkeypatch):
-    monkeypatch.setattr("histofast.report.files.is_installed", lambda name: name != "matplotlib")
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
     path, why_none = write_look(look_at_files(folder), tmp_path / "report")
     assert path == tmp_path / "report" / "features.json"
     assert "pip install" in why_none
