@@ -10,7 +10,6 @@ same). Torch gets its pixels standardised, in float32 and channels last; ours ar
 from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
-from functools import partial
 
 import numpy as np
 import onnx
@@ -22,6 +21,8 @@ from histofast._machine import available_cpus
 from histofast.encoders import runtime
 
 torch = pytest.importorskip("torch")
+
+from torch_rival import race_torch, scaled
 
 CPUS = available_cpus()
 PX, PATCHES = 224, 32
@@ -63,40 +64,20 @@ def test_against_torch_and_int8(exported, patches, table, benchmark, tmp_path):
     )
     print(f"\n{path.stem}: int8 agreement {spec.agreement}")
     pixels = np.ascontiguousarray(patches[:PATCHES])
-    x = torch.from_numpy(pixels).permute(0, 3, 1, 2).float() / 255
-    mean, std = (torch.tensor(v).view(3, 1, 1) for v in (network.mean, network.std))
-    x = ((x - mean) / std).contiguous(memory_format=torch.channels_last)
+    x = scaled(torch.from_numpy(pixels), network)
+    x = x.contiguous(memory_format=torch.channels_last)
     module = network.to(memory_format=torch.channels_last)
-    torch.set_num_threads(CPUS)
-
-    def eager(batch):
-        with torch.inference_mode():
-            for start in range(0, PATCHES, batch):
-                module(x[start : start + batch])
-
     with encoders.load(path, device="cpu") as whole, encoders.load(small, device="cpu") as eight:
         goal = 2 if network.architecture == "densenet121" else 1.5
-        rivals = {
-            f"torch {torch.__version__} eager, channels_last, batch {b}, {CPUS} threads": partial(
-                eager, b
-            )
-            for b in TORCH_BATCHES
-        }
-        ratios = table.race(
-            f"{path.stem}, float32",
+        race_torch(
+            table,
+            path.stem,
             lambda: whole.encode(pixels),
-            rivals,
-            goals={},
-            work=PATCHES,
-            unit="patches/s",
-            rounds=5,
-        )
-        table.add(
-            what=f"{path.stem}, float32",
-            ours="",
-            rival=f"torch eager, the best of batches {', '.join(map(str, TORCH_BATCHES))}",
-            theirs="",
-            ratio=min(ratios.values()),
+            module,
+            x,
+            batches=TORCH_BATCHES,
+            threads=CPUS,
+            layout="channels_last",
             goal=goal,
         )
         table.race(

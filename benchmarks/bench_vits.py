@@ -10,8 +10,6 @@ figures are of one run, in turns.
 
 from __future__ import annotations
 
-from functools import partial
-
 import numpy as np
 import pytest
 from real_data import real_patches
@@ -22,6 +20,8 @@ from timm_here import need_timm
 
 torch = pytest.importorskip("torch")
 need_timm()
+
+from torch_rival import race_torch, scaled
 
 from histofast import networks
 
@@ -50,36 +50,17 @@ def exported(request, tmp_path_factory):
 def test_float32_against_torch(exported, patches, table, benchmark):
     name, network, path = exported
     pixels = np.ascontiguousarray(patches[:PATCHES])
-    mean, std = (torch.tensor(v).view(3, 1, 1) for v in (network.mean, network.std))
-    x = ((torch.from_numpy(pixels).permute(0, 3, 1, 2).float() / 255 - mean) / std).contiguous()
-    torch.set_num_threads(CPUS)
-
-    def eager(batch):
-        with torch.inference_mode():
-            for start in range(0, PATCHES, batch):
-                network(x[start : start + batch])
-
-    rivals = {
-        f"torch {torch.__version__} eager, batch {b}, {CPUS} threads": partial(eager, b)
-        for b in TORCH_BATCHES
-    }
     with encoders.load(path, device="cpu") as whole:
-        ratios = table.race(
-            f"{name}, float32",
+        race_torch(
+            table,
+            name,
             lambda: whole.encode(pixels),
-            rivals,
-            goals={},
-            work=PATCHES,
-            unit="patches/s",
-            rounds=ROUNDS,
-        )
-        table.add(
-            what=f"{name}, float32",
-            ours="",
-            rival=f"torch eager, the best of batches {', '.join(map(str, TORCH_BATCHES))}",
-            theirs="",
-            ratio=min(ratios.values()),
+            network,
+            scaled(torch.from_numpy(pixels), network).contiguous(),
+            batches=TORCH_BATCHES,
+            threads=CPUS,
             goal=1.2,
+            rounds=ROUNDS,
         )
         benchmark.pedantic(lambda: whole.encode(pixels), rounds=1)
 
