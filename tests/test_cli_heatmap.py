@@ -114,7 +114,7 @@ OUT = ("--out", "m")
             ("s.tif", *OUT),
             "a run and a slide must be named, got 1 path: without a run, give --values",
         ),
-        (("s.tif", "run", *OUT), "no such folder: s.tif (RUN comes before SLIDE)"),
+        (("s.tif", "run", *OUT), "RUN must be a folder, s.tif is a file: it comes before SLIDE"),
         (("none", "s.tif", *OUT), "no such folder: none (RUN comes before SLIDE)"),
         (
             ("run", *VALUES, *OUT),

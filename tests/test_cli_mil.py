@@ -204,6 +204,7 @@ def test_interrupted_goes_on(cli, toy, monkeypatch):
         ((*TRAIN, "--lr", 0), 2, "--lr must be above 0, got 0"),
         ((*TRAIN, "--lr", "1e30", "--quiet"), 1, "loss of fold 0 must be finite, got NaN or inf"),
         (("predict", "none", "features", "--out", "p.csv"), 2, "no such folder: none$"),
+        (("predict", "labels.csv", "features", "--out", "p.csv"), 2, "path must be a folder, .* is a file$"),
         (("predict", ".", "features", "--out", "p.csv"), 2, r"no run\.json, as `train` writes it, in "),
     ],
 )  # fmt: skip

@@ -68,7 +68,10 @@ def test_the_command(cli, tmp_path):
     assert "ok    shared folder, locks: are seen by another process" in answer.out
     answer = cli("doctor", "--shared", tmp_path / "gone")
     assert answer.code == 2
-    assert answer.err == [f"histofast: {tmp_path / 'gone'}: no such folder"]
+    assert answer.err == [f"histofast: no such folder: {tmp_path / 'gone'}"]
+    (tmp_path / "file").touch()
+    answer = cli("doctor", "--shared", tmp_path / "file")
+    assert answer.err == [f"histofast: --shared must be a folder, {tmp_path / 'file'} is a file"]
 
 
 @pytest.mark.parametrize("shared", [3, object()])

@@ -128,7 +128,10 @@ def test_the_command(cli, slides, encoder, tmp_path):
     answer = cli("status", tmp_path, "--json")
     assert json.loads(answer.out)["by_status"] == {"done": 3}
     answer = cli("status", tmp_path / "gone")
-    assert answer.code == 2
+    assert (answer.code, answer.err) == (2, [f"histofast: no such folder: {tmp_path / 'gone'}"])
+    file = tmp_path / "run.json"
+    answer = cli("status", file)
+    assert (answer.code, answer.err) == (2, [f"histofast: out must be a folder, {file} is a file"])
 
 
 def test_a_killed_run_is_not_taken_for_one_that_goes_on(slides, encoder, tmp_path):

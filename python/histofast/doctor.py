@@ -18,7 +18,7 @@ import numpy as np
 
 import histofast
 from histofast import _core, encoders, graphs
-from histofast._files import path_of, try_shared
+from histofast._files import existing_folder, try_shared
 from histofast._machine import available_cpus
 from histofast.errors import CudaError, HistofastError, WriteError
 
@@ -57,7 +57,7 @@ def examine(*, shared: str | Path | None = None) -> list[Finding]:
             between machines can only be seen from two of them.
 
     Raises:
-        FileNotFoundError: no such folder.
+        FileNotFoundError, ValueError: no such folder, or no folder.
     """
     checks: tuple[Callable[[], Iterator[Finding]], ...] = (
         _versions,
@@ -72,12 +72,10 @@ def examine(*, shared: str | Path | None = None) -> list[Finding]:
         _torch,
     )
     found = [finding for check in checks for finding in check()]
-    return found if shared is None else [*found, *_shared(path_of("shared", shared))]
+    return found if shared is None else [*found, *_shared(existing_folder("shared", shared))]
 
 
 def _shared(folder: Path) -> Iterator[Finding]:
-    if not folder.is_dir():
-        raise FileNotFoundError(f"{folder}: no such folder")
     try:
         for tried in try_shared(folder):
             yield Finding(

@@ -15,7 +15,13 @@ from __future__ import annotations
 
 from histofast._files.failing import write_error
 from histofast._files.locks import Holder, Lock, NoLocksWarning
-from histofast._files.opening import path_of, paths_of, refuse_stand_in, regular_file
+from histofast._files.opening import (
+    existing_folder,
+    path_of,
+    paths_of,
+    refuse_stand_in,
+    regular_file,
+)
 from histofast._files.shared import try_shared
 from histofast._files.state import State, state_of
 from histofast._files.writing import (
@@ -34,6 +40,7 @@ __all__ = [
     "State",
     "Temporary",
     "check_target",
+    "existing_folder",
     "make_folder",
     "path_of",
     "paths_of",

@@ -79,6 +79,22 @@ def regular_file(path: Path | str, *, kind: str, error: type[Exception] = ValueE
     return path
 
 
+def existing_folder(name: str, value: object) -> Path:
+    """Return an argument that is the path of a folder that is there.
+
+    Raises:
+        TypeError: it is no path.
+        FileNotFoundError: nothing is there.
+        ValueError: something else is.
+    """
+    path = path_of(name, value)
+    if path.is_dir():
+        return path
+    if path.exists():
+        raise ValueError(f"{name} must be a folder, {one_line(path)} is a file")
+    raise FileNotFoundError(f"no such folder: {one_line(path)}")
+
+
 def refuse_stand_in(path: Path, *, error: type[Exception] = ValueError) -> None:
     """Refuse what downloads leave in the place of a file: a web page, or the pointer of Git LFS.
 

@@ -197,6 +197,8 @@ def _paths(given: Sequence[Path], values: Path | None) -> tuple[Path | None, Pat
             "give --values"
         )
     if not given[0].is_dir():
+        if given[0].exists():
+            raise ValueError(f"RUN must be a folder, {given[0]} is a file: it comes before SLIDE")
         raise FileNotFoundError(f"no such folder: {given[0]} (RUN comes before SLIDE)")
     return given[0], given[1]
 

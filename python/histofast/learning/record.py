@@ -25,7 +25,7 @@ from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, TypeVar
 
-from histofast._files import Lock, make_folder, path_of, remove_stale_temporaries
+from histofast._files import Lock, existing_folder, make_folder, remove_stale_temporaries
 from histofast._words import clipped, one_line
 from histofast.errors import ModelError
 from histofast.learning.files import read_json, write_json
@@ -172,14 +172,13 @@ def open_recorded(
         form: of identity and about, as `misfit` takes it: all that is read of them.
 
     Raises:
-        FileNotFoundError: no such folder, or none of a run.
+        FileNotFoundError, ValueError: no such folder, none of a run, or no folder.
         ModelError: its run.json is broken, or of another kind of run.
     """
-    path = path_of("path", path)
+    path = existing_folder("path", path)
     record = read_record(path)
     if record is None:
-        wanted = "no such folder" if not path.is_dir() else f"no {RUN}, as `{kind}` writes it, in"
-        raise FileNotFoundError(f"{wanted}{':' * (not path.is_dir())} {path}")
+        raise FileNotFoundError(f"no {RUN}, as `{kind}` writes it, in {path}")
     if record.kind != kind:
         raise ModelError(f"{path} must be of `{kind}`, got a folder of `{record.kind}`")
     wrong = misfit({"identity": record.identity, "about": record.about}, form)

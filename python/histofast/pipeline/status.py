@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from histofast._files import Lock, path_of
+from histofast._files import Lock, existing_folder
 from histofast._words import count, counted, duration, one_line
 from histofast.errors import FeatureError
 from histofast.pipeline.holding import FROZEN_S
@@ -107,12 +107,10 @@ def status_of(out: str | Path) -> RunStatus:
         out: the folder that `extract` was given, of one run or of several: shards, or processes side by side.
 
     Raises:
-        FileNotFoundError: no such folder.
+        FileNotFoundError, ValueError: no such folder, or no folder.
         FeatureError: there is no report of a run in it, or one that cannot be read.
     """
-    folder = path_of("out", out)
-    if not folder.is_dir():
-        raise FileNotFoundError(f"{folder}: no such folder")
+    folder = existing_folder("out", out)
     files = [f for f in folder.iterdir() if _REPORTS.fullmatch(f.name)]
     if not files:
         raise FeatureError(
