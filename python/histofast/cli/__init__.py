@@ -34,6 +34,7 @@ from histofast.cli import (
     heatmap,
     mil,
     models,
+    patches,
     similarity,
     study,
     summaries,
@@ -58,6 +59,9 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
 )
 app.command(name="extract", short_help="Encode slides into feature files.")(extract.extract)
+app.command(name="patches", short_help="Write the patches of slides as picture files.")(
+    patches.patches
+)
 app.command(name="verify", short_help="Check that feature files are whole and finite.")(
     tools.verify
 )

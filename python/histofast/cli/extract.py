@@ -68,16 +68,7 @@ def extract(
     overlap: options.Overlap = 0,
     min_tissue: options.MinTissue = 0.25,
     edge: options.Edge = "drop",
-    resample: Annotated[
-        str,
-        options.choice(
-            "--resample",
-            "area",
-            "bicubic",
-            "bilinear",
-            help="how pixels become those of a patch: averaged, or as Pillow resizes",
-        ),
-    ] = "area",
+    resample: options.HowResampled = "area",
     threshold: options.Threshold = None,
     ink: options.Ink = None,
     tissue: options.Tissue = None,
@@ -109,20 +100,13 @@ def extract(
             help="tell the nominal side of patches at level 0, equal over slides of a scanner",
         ),
     ] = False,
-    strict: Annotated[
-        bool, typer.Option("--strict", help="a slide with an unreadable region fails")
-    ] = False,
-    fail_fast: Annotated[
-        bool, typer.Option("--fail-fast", help="stop at the first slide that fails")
-    ] = False,
+    strict: options.Strict = False,
+    fail_fast: options.FailFast = False,
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="replace feature files that something else made")
     ] = False,
     recursive: options.Recursive = False,
-    shard: Annotated[
-        str | None,
-        typer.Option("--shard", metavar="I/N", help="part i of n of the slides, for job arrays"),
-    ] = None,
+    shard: options.Shard = None,
     device: Annotated[str, options.device(ONNX_RUNTIME, help="where the encoder runs")] = "auto",
     gpus: Annotated[
         Any,

@@ -24,6 +24,7 @@ from histofast.jobs.cluster import Crew, on_cluster
 from histofast.jobs.engine import Engine, run, values_of
 from histofast.jobs.feed import Feed, Worker, work
 from histofast.jobs.job import (
+    MARKER,
     Ended,
     Event,
     Job,
@@ -43,6 +44,7 @@ from histofast.jobs.local import Local
 from histofast.jobs.plan import Plan, key_of, seconds_side_by_side
 
 __all__ = [
+    "MARKER",
     "Crew",
     "Ended",
     "Engine",

@@ -6,6 +6,7 @@ from histofast.pipeline.arguments import ExtractArguments
 from histofast.pipeline.check import check_slides
 from histofast.pipeline.extraction import extract, options_asked
 from histofast.pipeline.options import DEFAULT_ENCODER, ExtractOptions
+from histofast.pipeline.patch_files import PatchFormat, write_patches
 from histofast.pipeline.reports import DeviceReport, Progress, RunReport, SlideReport
 from histofast.pipeline.sampling import FeatureSample, pixels_asked, sample_features
 from histofast.pipeline.selecting import (
@@ -25,6 +26,7 @@ __all__ = [
     "ExtractArguments",
     "ExtractOptions",
     "FeatureSample",
+    "PatchFormat",
     "Progress",
     "Ranking",
     "RunReport",
@@ -41,6 +43,7 @@ __all__ = [
     "selected_rows",
     "selected_sizes",
     "status_of",
+    "write_patches",
 ]
 
 

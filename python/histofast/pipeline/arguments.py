@@ -15,10 +15,7 @@ from histofast.slides import Icc
 from histofast.tiling import Resample
 
 
-class ExtractArguments(TypedDict, total=False):
-    """What is handed on to `extract` as it is; there each is explained."""
-
-    patches: str | Path | PatchImages | None
+class _SharedArguments(TypedDict, total=False):
     mag: float | None
     overlap_px: int
     min_tissue: float
@@ -26,26 +23,39 @@ class ExtractArguments(TypedDict, total=False):
     tissue: TissueOptions | str | Path | None
     stain: StainOptions | str | None
     icc: Icc | None
-    select: Selection | None
     mask: str | Path | None
     mpp_override: float | None
     resample: Resample
     allow_upsampling: bool
-    half: bool
-    layout: Layout
-    nominal_level0: bool
     strict: bool
     fail_fast: bool
     overwrite: bool
     recursive: bool
     shard: str | None
     device: str
+    workers: int | None
+
+
+class PlanArguments(_SharedArguments, total=False):
+    """What decides which patches of slides there are, in what colours, and how a run of them goes."""
+
+    mpp: float | None
+    patch_px: int | None
+
+
+class ExtractArguments(_SharedArguments, total=False):
+    """What is handed on to `extract` as it is; there each is explained."""
+
+    patches: str | Path | PatchImages | None
+    select: Selection | None
+    half: bool
+    layout: Layout
+    nominal_level0: bool
     gpus: Sequence[int] | None
     cluster: str | None
     cpus_per_worker: int | None
     gpus_per_worker: float | None
     threads: int | None
-    workers: int | None
     batch_size: int | None
     dry_run: bool
     progress: bool | None

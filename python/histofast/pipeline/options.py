@@ -26,6 +26,7 @@ DEFAULT_ENCODER = "densenet121-t2"
 Edge = Literal["drop", "shift"]
 
 _LEAST_MAG, _MOST_MAG = 0.5, 200.0
+_MPP, _PATCH_PX = 0.5, 256  # where no encoder says it
 
 _FLAGS = (
     "allow_upsampling",
@@ -264,9 +265,8 @@ def settle(options: ExtractOptions, encoders: Sequence[EncoderSet]) -> Settled:
     if options.batch_size is None:
         given["batch_size"] = min(encoder.preferred_batch for encoder in encoders)
     settled = Settled(**given, is_mpp_given=options.mpp is not None)
+    _refuse_overlap(settled)
     patch_px = settled.patch_px
-    if patch_px and not 0 <= settled.overlap_px < patch_px:
-        raise ValueError(f"overlap_px must be within 0..{patch_px - 1}, got {settled.overlap_px}")
     specs = specs_of(encoders)
     names = [spec.name for spec in specs]
     if len(set(names)) < len(names):
@@ -278,6 +278,23 @@ def settle(options: ExtractOptions, encoders: Sequence[EncoderSet]) -> Settled:
         if patch_px and not spec.sizes.takes(patch_px):
             raise ValueError(f"patch_px must fit: {spec.name} {spec.sizes.refusal(patch_px)}")
     return settled
+
+
+def settled_without_encoders(options: ExtractOptions, *, batch_size: int) -> Settled:
+    """Return options of a run without encoders: patches of 256 px at 0.5 um per pixel, unless asked for otherwise."""
+    given: dict[str, Any] = {each.name: getattr(options, each.name) for each in fields(options)}
+    for name, default in (("mpp", _MPP), ("patch_px", _PATCH_PX), ("batch_size", batch_size)):
+        if given[name] is None:
+            given[name] = default
+    settled = Settled(**given, is_mpp_given=True)
+    _refuse_overlap(settled)
+    return settled
+
+
+def _refuse_overlap(settled: Settled) -> None:
+    patch_px = settled.patch_px
+    if patch_px and not 0 <= settled.overlap_px < patch_px:
+        raise ValueError(f"overlap_px must be within 0..{patch_px - 1}, got {settled.overlap_px}")
 
 
 def _agreed(encoders: Sequence[EncoderSet], what: Literal["mpp", "patch_px"]) -> Any:
