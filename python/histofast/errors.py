@@ -17,6 +17,10 @@ class TileError(SlideError):
     """One compressed tile that cannot be decoded; the rest of the slide may be fine."""
 
 
+class StoreError(SlideError):
+    """A bucket or web server that does not give a slide, or another version of it: no fault of its tiles."""
+
+
 class ModelError(HistofastError):
     """An encoder file that is missing, broken, or not in the pixel-in form."""
 
@@ -53,6 +57,7 @@ __all__ = [
     "ModelError",
     "NoSpaceError",
     "SlideError",
+    "StoreError",
     "TileError",
     "WriteError",
     "missing_extra",
