@@ -25,6 +25,7 @@ REMEDIES = {
     "obstore": "histofast[s3]",
     "ray": "histofast[ray]",
     "skimage": "scikit-image",
+    **dict.fromkeys(["httpx", "starlette", "uvicorn"], "histofast[view]"),
     "torchmil": "torchmil",
 }
 # Those that README's command for the tests installs.

@@ -40,6 +40,7 @@ from histofast.cli import (
     summaries,
     tissue,
     tools,
+    view,
 )
 from histofast.cli.flags import meant_by, owners_of, told
 from histofast.cli.log_file import close_log, log_to
@@ -81,6 +82,7 @@ app.command(name="finetune", short_help="Train an encoder on the patches that ma
     finetune.finetune
 )
 app.command(name="heatmap", short_help="Show on a slide what a model looks at.")(heatmap.heatmap)
+app.command(name="view", short_help="Look at slides and what models see, in a browser.")(view.view)
 app.command(name="classify", short_help="Train networks on labelled pictures, predict with them.")(
     classify.classify
 )
