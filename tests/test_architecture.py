@@ -61,7 +61,7 @@ LEVELS = {
     "explain": 9,
     "summaries": 9,
     "studies": 10,
-    "view": 10,
+    "viewer": 10,
     "cli": 11,
 }
 # A heavy dependency and the rooms that may import it.
@@ -83,8 +83,8 @@ DOORS = {
     "h5py": {"features"},
     "matplotlib": {"report"},
     "jinja2": {"report"},
-    "starlette": {"view"},
-    "uvicorn": {"view"},
+    "starlette": {"viewer"},
+    "uvicorn": {"viewer"},
     "typer": {"cli"},
     "rich": {"cli"},
 }

@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from histofast import tiling as tiling
     from histofast import tissue as tissue
     from histofast import transferability as transferability
-    from histofast import view as view
+    from histofast import viewer as viewer
     from histofast.comparison import SimilarityResult, compare, compare_features
     from histofast.encoders import Encoder
     from histofast.encoders import load as load_encoder
@@ -96,7 +96,7 @@ else:
             "tiling",
             "tissue",
             "transferability",
-            "view",
+            "viewer",
         ],
     )
 

@@ -86,7 +86,7 @@ def view(
     Prints the address of the page and shows it until Ctrl-C. Nothing leaves this machine. From elsewhere:
     ssh -L 8000:127.0.0.1:8000 MACHINE histofast view --port 8000 --no-browser ...
     """
-    from histofast.view import open_viewer
+    from histofast.viewer import open_viewer
 
     viewer = open_viewer(
         slides,

@@ -8,7 +8,7 @@ from typing import Any
 
 from histofast.slides import Slide
 from histofast.tissue import find_tissue
-from histofast.view.catalogue import Catalogue
+from histofast.viewer.catalogue import Catalogue
 
 _MOST_KEPT = 64
 _DECIMALS = 1  # of a level-0 pixel

@@ -21,9 +21,9 @@ from histofast._words import count, one_line
 from histofast.errors import SlideError
 from histofast.features import FeatureFile, open_features
 from histofast.slides import Slide, open_slide
-from histofast.view.blocks import Block
-from histofast.view.pyramid import Pyramid
-from histofast.view.tiles import IsWanted, Tiled, TileFile, Tiles
+from histofast.viewer.blocks import Block
+from histofast.viewer.pyramid import Pyramid
+from histofast.viewer.tiles import IsWanted, Tiled, TileFile, Tiles
 
 _log = log_of(__name__)
 

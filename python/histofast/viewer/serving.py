@@ -9,7 +9,7 @@ from typing import Self
 
 import uvicorn
 
-from histofast.view.guard import Guard
+from histofast.viewer.guard import Guard
 
 _WAIT_S = 5.0  # for what is still sent when it ends
 _MOST_CONNECTIONS = 512
@@ -49,16 +49,20 @@ class Server:
 
     def address(self, *, once: bool = False) -> str:
         """Return the address that opens the page; with `once` it does so one time."""
-        access = self._app.access
-        token = self._app.one_time.make() if once else access.token
-        return f"http://{self.host}:{self.port}{access.base_path}/?t={token}"
+        token = self._app.one_time.make() if once else self._app.access.token
+        return f"http://{self.host}:{self.port}{self._app.access.base_path}/?t={token}"
+
+    @property
+    def framed_path(self) -> str:
+        """The path of the page in a frame, which has the token in it; see `Access.in_path`."""
+        return f"{self._app.access.base_path}/t/{self._app.access.token}/"
 
     def is_up(self) -> bool:
         """Whether the server still answers."""
         return self._thread.is_alive()
 
     def __enter__(self) -> Self:
-        self._thread.start()
+        self.start()
         return self
 
     def __exit__(
@@ -68,6 +72,10 @@ class Server:
         traceback: TracebackType | None,
     ) -> None:
         self.stop()
+
+    def start(self) -> None:
+        """Begin to answer."""
+        self._thread.start()
 
     def stop(self) -> None:
         """End the server; what is being answered is."""

@@ -10,7 +10,7 @@ from histofast._tables import is_missing, read_table
 from histofast._words import count, counted, listed, one_line
 from histofast.features import find_features
 from histofast.patches import Job, list_jobs
-from histofast.view.catalogue import Catalogue, Entry
+from histofast.viewer.catalogue import Catalogue, Entry
 
 _PREFIXES = ("features_", "clam_", "stamp_")
 _INNER = ("h5_files", "pt_files")

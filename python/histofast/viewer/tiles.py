@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 from histofast.errors import TileError
 from histofast.slides import Slide, encode_tile
 from histofast.tiling import cut_patches
-from histofast.view.blocks import Abandoned, Block, Blocks
-from histofast.view.pyramid import TILE_PX, Pyramid
+from histofast.viewer.blocks import Abandoned, Block, Blocks
+from histofast.viewer.pyramid import TILE_PX, Pyramid
 
 QUALITY = 85
 GREY = (200, 200, 200)  # of what cannot be decoded

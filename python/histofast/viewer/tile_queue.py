@@ -10,8 +10,8 @@ from typing import TypeVar
 
 from starlette.requests import Request
 
-from histofast.view.blocks import Abandoned
-from histofast.view.tiles import IsWanted
+from histofast.viewer.blocks import Abandoned
+from histofast.viewer.tiles import IsWanted
 
 AT_A_TIME = 8
 MOST_WAITING = 200

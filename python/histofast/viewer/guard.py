@@ -42,12 +42,15 @@ class Access:
         hosts: names of hosts that a request may be to; those of a proxy too, where there is one.
         base_path: what addresses begin with behind a proxy, "" or such as "/user/me/proxy/8000".
         framed_by: origins whose pages may show ours in a frame; () for none.
+        in_path: whether addresses may begin with /t/TOKEN/ instead of a cookie, which browsers keep from
+            frames in pages of another site (notebooks).
     """
 
     token: str = field(default_factory=lambda: secrets.token_urlsafe(_TOKEN_BYTES))
     hosts: Collection[str] = LOCAL
     base_path: str = ""
     framed_by: tuple[str, ...] = ()
+    in_path: bool = False
 
     @property
     def cookie(self) -> str:
@@ -106,7 +109,10 @@ class Guard:
             return
         path = _below(scope["path"], self.access.base_path)
         cookies: list[bytes] = []
-        if not self._has_cookie(scope):
+        inner = self._below_token(path)
+        if inner is not None:
+            path = inner
+        elif not self._has_cookie(scope):
             if path != "/" or not self._opens(scope):
                 await _refuse(
                     send, 403, "the token is missing: open the address that the command has printed"
@@ -137,6 +143,13 @@ class Guard:
         if not length.isdigit() or len(length) > 12 or int(length) > MOST_BODY_BYTES:
             return 413, f"the body must have at most {MOST_BODY_BYTES} bytes"
         return None
+
+    def _below_token(self, path: str) -> str | None:
+        """Return a path without the token before it; None where there is none."""
+        if not self.access.in_path or not path.startswith("/t/"):
+            return None
+        token, _, inner = path[len("/t/") :].partition("/")
+        return f"/{inner}" if self.access.is_token(token) else None
 
     def _has_cookie(self, scope: Scope) -> bool:
         text = _first_headers(scope).get(b"cookie", b"").decode("latin-1")

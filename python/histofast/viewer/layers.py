@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from numpy.typing import NDArray
 
-from histofast.view.catalogue import Catalogue
+from histofast.viewer.catalogue import Catalogue
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -20,7 +20,7 @@ class Layer:
         name: as it is shown.
         group: of layers that belong together.
         kind: numbers, indices of `categories`, or colours.
-        low, high: what the colours of a scalar begin and end with.
+        low, high: what the colours of a scalar begin and end with; None: its least and greatest value.
         categories: their names.
         note: what to know of it.
     """
@@ -29,8 +29,8 @@ class Layer:
     name: str
     group: str
     kind: Literal["scalar", "category", "colour"] = "scalar"
-    low: float = 0.0
-    high: float = 1.0
+    low: float | None = None
+    high: float | None = None
     categories: tuple[str, ...] | None = None
     note: str | None = None
 
@@ -44,7 +44,7 @@ class Layers:
         """Look up what there is; nothing heavy is computed."""
         self._catalogue = catalogue
 
-    def about_run(self) -> dict[str, Any] | None:
+    def run_told(self) -> dict[str, Any] | None:
         """Return name, classes and folds of the run, None without one."""
         return None
 
@@ -59,6 +59,13 @@ class Layers:
             KeyError: the slide has no such layer.
         """
         raise KeyError(layer_id)
+
+    def notes(self, index: int) -> list[str]:
+        """Say why a slide lacks layers."""
+        return []
+
+    def close(self) -> None:
+        """Let go of what is kept."""
 
     def prediction(self, index: int) -> dict[str, Any] | None:
         """Return what the run says of a slide: classes, their probabilities, the likeliest."""

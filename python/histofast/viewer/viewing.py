@@ -12,11 +12,11 @@ from histofast._lazy import is_installed
 from histofast._numbers import whole_number
 from histofast._words import one_line
 from histofast.errors import missing_extra
-from histofast.view.listing import list_catalogue
+from histofast.viewer.listing import list_catalogue
 
 if TYPE_CHECKING:
-    from histofast.view.catalogue import Catalogue
-    from histofast.view.serving import Server
+    from histofast.viewer.catalogue import Catalogue
+    from histofast.viewer.serving import Server
 
 LOOPBACK = "127.0.0.1"
 _MOST_PORT = 65535
@@ -74,7 +74,7 @@ def open_viewer(
         port: to listen at; 0: one that is free.
         base_path: what a proxy puts before the paths, such as /user/me/proxy/8000.
         allow_hosts: names of hosts that a proxy is asked by, beside 127.0.0.1 and localhost.
-        framed_by: origins whose pages may show this one in a frame.
+        framed_by: origins whose pages may show this one in a frame, at `Server.framed_path`.
         open_to_network: take another `host` than this machine alone.
         words: puts an error for the page; the command line's own flags, say.
 
@@ -100,17 +100,22 @@ def open_viewer(
         anonymous=anonymous,
         words=words,
     )
-    from histofast.view.app import make_app
-    from histofast.view.guard import Access
-    from histofast.view.layers import Layers
-    from histofast.view.serving import Server
+    from histofast.viewer.app import make_app
+    from histofast.viewer.guard import Access
+    from histofast.viewer.layers import Layers
+    from histofast.viewer.serving import Server
 
     layers = Layers(
         listed.catalogue,
         run=None if run is None else path_of("run", run),
         explain=None if explain is None else path_of("explain", explain),
     )
-    access = Access(hosts=hosts, base_path=base_path.rstrip("/"), framed_by=tuple(framed_by))
+    access = Access(
+        hosts=hosts,
+        base_path=base_path.rstrip("/"),
+        framed_by=tuple(framed_by),
+        in_path=bool(framed_by),
+    )
     app = make_app(
         listed.catalogue,
         layers,

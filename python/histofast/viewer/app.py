@@ -24,15 +24,15 @@ from histofast import __version__
 from histofast._notes import log_of
 from histofast.errors import FeatureError, HistofastError
 from histofast.features import FeatureFile
-from histofast.view.blocks import Abandoned
-from histofast.view.catalogue import Catalogue, Entry
-from histofast.view.guard import Access, Guard
-from histofast.view.layers import Layers
-from histofast.view.outlines import Outlines
-from histofast.view.pages import Pages
-from histofast.view.pyramid import TILE_PX
-from histofast.view.tile_queue import Crowded, TileQueue
-from histofast.view.tiles import QUALITY
+from histofast.viewer.blocks import Abandoned
+from histofast.viewer.catalogue import Catalogue, Entry
+from histofast.viewer.guard import Access, Guard
+from histofast.viewer.layers import Layers
+from histofast.viewer.outlines import Outlines
+from histofast.viewer.pages import Pages
+from histofast.viewer.pyramid import TILE_PX
+from histofast.viewer.tile_queue import Crowded, TileQueue
+from histofast.viewer.tiles import QUALITY
 
 _log = log_of(__name__)
 
@@ -83,7 +83,7 @@ class _Viewer:
                 "title": self.catalogue.title,
                 "anonymous": self.catalogue.anonymous,
                 "can_export": self.export is not None,
-                "run": self.layers.about_run(),
+                "run": self.layers.run_told(),
                 "cohort": with_features > 1,
             }
         )
@@ -123,6 +123,7 @@ class _Viewer:
                 return JSONResponse(about)
             about["patches"], note = self._patches(entry)
             about["notes"] = [*self.catalogue.notes(entry.index), *([note] if note else [])]
+            about["notes"] += self.layers.notes(entry.index)
             if about["patches"] is not None:
                 about["layers"] = [_as_json(layer) for layer in self.layers.of(entry.index)]
         return JSONResponse(about)
@@ -250,6 +251,7 @@ def make_app(
     async def lifespan(app: Starlette) -> Any:
         yield
         viewer.queue.close()
+        viewer.layers.close()
         catalogue.close()
 
     slide = "/api/slide/{index:int}"

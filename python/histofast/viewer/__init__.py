@@ -1,0 +1,39 @@
+"""Slides, what networks see in them and how patches are alike, in a browser. The door to starlette, uvicorn.
+
+A server on this machine (`app`, behind `guard`) gives a page (`static/`) tiles, places and values of patches.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from histofast._lazy import attach
+
+if TYPE_CHECKING:
+    from histofast.viewer.catalogue import Catalogue, Entry
+    from histofast.viewer.guard import Access
+    from histofast.viewer.layers import Layer, Layers
+    from histofast.viewer.listing import list_catalogue
+    from histofast.viewer.viewing import Viewer, open_viewer
+else:
+    __getattr__, __dir__ = attach(
+        __name__,
+        {
+            "histofast.viewer.catalogue": ["Catalogue", "Entry"],
+            "histofast.viewer.guard": ["Access"],
+            "histofast.viewer.layers": ["Layer", "Layers"],
+            "histofast.viewer.listing": ["list_catalogue"],
+            "histofast.viewer.viewing": ["Viewer", "open_viewer"],
+        },
+    )
+
+__all__ = [
+    "Access",
+    "Catalogue",
+    "Entry",
+    "Layer",
+    "Layers",
+    "Viewer",
+    "list_catalogue",
+    "open_viewer",
+]
