@@ -1,0 +1,89 @@
+// The list of slides: those in error first, found by name, label or prediction.
+
+import { tileUrl } from "./api.js";
+import { byId, count, el, fill, plural, share } from "./words.js";
+
+export class SlideList {
+  constructor(slides, open) {
+    Object.assign(this, { slides, open });
+    const failed = (slide) => (slide.error ? 0 : 1);
+    this.shown = this.sorted = [...slides].sort((a, b) => failed(a) - failed(b) || a.id - b.id);
+    this.rows = new Map(this.sorted.map((slide) => [slide.id, this.row(slide)]));
+    this.input = byId("search");
+    this.input.oninput = () => this.filter();
+    this.input.onkeydown = (event) => this.step(event, -1);
+    this.waiting = new Set();
+    this.seen = new IntersectionObserver((entries) => this.want(entries), { root: byId("list") });
+    this.filter();
+  }
+
+  row(slide) {
+    const said = slide.prediction;
+    const picture = el("span", { class: "thumb" });
+    const row = el("button", { class: slide.error ? "slide failed" : "slide", onclick: () => this.open(slide.id) },
+      picture,
+      el("span", { class: "about" },
+        el("span", { class: "name", title: slide.name }, slide.name),
+        slide.error
+          ? el("span", { class: "error" }, slide.error)
+          : el("span", { class: "facts" },
+            slide.patches === null ? null : plural(slide.patches, "patch"),
+            slide.label === null ? null : el("span", { class: "label" }, slide.label),
+            said && el("span", { class: slide.label !== null && said.class !== slide.label ? "said wrong" : "said" }, `${said.class} ${share(highest(said))}`))));
+    row.onkeydown = (event) => this.step(event, this.shown.indexOf(slide));
+    Object.assign(row, { slide, picture });
+    return row;
+  }
+
+  step(event, at) { // arrows walk the list
+    const by = { ArrowDown: 1, ArrowUp: -1 }[event.key];
+    if (!by) return;
+    event.preventDefault();
+    event.stopPropagation();
+    const next = this.shown[at + by];
+    (next ? this.rows.get(next.id) : this.input).focus();
+  }
+
+  filter() {
+    const words = this.input.value.toLowerCase().split(/\s+/).filter(Boolean);
+    const text = ({ name, label, prediction, error }) => [name, label, prediction?.class, error && "error"].join(" ").toLowerCase();
+    this.shown = this.sorted.filter((slide) => words.every((word) => text(slide).includes(word)));
+    fill(byId("list"), ...this.shown.map((slide) => el("li", {}, this.rows.get(slide.id))));
+    const failed = this.slides.filter((slide) => slide.error).length;
+    byId("found").textContent = words.length ? `${count(this.shown.length)} of ${plural(this.slides.length, "slide")}` : plural(this.slides.length, "slide") + (failed ? `, ${failed} in error` : "");
+  }
+
+  mark(id) {
+    for (const row of this.rows.values()) row.setAttribute("aria-current", row.slide.id === id);
+    this.rows.get(id)?.scrollIntoView({ block: "nearest" });
+  }
+
+  neighbour(id, by) { // id of the next one that can be opened, as the list stands
+    const open = this.shown.filter((slide) => !slide.error || slide.id === id);
+    return open[open.findIndex((slide) => slide.id === id) + by]?.id;
+  }
+
+  // Small pictures come one at a time, once the slide itself is there, and only of rows in sight.
+  pictures() {
+    for (const row of this.rows.values()) if (!row.slide.error) this.seen.observe(row);
+  }
+
+  want(entries) {
+    for (const { target, isIntersecting } of entries) isIntersecting ? this.waiting.add(target) : this.waiting.delete(target);
+    this.next();
+  }
+
+  next() {
+    const [row] = this.waiting;
+    if (!row || this.loading) return;
+    this.waiting.delete(row);
+    this.seen.unobserve(row);
+    this.loading = el("img", { alt: "", src: tileUrl(row.slide.id, 0, 0, 0) });
+    this.loading.onload = () => row.picture.append(this.loading);
+    const done = () => { this.loading = null; this.next(); };
+    this.loading.addEventListener("load", done);
+    this.loading.addEventListener("error", done);
+  }
+}
+
+export const highest = ({ p }) => (Array.isArray(p) ? Math.max(...p) : p);
