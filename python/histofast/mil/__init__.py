@@ -20,6 +20,7 @@ from histofast.mil.end_to_end import backward
 from histofast.mil.finetuning import finetune
 from histofast.mil.fold_training import TrainProgress, train_fold
 from histofast.mil.fold_tuning import FineTuneConfig, FineTuneProgress
+from histofast.mil.looking import Look, Looker
 from histofast.mil.measuring import evaluate
 from histofast.mil.models import create, names
 from histofast.mil.pixels import sample_of_run
@@ -40,6 +41,8 @@ __all__ = [
     "FineTuneConfig",
     "FineTuneProgress",
     "FineTuned",
+    "Look",
+    "Looker",
     "PositionEncoding",
     "Predictions",
     "Run",

@@ -43,6 +43,7 @@ class BagModel(nn.Module):
     Attributes:
         name: what `create` knows it by.
         attends: whether it tells the share of each patch, `attention`.
+        scores_patches: whether it tells what it says of each patch alone, `patch_outputs`.
         d: width of the features.
         outputs: c, the classes, or 1 for a value or a log risk.
         options: all of its options, also those left at their defaults; plain JSON values with which
@@ -51,6 +52,7 @@ class BagModel(nn.Module):
 
     name: ClassVar[str]
     attends: ClassVar[bool] = True
+    scores_patches: ClassVar[bool] = True
     least_outputs: ClassVar[int] = 1
 
     def __init__(self, d: int, outputs: int) -> None:

@@ -160,6 +160,7 @@ class TransMil(BagModel):
     """
 
     name = "transmil"
+    scores_patches = False
 
     def __init__(
         self,

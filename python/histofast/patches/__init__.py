@@ -12,7 +12,7 @@ from histofast.patches.pictures import (
     Pictures,
     read_pictures,
 )
-from histofast.patches.rows import PatchReader
+from histofast.patches.rows import PatchReader, read_rows
 from histofast.patches.sample import (
     IMAGE_SUFFIXES,
     MOST_SLIDES,
@@ -76,6 +76,7 @@ __all__ = [
     "measured_rows",
     "read_patch_table",
     "read_pictures",
+    "read_rows",
     "sample_patches",
     "select_shard",
     "split_rows",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Executor, ThreadPoolExecutor
 from pathlib import Path
 from typing import Self
 
@@ -21,6 +21,80 @@ from histofast.patches.stream import iter_patches
 from histofast.patches.tables import PatchBag, PatchImages
 from histofast.slides import Slide, srgb_table
 from histofast.tiling import PatchPlan
+
+
+def read_rows(
+    slide: Slide, file: FeatureFile, rows: NDArray[np.int64], *, workers: Executor | None = None
+) -> NDArray[np.uint8]:
+    """Return (k, p, p, 3) uint8: what the encoder saw of an open slide for rows of its feature file.
+
+    Args:
+        slide: open, of any name.
+        file: its feature file.
+        rows: (k,).
+        workers: threads that decode; one per available CPU when None.
+
+    Raises:
+        FeatureError: the file is of another slide, or `extract` has not written it.
+        SlideError, TileError: pixels that cannot be read.
+    """
+    _check_ours(file)
+    assert file.identity is not None
+    if slide.identity != file.identity.get("slide"):
+        raise _of_another(file, slide.path)
+    return _rows_of(slide, file, rows, workers=workers)
+
+
+def _rows_of(
+    slide: Slide, file: FeatureFile, rows: NDArray[np.int64], *, workers: Executor | None
+) -> NDArray[np.uint8]:
+    assert file.identity is not None
+    assert file.coords is not None
+    assert file.patch_l0 is not None
+    made_of = file.identity
+    level = int(file.attributes["level"])
+    plan = PatchPlan(
+        coords_l0=file.coords[rows],
+        tissue_fraction=np.ones(len(rows), np.float32),
+        patch_px=int(file.attributes["patch_size"]),
+        patch_l0=file.patch_l0,
+        overlap_px=int(file.attributes["overlap"]),
+        mpp=float(file.attributes["mpp"]),
+        level=level,
+        level_downsample=slide.levels[level].downsample,
+        grid=(0, 0),
+        identity={},
+        resample=made_of.get("resample", "area"),
+    )
+    pixels = np.concatenate([pixels for pixels, _ in iter_patches(slide, plan, workers=workers)])
+    profile = slide.icc_profile if "icc" in made_of else b""
+    if profile:
+        table = srgb_table(profile, of=str(slide.path))
+        pixels = table.apply(pixels, threads=available_cpus())
+    return _stained(pixels, file)
+
+
+def _stained(pixels: NDArray[np.uint8], file: FeatureFile) -> NDArray[np.uint8]:
+    """Change the colours as those of the file's patches were."""
+    text = file.attributes.get("stain_map")
+    if text is None:
+        return pixels
+    try:
+        return StainMap.of_text(str(text)).apply(pixels, threads=available_cpus())
+    except ValueError as error:
+        raise FeatureError(f"{file.path}: {error}: extract it again") from error
+
+
+def _check_ours(file: FeatureFile) -> None:
+    if file.identity is None:
+        raise FeatureError(
+            f"{file.path} must be of histofast extract, to find its patches again, got a file "
+            "of other software"
+        )
+
+
+def _of_another(file: FeatureFile, path: Path) -> FeatureError:
+    return FeatureError(f"{file.path} was made of another file than {path}: extract it again")
 
 
 class PatchReader:
@@ -72,54 +146,17 @@ class PatchReader:
                 file that `extract` has not written.
             SlideError, TileError: pixels that cannot be read.
         """
-        if file.identity is None:
-            raise FeatureError(
-                f"{file.path} must be of histofast extract, to find its patches again, got a file "
-                "of other software"
-            )
+        _check_ours(file)
+        assert file.identity is not None
         name = str(file.attributes.get("name", file.path.stem))
         job = self._jobs.get(name)
         if job is None:
             raise FeatureError(f"{file.path} was made of {name}, which is not among the slides")
-        read = self._of_slide if job.bag is None else self._of_bag
-        pixels = read(job, file, rows)
-        text = file.attributes.get("stain_map")
-        if text is None:
-            return pixels
-        try:
-            return StainMap.of_text(str(text)).apply(pixels, threads=available_cpus())
-        except ValueError as error:
-            raise FeatureError(f"{file.path}: {error}: extract it again") from error
-
-    def _of_slide(self, job: Job, file: FeatureFile, rows: NDArray[np.int64]) -> NDArray[np.uint8]:
-        assert file.identity is not None
-        assert file.coords is not None
-        assert file.patch_l0 is not None
-        made_of = file.identity
-        with job.open(mpp=made_of.get("level0_mpp")) as slide:
-            self._check_same(job, slide, file, made_of.get("slide"))
-            level = int(file.attributes["level"])
-            coords_l0 = file.coords[rows]
-            plan = PatchPlan(
-                coords_l0=coords_l0,
-                tissue_fraction=np.ones(len(rows), np.float32),
-                patch_px=int(file.attributes["patch_size"]),
-                patch_l0=file.patch_l0,
-                overlap_px=int(file.attributes["overlap"]),
-                mpp=float(file.attributes["mpp"]),
-                level=level,
-                level_downsample=slide.levels[level].downsample,
-                grid=(0, 0),
-                identity={},
-                resample=made_of.get("resample", "area"),
-            )
-            pixels = np.concatenate(
-                [pixels for pixels, _ in iter_patches(slide, plan, workers=self._pool)]
-            )
-            profile = slide.icc_profile if "icc" in made_of else b""
-        if not profile:
-            return pixels
-        return srgb_table(profile, of=str(job.path)).apply(pixels, threads=available_cpus())
+        if job.bag is not None:
+            return _stained(self._of_bag(job, file, rows), file)
+        with job.open(mpp=file.identity.get("level0_mpp")) as slide:
+            self._check_same(job, slide, file, file.identity.get("slide"))
+            return _rows_of(slide, file, rows, workers=self._pool)
 
     def _of_bag(self, job: Job, file: FeatureFile, rows: NDArray[np.int64]) -> NDArray[np.uint8]:
         assert file.identity is not None
@@ -147,9 +184,7 @@ class PatchReader:
             return
         identity = found.identity
         if identity != wanted:
-            raise FeatureError(
-                f"{file.path} was made of another file than {job.path}: extract it again"
-            )
+            raise _of_another(file, job.path)
         self._identities[job.name] = identity
 
     def close(self) -> None:
