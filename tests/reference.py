@@ -993,3 +993,26 @@ def attention_on(attention, corners, side, onto, onto_side):
         ]
         found.append(np.dot(shares, attention) / sum(shares) if sum(shares) else 0.0)
     return np.array(found)
+
+
+def most_alike(features, row, *, k):
+    """Rows of the highest cosines to one row, ties by row, and these; zero and not finite rows have none."""
+    wide = np.asarray(features, np.float64)
+    is_whole = np.isfinite(wide).all(axis=1) & (np.nan_to_num(wide) != 0).any(axis=1)
+    rows = np.array([i for i in np.flatnonzero(is_whole) if i != row], np.int64)
+    lengths = np.sqrt((wide[rows] ** 2).sum(axis=1))
+    # Each product by itself: equal rows must have equal cosines.
+    cosines = np.array([(wide[i] * wide[row]).sum() for i in rows]) / lengths
+    cosines = cosines / np.sqrt((wide[row] ** 2).sum())
+    order = np.argsort(-cosines, kind="stable")[:k]
+    return rows[order], cosines[order]
+
+
+def colours(features, sample):
+    """(n, 3) light of red, green and blue: along the sample's principal axes, its 1 % to its 99 % quantile."""
+    wide = sample.astype(np.float64)
+    _, _, axes = np.linalg.svd(wide - wide.mean(axis=0), full_matrices=False)
+    axes = axes[:3] * [[np.sign(axis[np.abs(axis).argmax()])] for axis in axes[:3]]
+    low, high = np.quantile((wide - wide.mean(axis=0)) @ axes.T, [0.01, 0.99], axis=0)
+    along = (features.astype(np.float64) - wide.mean(axis=0)) @ axes.T
+    return np.rint(255 * np.clip((along - low) / (high - low), 0, 1)).astype(int)

@@ -10,6 +10,11 @@ from typing import TYPE_CHECKING
 from histofast._lazy import attach
 
 if TYPE_CHECKING:
+    from histofast.viewer import clusters as clusters
+    from histofast.viewer import colours as colours
+    from histofast.viewer import keeping as keeping
+    from histofast.viewer import maps as maps
+    from histofast.viewer import neighbours as neighbours
     from histofast.viewer.catalogue import Catalogue, Entry
     from histofast.viewer.guard import Access
     from histofast.viewer.layers import Layer, Layers
@@ -25,6 +30,13 @@ else:
             "histofast.viewer.listing": ["list_catalogue"],
             "histofast.viewer.viewing": ["Viewer", "open_viewer"],
         },
+        rooms=[
+            "clusters",
+            "colours",
+            "keeping",
+            "maps",
+            "neighbours",
+        ],
     )
 
 __all__ = [
@@ -34,6 +46,11 @@ __all__ = [
     "Layer",
     "Layers",
     "Viewer",
+    "clusters",
+    "colours",
+    "keeping",
     "list_catalogue",
+    "maps",
+    "neighbours",
     "open_viewer",
 ]
