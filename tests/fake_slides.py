@@ -7,6 +7,8 @@ from collections import Counter
 from pathlib import Path
 
 import numpy as np
+import openslide
+from PIL import Image
 
 from histofast.errors import TileError
 from histofast.slides import Level, Slide
@@ -60,3 +62,46 @@ def noise(height, width, seed=0):
     rng = np.random.default_rng(seed)
     coarse = rng.integers(0, 256, (height // 4 + 2, width // 4 + 2, 3))
     return np.kron(coarse, np.ones((4, 4, 1)))[:height, :width].astype(np.uint8)
+
+
+class FakeOpenSlide:
+    """What the door uses of openslide.OpenSlide: an MRXS-like canvas with a scanned part.
+
+    Level-0 pixel (x, y) is (x % 256, y % 256, 7), half transparent for x < 2100.
+    """
+
+    opened = 0
+    broken_at: tuple[int, int] | None = None
+
+    def __init__(self, path: Path) -> None:
+        type(self).opened += 1
+        self.failed = False
+        self.properties = {
+            "openslide.vendor": "mirax",
+            "openslide.mpp-x": "0.25",
+            "openslide.mpp-y": "0.25",
+            "openslide.objective-power": "40",
+            "openslide.background-color": "0A141E",
+            "openslide.bounds-x": "2000",
+            "openslide.bounds-y": "1000",
+            "openslide.bounds-width": "1500",
+            "openslide.bounds-height": "800",
+        }
+        self.level_dimensions = ((5000, 4000), (2500, 2000), (1250, 1000))
+        self.level_downsamples = (1.0, 2.0, 4.0)
+
+    def read_region(self, location, level, size):
+        assert self.properties, "read after close"
+        factor = int(self.level_downsamples[level])
+        if self.failed or location == self.broken_at:
+            self.failed = True
+            raise openslide.OpenSlideError("Cannot read\nraw tile")
+        x = location[0] + np.arange(size[0]) * factor
+        y = location[1] + np.arange(size[1]) * factor
+        rgba = np.zeros((size[1], size[0], 4), np.uint8)
+        rgba[..., 0], rgba[..., 1], rgba[..., 2] = x[None, :] % 256, y[:, None] % 256, 7
+        rgba[..., 3] = np.where(x < 2100, 128, 255)[None, :]
+        return Image.fromarray(rgba, "RGBA")
+
+    def close(self) -> None:
+        self.properties = {}

@@ -43,6 +43,24 @@ def cut_patch(
     return np.einsum("ih,hwc,jw->ijc", rows, level.astype(np.float64), columns, optimize=True)
 
 
+def zoomed(levels: list[np.ndarray], downsamples: list[float], scale: int) -> np.ndarray:
+    """(h, w, 3) float64: a slide of `levels` (h, w, 3) made `scale` = 1, 2, 4 ... times smaller, sizes rounded up.
+
+    A pixel is the mean of what it covers on the coarsest level that is at most 1 % coarser than asked for;
+    where that is more than twice as fine, of what it covers at half the scale.
+    """
+    index = max(
+        (i for i, d in enumerate(downsamples) if d <= 1.01 * scale), key=lambda i: downsamples[i]
+    )
+    source, reduction = levels[index], scale / downsamples[index]
+    if reduction > 2.02:
+        source, reduction = zoomed(levels, downsamples, scale // 2), 2.0
+    height, width = (-(-side // scale) for side in levels[0].shape[:2])
+    rows = axis_weights(0, height * reduction, height, source.shape[0])
+    columns = axis_weights(0, width * reduction, width, source.shape[1])
+    return np.einsum("ih,hwc,jw->ijc", rows, source.astype(np.float64), columns, optimize=True)
+
+
 def resize_image(image, size, resample):
     """(p, q, 3) float64: `image` (h, w, 3) as Pillow resizes it, before anything is rounded.
 

@@ -27,6 +27,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 import slide_files as files
+from fake_slides import FakeOpenSlide
 from histofast.errors import SlideError, TileError
 from histofast.slides import (
     SLIDE_SUFFIXES,
@@ -710,49 +711,6 @@ def test_flat_pictures_are_not_taken_for_damage():
 
 
 # --- OpenSlide ------------------------------------------------------------------------------------
-
-
-class FakeOpenSlide:
-    """What the door uses of openslide.OpenSlide: an MRXS-like canvas with a scanned part.
-
-    Level-0 pixel (x, y) is (x % 256, y % 256, 7), half transparent for x < 2100.
-    """
-
-    opened = 0
-    broken_at: tuple[int, int] | None = None
-
-    def __init__(self, path: Path) -> None:
-        type(self).opened += 1
-        self.failed = False
-        self.properties = {
-            "openslide.vendor": "mirax",
-            "openslide.mpp-x": "0.25",
-            "openslide.mpp-y": "0.25",
-            "openslide.objective-power": "40",
-            "openslide.background-color": "0A141E",
-            "openslide.bounds-x": "2000",
-            "openslide.bounds-y": "1000",
-            "openslide.bounds-width": "1500",
-            "openslide.bounds-height": "800",
-        }
-        self.level_dimensions = ((5000, 4000), (2500, 2000), (1250, 1000))
-        self.level_downsamples = (1.0, 2.0, 4.0)
-
-    def read_region(self, location, level, size):
-        assert self.properties, "read after close"
-        factor = int(self.level_downsamples[level])
-        if self.failed or location == self.broken_at:
-            self.failed = True
-            raise openslide.OpenSlideError("Cannot read\nraw tile")
-        x = location[0] + np.arange(size[0]) * factor
-        y = location[1] + np.arange(size[1]) * factor
-        rgba = np.zeros((size[1], size[0], 4), np.uint8)
-        rgba[..., 0], rgba[..., 1], rgba[..., 2] = x[None, :] % 256, y[:, None] % 256, 7
-        rgba[..., 3] = np.where(x < 2100, 128, 255)[None, :]
-        return Image.fromarray(rgba, "RGBA")
-
-    def close(self) -> None:
-        self.properties = {}
 
 
 @pytest.fixture
