@@ -86,7 +86,7 @@ def view(
     Prints the address of the page and shows it until Ctrl-C. Nothing leaves this machine. From elsewhere:
     ssh -L 8000:127.0.0.1:8000 MACHINE histofast view --port 8000 --no-browser ...
     """
-    from histofast.viewer import open_viewer
+    from histofast.viewer import Listening, open_viewer
 
     viewer = open_viewer(
         slides,
@@ -99,11 +99,13 @@ def view(
         recursive=recursive,
         mpp_override=mpp_override,
         anonymous=anonymous,
-        host=host,
-        port=port,
-        base_path=base_path,
-        allow_hosts=allow_host or [],
-        open_to_network=open_to_network,
+        listening=Listening(
+            host=host,
+            port=port,
+            base_path=base_path,
+            allow_hosts=allow_host or (),
+            open_to_network=open_to_network,
+        ),
         words=_in_flags(),
     )
     with viewer.server as server:

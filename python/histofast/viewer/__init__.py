@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from histofast.viewer.guard import Access
     from histofast.viewer.layers import Layer, Layers
     from histofast.viewer.listing import list_catalogue
-    from histofast.viewer.viewing import Viewer, open_viewer
+    from histofast.viewer.viewing import Listening, Viewer, open_viewer
 else:
     __getattr__, __dir__ = attach(
         __name__,
@@ -28,7 +28,7 @@ else:
             "histofast.viewer.guard": ["Access"],
             "histofast.viewer.layers": ["Layer", "Layers"],
             "histofast.viewer.listing": ["list_catalogue"],
-            "histofast.viewer.viewing": ["Viewer", "open_viewer"],
+            "histofast.viewer.viewing": ["Listening", "Viewer", "open_viewer"],
         },
         rooms=[
             "clusters",
@@ -45,6 +45,7 @@ __all__ = [
     "Entry",
     "Layer",
     "Layers",
+    "Listening",
     "Viewer",
     "clusters",
     "colours",

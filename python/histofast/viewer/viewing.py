@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +13,7 @@ from histofast._lazy import is_installed
 from histofast._numbers import whole_number
 from histofast._words import one_line
 from histofast.errors import missing_extra
+from histofast.viewer.guard import Access
 from histofast.viewer.listing import list_catalogue
 
 if TYPE_CHECKING:
@@ -20,6 +22,55 @@ if TYPE_CHECKING:
 
 LOOPBACK = "127.0.0.1"
 _MOST_PORT = 65535
+_PATH = re.compile(r"(/[\w.~%@+-]+)+/?", re.ASCII)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Listening:
+    """Where the server listens, and who may ask.
+
+    Attributes:
+        host: address to listen at.
+        port: to listen at; 0: one that is free.
+        base_path: what a proxy puts before the paths, such as /user/me/proxy/8000.
+        allow_hosts: names that a proxy is asked by, beside 127.0.0.1 and localhost.
+        framed_by: origins whose pages may show this one in a frame, at `Server.framed_path`.
+        open_to_network: take another `host` than this machine alone.
+
+    Raises:
+        TypeError, ValueError: a host, port or path that cannot be.
+    """
+
+    host: str = LOOPBACK
+    port: int = 0
+    base_path: str = ""
+    allow_hosts: Sequence[str] = ()
+    framed_by: Sequence[str] = ()
+    open_to_network: bool = False
+
+    def __post_init__(self) -> None:
+        """Refuse what other machines could reach unasked."""
+        whole_number("port", self.port, at_least=0, at_most=_MOST_PORT)
+        if self.base_path and not _PATH.fullmatch(self.base_path):
+            raise ValueError(
+                f"base_path must be a path such as /user/me/proxy/8000, got {self.base_path}"
+            )
+        if self.host not in (LOOPBACK, "localhost") and not self.open_to_network:
+            raise ValueError(
+                f"host must be {LOOPBACK}, got {self.host}, where everybody in the network can ask: leave it, "
+                f"and run ssh -L 8000:{LOOPBACK}:8000 where the browser is, with port=8000 here, or say "
+                "open_to_network=True"
+            )
+
+    def access(self) -> Access:
+        """Return who may ask, with a new token."""
+        names = (LOOPBACK, "localhost", self.host, *self.allow_hosts)
+        return Access(
+            hosts=frozenset(name.lower() for name in names),
+            base_path=self.base_path.rstrip("/"),
+            framed_by=tuple(self.framed_by),
+            in_path=bool(self.framed_by),
+        )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -49,12 +100,7 @@ def open_viewer(
     recursive: bool = False,
     mpp_override: float | None = None,
     anonymous: bool = False,
-    host: str = LOOPBACK,
-    port: int = 0,
-    base_path: str = "",
-    allow_hosts: Sequence[str] = (),
-    framed_by: Sequence[str] = (),
-    open_to_network: bool = False,
+    listening: Listening | None = None,
     words: Callable[[object], str] = one_line,
 ) -> Viewer:
     """Get ready to show slides in a browser.
@@ -70,26 +116,19 @@ def open_viewer(
         recursive: look for slides in sub-folders too.
         mpp_override: level-0 um per pixel, instead of what the slides say.
         anonymous: show numbers instead of names.
-        host: address to listen at.
-        port: to listen at; 0: one that is free.
-        base_path: what a proxy puts before the paths, such as /user/me/proxy/8000.
-        allow_hosts: names of hosts that a proxy is asked by, beside 127.0.0.1 and localhost.
-        framed_by: origins whose pages may show this one in a frame, at `Server.framed_path`.
-        open_to_network: take another `host` than this machine alone.
+        listening: where and for whom; on this machine, for who has the token, when None.
         words: puts an error for the page; the command line's own flags, say.
 
     Raises:
-        ModuleNotFoundError: starlette or uvicorn is not installed.
-        FileNotFoundError, SlideError, FeatureError, TypeError, ValueError: as `list_catalogue`; a host,
-            port or path that cannot be.
+        ModuleNotFoundError: starlette or uvicorn is not installed; torch, for a run.
+        FileNotFoundError, SlideError, FeatureError, ModelError, TypeError, ValueError: as `list_catalogue`
+            and `Layers`; a port that is taken.
     """
     for module in ("starlette", "uvicorn"):
         if not is_installed(module):
             raise missing_extra(module, by="histofast view", extra="view")
-    hosts = _hosts(host, allow_hosts, open_to_network=open_to_network)
-    port = whole_number("port", port, at_least=0, at_most=_MOST_PORT)
-    if base_path and not base_path.startswith("/"):
-        raise ValueError(f"base_path must begin with a slash, got {base_path}")
+    listening = listening or Listening()
+    to = None if export is None else _folder(path_of("export", export))
     listed = list_catalogue(
         slides,
         features=features,
@@ -101,39 +140,13 @@ def open_viewer(
         words=words,
     )
     from histofast.viewer.app import make_app
-    from histofast.viewer.guard import Access
     from histofast.viewer.layers import Layers
     from histofast.viewer.serving import Server
 
-    layers = Layers(
-        listed.catalogue,
-        run=None if run is None else path_of("run", run),
-        explain=None if explain is None else path_of("explain", explain),
-    )
-    access = Access(
-        hosts=hosts,
-        base_path=base_path.rstrip("/"),
-        framed_by=tuple(framed_by),
-        in_path=bool(framed_by),
-    )
-    app = make_app(
-        listed.catalogue,
-        layers,
-        access=access,
-        export=None if export is None else _folder(path_of("export", export)),
-    )
-    server = Server(app, host=host, port=port)
+    layers = Layers(listed.catalogue, run=run, explain=explain)
+    app = make_app(listed.catalogue, layers, access=listening.access(), export=to)
+    server = Server(app, host=listening.host, port=listening.port)
     return Viewer(server=server, catalogue=listed.catalogue, notes=listed.notes)
-
-
-def _hosts(host: str, allowed: Sequence[str], *, open_to_network: bool) -> frozenset[str]:
-    """Return the names that requests may be to; refuse to listen to other machines unasked."""
-    if host not in (LOOPBACK, "localhost") and not open_to_network:
-        raise ValueError(
-            f"host must be {LOOPBACK}, got {host}, where everybody in the network can ask: reach this machine "
-            f"by ssh -L 8000:{LOOPBACK}:8000 with port=8000, or say open_to_network=True"
-        )
-    return frozenset(name.lower() for name in (LOOPBACK, "localhost", host, *allowed))
 
 
 def _folder(path: Path) -> Path:
