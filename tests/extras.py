@@ -27,9 +27,11 @@ REMEDIES = {
     "skimage": "scikit-image",
     **dict.fromkeys(["httpx", "starlette", "uvicorn"], "histofast[view]"),
     "torchmil": "torchmil",
+    **dict.fromkeys(["numcodecs", "zarr"], "histofast[zarr]"),
 }
 # Those that README's command for the tests installs.
-WITH_TEST = {"jinja2", "matplotlib", "onnxscript", "safetensors", "sklearn", "tensorboard", "torch"}
+WITH_TEST = {"jinja2", "matplotlib", "numcodecs", "onnxscript", "safetensors", "sklearn"}
+WITH_TEST |= {"tensorboard", "torch", "zarr"}
 
 
 def need(*names: str) -> Any:

@@ -80,6 +80,8 @@ DOORS = {
     "tifffile": {"slides"},
     "imagecodecs": {"slides"},
     "openslide": {"slides"},
+    "zarr": {"slides"},
+    "google_crc32c": {"slides"},
     "h5py": {"features"},
     "matplotlib": {"report"},
     "jinja2": {"report"},

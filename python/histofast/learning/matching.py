@@ -11,7 +11,7 @@ from histofast._tables import as_number
 from histofast.slides import SLIDE_SUFFIXES
 
 # Cut off names. Other endings may be part of a name, as in "case.2".
-_SUFFIXES = SLIDE_SUFFIXES | {".czi", ".h5", ".isyntax", ".npy", ".pt", ".vsi", ".zarr"}
+_SUFFIXES = SLIDE_SUFFIXES | {".czi", ".h5", ".isyntax", ".npy", ".pt", ".vsi"}
 # What spreadsheets make of `1-3` and `3-21`: 01-Mar, 1. Mrz, Mar-21, 2021-03-01, 01.03.2021.
 _DATE = re.compile(
     r"\d\d?[-. ]{1,2}[^\W\d_]{3,4}\.?|[^\W\d_]{3,4}[-. ]\d\d|\d{4}-\d\d-\d\d|\d\d?\.\d\d?\.\d{4}"

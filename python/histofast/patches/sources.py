@@ -12,7 +12,7 @@ from histofast._numbers import mpp_number
 from histofast._tables import is_missing, is_table, read_table
 from histofast.errors import SlideError
 from histofast.patches.tables import PatchBag, PatchImages, pictures_in_bags
-from histofast.slides import Slide, find_slides, open_slide
+from histofast.slides import Slide, find_slides, is_zarr, open_slide, slide_name
 
 MASK_SUFFIXES = (
     *(".png", ".geojson", ".geojson.gz", ".geojson.zip", ".json", ".tif", ".tiff", ".jpg", ".jpeg"),
@@ -105,7 +105,7 @@ def _problems_apart(jobs: list[Job]) -> list[Job]:
 
 
 def _stem(path: Path) -> str:
-    return path.name if _is(path, Path.is_dir) else path.stem
+    return path.name if _is(path, Path.is_dir) and not is_zarr(path) else slide_name(path)
 
 
 def _is(path: Path, kind: Callable[[Path], bool]) -> bool:

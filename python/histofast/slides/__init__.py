@@ -1,4 +1,4 @@
-"""Slides and images: paths in, tiles and pictures out. The door to tifffile, imagecodecs, OpenSlide."""
+"""Slides and images: paths in, tiles and pictures out. The door to tifffile, imagecodecs, OpenSlide, zarr."""
 
 from __future__ import annotations
 
@@ -30,6 +30,7 @@ from histofast.slides.write import (
     write_averaged_pyramid,
     write_pyramid,
 )
+from histofast.slides.zarr_store import is_zarr, slide_name
 
 __all__ = [
     "LOOKAHEAD",
@@ -52,6 +53,7 @@ __all__ = [
     "find_damage",
     "find_slides",
     "image_size",
+    "is_zarr",
     "level_sizes",
     "open_slide",
     "profile_of_picture",
@@ -62,6 +64,7 @@ __all__ = [
     "read_mask",
     "resize_image",
     "resize_patches",
+    "slide_name",
     "srgb_table",
     "stream_boxes",
     "write_array_pyramid",

@@ -14,10 +14,11 @@ from histofast._files import paths_of
 from histofast._words import one_line
 from histofast.errors import SlideError
 from histofast.slides.metadata import dicom_series
+from histofast.slides.zarr_store import SUFFIX, has_other_things, is_zarr, slide_name
 
 SLIDE_SUFFIXES = frozenset(
     {".svs", ".tif", ".tiff", ".btf", ".tf8", ".qptiff", ".ndpi", ".mrxs", ".scn", ".bif"}
-    | {".vms", ".vmu", ".svslide", ".dcm", ".png", ".jpg", ".jpeg"}
+    | {".vms", ".vmu", ".svslide", ".dcm", ".zarr", ".png", ".jpg", ".jpeg"}
 )
 """What a folder scan takes for a slide: lower-case suffixes."""
 
@@ -38,7 +39,8 @@ def find_slides(paths: Iterable[str | Path], *, recursive: bool = False) -> list
 
     A file stands for itself, whatever its suffix. A folder or pattern stands for all in it that has
     one of `SLIDE_SUFFIXES`, hidden names excepted. Of the instances of a DICOM series in one folder
-    the first by name stands for all. Folders that are links are looked into, each once.
+    the first by name stands for all. A folder of OME-Zarr is one slide; Zarr folders that say they hold
+    other things are passed over, and none is looked into. Folders that are links are looked into, each once.
 
     Args:
         paths: what to expand.
@@ -56,7 +58,9 @@ def find_slides(paths: Iterable[str | Path], *, recursive: bool = False) -> list
     search = _Search()
     for path in paths_of("paths", paths):
         known = len(search.problems)
-        if path.is_dir():
+        if is_zarr(path):
+            slides = [path]
+        elif path.is_dir():
             inside = search.within(path, recursive=recursive)
             slides = _slides_among(entry.path for entry in inside)
         elif path.exists() or path.is_symlink():
@@ -85,7 +89,7 @@ class _Entry(NamedTuple):
     """What is in a folder, as far as the folder tells."""
 
     path: Path
-    is_folder: bool  # or a link to one
+    is_folder: bool  # or a link to one; not one of Zarr's, which is one slide
     is_link: bool
 
 
@@ -158,7 +162,7 @@ class _Search:
 
 def _is_folder(path: Path | os.DirEntry[str]) -> bool:
     try:
-        return path.is_dir()
+        return path.is_dir() and not path.name.lower().endswith(SUFFIX)
     except OSError:  # a slide by its name is told of when it is opened
         return False
 
@@ -177,6 +181,8 @@ def _slides_among(paths: Iterable[Path]) -> list[Path]:
     for path in sorted(paths):
         suffix = path.suffix.lower()
         if suffix not in SLIDE_SUFFIXES or path.name.startswith("."):
+            continue
+        if suffix == SUFFIX and has_other_things(path):
             continue
         if suffix == ".dcm" and (series := _series(path)):
             if (path.parent, series) in series_seen:
@@ -204,7 +210,7 @@ def _judged(paths: Iterable[Path]) -> Iterator[ListedSlide]:
             yield ListedSlide(path=path, problem=problem)
         elif first is path:
             yield ListedSlide(path=path)
-        elif first.stem != path.stem:  # else its features are there under this name
+        elif slide_name(first) != slide_name(path):  # else its features are there under this name
             yield ListedSlide(
                 path=path,
                 problem=f"{path} is a second name of {first}: give one of them, or make it a copy",

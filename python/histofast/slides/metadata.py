@@ -89,6 +89,19 @@ def pyramid_downsample(
     return None
 
 
+def shown_size(base: tuple[int, int], level: tuple[int, int], downsample: float) -> tuple[int, int]:
+    """(width, height) of a level without what pads it to whole tiles, which is no part of the slide.
+
+    Example:
+        >>> shown_size((1000, 600), (512, 512), 2.0)
+        (500, 300)
+    """
+    if not downsample.is_integer():
+        return level
+    width, height = (min(s, math.ceil(b / downsample)) for b, s in zip(base, level, strict=True))
+    return width, height
+
+
 def file_identity(path: Path, companions: Iterable[Path] = ()) -> str:
     """Describe the content of a file in one short text, without reading all of a large one.
 

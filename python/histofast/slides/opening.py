@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Literal
 
-from histofast._files import refuse_stand_in, regular_file
+from histofast._files import path_of, refuse_stand_in, regular_file
 from histofast._notes import log_of
 from histofast._numbers import mpp_number
 from histofast._words import clipped, one_line
@@ -16,6 +16,7 @@ from histofast.slides.metadata import resolve_mpp
 from histofast.slides.slide import Slide
 from histofast.slides.tiff import TiffSlide
 from histofast.slides.tiff_layout import TiffLayout, check_for_openslide, read_layout
+from histofast.slides.zarr_store import is_zarr
 
 _log = log_of(__name__)
 
@@ -28,12 +29,12 @@ def open_slide(
     """Open a whole-slide image, or any image as a slide of one level.
 
     Tiled TIFF of every vendor (SVS, OME-TIFF, generic) is decoded tile by tile with imagecodecs; PNG,
-    JPEG and TIFF without tiles are decoded whole; the rest (MRXS, NDPI, SCN, BIF, DICOM ...) goes to
-    OpenSlide, whose coordinates are kept.
+    JPEG and TIFF without tiles are decoded whole; folders of OME-Zarr chunk by chunk; the rest (MRXS,
+    NDPI, SCN, BIF, DICOM ...) goes to OpenSlide, whose coordinates are kept.
 
     Args:
         path: the slide. Of formats in several files the one that OpenSlide takes: the .mrxs, the
-            .vms, any one .dcm of a series.
+            .vms, any one .dcm of a series. Of OME-Zarr the folder, or an image inside it: `x.zarr/1`.
         mpp_override: level-0 um per pixel, instead of what the file says.
         door: force one of the three ways; for comparisons.
 
@@ -47,13 +48,16 @@ def open_slide(
             absurd or differs between x and y.
         ValueError: `mpp_override` is out of range, or there is no such door.
     """
-    path = regular_file(path, kind="slide", error=SlideError)
+    path = path_of("slide", path)
+    in_folder = is_zarr(path)
+    if not in_folder:
+        path = regular_file(path, kind="slide", error=SlideError)
     if door not in (None, "tifffile", "openslide", "image"):
         raise ValueError(f"door must be tifffile, openslide or image, got {door!r}")
     if mpp_override is not None:
         mpp_override = mpp_number("mpp_override", mpp_override)
     try:
-        slide = _open(path, mpp_override, door)
+        slide = (_open_folder if in_folder else _open)(path, mpp_override, door)
     except SlideError:
         raise
     except OSError as error:
@@ -63,6 +67,15 @@ def open_slide(
         raise SlideError(f"{path} cannot be opened: {said}") from error
     _log.debug("opened %s by %s, %g um per pixel", path, type(slide).__name__, slide.mpp)
     return slide
+
+
+def _open_folder(path: Path, mpp: float | None, door: Door | None) -> Slide:
+    # Most runs never need it.
+    from histofast.slides.zarr_slide import ZarrSlide
+
+    if door is not None:
+        raise SlideError(f"{path} is a folder of OME-Zarr, which the door {door} does not read")
+    return ZarrSlide(path, mpp=mpp)
 
 
 def _open(path: Path, mpp: float | None, door: Door | None) -> Slide:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -22,7 +21,7 @@ from histofast.slides.images import (
     tiff_pixel_kind,
     to_rgb,
 )
-from histofast.slides.metadata import pyramid_downsample
+from histofast.slides.metadata import pyramid_downsample, shown_size
 from histofast.slides.slide import Level
 from histofast.slides.tiff_decoders import CODECS, Decode, decoder_of
 from histofast.slides.tiff_directories import (
@@ -270,10 +269,7 @@ def _kind_or_none(page: tifffile.TiffPage, kind_of: KindOf) -> PixelKind | None:
 
 
 def _level(page: tifffile.TiffPage, downsample: float, base: tuple[int, int]) -> Level:
-    width, height = page.imagewidth, page.imagelength
-    if downsample.is_integer():  # padding up to whole tiles is no part of the slide
-        width = min(width, math.ceil(base[0] / downsample))
-        height = min(height, math.ceil(base[1] / downsample))
+    width, height = shown_size(base, (page.imagewidth, page.imagelength), downsample)
     return Level(
         width=width,
         height=height,

@@ -69,7 +69,13 @@ def base_page(pages: Sequence[tifffile.TiffPage]) -> tifffile.TiffPage:
 
 def is_beside(page: tifffile.TiffPage) -> bool:
     """Whether a page says that it is no picture of the scan but a mask, label, macro or thumbnail."""
-    return bool(int(page.subfiletype) & MASK or _BESIDE.search(page.description[:_LOOKED_AT]))
+    return bool(int(page.subfiletype) & MASK or beside_name(page.description))
+
+
+def beside_name(text: str) -> str:
+    """Return which picture beside the scan a text is of: label, macro, thumbnail; "" where of none."""
+    match = _BESIDE.search(text[:_LOOKED_AT])
+    return match[1].lower() if match else ""
 
 
 def pages_beside(
@@ -89,10 +95,10 @@ def pages_beside(
         kind = page.subfiletype  # whatever its tag holds, where the page is broken
         if page.index == base.index or (isinstance(kind, int) and kind & MASK):
             continue
-        texts = [str(page.description)[:_LOOKED_AT]]
+        texts = [str(page.description)]
         if ome is not None:
             texts = [image.name for image in ome.images if image.is_in(page.index, file_name)]
-        said = [match[1].lower() for text in texts if (match := _BESIDE.search(text))]
+        said = [name for text in texts if (name := beside_name(text))]
         if not said and is_aperio and page.index == 1 and not page.is_tiled:
             said = ["thumbnail"]
         for name in said:

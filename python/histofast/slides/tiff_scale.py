@@ -10,16 +10,16 @@ from xml.parsers import expat
 import tifffile
 
 # um per unit. The micro sign and the Greek letter look the same; both are written.
-_UM_PER = {
+UM_PER = {
     **dict.fromkeys(("\u00b5m", "\u03bcm", "um", "micron", "microns"), 1.0),
     **dict.fromkeys(("micrometer", "micrometre", "micrometers", "micrometres"), 1.0),
-    "pm": 1e-6,
-    "\u00c5": 1e-4,
-    "nm": 1e-3,
-    "mm": 1e3,
-    "cm": 1e4,
-    "dm": 1e5,
-    "m": 1e6,
+    **dict.fromkeys(("pm", "picometer"), 1e-6),
+    **dict.fromkeys(("\u00c5", "angstrom"), 1e-4),
+    **dict.fromkeys(("nm", "nanometer"), 1e-3),
+    **dict.fromkeys(("mm", "millimeter"), 1e3),
+    **dict.fromkeys(("cm", "centimeter"), 1e4),
+    **dict.fromkeys(("dm", "decimeter"), 1e5),
+    **dict.fromkeys(("m", "meter"), 1e6),
     **dict.fromkeys(("in", "inch", "inches"), 25400.0),
 }
 _RESOLUTION_UNITS = {2: 25400.0, 3: 10000.0}  # um per inch and centimetre
@@ -89,7 +89,7 @@ def _imagej_units(description: str) -> tuple[float | None, float | None] | None:
         for name, value in said.items()
     }
     x, y = units["unit"], units.get("yunit", units["unit"])
-    return _UM_PER.get(x, _UM_PER.get(x.lower())), _UM_PER.get(y, _UM_PER.get(y.lower()))
+    return UM_PER.get(x, UM_PER.get(x.lower())), UM_PER.get(y, UM_PER.get(y.lower()))
 
 
 @dataclass(kw_only=True, slots=True)
@@ -190,7 +190,7 @@ def _ome_mpp(pixels: Mapping[str, str]) -> Scale | None:
     for axis in "XY":
         unit = pixels.get(f"PhysicalSize{axis}Unit", "\u00b5m")
         try:
-            scale.append(float(pixels.get(f"PhysicalSize{axis}", "")) * _UM_PER[unit])
+            scale.append(float(pixels.get(f"PhysicalSize{axis}", "")) * UM_PER[unit])
         except (KeyError, ValueError):
             return None
     return scale[0], scale[1]

@@ -1,0 +1,157 @@
+"""OME-Zarr (NGFF 0.4 in Zarr 2, 0.5 in Zarr 3): zarr checks the documents, imagecodecs decodes the chunks.
+
+A tile is what a chunk covers of y and x, of all three channels, which may lie in chunks of their own. A chunk
+that the store does not have shows the array's fill value, as the format says.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from histofast._arrays import check
+from histofast._words import clipped, one_line
+from histofast.errors import SlideError, TileError
+from histofast.slides.associated import Associated
+from histofast.slides.images import MAX_IMAGE_PX
+from histofast.slides.metadata import resolve_mpp
+from histofast.slides.slide import Slide
+from histofast.slides.zarr_arrays import ZarrArray
+from histofast.slides.zarr_files import ChunkFiles, folders_of
+from histofast.slides.zarr_layout import read_zarr_layout
+from histofast.slides.zarr_nodes import Documents, find_picture
+from histofast.slides.zarr_store import FolderStore, slide_name
+
+_IDENTIFYING = 64  # files of the coarsest level
+_HEAD_BYTES, _TAIL_BYTES = 1 << 20, 1 << 16
+
+
+class ZarrSlide(Slide):
+    """An OME-Zarr whose chunks are decoded one by one."""
+
+    def __init__(self, path: Path, *, mpp: float | None = None) -> None:
+        """Open the image in a folder; `mpp` overrides what it says.
+
+        Raises:
+            SlideError: it is broken, holds several images or none of 8-bit RGB; its mpp is missing or absurd;
+                zarr is not installed.
+            ValueError: `mpp` is out of range.
+        """
+        self.path = path
+        self.name = slide_name(path)
+        self._documents = Documents(path, FolderStore(path))
+        picture = find_picture(self._documents)
+        layout = read_zarr_layout(self._documents, picture)
+        for array in layout.arrays:
+            if not self._documents.store.has_chunks(array.path):
+                where = self._documents.where(array.path)
+                raise SlideError(f"{where} must hold chunks, got none: copy the slide again")
+        self._arrays, self._axes = layout.arrays, layout.axes
+        self._beside = picture.beside
+        self._chunks: ChunkFiles | None = ChunkFiles(self._documents.store)
+        self.levels, self.properties = layout.levels, layout.properties
+        source = "its coordinateTransformations"
+        self.mpp = resolve_mpp(path, found=layout.mpp, source=source, given=mpp)
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """Its documents, and the folders of its chunks: one that is written or replaced changes its folder's time.
+
+        There may be a million chunks, of which none is looked at; of more than 10,000 folders those above them.
+        """
+        keys = [
+            *self._documents.seen,
+            *(key for array in self._arrays for key in folders_of(array)),
+        ]
+        return (self.path, *(self.path / key for key in keys))
+
+    @property
+    def identity(self) -> str:
+        """Over all documents, the chunks of the coarsest level (64 files of it), and three files of level 0."""
+        if not self._identity:
+            digest = hashlib.sha256()
+            for key, text in sorted(self._documents.seen.items()):
+                digest.update(f"{key}:{len(text)}\n".encode() + text)
+            for key in self._identifying():
+                try:
+                    head = self._documents.store.read_part(key, 0, _HEAD_BYTES)
+                    tail = self._documents.store.read_part(key, -_TAIL_BYTES, _TAIL_BYTES)
+                except (OSError, ValueError) as error:
+                    raise SlideError(
+                        f"{self._documents.where(key)} cannot be read: {error}"
+                    ) from error
+                said = "absent" if head is None else len(head)
+                digest.update(f"{key}:{said}\n".encode() + (head or b"") + (tail or b""))
+            self._identity = f"zarr;sha256:{digest.hexdigest()}"
+        return self._identity
+
+    def _identifying(self) -> list[str]:
+        """Keys of the files whose bytes tell this picture from others."""
+        coarse, base = self._arrays[-1], self._arrays[0]
+        n = int(np.prod(coarse.files))
+        places = [np.unravel_index(i, coarse.files) for i in range(min(n, _IDENTIFYING))]
+        keys = [coarse.key_of(tuple(map(int, place))) for place in places]
+        for part in (0, 1, 2):
+            keys.append(base.key_of(tuple((count - 1) * part // 2 for count in base.files)))
+        return keys
+
+    @property
+    def associated(self) -> Mapping[str, NDArray[np.uint8]]:
+        return Associated(tuple(self._beside), self._read_beside)
+
+    def _read_beside(self, name: str) -> NDArray[np.uint8]:
+        self._open_chunks()
+        path = self.path / self._beside[name]
+        with ZarrSlide(path, mpp=self.mpp) as other:
+            width, height = other.dimensions
+            if width * height > MAX_IMAGE_PX:
+                raise SlideError(
+                    f"{path} must have at most {MAX_IMAGE_PX:,} pixels, got {width} x {height}"
+                )
+            return other.read_region((0, 0), 0, (width, height))
+
+    def _open_chunks(self) -> ChunkFiles:
+        if self._chunks is None:
+            raise ValueError(f"{self.path} is closed")
+        return self._chunks
+
+    def read_tile(self, level: int, column: int, row: int, out: NDArray[np.uint8]) -> None:
+        info = self.levels[level]
+        check("out", out, "uint8", (info.tile_height, info.tile_width, 3))
+        chunks = self._open_chunks()
+        try:
+            if not (0 <= column < info.columns and 0 <= row < info.rows):
+                raise ValueError("there is no such tile")
+            self._read(chunks, self._arrays[level], column, row, out)
+        except MemoryError:  # no damage to the tile
+            raise
+        except Exception as error:
+            why = getattr(error, "strerror", None) or error
+            raise TileError(
+                f"{self.path}: tile (column {column}, row {row}) of level {level} cannot be"
+                f" decoded: {clipped(one_line(why), 200)}"
+            ) from error
+
+    def _read(
+        self, chunks: ChunkFiles, array: ZarrArray, column: int, row: int, out: NDArray[np.uint8]
+    ) -> None:
+        axes = self._axes
+        place = [0] * len(array.shape)
+        place[axes.y], place[axes.x] = row, column
+        step = array.chunk[axes.channel]
+        for first in range(0, 3, step):
+            place[axes.channel] = first // step
+            samples = chunks.samples(array, tuple(place))
+            part = out[..., first : first + step]
+            if samples is None:
+                part[...] = array.fill
+                continue
+            plane = samples.transpose(axes.to_the_end)[(0,) * (len(place) - 3)]
+            part[...] = plane[..., : part.shape[2]]
+
+    def close(self) -> None:
+        self._chunks = None
