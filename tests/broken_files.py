@@ -116,6 +116,10 @@ CONTENTS = {
     "CSV, far": b"x,y,value\n1e400,1,1\n",
     "CSV, farther": b"x,y,value\n99999999999999999999,1,1\n",
     "CSV, no value": b"x,y,value\n1,1,nan\n1,2,inf\n",
+    "CSV, no place": b"slide,x,y\na,nan,1\na,,inf\n",
+    "CSV, a place beyond floats": b"slide,x,y,size\na,1e400,1,-1\n",
+    "a point beyond floats": b'{"type":"MultiPoint","coordinates":[[1' + b"0" * 400 + b",NaN]]}",
+    "points of nothing": b'{"type":"MultiPoint","coordinates":[[],[null],[true,false]]}',
     "CSV, no scale": b"wsi,mpp\n/nonexistent.svs,abc\n",
     **{
         f"safetensors: {name}": safetensors(header, bytes(8))

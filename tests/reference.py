@@ -1034,3 +1034,16 @@ def colours(features, sample):
     low, high = np.quantile((wide - wide.mean(axis=0)) @ axes.T, [0.01, 0.99], axis=0)
     along = (features.astype(np.float64) - wide.mean(axis=0)) @ axes.T
     return np.rint(255 * np.clip((along - low) / (high - low), 0, 1)).astype(int)
+
+
+def plan_at(points, *, width, height, patch_l0, are_centres=False, shift=False):
+    """Corners of squares at given places, as `tiling.plan_at` has them: one by one, sorted by row."""
+    found = []
+    for x, y in points:
+        half = patch_l0 / 2 if are_centres else 0
+        corner = [int(np.floor(at - half + 0.5)) for at in (x, y)]
+        ends = [width - patch_l0, height - patch_l0]
+        inside = [min(max(at, 0), end) for at, end in zip(corner, ends, strict=True)]
+        if shift or inside == corner:
+            found.append(tuple(inside))
+    return sorted(found, key=lambda corner: (corner[1], corner[0]))

@@ -26,7 +26,15 @@ from histofast import encoders, explain, features, graphs
 from histofast.datasets import open_images
 from histofast.errors import HistofastError, ModelError
 from histofast.learning import Each, misfit, read_labels
-from histofast.patches import TissueOptions, list_jobs, read_patch_table, survey_tissue
+from histofast.patches import (
+    Job,
+    TissueOptions,
+    list_jobs,
+    read_given,
+    read_patch_table,
+    survey_tissue,
+    with_coords,
+)
 from histofast.slides import open_slide
 from histofast.tissue import MaskFile
 
@@ -52,6 +60,14 @@ def read_mask(path):
         survey_tissue(slide, TissueOptions(), MaskFile(path), pool)
 
 
+def read_places(path):
+    (job,) = with_coords([Job(name="a", path=path)], path)
+    slide = FakeSlide(np.zeros((640, 960, 3), np.uint8), tile=(96, 64), mpp=0.5)
+    if job.coords is not None:
+        given = read_given(job.coords)
+        given.plan(slide, mpp=0.5, patch_px=8, edge="drop", allow_upsampling=False, resample="area")
+
+
 def read_slide_labels(path):
     read_labels(path, ["a", "b"], missing="skip")
 
@@ -68,6 +84,7 @@ READERS = [
         for suffix in ("svs", "tif", "png", "jpg", "ndpi", "mrxs", "dcm")
     ),
     *((read_mask, f"x.{suffix}") for suffix in ("png", "tif", "geojson")),
+    *((read_places, f"x.{suffix}") for suffix in ("csv", "h5", "geojson")),
     (read_patch_table, "x.csv"),
     (list_jobs, "x.csv"),
     (read_slide_labels, "x.csv"),

@@ -401,7 +401,7 @@ def test_coverage_of_a_tall_mask_in_bands(rng, monkeypatch):
     boxes = np.concatenate([rng.uniform(-5, 120, (300, 2)), rng.uniform(1, 30, (300, 2))], axis=1)
     whole = tiling.coverage(mask, boxes)
     np.testing.assert_allclose(whole, reference.coverage(mask, boxes), atol=1e-9)
-    monkeypatch.setattr(tiling, "BAND_ROWS", 10)
+    monkeypatch.setattr("histofast.tiling.covering.BAND_ROWS", 10)
     for order in (np.argsort(boxes[:, 1]), np.arange(300)):
         np.testing.assert_allclose(tiling.coverage(mask, boxes[order]), whole[order], atol=1e-9)
 
@@ -596,3 +596,73 @@ def test_the_share_beyond_the_grid_is_the_definitions(seed, side, patch_px):
 def test_a_slide_without_tissue_drops_none():
     plan = planned(np.zeros((4, 4), np.uint8), (400, 400), downsample=100.0, patch_px=300)
     assert (plan.beyond_grid, plan.notes) == (0.0, ())
+
+
+# --- Patches at given places -----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("edge", ["drop", "shift"])
+@pytest.mark.parametrize("are_centres", [False, True])
+def test_plan_at_is_its_definition(rng, edge, are_centres):
+    slide = slide_of(3000, 2000)
+    points = rng.uniform(0, [2999, 1999], (200, 2))
+    points[::3] = np.rint(points[::3])
+    plan = tiling.plan_at(slide, points, are_centres=are_centres, mpp=0.6, patch_px=100, edge=edge)
+    wanted = reference.plan_at(
+        points,
+        width=3000,
+        height=2000,
+        patch_l0=plan.patch_l0,
+        are_centres=are_centres,
+        shift=edge == "shift",
+    )
+    assert plan.patch_l0 == round(100 * 0.6 / slide.mpp)
+    assert plan.coords_l0.tolist() == [[*corner] for corner in wanted]
+    assert 0 < len(plan) <= 200
+    assert (edge == "shift") == (len(plan) == 200)
+    dropped = 200 - len(plan)
+    told = f"{dropped} patches of coords cross the edge of the slide, and are dropped"
+    assert [*plan.notes] == ([f'{told}: edge="shift" takes them'] if dropped else [])
+    boxes = plan.boxes_l0
+    assert (boxes[:, :2] >= 0).all()
+    assert (boxes[:, 0] + boxes[:, 2] <= 3000).all()
+    assert (boxes[:, 1] + boxes[:, 3] <= 2000).all()
+
+
+def test_plan_at_the_corners_of_a_grid_is_the_grid():
+    slide = slide_of(3000, 2000)
+    grid = tiling.plan_patches(slide, mpp=0.7, patch_px=96)
+    backwards = grid.coords_l0[::-1].astype(np.float64)
+    plan = tiling.plan_at(slide, backwards, mpp=0.7, patch_px=96)
+    assert np.array_equal(plan.coords_l0, grid.coords_l0)
+    assert (plan.patch_l0, plan.level) == (grid.patch_l0, grid.level)
+    assert "of a grid" not in repr(plan)
+    assert plan._repr_mimebundle_()
+
+
+@pytest.mark.parametrize(
+    ("points", "message"),
+    [
+        ([[0, 0], [3000, 5]], r"slide of 3000 x 2000 level-0 pixels, got \(3000, 5\): are they of"),
+        ([[-1, 0], [0, -2], [9, 9]], r"got \(-1, 0\), and 1 more: are they of another slide"),
+        ([[np.nan, 0]], r"got \(nan, 0\)"),
+        ([[0, np.inf]], r"got \(0, inf\)"),
+        ([[5, 6], [7, 8], [5, 6]], r"must be there once each, got \(5, 6\) 2 times"),
+    ],
+)
+def test_plan_at_refuses(points, message):
+    with pytest.raises(ValueError, match=message):
+        tiling.plan_at(slide_of(3000, 2000), np.array(points, np.float64))
+
+
+def test_plan_at_refuses_what_plan_patches_refuses():
+    one = np.zeros((1, 2))
+    with pytest.raises(ValueError, match="mpp must be at least the slide's own"):
+        tiling.plan_at(slide_of(), one, mpp=0.1)
+    with pytest.raises(ValueError, match="patch_px must fit the slide"):
+        tiling.plan_at(slide_of(), one, patch_px=100_000)
+    with pytest.raises(ValueError, match="edge must be"):
+        tiling.plan_at(slide_of(), one, edge="keep")
+    with pytest.raises(TypeError, match="points_l0 must be"):
+        tiling.plan_at(slide_of(), one.astype(np.int64))
+    assert len(tiling.plan_at(slide_of(), np.zeros((0, 2)))) == 0

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
 import typer
 
 from histofast._machine import ONNX_RUNTIME
-from histofast.cli import colours, options, selecting
+from histofast.cli import colours, options, selecting, slide_runs
 from histofast.cli.output import say, say_document
 from histofast.cli.progress import show_progress, summarise
 from histofast.cli.summaries import report_on
@@ -68,7 +68,7 @@ def extract(
     overlap: options.Overlap = 0,
     min_tissue: options.MinTissue = 0.25,
     edge: options.Edge = "drop",
-    resample: options.HowResampled = "area",
+    resample: slide_runs.HowResampled = "area",
     threshold: options.Threshold = None,
     ink: options.Ink = None,
     tissue: options.Tissue = None,
@@ -81,6 +81,7 @@ def extract(
     seed: options.Seed = None,
     select_encoder: selecting.SelectEncoder = None,
     mask: options.Mask = None,
+    coords: slide_runs.Coords = None,
     mpp_override: options.MppOverride = None,
     allow_upsampling: options.AllowUpsampling = False,
     half: Annotated[bool, typer.Option("--half", help="store features as float16")] = False,
@@ -100,13 +101,13 @@ def extract(
             help="tell the nominal side of patches at level 0, equal over slides of a scanner",
         ),
     ] = False,
-    strict: options.Strict = False,
-    fail_fast: options.FailFast = False,
+    strict: slide_runs.Strict = False,
+    fail_fast: slide_runs.FailFast = False,
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="replace feature files that something else made")
     ] = False,
     recursive: options.Recursive = False,
-    shard: options.Shard = None,
+    shard: slide_runs.Shard = None,
     device: Annotated[str, options.device(ONNX_RUNTIME, help="where the encoder runs")] = "auto",
     gpus: Annotated[
         Any,
@@ -219,6 +220,7 @@ def extract(
             icc=cast("Icc | None", icc),
             select=chosen,
             mask=mask,
+            coords=coords,
             mpp_override=mpp_override,
             allow_upsampling=allow_upsampling,
             half=half,

@@ -132,22 +132,6 @@ Edge = Annotated[
         help="patches across the slide's edge: leave out, or move inwards",
     ),
 ]
-HowResampled = Annotated[
-    str,
-    choice(
-        "--resample",
-        "area",
-        "bicubic",
-        "bilinear",
-        help="how pixels become those of a patch: averaged, or as Pillow resizes",
-    ),
-]
-Strict = Annotated[bool, typer.Option("--strict", help="a slide with an unreadable region fails")]
-FailFast = Annotated[bool, typer.Option("--fail-fast", help="stop at the first slide that fails")]
-Shard = Annotated[
-    str | None,
-    typer.Option("--shard", metavar="I/N", help="part i of n of the slides, for job arrays"),
-]
 BagFrom = Annotated[
     str | None,
     typer.Option(

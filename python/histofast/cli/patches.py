@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Literal, cast
 import typer
 
 from histofast._machine import ONNX_RUNTIME
-from histofast.cli import colours, options
+from histofast.cli import colours, options, slide_runs
 from histofast.cli.output import say, say_document
 from histofast.cli.progress import show_progress, summarise
 
@@ -41,7 +41,7 @@ def patches(
     overlap: options.Overlap = 0,
     min_tissue: options.MinTissue = 0.25,
     edge: options.Edge = "drop",
-    resample: options.HowResampled = "area",
+    resample: slide_runs.HowResampled = "area",
     threshold: options.Threshold = None,
     ink: options.Ink = None,
     tissue: options.Tissue = None,
@@ -49,15 +49,16 @@ def patches(
     stain_target: colours.StainTarget = None,
     icc: colours.Icc = None,
     mask: options.Mask = None,
+    coords: slide_runs.Coords = None,
     mpp_override: options.MppOverride = None,
     allow_upsampling: options.AllowUpsampling = False,
-    strict: options.Strict = False,
-    fail_fast: options.FailFast = False,
+    strict: slide_runs.Strict = False,
+    fail_fast: slide_runs.FailFast = False,
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="replace patches of other options")
     ] = False,
     recursive: options.Recursive = False,
-    shard: options.Shard = None,
+    shard: slide_runs.Shard = None,
     device: Annotated[str, options.device(ONNX_RUNTIME, help="where --tissue runs")] = "auto",
     workers: Annotated[
         int | None,
@@ -100,6 +101,7 @@ def patches(
             stain=colours.stain_of(stain, stain_target, icc),
             icc=cast("Icc | None", icc),
             mask=mask,
+            coords=coords,
             mpp_override=mpp_override,
             allow_upsampling=allow_upsampling,
             strict=strict,

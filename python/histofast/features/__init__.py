@@ -5,6 +5,7 @@ A feature file is whole or absent. The door to h5py.
 
 from __future__ import annotations
 
+from histofast.features.coords import StoredCoords, read_coords
 from histofast.features.file import (
     FeatureFile,
     FeatureSummary,
@@ -38,6 +39,7 @@ __all__ = [
     "Layout",
     "SelectedRows",
     "SlideInputs",
+    "StoredCoords",
     "VerifyReport",
     "content_sha256",
     "differences_of_options",
@@ -51,6 +53,7 @@ __all__ = [
     "problems_of",
     "pt_path",
     "read_arrays",
+    "read_coords",
     "read_features",
     "read_identity",
     "read_summary",

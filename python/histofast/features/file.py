@@ -114,7 +114,7 @@ def read_features(path: Path | str, *, mmap: bool = False) -> FeatureFile:
         return FeatureFile(
             path=path,
             features=features,
-            coords=None if coords is None else _read_coords(coords, len(features), attributes),
+            coords=None if coords is None else stored_coords(coords, len(features), attributes),
             attributes=attributes,
             tissue_fraction=_read_or_none(file, "tissue_fraction", (len(features),), kinds="f"),
             unreadable=np.zeros((0, 4), np.int64) if unreadable is None else unreadable,
@@ -274,9 +274,14 @@ def _map(path: Path, dataset: h5py.Dataset) -> NDArray[Any]:
     return np.memmap(path, dataset.dtype, "r", offset, dataset.shape)
 
 
-def _read_coords(
+def stored_coords(
     dataset: h5py.Dataset, n: int, attributes: Mapping[str, Any]
 ) -> NDArray[np.int64] | None:
+    """Return (n, 2) level-0 pixels; None of um whose scale is not told.
+
+    Raises:
+        FeatureError: another shape, NaN or numbers that no slide has.
+    """
     path = dataset.file.filename
     coords: NDArray[Any] = _squeeze(dataset[()])
     if coords.shape != (n, 2):

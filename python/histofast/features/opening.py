@@ -27,7 +27,8 @@ _DAMAGED = (OSError, KeyError, RuntimeError, ValueError, TypeError, OverflowErro
 _OF_FILE = {"identity", "identity_sha256", "sha256"}
 # The numbers of other tools' files that something here asks for.
 _NUMBERS = (
-    *("patch_size", "patch_size_level0", "overlap", "mpp", "level0_mpp", "coords_known"),
+    *("patch_size", "patch_size_level0", "patch_size_level0_exact", "overlap", "mpp", "level0_mpp"),
+    "coords_known",
     *("level0_magnification", "target_magnification", "level0_width", "level0_height"),
     *("patch_level", "level", "downsample", "tile_size_um", "tile_size_px"),
 )

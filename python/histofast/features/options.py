@@ -11,6 +11,7 @@ from histofast.features.file import FeatureFile
 
 # Of a slide, of the place where a file was made (last bits) or of how it is stored.
 _MAY_DIFFER = {"slide", "level0_mpp", "patches", "layout", "provider", "batch_size", "mask"}
+_MAY_DIFFER |= {"coords"}  # which is told as "grid"
 # What other tools write beside their features, in numbers.
 _OF_OTHERS = (
     *("mpp", "patch_size", "overlap", "target_magnification"),
@@ -42,6 +43,7 @@ def options_in(identity: Mapping[str, Any]) -> dict[str, Any]:
             "stain": _stain(identity.get("stain")),
             "icc": identity.get("icc", "as it is"),
             "select": _select(identity.get("select")),
+            "grid": "own coordinates" if "coords" in identity else "on tissue",
         }
         tissue = identity.get("tissue")
         if isinstance(tissue, Mapping) and "mask" not in tissue:  # found, by a network or without

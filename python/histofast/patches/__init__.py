@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from histofast.patches.coordinates import GivenCoords, read_given, with_coords
 from histofast.patches.fitting import FittedBag, fit_bag
 from histofast.patches.folders import SPLIT_NAMES, table_meant
 from histofast.patches.images import stream_bag, stream_fitted
@@ -53,6 +54,7 @@ __all__ = [
     "STANDARDISED",
     "FittedBag",
     "FoundTissue",
+    "GivenCoords",
     "GroupKind",
     "Job",
     "OddPatches",
@@ -74,6 +76,7 @@ __all__ = [
     "make_labelled_slides",
     "make_slide",
     "measured_rows",
+    "read_given",
     "read_patch_table",
     "read_pictures",
     "read_rows",
@@ -86,6 +89,7 @@ __all__ = [
     "stream_slide",
     "survey_tissue",
     "table_meant",
+    "with_coords",
     "with_masks",
 ]
 

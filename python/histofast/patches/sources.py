@@ -6,6 +6,7 @@ import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from histofast._files import paths_of
 from histofast._numbers import mpp_number
@@ -13,6 +14,9 @@ from histofast._tables import is_missing, is_table, read_table
 from histofast.errors import SlideError
 from histofast.patches.tables import PatchBag, PatchImages, pictures_in_bags
 from histofast.slides import Slide, find_slides, is_zarr, open_slide, slide_name
+
+if TYPE_CHECKING:
+    from histofast.patches.coordinates import GivenCoords
 
 MASK_SUFFIXES = (
     *(".png", ".geojson", ".geojson.gz", ".geojson.zip", ".json", ".tif", ".tiff", ".jpg", ".jpeg"),
@@ -24,13 +28,14 @@ MASK_SUFFIXES = (
 class Job:
     """One slide, or one bag of ready-made patches, to encode.
 
-    `patient` is "" where it is not known; `problem` is why there is no slide to open, "" where one is.
+    `coords` are own coordinates of its patches, or the file that has them. `patient` is "" where it is not known; `problem` is why there is no slide to open, "" where one is.
     """
 
     name: str
     path: Path
     mpp: float | None = None
     mask: Path | None = None
+    coords: GivenCoords | Path | None = None
     bag: PatchBag | None = None
     patient: str = ""
     problem: str = ""

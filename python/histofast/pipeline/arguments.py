@@ -24,6 +24,7 @@ class _SharedArguments(TypedDict, total=False):
     stain: StainOptions | str | None
     icc: Icc | None
     mask: str | Path | None
+    coords: str | Path | None
     mpp_override: float | None
     resample: Resample
     allow_upsampling: bool

@@ -31,6 +31,7 @@ from histofast.patches import (
     list_bags,
     list_jobs,
     select_shard,
+    with_coords,
     with_masks,
 )
 from histofast.pipeline.elsewhere import Cluster, engine_on
@@ -45,6 +46,7 @@ from histofast.pipeline.options import (
     encoders_of,
     flag,
     refuse_masks,
+    refuse_masks_beside_coords,
     refuse_two_scales,
 )
 from histofast.pipeline.reports import Progress, RunReport, said
@@ -75,6 +77,7 @@ def extract(
     icc: Icc | None = None,
     select: Selection | None = None,
     mask: str | Path | None = None,
+    coords: str | Path | None = None,
     mpp_override: float | None = None,
     allow_upsampling: bool = False,
     half: bool = False,
@@ -131,6 +134,11 @@ def extract(
             one of a run. The file says which rows and why; it is no file of all patches, and not mixed with such.
         mask: ready-made tissue mask (PNG, TIFF, JPEG, GeoJSON) for a single slide, or a folder of masks named
             after the slides; used instead of finding tissue.
+        coords: own coordinates instead of a grid on tissue: a CSV (slide, x, y[, size]), an HDF5 file of TRIDENT,
+            CLAM or `extract` (`coords`), or GeoJSON points; of the latter two one, or a folder of them named after
+            the slides. Tables and HDF5 tell top-left corners in level-0 pixels, points the centres of
+            patches, as QuPath counts. Patches are of `mpp` and `patch_px` exactly, sorted by y, then x; where
+            the file tells a side that differs by over 6 %, the slide fails. `edge` is for patches across the slide's edge.
         mpp_override: level-0 um per pixel of all slides, instead of what their files say.
         allow_upsampling: take slides that are coarser than `mpp`.
         half: store features as float16.
@@ -197,6 +205,7 @@ def extract(
         stain=stain,
         icc=icc,
         select=select,
+        coords=coords,
         mpp_override=mpp_override,
         allow_upsampling=allow_upsampling,
         half=half,
@@ -328,6 +337,9 @@ def slides_asked(
         _refuse_pictures(found, mpp_override=options.mpp_override)
     found = with_masks(found, None if mask is None else path_of("mask", mask))
     refuse_masks(found, options.tissue)
+    if options.coords is not None:
+        refuse_masks_beside_coords(found)
+        found = with_coords(found, options.coords)
     return found
 
 

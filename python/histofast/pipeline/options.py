@@ -25,6 +25,7 @@ DEFAULT_ENCODER = "densenet121-t2"
 
 Edge = Literal["drop", "shift"]
 
+_MIN_TISSUE = 0.25
 _LEAST_MAG, _MOST_MAG = 0.5, 200.0
 _MPP, _PATCH_PX = 0.5, 256  # where no encoder says it
 
@@ -57,13 +58,14 @@ class ExtractOptions:
     mag: float | None = None
     patch_px: int | None = None
     overlap_px: int = 0
-    min_tissue: float = 0.25
+    min_tissue: float = _MIN_TISSUE
     edge: Edge = "drop"
     resample: Resample = "area"
     tissue: TissueOptions = field(default_factory=TissueOptions)
     stain: StainOptions | None = None
     icc: Icc | None = None
     select: Selection | None = None
+    coords: Path | None = None
     mpp_override: float | None = None
     allow_upsampling: bool = False
     half: bool = False
@@ -153,6 +155,7 @@ class ExtractOptions:
         if not isinstance(self.select, Selection | None):
             raise TypeError(f"select must be a Selection or None, got {self.select!r}")
         self._take_icc()
+        self._take_coords()
 
     def _take_icc(self) -> None:
         """Refuse a profile where there is none, or stains of other colours than the patches will have."""
@@ -167,6 +170,26 @@ class ExtractOptions:
                 f"stain must be measured of {target} with icc={self.icc!r} as the slides, got "
                 f"{self.stain.icc!r}: give StainOptions the same"
             )
+
+    def _take_coords(self) -> None:
+        """Refuse what is about tissue or a grid where every patch has its place."""
+        if self.coords is None:
+            return
+        self._set("coords", path_of("coords", self.coords))
+        if self.of_bags:
+            raise ValueError("coords must not be given with patches, which are cut already")
+        if self.select is not None:
+            raise ValueError("select must not be given with coords, which name the patches")
+        given = {
+            "tissue": self.tissue != TissueOptions(),
+            "min_tissue": self.min_tissue != _MIN_TISSUE,
+            "overlap_px": self.overlap_px != 0,
+        }
+        for name, is_given in given.items():
+            if is_given:
+                raise ValueError(
+                    f"{name} must not be given with coords: no tissue is looked for, and there is no grid"
+                )
 
     def _set(self, name: str, value: object) -> None:
         object.__setattr__(self, name, value)
@@ -245,6 +268,8 @@ class Settled(ExtractOptions):
         options["tissue"] = self.tissue.described
         if self.select is not None:
             options["select"] = self.select.identity
+        if self.coords is not None:
+            options["coords"] = str(self.coords)
         told = {"out": str(self.out), "dtype": self.dtype, "mag_known": self.mag_known}
         return {**options, **told, "patches": images}
 
@@ -335,6 +360,19 @@ def refuse_masks(slides: Sequence[Job], tissue: TissueOptions) -> None:
     if tissue.spec is not None and masks:
         raise ValueError(
             f"mask must not be given where {tissue.spec.name} finds tissue, got {masks[0]}"
+        )
+
+
+def refuse_masks_beside_coords(slides: Sequence[Job]) -> None:
+    """Refuse ready masks where every patch has its place.
+
+    Raises:
+        ValueError: a slide has one.
+    """
+    masks = [slide.mask for slide in slides if slide.mask]
+    if masks:
+        raise ValueError(
+            f"mask must not be given with coords, which name the patches, got {masks[0]}"
         )
 
 

@@ -87,7 +87,7 @@ def write_patches(
         on_progress: called after every batch and every slide.
         progress: show it as lines of text: True, False; None: in a notebook.
         plan: which patches and in what colours, as in `extract`: mpp, mag, patch_px, overlap_px, min_tissue,
-            edge, resample, tissue, stain, icc, mask, mpp_override, allow_upsampling; and strict, fail_fast,
+            edge, resample, tissue, stain, icc, mask, coords, mpp_override, allow_upsampling; and strict, fail_fast,
             overwrite, recursive, shard, workers. `device` is where a network of tissue runs. Without a scale
             patches are of 0.5 um per pixel, without `patch_px` of 256.
 
@@ -258,11 +258,11 @@ def _write_slide(
     if damaged and damaged == entry.patches:
         raise SlideError(f"no patch of {entry.path} could be read whole")
     source.watched.check()
+    fractions = planned.tissue_fraction
+    shares = [""] * len(names) if fractions is None else [str(fraction) for fraction in fractions]
     rows = [
-        [name, entry.name, int(x), int(y), str(fraction), planned.attributes["mpp"]]
-        for name, (x, y), fraction in zip(
-            names, planned.coords_l0, planned.tissue_fraction, strict=True
-        )
+        [name, entry.name, int(x), int(y), share, planned.attributes["mpp"]]
+        for name, (x, y), share in zip(names, planned.coords_l0, shares, strict=True)
     ]
     with replacing(folder / TABLE, overwrite=True) as pending:
         pending.write_text(csv_text([COLUMNS, *rows]), "utf-8")

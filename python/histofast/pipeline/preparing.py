@@ -156,6 +156,7 @@ def folders_of(encoders: Sequence[EncoderSet], options: Settled) -> tuple[Folder
     if not options.of_bags:  # a file says only that it is nominal, for all others are exact
         shared |= {"nominal_level0": options.nominal_level0}
         shared |= {**planned_with(options), **found_with(options)}
+        shared |= {} if options.coords is None else {"coords": {}}
     folders = []
     for together in encoders:
         for spec in together.specs:

@@ -16,11 +16,13 @@ from histofast.features import SelectedRows
 from histofast.patches import (
     FittedBag,
     FoundTissue,
+    GivenCoords,
     Job,
     PatchBatch,
     StainMap,
     fit_bag,
     measured_rows,
+    read_given,
     stain_map,
     stream_fitted,
     stream_slide,
@@ -64,7 +66,7 @@ class Planned:
     """
 
     coords_l0: NDArray[np.int64]
-    tissue_fraction: NDArray[np.float32]
+    tissue_fraction: NDArray[np.float32] | None  # None: nobody has looked
     unreadable_l0: NDArray[np.int64]  # what could not be looked at for tissue
     attributes: dict[str, Any]
     empty: str
@@ -81,7 +83,7 @@ class Planned:
         return replace(
             self,
             coords_l0=self.coords_l0[rows],
-            tissue_fraction=self.tissue_fraction[rows],
+            tissue_fraction=None if self.tissue_fraction is None else self.tissue_fraction[rows],
             files=tuple(self.files[row] for row in rows) if self.files else (),
             labels=tuple(self.labels[row] for row in rows) if self.labels else (),
             stream=lambda some: self.stream(rows if some is None else rows[some]),
@@ -95,8 +97,11 @@ def planned_with(options: Settled, *, mpp: float | None = None) -> dict[str, Any
         **asked,
         "patch_px": options.patch_px,
         "mpp": options.mpp if mpp is None else mpp,
-        "overlap": options.overlap_px,
-        "min_tissue": options.min_tissue,
+        **(
+            {"overlap": options.overlap_px, "min_tissue": options.min_tissue}
+            if options.coords is None
+            else {}
+        ),
         "edge": options.edge,
         "resample": options.resample,
         **({"nominal_level0": True} if options.nominal_level0 else {}),
@@ -104,8 +109,8 @@ def planned_with(options: Settled, *, mpp: float | None = None) -> dict[str, Any
 
 
 def found_with(options: Settled) -> dict[str, Any]:
-    """What of the options decides what is tissue, where no mask says so."""
-    return {"tissue": options.tissue.identity}
+    """What of the options decides what is tissue, where no mask says so and it matters."""
+    return {} if options.coords is not None else {"tissue": options.tissue.identity}
 
 
 class BagSource:
@@ -196,6 +201,7 @@ class SlideSource:
         self.watched.add(slide.files)
         self._slide = slide
         self._mask = MaskFile(job.mask) if job.mask else None
+        self._coords = None if job.coords is None else read_given(job.coords)
         self.patch_px = options.patch_px
         self._mpp = options.mpp_on(slide.mpp)
         self.made_of: dict[str, Any] = {
@@ -204,22 +210,78 @@ class SlideSource:
             **planned_with(options, mpp=self._mpp),
             **found_with(options),
         }
+        if self._coords is not None:
+            self.made_of["coords"] = self._coords.identity
         if self._mask is not None:
             self.made_of["tissue"] = self._mask.identity(options.tissue.mpp)
 
     def plan(self, options: Settled, pool: ThreadPoolExecutor, clock: Clock) -> Planned:
-        """The patches with tissue, row by row."""
-        slide = self._slide
-        found = survey_tissue(slide, options.tissue, self._mask, pool, device=options.device)
+        """The patches with tissue, or those that are named, row by row."""
+        if self._coords is not None:
+            plan = self._plan_at(self._coords, options)
+            empty = "" if len(plan) else f"no patch of {self._coords.path} is whole on the slide"
+            return self._planned(plan, None, empty, self._coords.notes, options, pool, clock)
+        found = survey_tissue(self._slide, options.tissue, self._mask, pool, device=options.device)
         clock.lap("tissue")
         if options.strict and len(found.unreadable_l0):
             raise TileError(f"{found.reason} (strict=True)")
         plan = self._plan_on(found, options, options.min_tissue)
         empty = "" if len(plan) else self._why_empty(found, options, pool)
+        return self._planned(plan, found, empty, found.tissue.notes, options, pool, clock)
+
+    def _planned(
+        self,
+        plan: PatchPlan,
+        found: FoundTissue | None,
+        empty: str,
+        notes: tuple[str, ...],
+        options: Settled,
+        pool: ThreadPoolExecutor,
+        clock: Clock,
+    ) -> Planned:
+        """Say of a plan how its pixels come, and what is told of it; `found`: the tissue, if it was looked for."""
+        slide = self._slide
         colours = self._colours(options)
         stream, stained = self._streamed(plan, options, pool)
         clock.lap("plan")
-        attributes = {
+
+        def look(looking: Settled) -> Looked:
+            if not self._cuts_alike(options, looking):
+                assert found is not None, "patches of own coordinates are not chosen from"
+                return self._look(found, plan, looking, pool)
+            return Looked(
+                stream=stream,
+                patch_px=plan.patch_px,
+                is_same=True,
+                onto=lambda attention: attention,
+            )
+
+        return Planned(
+            coords_l0=plan.coords_l0,
+            tissue_fraction=None if found is None else plan.tissue_fraction,
+            unreadable_l0=np.empty((0, 4), np.int64) if found is None else found.unreadable_l0,
+            attributes=self._attributes(plan, options)
+            | ({"empty": empty} if empty else {})
+            | ({"icc_profile": colours.sha256 if colours else "none"} if options.icc else {})
+            | _told(stained),
+            empty=empty,
+            files=(),
+            labels=(),
+            stream=stream,
+            look=look,
+            notes=(
+                *options.notes_on(slide.mpp),
+                *notes,
+                *plan.notes,
+                *([_NO_PROFILE] if options.icc and colours is None else []),
+                *(stained.notes if stained else ()),
+            ),
+        )
+
+    def _attributes(self, plan: PatchPlan, options: Settled) -> dict[str, Any]:
+        """What a feature file says of the slide and its patches."""
+        slide = self._slide
+        return {
             "name": self._job.name,
             "patch_size": options.patch_px,
             **self._sides_l0(plan, options),
@@ -233,38 +295,6 @@ class SlideSource:
             "level": plan.level,
             "resample": plan.resample,
         }
-
-        def look(looking: Settled) -> Looked:
-            if not self._cuts_alike(options, looking):
-                return self._look(found, plan, looking, pool)
-            return Looked(
-                stream=stream,
-                patch_px=plan.patch_px,
-                is_same=True,
-                onto=lambda attention: attention,
-            )
-
-        return Planned(
-            coords_l0=plan.coords_l0,
-            tissue_fraction=plan.tissue_fraction,
-            unreadable_l0=found.unreadable_l0,
-            attributes=attributes
-            | ({"empty": empty} if empty else {})
-            | ({"icc_profile": colours.sha256 if colours else "none"} if options.icc else {})
-            | _told(stained),
-            empty=empty,
-            files=(),
-            labels=(),
-            stream=stream,
-            look=look,
-            notes=(
-                *options.notes_on(slide.mpp),
-                *found.tissue.notes,
-                *plan.notes,
-                *([_NO_PROFILE] if options.icc and colours is None else []),
-                *(stained.notes if stained else ()),
-            ),
-        )
 
     def _streamed(
         self, plan: PatchPlan, options: Settled, pool: ThreadPoolExecutor
@@ -320,6 +350,16 @@ class SlideSource:
             return {"patch_size_level0": plan.patch_l0}
         nominal = nominal_patch_l0(plan.patch_px, mpp=options.mpp, slide_mpp=self._slide.mpp)
         return {"patch_size_level0": nominal, "patch_size_level0_exact": plan.patch_l0}
+
+    def _plan_at(self, coords: GivenCoords, options: Settled) -> PatchPlan:
+        return coords.plan(
+            self._slide,
+            mpp=self._mpp,
+            patch_px=options.patch_px,
+            edge=options.edge,
+            allow_upsampling=options.allow_upsampling,
+            resample=options.resample,
+        )
 
     def _plan_on(self, found: FoundTissue, options: Settled, min_tissue: float) -> PatchPlan:
         return plan_patches(

@@ -17,7 +17,8 @@ from histofast.tissue.finding import (
     tissue_from_mask,
 )
 from histofast.tissue.mask import REVISION, tissue_mask
-from histofast.tissue.mask_file import MaskFile
+from histofast.tissue.mask_file import MaskFile, read_points_file
+from histofast.tissue.packed import is_geojson
 from histofast.tissue.preview import preview
 from histofast.tissue.stains import in_no_ink, stained
 
@@ -31,9 +32,11 @@ __all__ = [
     "find_tissue",
     "find_tissue_by",
     "in_no_ink",
+    "is_geojson",
     "mask_by",
     "network_identity",
     "preview",
+    "read_points_file",
     "stained",
     "tissue_from_geojson",
     "tissue_from_mask",

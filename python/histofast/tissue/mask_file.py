@@ -1,26 +1,20 @@
-"""A mask on disk - a picture of any kind, or GeoJSON - as `find_tissue` takes it."""
+"""A mask on disk - a picture of any kind, or GeoJSON - as `find_tissue` takes it; and points on disk."""
 
 from __future__ import annotations
 
 import hashlib
-import json
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from histofast._files import refuse_stand_in, regular_file
-from histofast._words import one_line
+from histofast._files import regular_file
 from histofast.errors import SlideError
 from histofast.slides import TIFF_MAGIC, read_mask
 from histofast.tissue.mask import REVISION
-from histofast.tissue.packed import is_geojson, read_geojson
-from histofast.tissue.polygons import AREAS_REVISION
-
-# Keys of an object that say what it is and where; of two nobody knows which is meant.
-_SAID_ONCE = ("type", "features", "geometry", "geometries", "coordinates")
-_MOST_BYTES = 1 << 28  # of a GeoJSON: ten million points
+from histofast.tissue.packed import MOST_BYTES, is_geojson, parsed_geojson, read_geojson
+from histofast.tissue.polygons import AREAS_REVISION, read_points
 
 
 class MaskFile:
@@ -35,7 +29,9 @@ class MaskFile:
         self.path = regular_file(path, kind="mask", error=SlideError)
         self._is_geojson = is_geojson(path)
         try:
-            self._content = read_geojson(path, most_bytes=_MOST_BYTES) if self._is_geojson else b""
+            self._content = (
+                read_geojson(path, most_bytes=MOST_BYTES, kind="mask") if self._is_geojson else b""
+            )
             with path.open("rb") as file:
                 # Of a picture no more than its digest: a pyramid may be larger than the memory.
                 self._is_tiff = file.read(4) in TIFF_MAGIC
@@ -69,33 +65,21 @@ class MaskFile:
         """
         if not self._is_geojson:
             return read_mask(self.path, size_wanted=size_wanted)
-        try:
-            value = json.loads(
-                self._content,
-                object_pairs_hook=_object,
-                parse_int=float,
-            )
-        except RecursionError:
-            raise SlideError(f"{self.path} must be GeoJSON, got lists nested too deeply") from None
-        except ValueError as error:
-            refuse_stand_in(self.path, error=SlideError)
-            raise SlideError(f"{self.path} must be GeoJSON: {one_line(error)}") from error
-        # QuPath's scripts write a plain list of features unless they are asked for a collection.
-        if isinstance(value, list) and value and all(isinstance(part, dict) for part in value):
-            return {"type": "FeatureCollection", "features": value}
-        if not isinstance(value, dict):
-            got = "a list" if isinstance(value, list) else "one value"
-            raise SlideError(
-                f"{self.path} must be a GeoJSON object, got {got}: export a FeatureCollection"
-            )
-        return value
+        return parsed_geojson(self._content, of=self.path)
 
 
-def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """An object of JSON that says one thing of its place."""
-    found = dict(pairs)
-    if len(found) < len(pairs):
-        keys = [key for key, _ in pairs]
-        if twice := [key for key in _SAID_ONCE if keys.count(key) > 1]:
-            raise ValueError(f"an object must have its {twice[0]} once, got it twice")
-    return found
+def read_points_file(path: Path) -> tuple[NDArray[np.float64], tuple[str, ...]]:
+    """Read the points of a GeoJSON file, plain or packed; see `read_points`.
+
+    Raises:
+        FileNotFoundError, SlideError: it cannot be read, is too large, or holds no points.
+    """
+    regular_file(path, kind="file of points", error=SlideError)
+    try:
+        content = read_geojson(path, most_bytes=MOST_BYTES, kind="file of points")
+    except OSError as error:
+        raise SlideError(f"cannot read {path}: {error.strerror}") from error
+    try:
+        return read_points(parsed_geojson(content, of=path))
+    except ValueError as error:
+        raise SlideError(f"{path}: {error}") from error

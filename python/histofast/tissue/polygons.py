@@ -1,10 +1,10 @@
-"""Polygons of a GeoJSON to a mask."""
+"""Polygons of a GeoJSON to a mask; its points."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -51,13 +51,28 @@ class Areas:
         return tuple(told)
 
 
-def read_polygons(geojson: Mapping[str, Any]) -> Areas:
-    """Read every polygon in a GeoJSON object.
+class Leaf(NamedTuple):
+    """A geometry of a GeoJSON object, or what is there in the place of one.
+
+    Attributes:
+        kind: "Point", "Polygon" ...; "empty" where there is none, "missing" for a core that is.
+        value: the object.
+        where: it is, for messages.
+        is_ignored: whether it is of a class that QuPath ignores.
+    """
+
+    kind: str
+    value: Any
+    where: str
+    is_ignored: bool
+
+
+def leaves(geojson: Mapping[str, Any], *, wanted: str) -> Iterator[Leaf]:
+    """Yield every geometry in a GeoJSON object, in its order.
 
     Raises:
-        ValueError: it holds something else, or a broken ring; names the feature.
+        ValueError: it holds something else than `wanted`, as messages call it, and other geometries; names the feature.
     """
-    found = Areas()
     waiting: list[tuple[Any, str, int, bool]] = [(geojson, "geojson", 0, False)]
     while waiting:
         value, where, depth, is_ignored = waiting.pop()
@@ -74,16 +89,38 @@ def read_polygons(geojson: Mapping[str, Any]) -> Areas:
             ]
         elif kind == "GeometryCollection":
             inner = [(part, where) for part in _list(value, "geometries", where)]
-            found.without_area += not inner
+            if not inner:
+                yield Leaf("empty", value, where, is_ignored)
         elif kind == "Feature":
             geometry, properties = value.get("geometry"), value.get("properties")
             is_ignored = _is_ignored(properties)
             if _is_missing(properties):
-                found.missing += 1
-                continue
-            inner = [] if geometry is None else [(geometry, where)]
-            found.without_area += geometry is None
-        elif kind in ("Polygon", "MultiPolygon"):
+                yield Leaf("missing", value, where, is_ignored)
+            elif geometry is None:
+                yield Leaf("empty", value, where, is_ignored)
+            else:
+                inner = [(geometry, where)]
+        elif kind in ("Polygon", "MultiPolygon", *_WITHOUT_AREA):
+            yield Leaf(kind, value, where, is_ignored)
+        else:
+            got = _shown(value if kind is None else kind)
+            raise ValueError(f"{where} must hold {wanted}, got {got}: export them as GeoJSON")
+        waiting += [(part, place, depth + 1, is_ignored) for part, place in reversed(inner)]
+
+
+def read_polygons(geojson: Mapping[str, Any]) -> Areas:
+    """Read every polygon in a GeoJSON object.
+
+    Raises:
+        ValueError: it holds something else, or a broken ring; names the feature.
+    """
+    found = Areas()
+    for kind, value, where, is_ignored in leaves(geojson, wanted="polygons"):
+        if kind == "missing":
+            found.missing += 1
+        elif kind not in ("Polygon", "MultiPolygon"):
+            found.without_area += 1
+        else:
             coordinates = _list(value, "coordinates", where)
             found.without_area += not any(coordinates)
             for rings in [coordinates] if kind == "Polygon" else coordinates:
@@ -92,13 +129,44 @@ def read_polygons(geojson: Mapping[str, Any]) -> Areas:
                 if rings:
                     polygons = found.ignored if is_ignored else found.polygons
                     polygons.append([_ring(ring, where) for ring in rings])
-        elif kind in _WITHOUT_AREA:
-            found.without_area += 1
-        else:
-            got = _shown(value if kind is None else kind)
-            raise ValueError(f"{where} must hold polygons, got {got}: export areas as GeoJSON")
-        waiting += [(part, place, depth + 1, is_ignored) for part, place in reversed(inner)]
     return found
+
+
+def read_points(geojson: Mapping[str, Any]) -> tuple[NDArray[np.float64], tuple[str, ...]]:
+    """Read every point in a GeoJSON object: (n, 2) float64 (x, y), and what was passed over in words.
+
+    Points of classes that QuPath ignores (`Ignore*`), areas, lines and empty features are.
+
+    Raises:
+        ValueError: it holds something else, a point without two finite numbers, or no point; names the feature.
+    """
+    found: list[tuple[float, float]] = []
+    ignored = others = 0
+    for kind, value, where, is_ignored in leaves(geojson, wanted="points"):
+        if kind not in ("Point", "MultiPoint"):
+            others += 1
+            continue
+        coordinates = _list(value, "coordinates", where)
+        points = [coordinates] if kind == "Point" else coordinates
+        for point in points:
+            if not _is_point(point) or not all(abs(v) <= _FARTHEST_PX for v in point[:2]):
+                raise ValueError(
+                    f"{where} must hold points of two finite numbers, level-0 pixels, got "
+                    f"{_shown(point) if not _is_point(point) else tuple(point[:2])}"
+                )
+        ignored += len(points) * is_ignored
+        found += [] if is_ignored else [(float(point[0]), float(point[1])) for point in points]
+    if not found:
+        got = f"{count(others, 'other geometry', 'other geometries')}" if others else "none"
+        raise ValueError(f"geojson must hold points, got {got}")
+    told = []
+    if others:
+        told.append(
+            f"{count(others, 'area, line or empty feature', 'areas, lines or empty features')} passed over"
+        )
+    if ignored:
+        told.append(f"{count(ignored, 'point')} of classes in * left out")
+    return np.array(found, np.float64), tuple(told)
 
 
 def _is_ignored(properties: Any) -> bool:

@@ -1,4 +1,4 @@
-"""Where the patches of a slide lie, and how they are cut out of decoded tiles.
+"""Where the patches of a slide lie.
 
 A *patch* is what the encoder sees (``patch_px`` pixels at ``mpp``), a *tile* what the slide file
 stores. ``_l0`` is level-0 pixels, ``_px`` patch pixels. Boxes are (x, y, width, height).
@@ -9,31 +9,28 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol, TypeVar, get_args
+from typing import Any, Literal, Protocol, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
-from histofast import _core
-from histofast._arrays import check, one_place
+from histofast._arrays import check
 from histofast._notebook import SIDE_PX, Pictured, framed, shown_size
 from histofast._numbers import mpp_number, real_number, whole_number
 from histofast._words import count
+from histofast.tiling.covering import SLIVER, coverage
+from histofast.tiling.cutting import WHITE
 
 LEVEL_TOLERANCE = 0.01
 MAG_TOLERANCE = 0.06  # of what scanners call 40x or 20x
 UM_AT_1X = 10.0  # per pixel, nominally
 _NOTED_SHARE = 0.005  # of the tissue
-BAND_ROWS = 256
-SLIVER = 1e-10  # of a box's side: rounding, no part of what the box shows
-WHITE = (255, 255, 255)
 _SHOWN_RGB = (40, 90, 220)  # of a patch that is all tissue
 _FAINTEST = 0.3  # of a patch, beside that
 _SEEN_PX = 4  # side of a patch in a picture from which on neighbours are told apart
 
 Resample = Literal["area", "bicubic", "bilinear"]
 RESAMPLE = get_args(Resample)
-Array = TypeVar("Array")  # NumPy's, or one of torch or CuPy on a GPU
 
 
 class LevelGeometry(Protocol):
@@ -80,11 +77,12 @@ class PatchPlan(Pictured):
         mpp: um per patch pixel asked for; `patch_l0` realises it to half a level-0 pixel.
         level: pyramid level the pixels come from.
         level_downsample: level-0 pixels per pixel of that level.
-        grid: (columns, rows) of the full grid before tissue was asked for.
+        grid: (columns, rows) of the full grid before tissue was asked for; (0, 0) where there is none.
         identity: the parameters that made the plan.
         beyond_grid: share of the tissue, 0..1, that lies right of and below the full grid, where no patch
             shows it.
         resample: how pixels of the level become those of a patch, see `plan_patches`.
+        crossing: patches asked for one by one that would cross an edge of the slide, and were dropped.
     """
 
     coords_l0: NDArray[np.int64]
@@ -99,10 +97,15 @@ class PatchPlan(Pictured):
     identity: dict[str, Any]
     beyond_grid: float = 0.0
     resample: Resample = "area"
+    crossing: int = 0
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """Say how much tissue the edge costs, where that may matter."""
+        """Say how much tissue, or how many patches, the edge costs, where that may matter."""
+        if self.crossing:
+            crosses, are = ("crosses", "is") if self.crossing == 1 else ("cross", "are")
+            what = f"{count(self.crossing, 'patch')} of coords {crosses} the edge of the slide"
+            return (f'{what}, and {are} dropped: edge="shift" takes them',)
         if self.beyond_grid < _NOTED_SHARE:
             return ()
         where = "lies beyond the last whole patch, right or below"
@@ -116,9 +119,10 @@ class PatchPlan(Pictured):
     def __repr__(self) -> str:
         overlap = f", overlap {self.overlap_px} px" if self.overlap_px else ""
         columns, rows = self.grid
+        grid = f", of a grid of {columns} x {rows}" if columns else ""
         return (
-            f"PatchPlan({count(len(self), 'patch')} of {self.patch_px} px at {self.mpp:g} um/px{overlap}, "
-            f"of a grid of {columns} x {rows}, from level {self.level})"
+            f"PatchPlan({count(len(self), 'patch')} of {self.patch_px} px at {self.mpp:g} um/px{overlap}"
+            f"{grid}, from level {self.level})"
         )
 
     def _picture(self) -> NDArray[np.uint8]:
@@ -202,15 +206,7 @@ def plan_patches(
     min_tissue = real_number("min_tissue", min_tissue, at_least=0, at_most=1)
     _refuse_unknown(edge, resample)
 
-    scale = mpp / slide.mpp
-    if scale < 1 - LEVEL_TOLERANCE and not allow_upsampling:
-        raise ValueError(
-            f"mpp must be at least the slide's own {slide.mpp:g}, got {mpp:g}: ask for a coarser "
-            "mpp, or accept interpolated pixels with allow_upsampling=True"
-        )
-    patch_l0 = max(1, round(patch_px * scale))
-    _refuse_larger(slide.levels[0], patch_px, patch_l0, mpp)
-
+    scale, patch_l0 = _scale_and_side(slide, mpp, patch_px, allow_upsampling=allow_upsampling)
     stride_l0 = (patch_px - overlap_px) * scale
     xs = _grid(slide.levels[0].width, patch_l0, stride_l0, edge)
     ys = _grid(slide.levels[0].height, patch_l0, stride_l0, edge)
@@ -242,6 +238,113 @@ def plan_patches(
         resample=resample,
         beyond_grid=beyond_grid,
     )
+
+
+def plan_at(
+    slide: SlideGeometry,
+    points_l0: NDArray[np.float64],
+    *,
+    are_centres: bool = False,
+    mpp: float = 0.5,
+    patch_px: int = 256,
+    edge: Literal["drop", "shift"] = "drop",
+    allow_upsampling: bool = False,
+    resample: Resample = "area",
+) -> PatchPlan:
+    """Lay a patch at each of the given places, whatever is there.
+
+    Args:
+        slide: anything with `levels` and `mpp`.
+        points_l0: (n, 2) float64 (x, y), level-0 pixels: top-left corners; rounded to whole pixels.
+        are_centres: they are the centres of patches instead.
+        edge: "drop" leaves out patches that cross an edge of the slide, which `PatchPlan.notes` tells,
+            "shift" moves them inwards.
+        mpp, patch_px, allow_upsampling, resample: see `plan_patches`.
+
+    Returns:
+        The plan, patches sorted by y, then x. `tissue_fraction` is 1: nobody has looked.
+
+    Raises:
+        TypeError: a parameter that is no number, points of another dtype.
+        ValueError: as `plan_patches`; a place that is not finite, outside of the slide, or there twice.
+
+    Determinism: the same on every machine.
+
+    Example:
+        >>> from types import SimpleNamespace as S
+        >>> slide = S(levels=[S(width=2048, height=1024, downsample=1.0)], mpp=0.25)
+        >>> plan_at(slide, np.array([[300.0, 300.0]]), are_centres=True, mpp=0.5).coords_l0.tolist()
+        [[44, 44]]
+    """
+    mpp = mpp_number("mpp", mpp)
+    patch_px = whole_number("patch_px", patch_px, at_least=1)
+    _refuse_unknown(edge, resample)
+    check("points_l0", points_l0, "float64", ("n", 2))
+    scale, patch_l0 = _scale_and_side(slide, mpp, patch_px, allow_upsampling=allow_upsampling)
+    base = slide.levels[0]
+    _refuse_strays(points_l0, base, are_centres=are_centres)
+    shift = patch_l0 / 2 if are_centres else 0.0
+    corners = np.floor(points_l0 - shift + 0.5).astype(np.int64)
+    last = np.array([base.width, base.height], np.int64) - patch_l0
+    within = corners.clip(0, last)
+    is_whole = (within == corners).all(axis=1)
+    coords = within if edge == "shift" else corners[is_whole]
+    coords = coords[np.lexsort(coords.T)]
+    level = _level_for(slide, scale)
+    return PatchPlan(
+        coords_l0=np.ascontiguousarray(coords),
+        tissue_fraction=np.ones(len(coords), np.float32),
+        patch_px=patch_px,
+        patch_l0=patch_l0,
+        overlap_px=0,
+        mpp=mpp,
+        level=level,
+        level_downsample=slide.levels[level].downsample,
+        grid=(0, 0),
+        identity={"mpp": mpp, "patch_px": patch_px, "edge": edge, "resample": resample},
+        resample=resample,
+        crossing=int(np.count_nonzero(~is_whole)) if edge == "drop" else 0,
+    )
+
+
+def _refuse_strays(
+    points_l0: NDArray[np.float64], base: LevelGeometry, *, are_centres: bool
+) -> None:
+    """Refuse places that are none of the slide, or there twice."""
+    size = np.array([base.width, base.height], np.float64)
+    # Not so written for NaN, which is within nothing.
+    is_there = (points_l0 >= 0) & ((points_l0 <= size) if are_centres else (points_l0 < size))
+    strays = np.flatnonzero(~is_there.all(axis=1))
+    if len(strays):
+        x, y = points_l0[strays[0]]
+        more = f", and {len(strays) - 1:,} more" if len(strays) > 1 else ""
+        raise ValueError(
+            f"coords must lie in the slide of {base.width} x {base.height} level-0 pixels, got "
+            f"({x:g}, {y:g}){more}: are they of another slide, or of another level?"
+        )
+    places, counts = np.unique(points_l0, axis=0, return_counts=True)
+    if len(places) < len(points_l0):
+        x, y = places[counts > 1][0]
+        raise ValueError(f"coords must be there once each, got ({x:g}, {y:g}) {counts.max()} times")
+
+
+def _scale_and_side(
+    slide: SlideGeometry, mpp: float, patch_px: int, *, allow_upsampling: bool
+) -> tuple[float, int]:
+    """Return level-0 pixels per patch pixel, and the side of a patch in level-0 pixels.
+
+    Raises:
+        ValueError: the slide is coarser than `mpp`, or smaller than a patch.
+    """
+    scale = mpp / slide.mpp
+    if scale < 1 - LEVEL_TOLERANCE and not allow_upsampling:
+        raise ValueError(
+            f"mpp must be at least the slide's own {slide.mpp:g}, got {mpp:g}: ask for a coarser "
+            "mpp, or accept interpolated pixels with allow_upsampling=True"
+        )
+    patch_l0 = max(1, round(patch_px * scale))
+    _refuse_larger(slide.levels[0], patch_px, patch_l0, mpp)
+    return scale, patch_l0
 
 
 def nominal_patch_l0(patch_px: int, *, mpp: float, slide_mpp: float) -> int:
@@ -343,131 +446,3 @@ def _level_for(slide: SlideGeometry, scale: float) -> int:
         if level.downsample <= scale * (1 + LEVEL_TOLERANCE)
     ]
     return max(fine_enough)[1] if fine_enough else 0
-
-
-def coverage(mask: NDArray[np.uint8], boxes: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Mean of a mask over boxes, exact for fractional boxes, by an integral image.
-
-    Args:
-        mask: (h, w) uint8, 0 is background.
-        boxes: (n, 4) float64 (x, y, width, height) in mask pixels; outside the mask is background.
-
-    Returns:
-        (n,) float64, 0..1.
-
-    Raises:
-        TypeError, ValueError: wrong dtype or shape.
-    """
-    h, w = check("mask", mask, "uint8", ("h", "w"))
-    check("boxes", boxes, "float64", ("n", 4))
-    result = np.zeros(len(boxes))
-    if h == 0 or w == 0:
-        return result
-    first_row = np.clip(np.floor(boxes[:, 1]), 0, h).astype(np.int64)
-    last_row = np.clip(np.ceil(boxes[:, 1] + boxes[:, 3]), 0, h).astype(np.int64)
-    start = 0
-    while start < len(boxes):
-        # Boxes come row by row: an integral image of the rows of some of them at a time is small.
-        reach = first_row[start] + BAND_ROWS
-        beyond = np.flatnonzero(last_row[start:] > max(reach, last_row[start]))
-        stop = start + int(beyond[0]) if len(beyond) else len(boxes)
-        top, bottom = int(first_row[start:stop].min()), int(last_row[start:stop].max())
-        if bottom > top:
-            shifted = boxes[start:stop] - np.array([0, top, 0, 0])
-            result[start:stop] = _means(mask[top:bottom], shifted)
-        start = stop
-    return result
-
-
-def _means(mask: NDArray[np.uint8], boxes: NDArray[np.float64]) -> NDArray[np.float64]:
-    """`coverage` by one integral image."""
-    h, w = mask.shape
-    integral = np.zeros((h + 1, w + 1), np.int64)
-    np.cumsum(mask != 0, axis=0, out=integral[1:, 1:])
-    np.cumsum(integral[1:, 1:], axis=1, out=integral[1:, 1:])
-
-    def below(x: NDArray[np.float64], y: NDArray[np.float64]) -> NDArray[np.float64]:
-        # The integral of a picture of squares is bilinear within each of them: exact.
-        x, y = np.clip(x, 0, w), np.clip(y, 0, h)
-        i, j = np.minimum(y.astype(np.int64), h - 1), np.minimum(x.astype(np.int64), w - 1)
-        fy, fx = y - i, x - j
-        top = integral[i, j] * (1 - fx) + integral[i, j + 1] * fx
-        bottom = integral[i + 1, j] * (1 - fx) + integral[i + 1, j + 1] * fx
-        result: NDArray[np.float64] = top * (1 - fy) + bottom * fy
-        return result
-
-    x0, y0, x1, y1 = boxes[:, 0], boxes[:, 1], boxes[:, 0] + boxes[:, 2], boxes[:, 1] + boxes[:, 3]
-    inside = below(x1, y1) - below(x0, y1) - below(x1, y0) + below(x0, y0)
-    # What cancels leaves a residue: a box that touches no set pixel covers exactly nothing.
-    inside[_touched(integral, boxes) == 0] = 0.0
-    return np.clip(inside / (boxes[:, 2] * boxes[:, 3]), 0.0, 1.0)
-
-
-def _touched(integral: NDArray[np.int64], boxes: NDArray[np.float64]) -> NDArray[np.int64]:
-    """Number of set pixels of which a box shows some, slivers of rounding apart."""
-    h, w = (size - 1 for size in integral.shape)
-    sliver = SLIVER * boxes[:, 2:]
-    low = np.floor(boxes[:, :2] + sliver).astype(np.int64).clip(0, (w, h))
-    high = np.ceil(boxes[:, :2] + boxes[:, 2:] - sliver).astype(np.int64).clip(0, (w, h))
-    (x0, y0), (x1, y1) = low.T, high.T
-    count: NDArray[np.int64] = (
-        integral[y1, x1] - integral[y1, x0] - integral[y0, x1] + integral[y0, x0]
-    )
-    return count
-
-
-def cut_patches(
-    pool: Any,
-    slot_of: Any,
-    boxes: Any,
-    *,
-    width: int,
-    height: int,
-    out: Array,
-    fill: tuple[int, int, int] = WHITE,
-) -> Array:
-    """Resample boxes of a tiled level to square patches, by area averaging.
-
-    Args:
-        pool: (slots, th, tw, 3) uint8 decoded tiles. NumPy array, or one of torch or CuPy on a GPU;
-            so are the other arrays, all in one place. Tiles whose width is a multiple of 16 pixels
-            are read fastest on a GPU.
-        slot_of: (rows, columns) int32 slot of each tile of the level; -1 for none, shown as `fill`.
-        boxes: (n, 4) float64 (x, y, width, height) in pixels of the level. Past its edge the edge
-            pixel continues.
-        width: of the level in pixels; the rest of the last tiles is padding.
-        height: likewise.
-        out: (n, p, p, 3) uint8 or float32 to write into. Floats are from 0 to 255, what the bytes are
-            before they are rounded; on a CPU they are slow.
-        fill: RGB of tiles that are not there.
-
-    Returns:
-        `out`: the mean of each of the p x p cells of each box; where a cell is smaller than a
-        pixel, linear interpolation. Bytes are within 1 of tests/reference.py's real-valued
-        `cut_patch`, floats within 0.5, and within 0.05 of it for cells below 5 pixels.
-
-    Raises:
-        TypeError: wrong dtype.
-        ValueError: wrong shape, a strided array, arrays in different places, a box that is not
-            finite, or absurdly large, or has no area. On a GPU nobody looks at the boxes and slots
-            beforehand: such a box gives a patch of `fill`, and slots have to be right.
-
-    Determinism: bitwise, on every CPU, instruction set and GPU.
-    On a GPU the call is asynchronous on the current stream of the arrays' library.
-    """
-    slots, _, _ = check("pool", pool, "uint8", ("slots", "th", "tw", 3))
-    check("slot_of", slot_of, "int32", ("rows", "columns"))
-    (n,) = check("boxes", boxes, "float64", ("n", 4))
-    check("out", out, ("uint8", "float32"), (n, "p", "p", 3))
-    patches: Any = out  # the stub knows NumPy's arrays only
-    library = one_place(pool=pool, slot_of=slot_of, boxes=boxes, out=out)
-    if library is not None:
-        stream = library.stream(out)
-        _core.cut_patches(pool, slot_of, boxes, width, height, fill, patches, stream=stream)
-        return out
-    if n and not ((np.abs(boxes) < 2**31).all() and (boxes[:, 2:] > 0).all()):
-        raise ValueError("boxes must be finite, below 2**31, with width and height above 0")
-    if slot_of.size and int(slot_of.max()) >= slots:
-        raise ValueError(f"slot_of must name slots below {slots}, got {int(slot_of.max())}")
-    _core.cut_patches(pool, slot_of, boxes, width, height, fill, patches)
-    return out
