@@ -78,7 +78,7 @@ class FolderStore:
             descriptor = os.open(f"{self._root}/{key}", os.O_RDONLY | _NONBLOCKING)
         except (FileNotFoundError, NotADirectoryError):
             return None
-        with os.fdopen(descriptor, "rb", buffering=0) as file:
+        try:
             status = os.fstat(descriptor)
             if not stat.S_ISREG(status.st_mode):
                 raise ValueError(f"{key} is no file")
@@ -86,8 +86,11 @@ class FolderStore:
                 count = status.st_size
             if count > most_bytes:
                 raise ValueError(f"{key} must have at most {most_bytes:,} bytes, got {count:,}")
-            file.seek(max(0, status.st_size + start) if start < 0 else start)
-            return file.read(count)
+            if start:
+                os.lseek(descriptor, max(0, status.st_size + start) if start < 0 else start, 0)
+            return os.read(descriptor, count)
+        finally:
+            os.close(descriptor)
 
 
 def is_zarr(path: Path) -> bool:
