@@ -10,6 +10,7 @@ import hashlib
 import traceback
 from collections.abc import Callable
 from contextlib import asynccontextmanager
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +39,11 @@ _log = log_of(__name__)
 
 _BROKEN, _CROWDED, _GONE = 422, 503, 499  # statuses
 _SLIDE_FAILURES = (FileNotFoundError, HistofastError)
+_STATUS: dict[type[Exception], int] = {
+    **dict.fromkeys(_SLIDE_FAILURES, _BROKEN),
+    **dict.fromkeys((KeyError, IndexError), 404),
+    **dict.fromkeys((TypeError, ValueError), 400),
+}
 _KEPT = "private, max-age=86400, immutable"
 
 
@@ -49,21 +55,37 @@ class _Viewer:
         self.outlines, self.pages, self.queue = Outlines(catalogue), Pages(), TileQueue()
 
     def entry(self, request: Request) -> Entry:
-        """Return the slide that is asked for, one that can be opened as far as is known."""
+        """Return the slide that is asked for."""
         entries = self.catalogue.entries
         index: int = request.path_params["index"]
         if index >= len(entries):
             raise HTTPException(404, "there is no such slide")
         return entries[index]
 
-    def told(self, entry: Entry, failed: Callable[[], Any]) -> Any:
-        """Return what a function returns; where the slide fails, its sentence."""
+    def index(self, request: Request) -> int:
+        """Return the index of the slide that is asked for, one that can be opened as far as is known."""
+        entry = self.entry(request)
         if entry.error is not None:
             raise HTTPException(_BROKEN, entry.error)
-        try:
-            return failed()
-        except _SLIDE_FAILURES as error:
-            raise HTTPException(_BROKEN, self.catalogue.told(entry.index, error)) from error
+        return entry.index
+
+    # --- errors ---------------------------------------------------------------------------------
+
+    def refused(self, request: Request, error: Exception) -> Response:
+        assert isinstance(error, HTTPException)
+        return JSONResponse({"error": error.detail}, error.status_code, headers=error.headers)
+
+    def said(self, request: Request, error: Exception) -> Response:
+        """Answer with the sentence of an error of ours."""
+        status = next(status for kind, status in _STATUS.items() if isinstance(error, kind))
+        index = request.path_params.get("index", len(self.catalogue.entries))
+        told = self.catalogue.told(index if index < len(self.catalogue.entries) else None, error)
+        return JSONResponse({"error": told}, status)
+
+    def failed(self, request: Request, error: Exception) -> Response:
+        """Say nothing of an error that nobody has thought of but that it is in the log."""
+        _log.error("%s", "".join(traceback.format_exception(error)))
+        return JSONResponse({"error": "the viewer failed: the log of the command says why"}, 500)
 
     # --- page -----------------------------------------------------------------------------------
 
@@ -96,7 +118,7 @@ class _Viewer:
         return {
             "id": entry.index,
             "name": entry.name,
-            "patches": None,
+            "patches": self.catalogue.n_patches(entry.index),
             "label": entry.label,
             "prediction": predicted
             and {"class": predicted["class"], "p": max(predicted["p"], default=None)},
@@ -123,9 +145,10 @@ class _Viewer:
                 return JSONResponse(about)
             about["patches"], note = self._patches(entry)
             about["notes"] = [*self.catalogue.notes(entry.index), *([note] if note else [])]
-            about["notes"] += self.layers.notes(entry.index)
+            of_layers = self.layers.notes(entry.index)
+            about["notes"] += [self.catalogue.shown(entry.index, each) for each in of_layers]
             if about["patches"] is not None:
-                about["layers"] = [_as_json(layer) for layer in self.layers.of(entry.index)]
+                about["layers"] = [asdict(layer) for layer in self.layers.of(entry.index)]
         return JSONResponse(about)
 
     def _geometry(self, entry: Entry) -> dict[str, Any]:
@@ -173,27 +196,23 @@ class _Viewer:
         }
 
     def tissue(self, request: Request) -> Response:
-        entry = self.entry(request)
-        return JSONResponse(self.told(entry, lambda: self.outlines.of(entry.index)))
+        return JSONResponse(self.outlines.of(self.index(request)))
 
     async def tile(self, request: Request) -> Response:
-        entry, asked = self.entry(request), request.path_params
+        index, asked = self.index(request), request.path_params
         place = asked["z"], asked["x"], asked["y"]
         catalogue = self.catalogue
 
         def made(is_wanted: Callable[[], bool]) -> Response:
-            identity = self.told(entry, lambda: catalogue.identity(entry.index))
-            tag = _tag(identity, place)
+            tag = _tag(catalogue.identity(index), place)
             if request.headers.get("if-none-match") == tag:
                 return Response(status_code=304, headers={"etag": tag, "cache-control": _KEPT})
-            tile = self.told(
-                entry, lambda: catalogue.tile(entry.index, *place, is_wanted=is_wanted)
-            )
+            tile = catalogue.tile(index, *place, is_wanted=is_wanted)
             if tile is None:
                 raise HTTPException(404, "there is no such tile")
             headers = {"etag": tag, "cache-control": _KEPT}
             if tile.unreadable:
-                headers = {"x-unreadable": str(tile.unreadable)}
+                headers = {"x-unreadable": str(len(tile.unreadable))}
             return Response(tile.data, media_type="image/jpeg", headers=headers)
 
         try:
@@ -206,25 +225,19 @@ class _Viewer:
     # --- patches --------------------------------------------------------------------------------
 
     def patches(self, request: Request) -> Response:
-        entry = self.entry(request)
-        file = self._features(entry)
-        assert file.coords is not None
-        return _binary(file.coords.astype("<i4"))
+        coords = self._features(self.entry(request)).coords
+        assert coords is not None
+        return _binary(coords.astype("<i4"))
 
     def values(self, request: Request) -> Response:
         entry = self.entry(request)
         self._features(entry)
-        try:
-            values = self.told(
-                entry, lambda: self.layers.values(entry.index, request.path_params["layer"])
-            )
-        except KeyError:
-            raise HTTPException(404, "there is no such layer") from None
+        values = self.layers.values(entry.index, request.path_params["layer"])
         return _binary(values.astype(np.uint8 if values.ndim == 2 else "<f4", copy=False))
 
     def _features(self, entry: Entry) -> FeatureFile:
         """Return the features of a slide that has some, with their places."""
-        file: FeatureFile | None = self.told(entry, lambda: self.catalogue.features(entry.index))
+        file = self.catalogue.features(entry.index)
         if file is None or file.coords is None:
             raise HTTPException(404, f"{entry.name} has no patches")
         return file
@@ -267,26 +280,14 @@ def make_app(
             Route(f"{slide}/patches", viewer.patches),
             Route(f"{slide}/values/{{layer}}", viewer.values),
         ],
-        exception_handlers={HTTPException: _refused, Exception: _failed},
+        exception_handlers={
+            **dict.fromkeys(_STATUS, viewer.said),
+            HTTPException: viewer.refused,
+            Exception: viewer.failed,
+        },
         lifespan=lifespan,
     )
     return Guard(app, access or Access())
-
-
-def _refused(request: Request, error: Exception) -> Response:
-    assert isinstance(error, HTTPException)
-    return JSONResponse({"error": error.detail}, error.status_code, headers=error.headers)
-
-
-def _failed(request: Request, error: Exception) -> Response:
-    """Say nothing of an error that nobody has thought of but that it is in the log."""
-    _log.error("%s", "".join(traceback.format_exception(error)))
-    return JSONResponse({"error": "the viewer failed: the log of the command says why"}, 500)
-
-
-def _as_json(layer: Any) -> dict[str, Any]:
-    names = ("id", "name", "group", "kind", "low", "high", "categories", "note")
-    return {name: getattr(layer, name) for name in names}
 
 
 def _binary(values: np.ndarray[Any, Any]) -> Response:

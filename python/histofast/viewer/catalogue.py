@@ -21,7 +21,6 @@ from histofast._words import count, one_line
 from histofast.errors import SlideError
 from histofast.features import FeatureFile, open_features
 from histofast.slides import Slide, open_slide
-from histofast.viewer.blocks import Block
 from histofast.viewer.pyramid import Pyramid
 from histofast.viewer.tiles import IsWanted, Tiled, TileFile, Tiles
 
@@ -96,6 +95,7 @@ class Catalogue:
         self._open: OrderedDict[int, _Open] = OrderedDict()
         self._opening = [threading.Lock() for _ in self.entries]
         self._features: OrderedDict[int, FeatureFile] = OrderedDict()
+        self._n_patches: dict[int, int] = {}
         self._lock = threading.Lock()
         self._numbers = itertools.count()
 
@@ -138,8 +138,9 @@ class Catalogue:
         with self._use(index) as opened:
             tile = self._tiles.jpeg(opened.tiled, z, column, row, is_wanted=is_wanted)
             if tile is not None and tile.unreadable:
-                block = self._tiles.pixels(opened.tiled, z, column, row)
-                self._note(opened, block)
+                with self._lock:
+                    opened.bad |= tile.unreadable
+                    opened.reason = opened.reason or tile.reason
             return tile
 
     def notes(self, index: int) -> tuple[str, ...]:
@@ -157,12 +158,6 @@ class Catalogue:
                 why = "" if self.anonymous else f": {self._words(opened.reason)}"
                 notes.append(f"{what} of the slide cannot be decoded, shown in grey{why}")
             return tuple(notes)
-
-    def _note(self, opened: _Open, block: Block | None) -> None:
-        with self._lock:
-            if block is not None:
-                opened.bad |= block.unreadable
-                opened.reason = opened.reason or block.reason
 
     @contextmanager
     def _use(self, index: int) -> Iterator[_Open]:
@@ -233,6 +228,7 @@ class Catalogue:
         found = open_features(path)
         with self._lock:
             self._features[index] = found
+            self._n_patches[index] = len(found.features)
             n_bytes = sum(map(_bytes_read, self._features.values()))
             while len(self._features) > 1 and (
                 len(self._features) > MOST_OPEN or n_bytes > MOST_BYTES
@@ -240,15 +236,28 @@ class Catalogue:
                 n_bytes -= _bytes_read(self._features.popitem(last=False)[1])
         return found
 
+    def n_patches(self, index: int) -> int | None:
+        """Return how many patches a slide has, None where nobody has looked yet."""
+        return self._n_patches.get(index)
+
     # --- words ----------------------------------------------------------------------------------
 
-    def told(self, index: int, error: object) -> str:
+    def told(self, index: int | None, error: object) -> str:
         """Return what to show of an error of a slide; where names are hidden, none of its words."""
         if not self.anonymous:
             return self._words(error)
-        name = self.entries[index].name
+        name = "this" if index is None else self.entries[index].name
         _log.warning("%s: %s", name, one_line(error))
-        return f"{name} cannot be read: the log of the command says why"
+        return f"{name} cannot be shown: the log of the command says why"
+
+    def shown(self, index: int, note: str) -> str:
+        """Return a note on a slide without names where they are hidden."""
+        entry = self.entries[index]
+        files = (entry.path, *([entry.features] if entry.features else []))
+        names = {entry.slide, *(path.name for path in files), *(path.stem for path in files)}
+        if self.anonymous and any(name in note for name in names):
+            return self.told(index, note)
+        return note
 
     def close(self) -> None:
         """Close all slides."""

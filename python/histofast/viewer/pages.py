@@ -6,6 +6,7 @@ import hashlib
 from functools import cached_property
 from pathlib import Path
 
+from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
 
@@ -36,7 +37,7 @@ class Pages:
         """Return a file, or that the browser has it."""
         path = self.names.get(name)
         if path is None:
-            return Response(status_code=404)
+            raise HTTPException(404, "there is no such file")
         data = path.read_bytes()
         headers = {"content-type": _TYPES[path.suffix]}
         if is_kept:

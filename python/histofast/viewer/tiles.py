@@ -26,11 +26,13 @@ class TileFile:
 
     Attributes:
         data: JPEG.
-        unreadable: how many tiles of the slide's file are shown in grey in it.
+        unreadable: (level, column, row) of the tiles of the slide's file that are grey in it.
+        reason: why the first of them is; "" where none is.
     """
 
     data: bytes
-    unreadable: int
+    unreadable: frozenset[tuple[int, int, int]]
+    reason: str
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -79,7 +81,7 @@ class Tiles:
         if block is None or block.pixels is None:
             return None
         data = encode_tile(block.pixels, codec="jpeg", quality=QUALITY)
-        return TileFile(data=data, unreadable=len(block.unreadable))
+        return TileFile(data=data, unreadable=block.unreadable, reason=block.reason)
 
     def _cut(self, tiled: Tiled, z: int, column: int, row: int, is_wanted: IsWanted) -> Block:
         """Make a whole tile: past the edge of the slide its edge goes on."""
