@@ -24,6 +24,7 @@ REMEDIES = {
     "nanobind": "nanobind",
     "obstore": "histofast[s3]",
     "ray": "histofast[ray]",
+    "shapely": "shapely",
     "skimage": "scikit-image",
     **dict.fromkeys(["httpx", "starlette", "uvicorn"], "histofast[view]"),
     "torchmil": "torchmil",

@@ -11,10 +11,13 @@ from histofast._lazy import attach
 
 if TYPE_CHECKING:
     from histofast.viewer import clusters as clusters
+    from histofast.viewer import cohort as cohort
     from histofast.viewer import colours as colours
+    from histofast.viewer import inspecting as inspecting
     from histofast.viewer import keeping as keeping
     from histofast.viewer import maps as maps
     from histofast.viewer import neighbours as neighbours
+    from histofast.viewer import regions as regions
     from histofast.viewer.catalogue import Catalogue, Entry
     from histofast.viewer.guard import Access
     from histofast.viewer.layers import Layer, Layers
@@ -32,10 +35,13 @@ else:
         },
         rooms=[
             "clusters",
+            "cohort",
             "colours",
+            "inspecting",
             "keeping",
             "maps",
             "neighbours",
+            "regions",
         ],
     )
 
@@ -48,10 +54,13 @@ __all__ = [
     "Listening",
     "Viewer",
     "clusters",
+    "cohort",
     "colours",
+    "inspecting",
     "keeping",
     "list_catalogue",
     "maps",
     "neighbours",
     "open_viewer",
+    "regions",
 ]

@@ -27,6 +27,7 @@ from histofast.errors import FeatureError, HistofastError
 from histofast.features import FeatureFile
 from histofast.viewer.blocks import Abandoned
 from histofast.viewer.catalogue import Catalogue, Entry
+from histofast.viewer.data_routes import data_routes
 from histofast.viewer.guard import Access, Guard
 from histofast.viewer.layers import Layers
 from histofast.viewer.outlines import Outlines
@@ -279,6 +280,7 @@ def make_app(
             Route(f"{slide}/tissue", viewer.tissue),
             Route(f"{slide}/patches", viewer.patches),
             Route(f"{slide}/values/{{layer}}", viewer.values),
+            *data_routes(catalogue, viewer.layers, export),
         ],
         exception_handlers={
             **dict.fromkeys(_STATUS, viewer.said),
