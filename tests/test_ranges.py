@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from histofast._remote import Address, Ahead, merge_ranges, place_of, store_of
@@ -41,7 +41,7 @@ def test_a_path_that_was_an_address_is_one_again():
     assert place_of("slides", Path("s3://bkt/a/x.svs")) == Address.of("s3://bkt/a/x.svs")
     for path in ("slides/s3.svs", "s3/x.svs", "C:/x.svs", "s3:x.svs", Path("/a/https/x.svs")):
         assert place_of("slides", path) == Path(path)
-    with pytest.raises(TypeError, match="slides must be a path or an address, got 3"):
+    with pytest.raises(TypeError, match="slides must be a path, got 3"):
         place_of("slides", 3)
 
 
@@ -69,13 +69,21 @@ def test_addresses_that_name_nothing_are_refused_without_what_is_secret():
 
 # --- merging --------------------------------------------------------------------------------------
 
-RANGES = st.lists(st.tuples(st.integers(0, 300), st.integers(1, 40)), max_size=40)
+
+def some_ranges(seed, n):
+    rng = np.random.default_rng(seed)
+    return np.stack([rng.integers(0, 300, n), rng.integers(1, 41, n)], axis=1).tolist()
+
+
+# Drawn one by one they take long where the machine is busy, which hypothesis takes for a fault.
+RANGES = st.builds(some_ranges, st.integers(0, 2**32 - 1), st.integers(0, 40))
 
 
 def array_of(ranges):
     return np.array(ranges, np.int64).reshape(-1, 2)
 
 
+@settings(max_examples=60, deadline=None)
 @given(ranges=RANGES, gap=st.integers(0, 20))
 def test_merged_ranges_are_the_bytes_with_small_gaps_closed(ranges, gap):
     """By definition: mark every byte, fill runs of unmarked ones that are short, read off the runs."""
@@ -94,6 +102,7 @@ def test_merged_ranges_are_the_bytes_with_small_gaps_closed(ranges, gap):
     assert [[block.start, block.stop] for block in got] == wanted
 
 
+@settings(max_examples=60, deadline=None)
 @given(ranges=RANGES, gap=st.integers(0, 20), most=st.integers(1, 80))
 def test_every_range_lies_in_one_block_and_blocks_are_bounded(ranges, gap, most):
     blocks = merge_ranges(array_of(ranges), gap_bytes=gap, block_bytes=most)
@@ -128,14 +137,13 @@ class Source:
         return DATA[offset : offset + count]
 
 
-@given(data=st.data())
-def test_what_is_taken_is_what_is_there_in_any_order_near_the_planned_one(data):
-    n = data.draw(st.integers(1, 60))
-    offsets = data.draw(
-        st.lists(st.integers(0, 900_000), min_size=n, max_size=n, unique=True), label="offsets"
-    )
+@settings(max_examples=40, deadline=None)
+@given(seed=st.integers(0, 2**32 - 1), n=st.integers(1, 60))
+def test_what_is_taken_is_what_is_there_in_any_order_near_the_planned_one(seed, n):
+    rng = np.random.default_rng(seed)
+    offsets = rng.permutation(900_000)[:n].tolist()
     ranges = array_of([(offset, 1 + offset % 5000) for offset in offsets])
-    order = sorted(range(n), key=lambda i: i + data.draw(st.integers(0, 6)))
+    order = np.argsort(np.arange(n) + rng.integers(0, 7, n)).tolist()
     ahead = Ahead(Source().fetch)
     ahead.plan(ranges)
     for i in order:

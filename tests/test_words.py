@@ -9,7 +9,15 @@ import pytest
 
 from histofast import _words
 from histofast._numbers import mpp_number, real_number, whole_number
-from histofast._words import clipped, count, did_you_mean, duration, first_line, one_line
+from histofast._words import (
+    clipped,
+    count,
+    did_you_mean,
+    duration,
+    first_line,
+    one_line,
+    without_secrets,
+)
 
 
 def test_examples():
@@ -100,3 +108,16 @@ def test_what_is_no_number_is_refused(value):
 def test_numbers_out_of_range(read, value, bounds, message):
     with pytest.raises(ValueError, match=f"^{message}$"):
         read("n", value, **bounds)
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("https://me:p%40s@h:8/a b", "https://h:8/a b"),
+        ("'http://h/x.svs?sig=1&b=2' -o f", "'http://h/x.svs' -o f"),
+        ("HTTPS:/me:pw@h/x#y, s3://key:pw@bkt/a?.svs", "HTTPS:/h/x s3://bkt/a?.svs"),
+        ("mail me@h about s3://bkt/a@b.svs?", "mail me@h about s3://bkt/a@b.svs?"),
+    ],
+)
+def test_addresses_are_shown_without_what_is_secret(text, shown):
+    assert without_secrets(text) == shown

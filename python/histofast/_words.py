@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import unicodedata
 from collections.abc import Iterable, Sequence
 
@@ -14,6 +15,9 @@ _OF_WORDS = frozenset(
     "\u200c\u200d\u0600\u0601\u0602\u0603\u0604\u0605\u06dd\u070f\u0890\u0891\u08e2"
     "\U000110bd\U000110cd"
 )
+# Of addresses: a user with a password; what follows the path of a web page, where signatures are.
+_USER = re.compile(r"\b([a-z][a-z0-9+.-]*:/{1,2})[^\s/'\"]*@", re.IGNORECASE)
+_QUERY = re.compile(r"\b(https?:/{1,2}[^\s?#'\"]*)[?#][^\s'\"]*", re.IGNORECASE)
 _STEERING = frozenset(["Cc", "Cf", "Cs", "Zl", "Zp"])  # categories of Unicode
 
 
@@ -45,6 +49,16 @@ def _is_shown(character: str, encoding: str | None) -> bool:
     if unicodedata.category(character) in _STEERING and character not in _OF_WORDS:
         return False
     return encoding is None or bool(character.encode(encoding, "ignore"))
+
+
+def without_secrets(text: str) -> str:
+    """Return a text, such as a command, with the addresses in it as they may be shown.
+
+    Example:
+        >>> without_secrets("read https://me:hunter2@host/x.svs?X-Amz-Signature=ab12 now")
+        'read https://host/x.svs now'
+    """
+    return _QUERY.sub(r"\1", _USER.sub(r"\1", text))
 
 
 def text_of(name: str, value: object) -> str:

@@ -19,9 +19,9 @@ the version that was there when it was opened.
 
 from __future__ import annotations
 
-from histofast._remote.addresses import Address, Place, place_of
+from histofast._remote.addresses import Address, Place, place_of, places_of
 from histofast._remote.ahead import Ahead
-from histofast._remote.file import RemoteFile
+from histofast._remote.file import RemoteFile, version_of
 from histofast._remote.ranges import Block, merge_ranges
 from histofast._remote.store import Found, Listing, Store, store_of
 
@@ -36,5 +36,7 @@ __all__ = [
     "Store",
     "merge_ranges",
     "place_of",
+    "places_of",
     "store_of",
+    "version_of",
 ]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from urllib.parse import unquote, urlsplit
@@ -130,9 +131,23 @@ def place_of(name: str, value: object) -> Place:
     if isinstance(value, Address):
         return value
     if not isinstance(value, str | os.PathLike) or not isinstance(os.fspath(value), str):
-        raise TypeError(f"{name} must be a path or an address, got {value!r}")
+        raise TypeError(f"{name} must be a path, got {value!r}")
     text = os.fspath(value)
     return Address.of(text) if _BEGIN.match(text) else Path(value)
+
+
+def places_of(name: str, value: object) -> list[Place]:
+    """Return an argument that is a path or an address, or several.
+
+    Raises:
+        TypeError: it is neither.
+        ValueError: as `place_of`.
+    """
+    if isinstance(value, str | os.PathLike | Address):
+        return [place_of(name, value)]
+    if not isinstance(value, Iterable) or isinstance(value, bytes):
+        raise TypeError(f"{name} must be a path or several, got {value!r}")
+    return [place_of(name, each) for each in value]
 
 
 def _schemes() -> str:

@@ -31,6 +31,8 @@ class RemoteFile:
         identity: address without credentials, size and version (ETag): another text for other bytes.
     """
 
+    reads_ahead = True
+
     def __init__(self, address: Address) -> None:
         """Open an object by one request, which brings its beginning.
 
@@ -40,7 +42,7 @@ class RemoteFile:
         """
         self.place = address
         self._store = store_of(address)
-        head, found = _beginning(self._store)
+        head, found = _beginning(self._store, PAGE_BYTES)
         if not found.version:
             raise StoreError(
                 f"{address} must be on a server that tells versions apart (ETag or Last-Modified), got "
@@ -124,9 +126,20 @@ class RemoteFile:
         return str(self.place)
 
 
-def _beginning(store: Store) -> tuple[bytes, Found]:
+def version_of(address: Address) -> tuple[int, str]:
+    """Return size in bytes and version of an object as it is now.
+
+    Raises:
+        FileNotFoundError: there is none.
+        StoreError: it cannot be had.
+    """
+    found = _beginning(store_of(address), 1)[1]  # a signature may be for GET alone
+    return found.size_bytes, found.version
+
+
+def _beginning(store: Store, count: int) -> tuple[bytes, Found]:
     try:
-        return store.get_range("", 0, PAGE_BYTES)
+        return store.get_range("", 0, count)
     except StoreError:
         found = store.head()
         if found.size_bytes:  # of none there is no byte to be asked for

@@ -10,7 +10,7 @@ from typing import Annotated, Any
 
 import typer
 
-from histofast._words import one_line
+from histofast._words import one_line, without_secrets
 from histofast.cli import flags, options
 from histofast.cli.output import say_document
 
@@ -177,7 +177,10 @@ def script_of(command: Sequence[str], task: Task, *, shard: str, made_by: Sequen
     if task.array:
         at_most = f"%{task.at_most}" if task.at_most else ""
         asked.insert(1, ("array", f"1-{task.array}{at_most}"))
-    lines = ["#!/bin/bash", f"# Made by: histofast {one_line(shlex.join(made_by))}"]
+    lines = [
+        "#!/bin/bash",
+        f"# Made by: histofast {one_line(without_secrets(shlex.join(made_by)))}",
+    ]
     words = [
         name if value == "" else f"{name}={value}" for name, value in asked if value is not None
     ]

@@ -23,8 +23,10 @@ if TYPE_CHECKING:
 
 def extract(
     slides: Annotated[
-        list[Path] | None,
-        typer.Argument(help="slides, folders, globs, or a CSV list (wsi[, mpp, mask])"),
+        list[str] | None,  # no paths, which have no two slashes in a row
+        typer.Argument(
+            help="slides, folders, globs, addresses (s3://...), or a CSV list (wsi[, mpp, mask])"
+        ),
     ] = None,
     out: Annotated[
         Path, typer.Option("--out", "-o", metavar="FOLDER", help="output folder")
@@ -194,7 +196,7 @@ def extract(
     from histofast.encoding import extract as run
     from histofast.pipeline import DEFAULT_ENCODER
 
-    given = [*(slides or []), *([wsi_dir] if wsi_dir else [])]
+    given: list[str | Path] = [*(slides or []), *([wsi_dir] if wsi_dir else [])]
     if not given and patches is None:
         raise ValueError("nothing to encode: name slides, a folder, a CSV list or --patches")
     chosen = selecting.selection_of(

@@ -15,7 +15,7 @@ from typing import Any
 
 from typer.core import TyperCommand, TyperGroup
 
-from histofast._words import one_line
+from histofast._words import one_line, without_secrets
 
 # Arguments whose flags have other names.
 _CALLED = {
@@ -133,9 +133,12 @@ def _commands(group: Any) -> Iterator[Any]:
 
 
 def told(message: object) -> str:
-    """Return a message on one line, with the flags of the command at hand for its arguments."""
+    """Return a message on one line, with the flags of the command at hand for its arguments.
+
+    Addresses in it, which a user may have typed with a password, are as they may be shown.
+    """
     known = _at_hand.get()
-    return with_flags(one_line(message), known.flags, known.arguments)
+    return with_flags(without_secrets(one_line(message)), known.flags, known.arguments)
 
 
 def with_flags(text: str, flags: Mapping[str, str], arguments: Collection[str] = ()) -> str:

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Unpack
 
 from histofast import pipeline
 from histofast._files import path_of
+from histofast._remote import Place
 from histofast.encoding.reducing import reduced_for_run
 from histofast.pipeline import DEFAULT_ENCODER, ExtractArguments, Progress, RunReport
 
@@ -26,7 +27,7 @@ _FOLDER = "encoders"  # in the folder of the features
 
 
 def extract(
-    slides: str | Path | Sequence[str | Path] | None = None,
+    slides: str | Place | Sequence[str | Place] | None = None,
     *,
     out: str | Path,
     encoder: str | Path | Module | Sequence[str | Path | Module] = DEFAULT_ENCODER,

@@ -12,6 +12,7 @@ from typing import Any
 from histofast._files import Lock, make_folder, path_of
 from histofast._notes import OnNote, log_of, note
 from histofast._numbers import whole_number
+from histofast._remote import Place
 from histofast._words import count
 from histofast.encoders import EncoderSpec, find, read_spec, read_specs
 from histofast.errors import ModelError
@@ -23,7 +24,7 @@ _log = log_of(__name__)
 LEAST_PATCHES, PATCHES_PER_DIM = 512, 8  # that are drawn
 _HELD_OUT = 0.25  # of these
 
-Slides = str | Path | Sequence[str | Path] | None
+Slides = str | Place | Sequence[str | Place] | None
 
 
 def reduce(

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from histofast._machine import available_cpus
+from histofast._remote import Address, Place
 from histofast.errors import FeatureError
 from histofast.features import FeatureFile
 from histofast.patches.fitting import fit_bag
@@ -93,7 +94,7 @@ def _check_ours(file: FeatureFile) -> None:
         )
 
 
-def _of_another(file: FeatureFile, path: Path) -> FeatureError:
+def _of_another(file: FeatureFile, path: Place) -> FeatureError:
     return FeatureError(f"{file.path} was made of another file than {path}: extract it again")
 
 
@@ -105,7 +106,7 @@ class PatchReader:
 
     def __init__(
         self,
-        slides: str | Path | Sequence[str | Path] | None = None,
+        slides: str | Place | Sequence[str | Place] | None = None,
         *,
         patches: str | Path | PatchImages | None = None,
         recursive: bool = False,
@@ -127,7 +128,7 @@ class PatchReader:
             jobs = list_bags(patches)
         else:
             assert slides is not None
-            given = [slides] if isinstance(slides, str | Path) else list(slides)
+            given = [slides] if isinstance(slides, str | Path | Address) else list(slides)
             jobs = list_jobs(given, recursive=recursive)
         self._jobs = {job.name: job for job in jobs}
         self._identities: dict[str, str] = {}  # by name, of those that a file was made of

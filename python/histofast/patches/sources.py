@@ -8,8 +8,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from histofast._files import paths_of
 from histofast._numbers import mpp_number
+from histofast._remote import Address, Place, place_of, places_of
 from histofast._tables import is_missing, is_table, read_table
 from histofast.errors import SlideError
 from histofast.patches.tables import PatchBag, PatchImages, pictures_in_bags
@@ -32,7 +32,7 @@ class Job:
     """
 
     name: str
-    path: Path
+    path: Place
     mpp: float | None = None
     mask: Path | None = None
     coords: GivenCoords | Path | None = None
@@ -51,18 +51,20 @@ class Job:
         return open_slide(self.path, mpp_override=mpp)
 
 
-def list_jobs(slides: str | Path | Sequence[str | Path], *, recursive: bool = False) -> list[Job]:
-    """Turn paths, folders, globs and CSV lists into slides to encode, each name once.
+def list_jobs(slides: str | Place | Sequence[str | Place], *, recursive: bool = False) -> list[Job]:
+    """Turn paths, addresses, folders, globs and CSV lists into slides to encode, each name once.
 
     Raises:
         FileNotFoundError: a path that is not there.
         ValueError: a list without the right columns, a slide twice, two slides of one name.
     """
-    given = paths_of("slides", slides)
+    given = places_of("slides", slides)
     jobs: list[Job] = []
-    files: list[Path] = []
+    files: list[Place] = []
     for item in given:
-        if is_table(item):
+        if isinstance(item, Address):
+            files.append(item)
+        elif is_table(item):
             jobs += _jobs_of_table(item)
         else:
             files.append(item)
@@ -78,7 +80,7 @@ def list_jobs(slides: str | Path | Sequence[str | Path], *, recursive: bool = Fa
     for job in jobs:
         other = seen.setdefault(job.name, job)
         if other is not job:
-            if other.path.resolve() == job.path.resolve():
+            if _is_one_place(other.path, job.path):
                 raise ValueError(f"slides must be given once each, got {job.path} twice")
             raise ValueError(
                 f"slides must have different names, both {other.path} and {job.path} are "
@@ -109,7 +111,15 @@ def _problems_apart(jobs: list[Job]) -> list[Job]:
     return apart
 
 
-def _stem(path: Path) -> str:
+def _is_one_place(a: Place, b: Place) -> bool:
+    if isinstance(a, Address) or isinstance(b, Address):
+        return a == b
+    return a.resolve() == b.resolve()
+
+
+def _stem(path: Place) -> str:
+    if isinstance(path, Address):
+        return path.stem
     return path.name if _is(path, Path.is_dir) and not is_zarr(path) else slide_name(path)
 
 
@@ -127,7 +137,9 @@ def _jobs_of_table(path: Path) -> list[Job]:
     mpp, mask, patient = (table.column(role) for role in ("mpp", "mask", "patient"))
     jobs = []
     for line, row in table.lines():
-        slide = table.place_of(table.told(line, wsi, row[wsi]))
+        slide = place_of(wsi, table.told(line, wsi, row[wsi]))
+        if isinstance(slide, Path):
+            slide = table.place_of(row[wsi])
         value = None
         if mpp and not is_missing(row[mpp]):
             value = table.number(line, mpp, row[mpp])
@@ -221,9 +233,9 @@ def _mask_suffix(path: Path) -> str:
     return next((suffix for suffix in MASK_SUFFIXES if path.name.lower().endswith(suffix)), "")
 
 
-def _is_same(a: Path, b: Path) -> bool:
+def _is_same(a: Path, b: Place) -> bool:
     """Whether two paths are one file: slides may lie among their masks."""
     try:
-        return a.samefile(b)
+        return isinstance(b, Path) and a.samefile(b)
     except OSError:
         return False

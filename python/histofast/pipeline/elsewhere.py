@@ -68,7 +68,11 @@ def engine_on(
                 crew.ask(
                     look,
                     token=str(token),
-                    slides=[str(slide.path.absolute()) for slide in slides[:1]],
+                    slides=[
+                        str(slide.path.absolute())
+                        for slide in slides[:1]
+                        if isinstance(slide.path, Path)  # a bucket is seen alike from everywhere
+                    ],
                 )
             settled = replace(options, threads=crew.cpus, workers=crew.cpus)
             worker = jobs.Worker(function=encode_slides, arguments={"options": settled})

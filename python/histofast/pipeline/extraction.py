@@ -7,9 +7,8 @@ in the calling thread, several by a process each (`jobs`); `gathering` listens a
 
 from __future__ import annotations
 
-import os
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -19,6 +18,7 @@ from histofast import jobs
 from histofast._files import path_of
 from histofast._machine import available_cpus
 from histofast._progress import shows
+from histofast._remote import Address, Place, place_of, places_of
 from histofast._words import counted
 from histofast.errors import JobError, ModelError, NoSpaceError, SlideError
 from histofast.features import Layout
@@ -60,7 +60,7 @@ PATIENCE_S = 30.0  # for the batch at hand, before a process that was told to st
 
 @shows()
 def extract(
-    slides: str | Path | Sequence[str | Path] | None = None,
+    slides: str | Place | Sequence[str | Place] | None = None,
     *,
     out: str | Path,
     encoder: str | Path | Sequence[str | Path] = DEFAULT_ENCODER,
@@ -103,7 +103,8 @@ def extract(
     """Encode slides into feature files.
 
     Args:
-        slides: files, folders, globs or CSV lists (wsi[, mpp, mask]), one or several.
+        slides: files, folders, globs or CSV lists (wsi[, mpp, mask]), one or several; also addresses in
+            buckets and on web servers (s3://, gs://, az://, https://), whose tiled TIFFs are read where they are.
         out: output folder; files come to
             `<out>/<mag>x_<patch>px_<overlap>px_overlap/features_<encoder>/<slide>.h5`.
         encoder: name or ONNX file of one or several encoders; all see the same pixels, decoded once.
@@ -318,7 +319,7 @@ def options_asked(
 
 
 def slides_asked(
-    slides: str | Path | Sequence[str | Path] | None,
+    slides: str | Place | Sequence[str | Place] | None,
     options: ExtractOptions,
     *,
     mask: str | Path | None = None,
@@ -343,7 +344,7 @@ def slides_asked(
     return found
 
 
-def _slides_of(paths: Sequence[str | Path], *, is_recursive: bool) -> list[Job]:
+def _slides_of(paths: Sequence[str | Place], *, is_recursive: bool) -> list[Job]:
     try:
         return list_jobs(paths, recursive=is_recursive)
     except SlideError as error:
@@ -355,9 +356,12 @@ def _slides_of(paths: Sequence[str | Path], *, is_recursive: bool) -> list[Job]:
         ) from None
 
 
-def _has_folders_of_pictures(path: str | Path) -> bool:
+def _has_folders_of_pictures(path: str | Place) -> bool:
+    path = place_of("slides", path)
+    if isinstance(path, Address):
+        return False
     try:
-        return any(each.suffix.lower() in IMAGE_SUFFIXES for each in Path(path).glob("*/*"))
+        return any(each.suffix.lower() in IMAGE_SUFFIXES for each in path.glob("*/*"))
     except OSError:
         return False
 
@@ -367,7 +371,9 @@ def _refuse_pictures(slides: Sequence[Job], *, mpp_override: float | None) -> No
     files = [
         slide.path
         for slide in slides
-        if slide.path.suffix.lower() in IMAGE_SUFFIXES and not slide.mpp
+        if isinstance(slide.path, Path)
+        and slide.path.suffix.lower() in IMAGE_SUFFIXES
+        and not slide.mpp
     ]
     if mpp_override is not None or len(files) < max(2, len(slides)):
         return
@@ -379,14 +385,8 @@ def _refuse_pictures(slides: Sequence[Job], *, mpp_override: float | None) -> No
     )
 
 
-def _paths(slides: str | Path | Sequence[str | Path] | None) -> list[str | Path]:
-    if slides is None or isinstance(slides, str | os.PathLike):
-        return [slides] if slides else []
-    if not isinstance(slides, Iterable):
-        raise TypeError(f"slides must be a path or several, got {slides!r}")
-    for slide in slides:
-        path_of("slides", slide)
-    return list(slides)
+def _paths(slides: str | Place | Sequence[str | Place] | None) -> list[Place]:
+    return places_of("slides", slides) if slides else []
 
 
 def _encode(
@@ -463,6 +463,8 @@ def _bytes_of(slide: Job) -> float:
     """How big a slide is, for whoever wants the big ones first; not more than a guess."""
     if slide.bag is not None:
         return len(slide.bag)
+    if isinstance(slide.path, Address):
+        return slide.path.size_bytes
     try:
         return slide.path.stat().st_size
     except (OSError, ValueError):  # whoever opens it will say

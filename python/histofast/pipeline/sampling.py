@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from histofast._notes import OnNote, log_of, note
 from histofast._numbers import whole_number
+from histofast._remote import Place
 from histofast._stopping import stop_if_asked
 from histofast.encoders import EncoderSpec
 from histofast.patches import MOST_SLIDES, SLIDE_FAILURES, Job
@@ -51,7 +52,7 @@ class FeatureSample:
 
 
 def sample_features(
-    slides: str | Path | Sequence[str | Path] | None = None,
+    slides: str | Place | Sequence[str | Place] | None = None,
     *,
     encoder: str | Path,
     n: int,

@@ -20,6 +20,7 @@ from histofast import _core
 from histofast._arrays import check
 from histofast._words import clipped, one_line
 from histofast.errors import SlideError
+from histofast.slides.byte_source import LocalSource
 from histofast.slides.images import JPEG_MAGIC, PNG_MAGIC, TIFF_MAGIC
 from histofast.slides.tiff_layout import read_layout
 
@@ -124,7 +125,7 @@ def profile_of_picture(path: Path) -> bytes:
     with path.open("rb") as file:
         head = file.read(8)
         if head[:4] in TIFF_MAGIC:
-            return read_layout(path).icc_profile
+            return read_layout(LocalSource(path)).icc_profile
         file.seek(0)
         try:
             if head.startswith(PNG_MAGIC):

@@ -19,6 +19,8 @@ _TILE_PX = 512
 class ImageSlide(Slide):
     """A plain image, decoded into memory, as a slide of one level."""
 
+    path: Path
+
     def __init__(
         self, path: Path, image: NDArray[np.uint8], *, mpp: float, properties: Mapping[str, str]
     ) -> None:

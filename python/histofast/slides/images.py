@@ -20,11 +20,17 @@ from numpy.typing import NDArray
 
 from histofast._arrays import check
 from histofast._files import path_of, refuse_stand_in, regular_file
+from histofast._remote import Place
 from histofast._words import clipped, one_line
 from histofast.errors import SlideError
 from histofast.slides.codestreams import jpeg_size, largest_stream, png_size
 from histofast.slides.jpeg import find_damage
-from histofast.slides.tiff_directories import check_directories, check_pages, check_picture
+from histofast.slides.tiff_directories import (
+    check_directories,
+    check_pages,
+    check_picture,
+    stored_bytes,
+)
 from histofast.slides.tiff_pages import picture_of
 from histofast.slides.tiff_segments import segment_decoder
 
@@ -403,20 +409,22 @@ def _decode_tiff(path: Path, kind_of: KindOf) -> tuple[NDArray[Any], PixelKind, 
 @contextmanager
 def _opened(path: Path, kind_of: KindOf) -> Iterator[tuple[tifffile.TiffPage, PixelKind]]:
     """Open a TIFF file and find the page of its picture, which is one that can be decoded."""
-    check_directories(path)
-    with tifffile.TiffFile(path) as tiff:
-        page, pages = picture_of(path, tiff)
-        check_pages(path, [page])
-        check_picture(path, page, pages)
-        try:
-            kind = kind_of(page)
-        except SlideError as error:
-            raise SlideError(f"{path}: {error}") from None
-        refuse_page(path, page)
-        yield page, kind
+    with path.open("rb") as file:
+        check_directories(path, file)
+        file.seek(0)
+        with tifffile.TiffFile(file, name=path.name) as tiff:
+            page, pages = picture_of(path, tiff)
+            check_pages(path, [page])
+            check_picture(path, page, pages)
+            try:
+                kind = kind_of(page)
+            except SlideError as error:
+                raise SlideError(f"{path}: {error}") from None
+            refuse_page(path, page)
+            yield page, kind
 
 
-def refuse_page(path: Path, page: tifffile.TiffPage) -> None:
+def refuse_page(path: Place, page: tifffile.TiffPage) -> None:
     """Refuse a page in a compression that is not read, or that its bytes cannot hold.
 
     Raises:
@@ -430,12 +438,12 @@ def refuse_page(path: Path, page: tifffile.TiffPage) -> None:
         path,
         (page.imagewidth, page.imagelength),
         bits_px=page.samplesperpixel * page.bitspersample,
-        stored_bytes=path.stat().st_size,
+        stored_bytes=stored_bytes(page),
     )
     _refuse_long_segments(path, page)
 
 
-def page_samples(path: Path, page: tifffile.TiffPage) -> NDArray[Any]:
+def page_samples(path: Place, page: tifffile.TiffPage) -> NDArray[Any]:
     """Decode a page that `refuse_page` let pass; (h, w, s)."""
     page.decode = segment_decoder(page)
     samples = page.asarray(squeeze=False)[:, 0]  # (planes, h, w, contiguous samples)
@@ -443,7 +451,7 @@ def page_samples(path: Path, page: tifffile.TiffPage) -> NDArray[Any]:
     return np.ascontiguousarray(samples)
 
 
-def _refuse_long_segments(path: Path, page: tifffile.TiffPage) -> None:
+def _refuse_long_segments(path: Place, page: tifffile.TiffPage) -> None:
     """Refuse strips or tiles of more bytes than one can hold: all of them would be read."""
     most = largest_stream(
         page.tilewidth * page.tilelength if page.is_tiled else page.imagewidth * page.rowsperstrip
@@ -456,7 +464,7 @@ def _refuse_long_segments(path: Path, page: tifffile.TiffPage) -> None:
 
 
 def _refuse_size(
-    path: Path, size: tuple[int, int] | None, *, bits_px: int, stored_bytes: int
+    path: Place, size: tuple[int, int] | None, *, bits_px: int, stored_bytes: int
 ) -> None:
     """Refuse a picture by what its header says, before there is memory for it."""
     width, height = size or (0, 0)

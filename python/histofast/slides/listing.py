@@ -10,10 +10,11 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import NamedTuple
 
-from histofast._files import paths_of
+from histofast._remote import Address, Place, places_of
 from histofast._words import one_line
 from histofast.errors import SlideError
 from histofast.slides.metadata import dicom_series
+from histofast.slides.remote_listing import find_remote
 from histofast.slides.zarr_store import SUFFIX, has_other_things, is_zarr, slide_name
 
 SLIDE_SUFFIXES = frozenset(
@@ -30,17 +31,18 @@ class ListedSlide:
     `problem` says why there is nothing to open; it is empty where there is.
     """
 
-    path: Path
+    path: Place
     problem: str = ""
 
 
-def find_slides(paths: Iterable[str | Path], *, recursive: bool = False) -> list[ListedSlide]:
+def find_slides(paths: Iterable[str | Place], *, recursive: bool = False) -> list[ListedSlide]:
     """Expand files, folders and glob patterns into a list of slides.
 
     A file stands for itself, whatever its suffix. A folder or pattern stands for all in it that has
     one of `SLIDE_SUFFIXES`, hidden names excepted. Of the instances of a DICOM series in one folder
     the first by name stands for all. A folder of OME-Zarr is one slide; Zarr folders that say they hold
     other things are passed over, and none is looked into. Folders that are links are looked into, each once.
+    The same holds for addresses of buckets (s3://, gs://, az://); one of a web server stands for itself.
 
     Args:
         paths: what to expand.
@@ -55,8 +57,13 @@ def find_slides(paths: Iterable[str | Path], *, recursive: bool = False) -> list
         SlideError: a folder or pattern without any slide.
     """
     found: dict[str, Path] = {}
+    remote: dict[Address, ListedSlide] = {}
     search = _Search()
-    for path in paths_of("paths", paths):
+    for path in places_of("paths", paths):
+        if isinstance(path, Address):
+            slides_there = find_remote(path, recursive=recursive, suffixes=SLIDE_SUFFIXES)
+            remote |= {slide: ListedSlide(path=slide) for slide in slides_there}
+            continue
         known = len(search.problems)
         if is_zarr(path):
             slides = [path]
@@ -77,7 +84,7 @@ def find_slides(paths: Iterable[str | Path], *, recursive: bool = False) -> list
             )
         for slide in slides:
             found.setdefault(os.path.abspath(slide), slide)  # noqa: PTH100  # links are judged below
-    listed = [*_judged(found.values()), *search.problems.values()]
+    listed = [*_judged(found.values()), *remote.values(), *search.problems.values()]
     return sorted(listed, key=lambda slide: (slide.path.name, str(slide.path)))
 
 

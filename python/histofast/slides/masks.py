@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from histofast._files import path_of, regular_file
 from histofast.errors import SlideError, TileError
+from histofast.slides.byte_source import LocalSource
 from histofast.slides.images import (
     MAX_IMAGE_PX,
     PNG_MAGIC,
@@ -61,7 +62,7 @@ def read_mask(path: str | Path, *, size_wanted: tuple[int, int] | None = None) -
     except OSError as error:
         raise SlideError(f"{path} cannot be read: {error.strerror or error}") from error
     if head[:4] in TIFF_MAGIC:
-        layout = read_layout(path, kind_of=tiff_mask_kind)
+        layout = read_layout(LocalSource(path), kind_of=tiff_mask_kind)
         if layout.tiled:
             return _of_tiles(path, layout, size_wanted)
     if head.startswith(PNG_MAGIC) and head[25:26] == b"\x03":
@@ -159,7 +160,7 @@ def _of_tiles(
                 f" {level.width} x {level.height}: write it with reduced levels"
             )
         size = size_wanted
-    with TiffSlide(path, layout, mpp=1.0) as slide:
+    with TiffSlide(LocalSource(path), layout, mpp=1.0) as slide:
         try:
             values = _sampled(slide, index, size)
         except TileError as error:

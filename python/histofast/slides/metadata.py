@@ -8,14 +8,16 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from histofast._numbers import MPP_MAX, MPP_MIN, mpp_number
+from histofast._remote import Place
 from histofast.errors import SlideError
 
 _REMEDY = "give the right one in an mpp column of the list, or with mpp_override"
 _PART_BYTES = 1 << 20
+DICOM_HEAD_BYTES = 1 << 16
 
 
 def resolve_mpp(
-    path: Path, *, found: tuple[float, float] | None, source: str, given: float | None
+    path: Place, *, found: tuple[float, float] | None, source: str, given: float | None
 ) -> float:
     """Decide the level-0 scale of a slide.
 
@@ -140,7 +142,11 @@ def file_identity(path: Path, companions: Iterable[Path] = ()) -> str:
 def dicom_series(path: Path) -> bytes:
     """SeriesInstanceUID of a DICOM file in explicit little-endian, as slides are; else empty."""
     with path.open("rb") as file:
-        head = file.read(1 << 16)
+        return series_in(file.read(DICOM_HEAD_BYTES))
+
+
+def series_in(head: bytes) -> bytes:
+    """As `dicom_series`, of the first `DICOM_HEAD_BYTES` of a file."""
     at = head.find(b"\x20\x00\x0e\x00UI")
     if head[128:132] != b"DICM" or at < 0:
         return b""

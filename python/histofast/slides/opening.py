@@ -5,14 +5,17 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Literal
 
-from histofast._files import path_of, refuse_stand_in, regular_file
+from histofast._files import refuse_stand_in, regular_file
 from histofast._notes import log_of
 from histofast._numbers import mpp_number
+from histofast._remote import Address, Place, place_of
 from histofast._words import clipped, one_line
 from histofast.errors import SlideError
+from histofast.slides.byte_source import LocalSource
 from histofast.slides.image_slide import ImageSlide
 from histofast.slides.images import JPEG_MAGIC, PNG_MAGIC, TIFF_MAGIC, read_image
 from histofast.slides.metadata import resolve_mpp
+from histofast.slides.remote import open_remote
 from histofast.slides.slide import Slide
 from histofast.slides.tiff import TiffSlide
 from histofast.slides.tiff_layout import TiffLayout, check_for_openslide, read_layout
@@ -24,7 +27,7 @@ Door = Literal["tifffile", "openslide", "image"]
 
 
 def open_slide(
-    path: str | Path, *, mpp_override: float | None = None, door: Door | None = None
+    path: str | Place, *, mpp_override: float | None = None, door: Door | None = None
 ) -> Slide:
     """Open a whole-slide image, or any image as a slide of one level.
 
@@ -33,8 +36,9 @@ def open_slide(
     NDPI, SCN, BIF, DICOM ...) goes to OpenSlide, whose coordinates are kept.
 
     Args:
-        path: the slide. Of formats in several files the one that OpenSlide takes: the .mrxs, the
-            .vms, any one .dcm of a series. Of OME-Zarr the folder, or an image inside it: `x.zarr/1`.
+        path: the slide, or the address of a tiled TIFF in a bucket or on a web server. Of formats in
+            several files the one that OpenSlide takes: the .mrxs, the .vms, any one .dcm of a series. Of
+            OME-Zarr the folder, or an image inside it: `x.zarr/1`.
         mpp_override: level-0 um per pixel, instead of what the file says.
         door: force one of the three ways; for comparisons.
 
@@ -42,22 +46,23 @@ def open_slide(
         The open slide, a context manager.
 
     Raises:
-        FileNotFoundError: no such file.
+        FileNotFoundError: no such file or object.
         SlideError: it is no file, or empty, truncated, broken or in no known format; it asks for
             more memory than a slide may; its pixels are not grey or RGB; or its mpp is missing,
             absurd or differs between x and y.
         ValueError: `mpp_override` is out of range, or there is no such door.
     """
-    path = path_of("slide", path)
-    in_folder = is_zarr(path)
-    if not in_folder:
-        path = regular_file(path, kind="slide", error=SlideError)
+    place = place_of("slide", path)
     if door not in (None, "tifffile", "openslide", "image"):
         raise ValueError(f"door must be tifffile, openslide or image, got {door!r}")
     if mpp_override is not None:
         mpp_override = mpp_number("mpp_override", mpp_override)
+    if isinstance(place, Address):
+        return _known(open_remote(place, mpp_override))
+    in_folder = is_zarr(place)
+    path = place if in_folder else regular_file(place, kind="slide", error=SlideError)
     try:
-        slide = (_open_folder if in_folder else _open)(path, mpp_override, door)
+        return _known((_open_folder if in_folder else _open)(path, mpp_override, door))
     except SlideError:
         raise
     except OSError as error:
@@ -65,7 +70,11 @@ def open_slide(
     except Exception as error:  # whatever it is, it is this slide's failure and no other's
         said = clipped(f"{type(error).__name__}: {one_line(error)}", 200)
         raise SlideError(f"{path} cannot be opened: {said}") from error
-    _log.debug("opened %s by %s, %g um per pixel", path, type(slide).__name__, slide.mpp)
+
+
+def _known(slide: Slide) -> Slide:
+    kind = type(slide).__name__
+    _log.debug("opened %s by %s, %g um per pixel", slide.path, kind, slide.mpp)
     return slide
 
 
@@ -93,7 +102,7 @@ def _open(path: Path, mpp: float | None, door: Door | None) -> Slide:
     if head[:4] in TIFF_MAGIC:
         if suffix == ".ndpi" and door is None and _is_hamamatsu(path):
             return _open_with_openslide(path, mpp)  # its directories are of a kind of their own
-        return _open_tiff(path, read_layout(path), mpp, door)
+        return _open_tiff(path, read_layout(LocalSource(path)), mpp, door)
     if door == "image" or (door is None and head.startswith((PNG_MAGIC, JPEG_MAGIC))):
         scale = resolve_mpp(path, found=None, source="", given=mpp)
         kind = "png" if head.startswith(PNG_MAGIC) else "jpeg"
@@ -117,7 +126,7 @@ def _open_tiff(path: Path, layout: TiffLayout, mpp: float | None, door: Door | N
         return _open_with_openslide(path, mpp, why=layout.reason)
     scale = resolve_mpp(path, found=layout.mpp, source=layout.mpp_source, given=mpp)
     if layout.tiled and door != "image":
-        return TiffSlide(path, layout, mpp=scale)
+        return TiffSlide(LocalSource(path), layout, mpp=scale)
     properties = {**layout.properties, "door": "image"}
     return ImageSlide(path, read_image(path), mpp=scale, properties=properties)
 

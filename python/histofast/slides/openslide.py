@@ -41,6 +41,8 @@ _MAX_PX = 10**12  # of level 0; a glass slide at 0.05 um/px has as many
 class OpenSlideSlide(Slide):
     """A slide that OpenSlide decodes, in blocks presented as tiles."""
 
+    path: Path
+
     def __init__(self, path: Path, *, mpp: float | None = None) -> None:
         """Open `path`; `mpp` overrides what the file says.
 

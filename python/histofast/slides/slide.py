@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 from histofast._machine import available_cpus
 from histofast._notebook import SIDE_PX, Pictured
 from histofast._numbers import real_number, whole_number
+from histofast._remote import Place
 from histofast._words import count
 from histofast.errors import SlideError, TileError
 from histofast.slides.associated import Associated
@@ -80,7 +81,7 @@ class Slide(Pictured, ABC):
     """An open slide. A context manager; `close()` is safe to call twice.
 
     Attributes:
-        path: file (or folder, for formats that are one).
+        path: file (or folder, for formats that are one), or address.
         name: what feature files are called after: the file name without its last suffix.
         levels: finest first; level 0 has downsample 1.
         mpp: level-0 um per pixel, already checked to lie in 0.05..20.
@@ -88,7 +89,7 @@ class Slide(Pictured, ABC):
         identity: short text that changes when the file's content does (size and sha256 of parts).
     """
 
-    path: Path
+    path: Place
     name: str
     levels: tuple[Level, ...]
     mpp: float
@@ -98,13 +99,14 @@ class Slide(Pictured, ABC):
     @property
     def identity(self) -> str:
         if not self._identity:
+            assert isinstance(self.path, Path), "what has an address has an identity of its own"
             self._identity = file_identity(self.path, self.files[1:])
         return self._identity
 
     @property
     def files(self) -> tuple[Path, ...]:
-        """All files that the slide is read from."""
-        return (self.path,)
+        """All files that the slide is read from; none of one that has an address."""
+        return (self.path,) if isinstance(self.path, Path) else ()
 
     @property
     def origin_l0(self) -> tuple[int, int]:
@@ -141,6 +143,12 @@ class Slide(Pictured, ABC):
         Raises:
             TileError: the tile is missing, truncated or corrupt; `out` is then unspecified.
             MemoryError: there is not enough; that says nothing of the tile.
+        """
+
+    def prefetch(self, level: int, tiles: NDArray[np.int64]) -> None:
+        """Be told which tiles, (k, 2) column and row, will be read, in about this order, each once.
+
+        It replaces what was told before.
         """
 
     @abstractmethod
@@ -220,15 +228,17 @@ class Slide(Pictured, ABC):
         top, bottom = max(y0, 0), min(y1, info.height)
         if left >= right or top >= bottom:
             return region
-        for row in range(top // info.tile_height, (bottom - 1) // info.tile_height + 1):
-            for column in range(left // info.tile_width, (right - 1) // info.tile_width + 1):
-                self.read_tile(level, column, row, tile)
-                tx, ty = column * info.tile_width, row * info.tile_height
-                xa, xb = max(left, tx), min(right, tx + info.tile_width)
-                ya, yb = max(top, ty), min(bottom, ty + info.tile_height)
-                region[ya - y0 : yb - y0, xa - x0 : xb - x0] = tile[
-                    ya - ty : yb - ty, xa - tx : xb - tx
-                ]
+        rows = range(top // info.tile_height, (bottom - 1) // info.tile_height + 1)
+        columns = range(left // info.tile_width, (right - 1) // info.tile_width + 1)
+        tiles = [(column, row) for row in rows for column in columns]
+        self.prefetch(level, np.array(tiles, np.int64))
+        for column, row in tiles:
+            self.read_tile(level, column, row, tile)
+            tx, ty = column * info.tile_width, row * info.tile_height
+            xa, xb = max(left, tx), min(right, tx + info.tile_width)
+            ya, yb = max(top, ty), min(bottom, ty + info.tile_height)
+            part = tile[ya - ty : yb - ty, xa - tx : xb - tx]
+            region[ya - y0 : yb - y0, xa - x0 : xb - x0] = part
         return region
 
     def _read_at(

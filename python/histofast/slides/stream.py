@@ -46,6 +46,7 @@ class TiledSlide(Protocol):
 
     @property
     def levels(self) -> Sequence[TiledLevel]: ...
+    def prefetch(self, level: int, tiles: NDArray[np.int64]) -> None: ...
     def read_tile(self, level: int, column: int, row: int, out: NDArray[np.uint8]) -> None: ...
 
 
@@ -262,6 +263,7 @@ def stream_boxes(
         size=(info.width, info.height),
         tile_size=(info.tile_width, info.tile_height),
     )
+    slide.prefetch(level, np.concatenate(schedule.tiles))
     pool = _TilePool(slide, level, schedule, workers=workers)
     try:
         for batch in range(schedule.batches):

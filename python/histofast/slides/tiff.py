@@ -7,42 +7,44 @@ pixels), and white on level 0: that is background which a scanner skipped. GDAL 
 
 from __future__ import annotations
 
-import os
-import threading
 from collections.abc import Mapping
-from pathlib import Path
-from typing import BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
 
 from histofast._arrays import check
 from histofast._words import clipped, one_line
-from histofast.errors import TileError
+from histofast.errors import StoreError, TileError
 from histofast.slides.associated import Associated
+from histofast.slides.byte_source import ByteSource
 from histofast.slides.codestreams import largest_stream
 from histofast.slides.slide import Slide
 from histofast.slides.tiff_beside import read_page
 from histofast.slides.tiff_layout import TiffLayout
 from histofast.tiling import WHITE
 
-_HAS_PREAD = hasattr(os, "pread")  # not on Windows
-
 
 class TiffSlide(Slide):
     """A tiled TIFF whose tiles are decoded straight from the file into the caller's array."""
 
-    def __init__(self, path: Path, layout: TiffLayout, *, mpp: float) -> None:
-        """Serve the file whose directories gave `layout`; `mpp` is the level-0 scale."""
-        self.path = path
-        self.name = path.stem
+    def __init__(self, source: ByteSource, layout: TiffLayout, *, mpp: float) -> None:
+        """Serve the file whose directories gave `layout`; `mpp` is the level-0 scale.
+
+        `source` is closed with the slide.
+        """
+        self.path = source.place
+        self.name = source.place.stem
         self.mpp = mpp
         self.levels = layout.levels
         self.properties = dict(layout.properties)
         self._tables, self._beside = layout.tables, layout.beside
         self._icc_profile = layout.icc_profile
-        self._file: BinaryIO | None = path.open("rb", buffering=0)
-        self._seek_lock = threading.Lock()
+        self._source = source
+        self._is_closed = False
+
+    @property
+    def identity(self) -> str:
+        return self._source.identity or super().identity
 
     @property
     def associated(self) -> Mapping[str, NDArray[np.uint8]]:
@@ -53,17 +55,30 @@ class TiffSlide(Slide):
         return self._icc_profile
 
     def _read_beside(self, name: str) -> NDArray[np.uint8]:
-        if self._file is None:
+        self._check_open()
+        return read_page(self._source, self._beside[name])
+
+    def _check_open(self) -> None:
+        if self._is_closed:
             raise ValueError(f"{self.path} is closed")
-        return read_page(self.path, self._beside[name])
+
+    def prefetch(self, level: int, tiles: NDArray[np.int64]) -> None:
+        if not self._source.reads_ahead:
+            return
+        info, table = self.levels[level], self._tables[level]
+        of_planes = np.arange(0, table.offsets.size, table.plane_tiles)
+        index = (tiles[:, 1:] * table.file_columns + tiles[:, :1] + of_planes).reshape(-1)
+        most = largest_stream(info.tile_width * info.tile_height)
+        index = index[(table.offsets[index] > 0) & (table.sizes_bytes[index] <= most)]
+        ranges = np.stack([table.offsets[index], table.sizes_bytes[index]], axis=1)
+        self._source.prefetch(ranges.astype(np.int64))
 
     def read_tile(self, level: int, column: int, row: int, out: NDArray[np.uint8]) -> None:
         info = self.levels[level]
         shape = (info.tile_height, info.tile_width, 3)
         if out.shape != shape or out.dtype != np.uint8 or not out.flags.c_contiguous:
             check("out", out, "uint8", shape)
-        if self._file is None:
-            raise ValueError(f"{self.path} is closed")
+        self._check_open()
         try:
             if not (0 <= column < info.columns and 0 <= row < info.rows):
                 raise ValueError("there is no such tile")
@@ -78,7 +93,7 @@ class TiffSlide(Slide):
                 table.decode(parts, index, out)
             else:
                 self._fill_absent(level, column, row, out)
-        except (TileError, MemoryError):  # a lack of memory is no damage to the tile
+        except (TileError, StoreError, MemoryError):  # none of the latter is damage to the tile
             raise
         except Exception as error:
             raise TileError(
@@ -92,14 +107,7 @@ class TiffSlide(Slide):
             return b""
         if count > most:
             raise ValueError(f"a tile of its size has at most {most:,} bytes, got {count:,}")
-        if self._file is None:
-            raise ValueError(f"{self.path} is closed")
-        if _HAS_PREAD:
-            data = os.pread(self._file.fileno(), count, offset)
-        else:
-            with self._seek_lock:
-                self._file.seek(offset)
-                data = self._file.read(count)
+        data = self._source.read(offset, count)
         if len(data) != count:
             raise ValueError(f"its {count} bytes at {offset:,} lie past the end of the file")
         return data
@@ -127,6 +135,5 @@ class TiffSlide(Slide):
                 out[np.ix_(np.flatnonzero(in_y), np.flatnonzero(in_x))] = pixels
 
     def close(self) -> None:
-        if self._file is not None:
-            self._file.close()
-            self._file = None
+        self._is_closed = True
+        self._source.close()

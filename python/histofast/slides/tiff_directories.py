@@ -10,12 +10,12 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Sequence
-from pathlib import Path
 from typing import BinaryIO, Literal, NamedTuple
 
 import numpy as np
 import tifffile
 
+from histofast._remote import Place
 from histofast.errors import SlideError
 
 MAX_DIRECTORIES = 2000
@@ -51,11 +51,12 @@ class _Entry(NamedTuple):
     at: int
 
 
-def check_directories(path: Path, *, for_openslide: bool = False) -> None:
+def check_directories(place: Place, file: BinaryIO, *, for_openslide: bool = False) -> None:
     """Refuse a TIFF file whose directories are cut off, form a loop or ask for too much.
 
     Args:
-        path: of the file.
+        place: of the file, for messages.
+        file: itself, open.
         for_openslide: whether OpenSlide is to read it. It asks for the memory even of tags that lie
             past the end of the file, and where there is not as much it ends the process.
 
@@ -63,29 +64,28 @@ def check_directories(path: Path, *, for_openslide: bool = False) -> None:
         SlideError: they do; a bound is in the message.
         OSError: the file cannot be read.
     """
-    with path.open("rb") as file:
-        directories = _Directories(path, file, for_openslide)
-        chain: set[int] = set()
-        below: list[int] = []
-        at = directories.first
-        while at:
-            if at in chain:
-                raise SlideError(f"{path} is not a readable TIFF file: its directories form a loop")
-            chain.add(at)
-            entries, at = directories.read(at)
-            below += directories.below(entries)
-        seen = set(chain)
-        while below:
-            at = below.pop()
-            if at not in seen:
-                seen.add(at)
-                below += directories.below(directories.read(at)[0])
+    directories = _Directories(place, file, for_openslide)
+    chain: set[int] = set()
+    below: list[int] = []
+    at = directories.first
+    while at:
+        if at in chain:
+            raise SlideError(f"{place} is not a readable TIFF file: its directories form a loop")
+        chain.add(at)
+        entries, at = directories.read(at)
+        below += directories.below(entries)
+    seen = set(chain)
+    while below:
+        at = below.pop()
+        if at not in seen:
+            seen.add(at)
+            below += directories.below(directories.read(at)[0])
 
 
 class _Directories:
     """Reads the directories of one file, and counts what they ask for."""
 
-    def __init__(self, path: Path, file: BinaryIO, for_openslide: bool) -> None:
+    def __init__(self, path: Place, file: BinaryIO, for_openslide: bool) -> None:
         self._path, self._file, self._for_openslide = path, file, for_openslide
         self._size_bytes = file.seek(0, 2)
         self._read = self._tag_bytes = 0
@@ -165,7 +165,7 @@ class _Directories:
         )
 
 
-def what_is_broken(path: Path, page: tifffile.TiffPage) -> str:
+def what_is_broken(path: Place, page: tifffile.TiffPage) -> str:
     """Say why a page shows nothing: a number that is none, or no pixel; empty where it may."""
     # tifffile hands on whatever the tag holds
     if name := next((name for name in _NUMBERS if not isinstance(getattr(page, name), int)), ""):
@@ -178,13 +178,13 @@ def what_is_broken(path: Path, page: tifffile.TiffPage) -> str:
     return ""
 
 
-def check_pages(path: Path, pages: Sequence[tifffile.TiffPage]) -> None:
+def check_pages(path: Place, pages: Sequence[tifffile.TiffPage]) -> None:
     """Refuse pages whose sizes are no numbers, or some of whose tiles lie past the file's end.
 
     Raises:
         SlideError: they are, or do.
     """
-    size_bytes = path.stat().st_size
+    size_bytes = stored_bytes(pages[0]) if pages else 0
     end = np.uint64(size_bytes)
     for page in pages:
         if reason := what_is_broken(path, page):
@@ -204,7 +204,12 @@ def check_pages(path: Path, pages: Sequence[tifffile.TiffPage]) -> None:
             )
 
 
-def check_picture(path: Path, page: tifffile.TiffPage, pages: Sequence[tifffile.TiffPage]) -> None:
+def stored_bytes(page: tifffile.TiffPage) -> int:
+    """Return how long the file of a page is."""
+    return int(page.parent.filehandle.size)
+
+
+def check_picture(path: Place, page: tifffile.TiffPage, pages: Sequence[tifffile.TiffPage]) -> None:
     """Refuse a page that holds no whole picture, or tiles of any size.
 
     Args:
@@ -231,7 +236,7 @@ def check_picture(path: Path, page: tifffile.TiffPage, pages: Sequence[tifffile.
     )
 
 
-def check_depth(path: Path, page: tifffile.TiffPage) -> None:
+def check_depth(path: Place, page: tifffile.TiffPage) -> None:
     """Refuse a page that is no plane.
 
     Raises:
@@ -241,7 +246,7 @@ def check_depth(path: Path, page: tifffile.TiffPage) -> None:
         raise SlideError(f"{path}: pixels must lie in a plane, got a depth of {page.imagedepth}")
 
 
-def check_tiles(path: Path, page: tifffile.TiffPage) -> None:
+def check_tiles(path: Place, page: tifffile.TiffPage) -> None:
     """Refuse tiles or strips that no decoder should be asked for.
 
     Raises:

@@ -12,8 +12,10 @@ import numpy as np
 import tifffile
 from numpy.typing import NDArray
 
+from histofast._remote import Place
 from histofast._words import clipped, one_line
 from histofast.errors import SlideError
+from histofast.slides.byte_source import ByteSource, LocalSource
 from histofast.slides.images import (
     KindOf,
     PixelKind,
@@ -74,18 +76,18 @@ class TiffLayout:
     icc_profile: bytes = b""  # of the picture's colours
 
 
-def read_layout(path: Path, *, kind_of: KindOf = tiff_pixel_kind) -> TiffLayout:
+def read_layout(source: ByteSource, *, kind_of: KindOf = tiff_pixel_kind) -> TiffLayout:
     """Read the directories of a TIFF file, no pixels; `kind_of` says how those of a page read.
 
     Raises:
         SlideError: not a TIFF, truncated, broken, asking for too much, or with pixels that are not
             grey or RGB.
     """
-    with checked_tiff(path) as tiff:
+    with checked_tiff(source) as tiff:
         vendor = _vendor(tiff.pages.first)
         if vendor in _OPENSLIDE_VENDORS:
             return _not_ours(vendor, "its pyramid needs OpenSlide")
-        return _layout(path, tiff, vendor, kind_of)
+        return _layout(source.place, tiff, vendor, kind_of)
 
 
 def check_for_openslide(path: Path) -> None:
@@ -94,7 +96,7 @@ def check_for_openslide(path: Path) -> None:
     Raises:
         SlideError: it would, or tifffile cannot read it.
     """
-    with checked_tiff(path, for_openslide=True) as tiff:
+    with checked_tiff(LocalSource(path), for_openslide=True) as tiff:
         tiled = [page for page in _all_pages(tiff) if page.is_tiled]
         check_pages(path, tiled)
         for page in tiled:
@@ -102,18 +104,20 @@ def check_for_openslide(path: Path) -> None:
 
 
 @contextlib.contextmanager
-def checked_tiff(path: Path, *, for_openslide: bool = False) -> Iterator[tifffile.TiffFile]:
+def checked_tiff(source: ByteSource, *, for_openslide: bool = False) -> Iterator[tifffile.TiffFile]:
     """Open a TIFF file whose directories are in order; whatever goes wrong with it is a SlideError."""
-    check_directories(path, for_openslide=for_openslide)
-    try:
-        with tifffile.TiffFile(path) as tiff:
-            yield tiff
-    except SlideError:
-        raise
-    except Exception as error:
-        raise SlideError(
-            f"{path} is not a readable TIFF file: {clipped(one_line(error), 200)}"
-        ) from error
+    with source.open() as file:
+        check_directories(source.place, file, for_openslide=for_openslide)
+        file.seek(0)
+        try:
+            with tifffile.TiffFile(file, name=source.place.name) as tiff:
+                yield tiff
+        except SlideError:
+            raise
+        except Exception as error:
+            raise SlideError(
+                f"{source.place} is not a readable TIFF file: {clipped(one_line(error), 200)}"
+            ) from error
 
 
 def _vendor(page: tifffile.TiffPage) -> str:
@@ -157,7 +161,7 @@ def _all_pages(tiff: tifffile.TiffFile) -> list[tifffile.TiffPage]:
     return pages
 
 
-def _layout(path: Path, tiff: tifffile.TiffFile, vendor: str, kind_of: KindOf) -> TiffLayout:
+def _layout(path: Place, tiff: tifffile.TiffFile, vendor: str, kind_of: KindOf) -> TiffLayout:
     base, pages = picture_of(path, tiff)
     check_pages(path, [base])
     check_picture(path, base, pages)
@@ -224,7 +228,7 @@ def _absent_colour(
 
 
 def _pyramid(
-    path: Path,
+    path: Place,
     base: tifffile.TiffPage,
     pages: list[tifffile.TiffPage],
     vendor: str,
@@ -280,7 +284,7 @@ def _level(page: tifffile.TiffPage, downsample: float, base: tuple[int, int]) ->
 
 
 def _tile_table(
-    path: Path,
+    path: Place,
     page: tifffile.TiffPage,
     level: Level,
     kind: PixelKind,
@@ -301,7 +305,7 @@ def _tile_table(
 
 
 def _properties(
-    path: Path, page: tifffile.TiffPage, vendor: str, ome: Ome | None
+    path: Place, page: tifffile.TiffPage, vendor: str, ome: Ome | None
 ) -> dict[str, str]:
     properties = {
         "door": "tifffile",

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from pathlib import Path
 
 import tifffile
 
+from histofast._remote import Place
 from histofast.errors import SlideError
 from histofast.slides.metadata import pyramid_downsample
 from histofast.slides.tiff_directories import MASK, REDUCED, what_is_broken
@@ -20,7 +20,7 @@ _FAR_LARGER = 4  # no photograph of the glass has so many times the pixels of a 
 
 
 def picture_of(
-    path: Path, tiff: tifffile.TiffFile
+    path: Place, tiff: tifffile.TiffFile
 ) -> tuple[tifffile.TiffPage, list[tifffile.TiffPage]]:
     """Return the page of level 0 and all pages that are sound; see `base_page`.
 

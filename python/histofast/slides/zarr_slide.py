@@ -33,6 +33,8 @@ _HEAD_BYTES, _TAIL_BYTES = 1 << 20, 1 << 16
 class ZarrSlide(Slide):
     """An OME-Zarr whose chunks are decoded one by one."""
 
+    path: Path
+
     def __init__(self, path: Path, *, mpp: float | None = None) -> None:
         """Open the image in a folder; `mpp` overrides what it says.
 

@@ -17,6 +17,7 @@ from typing import Self
 import numpy as np
 
 from histofast._notes import log_of
+from histofast._remote import Place
 from histofast._words import count, one_line
 from histofast.errors import SlideError
 from histofast.features import FeatureFile, open_features
@@ -48,7 +49,7 @@ class Entry:
     index: int
     name: str
     slide: str
-    path: Path
+    path: Place
     mpp: float | None = None
     features: Path | None = None
     label: str | None = None
