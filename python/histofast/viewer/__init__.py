@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from histofast.viewer.guard import Access
     from histofast.viewer.layers import Layer, Layers
     from histofast.viewer.listing import list_catalogue
+    from histofast.viewer.notebook import Shown, view
     from histofast.viewer.viewing import Listening, Viewer, open_viewer
 else:
     __getattr__, __dir__ = attach(
@@ -31,6 +32,7 @@ else:
             "histofast.viewer.guard": ["Access"],
             "histofast.viewer.layers": ["Layer", "Layers"],
             "histofast.viewer.listing": ["list_catalogue"],
+            "histofast.viewer.notebook": ["Shown", "view"],
             "histofast.viewer.viewing": ["Listening", "Viewer", "open_viewer"],
         },
         rooms=[
@@ -52,6 +54,7 @@ __all__ = [
     "Layer",
     "Layers",
     "Listening",
+    "Shown",
     "Viewer",
     "clusters",
     "cohort",
@@ -63,4 +66,5 @@ __all__ = [
     "neighbours",
     "open_viewer",
     "regions",
+    "view",
 ]
