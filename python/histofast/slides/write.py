@@ -23,7 +23,7 @@ import tifffile
 from numpy.typing import NDArray
 
 from histofast._arrays import check
-from histofast._files import make_folder, path_of, replacing, write_error
+from histofast._files import path_of, replacing, write_error
 from histofast._numbers import real_number
 from histofast._stopping import stop_if_asked
 
@@ -209,8 +209,7 @@ def write_averaged_pyramid(
     if levels > 1 and tile_px % factor:
         raise ValueError(f"tile_px must be a multiple of factor {factor}, got {tile_px}")
     path = path_of("path", path)
-    make_folder(path.parent)
-    with _Spilled(path.parent) as spilled:
+    with _Spilled(path) as spilled:
         averaging = _Averaging(
             level0_source,
             spilled,
@@ -317,16 +316,17 @@ def level_sizes(width: int, height: int, *, levels: int, factor: int) -> list[tu
 class _Spilled:
     """Compressed tiles on disk until their turn: of a large slide memory would not hold them."""
 
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
+    def __init__(self, path: Path) -> None:
+        self._path = path
         self._places: dict[tuple[int, int, int], tuple[int, int]] = {}
         self._lock = threading.Lock()
 
     def __enter__(self) -> Self:
         try:
-            self._file = tempfile.TemporaryFile(dir=self._folder)
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+            self._file = tempfile.TemporaryFile(dir=self._path.parent)
         except OSError as error:
-            raise write_error(self._folder, error) from error
+            raise write_error(self._path, error) from error
         return self
 
     def __exit__(self, *_: object) -> None:
