@@ -26,14 +26,13 @@ REMEDIES = {
     "ray": "histofast[ray]",
     "shapely": "shapely",
     "skimage": "scikit-image",
-    "httpx": "histofast[test]",
-    **dict.fromkeys(["starlette", "uvicorn"], "histofast[view]"),
+    **dict.fromkeys(["httpx", "starlette", "uvicorn"], "histofast[view]"),
     "torchmil": "torchmil",
     **dict.fromkeys(["numcodecs", "zarr"], "histofast[zarr]"),
 }
 # Those that README's command for the tests installs.
 WITH_TEST = {"jinja2", "matplotlib", "numcodecs", "onnxscript", "safetensors", "sklearn"}
-WITH_TEST |= {"httpx", "starlette", "tensorboard", "torch", "uvicorn", "zarr"}
+WITH_TEST |= {"tensorboard", "torch", "zarr"}
 
 
 def need(*names: str) -> Any:

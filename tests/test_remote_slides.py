@@ -17,7 +17,7 @@ from extras import need
 from histofast.errors import SlideError, StoreError
 from histofast.patches import list_jobs
 from histofast.slides import TiffSlide
-from slide_files import write_tiff
+from slide_files import picture, write_tiff
 from small_server import SmallServer
 from small_slides import no_leftovers, run, write_slide
 
@@ -238,7 +238,10 @@ def test_what_is_not_in_tiles_must_be_a_file(tmp_path):
     objects = {"x.png": (tmp_path / "x.png").read_bytes(), "x.mrxs": b"\xff\xd8", "empty.svs": b""}
     with SmallServer(**objects) as server:
         for name, said in (
-            ("x.png", r"must be a tiled TIFF to be read where it is, got a file that begins with"),
+            (
+                "x.png",
+                r"must be a tiled TIFF or OME-Zarr to be read where it is, got a file that begins with",
+            ),
             ("x.mrxs", r"got one of the files .mrxs, which OpenSlide reads: copy it here"),
             ("empty.svs", "is empty: copy it again"),
         ):
@@ -324,6 +327,42 @@ def test_slides_of_a_bucket_are_encoded(bucket, slides, encoder, tmp_path):
         "s3://cohort/in/s0.tif",
         "s3://cohort/in/s1.tif",
     ]
+
+
+def test_a_folder_of_zarr_in_a_bucket_is_one_slide(bucket):
+    for key in (
+        "z/a.ome.zarr/.zattrs",
+        "z/a.ome.zarr/0/0.0",
+        "z/b.svs",
+        "z/deep/c.zarr/0/zarr.json",
+    ):
+        bucket.put_object(Bucket="cohort", Key=key, Body=b"12345")
+    for given, wanted in (
+        ("z", ["z/a.ome.zarr", "z/b.svs"]),
+        ("z/*.zarr", ["z/a.ome.zarr"]),
+        ("**/*.zarr", ["z/a.ome.zarr", "z/deep/c.zarr"]),
+        ("z/deep/c.zarr/", ["z/deep/c.zarr/"]),
+        ("z/deep/c.zarr/0", ["z/deep/c.zarr/0"]),
+    ):
+        assert keys(list_jobs(f"s3://cohort/{given}")) == wanted, given
+    found = list_jobs("s3://cohort/z", recursive=True)
+    assert [job.name for job in found] == ["a", "b", "c"]
+    assert [job.name for job in list_jobs("s3://cohort/z/deep/c.zarr/0")] == ["c-0"]
+
+
+def test_zarr_in_a_bucket_shows_what_is_in_a_folder(bucket, tmp_path):
+    need("zarr")
+    from zarr_files import write_zarr
+
+    image = picture(150, 200)
+    path = write_zarr(tmp_path / "a.zarr", [image], version="0.5", shard=2)
+    for file in path.rglob("*"):
+        if file.is_file():
+            bucket.upload_file(str(file), "cohort", f"in/{file.relative_to(tmp_path)}")
+    with histofast.open_slide("s3://cohort/in/a.zarr/") as slide:
+        assert slide.name == "a"
+        np.testing.assert_array_equal(slide.read_region((0, 0), 0, (200, 150)), image)
+        assert slide.identity
 
 
 def test_instances_of_one_series_are_one_slide(bucket):

@@ -118,9 +118,9 @@ def _is_one_place(a: Place, b: Place) -> bool:
 
 
 def _stem(path: Place) -> str:
-    if isinstance(path, Address):
-        return path.stem
-    return path.name if _is(path, Path.is_dir) and not is_zarr(path) else slide_name(path)
+    if isinstance(path, Address) or is_zarr(path):
+        return slide_name(path)
+    return path.name if _is(path, Path.is_dir) else path.stem
 
 
 def _is(path: Path, kind: Callable[[Path], bool]) -> bool:

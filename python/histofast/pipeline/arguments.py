@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import TypedDict
 
 from histofast.features import Layout
-from histofast.jobs import Cluster
 from histofast.patches import PatchImages, StainOptions, TissueOptions
 from histofast.pipeline.options import Edge
 from histofast.pipeline.reports import Progress
@@ -54,7 +53,9 @@ class ExtractArguments(_SharedArguments, total=False):
     layout: Layout
     nominal_level0: bool
     gpus: Sequence[int] | None
-    cluster: Cluster | str | None
+    cluster: str | None
+    cpus_per_worker: int | None
+    gpus_per_worker: float | None
     threads: int | None
     batch_size: int | None
     dry_run: bool

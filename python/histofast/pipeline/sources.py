@@ -32,7 +32,7 @@ from histofast.pipeline.options import Settled
 from histofast.pipeline.reports import Clock
 from histofast.pipeline.selecting import attention_on
 from histofast.pipeline.watching import Watched
-from histofast.slides import ColourTable, srgb_table
+from histofast.slides import ColourTable, is_zarr, srgb_table
 from histofast.tiling import UM_AT_1X, PatchPlan, nominal_patch_l0, plan_patches
 from histofast.tissue import MaskFile
 
@@ -196,7 +196,8 @@ class SlideSource:
 
     def __init__(self, job: Job, options: Settled, stack: ExitStack) -> None:
         self._job = job
-        self.watched = Watched([job.path])
+        # Of OME-Zarr nothing is known before its documents are read.
+        self.watched = Watched([] if is_zarr(job.path) else [job.path])
         slide = stack.enter_context(job.open(mpp=job.mpp or options.mpp_override))
         self.watched.add(slide.files)
         self._slide = slide

@@ -10,6 +10,8 @@ from histofast.slides.metadata import resolve_mpp
 from histofast.slides.slide import Slide
 from histofast.slides.tiff import TiffSlide
 from histofast.slides.tiff_layout import read_layout
+from histofast.slides.zarr_slide import ZarrSlide
+from histofast.slides.zarr_store import is_zarr
 
 # Whatever they begin with, these are read by OpenSlide, most of them in several files.
 _BY_OPENSLIDE = frozenset({".mrxs", ".vsi", ".ndpi", ".dcm", ".vms", ".vmu"})
@@ -20,12 +22,12 @@ class NeedsFile(SlideError):
 
     def __init__(self, address: Address, why: str) -> None:
         super().__init__(
-            f"{address} must be a tiled TIFF to be read where it is, got {why}: copy it here"
+            f"{address} must be a tiled TIFF or OME-Zarr to be read where it is, got {why}: copy it here"
         )
 
 
 def open_remote(address: Address, mpp: float | None) -> Slide:
-    """Open a tiled TIFF by its address; `mpp` is the level-0 scale, instead of what it says.
+    """Open a tiled TIFF or an OME-Zarr by its address; `mpp` is the level-0 scale, instead of what it says.
 
     Raises:
         FileNotFoundError: no such object.
@@ -34,14 +36,16 @@ def open_remote(address: Address, mpp: float | None) -> Slide:
     """
     if address.suffix.lower() in _BY_OPENSLIDE:
         raise NeedsFile(address, f"one of the files {address.suffix}, which OpenSlide reads")
-    source = RemoteFile(address)
+    source = None if is_zarr(address) else RemoteFile(address)
     try:
-        return _opened(source, mpp)
+        return ZarrSlide(address, mpp=mpp) if source is None else _opened(source, mpp)
     except SlideError:
-        source.close()
+        if source is not None:
+            source.close()
         raise
     except Exception as error:  # whatever it is, it is this slide's failure and no other's
-        source.close()
+        if source is not None:
+            source.close()
         said = clipped(f"{type(error).__name__}: {one_line(error)}", 200)
         raise SlideError(f"{address} cannot be opened: {said}") from error
 

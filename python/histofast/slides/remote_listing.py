@@ -6,9 +6,10 @@ from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from fnmatch import fnmatchcase
 
-from histofast._remote import Address, Found, store_of
+from histofast._remote import Address, Found, Store, store_of
 from histofast.errors import SlideError
 from histofast.slides.metadata import DICOM_HEAD_BYTES, series_in
+from histofast.slides.zarr_store import SUFFIX, is_zarr
 
 _ASK_AT_A_TIME = 16
 
@@ -20,7 +21,7 @@ def find_remote(address: Address, *, recursive: bool, suffixes: frozenset[str]) 
         FileNotFoundError: nothing is there, or matches.
         SlideError: no slide is, or the bucket cannot be listed.
     """
-    if address.is_web:
+    if address.is_web or (is_zarr(address) and not address.has_wildcards):
         return [address]
     if address.has_wildcards:
         found = _matching(address)
@@ -28,8 +29,7 @@ def find_remote(address: Address, *, recursive: bool, suffixes: frozenset[str]) 
         if (itself := _object(address)) is not None:
             return [itself]
         store = store_of(address)
-        objects = store.all_below() if recursive else store.below().objects
-        found = [_address(address, each) for each in objects]
+        found = [_address(address, each) for each in _inside(store, recursive=recursive)]
     if not found:
         raise FileNotFoundError(f"no such slide: {address}")
     slides = [
@@ -65,8 +65,28 @@ def _matching(pattern: Address) -> list[Address]:
     folder, wanted = pattern.at("/".join(parts[:known])), parts[known:]
     store = store_of(folder)
     is_flat = len(wanted) == 1 and wanted != ["**"]
-    objects = store.below().objects if is_flat else store.all_below()
+    objects = _inside(store, recursive=not is_flat)
     return [_address(folder, found) for found in objects if fits(found.key.split("/"), wanted)]
+
+
+def _inside(store: Store, *, recursive: bool) -> list[Found]:
+    """Objects in a folder, if recursive below it too; of OME-Zarr the folder stands for all in it."""
+    if not recursive:
+        objects, folders = store.below()
+        return [*objects, *(_folder(key) for key in folders if key.lower().endswith(SUFFIX))]
+    found = {}
+    for each in store.all_below():
+        parts = each.key.split("/")
+        depth = next(
+            (i for i, part in enumerate(parts[:-1]) if part.lower().endswith(SUFFIX)), None
+        )
+        whole = each if depth is None else _folder("/".join(parts[: depth + 1]))
+        found[whole.key] = whole
+    return list(found.values())
+
+
+def _folder(key: str) -> Found:
+    return Found(key=key, size_bytes=0, version="")
 
 
 def fits(parts: Sequence[str], pattern: Sequence[str]) -> bool:

@@ -100,12 +100,13 @@ class Slide(Pictured, ABC):
     def identity(self) -> str:
         if not self._identity:
             assert isinstance(self.path, Path), "what has an address has an identity of its own"
-            self._identity = file_identity(self.path, self.files[1:])
+            companions = [file for file in self.files[1:] if isinstance(file, Path)]
+            self._identity = file_identity(self.path, companions)
         return self._identity
 
     @property
-    def files(self) -> tuple[Path, ...]:
-        """All files that the slide is read from; none of one that has an address."""
+    def files(self) -> tuple[Place, ...]:
+        """All files that the slide is read from; none of an object that has an address."""
         return (self.path,) if isinstance(self.path, Path) else ()
 
     @property

@@ -16,6 +16,7 @@ from histofast.errors import SlideError
 from histofast.slides.tiff_directories import MAX_TILE_PX
 from histofast.slides.zarr_chunks import CHECKSUM, COMPRESSORS, Coding
 
+Place = tuple[int, ...]  # of a chunk in the grid of chunks, or of a file in that of files
 _NO_ZARR = "OME-Zarr needs zarr, which is not installed: pip install 'histofast[zarr]'"
 _SHARDED = "sharding_indexed"
 MAX_INDEX_CHUNKS = 1 << 20  # of one shard: 16 MB of index
@@ -62,7 +63,7 @@ class ZarrArray:
     fill: int
     coding: Coding
     shards: Shards | None
-    key_of: Callable[[tuple[int, ...]], str]
+    key_of: Callable[[Place], str]
 
     @property
     def files(self) -> tuple[int, ...]:
@@ -71,6 +72,12 @@ class ZarrArray:
         return tuple(
             -(-n // (c * k)) for n, c, k in zip(self.shape, self.chunk, inside, strict=True)
         )
+
+    def file_of(self, place: Place) -> str:
+        """Return the key of the file that a chunk lies in."""
+        if self.shards is None:
+            return self.key_of(place)
+        return self.key_of(tuple(p // n for p, n in zip(place, self.shards.chunks, strict=True)))
 
 
 def read_array(path: str, document: Mapping[str, Any], *, where: str) -> ZarrArray:

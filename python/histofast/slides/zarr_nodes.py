@@ -5,9 +5,9 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
+from histofast._remote import Address, Place
 from histofast._words import clipped, listed, one_line
 from histofast.errors import SlideError
 from histofast.slides.tiff_pages import beside_name
@@ -28,13 +28,20 @@ class Documents:
         seen: documents by key.
     """
 
-    def __init__(self, path: Path, store: Store) -> None:
+    def __init__(self, path: Place, store: Store) -> None:
         self.path, self.store = path, store
         self.seen: dict[str, bytes] = {}
+        self._array_names = [".zarray", "zarr.json"]
 
     def where(self, key: str) -> str:
         """Name a place in the store for a message."""
-        return f"{self.path}/{key}" if key else str(self.path)
+        return f"{str(self.path).rstrip('/')}/{key}" if key else str(self.path)
+
+    def place_of(self, key: str) -> Place:
+        """Return the path or address of a key."""
+        if isinstance(self.path, Address):
+            return self.path.at(f"{self.path.key}/{key}")
+        return self.path / key
 
     def read(self, key: str) -> dict[str, Any] | None:
         """Return the object of a JSON document; None where there is no document.
@@ -63,7 +70,7 @@ class Documents:
         Raises:
             SlideError: there is none, or it cannot be read.
         """
-        for name in ("zarr.json", ".zarray"):
+        for name in self._array_names:
             found = self.read(f"{key}/{name}")
             if found is not None:
                 return found if name == ".zarray" else {"node_type": None, **found}
@@ -80,6 +87,7 @@ class Documents:
         prefix = f"{key}/" if key else ""
         group = self.read(f"{prefix}zarr.json")
         if group is not None:
+            self._array_names.sort(key="zarr.json".__ne__)  # the likely one first
             if group.get("node_type") == "array":
                 raise SlideError(f"{self.where(key)} is an array: name the image it is a level of")
             attributes = group.get("attributes")

@@ -8,8 +8,12 @@ from __future__ import annotations
 
 import os
 import stat
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Protocol
+from urllib.parse import unquote
+
+from histofast._remote import Address, Place
 
 SUFFIX = ".zarr"
 GROUP_DOCUMENTS = ("zarr.json", ".zgroup", ".zattrs")  # of format 3; of format 2
@@ -17,6 +21,7 @@ _DOCUMENTS = (*GROUP_DOCUMENTS, ".zarray")
 # One of them stands in the attributes of whatever holds pictures.
 _OF_PICTURES = (b'"multiscales"', b'"bioformats2raw.layout"', b'"plate"')
 MAX_DOCUMENT_BYTES = 4 << 20
+_HEAD_BYTES, _TAIL_BYTES = 1 << 20, 1 << 16
 _NONBLOCKING = getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
 
 
@@ -43,11 +48,25 @@ class Store(Protocol):
         """Return the names of the folders in a folder, sorted; none where it cannot be listed."""
 
     def has_chunks(self, key: str) -> bool:
-        """Whether anything but documents lies in the folder of an array."""
+        """Whether anything but documents lies in the folder of an array, as far as that is told soon."""
+
+    def mark(self, key: str) -> bytes:
+        """Return what tells the content of a file from others: parts of it, or its version.
+
+        Raises:
+            ValueError: it is no file.
+            OSError: it cannot be read.
+        """
+
+    @property
+    def reads_ahead(self) -> bool:
+        """Whether each request waits long for its answer, so that several should be under way."""
 
 
 class FolderStore:
     """An OME-Zarr in a folder."""
+
+    reads_ahead = False
 
     def __init__(self, root: Path) -> None:
         self._root = str(root)
@@ -72,6 +91,13 @@ class FolderStore:
         except OSError:
             return False
 
+    def mark(self, key: str) -> bytes:
+        head = self.read_part(key, 0, _HEAD_BYTES)
+        if head is None:
+            return b"absent"
+        tail = self.read_part(key, -_TAIL_BYTES, _TAIL_BYTES) or b""
+        return b"%d:%d:%b%b" % (len(head), len(tail), head, tail)
+
     def _read(self, key: str, start: int, count: int | None, most_bytes: int) -> bytes | None:
         try:
             # Of a named pipe nobody waits for the other end.
@@ -93,8 +119,13 @@ class FolderStore:
             os.close(descriptor)
 
 
-def is_zarr(path: Path) -> bool:
-    """Whether a path is of a folder that Zarr wrote, as its name or a document in it says."""
+def is_zarr(path: Place) -> bool:
+    """Whether a path is of a folder that Zarr wrote, as its name or a document in it says.
+
+    Of an address the name of the object or of a folder above it tells.
+    """
+    if isinstance(path, Address):
+        return any(part.lower().endswith(SUFFIX) for part in path.key.split("/"))
     try:
         return path.is_dir() and (
             path.suffix.lower() == SUFFIX or any((path / name).is_file() for name in _DOCUMENTS)
@@ -114,7 +145,7 @@ def has_other_things(path: Path) -> bool:
     return bool(text) and not any(sign in text for sign in _OF_PICTURES)
 
 
-def slide_name(path: Path) -> str:
+def slide_name(path: Place) -> str:
     """What a slide is called: its name without the suffix, of a Zarr folder without `.ome.zarr`.
 
     Of an image inside a Zarr folder, `x.zarr/1`, it is `x-1`.
@@ -123,7 +154,11 @@ def slide_name(path: Path) -> str:
         >>> [slide_name(Path(name)) for name in ("a/b.svs", "b.ome.tif", "b.ome.zarr", "b.zarr/A/1")]
         ['b', 'b.ome', 'b', 'b-A-1']
     """
-    for depth, part in enumerate(parts := path.parts):
+    if isinstance(path, Path):
+        parts: Sequence[str] = path.parts
+    else:
+        parts = (unquote(path.key) if path.is_web else path.key).split("/")
+    for depth, part in enumerate(parts):
         stem = Path(part).stem
         if Path(part).suffix.lower() == SUFFIX:
             stem = Path(stem).stem if Path(stem).suffix.lower() == ".ome" else stem
