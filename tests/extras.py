@@ -26,13 +26,14 @@ REMEDIES = {
     "ray": "histofast[ray]",
     "shapely": "shapely",
     "skimage": "scikit-image",
-    **dict.fromkeys(["httpx", "starlette", "uvicorn"], "histofast[view]"),
+    "httpx": "histofast[test]",
+    **dict.fromkeys(["starlette", "uvicorn"], "histofast[view]"),
     "torchmil": "torchmil",
     **dict.fromkeys(["numcodecs", "zarr"], "histofast[zarr]"),
 }
 # Those that README's command for the tests installs.
 WITH_TEST = {"jinja2", "matplotlib", "numcodecs", "onnxscript", "safetensors", "sklearn"}
-WITH_TEST |= {"tensorboard", "torch", "zarr"}
+WITH_TEST |= {"httpx", "starlette", "tensorboard", "torch", "uvicorn", "zarr"}
 
 
 def need(*names: str) -> Any:

@@ -30,6 +30,10 @@ def fail(message="of the job"):
     raise ValueError(message)
 
 
+def fail_in(out, message):
+    raise ValueError(message)
+
+
 def leave(code):
     sys.exit(code)
 
@@ -79,6 +83,10 @@ def meet(ours, other):
 
 def threads():
     return [os.environ.get(name) for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS")]
+
+
+def gpus():
+    return os.environ.get("CUDA_VISIBLE_DEVICES")
 
 
 def where():

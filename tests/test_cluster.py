@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import csv
+import io
+import json
 import os
 import random
 import signal
@@ -9,6 +12,7 @@ import subprocess
 import sys
 import threading
 import time
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -18,11 +22,13 @@ import histofast
 import small_jobs
 from extras import need
 from histofast import jobs, pipeline
-from histofast.errors import JobError, ModelError, SlideError, WriteError
-from histofast.jobs import Ended, Job, Lost, Worker
+from histofast.errors import JobError, ModelError, WriteError
+from histofast.jobs import Cluster, Ended, Job, Lost, OnCluster, Worker, engine_for
+from labelled_pictures import write_pictures
 from small_slides import write_slide
+from toy_bags import write_toy
 
-cluster, elsewhere = jobs.cluster, pipeline.elsewhere
+cluster, shared = jobs.cluster, jobs.shared
 
 KILLS = int(os.environ.get("HISTOFAST_NODE_KILLS", "3"))
 NODES = 2
@@ -68,11 +74,6 @@ def test_ray_is_not_part_of_the_package(slides, encoder, tmp_path, monkeypatch):
         ),
         ({"cluster": "auto", "workers": 2}, "workers must not be given with cluster"),
         ({"cluster": "auto", "gpus": [0]}, "gpus must not be given with cluster"),
-        ({"cpus_per_worker": 2}, "cpus_per_worker must be given with cluster only, got 2"),
-        ({"gpus_per_worker": 1}, "gpus_per_worker must be given with cluster only, got 1"),
-        ({"cluster": "auto", "cpus_per_worker": 0}, "cpus_per_worker must be"),
-        ({"cluster": "auto", "gpus_per_worker": -1}, "gpus_per_worker must"),
-        ({"cluster": "auto", "gpus_per_worker": 1.5}, "gpus_per_worker must be a whole number or"),
     ],
 )
 def test_what_does_not_go_together(options, words, slides, encoder, tmp_path):
@@ -81,8 +82,43 @@ def test_what_does_not_go_together(options, words, slides, encoder, tmp_path):
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.parametrize(
+    ("told", "kind", "words"),
+    [
+        ({"address": "localhost"}, ValueError, "cluster must be auto, local:WORKERS, HOST:PORT"),
+        ({"address": 3}, ValueError, "cluster must be auto, .*, got 3"),
+        ({"cpus_per_worker": 0}, ValueError, "cpus_per_worker must be at least 1, got 0"),
+        ({"cpus_per_worker": "2"}, TypeError, "cpus_per_worker must be a whole number, got '2'"),
+        ({"gpus_per_worker": -1}, ValueError, "gpus_per_worker must be at least 0, got -1"),
+        ({"gpus_per_worker": 1.5}, ValueError, "gpus_per_worker must be a whole number or a share"),
+        ({"gpus_per_worker": True}, TypeError, "gpus_per_worker must be a number, got True"),
+    ],
+)
+def test_clusters_that_cannot_be_meant(told, kind, words):
+    with pytest.raises(kind, match=words):
+        Cluster(**{"address": "auto", **told})
+
+
+def test_one_place_says_which_engine(tmp_path):
+    local = engine_for(folder=tmp_path, jobs=2, threads=3)
+    assert (local.processes, local.threads, local.side_by_side) == (2, 3, 2)
+    away = engine_for(folder=tmp_path, threads=3, cluster="local:4", sees=[tmp_path])
+    wanted = OnCluster(
+        cluster=Cluster(address="local:4"), folder=tmp_path, sees=(tmp_path,), threads=3
+    )
+    assert away == wanted
+    assert away.side_by_side == 4  # of as many CPUs as threads
+    for told, words in (
+        ({"jobs": 2}, "jobs must not be given with cluster, whose workers have cpus_per_worker"),
+        ({"workers": [Worker(function=jobs.work)]}, "gpus must not be given with cluster"),
+        ({"threads": 0}, "threads must be at least 1, got 0"),
+    ):
+        with pytest.raises(ValueError, match=words):
+            engine_for(folder=tmp_path, cluster="auto", **told)
+
+
 def test_an_inbox_hands_on_each_message_once():
-    inbox = cluster._Inbox()
+    inbox = jobs.actor.Inbox()
     inbox.send_bytes(b"a")
     inbox.send_bytes(b"b")
     assert inbox.messages(0) == ([b"a", b"b"], False)
@@ -132,14 +168,33 @@ def test_a_cluster_without_place_says_what_it_has():
 
 
 def test_what_a_worker_does_not_see(tmp_path, monkeypatch):
-    monkeypatch.setattr(elsewhere, "SEEN_S", 0.1)
-    with elsewhere._token(tmp_path / "out") as token:
-        elsewhere.look(token=str(token), slides=[str(tmp_path)])
-        with pytest.raises(SlideError, match=r"gone\.tif cannot be seen on .* share$"):
-            elsewhere.look(token=str(token), slides=[str(tmp_path / "gone.tif")])
+    monkeypatch.setattr(shared, "SEEN_S", 0.1)
+    told = {"paths": [], "packages": {}}
+    with shared.shown(tmp_path / "out") as token:
+        here = {"token": str(token), **told}
+        shared.look(**here | {"paths": [str(tmp_path)]})
+        with pytest.raises(FileNotFoundError, match=r"gone\.tif cannot be seen on .* share$"):
+            shared.look(**here | {"paths": [str(tmp_path / "gone.tif")]})
+        shared.look(**here | {"packages": shared.versions_of(["numpy", "no-such-package"])})
+        with pytest.raises(
+            JobError, match=r" has numpy .*, and this machine 0\.1: install the same"
+        ):
+            shared.look(**here | {"packages": {"numpy": "0.1"}})
+        with pytest.raises(JobError, match=r" has no no-such-package, and this machine 1\.0"):
+            shared.look(**here | {"packages": {"no-such-package": "1.0"}})
     assert not (tmp_path / "out").exists()
-    with pytest.raises(WriteError, match=r"is not the same on .*: give out= on a file system"):
-        elsewhere.look(token=str(token), slides=[])
+    with pytest.raises(WriteError, match=r"^the output folder .* is not the same on .*: give out="):
+        shared.look(token=str(token), **told)
+    (tmp_path / "there").mkdir()
+    with pytest.raises(WriteError, match=r"^of the body"), shared.shown(tmp_path / "there"):
+        raise WriteError("of the body")
+    assert not list((tmp_path / "there").iterdir())
+
+
+def test_what_the_environment_of_a_worker_says():
+    assert cluster._variables(None, hides_gpus=False) == {}
+    assert cluster._variables(None, hides_gpus=True) == {"CUDA_VISIBLE_DEVICES": ""}
+    assert cluster._variables(2, hides_gpus=False)["OMP_NUM_THREADS"] == "2"
 
 
 # --- with one -------------------------------------------------------------------------------------
@@ -326,7 +381,7 @@ def test_what_a_worker_raises_comes_here(nodes):
 @ray_warns
 def test_workers_of_another_version_are_refused(nodes, monkeypatch):
     mend(nodes)
-    monkeypatch.setattr(cluster, "_version", lambda: "0.0.9")
+    monkeypatch.setattr(cluster, "version", lambda: "0.0.9")
     words = r"has histofast .*, and this machine 0\.0\.9: install the same version on all machines"
     with pytest.raises(JobError, match=words), jobs.on_cluster("auto"):
         pass
@@ -386,6 +441,281 @@ def test_ctrl_c_ends_all(nodes, cohort, encoder, tmp_path):
     assert files_in(tmp_path / "out") == expected
 
 
+# --- folds and studies ----------------------------------------------------------------------------
+
+
+@pytest.fixture
+def hired(monkeypatch):
+    """The crews that engines of folds and studies have hired."""
+    crews, hire = [], jobs.choosing.hired
+
+    @contextmanager
+    def watched(*told, **more):
+        with hire(*told, **more) as crew:
+            crews.append(crew)
+            yield crew
+
+    monkeypatch.setattr(jobs.choosing, "hired", watched)
+    return crews
+
+
+def actors():
+    """The processes of workers, as Ray calls them."""
+    found = []
+    for about in Path("/proc").glob("[0-9]*/cmdline"):
+        with suppress(OSError):
+            if about.read_bytes().startswith(b"ray::Actor"):
+                found.append(int(about.parent.name))
+    return found
+
+
+@contextmanager
+def striking(when, *, again=False):
+    """Kill workers in a thread once `when` says so: one of them, or all that come until the end."""
+    over, killed = threading.Event(), []
+
+    def strike():
+        while not over.wait(0.1):
+            if when():
+                for pid in actors()[: None if again else 1]:
+                    with suppress(ProcessLookupError):
+                        os.kill(pid, signal.SIGKILL)
+                        killed.append(pid)
+                if not again:
+                    return
+
+    thread = threading.Thread(target=strike)
+    thread.start()
+    try:
+        yield killed
+    finally:
+        over.set()
+        thread.join()
+
+
+def made_in(run, *, but=()):
+    """The bytes of each file of a run, without the times that logs and states tell."""
+    return {
+        str(f.relative_to(run)): _timeless(f)
+        for f in sorted(run.rglob("*"))
+        if f.is_file() and not f.name.startswith(".") and f.name not in but
+    }
+
+
+def _timeless(file):
+    if file.suffix == ".csv":
+        rows = list(csv.DictReader(io.StringIO(file.read_text())))
+        return [{name: value for name, value in row.items() if name != "seconds"} for row in rows]
+    return file.read_bytes()
+
+
+@pytest.fixture(scope="module")
+def folds(tmp_path_factory):
+    """Bags, how to train on them, and the files of a run that was trained here."""
+    need("torch", "sklearn")
+    from histofast.mil import TrainConfig, train
+
+    folder = tmp_path_factory.mktemp("folds")
+    toy = write_toy(folder)
+    config = TrainConfig(folds=3, epochs=3, lr=3e-3, max_patches=5)
+    run = train(*toy, out=folder / "here", model="gated", config=config)
+    told = {"features": toy[0], "labels": toy[1], "model": "gated", "config": config}
+    return told, made_in(run.path)
+
+
+@pytest.mark.cluster
+@pytest.mark.slow
+@ray_warns
+def test_folds_on_a_cluster_are_those_of_here(nodes, folds, hired, tmp_path):
+    from histofast.mil import train
+
+    mend(nodes)
+    told, expected = folds
+    said = []
+    run = train(**told, out=tmp_path / "run", cluster="auto", on_progress=said.append)
+    assert made_in(run.path) == expected
+    assert [len(crew.hosts) for crew in hired] == [NODES]
+    assert {p.fold for p in said if p.finished} == {0, 1, 2}
+    assert "predictions.csv" in expected
+    assert sum(name.endswith("model.safetensors") for name in expected) == 3
+    again = train(**told, out=tmp_path / "run", cluster="auto")
+    assert again.path == run.path
+    assert len(hired) == 1  # nothing was left
+
+
+@pytest.mark.cluster
+@pytest.mark.slow
+@ray_warns
+def test_a_worker_that_is_killed_amid_a_fold_is_replaced(nodes, folds, tmp_path):
+    from histofast.mil import train
+
+    mend(nodes)
+    told, expected = dict(folds[0]), folds[1]
+    begun = threading.Event()
+    told["on_progress"] = lambda _: begun.set()
+    with striking(begun.is_set) as killed:
+        run = train(**told, out=tmp_path / "run", cluster="auto")
+    assert killed
+    assert made_in(run.path) == expected
+
+
+@pytest.mark.cluster
+@pytest.mark.slow
+@ray_warns
+def test_workers_that_are_killed_again_and_again_and_then_let_be(nodes, folds, tmp_path):
+    from histofast.mil import train
+
+    mend(nodes)
+    told, expected = folds
+
+    def is_begun():
+        return any((tmp_path / "run").glob("fold-*/*"))
+
+    with (
+        striking(is_begun, again=True),
+        pytest.raises(JobError, match=r"the worker of .* died: the logs of Ray"),
+    ):
+        train(**told, out=tmp_path / "run", cluster="auto")
+    assert not (tmp_path / "run" / "metrics.json").exists()
+    run = train(**told, out=tmp_path / "run", cluster="auto")
+    assert made_in(run.path) == expected
+
+
+@pytest.mark.cluster
+@pytest.mark.slow
+@ray_warns
+def test_a_fold_that_fails_says_why(nodes, folds, tmp_path):
+    from histofast.mil import train
+
+    mend(nodes)
+    told = {**folds[0], "config": replace(folds[0]["config"], lr=1e30)}
+    with pytest.raises(ModelError, match=r"^loss of fold \d must be finite, got NaN or infinity"):
+        train(**told, out=tmp_path / "run", cluster="auto")
+
+
+@pytest.mark.cluster
+@pytest.mark.slow
+@ray_warns
+def test_a_plan_on_a_cluster_has_its_own_failures(nodes, tmp_path):
+    mend(nodes)
+    plan = jobs.Plan(tmp_path / "plan")
+
+    def add(function, name, **more):
+        told = {"message": "no good"} if function is small_jobs.fail_in else {"text": name}
+        return plan.add(
+            function, name=name, kind="job", arguments=told, identity={"name": name}, **more
+        )
+
+    first = add(small_jobs.write_out, "first")
+    bad = add(small_jobs.fail_in, "bad")
+    add(small_jobs.write_out, "of first", needs=[first])
+    add(small_jobs.write_out, "of bad", needs=[bad])
+    engine = engine_for(folder=plan.folder, threads=1, cluster="auto")
+    assert engine.side_by_side == NODES
+    outcomes = {o.job.name: o for o in jobs.run(plan.jobs, engine=engine)}
+    assert {name: o.status for name, o in outcomes.items()} == {
+        "first": "done",
+        "bad": "failed",
+        "of first": "done",
+        "of bad": "failed",
+    }
+    assert str(outcomes["bad"].error) == "no good"
+    assert {job.name for job in plan.left()} == {"bad", "of bad"}
+
+
+@pytest.mark.cluster
+@pytest.mark.slow
+@ray_warns
+def test_workers_compute_with_the_threads_and_gpus_that_they_have(nodes):
+    mend(nodes)
+    with jobs.on_cluster("auto", threads=1) as crew:
+        assert crew.ask(small_jobs.threads) == [["1", "1"]] * NODES
+        assert (crew.cpus, crew.gpus) == (1, 0)
+    with_gpus = nodes.add_node(
+        num_cpus=2, num_gpus=2, object_store_memory=100 * 2**20
+    )  # as it says
+    try:
+        with jobs.on_cluster("auto") as crew:  # where there are GPUs, each worker has one
+            assert sorted(crew.ask(small_jobs.gpus)) == ["0", "1"]
+            assert (crew.cpus, crew.gpus) == (1, 1)
+        with jobs.on_cluster(Cluster(address="auto", gpus_per_worker=0, cpus_per_worker=1)) as crew:
+            assert crew.ask(small_jobs.gpus) == [""] * (NODES + 2)
+        with jobs.on_cluster("auto", at_most=1) as crew:
+            assert len(crew.hosts) == 1
+    finally:
+        nodes.remove_node(with_gpus)
+        mend(nodes)
+
+
+@pytest.mark.cluster
+@pytest.mark.slow
+@ray_warns
+def test_a_study_of_slides_on_a_cluster(nodes, encoder, hired, tmp_path):
+    need("torch", "sklearn", "matplotlib", "jinja2")
+    from histofast.mil import TrainConfig
+    from histofast.studies import Setting, compare_networks
+    from tiny_encoder import write_encoder
+
+    mend(nodes)
+    (tmp_path / "slides").mkdir()
+    lines = ["slide,label"]
+    for i in range(12):
+        write_slide(tmp_path / f"slides/s{i:02}.tif", seed=i, size=(512, 512))
+        lines.append(f"s{i:02},{'yes' if i % 2 else 'no'}")
+    (tmp_path / "labels.csv").write_text("\n".join(lines) + "\n")
+    other = write_encoder(tmp_path / "other.onnx", name="other", d=6)
+    for name, where in (("here", None), ("there", "auto")):
+        setting = Setting(
+            labels=tmp_path / "labels.csv",
+            out=tmp_path / name,
+            slides=tmp_path / "slides",
+            patch_px=32,
+            mpp=1.0,
+            config=TrainConfig(folds=2, epochs=2),
+            repeats=1,
+            measure_speed=False,
+            cluster=where,
+        )
+        compare_networks([encoder, other], setting)
+    assert len(hired) == 2  # for runs, and for mean pooling
+    for part in ("features", "runs"):
+        found = made_in(tmp_path / "there" / part, but=["run.json"])
+        assert found == made_in(tmp_path / "here" / part, but=["run.json"])
+        assert len(found) > 8
+    study = json.loads((tmp_path / "there" / "study.json").read_text())
+    assert study["rows"] == json.loads((tmp_path / "here" / "study.json").read_text())["rows"]
+
+
+@pytest.mark.cluster
+@pytest.mark.slow
+@ray_warns
+def test_runs_on_pictures_and_those_that_start_from_them(nodes, hired, tmp_path):
+    need("torch", "safetensors")
+    from histofast.classify import Asked, Recipe, Runs
+    from histofast.datasets import open_images
+
+    mend(nodes)
+    images = open_images(write_pictures(tmp_path / "set"))
+    recipe = Recipe(epochs=1, batch_size=16, px=24, freeze="all", ema=0.0)
+    found = {}
+    for name, where in (("here", None), ("there", "auto")):
+        runs = Runs(tmp_path / name, threads=1)
+        for seed in range(2):
+            told = {"network": "resnet18", "recipe": recipe, "seed": seed, "fold": 0, "folds": 3}
+            first = runs.add(Asked.of(images, start="random", **told), name=f"first {seed}")
+        asked = Asked.of(images, start=f"run:{first.folder}", **told)
+        runs.add(asked, name="second")
+        engine = engine_for(folder=runs.plan.folder, threads=1, cluster=where)
+        jobs.values_of(jobs.run(runs.plan.jobs, engine=engine))
+        found[name] = {
+            job.folder.name: made_in(job.folder, but=["run.json", "metrics.json", "recipe.toml"])
+            for job in runs.plan
+        }
+    assert found["there"] == found["here"]
+    assert [len(files) > 2 for files in found["here"].values()] == [True] * 3
+    assert [len(crew.hosts) for crew in hired] == [NODES]
+
+
 def test_the_command_knows_clusters(slides, encoder, tmp_path):
     out = tmp_path / "out"
     options = ["--out", out, "--encoder", encoder, "--cluster", "nowhere"]
@@ -395,3 +725,30 @@ def test_the_command_knows_clusters(slides, encoder, tmp_path):
     assert done.returncode == 2
     assert "--cluster must be auto, local:WORKERS, HOST:PORT or ray://HOST:PORT" in done.stderr
     assert not out.exists()
+
+
+@pytest.mark.parametrize(
+    ("command", "told", "words"),
+    [
+        ("train features", "--cluster auto --jobs 2", "--jobs must not be given with cluster, "),
+        ("train features", "--cluster nowhere", "--cluster must be auto, local:WORKERS"),
+        ("train features", "--cpus-per-worker 2", "--cpus-per-worker must be given with cluster"),
+        ("extract s", "--gpus-per-worker 1", "--gpus-per-worker must be given with cluster only"),
+        ("study networks --encoder e --slides s", "--cluster auto --jobs 2", "--jobs must not be"),
+        ("study transfer --data d", "--cluster auto --cpus-per-worker 0", "must be at least 1"),
+        ("study transfer --data d", "--cluster auto --jobs 3", "--jobs must not be given with"),
+    ],
+)
+def test_commands_refuse_what_does_not_go_together(
+    cli, tmp_path, monkeypatch, command, told, words
+):
+    need("torch", "sklearn", "matplotlib", "jinja2")
+    write_toy(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    labels = [] if command.startswith(("extract", "study transfer")) else ["--labels", "labels.csv"]
+    network = ["--network", "resnet18"] if command.startswith("study transfer") else []
+    answer = cli(*command.split(), *labels, *network, "--out", "o", *told.split())
+    assert answer.code == 2
+    (line,) = answer.err
+    assert words in line
+    assert not Path("o").exists()

@@ -143,8 +143,9 @@ def test_folds_are_dealt_to_gpus(table, tmp_path, monkeypatch):
     class Enough(Exception):
         pass
 
-    def stop(function, folds, *, workers, **_):
-        assert [worker.arguments["device"] for worker in workers] == ["cuda:0", "cuda:1"]
+    def stop(function, folds, *, engine, **_):
+        devices = [worker.arguments["device"] for worker in engine.workers]
+        assert devices == ["cuda:0", "cuda:1"]
         assert function.keywords["device"] == "auto"
         raise Enough
 

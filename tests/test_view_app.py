@@ -10,6 +10,7 @@ import socket
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 
 import imagecodecs
@@ -26,7 +27,6 @@ from starlette.testclient import TestClient
 from fake_slides import FakeSlide, noise
 from histofast import open_slide, read_features
 from histofast.viewer import Catalogue, Entry, Listening, list_catalogue, open_viewer
-from histofast.viewer.app import make_app
 from histofast.viewer.blocks import Abandoned
 from histofast.viewer.catalogue import MOST_OPEN
 from histofast.viewer.tile_queue import AT_A_TIME, MOST_WAITING, Crowded, TileQueue
@@ -39,16 +39,24 @@ def features(slides, encoder, tmp_path_factory):
     return out
 
 
-def client_of(listed):
-    app = make_app(listed.catalogue)
-    client = TestClient(app, base_url="http://127.0.0.1", raise_server_exceptions=False)
-    assert client.get("/", params={"t": app.access.token}).status_code == 200
-    return client
+@contextmanager
+def browser(viewer):
+    """What asks the application of a viewer, with its cookie."""
+    with TestClient(
+        viewer.app, base_url="http://127.0.0.1", raise_server_exceptions=False
+    ) as client:
+        assert client.get("/", params={"t": viewer.app.access.token}).status_code == 200
+        yield client
+    viewer.server.stop()
+
+
+def client_of(slides, **options):
+    return browser(open_viewer(slides, **options))
 
 
 @pytest.fixture
 def client(slides, features):
-    with client_of(list_catalogue(slides, features=features)) as client:
+    with client_of(slides, features=features) as client:
         yield client
 
 
@@ -114,7 +122,7 @@ def test_tiles_show_the_slide_and_are_cropped(client, slides):
 
 def test_tiles_are_kept_by_the_browser_until_the_slide_changes(slides, tmp_path):
     shutil.copy(slides / "s0.tif", tmp_path / "a.tif")
-    with client_of(list_catalogue(tmp_path)) as client:
+    with client_of(tmp_path) as client:
         first = client.get("/tile/0/0/0_0.jpg")
         assert "immutable" in first.headers["cache-control"]
         assert "private" in first.headers["cache-control"]
@@ -124,10 +132,10 @@ def test_tiles_are_kept_by_the_browser_until_the_slide_changes(slides, tmp_path)
         assert again.content == b""
         assert again.headers["etag"] == tag
         assert client.get("/tile/0/1/0_0.jpg").headers["etag"] != tag
-    with client_of(list_catalogue(tmp_path)) as client:  # another run of the command
+    with client_of(tmp_path) as client:  # another run of the command
         assert client.get("/tile/0/0/0_0.jpg").headers["etag"] == tag
     shutil.copy(slides / "s1.tif", tmp_path / "a.tif")
-    with client_of(list_catalogue(tmp_path)) as client:
+    with client_of(tmp_path) as client:
         assert client.get("/tile/0/0/0_0.jpg").headers["etag"] != tag
 
 
@@ -192,7 +200,7 @@ def test_a_broken_slide_is_a_sentence_and_the_others_are_shown(slides, tmp_path)
     shutil.copy(slides / "s0.tif", tmp_path / "good.tif")
     (tmp_path / "bad.svs").write_bytes(b"II*\0" + b"\xff" * 100)
     (tmp_path / "gone.tif").symlink_to(tmp_path / "nowhere.tif")
-    with client_of(list_catalogue(tmp_path)) as client:
+    with client_of(tmp_path) as client:
         bad, gone, good = client.get("/api/slides").json()
         assert (bad["name"], good["name"]) == ("bad", "good")
         for each in (bad, gone):
@@ -209,7 +217,7 @@ def test_a_broken_slide_is_a_sentence_and_the_others_are_shown(slides, tmp_path)
 
 def test_a_slide_that_breaks_while_it_is_shown_is_grey_and_said(tmp_path):
     path = write_slide(tmp_path / "a.tif", size=(1100, 1100))
-    with client_of(list_catalogue(tmp_path)) as client:
+    with client_of(tmp_path) as client:
         assert client.get("/api/slide/0").json()["notes"] == []
         with path.open("r+b") as file:
             file.truncate(path.stat().st_size // 4)
@@ -228,7 +236,7 @@ def test_a_slide_that_breaks_while_it_is_shown_is_grey_and_said(tmp_path):
 def test_a_slide_that_goes_while_the_server_runs_is_a_sentence(slides, tmp_path):
     shutil.copy(slides / "s0.tif", tmp_path / "a.tif")
     shutil.copy(slides / "s1.tif", tmp_path / "b.tif")
-    with client_of(list_catalogue(tmp_path)) as client:
+    with client_of(tmp_path) as client:
         (tmp_path / "a.tif").unlink()
         assert "a.tif" in client.get("/api/slide/0").json()["error"]
         assert client.get("/tile/0/0/0_0.jpg").status_code == 422
@@ -238,11 +246,11 @@ def test_a_slide_that_goes_while_the_server_runs_is_a_sentence(slides, tmp_path)
 def test_broken_features_are_a_note_and_the_slide_is_shown(slides, features, tmp_path):
     folder = tmp_path / "features"
     shutil.copytree(features, folder)
-    listed = list_catalogue(slides, features=folder)
+    viewer = open_viewer(slides, features=folder)
     (path,) = folder.rglob("s0.h5")
     with path.open("r+b") as file:
         file.truncate(path.stat().st_size - 100)
-    with client_of(listed) as client:
+    with browser(viewer) as client:
         about = client.get("/api/slide/0").json()
         assert about["patches"] is None
         assert about["error"] is None
@@ -253,7 +261,7 @@ def test_broken_features_are_a_note_and_the_slide_is_shown(slides, features, tmp
 
 def test_a_slide_without_a_scale_is_shown_without_one(tmp_path):
     write_slide(tmp_path / "a.tif", mpp=None)
-    with client_of(list_catalogue(tmp_path)) as client:
+    with client_of(tmp_path) as client:
         about = client.get("/api/slide/0").json()
         assert about["mpp"] is None
         assert about["error"] is None
@@ -261,14 +269,14 @@ def test_a_slide_without_a_scale_is_shown_without_one(tmp_path):
         assert "without a scale" in note
         assert client.get("/api/slide/0/tissue").json() == {"polygons": []}
         assert client.get("/tile/0/0/0_0.jpg").status_code == 200
-    with client_of(list_catalogue(tmp_path, mpp_override=0.5)) as client:
+    with client_of(tmp_path, mpp_override=0.5) as client:
         assert client.get("/api/slide/0").json()["mpp"] == 0.5
 
 
 def test_a_mistake_of_ours_is_said_without_its_words(slides, monkeypatch):
-    listed = list_catalogue(slides)
-    with client_of(listed) as client:
-        monkeypatch.setattr(listed.catalogue, "mpp", lambda index: 1 / 0)
+    viewer = open_viewer(slides)
+    with browser(viewer) as client:
+        monkeypatch.setattr(viewer.catalogue, "mpp", lambda index: 1 / 0)
         answer = client.get("/api/slide/0")
         assert answer.status_code == 500
         assert "division" not in answer.text
@@ -290,9 +298,9 @@ def test_names_that_are_hidden_are_in_no_answer(slides, features, tmp_path):
     of = tmp_path / where.name
     of.mkdir()
     (of / "SECRET-1.h5").write_bytes((where / "s0.h5").read_bytes()[:-50])
-    listed = list_catalogue(folder, features=of, anonymous=True)
-    assert "SECRET" not in str(listed.notes)
-    with client_of(listed) as client:
+    viewer = open_viewer(folder, features=of, anonymous=True)
+    assert "SECRET" not in str(viewer.notes)
+    with browser(viewer) as client:
         n = len(client.get("/api/slides").json())
         with path.open("r+b") as file:
             assert client.get(f"/api/slide/{n - 1}").json()["error"] is None
@@ -315,7 +323,7 @@ def test_names_that_are_hidden_are_in_no_answer(slides, features, tmp_path):
 def test_hostile_names_are_data(slides, tmp_path):
     name = "<img src=x onerror=alert(1)>\"'&"
     shutil.copy(slides / "s0.tif", tmp_path / f"{name}.tif")
-    with client_of(list_catalogue(tmp_path)) as client:
+    with client_of(tmp_path) as client:
         answer = client.get("/api/slides")
         assert answer.json()[0]["name"] == name
         assert answer.headers["content-type"] == "application/json"
@@ -352,12 +360,12 @@ def test_of_several_encoders_one_is_to_be_named(slides, features, tmp_path):
 def test_slides_without_features_and_features_without_slides_are_told(slides, features, tmp_path):
     shutil.copy(slides / "s0.tif", tmp_path)
     write_slide(tmp_path / "new.tif")
-    listed = list_catalogue(tmp_path, features=features)
-    assert listed.notes == (
+    viewer = open_viewer(tmp_path, features=features)
+    assert viewer.notes == (
         "no feature file of 1 (new): without layers",
         "no slide for the features of 2 (s1, s2): passed over",
     )
-    with client_of(listed) as client:
+    with browser(viewer) as client:
         assert client.get("/api/slide/0").json()["layers"] == []
         assert client.get("/api/slide/0/patches").status_code == 404
 
@@ -365,7 +373,7 @@ def test_slides_without_features_and_features_without_slides_are_told(slides, fe
 def test_labels_are_those_of_the_table(slides, tmp_path):
     table = tmp_path / "labels.csv"
     table.write_text("slide,label\ns0,tumour\ns2,\nelsewhere,x\n")
-    with client_of(list_catalogue(slides, labels=table)) as client:
+    with client_of(slides, labels=table) as client:
         assert [each["label"] for each in client.get("/api/slides").json()] == [
             "tumour",
             None,

@@ -7,7 +7,8 @@ import json
 
 import pytest
 
-from histofast.viewer.guard import LOCAL, MOST_BODY_BYTES, Access, Guard
+from histofast.viewer import Access
+from histofast.viewer.guard import LOCAL, MOST_BODY_BYTES, Guard
 
 HOST = (b"host", b"127.0.0.1:8000")
 JSON = (b"content-type", b"application/json")

@@ -50,6 +50,7 @@ if TYPE_CHECKING:
     from histofast.slides import Slide, open_slide
     from histofast.tiling import PatchPlan, plan_patches
     from histofast.tissue import Tissue, find_tissue
+    from histofast.viewer import view
 else:
     __getattr__, __dir__ = attach(
         __name__,
@@ -69,6 +70,7 @@ else:
             "histofast.slides": ["Slide", "open_slide"],
             "histofast.tiling": ["PatchPlan", "plan_patches"],
             "histofast.tissue": ["Tissue", "find_tissue"],
+            "histofast.viewer": ["view"],
         },
         rooms=[
             "classify",
@@ -124,4 +126,5 @@ __all__ = [
     "read_features",
     "read_patch_table",
     "verify",
+    "view",
 ]

@@ -8,12 +8,13 @@ file there; `remove_stale_temporaries` does so in all folders below one.
 Some file systems (Lustre, NFS, FUSE, as they are mounted) know no locks. That is noted once, and the
 work goes on: equal input gives equal bytes, and a rename leaves one whole file of two. Others lock
 among the processes of one machine only, and say nothing of it: what another machine left is removed
-when it has not been touched for a week.
+when it has not been touched for a week, and whoever makes a slide takes a lease beside the lock.
 """
 
 from __future__ import annotations
 
 from histofast._files.failing import write_error
+from histofast._files.leases import BEAT_S, STALE_S, Lease, Sightings, remove_dead_leases
 from histofast._files.locks import Holder, Lock, NoLocksWarning
 from histofast._files.opening import (
     existing_folder,
@@ -34,9 +35,13 @@ from histofast._files.writing import (
 )
 
 __all__ = [
+    "BEAT_S",
+    "STALE_S",
     "Holder",
+    "Lease",
     "Lock",
     "NoLocksWarning",
+    "Sightings",
     "State",
     "Temporary",
     "check_target",
@@ -46,6 +51,7 @@ __all__ = [
     "paths_of",
     "refuse_stand_in",
     "regular_file",
+    "remove_dead_leases",
     "remove_stale_temporaries",
     "replacing",
     "replacing_both",

@@ -6,7 +6,7 @@ import hashlib
 import os
 from pathlib import Path
 
-_ADDED_BYTES = 32  # more than temporaries and locks put around a name
+_ADDED_BYTES = 32  # more than temporaries, locks and leases put around a name
 
 
 def longest_name_bytes(folder: Path) -> int:
@@ -17,7 +17,7 @@ def longest_name_bytes(folder: Path) -> int:
 
 
 def shortened(name: str, folder: Path) -> str:
-    """A name with room for what temporaries and locks add to it; a long one ends in its hash."""
+    """A name with room for what temporaries, locks and leases add to it; a long one ends in its hash."""
     most = longest_name_bytes(folder) - _ADDED_BYTES
     whole = os.fsencode(name)
     if len(whole) <= most:

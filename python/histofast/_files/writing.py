@@ -4,13 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import functools
-import hashlib
 import os
 import re
 import secrets
 import shutil
-import socket
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -19,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from histofast._files.failing import FULL, write_error
 from histofast._files.locks import NO_LOCKS, has_name, open_plain, try_lock
+from histofast._files.machine import this_machine
 from histofast._files.names import longest_name_bytes, shortened
 
 if TYPE_CHECKING:
@@ -276,7 +274,7 @@ def _prepare(final: Path) -> None:
 
 def _hidden(final: Path) -> Path:
     short = shortened(final.name, final.parent)
-    return final.with_name(f".{short}.{os.getpid()}.{secrets.token_hex(4)}-{_machine()}.tmp")
+    return final.with_name(f".{short}.{os.getpid()}.{secrets.token_hex(4)}-{_machine_mark()}.tmp")
 
 
 def _sync_folder(folder: Path) -> None:
@@ -324,7 +322,7 @@ def _is_removed(path: Path) -> bool:
     locked = path / _LOCK if is_folder else path
     # Open for writing: network file systems lock no other file.
     with contextlib.suppress(OSError), open(locked, "r+b", opener=open_plain) as file:
-        if _is_left_behind(file.fileno(), is_of_here=named["machine"] in (None, _machine())):
+        if _is_left_behind(file.fileno(), is_of_here=named["machine"] in (None, _machine_mark())):
             shutil.rmtree(path) if is_folder else path.unlink()
             return True
     with contextlib.suppress(OSError):
@@ -348,14 +346,8 @@ def _is_left_behind(descriptor: int, *, is_of_here: bool) -> bool:
     return time.time() - os.fstat(descriptor).st_mtime > _LONG_S
 
 
-@functools.cache
-def _machine() -> str:
-    """Mark of the running kernel, the same in all its containers: as far as every lock reaches."""
-    try:
-        known = Path("/proc/sys/kernel/random/boot_id").read_bytes()
-    except OSError:
-        known = socket.gethostname().encode()
-    return hashlib.sha256(known).hexdigest()[:6]
+def _machine_mark() -> str:
+    return this_machine().kernel[:6]
 
 
 def _may_stay(descriptor: int, path: Path) -> bool:

@@ -21,6 +21,7 @@ from histofast.classify.recipe import Recipe, as_recipe
 from histofast.classify.runs import Run, open_run
 from histofast.classify.training import PIXELS, OnProgress, train
 from histofast.datasets import Images, open_images
+from histofast.jobs import Cluster, engine_for
 from histofast.learning import (
     METRICS,
     PREDICTIONS,
@@ -33,7 +34,6 @@ from histofast.learning import (
     or_none,
     plain,
     read_json,
-    refuse_jobs,
     sha256_of,
     work_on_folds,
     write_csv,
@@ -90,6 +90,7 @@ def train_folds(
     threads: int | None = None,
     jobs: int | None = None,
     gpus: Sequence[int] | None = None,
+    cluster: Cluster | str | None = None,
     cache: str | Path | None = None,
     overwrite: bool = False,
     layer_metrics: bool = False,
@@ -108,6 +109,7 @@ def train_folds(
         jobs: folds at a time, side by side in processes; the numbers are the same if `threads` are. None: 1,
             or one for each of `gpus`.
         gpus: indices of GPUs, each with a process of its own or several.
+        cluster: train the folds on the machines of a Ray cluster, as `extract` encodes slides there.
         data, network, out, start, recipe, seed, device, threads, cache, overwrite, layer_metrics,
             tensorboard, mlflow, progress, on_progress, on_note: as of `train`; `out` is the folder of all.
 
@@ -116,14 +118,14 @@ def train_folds(
 
     Raises:
         What `train` raises, for the first fold that fails; ValueError: the data set tells its split.
+        JobError: the cluster gives no workers, or others.
     """
-    refuse_jobs(jobs, threads)
     workers = workers_on(gpus, device=device, jobs=jobs)
     folds = whole_number("folds", folds, at_least=2)
     out = path_of("out", out)
-    images = data if isinstance(data, Images) else open_images(data)
-    if any(images.splits):
-        raise ValueError("folds must be left out where the data set tells its split")
+    images = _undivided(data)
+    how: dict[str, Any] = {"jobs": jobs, "threads": threads, "cluster": cluster}
+    engine = engine_for(folder=out, sees=[images.path], workers=workers, **how)
     work_on_folds(
         partial(
             _train,
@@ -143,9 +145,7 @@ def train_folds(
             mlflow=mlflow,
         ),
         range(folds),
-        jobs=jobs or 1,
-        threads=threads,
-        workers=workers,
+        engine=engine,
         on_progress=on_progress,
         on_note=on_note,
     )
@@ -154,6 +154,13 @@ def train_folds(
     if cache is None:
         shutil.rmtree(out / PIXELS, ignore_errors=True)
     return found
+
+
+def _undivided(data: Images | str | Path) -> Images:
+    images = data if isinstance(data, Images) else open_images(data)
+    if any(images.splits):
+        raise ValueError("folds must be left out where the data set tells its split")
+    return images
 
 
 def _train(

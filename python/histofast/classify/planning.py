@@ -25,17 +25,20 @@ from histofast.classify.task import Goal
 from histofast.classify.training import torch_threads, train_asked
 from histofast.datasets import Images, contents_of, open_images
 from histofast.jobs import (
+    Cluster,
+    Engine,
     Job,
     Local,
     Plan,
     canonical,
+    engine_for,
     key_of,
     run,
     seconds_side_by_side,
     tell,
     values_of,
 )
-from histofast.learning import fold_folder, is_finished, metrics, refuse_folder, refuse_jobs
+from histofast.learning import fold_folder, is_finished, metrics, refuse_folder
 from histofast.networks import pick_device, starts, workers_on
 
 Kind = tuple[Any, ...]  # what the time of a step depends on
@@ -159,7 +162,7 @@ class Runs:
             self._contents[id(images)] = images, contents_of(images)
         return self._contents[id(images)][1]
 
-    def estimate(self, *, engine: Local | None = None) -> float:
+    def estimate(self, *, engine: Engine | None = None) -> float:
         """Time some steps of each kind of run that is left, and say how long all that is left will take.
 
         Args:
@@ -228,6 +231,7 @@ def look_ahead(
     seed: int = 0,
     jobs: int | None = None,
     gpus: Sequence[int] | None = None,
+    cluster: Cluster | str | None = None,
     device: str = "auto",
     threads: int | None = None,
     layer_metrics: bool = False,
@@ -236,7 +240,7 @@ def look_ahead(
 
     Args:
         data, network, out, start, recipe, fold, folds, seed, device, threads, layer_metrics: as theirs.
-        jobs, gpus: as of `train_folds`; some steps are timed in as many processes.
+        jobs, gpus, cluster: as of `train_folds`; some steps are timed there, as many at a time.
 
     Returns:
         The runs, and the seconds that those which are left take.
@@ -244,10 +248,9 @@ def look_ahead(
     Raises:
         What they raise before they train.
     """
-    refuse_jobs(jobs, threads)
     workers = workers_on(gpus, device=device, jobs=jobs)
-    engine = Local(processes=jobs or 1, threads=threads, workers=workers)
     out = path_of("out", out)
+    engine = engine_for(folder=out, jobs=jobs, threads=threads, workers=workers, cluster=cluster)
     images = data if isinstance(data, Images) else open_images(data)
     contents = contents_of(images)
     asked = {
@@ -329,7 +332,7 @@ class StepTimes:
 def times_of(
     asked: Sequence[Asked],
     *,
-    engine: Local,
+    engine: Engine,
     device: str = "auto",
     threads: int | None = None,
     layer_metrics: bool = False,

@@ -25,6 +25,7 @@ from histofast._words import listed, one_line
 from histofast.cli import (
     classify,
     cluster,
+    convert,
     dataset,
     demo,
     explain,
@@ -63,6 +64,7 @@ app.command(name="extract", short_help="Encode slides into feature files.")(extr
 app.command(name="patches", short_help="Write the patches of slides as picture files.")(
     patches.patches
 )
+app.command(name="convert", short_help="Write a slide as a pyramidal tiled TIFF.")(convert.convert)
 app.command(name="verify", short_help="Check that feature files are whole and finite.")(
     tools.verify
 )

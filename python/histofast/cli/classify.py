@@ -13,7 +13,7 @@ import typer
 
 from histofast._machine import TORCH
 from histofast._words import count
-from histofast.cli import options
+from histofast.cli import machines, options
 from histofast.cli.flags import told
 from histofast.cli.mil import number_of, range_of
 from histofast.cli.output import bars, counted, say, say_document, watched
@@ -120,6 +120,9 @@ def classify(
             help="of torch, in each job [all]",
         ),
     ] = None,
+    cluster: machines.Cluster = None,
+    cpus_per_worker: machines.CpusPerWorker = None,
+    gpus_per_worker: machines.GpusPerWorker = None,
     plan_only: options.PlanOnly = False,
     layer_metrics: Annotated[
         bool,
@@ -181,11 +184,13 @@ def classify(
     )
     asked |= {"device": device, "network": network, "out": out}
     alone = folds is None or fold is not None
-    for flag, value in (("--jobs", jobs), ("--gpus", gpus)):
+    elsewhere = machines.cluster_of(cluster, cpus_per_worker, gpus_per_worker)
+    for flag, value in (("--jobs", jobs), ("--gpus", gpus), ("--cluster", cluster)):
         if value is not None and alone:
             raise ValueError(f"{flag} must be left out of a single run: it is for all --folds")
     if plan_only:
-        side_by_side = {"jobs": jobs, "gpus": gpus, "layer_metrics": layer_metrics}
+        side_by_side = {"jobs": jobs, "gpus": gpus, "cluster": elsewhere}
+        side_by_side |= {"layer_metrics": layer_metrics}
         which = options.given(folds=folds, fold=(fold or 0) if alone else None, **side_by_side)
         _plan(images, asked | which, as_json=as_json)
         return
@@ -195,7 +200,11 @@ def classify(
         asked |= {"on_progress": on_progress, "on_note": on_note}
         if folds is not None and fold is None:
             found: Folds | Run = train_folds(
-                images, folds=folds, **options.given(jobs=jobs, gpus=gpus), **asked
+                images,
+                folds=folds,
+                cluster=elsewhere,
+                **options.given(jobs=jobs, gpus=gpus),
+                **asked,
             )
         else:
             found = train(images, **options.given(folds=folds, fold=fold), **asked)

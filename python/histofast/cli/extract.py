@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
 import typer
 
 from histofast._machine import ONNX_RUNTIME
-from histofast.cli import colours, options, selecting, slide_runs
+from histofast.cli import colours, machines, options, selecting, slide_runs
 from histofast.cli.output import say, say_document
 from histofast.cli.progress import show_progress, summarise
 from histofast.cli.summaries import report_on
@@ -120,27 +120,9 @@ def extract(
             help="run on these GPUs, each in a process of its own; they share the slides",
         ),
     ] = None,
-    cluster: Annotated[
-        str | None,
-        typer.Option(
-            "--cluster",
-            metavar="auto|HOST:PORT|ray://HOST:PORT|local:N",
-            help="encode on the machines of a Ray cluster, which share the slides",
-        ),
-    ] = None,
-    cpus_per_worker: Annotated[
-        int | None,
-        typer.Option(
-            "--cpus-per-worker",
-            parser=options.whole_number,
-            metavar="N",
-            help="of the cluster [those of a machine, or its share for each GPU]",
-        ),
-    ] = None,
-    gpus_per_worker: Annotated[
-        float | None,
-        typer.Option("--gpus-per-worker", metavar="G", help="of the cluster [1 where it has any]"),
-    ] = None,
+    cluster: machines.Cluster = None,
+    cpus_per_worker: machines.CpusPerWorker = None,
+    gpus_per_worker: machines.GpusPerWorker = None,
     threads: Annotated[
         int | None,
         typer.Option(
@@ -235,9 +217,7 @@ def extract(
             shard=shard,
             device=device,
             gpus=gpus,
-            cluster=cluster,
-            cpus_per_worker=cpus_per_worker,
-            gpus_per_worker=gpus_per_worker,
+            cluster=machines.cluster_of(cluster, cpus_per_worker, gpus_per_worker),
             threads=threads,
             workers=workers,
             batch_size=batch_size,

@@ -13,7 +13,7 @@ import typer
 
 from histofast._files import regular_file
 from histofast._machine import TORCH
-from histofast.cli import options
+from histofast.cli import machines, options
 from histofast.cli.flags import told
 from histofast.cli.output import counted, say, say_document
 
@@ -127,6 +127,9 @@ def finetune(
             help="of torch, in each job [the CPUs available, shared out among the jobs]",
         ),
     ] = None,
+    cluster: machines.Cluster = None,
+    cpus_per_worker: machines.CpusPerWorker = None,
+    gpus_per_worker: machines.GpusPerWorker = None,
     similarity: Annotated[
         bool,
         typer.Option(
@@ -177,6 +180,7 @@ def finetune(
         overwrite=overwrite,
         on_progress=None if quiet else _reporter(),
         on_note=None if quiet else lambda text: say(told(text), err=True),
+        cluster=machines.cluster_of(cluster, cpus_per_worker, gpus_per_worker),
         **options.given(jobs=jobs, threads=threads),
     )
     if as_json:

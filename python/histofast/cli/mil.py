@@ -13,7 +13,7 @@ import typer
 
 from histofast._machine import TORCH
 from histofast._words import count
-from histofast.cli import options
+from histofast.cli import machines, options
 from histofast.cli.flags import told
 from histofast.cli.output import bars, counted, say, say_document, watched
 
@@ -141,6 +141,9 @@ def train(
             "--threads", parser=options.whole_number, metavar="N", help="of torch, in each job [1]"
         ),
     ] = None,
+    cluster: machines.Cluster = None,
+    cpus_per_worker: machines.CpusPerWorker = None,
+    gpus_per_worker: machines.GpusPerWorker = None,
     amp: Annotated[bool, typer.Option("--amp/--no-amp", help="train in bfloat16 on a GPU")] = True,
     tensorboard: options.Tensorboard = False,
     mlflow: options.Mlflow = False,
@@ -171,6 +174,7 @@ def train(
         patch_loss=patch_loss,
         seed=seed,
     )
+    elsewhere = machines.cluster_of(cluster, cpus_per_worker, gpus_per_worker)
     known = options.labels_of(labels, slide_table)
 
     from histofast.mil import TrainConfig, open_bags
@@ -207,7 +211,7 @@ def train(
             mlflow=mlflow,
             on_progress=on_progress,
             on_note=on_note,
-            **options.given(jobs=jobs, threads=threads),
+            **options.given(jobs=jobs, threads=threads, cluster=elsewhere),
         )
     found = run.metrics()
     if as_json:

@@ -60,15 +60,7 @@ def patches(
     recursive: options.Recursive = False,
     shard: slide_runs.Shard = None,
     device: Annotated[str, options.device(ONNX_RUNTIME, help="where --tissue runs")] = "auto",
-    workers: Annotated[
-        int | None,
-        typer.Option(
-            "--workers",
-            parser=options.whole_number,
-            metavar="N",
-            help="threads that decode and write [the CPUs available]",
-        ),
-    ] = None,
+    workers: slide_runs.Workers = None,
     as_json: options.AsJson = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="say only what failed")] = False,
 ) -> None:

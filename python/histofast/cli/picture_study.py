@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from histofast._machine import TORCH
-from histofast.cli import options
+from histofast.cli import machines, options
 from histofast.cli.output import say, say_document
 from histofast.cli.plan import say_plan
 from histofast.cli.study_command import (
@@ -59,6 +59,9 @@ def _told(
     jobs: Jobs = None,
     gpus: options.Gpus = None,
     threads: Threads = None,
+    cluster: machines.Cluster = None,
+    cpus_per_worker: machines.CpusPerWorker = None,
+    gpus_per_worker: machines.GpusPerWorker = None,
     plan_only: options.PlanOnly = False,
     quiet: options.Quiet = False,
 ) -> tuple[dict[str, Any], bool]:
@@ -67,6 +70,7 @@ def _told(
         "out": out,
         "device": device,
         "command": options.command_line(),
+        "cluster": machines.cluster_of(cluster, cpus_per_worker, gpus_per_worker),
         "on_progress": None if quiet else telling(),
         **options.given(runs=runs, jobs=jobs, gpus=gpus, threads=threads),
     }

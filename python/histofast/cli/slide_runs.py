@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from histofast.cli.options import choice
+from histofast.cli.options import choice, whole_number
 
 HowResampled = Annotated[
     str,
@@ -32,5 +32,14 @@ Coords = Annotated[
         metavar="CSV|H5|GEOJSON|FOLDER",
         help="own places instead of a grid: slide, x, y (top-left, level 0); h5 of TRIDENT or CLAM, or GeoJSON points (centres), "
         "for several slides a folder of them",
+    ),
+]
+Workers = Annotated[
+    int | None,
+    typer.Option(
+        "--workers",
+        parser=whole_number,
+        metavar="N",
+        help="threads that decode and write [the CPUs available]",
     ),
 ]

@@ -11,6 +11,7 @@ import typer
 from histofast.cli import (
     colours,
     flags,
+    machines,
     options,
     study_drift,
     study_reuse,
@@ -113,6 +114,9 @@ def _setting(
     speed: Speed = True,
     jobs: Jobs = None,
     threads: Threads = None,
+    cluster: machines.Cluster = None,
+    cpus_per_worker: machines.CpusPerWorker = None,
+    gpus_per_worker: machines.GpusPerWorker = None,
     quiet: options.Quiet = False,
 ) -> Any:
     """Options that every study has."""
@@ -137,6 +141,7 @@ def _setting(
         robustness=robustness,
         measure_speed=speed,
         command=options.command_line(),
+        cluster=machines.cluster_of(cluster, cpus_per_worker, gpus_per_worker),
         on_progress=None if quiet else telling(),
         **options.given(repeats=repeats, tolerance=tolerance, jobs=jobs, threads=threads),
     )

@@ -12,7 +12,6 @@ from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, get_args
-from xml.sax.saxutils import quoteattr
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,7 +21,7 @@ from histofast._files import replacing
 from histofast._numbers import real_number, whole_number
 from histofast._tables import as_number, as_read, csv_text, records, separator_of, shown
 from histofast._words import one_line
-from histofast.slides import Slide, open_slide, write_array_pyramid, write_png
+from histofast.slides import Slide, ome_xml, open_slide, write_array_pyramid, write_png
 
 Scale = Literal["rank", "minmax", "raw"]
 
@@ -276,7 +275,7 @@ class AttentionMap:
             levels=1 + max(0, math.ceil(math.log2(max(h, w) / _TILE_PX))),
             factor=2,
             codec="deflate",
-            description=_ome_xml(f"{self.slide} {self.name}", w, h, mpp_x, mpp_y),
+            description=ome_xml(f"{self.slide} {self.name}", w, h, mpp_x, mpp_y),
             place="subifds",
         )
 
@@ -479,22 +478,3 @@ def ranks(values: NDArray[np.float64]) -> NDArray[np.float64]:
     _, group, counts = np.unique(values, return_inverse=True, return_counts=True)
     middle: NDArray[np.float64] = (np.cumsum(counts) - counts / 2) / len(values)
     return middle[group]
-
-
-def _ome_xml(name: str, width: int, height: int, mpp_x: float, mpp_y: float) -> str:
-    """Describe one RGB picture; ASCII, as TIFF wants its descriptions."""
-    printable = "".join(letter for letter in name if letter.isprintable())
-    quoted = quoteattr(printable).encode("ascii", "xmlcharrefreplace")
-    schema = "http://www.openmicroscopy.org/Schemas/OME/2016-06"
-    return (
-        '<?xml version="1.0" encoding="UTF-8"?>'
-        f'<OME xmlns="{schema}" xmlns:xsi="http://www.w3.org/2001/XMLSchema-instance" '
-        f'xsi:schemaLocation="{schema} {schema}/ome.xsd">'
-        f'<Image ID="Image:0" Name={quoted.decode()}>'
-        '<Pixels ID="Pixels:0" DimensionOrder="XYCZT" Type="uint8" Interleaved="true" '
-        f'SizeX="{width}" SizeY="{height}" SizeC="3" SizeZ="1" SizeT="1" '
-        f'PhysicalSizeX="{mpp_x:.9g}" PhysicalSizeXUnit="&#181;m" '
-        f'PhysicalSizeY="{mpp_y:.9g}" PhysicalSizeYUnit="&#181;m">'
-        '<Channel ID="Channel:0:0" SamplesPerPixel="3"/>'
-        '<TiffData IFD="0" PlaneCount="1"/></Pixels></Image></OME>'
-    )

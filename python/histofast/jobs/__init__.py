@@ -10,7 +10,7 @@ them, whatever became of them. A `Plan` knows
 jobs by what they make, so that the same asked for twice, or by two studies, is one job.
 
 An engine is one method (`Engine.run`) that calls `execute` on each job somewhere; `Local` does so
-here or in processes. The function of a job is called with its arguments and may `tell` how far it
+here or in processes, `OnCluster` on other machines, and `engine_for` says which. The function of a job is called with its arguments and may `tell` how far it
 is, and ask `should_stop` (or call `stop_if_asked`) between batches.
 """
 
@@ -20,7 +20,8 @@ from histofast._stopping import (
     should_stop,
     stop_if_asked,
 )
-from histofast.jobs.cluster import Crew, on_cluster
+from histofast.jobs.choosing import OnCluster, engine_for, hired, refuse_with_cluster
+from histofast.jobs.cluster import Cluster, Crew, on_cluster
 from histofast.jobs.engine import Engine, run, values_of
 from histofast.jobs.feed import Feed, Worker, work
 from histofast.jobs.job import (
@@ -45,6 +46,7 @@ from histofast.jobs.plan import Plan, key_of, seconds_side_by_side
 
 __all__ = [
     "MARKER",
+    "Cluster",
     "Crew",
     "Ended",
     "Engine",
@@ -54,6 +56,7 @@ __all__ = [
     "Job",
     "Local",
     "Lost",
+    "OnCluster",
     "Outcome",
     "Plan",
     "Retried",
@@ -64,10 +67,13 @@ __all__ = [
     "canonical",
     "deferred_interrupts",
     "differences",
+    "engine_for",
     "execute",
+    "hired",
     "is_there",
     "key_of",
     "on_cluster",
+    "refuse_with_cluster",
     "run",
     "seconds_side_by_side",
     "should_stop",

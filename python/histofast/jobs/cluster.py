@@ -8,36 +8,32 @@ or object store is used.
 
 from __future__ import annotations
 
-import os
-import platform
-import queue
 import re
 import signal
-import socket
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from histofast._notes import LOG, log_of, note
-from histofast._numbers import whole_number
+from histofast._numbers import real_number, whole_number
 from histofast._stopping import deferred_interrupts, interruptions
 from histofast._words import count, one_line
 from histofast.errors import JobError
+from histofast.jobs.actor import LOOK_S, Actor, Where, version
 from histofast.jobs.feed import Worker
 from histofast.jobs.job import Job
-from histofast.jobs.link import Link, attend
 from histofast.jobs.messages import STOP, Gone, answer, order, read
+from histofast.jobs.processes import THREAD_VARIABLES
 from histofast.jobs.team import Emit, IsLast, Messages, Team, Wake, check_portable
 
 _log = log_of(__name__)
 
 PLACE_S = 60.0  # for a worker to be given a place
 SILENT_S = 30.0  # without an answer, until a worker is given up
-LOOK_S = 5.0  # how long a worker waits before it answers that it has nothing to say
 STORE_BYTES = 100 * 2**20  # of Ray's shared memory where the cluster is ours: messages are small
 _THREADS = 4  # of an actor: each call that may wait has one
 _LOCAL = re.compile(r"local:([1-9][0-9]*)")
@@ -45,97 +41,54 @@ _HOST = re.compile(r"(?!local:)(ray://)?[\w.\-\[\]:]+:[0-9]+")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Where:
-    """Where a worker is, and what it runs.
+class Cluster:
+    """A Ray cluster that is asked for, and what each of its workers has; wherever `cluster` is an argument.
 
     Attributes:
-        host: name of the machine.
-        pid: of its process there.
-        histofast: version.
-        python: version.
+        address: "auto": the cluster that this machine is part of; "HOST:PORT": one by its address;
+            "ray://HOST:10001": one that is reached through its head; "local:3": one of three workers
+            on this machine, made here and ended at the end.
+        cpus_per_worker: None: as many as what is done uses threads, if that is known; else all of a machine
+            without GPUs, and its share for each GPU; of the smallest machine, where they differ.
+        gpus_per_worker: such as 1 or 0.5. None: 1 where the cluster has any.
+
+    Raises:
+        TypeError, ValueError: an address or a number out of range.
     """
 
-    host: str
-    pid: int
-    histofast: str
-    python: str
+    address: str
+    cpus_per_worker: int | None = None
+    gpus_per_worker: float | None = None
 
-
-# --- in the cluster -----------------------------------------------------------------------------
-
-
-class _Inbox:
-    """A `Channel` between the threads of an actor: its worker's end."""
-
-    def __init__(self) -> None:
-        self._orders: queue.SimpleQueue[bytes] = queue.SimpleQueue()
-        self._said: list[bytes] = []
-        self._first = 0  # the number of the first that is kept
-        self._news = threading.Condition()
-        self.is_over = False
-
-    def put(self, data: bytes) -> None:
-        self._orders.put(data)
-
-    def recv_bytes(self) -> bytes:
-        return self._orders.get()
-
-    def send_bytes(self, data: bytes, /) -> None:
-        with self._news:
-            self._said.append(data)
-            self._news.notify_all()
-
-    def close(self) -> None:
-        with self._news:
-            self.is_over = True
-            self._news.notify_all()
-
-    def messages(self, after: int) -> tuple[list[bytes], bool]:
-        """Return what was said after so many messages, which are let go, and whether that is all."""
-        with self._news:
-            del self._said[: after - self._first]
-            self._first = after
-            self._news.wait_for(lambda: self._said or self.is_over, LOOK_S)
-            return list(self._said), self.is_over
-
-
-class _Actor:
-    """A worker, as Ray runs it."""
-
-    def __init__(self) -> None:
-        self._inbox = _Inbox()
-
-    def where(self) -> Where:
-        return Where(
-            host=socket.gethostname(),
-            pid=os.getpid(),
-            histofast=_version(),
-            python=platform.python_version(),
+    def __post_init__(self) -> None:
+        known = isinstance(self.address, str) and (
+            self.address == "auto"
+            or _LOCAL.fullmatch(self.address)
+            or _HOST.fullmatch(self.address)
         )
+        if not known:
+            raise ValueError(
+                f"cluster must be auto, local:WORKERS, HOST:PORT or ray://HOST:PORT, got {self.address!r}"
+            )
+        cpus = whole_number("cpus_per_worker", self.cpus_per_worker, at_least=1)
+        gpus = real_number("gpus_per_worker", self.gpus_per_worker, at_least=0)
+        if gpus is not None and not (gpus < 1 or gpus.is_integer()):
+            raise ValueError(
+                f"gpus_per_worker must be a whole number or a share below 1, got {gpus:g}"
+            )
+        object.__setattr__(self, "cpus_per_worker", cpus)
+        object.__setattr__(self, "gpus_per_worker", gpus)
 
-    def call(self, function: Callable[..., Any], arguments: Mapping[str, Any]) -> Any:
-        return function(**arguments)
+    @classmethod
+    def of(cls, told: Cluster | str | None) -> Cluster | None:
+        """Return the cluster that an argument means, by its address or as it is; None: none."""
+        return told if told is None or isinstance(told, Cluster) else cls(address=told)
 
-    def begin(self, data: bytes, patience_s: float, folder: str) -> None:
-        with suppress(OSError):  # one that is not here: whoever looks for a file in it will say
-            os.chdir(folder)
-        self._inbox.put(data)
-        threading.Thread(target=self._work, args=(patience_s,), daemon=True).start()
-
-    def _work(self, patience_s: float) -> None:
-        try:
-            attend(Link(self._inbox, patience_s=patience_s))
-        finally:
-            self._inbox.close()
-
-    def put(self, data: bytes) -> None:
-        self._inbox.put(data)
-
-    def messages(self, after: int) -> tuple[list[bytes], bool]:
-        return self._inbox.messages(after)
-
-
-# --- here ---------------------------------------------------------------------------------------
+    @property
+    def workers_here(self) -> int | None:
+        """Of how many workers on this machine it is made; None: it is there."""
+        local = _LOCAL.fullmatch(self.address)
+        return int(local[1]) if local else None
 
 
 class Member:
@@ -293,6 +246,11 @@ class OnCrew:
     patience_s: float = 10.0
     poll_s: float = 0.5
 
+    @property
+    def side_by_side(self) -> int:
+        """How many jobs are done at a time."""
+        return len(self.crew.hosts)
+
     def run(self, jobs: Sequence[Job], emit: Emit, is_last: IsLast) -> None:
         """Do the jobs; see `Engine.run`."""
         check_portable(jobs)
@@ -312,29 +270,31 @@ class OnCrew:
 
 @contextmanager
 def on_cluster(
-    address: str, *, cpus: int | None = None, gpus: float | None = None
+    cluster: Cluster | str,
+    *,
+    cpus: int | None = None,
+    threads: int | None = None,
+    at_most: int | None = None,
 ) -> Iterator[Crew]:
-    """Give a crew that fills a Ray cluster, and let it go at the end.
+    """Give a crew that fills a cluster, and let it go at the end.
 
     Args:
-        address: "auto": the cluster that this machine is part of; "HOST:PORT": one by its address;
-            "ray://HOST:10001": one that is reached through its head; "local:3": one of three workers
-            on this machine, made here and ended at the end.
-        cpus: of each worker, >= 1. When None, all of a machine without GPUs, and else its share for each
-            GPU; of the smallest machine, where they differ.
-        gpus: of each worker, such as 1 or 0.5. When None, 1 where the cluster has any.
+        cluster: its address, or what is asked of it.
+        cpus: of each worker, where the cluster does not say.
+        threads: of the libraries of numbers in each worker; as they like when None.
+        at_most: so many workers.
 
     Raises:
         ValueError: an address or a number out of range.
         JobError: ray is not installed, no cluster is there, it does not give the workers within a
             minute, or one of them runs another version.
     """
-    wanted = whole_number("cpus_per_worker", cpus, at_least=1)
-    if gpus is not None and not (0 <= gpus < 1 or float(gpus).is_integer()):
-        raise ValueError(f"gpus_per_worker must be a whole number or a share below 1, got {gpus}")
-    with _connected(address) as ray:
-        n, cpus_each, gpus_each = _places(ray, wanted, gpus)
-        hire = _hiring(ray, cpus_each, gpus_each)
+    asked = _asked(cluster, cpus)
+    with _connected(asked) as ray:
+        n, cpus_each, gpus_each = _places(ray, asked.cpus_per_worker, asked.gpus_per_worker)
+        n = n if at_most is None else min(n, at_most)
+        variables = _variables(threads, hides_gpus=not gpus_each and _has_gpus(ray))
+        hire = _hiring(ray, cpus_each, gpus_each, variables)
         actors = tuple(hire() for _ in range(n))
         try:
             wheres = _wait_for_places(ray, actors, cpus_each, gpus_each)
@@ -355,14 +315,27 @@ def on_cluster(
                     ray.kill(actor)
 
 
+def places_on(cluster: Cluster | str, *, cpus: int | None = None) -> int:
+    """Return how many workers a cluster has place for when nothing else is on it.
+
+    Args, Raises: as of `on_cluster`.
+    """
+    asked = _asked(cluster, cpus)
+    if asked.workers_here is not None:
+        return asked.workers_here
+    with _connected(asked) as ray:
+        return _places(ray, asked.cpus_per_worker, asked.gpus_per_worker)[0]
+
+
+def _asked(cluster: Cluster | str, cpus: int | None) -> Cluster:
+    asked = Cluster.of(cluster)
+    assert asked is not None
+    return asked if asked.cpus_per_worker is not None else replace(asked, cpus_per_worker=cpus)
+
+
 @contextmanager
-def _connected(address: str) -> Iterator[Any]:
+def _connected(cluster: Cluster) -> Iterator[Any]:
     """Give ray, connected; a connection that was there before stays."""
-    local = _LOCAL.fullmatch(address)
-    if not (local or address == "auto" or _HOST.fullmatch(address)):
-        raise ValueError(
-            f"cluster must be auto, local:WORKERS, HOST:PORT or ray://HOST:PORT, got {address!r}"
-        )
     try:
         import ray
     except ImportError as error:
@@ -370,17 +343,18 @@ def _connected(address: str) -> Iterator[Any]:
     if ray.is_initialized():
         yield ray
         return
-    options: dict[str, Any] = {"address": address}
-    if local:
-        options = {"address": "local", "num_cpus": int(local[1]), "include_dashboard": False}
+    options: dict[str, Any] = {"address": cluster.address}
+    if cluster.workers_here is not None:
+        cpus = cluster.workers_here * (cluster.cpus_per_worker or 1)
+        options = {"address": "local", "num_cpus": cpus, "include_dashboard": False}
         options |= {"object_store_memory": STORE_BYTES, "num_gpus": 0}
     with _signals_kept():
         try:
             ray.init(**options, log_to_driver=False, logging_level="ERROR")
         except Exception as error:  # RuntimeError, ConnectionError, ValueError, grpc's ...
             raise JobError(
-                f"no Ray cluster answers at {address}: start it, or give local:2 for two workers on this "
-                f"machine ({one_line(error)[:200]})"
+                f"no Ray cluster answers at {cluster.address}: start it, or give local:2 for two workers on "
+                f"this machine ({one_line(error)[:200]})"
             ) from error
     try:
         yield ray
@@ -426,15 +400,26 @@ def _places(ray: Any, cpus: int | None, gpus: float | None) -> tuple[int, int, f
     return n, cpus, each_gpus
 
 
-def _hiring(ray: Any, cpus: int, gpus: float) -> Callable[[], Any]:
+def _has_gpus(ray: Any) -> bool:
+    return any(node["Resources"].get("GPU", 0) > 0 for node in ray.nodes() if node["Alive"])
+
+
+def _variables(threads: int | None, *, hides_gpus: bool) -> dict[str, str]:
+    """Return what the environment of a worker must say: Ray shows all GPUs to one that asks for none."""
+    found = {} if threads is None else dict.fromkeys(THREAD_VARIABLES, str(threads))
+    return found | ({"CUDA_VISIBLE_DEVICES": ""} if hides_gpus else {})
+
+
+def _hiring(ray: Any, cpus: int, gpus: float, variables: Mapping[str, str]) -> Callable[[], Any]:
     """Return what asks for another worker; it may have to wait for a place."""
-    remote = ray.remote(_Actor).options(
+    remote = ray.remote(Actor).options(
         num_cpus=cpus,
         num_gpus=gpus,
         max_restarts=0,
         max_task_retries=0,
         max_concurrency=_THREADS,
         scheduling_strategy="SPREAD",
+        runtime_env={"env_vars": dict(variables)} if variables else None,
     )
     return lambda: remote.remote()
 
@@ -472,14 +457,8 @@ def _where(ray: Any, call: Any) -> Where | None:
 def _refuse_others(wheres: Sequence[Where]) -> None:
     """Refuse workers that would not do what this process would do."""
     for where in wheres:
-        if where.histofast != _version():
+        if where.histofast != version():
             raise JobError(
-                f"{where.host} has histofast {where.histofast}, and this machine {_version()}: install the "
+                f"{where.host} has histofast {where.histofast}, and this machine {version()}: install the "
                 "same version on all machines of the cluster"
             )
-
-
-def _version() -> str:
-    from histofast import _core
-
-    return _core.version

@@ -19,6 +19,10 @@ _log = log_of(__name__)
 class Engine(Protocol):
     """Where jobs are done."""
 
+    @property
+    def side_by_side(self) -> int:
+        """How many jobs are done at a time."""
+
     def run(
         self,
         jobs: Sequence[Job],

@@ -68,7 +68,7 @@ from histofast.learning.scores import (
     metrics,
     metrics_of_models,
 )
-from histofast.learning.side_by_side import OnNote, refuse_jobs, work_on_folds
+from histofast.learning.side_by_side import OnNote, work_on_folds
 from histofast.learning.splits import Fold, Labelled, folds, unseen_folds
 from histofast.learning.states import take_state, write_state
 from histofast.learning.steps import (
@@ -151,7 +151,6 @@ __all__ = [
     "read_labels",
     "read_record",
     "refuse_folder",
-    "refuse_jobs",
     "refuse_out_of_range",
     "repeats_needed",
     "run_folder",

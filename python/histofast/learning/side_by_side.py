@@ -1,11 +1,11 @@
-"""Folds one after the other, or side by side in processes, by the engine of jobs."""
+"""Folds one after the other, or side by side in processes or on other machines, by an engine of jobs."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from histofast.jobs import Event, Job, Local, Told, Worker, run, tell, values_of
+from histofast.jobs import Engine, Event, Job, Told, run, tell, values_of
 
 OnNote = Callable[[str], None]  # one line on what is done, besides epochs
 
@@ -14,9 +14,7 @@ def work_on_folds(
     function: Callable[..., None],
     folds: Sequence[int],
     *,
-    jobs: int,
-    threads: int | None,
-    workers: Sequence[Worker] = (),
+    engine: Engine,
     on_progress: Callable[[Any], None] | None,
     on_note: OnNote | None,
 ) -> None:
@@ -25,14 +23,13 @@ def work_on_folds(
     Args:
         function: of the top level of a module, or a partial of one, with arguments that pickle takes.
         folds: their numbers.
-        jobs: how many at a time, >= 1; 1: here.
-        threads: of the libraries of numbers in each process.
-        workers: what runs in the processes, instead of `jobs` that are all alike.
+        engine: that does them, see `jobs.engine_for`.
         on_progress: called here with what the folds tell.
         on_note: called here with what they tell in words.
 
     Raises:
-        What `function` raises for the first fold that fails; JobError: a process died.
+        What `function` raises for the first fold that fails; JobError: a process died, or what the engine
+            cannot give.
     """
 
     def listen(event: Event) -> None:
@@ -58,19 +55,7 @@ def work_on_folds(
         )
         for fold in folds
     ]
-    engine = Local(processes=jobs, threads=threads, workers=tuple(workers))
     values_of(run(asked, engine=engine, on_event=listen, fail_fast=True))
-
-
-def refuse_jobs(jobs: int | None, threads: int | None) -> None:
-    """Refuse numbers of jobs and threads that are none.
-
-    Raises:
-        ValueError: one that is below 1.
-    """
-    for name, value in (("jobs", jobs), ("threads", threads)):
-        if value is not None and value < 1:
-            raise ValueError(f"{name} must be at least 1, got {value}")
 
 
 def _work(*, function: Callable[..., None], fold: int, tells: bool, notes: bool) -> None:

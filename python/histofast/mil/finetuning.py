@@ -12,16 +12,17 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from histofast._files import path_of
 from histofast._machine import available_cpus
 from histofast._notes import log_of, note, noted
 from histofast._progress import shows
 from histofast.errors import ModelError
+from histofast.jobs import Cluster, Local, engine_for
 from histofast.learning import (
     OnNote,
     RunRecord,
     fold_folder,
     parts_of_config,
-    refuse_jobs,
     run_folder,
     sha256_of,
     work_on_folds,
@@ -72,8 +73,9 @@ def finetune(
     layer: str | None = None,
     config: FineTuneConfig | None = None,
     overwrite: bool = False,
-    jobs: int = 1,
+    jobs: int | None = None,
     threads: int | None = None,
+    cluster: Cluster | str | None = None,
     progress: bool | None = None,
     on_progress: OnProgress | None = None,
     on_note: OnNote | None = None,
@@ -96,8 +98,10 @@ def finetune(
         network, layer: of `weights`: which network, cut where.
         config: how to tune.
         overwrite: replace what was tuned from other weights, features or options.
-        jobs: folds at a time, side by side in processes.
+        jobs: folds at a time, side by side in processes; None: 1.
         threads: of torch, in each; None: all CPUs, shared out among the jobs.
+        cluster: tune the folds on the machines of a Ray cluster, as `extract` encodes slides there; test
+            slides are predicted here.
         progress: show it as lines of text: True, False; None: in a notebook, unless somebody hears it.
         on_progress: called after every step.
         on_note: called with a line on what is done besides steps, or had to be begun anew.
@@ -117,9 +121,11 @@ def finetune(
     Reference: Sharma, Ehsan, Syed, Brown, 2021, HistoTransfer.
     """
     config = config or FineTuneConfig()
-    refuse_jobs(jobs, threads)
-    if threads is None and jobs > 1:
+    out = path_of("out", out)
+    if threads is None and jobs is not None and jobs > 1:
         threads = max(1, available_cpus() // jobs)
+    engine = engine_for(folder=out, jobs=jobs, threads=threads, cluster=cluster)
+    is_here = isinstance(engine, Local) and engine.side_by_side == 1
     say = partial(note, _log, to=on_note, level=logging.INFO)
     run = _checked(run, config)
     say("looking at features, slides and network")
@@ -132,7 +138,7 @@ def finetune(
         source=source,
         slides=slides,
         patches=patches,
-        out=Path(out),
+        out=out,
     )
     frozen = source.build()
     unfreeze(frozen, config.unfreeze)  # refused now, not after reading all slides
@@ -142,10 +148,9 @@ def finetune(
         record = record_of(tuning, pixels)
         with run_folder(tuning.out, record, files=FILES, overwrite=overwrite):
             work_on_folds(
-                partial(tune_fold, tuning, pixels=pixels if jobs == 1 else None, threads=threads),
+                partial(tune_fold, tuning, pixels=pixels if is_here else None, threads=threads),
                 [fold for fold in tuning.folds if not tuning.is_tuned(fold)],
-                jobs=jobs,
-                threads=threads,
+                engine=engine,
                 on_progress=on_progress,
                 on_note=on_note,
             )

@@ -15,6 +15,7 @@ import torch
 from histofast._files import path_of
 from histofast._notes import log_of, note
 from histofast._progress import shows
+from histofast.jobs import Cluster, engine_for
 from histofast.learning import (
     Fold,
     LabelsOfPatients,
@@ -27,7 +28,6 @@ from histofast.learning import (
     is_finished,
     loggers,
     parts_of_config,
-    refuse_jobs,
     run_folder,
     work_on_folds,
 )
@@ -64,8 +64,9 @@ def train(
     overwrite: bool = False,
     tensorboard: bool = False,
     mlflow: bool = False,
-    jobs: int = 1,
+    jobs: int | None = None,
     threads: int | None = 1,
+    cluster: Cluster | str | None = None,
     progress: bool | None = None,
     on_progress: OnProgress | None = None,
     on_note: OnNote | None = None,
@@ -91,10 +92,12 @@ def train(
         overwrite: replace a run of another identity, or write into a folder that is not empty.
         tensorboard: log epochs to `out`/tensorboard as well.
         mlflow: log epochs to MLflow as well, to `out`/mlflow.db unless MLFLOW_TRACKING_URI is set.
-        jobs: folds at a time, side by side in processes; the numbers are the same.
+        jobs: folds at a time, side by side in processes; the numbers are the same. None: 1.
         threads: of torch, in each. One is about twice as fast as two on bags of some hundred patches,
             and gives the same bits however many CPUs there are; more may pay for bags of thousands.
             None: as many as torch has.
+        cluster: train the folds on the machines of a Ray cluster, as `extract` encodes slides there; test
+            slides are predicted here. The files are the same.
         progress: show it as lines of text: True, False; None: in a notebook, unless somebody hears it.
         on_progress: called after every epoch, and within one now and then.
         on_note: called with a line on what is done besides epochs, or had to be begun anew.
@@ -110,6 +113,7 @@ def train(
         FileNotFoundError: no such file or folder.
         ModelError: `init` holds no such weights, or for other features; the loss is not finite; another process trains in this folder; files of the run
             that were changed since.
+        JobError: a worker was lost twice with a fold, or the cluster gives none, or others.
         ModuleNotFoundError: tensorboard or mlflow is asked for and not installed.
         OSError: the folder cannot be written, or the disk is full; what is there stays whole.
 
@@ -120,9 +124,11 @@ def train(
         run = train("features", "labels.csv", out="runs/abmil")
     """
     config = config or TrainConfig()
-    refuse_jobs(jobs, threads)
     out = path_of("out", out)
     bags = _bags(features, labels, task=task, missing=missing, label_column=label_column)
+    engine = engine_for(
+        folder=out, jobs=jobs, threads=threads, cluster=cluster, sees=bags.paths[:1]
+    )
     device = pick_device(config.device)
     start = None
     if init is not None:
@@ -140,8 +146,7 @@ def train(
         work_on_folds(
             partial(train_fold, run, bags, threads=threads, tensorboard=tensorboard, mlflow=mlflow),
             [fold for fold in range(len(run.folds)) if not is_trained(run, fold)],
-            jobs=jobs,
-            threads=threads,
+            engine=engine,
             on_progress=on_progress,
             on_note=on_note,
         )

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TypedDict
 
 from histofast.features import Layout
+from histofast.jobs import Cluster
 from histofast.patches import PatchImages, StainOptions, TissueOptions
 from histofast.pipeline.options import Edge
 from histofast.pipeline.reports import Progress
@@ -53,9 +54,7 @@ class ExtractArguments(_SharedArguments, total=False):
     layout: Layout
     nominal_level0: bool
     gpus: Sequence[int] | None
-    cluster: str | None
-    cpus_per_worker: int | None
-    gpus_per_worker: float | None
+    cluster: Cluster | str | None
     threads: int | None
     batch_size: int | None
     dry_run: bool

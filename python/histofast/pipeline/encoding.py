@@ -199,6 +199,7 @@ class Encoding:
         _count(prepared.report, "supply", event.waited_s)
         _count(prepared.report, "wait", waited_s)
         try:
+            prepared.check_held(look=False)
             if len(batch.unreadable_l0):
                 if self._options.strict:
                     raise TileError(f"{batch.reason} (strict=True)")
@@ -290,6 +291,7 @@ class Encoding:
         if len(damaged) and len(damaged) == report.patches:
             raise SlideError(f"no patch of {report.path} could be read whole")
         for writer in prepared.writers:
+            prepared.check_held(look=True)
             writer.finish(
                 unreadable=unreadable, unreadable_patches=damaged, seen=prepared.watched.seen
             )

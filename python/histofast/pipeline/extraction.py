@@ -34,7 +34,7 @@ from histofast.patches import (
     with_coords,
     with_masks,
 )
-from histofast.pipeline.elsewhere import Cluster, engine_on
+from histofast.pipeline.elsewhere import engine_on
 from histofast.pipeline.encoding import encode_slides
 from histofast.pipeline.estimate import estimate
 from histofast.pipeline.gathering import Gathering
@@ -90,9 +90,7 @@ def extract(
     shard: str | None = None,
     device: str = "auto",
     gpus: Sequence[int] | None = None,
-    cluster: str | None = None,
-    cpus_per_worker: int | None = None,
-    gpus_per_worker: float | None = None,
+    cluster: jobs.Cluster | str | None = None,
     threads: int | None = None,
     workers: int | None = None,
     batch_size: int | None = None,
@@ -159,10 +157,8 @@ def extract(
             one of them, the next by whichever is free first. `device` may be "tensorrt".
         cluster: encode on the machines of a Ray cluster: "auto", the one that this machine is part of;
             "HOST:PORT"; "ray://HOST:10001", through its head; or "local:3", three workers on this machine, for
-            trying it. All machines need this version and see the same folders. A worker that is lost is
+            trying it; `jobs.Cluster` says besides what each worker has. All machines need this version and see the same folders. A worker that is lost is
             replaced, and its slides are given to others; a slide with which two are lost has failed.
-        cpus_per_worker: of the cluster; None: those of a machine, or its share for each GPU.
-        gpus_per_worker: of the cluster; None: 1 where it has any.
         threads: of the encoder; the CPUs available when None. Processes of several GPUs share them.
         workers: threads that decode; the CPUs available when None. Processes of several GPUs share
             them, at least one each.
@@ -221,9 +217,9 @@ def extract(
         workers=workers,
         batch_size=batch_size,
     )
-    elsewhere = _cluster_of(
-        cluster, cpus_per_worker, gpus_per_worker, gpus=gpus, threads=threads, workers=workers
-    )
+    elsewhere = jobs.Cluster.of(cluster)
+    if elsewhere is not None:
+        jobs.refuse_with_cluster(gpus=gpus, threads=threads, workers=workers)
     devices, is_dry = devices_of(options.device, gpus), flag("dry_run", dry_run)
     found = slides_asked(slides, options, mask=mask, recursive=recursive)
     found = select_shard(found, options.shard)
@@ -233,34 +229,12 @@ def extract(
         return _encode(found, options, engine, names, on_progress, start_s)
 
 
-def _cluster_of(
-    address: str | None, cpus: int | None, gpus_each: float | None, **here: object
-) -> Cluster | None:
-    """Return the cluster that is asked for; what is of one machine, or of a cluster, goes alone.
-
-    Raises:
-        ValueError: both.
-    """
-    if address is None:
-        for name, value in (("cpus_per_worker", cpus), ("gpus_per_worker", gpus_each)):
-            if value is not None:
-                raise ValueError(f"{name} must be given with cluster only, got {value}")
-        return None
-    for name, given in here.items():
-        if given is not None:
-            raise ValueError(
-                f"{name} must not be given with cluster, whose workers have cpus_per_worker and "
-                f"gpus_per_worker, got {given}"
-            )
-    return Cluster(address=address, cpus_per_worker=cpus, gpus_per_worker=gpus_each)
-
-
 @contextmanager
 def _engine(
     slides: Sequence[Job],
     options: ExtractOptions,
     devices: Sequence[str],
-    cluster: Cluster | None,
+    cluster: jobs.Cluster | None,
 ) -> Iterator[tuple[jobs.Engine, Sequence[str]]]:
     """Give what does the jobs, and the names of its workers."""
     if cluster is not None and slides:

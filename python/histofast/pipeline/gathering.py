@@ -7,7 +7,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 
-from histofast._files import remove_stale_temporaries
+from histofast._files import remove_dead_leases, remove_stale_temporaries
 from histofast._notes import log_of, note
 from histofast._words import count, duration
 from histofast.errors import ModelError, NoSpaceError
@@ -46,6 +46,7 @@ class Gathering:
         self._devices = [DeviceReport(device=device) for device in devices]
         self._ready: list[Ready] = []
         self._saver: ReportFile | None = None
+        self._is_one_lost = False  # of the workers
         # By worker:
         self._at_work: dict[int, tuple[str, BatchDone]] = {}
         self._patches = dict.fromkeys(range(len(devices)), 0)
@@ -99,7 +100,7 @@ class Gathering:
                 folder.refuse_others()
         for folder in folders:
             folder.claim(overwrite=self._options.overwrite)
-        remove_stale_temporaries(self._options.out)
+        self._sweep()
         self._saver = ReportFile(self._options.out, self.report, self._options.shard)
 
     def _end(self, outcome: Outcome) -> None:
@@ -127,10 +128,15 @@ class Gathering:
         went = f", {len(event.unfinished)} of its slides unfinished" if event.unfinished else ""
         device = self._devices[event.worker].device
         self._note(f"{device}: its process {event.how}{went}")
-        remove_stale_temporaries(self._options.out)
+        self._is_one_lost = True
+        self._sweep()
         _, done = self._at_work.pop(event.worker, ("", None))
         if done is not None:
             self._patches[event.worker] -= done.slide_patches_done
+
+    def _sweep(self) -> None:
+        remove_stale_temporaries(self._options.out)
+        remove_dead_leases(self._options.out)
 
     def _note(self, text: str) -> None:
         self.report.notes.append(text)
@@ -174,8 +180,9 @@ class Gathering:
         report = self.report
         report.interrupted = interrupted
         self._account()
-        if interrupted:  # maybe before a file had somebody to remove it
-            remove_stale_temporaries(self._options.out)
+        # Maybe before a file had somebody to remove it; one that was given up may have lived on for a while.
+        if interrupted or self._is_one_lost:
+            self._sweep()
         known = {slide.name for slide in report.slides}
         report.slides += [
             _report_of(job, "interrupted") for job in self._jobs if job.name not in known

@@ -11,7 +11,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from histofast._files import Lock
 from histofast._words import count
 from histofast.encoders import CPU, EncoderSet, EncoderSpec
 from histofast.errors import FeatureError
@@ -19,7 +18,7 @@ from histofast.features import FeatureWriter, feature_path, options_in, read_sum
 from histofast.jobs import differences
 from histofast.patches import Job
 from histofast.pipeline.folders import Folder, folder_of
-from histofast.pipeline.holding import Holding
+from histofast.pipeline.holding import Held, Holding
 from histofast.pipeline.options import Settled
 from histofast.pipeline.ranking import Ranker
 from histofast.pipeline.reports import Clock, SlideReport
@@ -50,8 +49,8 @@ class Prepared:
     watched: Watched
     outputs: list[_Output]
     started: float
-    holding: Holding | None = None  # of the locks on the outputs; None where only plans are made
-    locks: list[Lock] = field(default_factory=list)
+    holding: Holding | None = None  # of the outputs; None where only plans are made
+    held: list[Held] = field(default_factory=list)
     writers: list[FeatureWriter] = field(default_factory=list)  # one for each output
     is_cancelled: bool = False
 
@@ -76,11 +75,16 @@ class Prepared:
             )
         clock.lap("write")
 
+    def check_held(self, *, look: bool) -> None:
+        """Refuse to go on with what another process has taken over; see `Holding.check`."""
+        if self.holding is not None:
+            self.holding.check(self.held, look=look)
+
     def close(self) -> None:
         """Remove the files that are not finished, and let other processes make them."""
         with ExitStack() as stack:  # whatever one of them meets
             if self.holding is not None:
-                stack.callback(self.holding.release, self.locks)
+                stack.callback(self.holding.release, self.held)
             for writer in self.writers:
                 stack.callback(writer.close)
 
@@ -249,17 +253,17 @@ def prepare(
             found = Folder(path=folder, options=options_in(output.identity))
             found.claim(overwrite=options.overwrite)
 
-    locks: list[Lock] = []
+    held: list[Held] = []
     try:
         if holding is not None:
             seen = source.watched.seen
             outputs = _missing(outputs, options, report, seen)
             if outputs:
-                locks = holding.acquire(output.path for output in outputs)
+                held = holding.acquire(output.path for output in outputs)
                 # Another process may have finished one between the look and the lock.
                 outputs = _missing(outputs, options, report, seen)
             if not outputs:
-                holding.release(locks)
+                holding.release(held)
                 return None
         planned = source.plan(options, pool, clock)
         if ranker is not None and len(planned.coords_l0):
@@ -269,7 +273,7 @@ def prepare(
             clock.lap("rank")
     except BaseException:
         if holding is not None:
-            holding.release(locks)
+            holding.release(held)
         raise
     _enter(report, planned, source.patch_px, encoders, options)
     return Prepared(
@@ -279,7 +283,7 @@ def prepare(
         outputs=outputs,
         started=started,
         holding=holding,
-        locks=locks,
+        held=held,
     )
 
 

@@ -26,10 +26,7 @@ from histofast.pipeline.sources import BagSource, SlideSource
 
 _log = log_of(__name__)
 # Of a run; a sample is of all shards and of all patches, taken here.
-_OF_RUNS = (
-    *("dry_run", "progress", "on_progress", "shard", "overwrite", "select"),
-    *("cluster", "cpus_per_worker", "gpus_per_worker"),
-)
+_OF_RUNS = ("dry_run", "progress", "on_progress", "shard", "overwrite", "select", "cluster")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

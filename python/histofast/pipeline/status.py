@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from histofast._files import Lock, existing_folder
+from histofast._files import STALE_S, Holder, Lease, Lock, Sightings, existing_folder
 from histofast._words import count, counted, duration, one_line
 from histofast.errors import FeatureError
 from histofast.pipeline.holding import FROZEN_S
@@ -112,7 +112,8 @@ def status_of(out: str | Path) -> RunStatus:
     """
     folder = existing_folder("out", out)
     files = [f for f in folder.iterdir() if _REPORTS.fullmatch(f.name)]
-    if not files:
+    at_work = sorted(_at_work(folder), key=lambda each: each.name)
+    if not files and not at_work:  # a run that has just begun has no report
         raise FeatureError(
             f"{folder} has no report of a run (run.json): was extract given another folder?"
         )
@@ -124,7 +125,8 @@ def status_of(out: str | Path) -> RunStatus:
             # What is there stays there, whatever another run that was interrupted says later.
             if former is None or former["status"] not in _OVER or slide["status"] in _OVER:
                 slides[slide["name"]] = slide
-    total, missing = _asked_for(reports)
+    asked, missing = _asked_for(reports)
+    total = max(asked, len(slides.keys() | {each.name for each in at_work}))
     going_on = [report for report in reports if report["goes_on"]]
     by_status = Counter(
         "done" if slide["status"] == "skipped" else slide["status"] for slide in slides.values()
@@ -132,17 +134,17 @@ def status_of(out: str | Path) -> RunStatus:
     over = sum(by_status[status] for status in _OVER)
     return RunStatus(
         path=folder,
-        total=max(total, len(slides)),
+        total=total,
         by_status=dict(by_status),
         failed={
             one_line(slide["name"]): one_line(slide["error"])
             for slide in slides.values()
             if slide["status"] == "failed"
         },
-        at_work=sorted(_at_work(folder), key=lambda each: each.name),
+        at_work=at_work,
         patches=sum(_patches(report) for report in reports),
         patches_per_s=sum(_patches(r) / r["seconds"] for r in going_on if r["seconds"]),
-        left_s=_left_s(going_on, max(total, len(slides)) - over - by_status["failed"]),
+        left_s=_left_s(going_on, total - over - by_status["failed"]),
         missing=missing,
     )
 
@@ -205,9 +207,28 @@ def _at_work(folder: Path) -> Iterator[AtWork]:
         made = file.parent.parent / file.name.removesuffix(".lock")
         if made.suffix == ".json":  # a report, or the options of a folder
             continue
-        lock = Lock(made)
-        holder = lock.holder()
-        with suppress(OSError):
-            silent_s = max(0.0, time.time() - file.stat().st_mtime)
-            if holder is not None and lock.is_held():
-                yield AtWork(name=one_line(made.stem), holder=str(holder), silent_s=silent_s)
+        found = _locked(made, file) or _leased(made)
+        if found is not None:
+            holder, touched_s = found
+            silent_s = max(0.0, time.time() - touched_s)
+            yield AtWork(name=one_line(made.stem), holder=str(holder), silent_s=silent_s)
+
+
+def _locked(made: Path, file: Path) -> tuple[Holder, float] | None:
+    """Who has the lock on a file, as far as locks reach, and when he last touched it."""
+    lock = Lock(made)
+    holder = lock.holder()
+    with suppress(OSError):
+        touched_s = file.stat().st_mtime
+        if holder is not None and lock.is_held():
+            return holder, touched_s
+    return None
+
+
+def _leased(made: Path) -> tuple[Holder, float] | None:
+    """Who has the lease on a file, on whatever machine; not one that others may take over."""
+    lease = Lease(made, Sightings())
+    holder, touched_s = lease.holder(), lease.touched_s()
+    if holder is None or touched_s is None or time.time() - touched_s >= STALE_S:
+        return None
+    return holder, touched_s

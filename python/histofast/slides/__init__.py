@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from histofast.slides.converting import Converted, convert
 from histofast.slides.icc import ColourTable, Icc, checked_icc, profile_of_picture, srgb_table
 from histofast.slides.images import (
     TIFF_MAGIC,
@@ -16,6 +17,7 @@ from histofast.slides.jpeg import find_damage
 from histofast.slides.listing import SLIDE_SUFFIXES, ListedSlide, find_slides
 from histofast.slides.masks import read_mask
 from histofast.slides.metadata import pyramid_downsample
+from histofast.slides.ome import ome_xml
 from histofast.slides.opening import open_slide
 from histofast.slides.openslide import OpenSlideSlide
 from histofast.slides.resizing import resize_image, resize_patches
@@ -37,6 +39,7 @@ __all__ = [
     "SLIDE_SUFFIXES",
     "TIFF_MAGIC",
     "ColourTable",
+    "Converted",
     "Icc",
     "ImageForm",
     "Level",
@@ -49,12 +52,14 @@ __all__ = [
     "Unreadable",
     "average_blocks",
     "checked_icc",
+    "convert",
     "encode_tile",
     "find_damage",
     "find_slides",
     "image_size",
     "is_zarr",
     "level_sizes",
+    "ome_xml",
     "open_slide",
     "profile_of_picture",
     "pyramid_downsample",

@@ -7,13 +7,15 @@ file has one page per level (or SubIFDs), its resolution in pixels per cm, and J
 
 from __future__ import annotations
 
+import tempfile
+import threading
 from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from fractions import Fraction
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal, Self, get_args
 
 import imagecodecs
 import numpy as np
@@ -58,6 +60,7 @@ def write_pyramid(
     quality: int = 80,
     description: str | None = None,
     place: Literal["pages", "subifds"] = "pages",
+    icc_profile: bytes = b"",
     workers: int = 1,
 ) -> None:
     """Write a pyramid whose tiles, on all levels, come from a function.
@@ -77,6 +80,7 @@ def write_pyramid(
         quality: of JPEG and WebP, 1..100; JPEG 2000 is lossless.
         description: of the first page (ASCII).
         place: levels as pages of their own, which OpenSlide needs, or in SubIFDs of the first.
+        icc_profile: of the colours, kept with the first page; b"" where there is none.
         workers: threads that call `tile_source` and compress.
 
     Raises:
@@ -114,6 +118,7 @@ def write_pyramid(
                     options["subfiletype"] = 1  # a reduced picture of another page
                 else:
                     options |= {"description": description, "subifds": subifds}
+                    options |= {"iccprofile": icc_profile or None}
                 places = ((level, c, r) for r in range(rows) for c in range(columns))
                 tiff.write(
                     _in_order(pool, encoded, places, ahead=2 * workers),
@@ -175,9 +180,12 @@ def write_averaged_pyramid(
     quality: int = 80,
     description: str | None = None,
     place: Literal["pages", "subifds"] = "pages",
+    icc_profile: bytes = b"",
     workers: int = 1,
 ) -> None:
     """Write a pyramid from level-0 tiles; the coarser levels are means of `factor` x `factor` px.
+
+    Tiles of coarser levels wait for their turn in a nameless file beside `path`.
 
     Args:
         path: see `write_pyramid`, as for all others.
@@ -200,29 +208,33 @@ def write_averaged_pyramid(
     )
     if levels > 1 and tile_px % factor:
         raise ValueError(f"tile_px must be a multiple of factor {factor}, got {tile_px}")
-    averaging = _Averaging(
-        level0_source,
-        sizes=level_sizes(width, height, levels=levels, factor=factor),
-        tile_px=tile_px,
-        factor=factor,
-        codec=codec,
-        quality=quality,
-    )
-    write_pyramid(
-        path,
-        averaging.tile,
-        width=width,
-        height=height,
-        mpp=mpp,
-        tile_px=tile_px,
-        levels=levels,
-        factor=factor,
-        codec=codec,
-        quality=quality,
-        description=description,
-        place=place,
-        workers=workers,
-    )
+    path = path_of("path", path)
+    with _Spilled(path) as spilled:
+        averaging = _Averaging(
+            level0_source,
+            spilled,
+            sizes=level_sizes(width, height, levels=levels, factor=factor),
+            tile_px=tile_px,
+            factor=factor,
+            codec=codec,
+            quality=quality,
+        )
+        write_pyramid(
+            path,
+            averaging.tile,
+            width=width,
+            height=height,
+            mpp=mpp,
+            tile_px=tile_px,
+            levels=levels,
+            factor=factor,
+            codec=codec,
+            quality=quality,
+            description=description,
+            place=place,
+            icc_profile=icc_profile,
+            workers=workers,
+        )
 
 
 def write_array_pyramid(
@@ -301,12 +313,45 @@ def level_sizes(width: int, height: int, *, levels: int, factor: int) -> list[tu
     return [(-(-width // factor**k), -(-height // factor**k)) for k in range(levels)]
 
 
+class _Spilled:
+    """Compressed tiles on disk until their turn: of a large slide memory would not hold them."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._places: dict[tuple[int, int, int], tuple[int, int]] = {}
+        self._lock = threading.Lock()
+
+    def __enter__(self) -> Self:
+        try:
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+            self._file = tempfile.TemporaryFile(dir=self._path.parent)
+        except OSError as error:
+            raise write_error(self._path, error) from error
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._file.close()
+
+    def put(self, level: int, column: int, row: int, encoded: bytes) -> None:
+        """Keep a tile."""
+        with self._lock:
+            start = self._file.seek(0, 2)
+            self._file.write(encoded)
+            self._places[level, column, row] = (start, len(encoded))
+
+    def pop(self, level: int, column: int, row: int) -> bytes:
+        """Hand out a tile that was kept."""
+        with self._lock:
+            start, length = self._places.pop((level, column, row))
+            self._file.seek(start)
+            return self._file.read(length)
+
+
 class _Level:
     """The tiles of one coarse level while their parts come in, in any order."""
 
     def __init__(self, *, width: int, height: int, tile_px: int) -> None:
         self.columns, self.rows = -(-width // tile_px), -(-height // tile_px)
-        self.encoded: dict[tuple[int, int], bytes] = {}
         self._tile_px = tile_px
         self._open: dict[tuple[int, int], tuple[Pixels, list[None]]] = {}
 
@@ -330,6 +375,7 @@ class _Averaging:
     def __init__(
         self,
         level0_source: Level0Source,
+        spilled: _Spilled,
         *,
         sizes: list[tuple[int, int]],
         tile_px: int,
@@ -338,13 +384,13 @@ class _Averaging:
         quality: int,
     ) -> None:
         self._source, self._tile_px, self._factor = level0_source, tile_px, factor
-        self._codec, self._quality = codec, quality
+        self._codec, self._quality, self._spilled = codec, quality, spilled
         self._levels = [_Level(width=w, height=h, tile_px=tile_px) for w, h in sizes]
 
     def tile(self, level: int, column: int, row: int) -> bytes:
         """Return a compressed tile; those of coarser levels are complete by their turn."""
         if level:
-            return self._levels[level].encoded.pop((column, row))
+            return self._spilled.pop(level, column, row)
         pixels, encoded = self._source(column, row)
         check("tile", pixels, "uint8", (self._tile_px, self._tile_px, 3))
         self._add(0, column, row, pixels)
@@ -369,9 +415,8 @@ class _Averaging:
         )
         if is_complete:
             whole = above.take(outer_column, outer_row)
-            above.encoded[outer_column, outer_row] = encode_tile(
-                whole, codec=self._codec, quality=self._quality
-            )
+            encoded = encode_tile(whole, codec=self._codec, quality=self._quality)
+            self._spilled.put(level + 1, outer_column, outer_row, encoded)
             self._add(level + 1, outer_column, outer_row, whole)
 
 

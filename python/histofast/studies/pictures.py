@@ -29,7 +29,7 @@ from histofast._words import one_line
 from histofast.classify import Asked, Planned, Recipe, Run, Runs, as_recipe, open_run
 from histofast.datasets import Images, open_images
 from histofast.errors import HistofastError
-from histofast.jobs import Job, Local
+from histofast.jobs import Cluster, Engine, Job, engine_for
 from histofast.networks import starts, workers_on
 from histofast.studies.setting import StudyProgress
 
@@ -67,6 +67,7 @@ class Conditions:
         device, threads: as of `classify.train`.
         jobs: at a time, in processes side by side, >= 1. None: 1, or one for each of `gpus`.
         gpus: indices of GPUs, each with a process of its own or several.
+        cluster: do the jobs on the machines of a Ray cluster, as `extract` encodes slides there.
         command: how a user would repeat it, for the page.
         progress: show it as lines of text: True, False; None: in a notebook, unless `on_progress` hears it.
         on_progress: called before each part.
@@ -81,6 +82,7 @@ class Conditions:
     threads: int | None = 1
     jobs: int | None = None
     gpus: Sequence[int] | None = None
+    cluster: Cluster | str | None = None
     command: str | None = None
     progress: bool | None = None
     on_progress: OnProgress | None = None
@@ -93,6 +95,8 @@ class Conditions:
         if workers_on(self.gpus, device=self.device, jobs=self.jobs):
             object.__setattr__(self, "device", "auto")  # each worker has its own
         object.__setattr__(self, "out", Path(self.out))
+        object.__setattr__(self, "cluster", Cluster.of(self.cluster))
+        _ = self.engine  # refused now, what does not go together
         object.__setattr__(self, "on_progress", listening(self.progress, self.on_progress))
         object.__setattr__(self, "progress", False)  # a copy does not show it twice
 
@@ -102,10 +106,15 @@ class Conditions:
         return Path(self.out) / "runs" if self.runs is None else Path(self.runs)
 
     @property
-    def engine(self) -> Local:
+    def engine(self) -> Engine:
         """What does the jobs of a study."""
-        workers = workers_on(self.gpus, jobs=self.jobs)
-        return Local(processes=self.jobs or 1, threads=self.threads, workers=workers)
+        return engine_for(
+            folder=self.folder,
+            jobs=self.jobs,
+            threads=self.threads,
+            workers=workers_on(self.gpus, jobs=self.jobs),
+            cluster=self.cluster,
+        )
 
     def tell(self, doing: str, *, done: int = 0, total: int = 1, level: int = logging.INFO) -> None:
         """Say what is done next; `level` is that of the log, lower where others log it too."""

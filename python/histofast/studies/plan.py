@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from histofast import jobs
-from histofast.jobs import Job, Local
+from histofast.jobs import Job
 from histofast.learning import read_json, read_record, write_json
 from histofast.mil import (
     Bags,
@@ -141,8 +141,7 @@ def _work(work: Sequence[Job], setting: Setting, doing: str) -> None:
             epoch = f"fold {now.fold}, epoch {now.epoch} of {now.epochs}"
             setting.tell(f"{doing}: {event.name}, {epoch}", done=begun - 1, total=len(work))
 
-    engine = Local(processes=setting.jobs, threads=setting.threads)
-    jobs.values_of(jobs.run(work, engine=engine, on_event=hear))
+    jobs.values_of(jobs.run(work, engine=setting.engine, on_event=hear))
 
 
 def _run(setting: Setting, candidate: Candidate, repeat: int) -> Path:

@@ -155,6 +155,7 @@ def _compute_features(encoders: Sequence[str | Path], setting: Setting) -> None:
         stain=setting.stain,
         icc=setting.icc,
         allow_upsampling=setting.patches is not None,
+        cluster=setting.cluster,
         progress=False,
         on_progress=tell,
     )

@@ -12,6 +12,7 @@ from pathlib import Path
 from histofast._notes import log_of
 from histofast._numbers import real_number, whole_number
 from histofast._progress import listening
+from histofast.jobs import Cluster, Engine, engine_for
 from histofast.learning import TOLERANCE, LabelsOfPatients, Missing, Task, folds
 from histofast.mil import TrainConfig, open_labels
 from histofast.patches import PatchImages, StainOptions, TissueOptions, list_bags, list_jobs
@@ -73,8 +74,9 @@ class Setting:
         robustness: column of the table of labels, a centre or scanner, on which dependence of the features
             is measured too; None: it is not.
         measure_speed: time every candidate's encoder on patches of this study.
-        jobs: runs at a time, in processes side by side, >= 1; the numbers are the same.
+        jobs: runs at a time, in processes side by side, >= 1; the numbers are the same. None: 1.
         threads: of torch in each; None: as many as torch likes.
+        cluster: encode slides and do the runs on the machines of a Ray cluster, see `extract`.
         command: how a user would repeat it, for the page.
         progress: show it as lines of text: True, False; None: in a notebook, unless `on_progress` hears it.
         on_progress: called before each part.
@@ -102,8 +104,9 @@ class Setting:
     tolerance: float = TOLERANCE
     robustness: str | None = None
     measure_speed: bool = True
-    jobs: int = 1
+    jobs: int | None = None
     threads: int | None = 1
+    cluster: Cluster | str | None = None
     command: str | None = None
     progress: bool | None = None
     on_progress: OnProgress | None = None
@@ -112,11 +115,11 @@ class Setting:
         object.__setattr__(self, "out", Path(self.out))
         object.__setattr__(self, "on_progress", listening(self.progress, self.on_progress))
         object.__setattr__(self, "progress", False)  # a copy does not show it twice
+        object.__setattr__(self, "cluster", Cluster.of(self.cluster))
+        _ = self.engine  # refused now, what does not go together
         for name in ("repeats", "jobs", "threads"):
-            value = whole_number(name, getattr(self, name))
+            value = whole_number(name, getattr(self, name), at_least=1)
             object.__setattr__(self, name, value)
-            if value is not None and value < 1:
-                raise ValueError(f"{name} must be at least 1, got {value}")
         object.__setattr__(self, "tolerance", real_number("tolerance", self.tolerance))
         if not 0 < self.tolerance < math.inf:
             raise ValueError(f"tolerance must be above 0, got {self.tolerance}")
@@ -124,6 +127,13 @@ class Setting:
             raise ValueError("slides or patches must be given, and not both")
         if self.robustness is not None and self.task != "classification":
             raise ValueError(f"robustness must be asked with task classification, got {self.task}")
+
+    @property
+    def engine(self) -> Engine:
+        """What does the runs."""
+        return engine_for(
+            folder=self.out, jobs=self.jobs, threads=self.threads, cluster=self.cluster
+        )
 
     @property
     def metric(self) -> str:

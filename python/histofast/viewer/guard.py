@@ -101,13 +101,13 @@ class Guard:
             await send({"type": "websocket.close", "code": 1008})
             return
         send = self._with_headers(send)
-        refused = self._refusal(scope)
+        path = _below(scope["path"], self.access.base_path)
+        inner = self._below_token(path)
+        refused = self._refusal(scope, any_host=inner is not None)
         if refused is not None:
             await _refuse(send, *refused)
             return
-        path = _below(scope["path"], self.access.base_path)
         cookies: list[bytes] = []
-        inner = self._below_token(path)
         if inner is not None:
             path = inner
         elif not self._has_cookie(scope):
@@ -120,10 +120,14 @@ class Guard:
         scope = {**scope, "path": path, "raw_path": path.encode(), "root_path": ""}
         await self._app(scope, _bounded(receive), _with_cookies(send, cookies))
 
-    def _refusal(self, scope: Scope) -> tuple[int, str] | None:
-        """Return what is wrong with a request, whoever asks."""
+    def _refusal(self, scope: Scope, *, any_host: bool) -> tuple[int, str] | None:
+        """Return what is wrong with a request, whoever asks.
+
+        To `any_host`: a page whose name leads here does not know a token in the path, and a notebook's proxy
+        may have any name.
+        """
         headers = _first_headers(scope)
-        if _host_of(headers.get(b"host", b"")) not in self.access.hosts:
+        if not any_host and _host_of(headers.get(b"host", b"")) not in self.access.hosts:
             return (
                 400,
                 "the host is not one of this server's: open the address that the command has printed",

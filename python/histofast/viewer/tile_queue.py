@@ -6,12 +6,13 @@ import asyncio
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from typing import TypeVar
-
-from starlette.requests import Request
+from typing import TYPE_CHECKING, TypeVar
 
 from histofast.viewer.blocks import Abandoned
 from histofast.viewer.tiles import IsWanted
+
+if TYPE_CHECKING:
+    from starlette.requests import Request
 
 AT_A_TIME = 8
 MOST_WAITING = 200

@@ -13,7 +13,7 @@ from histofast._lazy import is_installed
 from histofast._numbers import whole_number
 from histofast._words import one_line
 from histofast.errors import missing_extra
-from histofast.viewer.guard import Access
+from histofast.viewer.guard import Access, Guard
 from histofast.viewer.listing import list_catalogue
 
 if TYPE_CHECKING:
@@ -79,11 +79,13 @@ class Viewer:
 
     Attributes:
         server: to be entered.
+        app: what it serves, ASGI.
         catalogue: the slides.
         notes: what does not fit together, one line each.
     """
 
     server: Server
+    app: Guard
     catalogue: Catalogue
     notes: tuple[str, ...]
 
@@ -146,7 +148,7 @@ def open_viewer(
     layers = Layers(listed.catalogue, run=run, explain=explain)
     app = make_app(listed.catalogue, layers, access=listening.access(), export=to)
     server = Server(app, host=listening.host, port=listening.port)
-    return Viewer(server=server, catalogue=listed.catalogue, notes=listed.notes)
+    return Viewer(server=server, app=app, catalogue=listed.catalogue, notes=listed.notes)
 
 
 def _folder(path: Path) -> Path:
