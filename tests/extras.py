@@ -23,6 +23,7 @@ REMEDIES = {
     **dict.fromkeys(["boto3", "moto"], "moto[server,s3]"),
     "nanobind": "nanobind",
     "obstore": "histofast[s3]",
+    "playwright": "playwright",
     "ray": "histofast[ray]",
     "shapely": "shapely",
     "skimage": "scikit-image",

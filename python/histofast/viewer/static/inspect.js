@@ -27,7 +27,7 @@ export class Inspector {
       if (this.row !== row || this.info !== info) return;
       byId("patch-hint").hidden = true;
       byId("patch-body").hidden = false;
-      fill(byId("patch-body"), this.head(patch), this.ranks(patch), this.nearest());
+      fill(byId("patch-body"), this.head(patch), ...(patch.notes || []).map((note) => el("p", { class: "note" }, note)), this.ranks(patch), this.nearest());
       this.app.announce(`patch ${count(row)}, ${patch.ranks.map((r) => `${r.name} ${ordinal(r.rank)} of ${count(r.of)}`).slice(0, 2).join(", ")}`);
       await this.findNearest();
     } catch (error) {

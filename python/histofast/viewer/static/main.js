@@ -27,6 +27,7 @@ class App {
     this.buttons();
     keys(this);
     document.title = session.title || "histofast view";
+    new ResizeObserver(() => this.align()).observe(document.querySelector("main"));
     addEventListener("hashchange", () => this.followLink());
     this.pane.viewer.addHandler("tile-load-failed", () => this.missed());
     this.followLink();
@@ -45,6 +46,16 @@ class App {
     byId("told").onclick = () => (byId("told").hidden = true);
     for (const tab of document.querySelectorAll("[data-tab]")) tab.onclick = () => this.tab(document.body.dataset.panel === tab.dataset.tab ? "" : tab.dataset.tab);
     for (const radio of document.querySelectorAll("[name=pane]")) radio.onchange = () => this.use(this.panes[Number(radio.value)]);
+  }
+
+  // The slide begins on a whole pixel of the screen, whatever the size of letters: else 1:1 is a blur.
+  align() {
+    const { style } = byId("stage");
+    style.margin = "0";
+    const { left, top, right, bottom } = byId("stage").getBoundingClientRect(), ratio = devicePixelRatio;
+    const rest = (v) => Math.ceil(v * ratio - 1e-3) / ratio - v, beyond = (v) => v - Math.floor(v * ratio + 1e-3) / ratio;
+    style.margin = `${rest(top)}px ${beyond(right)}px ${beyond(bottom)}px ${rest(left)}px`;
+    byId("panes").style.columnGap = `${2 + (Math.round(byId("stage").clientWidth * ratio) % 2) / ratio}px`;
   }
 
   tab(name) { // narrow screens show one panel at a time
@@ -77,7 +88,10 @@ class App {
     try {
       const info = await api.slide(id);
       if (turn !== this.turn) return;
-      if (info.error) throw new api.Refused(info.error);
+      if (info.error) {
+        this.list.fail(id, info.error);
+        throw new api.Refused(info.error);
+      }
       this.info = info;
       await Promise.all(this.panes.map((pane) => pane.open(info)));
     } catch (error) {
@@ -89,7 +103,7 @@ class App {
     this.opened(entry);
     const wanted = this.layers.open(this.info, layer);
     if (Number.isFinite(x) && Number.isFinite(y)) this.pane.goTo({ x, y, zoom: Number.isFinite(zoom) && zoom > 0 ? zoom : this.pane.zoom() }, true);
-    await this.patches(turn, wanted, row);
+    await this.patches(turn, wanted, row, !Number.isFinite(x));
   }
 
   closed() { // nothing to see: what needs a slide waits
@@ -116,7 +130,7 @@ class App {
     this.showPlace();
   }
 
-  async patches(turn, layer, row) {
+  async patches(turn, layer, row, go) {
     const { info } = this;
     api.tissue(info.id).then((polygons) => {
       if (turn !== this.turn) return;
@@ -136,7 +150,7 @@ class App {
     }
     this.panes.forEach((pane) => this.dress(pane));
     await Promise.all(this.panes.map((pane) => this.layers.choose(pane === this.pane ? layer : pane.layer, pane)));
-    if (turn === this.turn && row >= 0 && row < info.patches.n) this.pick(row, { go: !location.hash.includes("x=") });
+    if (turn === this.turn && row >= 0 && row < info.patches.n) this.pick(row, { go });
   }
 
   dress(pane) {
@@ -255,11 +269,14 @@ class App {
     this.watch(second);
     if (this.info) {
       await second.open(this.info);
+      second.isWhole = first.isWhole;
       this.dress(second);
       Object.assign(second.overlay, { selected: first.overlay.selected, near: first.overlay.near, imports: first.overlay.imports });
     }
     together(first, second);
-    first.goTo(first.centre(), true);
+    if (!this.info) return;
+    if (first.isWhole) first.whole();
+    else first.goTo(first.centre(), true);
     this.use(second); // where the next layer chosen goes
     second.overlay.redraw();
   }

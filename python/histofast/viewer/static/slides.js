@@ -1,14 +1,12 @@
 // The list of slides: those in error first, found by name, label or prediction.
 
-import { tileUrl } from "./api.js";
+import { slide, tileUrl } from "./api.js";
 import { byId, count, el, fill, plural, share } from "./words.js";
 
 export class SlideList {
   constructor(slides, open) {
-    Object.assign(this, { slides, open });
-    const failed = (slide) => (slide.error ? 0 : 1);
-    this.shown = this.sorted = [...slides].sort((a, b) => failed(a) - failed(b) || a.id - b.id);
-    this.rows = new Map(this.sorted.map((slide) => [slide.id, this.row(slide)]));
+    Object.assign(this, { slides, open, current: -1 });
+    this.rows = new Map(slides.map((slide) => [slide.id, this.row(slide)]));
     this.input = byId("search");
     this.input.oninput = () => this.filter();
     this.input.onkeydown = (event) => this.step(event, -1);
@@ -44,16 +42,28 @@ export class SlideList {
     (next ? this.rows.get(next.id) : this.input).focus();
   }
 
+  fail(id, error) { // known only now: a slide is not opened before somebody looks at it
+    const slide = this.slides.find((each) => each.id === id);
+    if (slide.error === error) return;
+    slide.error = error;
+    this.rows.set(id, this.row(slide));
+    this.filter();
+    this.mark(this.current);
+  }
+
   filter() {
+    const failed = (slide) => (slide.error ? 0 : 1);
+    this.sorted = [...this.slides].sort((a, b) => failed(a) - failed(b) || a.id - b.id);
     const words = this.input.value.toLowerCase().split(/\s+/).filter(Boolean);
     const text = ({ name, label, prediction, error }) => [name, label, prediction?.class, error && "error"].join(" ").toLowerCase();
     this.shown = this.sorted.filter((slide) => words.every((word) => text(slide).includes(word)));
     fill(byId("list"), ...this.shown.map((slide) => el("li", {}, this.rows.get(slide.id))));
-    const failed = this.slides.filter((slide) => slide.error).length;
-    byId("found").textContent = words.length ? `${count(this.shown.length)} of ${plural(this.slides.length, "slide")}` : plural(this.slides.length, "slide") + (failed ? `, ${failed} in error` : "");
+    const broken = this.slides.filter((slide) => slide.error).length, all = plural(this.slides.length, "slide");
+    byId("found").textContent = words.length ? `${count(this.shown.length)} of ${all}` : all + (broken ? `, ${count(broken)} in error` : "");
   }
 
   mark(id) {
+    this.current = id;
     for (const row of this.rows.values()) row.setAttribute("aria-current", row.slide.id === id);
     this.rows.get(id)?.scrollIntoView({ block: "nearest" });
   }
@@ -82,7 +92,11 @@ export class SlideList {
     this.loading.onload = () => row.picture.append(this.loading);
     const done = () => { this.loading = null; this.next(); };
     this.loading.addEventListener("load", done);
-    this.loading.addEventListener("error", done);
+    this.loading.addEventListener("error", async () => {
+      const info = await slide(row.slide.id).catch((error) => ({ error: error.message }));
+      if (info.error) this.fail(row.slide.id, info.error);
+      done();
+    });
   }
 }
 

@@ -24,6 +24,7 @@ export class Pane {
       maxZoomPixelRatio: MOST_ZOOM,
       minZoomImageRatio: 0.7,
       visibilityRatio: 0.3,
+      preserveImageSizeOnResize: true,
       imageLoaderLimit: 6,
       maxImageCacheCount: 300,
       gestureSettingsMouse: { clickToZoom: false, dblClickToZoom: true },
@@ -33,6 +34,10 @@ export class Pane {
     this.overlay = new Overlay(this.viewer);
     this.viewer.addHandler("canvas-key", (event) => (event.preventDefaultAction = true)); // keys.js has them
     this.viewer.addHandler("zoom", () => this.sharpen());
+    // The whole slide stays whole when the window or the text above changes, until somebody moves it.
+    // (OpenSeadragon zooms after it has said so.)
+    this.viewer.addHandler("resize", () => queueMicrotask(() => this.isWhole && this.item && this.viewer.viewport.goHome(true)));
+    for (const moved of ["drag", "scroll", "pinch", "double-click"]) this.viewer.addHandler(`canvas-${moved}`, () => (this.isWhole = false));
     const canvas = this.viewer.canvas;
     canvas.setAttribute("role", "application");
     canvas.setAttribute("aria-label", "Slide. Arrows move, plus and minus zoom, Enter picks the patch in the middle, question mark lists all keys.");
@@ -43,6 +48,7 @@ export class Pane {
   // Show a slide of `info` ({id, width, height, tile_px, max_level}); resolves when it can be moved about.
   open(info) {
     this.viewer.close();
+    this.isWhole = true;
     this.viewer.open({
       width: info.width, height: info.height, tileSize: info.tile_px, tileOverlap: 0, minLevel: 0, maxLevel: info.max_level,
       getTileUrl: (z, x, y) => tileUrl(info.id, z, x, y),
@@ -76,6 +82,7 @@ export class Pane {
   // At a whole number of device px for a level-0 px the corner is put on one, so that pixels stay pixels.
   goTo({ x, y, zoom = this.zoom() }, jump = still.matches) {
     const ratio = devicePixelRatio, { clientWidth, clientHeight } = this.viewer.canvas, { viewport } = this.viewer;
+    this.isWhole = false;
     if (Math.abs(zoom * ratio - Math.round(zoom * ratio)) < 1e-6) {
       const snap = (centre, length) => (Math.round((centre * zoom - length / 2) * ratio) / ratio + length / 2) / zoom;
       [x, y] = [snap(x, clientWidth), snap(y, clientHeight)];
@@ -86,17 +93,25 @@ export class Pane {
 
   zoomTo(zoom) { this.goTo({ ...this.centre(), zoom }); }
   zoomBy(factor) { this.goTo({ ...this.centre(), zoom: Math.min(MOST_ZOOM, this.zoom() * factor) }); }
-  whole() { this.viewer.viewport.goHome(still.matches); }
+
+  whole() {
+    this.isWhole = true;
+    this.viewer.viewport.goHome(still.matches);
+  }
 
   pan(right, down) { // in shares of what is seen
+    this.isWhole = false;
     const { width, height } = this.viewer.viewport.getBounds();
     const by = new OpenSeadragon.Point(right * width, down * height);
     this.viewer.viewport.panBy(by, still.matches);
     this.viewer.viewport.applyConstraints(still.matches);
   }
 
-  sharpen() { // above 1:1 a pixel is a square, not a blur
-    const smooth = this.zoom() * devicePixelRatio < 1.001;
+  sharpen() {
+    const scale = this.zoom() * devicePixelRatio, smooth = scale < 1.001; // above 1:1 a pixel is a square, not a blur
+    // Tiles without overlap are drawn a pixel larger, against seams. There are none where pixels lie on pixels, and there
+    // it would stretch them; so nearly none is said to be a little.
+    if (this.item) this.item.source.tileOverlap = Math.abs(scale - Math.round(scale)) < 1e-6 ? 1e-9 : 0;
     if (smooth === this.smooth) return;
     this.smooth = smooth;
     this.viewer.drawer?.setImageSmoothingEnabled?.(smooth);
@@ -119,6 +134,7 @@ export function together(first, second) {
   const follow = (from, to) => () => {
     if (leading || !from.item || !to.item) return;
     leading = true;
+    to.isWhole = from.isWhole;
     to.viewer.viewport.zoomTo(from.viewer.viewport.getZoom(true), null, true);
     to.viewer.viewport.panTo(from.viewer.viewport.getCenter(true), true);
     to.viewer.forceRedraw();
