@@ -1,0 +1,166 @@
+"""The same slide through histofast and its peers, in turns, each in its own environment (README.md here).
+
+python benchmarks/peers/race.py ENVIRONMENTS [--slide SLIDE] [--rounds 3] [--out RESULTS]
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+HERE = Path(__file__).resolve().parent
+sys.path.insert(0, str(HERE.parent))
+
+from compare import machine
+
+import histofast
+from histofast import graphs, networks, patches
+
+PATCH_PX, MPP, SEED = 224, 0.5, 0
+GRID_UM = 8.0  # of the masks that are held against each other
+DRAW = """
+import sys, timm, torch
+torch.manual_seed(int(sys.argv[2]))
+torch.save(timm.create_model("resnet18", num_classes=0).state_dict(), sys.argv[1])
+"""
+NOTES = {
+    ("histofast", False): "float32",
+    ("histofast", True): "int8, gate passed",
+    ("lazyslide", False): "as it comes",
+    ("lazyslide", True): "channels last",
+    ("slide2vec", False): "as it comes, float32",
+    ("slide2vec", True): "channels last",
+}
+
+
+def interpreter(environments: Path, peer: str) -> str:
+    return sys.executable if peer == "histofast" else str(environments / peer / "bin" / "python")
+
+
+def run(environments: Path, peer: str, job: dict[str, Any]) -> dict[str, Any]:
+    """Start one process for one slide; what it tells is its last line."""
+    command = [interpreter(environments, peer), str(HERE / f"run_{peer}.py"), json.dumps(job)]
+    offline = os.environ | {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": str(job["threads"])}
+    ran = subprocess.run(command, env=offline, capture_output=True, text=True, check=False)
+    if ran.returncode:
+        sys.exit(f"{peer} failed:\n{ran.stderr[-2000:]}")
+    return json.loads(ran.stdout.strip().splitlines()[-1])
+
+
+def area(boxes: np.ndarray, *, width: int, height: int, step: float) -> np.ndarray:
+    """Draw boxes (n, 4; x0 y0 x1 y1, level 0) as a mask with pixels of `step` level-0 pixels."""
+    mask = np.zeros((int(np.ceil(height / step)), int(np.ceil(width / step))), bool)
+    for x0, y0, x1, y1 in np.rint(boxes / step).astype(int):
+        mask[max(y0, 0) : y1, max(x0, 0) : x1] = True
+    return mask
+
+
+def jaccard(a: np.ndarray, b: np.ndarray) -> float:
+    return float((a & b).sum() / max((a | b).sum(), 1))
+
+
+def prepared(environments: Path, slide: Path, folder: Path, threads: int) -> dict[str, Any]:
+    """Draw the weights once, and make an encoder of them, in float32 and in int8."""
+    weights, encoder, int8 = (folder / name for name in ("w.pth", "r18.onnx", "r18-int8.onnx"))
+    lender = interpreter(environments, "lazyslide")
+    subprocess.run([lender, "-c", DRAW, str(weights), str(SEED)], check=True)
+    network = networks.create("resnet18", weights=weights)
+    histofast.export(network, encoder, patch_px=PATCH_PX, mpp=MPP)
+    graphs.quantize(encoder, out=int8, slides=slide)
+    files = {"slide": slide, "weights": weights, "encoder": encoder, "int8": int8}
+    return {name: str(path) for name, path in files.items()} | {
+        "threads": threads,
+        "patch_px": PATCH_PX,
+        "mpp": MPP,
+    }
+
+
+def race(environments: Path, slide: Path, *, rounds: int, threads: int) -> list[dict[str, Any]]:
+    runners = [key for key in NOTES if Path(interpreter(environments, key[0])).exists()]
+    told: dict[tuple[str, bool], list[dict[str, Any]]] = {key: [] for key in runners}
+    boxes: dict[tuple[str, bool], np.ndarray] = {}
+    with tempfile.TemporaryDirectory() as folder:
+        shared = prepared(environments, slide, Path(folder), threads)
+        for turn in range(rounds):
+            for key in runners:
+                peer, fast = key
+                out = Path(folder) / f"{peer}-{fast}-{turn}"
+                out.mkdir()
+                result = out / "result.npz"
+                job = shared | {"fast": fast, "out": str(out / "out"), "result": str(result)}
+                Path(job["out"]).mkdir()
+                told[key].append(run(environments, peer, job))
+                boxes[key] = np.load(result)["boxes"]
+                print(f"round {turn + 1}: {peer}, {NOTES[key]}: {told[key][-1]}", file=sys.stderr)
+    with histofast.open_slide(slide) as opened:
+        level0 = opened.levels[0]
+        size = {"width": level0.width, "height": level0.height, "step": GRID_UM / opened.mpp}
+    masks = {key: area(found, **size) for key, found in boxes.items()}
+    ours = masks["histofast", False]
+    return [
+        {
+            "peer": key[0],
+            "version": told[key][0]["version"],
+            "how": NOTES[key],
+            "patches": told[key][0]["patches"],
+            "side_l0": float(np.median(boxes[key][:, 2] - boxes[key][:, 0])),
+            "mask_shared": jaccard(masks[key], ours),
+            "patches_per_s": [t["patches"] / t["seconds"] for t in told[key]],
+            "loading_s": statistics.median(t["loading_s"] for t in told[key]),
+        }
+        for key in runners
+    ]
+
+
+def table(rows: list[dict[str, Any]]) -> str:
+    """Return Markdown: medians, and ours over each."""
+    median = {(r["peer"], r["how"]): statistics.median(r["patches_per_s"]) for r in rows}
+    ours = median["histofast", "float32"]
+    head = "| | patches/s | ours in float32 over it | patches | side, level-0 px | shared with our mask | s to load |"
+    lines = [head, "|---|---|---|---|---|---|---|"]
+    for r in rows:
+        speed = median[r["peer"], r["how"]]
+        lines.append(
+            f"| {r['peer']} {r['version']}, {r['how']} | {speed:.1f} ({min(r['patches_per_s']):.1f} to "
+            f"{max(r['patches_per_s']):.1f}) | {ours / speed:.2f} | {r['patches']:,} | {r['side_l0']:.1f} | "
+            f"{r['mask_shared']:.2f} | {r['loading_s']:.1f} |"
+        )
+    return "\n".join(lines)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("environments", type=Path)
+    parser.add_argument(
+        "--slide", type=Path, help="else a synthetic one of 8,192 px at 0.5 um/px is made"
+    )
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
+    parser.add_argument("--out", type=Path, help="write OUT.json and OUT.md as well")
+    asked = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        slide = asked.slide or Path(folder) / "slide.svs"
+        if asked.slide is None:
+            patches.make_slide(slide, width_px=8192, height_px=8192, mpp=MPP, tissue_fraction=0.4)
+        rows = race(asked.environments, slide.resolve(), rounds=asked.rounds, threads=asked.threads)
+    about = machine() | {"threads": asked.threads, "rounds": asked.rounds}
+    page = f"{table(rows)}\n\n{json.dumps(about)}\n"
+    print(page)
+    if asked.out:
+        asked.out.with_suffix(".json").write_text(
+            json.dumps({"about": about, "rows": rows}, indent=1)
+        )
+        asked.out.with_suffix(".md").write_text(page)
+
+
+if __name__ == "__main__":
+    main()
