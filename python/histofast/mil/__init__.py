@@ -30,11 +30,13 @@ from histofast.mil.selecting import attention_by, refuse_without_attention, sele
 from histofast.mil.starting import Start, read_start
 from histofast.mil.survival import cox_loss
 from histofast.mil.topk import top_rows
+from histofast.mil.torch_datasets import BagDataset, PatchDataset
 from histofast.mil.training import train
 from histofast.mil.transmil import PositionEncoding, nystrom_attention, pseudo_inverse
 from histofast.mil.tuning_answer import FineTuned
 
 __all__ = [
+    "BagDataset",
     "BagModel",
     "BagOutput",
     "Bags",
@@ -43,6 +45,7 @@ __all__ = [
     "FineTuned",
     "Look",
     "Looker",
+    "PatchDataset",
     "PositionEncoding",
     "Predictions",
     "Run",

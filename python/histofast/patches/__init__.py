@@ -13,7 +13,7 @@ from histofast.patches.pictures import (
     Pictures,
     read_pictures,
 )
-from histofast.patches.rows import PatchReader, read_rows
+from histofast.patches.rows import PatchReader, read_at, read_rows
 from histofast.patches.sample import (
     IMAGE_SUFFIXES,
     MOST_SLIDES,
@@ -76,6 +76,7 @@ __all__ = [
     "make_labelled_slides",
     "make_slide",
     "measured_rows",
+    "read_at",
     "read_given",
     "read_patch_table",
     "read_pictures",

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -51,16 +51,49 @@ def _rows_of(
 ) -> NDArray[np.uint8]:
     assert file.identity is not None
     assert file.coords is not None
-    assert file.patch_l0 is not None
-    made_of = file.identity
-    level = int(file.attributes["level"])
+    return read_at(
+        slide,
+        file.coords[rows],
+        attributes=file.attributes,
+        made_of=file.identity,
+        of=file.path,
+        workers=workers,
+    )
+
+
+def read_at(
+    slide: Slide,
+    coords_l0: NDArray[np.int64],
+    *,
+    attributes: Mapping[str, Any],
+    made_of: Mapping[str, Any],
+    of: Place,
+    workers: Executor | None = None,
+) -> NDArray[np.uint8]:
+    """Return (k, p, p, 3) uint8: patches of an open slide as a feature file's attributes and identity say.
+
+    Args:
+        slide: open.
+        coords_l0: (k, 2) int64 top-left corners.
+        attributes: patch_size, level, mpp, stain_map ...
+        made_of: resample and icc, as far as they are not what they are by default.
+        of: what says so, for messages.
+        workers: threads that decode; one per available CPU when None.
+
+    Raises:
+        FeatureError: a map of stains that is none.
+        SlideError, TileError: pixels that cannot be read.
+    """
+    level = int(attributes["level"])
+    side = attributes.get("patch_size_level0_exact", attributes.get("patch_size_level0"))
+    assert side is not None
     plan = PatchPlan(
-        coords_l0=file.coords[rows],
-        tissue_fraction=np.ones(len(rows), np.float32),
-        patch_px=int(file.attributes["patch_size"]),
-        patch_l0=file.patch_l0,
-        overlap_px=int(file.attributes["overlap"]),
-        mpp=float(file.attributes["mpp"]),
+        coords_l0=coords_l0,
+        tissue_fraction=np.ones(len(coords_l0), np.float32),
+        patch_px=int(attributes["patch_size"]),
+        patch_l0=int(side),
+        overlap_px=int(attributes["overlap"]),
+        mpp=float(attributes["mpp"]),
         level=level,
         level_downsample=slide.levels[level].downsample,
         grid=(0, 0),
@@ -72,18 +105,20 @@ def _rows_of(
     if profile:
         table = srgb_table(profile, of=str(slide.path))
         pixels = table.apply(pixels, threads=available_cpus())
-    return _stained(pixels, file)
+    return _stained(pixels, attributes, of)
 
 
-def _stained(pixels: NDArray[np.uint8], file: FeatureFile) -> NDArray[np.uint8]:
-    """Change the colours as those of the file's patches were."""
-    text = file.attributes.get("stain_map")
+def _stained(
+    pixels: NDArray[np.uint8], attributes: Mapping[str, Any], of: Place
+) -> NDArray[np.uint8]:
+    """Change the colours as those of a file's patches were."""
+    text = attributes.get("stain_map")
     if text is None:
         return pixels
     try:
         return StainMap.of_text(str(text)).apply(pixels, threads=available_cpus())
     except ValueError as error:
-        raise FeatureError(f"{file.path}: {error}: extract it again") from error
+        raise FeatureError(f"{of}: {error}: extract it again") from error
 
 
 def _check_ours(file: FeatureFile) -> None:
@@ -154,7 +189,7 @@ class PatchReader:
         if job is None:
             raise FeatureError(f"{file.path} was made of {name}, which is not among the slides")
         if job.bag is not None:
-            return _stained(self._of_bag(job, file, rows), file)
+            return _stained(self._of_bag(job, file, rows), file.attributes, file.path)
         with job.open(mpp=file.identity.get("level0_mpp")) as slide:
             self._check_same(job, slide, file, file.identity.get("slide"))
             return _rows_of(slide, file, rows, workers=self._pool)

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from histofast.pipeline.arguments import ExtractArguments
+from histofast.pipeline.arguments import ExtractArguments, PlanArguments
 from histofast.pipeline.check import check_slides
 from histofast.pipeline.extraction import extract, options_asked
 from histofast.pipeline.options import DEFAULT_ENCODER, ExtractOptions
 from histofast.pipeline.patch_files import PatchFormat, write_patches
+from histofast.pipeline.places import PlannedSlide, planned_slides
 from histofast.pipeline.reports import DeviceReport, Progress, RunReport, SlideReport
 from histofast.pipeline.sampling import FeatureSample, pixels_asked, sample_features
 from histofast.pipeline.selecting import (
@@ -27,6 +28,8 @@ __all__ = [
     "ExtractOptions",
     "FeatureSample",
     "PatchFormat",
+    "PlanArguments",
+    "PlannedSlide",
     "Progress",
     "Ranking",
     "RunReport",
@@ -39,6 +42,7 @@ __all__ = [
     "extract",
     "options_asked",
     "pixels_asked",
+    "planned_slides",
     "sample_features",
     "selected_rows",
     "selected_sizes",

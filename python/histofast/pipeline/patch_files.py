@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from histofast._files import Lock, make_folder, replacing, write_error
 from histofast._numbers import whole_number
 from histofast._progress import shows
+from histofast._remote import Place
 from histofast._stopping import stop_if_asked
 from histofast._tables import csv_text, read_csv
 from histofast.errors import NoSpaceError, SlideError, TileError, WriteError
@@ -62,7 +63,7 @@ class _Form:
 
 @shows()
 def write_patches(
-    slides: str | Path | Sequence[str | Path],
+    slides: str | Place | Sequence[str | Place],
     *,
     out: str | Path,
     format: PatchFormat = "png",
