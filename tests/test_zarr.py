@@ -762,6 +762,13 @@ def test_commands_read_it(cli, encoder, tmp_path):
     assert len(list(out.rglob("a.h5"))) == 1
     again = cli("extract", folder, "--out", out, "--encoder", encoder, "--mpp", "1", "--json")
     assert json.loads(again.out)["slides"][0]["status"] == "skipped"
+    slide = folder / "a.ome.zarr"
+    done = cli("tissue", slide, "--mpp", "1", "--out", tmp_path / "qc")
+    assert done.code == 0, done.err
+    assert (tmp_path / "qc" / "a_mask.png").is_file()
+    done = cli("convert", slide, tmp_path / "b.ome.tif", "--lossless")
+    assert done.code == 0, done.err
+    shows(tmp_path / "b.ome.tif", [image])  # whose next level would be less than a tile
 
 
 def test_without_zarr_one_line_says_what_to_install(tmp_path, monkeypatch):
