@@ -39,6 +39,7 @@ PACKAGES = [
     "torchvision",
     "timm",
     "pytorch-cka",
+    "ray",
 ]
 
 SETTLE_S = 0.2

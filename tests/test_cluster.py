@@ -7,6 +7,7 @@ import io
 import json
 import os
 import random
+import re
 import signal
 import subprocess
 import sys
@@ -243,6 +244,20 @@ def cohort(tmp_path_factory, encoder):
     return folder, files_in(folder / "here")
 
 
+def start_driver(folder, out, encoder, address):
+    """Start the command, and wait until it has made a file."""
+    options = ["--mpp", "1", "--patch-px", "32", "--min-tissue", "0.1", "--encoder", encoder]
+    driver = subprocess.Popen(
+        [*PROGRAM, "extract", folder / "slides", *options, "--out", out, "--cluster", address],
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    until = time.monotonic() + 60
+    while not files_in(out) and driver.poll() is None and time.monotonic() < until:
+        time.sleep(0.01)
+    return driver
+
+
 def elsewhere_too(folder, out, encoder, **options):
     options = {"cluster": "auto", **OPTIONS, **options}
     return histofast.extract(folder / "slides", out=out, encoder=encoder, **options)
@@ -324,16 +339,9 @@ def test_a_driver_that_is_killed_and_started_again(nodes, cohort, encoder, tmp_p
     folder, expected = cohort
     mend(nodes)
     out = tmp_path / "out"
-    options = ["--mpp", "1", "--patch-px", "32", "--min-tissue", "0.1", "--encoder", encoder]
-    options += ["--out", out, "--cluster", nodes.address]
-    driver = subprocess.Popen(
-        [*PROGRAM, "extract", folder / "slides", *options], stderr=subprocess.DEVNULL
-    )
-    until = time.monotonic() + 60
-    while not files_in(out) and driver.poll() is None and time.monotonic() < until:
-        time.sleep(0.01)
+    driver = start_driver(folder, out, encoder, nodes.address)
     driver.kill()
-    driver.wait()
+    driver.communicate()
     done = len(files_in(out))
     report = elsewhere_too(folder, out, encoder)
     assert report.exit_code == 0
@@ -341,6 +349,67 @@ def test_a_driver_that_is_killed_and_started_again(nodes, cohort, encoder, tmp_p
     assert len(report.of("skipped")) >= done
     assert files_in(out) == expected
     assert not leftovers(out)
+
+
+@pytest.mark.cluster
+@pytest.mark.slow
+@ray_warns
+def test_a_driver_that_is_told_to_end_drops_what_is_at_work(nodes, cohort, encoder, tmp_path):
+    """As Slurm does before it preempts the job that the driver is in."""
+    folder, expected = cohort
+    mend(nodes)
+    out = tmp_path / "out"
+    driver = start_driver(folder, out, encoder, nodes.address)
+    driver.terminate()
+    _, said = driver.communicate(timeout=120)
+    assert driver.returncode == 130, said
+    assert "interrupted: the same command goes on from here" in said
+    assert "Traceback" not in said
+    done = files_in(out)
+    assert 1 <= len(done) < 12
+    assert {name: expected[name] for name in done} == done
+    assert not leftovers(out)
+    assert not list(out.rglob("*.lease"))
+    report = elsewhere_too(folder, out, encoder)
+    assert (report.exit_code, len(report.of("skipped"))) == (0, len(done))
+    assert files_in(out) == expected
+
+
+@pytest.mark.cluster
+@pytest.mark.slow
+@ray_warns
+def test_a_worker_that_is_told_to_end_is_replaced(nodes, cohort, encoder, tmp_path):
+    folder, expected = cohort
+    mend(nodes)
+    out, told = tmp_path / "out", []
+
+    def strike(progress):
+        at_work = [] if told else pipeline.status_of(out).at_work if any(out.glob("*")) else []
+        for each in at_work[:1]:
+            told.append(int(re.match(r"process ([0-9]+) on ", each.holder)[1]))
+            os.kill(told[0], signal.SIGTERM)
+
+    report = elsewhere_too(folder, out, encoder, on_progress=strike, batch_size=8)
+    assert told
+    assert report.exit_code == 0, report.error
+    assert any("its process " in note for note in report.notes)
+    assert files_in(out) == expected
+    assert not leftovers(out)
+    assert not list(out.rglob("*.lease"))
+
+
+@pytest.mark.cluster
+@pytest.mark.slow
+@ray_warns
+def test_as_many_workers_on_this_machine_as_asked_for(cohort, encoder, tmp_path):
+    need("ray")
+    folder, expected = cohort
+    driver = start_driver(folder, tmp_path / "out", encoder, "local:2")
+    _, said = driver.communicate(timeout=120)
+    assert driver.returncode == 0, said
+    report = json.loads((tmp_path / "out/run.json").read_text())
+    assert len(report["devices"]) == 2
+    assert files_in(tmp_path / "out") == expected
 
 
 @pytest.mark.cluster

@@ -68,7 +68,7 @@ def test_a_script_of_one_job(cli):
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        ("exract s --out o", "command must be one of classify, dataset, .*, got 'exract'"),
+        ("exract s --out o", "command must be one of classify, convert, .*, got 'exract'"),
         ("cluster sbatch extract s", "command must be one of .*, got 'cluster'"),
         ("extract s --ot o", "no such option: --ot .*see histofast extract --help"),
         ("train f --labels l --out o --array 3", "--array must be of a command that has shards"),

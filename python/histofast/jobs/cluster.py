@@ -18,6 +18,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from histofast._machine import available_cpus
 from histofast._notes import LOG, log_of, note
 from histofast._numbers import real_number, whole_number
 from histofast._stopping import deferred_interrupts, interruptions
@@ -330,6 +331,8 @@ def places_on(cluster: Cluster | str, *, cpus: int | None = None) -> int:
 def _asked(cluster: Cluster | str, cpus: int | None) -> Cluster:
     asked = Cluster.of(cluster)
     assert asked is not None
+    if cpus is None and asked.workers_here is not None:  # they share what is here
+        cpus = max(1, available_cpus() // asked.workers_here)
     return asked if asked.cpus_per_worker is not None else replace(asked, cpus_per_worker=cpus)
 
 
