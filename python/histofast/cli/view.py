@@ -22,7 +22,10 @@ _LOOK_S = 0.1  # between two looks whether to end
 
 
 def view(
-    slides: Annotated[list[Path], typer.Argument(help="slides, folders, globs, or a CSV list")],
+    slides: Annotated[
+        list[str],  # no paths, which have no two slashes in a row
+        typer.Argument(help="slides, folders, globs, addresses (s3://...), or a CSV list"),
+    ],
     features: Annotated[
         Path | None,
         typer.Option("--features", "-f", metavar="FOLDER", help="of `histofast extract`"),

@@ -39,7 +39,7 @@ class Entry:
         index: what the page calls it.
         name: what may be shown: its name, or "slide 3" where names are hidden.
         slide: its true name, for joining with tables; never shown where names are hidden.
-        path: of its file.
+        path: of its file, or its address.
         mpp: level-0 um per pixel; None: what the file says.
         features: its feature file, if there is one.
         label: from the table of labels.
@@ -249,13 +249,14 @@ class Catalogue:
             return self._words(error)
         name = "this" if index is None else self.entries[index].name
         _log.warning("%s: %s", name, one_line(error))
-        return f"{name} cannot be shown: the log of the command says why"
+        return f"{name} cannot be shown: `histofast --log FILE view ...` keeps why"
 
     def shown(self, index: int, note: str) -> str:
         """Return a note on a slide without names where they are hidden."""
         entry = self.entries[index]
-        files = (entry.path, *([entry.features] if entry.features else []))
-        names = {entry.slide, *(path.name for path in files), *(path.stem for path in files)}
+        names = {entry.slide, entry.path.name, entry.path.stem}
+        if entry.features is not None:
+            names |= {entry.features.name, entry.features.stem}
         if self.anonymous and any(name in note for name in names):
             return self.told(index, note)
         return note

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from histofast._remote import Address, Place
 from histofast._tables import is_missing, read_table
 from histofast._words import count, counted, listed, one_line
 from histofast.features import find_features
@@ -30,7 +31,7 @@ class Listed:
 
 
 def list_catalogue(
-    slides: str | Path | Sequence[str | Path],
+    slides: str | Place | Sequence[str | Place],
     *,
     features: str | Path | None = None,
     encoder: str | None = None,
@@ -43,7 +44,7 @@ def list_catalogue(
     """Find slides, their feature files and their labels.
 
     Args:
-        slides: files, folders, globs or CSV lists, as `extract` takes them.
+        slides: files, folders, globs, addresses or CSV lists, as `extract` takes them.
         features: a folder of feature files, those of one encoder or, with `encoder`, of several.
         encoder: name of the encoder whose features are looked at.
         labels: CSV with columns slide and label.
@@ -87,12 +88,13 @@ def _problem(job: Job, index: int, *, anonymous: bool) -> str | None:
     return f"slide {index + 1} cannot be read" if anonymous else job.problem
 
 
-def _title(slides: str | Path | Sequence[str | Path], n: int) -> str:
-    if isinstance(slides, str | Path) or len(slides) == 1:
-        return Path(slides if isinstance(slides, str | Path) else slides[0]).name or count(
-            n, "slide"
-        )
-    return count(n, "slide")
+def _title(slides: str | Place | Sequence[str | Place], n: int) -> str:
+    """Return what one folder or file is called, or how many slides there are."""
+    given = [slides] if isinstance(slides, str | Path | Address) else slides
+    if len(given) != 1:
+        return count(n, "slide")
+    name = given[0].name if isinstance(given[0], Address) else Path(given[0]).name
+    return name or count(n, "slide")
 
 
 def _features_of(

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from histofast._files import path_of
 from histofast._lazy import is_installed
 from histofast._numbers import whole_number
+from histofast._remote import Place
 from histofast._words import one_line
 from histofast.errors import missing_extra
 from histofast.viewer.guard import Access, Guard
@@ -91,7 +92,7 @@ class Viewer:
 
 
 def open_viewer(
-    slides: str | Path | Sequence[str | Path],
+    slides: str | Place | Sequence[str | Place],
     *,
     features: str | Path | None = None,
     encoder: str | None = None,
@@ -108,7 +109,7 @@ def open_viewer(
     """Get ready to show slides in a browser.
 
     Args:
-        slides: files, folders, globs or CSV lists, as `extract` takes them.
+        slides: files, folders, globs, addresses or CSV lists, as `extract` takes them.
         features: folder of their feature files.
         encoder: whose features, where there are several.
         run: folder of `histofast train`.
