@@ -86,7 +86,9 @@ class _Viewer:
     def failed(self, request: Request, error: Exception) -> Response:
         """Say nothing of an error that nobody has thought of but that it is in the log."""
         _log.error("%s", "".join(traceback.format_exception(error)))
-        return JSONResponse({"error": "the viewer failed: `histofast --log FILE view ...` keeps why"}, 500)
+        return JSONResponse(
+            {"error": "the viewer failed: `histofast --log FILE view ...` keeps why"}, 500
+        )
 
     # --- page -----------------------------------------------------------------------------------
 
