@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import json
 
 import numpy as np
@@ -210,6 +211,10 @@ def test_a_slides_map_through_the_encoder_beside_its_null(cli, trained, tmp_path
         assert (y[:10] - file.coords[0, 1]).tolist() == [0] * 8 + [16] * 2
     page = (out / "index.html").read_text()
     assert "HiRes-CAM of b, layer denseblock1; 1 model" in page
+    table = np.loadtxt(out / "cam.csv", delimiter=",", skiprows=1)
+    x, y, _ = table[table[:, 2].argmax()].astype(int) + 8  # the middle of the place
+    look = f"histofast view {slide} --features {path.parent} --run {run} --explain {out} --at 'slide=s0&x={x}&y={y}'"
+    assert look in html.unescape(page)
     assert "weights drawn anew" in page
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import shlex
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -20,6 +21,7 @@ from histofast.cli import _run
 from histofast.errors import FeatureError, ModelError
 from histofast.features import read_features
 from histofast.slides import write_png
+from histofast.viewer import list_catalogue
 from slide_files import write_tiff
 from small_slides import write_slide
 from tiny_encoder import write_encoder
@@ -561,6 +563,14 @@ def test_patches_of_a_study_are_in_the_colours_and_on_the_tissue_asked_for(tmp_p
         assert file.identity["tissue"]["sha256"] == network.sha256
     page = (tmp_path / "s" / "index.html").read_text()
     assert "in sRGB by the slides&#39; ICC profiles, stains by reinhard" in page
+    (look,) = (
+        shlex.split(command)
+        for title, command in json.loads((tmp_path / "s" / "study.json").read_text())["commands"]
+        if title.startswith("Look at the slides with ")
+    )
+    shown = list_catalogue(look[2], features=look[look.index("--features") + 1]).catalogue
+    looker = mil.Looker(mil.open_run(look[look.index("--run") + 1]))
+    assert [looker.misfit(shown.features(entry.index)) for entry in shown.entries] == [""] * 6
 
 
 def test_the_loop_on_slides(tmp_path, capsys):

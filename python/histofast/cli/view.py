@@ -9,6 +9,7 @@ from collections.abc import Callable
 from contextvars import copy_context
 from pathlib import Path
 from typing import Annotated
+from urllib.parse import parse_qsl, urlencode
 
 import typer
 
@@ -18,6 +19,7 @@ from histofast.cli import options
 from histofast.cli.flags import told
 from histofast.cli.output import say
 
+_PLACE = ("slide", "x", "y", "zoom", "layer", "patch")  # of the page's links
 _LOOK_S = 0.1  # between two looks whether to end
 
 
@@ -52,6 +54,14 @@ def view(
     anonymous: Annotated[
         bool, typer.Option("--anonymous", help="show slide 1, slide 2 ... instead of names")
     ] = False,
+    at: Annotated[
+        str | None,
+        typer.Option(
+            "--at",
+            metavar="PLACE",
+            help="where the page opens, as its link says behind #: 'slide=NAME&x=PX&y=PX'",
+        ),
+    ] = None,
     mpp_override: options.MppOverride = None,
     recursive: options.Recursive = False,
     no_browser: Annotated[
@@ -91,6 +101,8 @@ def view(
     """
     from histofast.viewer import Listening, open_viewer
 
+    place = _fragment(at)
+
     viewer = open_viewer(
         slides,
         features=features,
@@ -115,15 +127,27 @@ def view(
         for note in viewer.notes:
             say(f"note: {told(note)}", err=True)
         say(f"{count(len(viewer.catalogue.entries), 'slide')}, until Ctrl-C:", err=True)
-        say(server.address())
+        say(server.address() + place)
         if not no_browser:
-            _open_browser(server.address(once=True))
+            _open_browser(server.address(once=True) + place)
         while server.is_up():
             if should_stop():
                 say("stopped", err=True)
                 raise typer.Exit(130)
             time.sleep(_LOOK_S)
     raise RuntimeError("the server has ended by itself")
+
+
+def _fragment(at: str | None) -> str:
+    """Return what an address ends with that opens the page at a place."""
+    if at is None:
+        return ""
+    asked = dict(parse_qsl(at, keep_blank_values=True))
+    if not asked or asked.keys() - set(_PLACE):
+        raise ValueError(
+            f"--at must have some of {', '.join(_PLACE)}, got {at}: such as --at 'slide=s0&x=1200&y=800'"
+        )
+    return f"#{urlencode(asked)}"
 
 
 def _in_flags() -> Callable[[object], str]:

@@ -34,6 +34,7 @@ from histofast.report.files import (
     pixels_of,
     save_figure,
 )
+from histofast.report.looking import view_command
 from histofast.report.mosaic import strip
 from histofast.report.numbers import interval, number, percent, round_number, signed, size
 from histofast.report.page import page, save
@@ -73,6 +74,7 @@ __all__ = [
     "signed",
     "size",
     "strip",
+    "view_command",
 ]
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -18,7 +19,7 @@ from histofast.pipeline import Progress, extract
 from histofast.studies.answers import answer_of
 from histofast.studies.measures import judge
 from histofast.studies.plan import Candidate, train_all
-from histofast.studies.rows import Study
+from histofast.studies.rows import Study, StudyRow
 from histofast.studies.setting import CONFIDENCE, Setting
 
 _BENCH_ROUNDS = 3
@@ -76,6 +77,12 @@ def answer(
     for candidate in candidates:
         if candidate.row.name in chosen:
             commands += candidate.commands
+    if setting.slides is not None:
+        looked = chosen or {_highest(verdict.rows, candidates)}
+        for candidate, folder, made in zip(candidates, features, trained, strict=True):
+            if candidate.row.name in looked:
+                look = report.view_command(setting.slides, features=folder, run=made.runs[0].path)
+                commands.append((f"Look at the slides with {candidate.row.name}", look))
     bags, folds = trained[0].bags, trained[0].runs[0].folds
     tested = bags.part(sorted({int(row) for fold in folds for row in fold.test}))
     return Study(
@@ -98,6 +105,13 @@ def answer(
         chance=setting.chance,
         remarks=(*remarks, *(f"{note[:1].upper()}{note[1:]}." for note in bags.notes)),
     )
+
+
+def _highest(rows: Sequence[StudyRow], candidates: Sequence[Candidate]) -> str:
+    """Return the name of the candidate of the highest value, the first where none has one."""
+    values = {row.name: row.value for row in rows if row.is_defined}
+    names = [candidate.row.name for candidate in candidates]
+    return max(names, key=lambda name: values.get(name, -math.inf))
 
 
 def extract_command(encoder: str | Path) -> str:

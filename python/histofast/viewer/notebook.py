@@ -60,10 +60,16 @@ class Shown:
     def _repr_html_(self) -> str:
         if self._is_closed:
             return f"<p>{escape(repr(self))}</p>"
-        return (
-            f'<iframe src="{escape(self.url)}" title="{escape(self._what)}" width="100%" '
-            f'height="{self._height_px}" style="border: 0" allow="fullscreen"></iframe>'
-        )
+        attributes = {
+            "src": self.url,
+            "title": self._what,
+            "width": "100%",
+            "height": self._height_px,
+            "style": "border: 0",
+            "allow": "fullscreen",
+        }
+        told = " ".join(f'{name}="{escape(str(value))}"' for name, value in attributes.items())
+        return f"<iframe {told}></iframe>"
 
     @property
     def _what(self) -> str:
@@ -118,7 +124,7 @@ def view(
     if proxy is not None and not proxy.endswith("/"):
         proxy = f"{proxy}/"
     viewer = open_viewer(
-        slides.path if isinstance(slides, Slide) else slides,
+        str(slides.path) if isinstance(slides, Slide) else slides,
         features=features,
         run=run,
         explain=explain,

@@ -34,6 +34,15 @@ if TYPE_CHECKING:
 _SIDE_PX = 1000  # of a picture on the page
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Source:
+    """Where a slide and its run lie, and a folder of the slide's features, None where there is none."""
+
+    slide: str
+    run: Path
+    features: Path | None
+
+
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class SlideCam:
     """A slide's class activation map, and its null.
@@ -45,6 +54,7 @@ class SlideCam:
         map: of the run's models and encoder, a value for each place of a patch.
         null: the same of an encoder and models with all weights drawn anew.
         agreement: rank correlation of the two.
+        source: what it was made from.
     """
 
     method: Method
@@ -53,6 +63,7 @@ class SlideCam:
     map: AttentionMap
     null: AttentionMap
     agreement: float
+    source: Source
 
 
 def cam_of_slide(
@@ -127,8 +138,7 @@ def cam_of_slide(
             layer=layer,
             seed=seed,
         )
-        shown_class = found.run.classes[number] if found.run.classes else ""
-        name = NAMES[chosen] + (f" of {shown_class}" if shown_class else "")
+        shown_class, name = _named(found, chosen, number)
         drawn = _drawn(found, made.maps[chosen], name=name, scale=scale, alpha=alpha)
         return SlideCam(
             method=chosen,
@@ -137,7 +147,22 @@ def cam_of_slide(
             map=drawn,
             null=drawn.with_values(made.null[chosen].ravel(), name=f"{name}, weights drawn anew"),
             agreement=_agreement(made.maps[chosen], made.null[chosen]),
+            source=_source(found, features),
         )
+
+
+def _named(found: OnSlide, method: Method, number: int) -> tuple[str, str]:
+    """Return the name of the class, "" of a value or a risk, and that of its map."""
+    shown_class = found.run.classes[number] if found.run.classes else ""
+    return shown_class, NAMES[method] + (f" of {shown_class}" if shown_class else "")
+
+
+def _source(found: OnSlide, features: str | Path | None) -> Source:
+    """Return what stays: of features those that were given, or the run's own."""
+    own = dict(zip(found.run.names, found.run.paths, strict=True)).get(found.slide.name)
+    file = Path(features) if features is not None else own
+    folder = file.parent if file is not None and file.is_file() else None
+    return Source(slide=str(found.slide.path), run=found.run.path, features=folder)
 
 
 def _agreement(one: NDArray[np.float64], other: NDArray[np.float64]) -> float:
@@ -215,10 +240,23 @@ def save(
     folder = Path(folder)
     found.map.save(folder, overwrite=overwrite)
     found.null.save(folder / "null", overwrite=overwrite)
-    return report.save(_answer(found, command), folder)
+    return report.save(_answer(found, command, _look(found, folder)), folder)
 
 
-def _answer(found: SlideCam, command: str) -> report.Answer:
+def _look(found: SlideCam, folder: Path) -> str:
+    """Return how the slide is opened where the map is highest."""
+    shown = found.map
+    x, y = (shown.coords_l0[shown.values.argmax()] + shown.patch_l0 // 2).tolist()
+    return report.view_command(
+        found.source.slide,
+        features=found.source.features,
+        run=found.source.run,
+        explain=folder,
+        at={"slide": shown.slide, "x": x, "y": y},
+    )
+
+
+def _answer(found: SlideCam, command: str, look: str) -> report.Answer:
     what = f"{found.map.name}, layer {found.layer}"
     pictures = tuple(
         report.Picture(
@@ -249,7 +287,10 @@ def _answer(found: SlideCam, command: str) -> report.Answer:
             "Colours of two maps are not to be compared: each has a scale of its own.",
         ),
         figures=(report.Figure(name="maps", panels=pictures, stacked=True),),
-        commands=(("This map", command),) if command else (),
+        commands=(
+            *((("This map", command),) if command else ()),
+            ("Look at the slide where the map is highest", look),
+        ),
         method={
             "value of a place": "attention to its patch times the patch's class activation map, mean over models",
             "null": "encoder and models of the same form, all weights drawn anew, the encoder's features for them",
