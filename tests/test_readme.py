@@ -24,6 +24,7 @@ README = "\n".join(
         "docs/starts.md",
         "docs/picture-studies.md",
         "docs/slide-encoders.md",
+        "docs/viewer.md",
     )
 )
 

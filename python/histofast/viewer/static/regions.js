@@ -27,6 +27,7 @@ export class Regions {
 
   clear() { // another slide
     this.files = [];
+    this.saved = 0;
     this.showFiles();
     this.discard();
   }
@@ -94,6 +95,7 @@ export class Regions {
     byId("region-said").textContent = `${plural(ring.length, "corner")}, ${um2 ? (um2 >= 1e5 ? `${say(um2 / 1e6)} mm²` : `${say(um2)} µm²`) : `${count(area)} px²`}`;
     byId("region-form").hidden = false;
     byId("save-region").hidden = !this.app.session.can_export;
+    byId("region-name").value = `${info.name} region ${this.saved + 1}`;
     byId("region-name").select();
     byId("region-name").focus();
   }
@@ -150,6 +152,7 @@ export class Regions {
   }
 
   keep() { // what was saved stays in sight
+    this.saved++;
     this.add(this.name, [{ rings: [this.ring], colour: "#b02a00" }]);
     this.discard();
   }
