@@ -26,6 +26,7 @@ from starlette.testclient import TestClient
 
 from fake_slides import FakeSlide, noise
 from histofast import open_slide, read_features
+from histofast.learning import write_json
 from histofast.viewer import Catalogue, Entry, Listening, list_catalogue, open_viewer
 from histofast.viewer.blocks import Abandoned
 from histofast.viewer.catalogue import MOST_OPEN
@@ -350,6 +351,16 @@ def test_of_several_encoders_one_is_to_be_named(slides, features, tmp_path):
     assert listed.catalogue.encoder == "b"
     with pytest.raises(ValueError, match=r"encoder must be one of those in .*, got c: a, b"):
         list_catalogue(slides, features=tmp_path, encoder="c")
+    run = tmp_path / "run"
+    run.mkdir()
+    for named, meant in (("a", "a"), ("elsewhere", None)):
+        about = {"encoder": {"name": named}}
+        write_json(run / "run.json", {"kind": "train", "identity": {}, "about": about})
+        if meant is None:
+            with pytest.raises(ValueError, match="encoder must be told"):
+                list_catalogue(slides, features=tmp_path, run=run)
+        else:
+            assert list_catalogue(slides, features=tmp_path, run=run).catalogue.encoder == meant
     shutil.copytree(where, tmp_path / "10x" / "features_b")
     with pytest.raises(
         ValueError, match=r"one encoder and scale, .* has 10x/features_b, 20x/features_b"

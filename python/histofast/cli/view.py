@@ -34,7 +34,9 @@ def view(
     ] = None,
     encoder: Annotated[
         str | None,
-        typer.Option("--encoder", metavar="NAME", help="whose features, where there are several"),
+        typer.Option(
+            "--encoder", metavar="NAME", help="whose features, where there are several [RUN's]"
+        ),
     ] = None,
     run: Annotated[
         Path | None,

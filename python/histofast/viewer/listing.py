@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from histofast._files import path_of
 from histofast._remote import Address, Place
 from histofast._tables import is_missing, read_table
 from histofast._words import count, counted, listed, one_line
@@ -35,6 +36,7 @@ def list_catalogue(
     *,
     features: str | Path | None = None,
     encoder: str | None = None,
+    run: str | Path | None = None,
     labels: str | Path | None = None,
     recursive: bool = False,
     mpp_override: float | None = None,
@@ -47,6 +49,7 @@ def list_catalogue(
         slides: files, folders, globs, addresses or CSV lists, as `extract` takes them.
         features: a folder of feature files, those of one encoder or, with `encoder`, of several.
         encoder: name of the encoder whose features are looked at.
+        run: folder of `train`: where features are of several encoders and none is named, its own is meant.
         labels: CSV with columns slide and label.
         recursive: look for slides in sub-folders too.
         mpp_override: level-0 um per pixel, instead of what the slides say.
@@ -60,7 +63,7 @@ def list_catalogue(
     jobs = list_jobs(slides, recursive=recursive)
     if encoder is not None and features is None:
         raise ValueError("encoder must come with features, got none: features=FOLDER")
-    files, chosen, notes = _features_of(features, encoder)
+    files, chosen, notes = _features_of(features, encoder, run)
     of_slides = {} if labels is None else _read_labels(Path(labels))
     entries = [
         Entry(
@@ -98,7 +101,7 @@ def _title(slides: str | Place | Sequence[str | Place], n: int) -> str:
 
 
 def _features_of(
-    folder: str | Path | None, encoder: str | None
+    folder: str | Path | None, encoder: str | None, run: str | Path | None
 ) -> tuple[Mapping[str, Path], str | None, list[str]]:
     """Return the feature files of one encoder by slide, its name, and notes."""
     if folder is None:
@@ -111,6 +114,8 @@ def _features_of(
         folders.setdefault(path.parent, []).append(path)
     names = {each: encoder_of(each) for each in folders}
     there = listed(sorted(set(names.values())))
+    if encoder is None and run is not None and len(folders) > 1:
+        encoder = _encoder_of_run(run, names.values())
     if encoder is not None:
         folders = {each: paths for each, paths in folders.items() if names[each] == encoder}
         if not folders:
@@ -127,6 +132,16 @@ def _features_of(
         )
     ((where, paths),) = folders.items()
     return {path.stem: path for path in paths}, names[where], list(found.notes)
+
+
+def _encoder_of_run(run: str | Path, names: Collection[str]) -> str | None:
+    """Return the encoder whose features a run has learnt from, if it is one of these."""
+    from histofast.learning import read_record
+
+    record = read_record(path_of("run", run))
+    told = {} if record is None else record.about.get("encoder", {})
+    name = told.get("name") if isinstance(told, dict) else None
+    return name if name in names else None
 
 
 def encoder_of(folder: Path) -> str:

@@ -111,7 +111,7 @@ def open_viewer(
     Args:
         slides: files, folders, globs, addresses or CSV lists, as `extract` takes them.
         features: folder of their feature files.
-        encoder: whose features, where there are several.
+        encoder: whose features, where there are several; that of the run when None.
         run: folder of `histofast train`.
         explain: folder of maps of `histofast heatmap`.
         labels: CSV with columns slide and label.
@@ -136,6 +136,7 @@ def open_viewer(
         slides,
         features=features,
         encoder=encoder,
+        run=run,
         labels=labels,
         recursive=recursive,
         mpp_override=mpp_override,
