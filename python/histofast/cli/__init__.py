@@ -23,6 +23,7 @@ from histofast._notes import log_of
 from histofast._stopping import deferred_interrupts, interruptions
 from histofast._words import listed, one_line
 from histofast.cli import (
+    bench,
     classify,
     cluster,
     convert,
@@ -65,6 +66,9 @@ app.command(name="patches", short_help="Write the patches of slides as picture f
     patches.patches
 )
 app.command(name="convert", short_help="Write a slide as a pyramidal tiled TIFF.")(convert.convert)
+app.command(name="bench", short_help="Say how long a cohort would take on this machine.")(
+    bench.bench
+)
 app.command(name="verify", short_help="Check that feature files are whole and finite.")(
     tools.verify
 )

@@ -123,15 +123,7 @@ def extract(
     cluster: machines.Cluster = None,
     cpus_per_worker: machines.CpusPerWorker = None,
     gpus_per_worker: machines.GpusPerWorker = None,
-    threads: Annotated[
-        int | None,
-        typer.Option(
-            "--threads",
-            parser=options.whole_number,
-            metavar="N",
-            help="threads that encode, on all devices together [the CPUs available]",
-        ),
-    ] = None,
+    threads: slide_runs.Threads = None,
     workers: Annotated[
         int | None,
         typer.Option(

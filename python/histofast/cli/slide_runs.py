@@ -43,3 +43,12 @@ Workers = Annotated[
         help="threads that decode and write [the CPUs available]",
     ),
 ]
+Threads = Annotated[
+    int | None,
+    typer.Option(
+        "--threads",
+        parser=whole_number,
+        metavar="N",
+        help="threads that encode, on all devices together [the CPUs available]",
+    ),
+]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from histofast.pipeline.arguments import ExtractArguments, PlanArguments
 from histofast.pipeline.check import check_slides
 from histofast.pipeline.extraction import extract, options_asked
+from histofast.pipeline.forecast import Forecast, forecast
 from histofast.pipeline.options import DEFAULT_ENCODER, ExtractOptions
 from histofast.pipeline.patch_files import PatchFormat, write_patches
 from histofast.pipeline.places import PlannedSlide, planned_slides
@@ -27,6 +28,7 @@ __all__ = [
     "ExtractArguments",
     "ExtractOptions",
     "FeatureSample",
+    "Forecast",
     "PatchFormat",
     "PlanArguments",
     "PlannedSlide",
@@ -40,6 +42,7 @@ __all__ = [
     "check_slides",
     "checked_shares",
     "extract",
+    "forecast",
     "options_asked",
     "pixels_asked",
     "planned_slides",

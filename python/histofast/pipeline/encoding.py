@@ -106,7 +106,12 @@ def about(options: Settled, encoders: Sequence[EncoderSet]) -> dict[str, Any]:
         "isa": _core.current_isa().name,
         "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
         "encoders": [
-            {"name": spec.name, "sha256": spec.sha256, "provider": together.provider}
+            {
+                "name": spec.name,
+                "sha256": spec.sha256,
+                "d": spec.d,
+                "provider": together.provider,
+            }
             for together in encoders
             for spec in together.specs
         ],

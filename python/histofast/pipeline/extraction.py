@@ -225,8 +225,20 @@ def extract(
     found = select_shard(found, options.shard)
     if is_dry:
         return estimate(found, options, devices, on_progress, start_s)
-    with _engine(found, options, devices, elsewhere) as (engine, names):
-        return _encode(found, options, engine, names, on_progress, start_s)
+    return encode_found(found, options, devices, elsewhere, on_progress, start_s)
+
+
+def encode_found(
+    slides: Sequence[Job],
+    options: ExtractOptions,
+    devices: Sequence[str],
+    cluster: jobs.Cluster | None,
+    on_progress: Callable[[Progress], None] | None,
+    start_s: float,
+) -> RunReport:
+    """Encode slides that were found, as `extract` does."""
+    with _engine(slides, options, devices, cluster) as (engine, names):
+        return _encode(slides, options, engine, names, on_progress, start_s)
 
 
 @contextmanager
