@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 import signal
@@ -189,3 +190,31 @@ def test_a_foreign_lease_is_waited_for_and_told_and_never_an_error(
     assert note.startswith(f"s1: {file} is held by process {os.getpid()} on z since ")
     assert content(tmp_path / "f") == content(tmp_path / "whole")
     assert (leases_in(tmp_path / "f"), no_leftovers(tmp_path / "f")) == ([], True)
+
+
+def test_where_a_lease_cannot_be_written_a_slide_fails_in_one_line(
+    slides, encoder, tmp_path, monkeypatch
+):
+    create = leases._create
+
+    def refuse(path, data):
+        if path.name.startswith("s1."):
+            raise OSError(errno.EACCES, os.strerror(errno.EACCES))
+        return create(path, data)
+
+    monkeypatch.setattr(leases, "_create", refuse)
+    report = run(slides, tmp_path / "f", encoder)
+    (failed,) = report.of("failed")
+    assert re.fullmatch(r"cannot write [^\n]*s1\.h5\.lease: Permission denied", failed.error)
+    assert len(report.of("done")) == 2
+
+
+def test_a_full_disk_ends_the_run_as_ever(slides, encoder, tmp_path, monkeypatch):
+    def refuse(*_):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(leases, "_create", refuse)
+    report = run(slides, tmp_path / "f", encoder)
+    assert report.exit_code == 1
+    assert "s0.h5.lease" in report.error
+    assert content(tmp_path / "f") == {}

@@ -143,6 +143,14 @@ class World:
     def is_running(self, pid):
         return any(each.pid == pid and each.is_alive for each in self.processes)
 
+    def holder(self):
+        """Number of the process that the chain ends with."""
+        path, data = FILE.parent / ".locks/a.h5.lease", b""
+        while path in self.files:
+            data = self.files[path][0]
+            path = path.with_name(f"a.h5.{hashlib.sha256(data).hexdigest()[:16]}.lease")
+        return json.loads(data)["pid"] if data else None
+
     def alive(self):
         return [each for each in self.processes if each.is_alive]
 
@@ -210,9 +218,11 @@ def test_who_was_asleep_takes_nothing_from_who_took_over(seed, steps):
             while not any(each.believes for each in world.processes[1:]):
                 world.step(draw)
             excused, sleeper.is_alive = sleeper.gives_back, True
-            for _ in range(20):  # with its next sign of life, before anybody else does anything
+            (believer,) = (each for each in world.processes[1:] if each.believes)
+            assert world.holder() == believer.pid
+            for _ in range(20):  # it finds out, before anybody else does anything
                 sleeper.step()
-            assert excused or not sleeper.believes
+            assert excused or (not sleeper.believes and world.holder() == believer.pid)
             assert not sleeper.is_over
             for each in world.processes:
                 each.wants = False
@@ -313,6 +323,27 @@ def test_who_falls_asleep_while_he_takes_it_has_not_got_it(tmp_path, monkeypatch
     monkeypatch.setattr(leases, "_create", sleep)
     assert not Lease(tmp_path / "a.h5", Sightings()).acquire()
     assert len(files(tmp_path)) == 2
+
+
+@pytest.mark.parametrize("is_first", [True, False])
+def test_who_comes_late_to_a_chain_that_is_gone_leaves_nothing(tmp_path, monkeypatch, is_first):
+    create, clock = leases._create, Clock()
+    lease = Lease(tmp_path / "a.h5", Sightings(clock))
+    if not is_first:
+        leave(tmp_path, host="z")
+        assert not lease.acquire()
+        clock.now_s += leases.STALE_S
+
+    def sleep(path, data):
+        made = create(path, data)
+        lease.path.unlink()
+        lease.path.write_bytes(b"of another")
+        return made
+
+    monkeypatch.setattr(leases, "_create", sleep)
+    assert not lease.acquire()
+    assert files(tmp_path) == ["a.h5.lease"]
+    assert lease.path.read_bytes() == b"of another"
 
 
 def test_who_has_lost_it_finds_out_and_takes_nothing_from_others(tmp_path, monkeypatch):

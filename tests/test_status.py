@@ -82,6 +82,29 @@ def test_a_run_that_goes_on(slides, encoder, tmp_path):
     assert status_of(tmp_path).left_s is None
 
 
+def test_a_run_that_has_only_just_begun(slides, encoder, tmp_path):
+    histofast.extract(slides, out=tmp_path, encoder=encoder, **OPTIONS)
+    (tmp_path / "run.json").unlink()
+    with Lock(tmp_path / "5x" / "s2.h5"):
+        found = status_of(tmp_path)
+    assert (found.total, found.over, [each.name for each in found.at_work]) == (1, 0, ["s2"])
+    assert found.totals == f"{tmp_path}: 0 of 1 slide"
+
+
+def test_who_has_a_lease_on_another_machine_until_it_may_be_taken_over(tmp_path, monkeypatch):
+    (tmp_path / "x" / ".locks").mkdir(parents=True)
+    (tmp_path / "x" / ".locks" / "s1.h5.lock").touch()
+    lease = tmp_path / "x" / ".locks" / "s1.h5.lease"
+    lease.write_text('{"host": "z", "pid": 7, "since": "2026-11-29T12:00:00"}')
+    os.utime(lease, (time.time() - 100,) * 2)
+    (at_work,) = status_of(tmp_path).at_work
+    assert (at_work.name, at_work.holder) == ("s1", "process 7 on z since 2026-11-29 12:00:00")
+    assert at_work.silent_s == pytest.approx(100, abs=30)
+    os.utime(lease, (time.time() - 1000,) * 2)
+    with pytest.raises(FeatureError, match="has no report of a run"):
+        status_of(tmp_path)
+
+
 def test_looking_takes_no_lock_from_anybody(slides, encoder, tmp_path):
     histofast.extract(slides, out=tmp_path, encoder=encoder, **OPTIONS)
     lock = Lock(tmp_path / "run.json")

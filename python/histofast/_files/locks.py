@@ -261,7 +261,7 @@ def _lock_or_note(descriptor: int, path: Path) -> bool:
             folder = path.parent.parent
             warnings.warn(
                 f"{folder} is on a file system without locks ({one_line(error.strerror)}): files stay "
-                "whole, but two processes in one folder may do the same work twice",
+                "whole and leases keep two runs from one slide, but two processes may do other work twice",
                 NoLocksWarning,
                 stacklevel=4,
             )

@@ -66,7 +66,7 @@ def _tries(folder: Path) -> Iterator[Tried]:
         text="are seen by another process"
         if lock == "refused"
         else "are not seen by another process",
-        means="two runs may make one slide twice; files stay whole",
+        means="leases keep two runs from one slide, other work may be done twice; files stay whole",
     )
     yield Tried(
         what="exclusive creation",
