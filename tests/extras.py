@@ -16,6 +16,8 @@ REMEDIES = {
     "onnxscript": "histofast[test]",
     "tensorboard": "histofast[tensorboard]",
     **dict.fromkeys(["timm", "torchvision"], "histofast[timm]"),
+    **dict.fromkeys(["anndata", "pandas"], "histofast[anndata]"),
+    "pyarrow": "histofast[parquet]",
     "captum": "captum",
     "cupy": "cupy",
     "keras": "keras",

@@ -31,6 +31,7 @@ from histofast.cli import (
     demo,
     explain,
     extract,
+    features,
     finetune,
     flags,
     heatmap,
@@ -100,6 +101,7 @@ app.command(name="doctor", short_help="Show what works on this machine, and mend
 )
 app.add_typer(cluster.app, name="cluster", short_help="Write what schedulers run.")
 app.add_typer(dataset.app, name="dataset", short_help="Make labelled images ready for training.")
+app.add_typer(features.app, name="features", short_help="Write feature files for other tools.")
 app.add_typer(explain.app, name="explain", short_help="Show what a network looks at.")
 app.add_typer(study.app, name="study", short_help="Answer a question about networks.")
 app.add_typer(models.app, name="models", short_help="List and export encoders.")

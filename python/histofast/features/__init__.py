@@ -6,6 +6,7 @@ A feature file is whole or absent. The door to h5py.
 from __future__ import annotations
 
 from histofast.features.coords import StoredCoords, read_coords
+from histofast.features.exporting import Exported, export_features
 from histofast.features.file import (
     FeatureFile,
     FeatureSummary,
@@ -31,6 +32,7 @@ from histofast.features.verification import VerifyReport, problems_of, verify
 from histofast.features.writer import FeatureWriter
 
 __all__ = [
+    "Exported",
     "FeatureFile",
     "FeatureSummary",
     "FeatureWriter",
@@ -43,6 +45,7 @@ __all__ = [
     "VerifyReport",
     "content_sha256",
     "differences_of_options",
+    "export_features",
     "feature_files",
     "feature_path",
     "find_features",
