@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from histofast._remote import Address, store_of
+from histofast._remote import Address, Found, store_of
 from histofast.errors import StoreError
 
 
@@ -46,9 +46,15 @@ class RemoteStore:
             return None
 
     def _looked_at(self, key: str) -> tuple[int, str]:
-        found = self._store.head(key)
+        found = self._about(key)
         self._known[key] = found.size_bytes, found.version
         return self._known[key]
+
+    def _about(self, key: str) -> Found:
+        try:
+            return self._store.head(key)
+        except StoreError:  # a signature may be for GET alone
+            return self._store.get_range(key, 0, 1)[1]
 
     def folders(self, key: str) -> list[str]:
         if not self._can_list:
@@ -60,9 +66,7 @@ class RemoteStore:
 
     def mark(self, key: str) -> bytes:
         try:
-            found = self._store.head(key)
+            found = self._about(key)
         except FileNotFoundError:
             return b"absent"
-        except StoreError:  # no HEAD is answered: a signature may be for GET alone
-            found = self._store.get_range(key, 0, 1)[1]
         return f"{found.size_bytes}:{found.version}".encode()
