@@ -131,9 +131,13 @@ def plain(page):
 # --- What is seen ---------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("ratio", [1, 2])
-def test_at_one_to_one_a_pixel_is_the_slides(visit, server, ratio, tmp_path):
-    page = visit(server, "slide=s0&x=333.3&y=301.7&zoom=0.5&layer=", device_scale_factor=ratio)
+# Without a GPU the page takes the canvas by itself.
+@pytest.mark.parametrize(("ratio", "drawer"), [(1, "canvas"), (2, "canvas"), (1, "webgl")])
+def test_at_one_to_one_a_pixel_is_the_slides(visit, server, ratio, drawer, tmp_path):
+    link = "slide=s0&x=333.3&y=301.7&zoom=0.5&layer="
+    query = "&drawer=webgl" if drawer == "webgl" else ""
+    page = visit(server, link, query=query, device_scale_factor=ratio)
+    assert page.tab.evaluate("() => histofastView.pane.viewer.drawer.getType()") == drawer
     page.tab.keyboard.press("1")
     page.ready()
     plain(page)
@@ -675,6 +679,15 @@ def test_nothing_is_wider_than_the_screen(visit, with_run, width, height, tmp_pa
     assert page.tab.evaluate(
         "([x, y]) => Boolean(document.elementFromPoint(x, y)?.closest('#stage'))", [x, y]
     )
+
+
+def test_regions_are_drawn_on_a_phone_as_well(visit, server):
+    page = visit(server, "slide=s0", viewport={"width": 360, "height": 700})
+    page.tab.click("[data-tab=layers]")
+    page.tab.click("#rectangle")  # the panel makes room
+    drag(page, (100, 100), (500, 400))
+    page.tab.click("#discard")
+    assert page.tab.is_hidden("#region-form")
 
 
 def test_motion_is_reduced_where_that_is_wished(visit, server):

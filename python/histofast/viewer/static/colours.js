@@ -12,16 +12,29 @@ const TABLES = {
 export const MAPS = Object.keys(TABLES);
 
 // For categories, told apart with any colour vision as far as twelve can be (Paul Tol's "muted", and four more).
-export const PALETTE = ["#cc6677", "#332288", "#ddcc77", "#117733", "#88ccee", "#882255", "#44aa99", "#999933",
-  "#aa4499", "#ee7733", "#0077bb", "#777777"];
+const PALETTE = [
+  "#cc6677",
+  "#332288",
+  "#ddcc77",
+  "#117733",
+  "#88ccee",
+  "#882255",
+  "#44aa99",
+  "#999933",
+  "#aa4499",
+  "#ee7733",
+  "#0077bb",
+  "#777777",
+];
 
 const OPAQUE = 0xff000000;
 const packed = (r, g, b) => (OPAQUE | (b << 16) | (g << 8) | r) >>> 0;
-export const packedHex = (hex) => packed(...[1, 3, 5].map((i) => parseInt(hex.slice(i, i + 2), 16)));
+const packedHex = (hex) => packed(...[1, 3, 5].map((i) => parseInt(hex.slice(i, i + 2), 16)));
 export const categoryColour = (index) => PALETTE[index % PALETTE.length];
 
 const unpacked = {};
-export function table(name) { // (256,) packed colours
+export function table(name) {
+  // (256,) packed colours
   return (unpacked[name] ??= (() => {
     const rgb = Uint8Array.from(atob(TABLES[name]), (c) => c.charCodeAt(0));
     return Uint32Array.from({ length: 256 }, (_, i) => packed(rgb[3 * i], rgb[3 * i + 1], rgb[3 * i + 2]));
@@ -57,25 +70,28 @@ export function shares(values, order) {
 
 // (n,) packed colours of a scalar layer; 0 is nothing drawn. Below `from` nothing; low..high is spread over the map.
 export function scalarColours(values, { map, low, high, from }) {
-  const colours = table(map), out = new Uint32Array(values.length);
+  const colours = table(map),
+    out = new Uint32Array(values.length);
   const scale = high > low ? 255.999 / (high - low) : 0;
   for (let i = 0; i < values.length; i++) {
     const v = values[i];
     if (!(v >= from)) continue;
-    out[i] = colours[scale ? Math.max(0, Math.min(255, (v - low) * scale | 0)) : 128];
+    out[i] = colours[scale ? Math.max(0, Math.min(255, ((v - low) * scale) | 0)) : 128];
   }
   return out;
 }
 
 export function categoryColours(values, hidden) {
-  const colours = PALETTE.map(packedHex), out = new Uint32Array(values.length);
+  const colours = PALETTE.map(packedHex),
+    out = new Uint32Array(values.length);
   for (let i = 0; i < values.length; i++) {
     if (values[i] >= 0 && !hidden.has(values[i])) out[i] = colours[values[i] % colours.length];
   }
   return out;
 }
 
-export function rgbColours(rgb) { // (n, 3) uint8
+export function rgbColours(rgb) {
+  // (n, 3) uint8
   const out = new Uint32Array(rgb.length / 3);
   for (let i = 0, j = 0; i < out.length; i++, j += 3) out[i] = packed(rgb[j], rgb[j + 1], rgb[j + 2]);
   return out;

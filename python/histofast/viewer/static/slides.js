@@ -18,22 +18,37 @@ export class SlideList {
   row(slide) {
     const said = slide.prediction;
     const picture = el("span", { class: "thumb" });
-    const row = el("button", { class: slide.error ? "slide failed" : "slide", onclick: () => this.open(slide.id) },
+    const row = el(
+      "button",
+      { class: slide.error ? "slide failed" : "slide", onclick: () => this.open(slide.id) },
       picture,
-      el("span", { class: "about" },
+      el(
+        "span",
+        { class: "about" },
         el("span", { class: "name", title: slide.name }, slide.name),
         slide.error
           ? el("span", { class: "error" }, slide.error)
-          : el("span", { class: "facts" },
-            slide.patches === null ? null : plural(slide.patches, "patch"),
-            slide.label === null ? null : el("span", { class: "label" }, slide.label),
-            said && el("span", { class: slide.label !== null && said.class !== slide.label ? "said wrong" : "said" }, `${said.class} ${share(highest(said))}`))));
+          : el(
+              "span",
+              { class: "facts" },
+              slide.patches === null ? null : plural(slide.patches, "patch"),
+              slide.label === null ? null : el("span", { class: "label" }, slide.label),
+              said &&
+                el(
+                  "span",
+                  { class: slide.label !== null && said.class !== slide.label ? "said wrong" : "said" },
+                  `${said.class} ${share(highest(said))}`,
+                ),
+            ),
+      ),
+    );
     row.onkeydown = (event) => this.step(event, this.shown.indexOf(slide));
     Object.assign(row, { slide, picture });
     return row;
   }
 
-  step(event, at) { // arrows walk the list
+  step(event, at) {
+    // arrows walk the list
     const by = { ArrowDown: 1, ArrowUp: -1 }[event.key];
     if (!by) return;
     event.preventDefault();
@@ -42,7 +57,8 @@ export class SlideList {
     (next ? this.rows.get(next.id) : this.input).focus();
   }
 
-  fail(id, error) { // known only now: a slide is not opened before somebody looks at it
+  fail(id, error) {
+    // known only now: a slide is not opened before somebody looks at it
     const slide = this.slides.find((each) => each.id === id);
     if (slide.error === error) return;
     slide.error = error;
@@ -55,11 +71,15 @@ export class SlideList {
     const failed = (slide) => (slide.error ? 0 : 1);
     this.sorted = [...this.slides].sort((a, b) => failed(a) - failed(b) || a.id - b.id);
     const words = this.input.value.toLowerCase().split(/\s+/).filter(Boolean);
-    const text = ({ name, label, prediction, error }) => [name, label, prediction?.class, error && "error"].join(" ").toLowerCase();
+    const text = ({ name, label, prediction, error }) =>
+      [name, label, prediction?.class, error && "error"].join(" ").toLowerCase();
     this.shown = this.sorted.filter((slide) => words.every((word) => text(slide).includes(word)));
     fill(byId("list"), ...this.shown.map((slide) => el("li", {}, this.rows.get(slide.id))));
-    const broken = this.slides.filter((slide) => slide.error).length, all = plural(this.slides.length, "slide");
-    byId("found").textContent = words.length ? `${count(this.shown.length)} of ${all}` : all + (broken ? `, ${count(broken)} in error` : "");
+    const broken = this.slides.filter((slide) => slide.error).length,
+      all = plural(this.slides.length, "slide");
+    byId("found").textContent = words.length
+      ? `${count(this.shown.length)} of ${all}`
+      : all + (broken ? `, ${count(broken)} in error` : "");
   }
 
   mark(id) {
@@ -68,7 +88,8 @@ export class SlideList {
     this.rows.get(id)?.scrollIntoView({ block: "nearest" });
   }
 
-  neighbour(id, by) { // id of the next one that can be opened, as the list stands
+  neighbour(id, by) {
+    // id of the next one that can be opened, as the list stands
     const open = this.shown.filter((slide) => !slide.error || slide.id === id);
     return open[open.findIndex((slide) => slide.id === id) + by]?.id;
   }
@@ -79,7 +100,8 @@ export class SlideList {
   }
 
   want(entries) {
-    for (const { target, isIntersecting } of entries) isIntersecting ? this.waiting.add(target) : this.waiting.delete(target);
+    for (const { target, isIntersecting } of entries)
+      isIntersecting ? this.waiting.add(target) : this.waiting.delete(target);
     this.next();
   }
 
@@ -90,7 +112,10 @@ export class SlideList {
     this.seen.unobserve(row);
     this.loading = el("img", { alt: "", src: tileUrl(row.slide.id, 0, 0, 0) });
     this.loading.onload = () => row.picture.append(this.loading);
-    const done = () => { this.loading = null; this.next(); };
+    const done = () => {
+      this.loading = null;
+      this.next();
+    };
     this.loading.addEventListener("load", done);
     this.loading.addEventListener("error", async () => {
       const info = await slide(row.slide.id).catch((error) => ({ error: error.message }));

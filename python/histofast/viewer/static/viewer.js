@@ -36,21 +36,34 @@ export class Pane {
     this.viewer.addHandler("zoom", () => this.sharpen());
     // The whole slide stays whole when the window or the text above changes, until somebody moves it.
     // (OpenSeadragon zooms after it has said so.)
-    this.viewer.addHandler("resize", () => queueMicrotask(() => this.isWhole && this.item && this.viewer.viewport.goHome(true)));
-    for (const moved of ["drag", "scroll", "pinch", "double-click"]) this.viewer.addHandler(`canvas-${moved}`, () => (this.isWhole = false));
+    this.viewer.addHandler("resize", () =>
+      queueMicrotask(() => this.isWhole && this.item && this.viewer.viewport.goHome(true)),
+    );
+    for (const moved of ["drag", "scroll", "pinch", "double-click"])
+      this.viewer.addHandler(`canvas-${moved}`, () => (this.isWhole = false));
     const canvas = this.viewer.canvas;
     canvas.setAttribute("role", "application");
-    canvas.setAttribute("aria-label", "Slide. Arrows move, plus and minus zoom, Enter picks the patch in the middle, question mark lists all keys.");
+    canvas.setAttribute(
+      "aria-label",
+      "Slide. Arrows move, plus and minus zoom, Enter picks the patch in the middle, question mark lists all keys.",
+    );
   }
 
-  get item() { return this.viewer.world.getItemAt(0); }
+  get item() {
+    return this.viewer.world.getItemAt(0);
+  }
 
   // Show a slide of `info` ({id, width, height, tile_px, max_level}); resolves when it can be moved about.
   open(info) {
     this.viewer.close();
     this.isWhole = true;
     this.viewer.open({
-      width: info.width, height: info.height, tileSize: info.tile_px, tileOverlap: 0, minLevel: 0, maxLevel: info.max_level,
+      width: info.width,
+      height: info.height,
+      tileSize: info.tile_px,
+      tileOverlap: 0,
+      minLevel: 0,
+      maxLevel: info.max_level,
       getTileUrl: (z, x, y) => tileUrl(info.id, z, x, y),
     });
     return new Promise((resolve, reject) => {
@@ -81,7 +94,9 @@ export class Pane {
 
   // At a whole number of device px for a level-0 px the corner is put on one, so that pixels stay pixels.
   goTo({ x, y, zoom = this.zoom() }, jump = still.matches) {
-    const ratio = devicePixelRatio, { clientWidth, clientHeight } = this.viewer.canvas, { viewport } = this.viewer;
+    const ratio = devicePixelRatio,
+      { clientWidth, clientHeight } = this.viewer.canvas,
+      { viewport } = this.viewer;
     this.isWhole = false;
     if (Math.abs(zoom * ratio - Math.round(zoom * ratio)) < 1e-6) {
       const snap = (centre, length) => (Math.round((centre * zoom - length / 2) * ratio) / ratio + length / 2) / zoom;
@@ -91,15 +106,20 @@ export class Pane {
     viewport.panTo(this.item.imageToViewportCoordinates(x, y), jump);
   }
 
-  zoomTo(zoom) { this.goTo({ ...this.centre(), zoom }); }
-  zoomBy(factor) { this.goTo({ ...this.centre(), zoom: Math.min(MOST_ZOOM, this.zoom() * factor) }); }
+  zoomTo(zoom) {
+    this.goTo({ ...this.centre(), zoom });
+  }
+  zoomBy(factor) {
+    this.goTo({ ...this.centre(), zoom: Math.min(MOST_ZOOM, this.zoom() * factor) });
+  }
 
   whole() {
     this.isWhole = true;
     this.viewer.viewport.goHome(still.matches);
   }
 
-  pan(right, down) { // in shares of what is seen
+  pan(right, down) {
+    // in shares of what is seen
     this.isWhole = false;
     const { width, height } = this.viewer.viewport.getBounds();
     const by = new OpenSeadragon.Point(right * width, down * height);
@@ -108,7 +128,8 @@ export class Pane {
   }
 
   sharpen() {
-    const scale = this.zoom() * devicePixelRatio, smooth = scale < 1.001; // above 1:1 a pixel is a square, not a blur
+    const scale = this.zoom() * devicePixelRatio,
+      smooth = scale < 1.001; // above 1:1 a pixel is a square, not a blur
     // Tiles without overlap are drawn a pixel larger, against seams. There are none where pixels lie on pixels, and there
     // it would stretch them; so nearly none is said to be a little.
     if (this.item) this.item.source.tileOverlap = Math.abs(scale - Math.round(scale)) < 1e-6 ? 1e-9 : 0;
@@ -122,7 +143,8 @@ export class Pane {
 function drawer() {
   const asked = new URLSearchParams(location.search).get("drawer");
   if (asked) return asked;
-  const gl = document.createElement("canvas").getContext("webgl"), names = gl?.getExtension("WEBGL_debug_renderer_info");
+  const gl = document.createElement("canvas").getContext("webgl"),
+    names = gl?.getExtension("WEBGL_debug_renderer_info");
   const by = gl ? String(gl.getParameter(names ? names.UNMASKED_RENDERER_WEBGL : gl.RENDERER)) : "software";
   gl?.getExtension("WEBGL_lose_context")?.loseContext();
   return /swiftshader|llvmpipe|software|basic render/i.test(by) ? "canvas" : "auto";
@@ -149,9 +171,13 @@ export function together(first, second) {
 
 // The longest round length that is no wider than `most` css px.
 export function scaleBar(umPerPx, most = 140) {
-  const room = umPerPx * most, ten = 10 ** Math.floor(Math.log10(room));
+  const room = umPerPx * most,
+    ten = 10 ** Math.floor(Math.log10(room));
   const um = [5, 2, 1].map((step) => step * ten).find((length) => length <= room);
-  return { px: um / umPerPx, label: um >= 1000 ? `${say(um / 1000)} mm` : um < 1 ? `${say(um * 1000)} nm` : `${say(um)} µm` };
+  return {
+    px: um / umPerPx,
+    label: um >= 1000 ? `${say(um / 1000)} mm` : um < 1 ? `${say(um * 1000)} nm` : `${say(um)} µm`,
+  };
 }
 
 // An objective of M x shows 10 / M um on a pixel of the screen: what microscopes' makers and QuPath mean by it.

@@ -8,7 +8,13 @@ export const plural = (n, word) => `${count(n)} ${word}${n === 1 ? "" : word.end
 export const say = (value) => {
   if (value === null || value === undefined || Number.isNaN(value)) return "none";
   const size = Math.abs(value);
-  return size && (size < 0.01 || size >= 1e7) ? value.toPrecision(3) : size >= 1000 ? whole.format(value) : size < 1 ? String(+value.toPrecision(3)) : two.format(value);
+  return size && (size < 0.01 || size >= 1e7)
+    ? value.toPrecision(3)
+    : size >= 1000
+      ? whole.format(value)
+      : size < 1
+        ? String(+value.toPrecision(3))
+        : two.format(value);
 };
 export const share = (p) => (p > 0.995 && p < 1 ? "> 99 %" : `${(100 * p).toFixed(p < 0.0995 ? 1 : 0)} %`);
 export const ordinal = (n) => count(n) + (["th", "st", "nd", "rd"][n % 100 > 10 && n % 100 < 14 ? 0 : n % 10] || "th");
