@@ -11,10 +11,13 @@ import pytest
 import tifffile
 
 from fake_slides import FakeSlide, noise
+from histofast import slides
 from histofast.errors import TileError
-from histofast.slides import convert, converting, open_slide, read_image, write_png
+from histofast.slides import convert, open_slide, read_image, write_png
 from slide_files import picture
 from small_slides import no_leftovers, write_slide
+
+converting = slides.converting
 
 
 def whole(slide, level=0):

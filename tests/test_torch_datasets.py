@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import doctest
 import pickle
+import sys
 
 import numpy as np
 import pytest
@@ -15,11 +16,12 @@ torch = need("torch", "sklearn")
 import histofast
 from histofast import mil
 from histofast.features import read_features
-from histofast.mil import BagDataset, PatchDataset, torch_datasets
+from histofast.mil import BagDataset, PatchDataset
 from histofast.patches import PatchReader
 from small_slides import run
 from toy_bags import write_toy
 
+torch_datasets = sys.modules[BagDataset.__module__]
 PLAN = {"mpp": 2.0, "patch_px": 32, "min_tissue": 0.1}
 WORKERS = [("fork", 2), ("spawn", 1)]
 

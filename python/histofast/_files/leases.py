@@ -249,8 +249,7 @@ def remove_dead_leases(folder: Path | str) -> None:
     for made in sorted(set(names.values())):
         lease = Lease(made, Sightings())
         with contextlib.suppress(OSError):
-            chain = lease._chain()
-            if chain and chain[-1].is_dead() and lease._try():
+            if lease._chain() and lease._try():  # none of the living
                 lease.release()
             left = {link.mark for link in lease._chain()}
             for link in links:
