@@ -74,3 +74,13 @@ def test_equal_patches_are_neighbours_of_cosine_one():
     got = found(np.full((4, 3), 0.1, np.float32), 2, k=9)
     assert got.rows.tolist() == [0, 1, 3]
     np.testing.assert_allclose(got.cosines, 1, atol=1e-15)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float16, np.float64])
+def test_lengths_are_right_where_squares_leave_float32(rng, dtype):
+    features = rng.normal(size=(5000, 300)).astype(dtype)
+    if dtype != np.float16:
+        features[[3, 4999]] *= dtype(1e25)
+        features[[4, 4000]] *= dtype(1e-25)
+    wanted = np.sqrt((features.astype(np.float64) ** 2).sum(axis=1))
+    np.testing.assert_allclose(lengths_of(features), wanted, rtol=2e-5)

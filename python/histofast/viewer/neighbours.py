@@ -7,12 +7,17 @@ points nowhere and is nobody's neighbour. Of patches as alike the earlier row co
 from __future__ import annotations
 
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
 
-_ROWS = 8192  # features that are not float32 are read so many together
+from histofast._machine import available_cpus
+
+_ROWS = 4096  # whose cosines are computed together in float64
+_BLOCK_BYTES = 1 << 20  # of float32: what stays in a processor's cache
 _UNIT = 2.0**-24  # rounding of float32
 _SHORT = 1e-30  # what is shorter has no direction that float32 could tell
 
@@ -32,11 +37,15 @@ class Alike:
 
 def lengths_of(features: NDArray[np.floating]) -> NDArray[np.float32]:
     """Return the lengths (n,) of rows (n, d); NaN for rows that point nowhere."""
-    lengths = np.empty(len(features), np.float32)
-    for start, block in _blocks(features):
-        with np.errstate(over="ignore", invalid="ignore"):
-            squares = np.einsum("nd,nd->n", block, block, dtype=np.float64)
-            lengths[start : start + len(block)] = np.sqrt(squares)
+    squares = np.empty(len(features), np.float32)
+    with np.errstate(over="ignore", under="ignore", invalid="ignore"):
+        for start, block in _blocks(features):
+            np.einsum("nd,nd->n", block, block, out=squares[start : start + len(block)])
+        lengths = np.sqrt(squares)
+        odd = np.flatnonzero(~(np.isfinite(squares) & (squares > _SHORT)))
+        for at in range(0, len(odd), _ROWS):  # whose squares float32 cannot tell
+            wide = features[odd[at : at + _ROWS]].astype(np.float64)
+            lengths[odd[at : at + _ROWS]] = np.sqrt((wide * wide).sum(axis=1))
     lengths[~(np.isfinite(lengths) & (lengths > _SHORT))] = np.nan
     return lengths
 
@@ -103,11 +112,30 @@ def _products(
             product: NDArray[np.float32] = np.asarray(features) @ direction
         return product
     found = np.empty(len(features), np.float32)
-    for start, block in _blocks(features):
-        found[start : start + len(block)] = block @ direction
+
+    def multiply(first: int, end: int) -> None:
+        for start, block in _blocks(features[first:end]):
+            at = first + start
+            np.matmul(block, direction, out=found[at : at + len(block)])
+
+    # Most of such a search is making float32 of float16, which NumPy does with one thread.
+    ends = np.linspace(0, len(features), available_cpus() + 1).astype(int).tolist()
+    with ThreadPoolExecutor(available_cpus()) as pool:
+        for done in [pool.submit(multiply, *part) for part in pairwise(ends)]:
+            done.result()
     return found
 
 
 def _blocks(features: NDArray[np.floating]) -> Iterator[tuple[int, NDArray[np.float32]]]:
-    for start in range(0, len(features), _ROWS):
-        yield start, np.asarray(features[start : start + _ROWS], np.float32)
+    """Yield rows as float32, those of another type in one piece of memory that is used again."""
+    n, d = features.shape
+    rows = max(1, _BLOCK_BYTES // (4 * max(1, d)))
+    block = np.empty((min(rows, n), d), np.float32)
+    for start in range(0, n, rows):
+        part = features[start : start + rows]
+        if part.dtype == np.float32:
+            yield start, part
+            continue
+        with np.errstate(over="ignore", invalid="ignore"):
+            np.copyto(block[: len(part)], part, casting="same_kind")
+        yield start, block[: len(part)]
