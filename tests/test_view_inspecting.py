@@ -57,6 +57,14 @@ def test_a_patch_is_told_as_its_files_have_it(catalogue):
     assert about_patch(catalogue, Layers(catalogue), 1, 0)["label"] is None
 
 
+def test_what_is_no_number_is_not_told(catalogue, monkeypatch):
+    file = catalogue.features(0)
+    unknown = replace(file, tissue_fraction=np.full(len(file.features), np.nan, np.float32))
+    monkeypatch.setattr(catalogue, "features", lambda index: unknown)
+    told = about_patch(catalogue, Layers(catalogue), 0, 5)
+    assert (told["tissue_fraction"], told["ranks"]) == (None, [])
+
+
 def test_a_patch_that_is_not_there_is_refused(catalogue):
     n = len(catalogue.features(0).features)
     for row in (-1, n):

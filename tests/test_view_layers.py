@@ -228,6 +228,13 @@ def test_a_slide_is_predicted_out_of_fold_or_when_all_models_have_looked(trained
     assert layers.run_told() == {"name": "gated", "classes": ["no", "yes"], "folds": [0, 1]}
 
 
+def test_a_prediction_that_is_no_number_is_none(trained, toy, files, monkeypatch):
+    run = trained()
+    unknown = {name: value * np.nan for name, value in run.predictions().items()}
+    monkeypatch.setattr(type(run), "predictions", lambda self: unknown)
+    assert Layers(Slides([toy[0] / "s03.h5"]), run=run.path).prediction(0) is None
+
+
 def test_models_without_attention_have_none(trained, files):
     layers = Layers(Slides(files), run=trained("mean").path)
     assert not [layer for layer in layers.of(0) if layer.group == "attention"]

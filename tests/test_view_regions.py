@@ -88,6 +88,15 @@ def test_patches_of_a_group_are_called_by_it(exporter):
     assert names == {"group 1"}
 
 
+def test_patches_of_no_group_are_not_written(exporter, catalogue, monkeypatch):
+    values = np.full(len(catalogue.features(0).features), -1, np.float32)
+    values[2] = 3
+    monkeypatch.setattr(Layers, "values", lambda self, index, layer_id: values)
+    made = exporter.between(0, "any", layer="clusters", low=-1, high=9)
+    (found,) = json.loads(made.path.read_text())["features"]
+    assert found["properties"]["classification"]["name"] == "group 4"
+
+
 def test_what_cannot_be_written_is_refused(exporter, monkeypatch):
     with pytest.raises(KeyError):
         exporter.between(0, "a", layer="nothing", low=0, high=1)

@@ -38,7 +38,7 @@ def about_patch(catalogue: Catalogue, layers: Layers, index: int, row: int) -> d
     x, y = file.coords[row].tolist()
     side_l0 = file.patch_l0
     mpp = catalogue.mpp(index)
-    fraction = None if file.tissue_fraction is None else float(file.tissue_fraction[row])
+    fraction = np.nan if file.tissue_fraction is None else float(file.tissue_fraction[row])
     label = file.labels[row] if file.labels else ""
     ranks, notes = _ranks(layers, index, row)
     return {
@@ -49,7 +49,7 @@ def about_patch(catalogue: Catalogue, layers: Layers, index: int, row: int) -> d
         "x_um": None if mpp is None else x * mpp,
         "y_um": None if mpp is None else y * mpp,
         "side_um": None if mpp is None or side_l0 is None else side_l0 * mpp,
-        "tissue_fraction": fraction,
+        "tissue_fraction": fraction if np.isfinite(fraction) else None,
         "unreadable": bool((file.unreadable_patches == row).any()),
         "ranks": ranks,
         "prediction": None if notes else layers.prediction_of_patch(index, row),

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -40,6 +39,7 @@ class OfRun:
 
         self._looker = Looker(open_run(run))
         self._run = self._looker.run
+        self._out_of_fold = self._run.predictions() if self._run.is_finished else {}
         self._looks = Kept["Look"](most_bytes=_KEPT_BYTES, weigh=_bytes_of)
 
     def told(self) -> dict[str, Any]:
@@ -68,11 +68,10 @@ class OfRun:
             return None
         return self._said(np.asarray(self._patches(entry, file)[row]))
 
-    @cached_property
-    def _out_of_fold(self) -> dict[str, NDArray[np.float64]]:
-        return self._run.predictions() if self._run.is_finished else {}
-
-    def _said(self, value: NDArray[Any]) -> dict[str, Any]:
+    def _said(self, value: NDArray[Any]) -> dict[str, Any] | None:
+        """As JSON has it, which knows no NaN."""
+        if not np.isfinite(value).all():
+            return None
         classes = list(self._run.classes)
         if not classes:
             return {"classes": [], "p": [], "class": f"{float(value):.4g}", "value": float(value)}

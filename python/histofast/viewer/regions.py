@@ -103,6 +103,7 @@ class Exporter:
         assert file is not None
         if file.coords is None or file.patch_l0 is None:
             raise ValueError("patches must have a place and a side to be written")
+        least = least if chosen.categories is None else max(least, 0)  # below is none of them
         rows = np.flatnonzero((values >= least) & (values <= most))
         if not 0 < len(rows) <= MOST_OBJECTS:
             raise ValueError(
