@@ -98,7 +98,7 @@ def hosts(slides, encoder, tmp_path):
 
 @pytest.mark.slow
 def test_a_slide_that_another_machine_is_at_is_left_to_it(hosts, whole, monkeypatch):
-    first = hosts.start("a", slow_s=0.2, at_work=True)
+    first = hosts.start("a", slow_s=1.0, at_work=True)
     second = hosts.start("b")
     monkeypatch.setattr(leases, "this_machine", lambda: replace(this_machine(), host="c"))
     monkeypatch.setattr(locks, "_is_locked", lambda _: False)
@@ -150,7 +150,7 @@ def test_machines_that_begin_at_once_make_each_slide_once(encoder, tmp_path):
 def test_who_was_only_asleep_drops_what_was_taken_over(hosts, whole, is_over):
     first = hosts.start("a", slow_s=0.1, at_work=True)
     first.send_signal(signal.SIGSTOP)
-    second = hosts.start("b", slow_s=0.0 if is_over else 0.5, at_work=True)
+    second = hosts.start("b", slow_s=0.0 if is_over else 3.0, at_work=True)
     if is_over:
         assert said(second)[0] == 0
         (file,) = hosts.out.rglob("*.h5")
