@@ -35,7 +35,7 @@ REMEDIES = {
     **dict.fromkeys(["numcodecs", "zarr"], "histofast[zarr]"),
 }
 # Those that README's command for the tests installs.
-WITH_TEST = {"jinja2", "matplotlib", "numcodecs", "onnxscript", "safetensors", "sklearn"}
+WITH_TEST = {"jinja2", "matplotlib", "numcodecs", "obstore", "onnxscript", "safetensors", "sklearn"}
 WITH_TEST |= {"httpx", "starlette", "tensorboard", "torch", "uvicorn", "zarr"}
 
 

@@ -1,4 +1,7 @@
-"""A web server of a few objects in memory, with ranges and ETags, that counts, delays, fails and lies."""
+"""A web server of a few objects in memory, with ranges and ETags, that counts, delays, fails and lies.
+
+It lists what it has as S3 does, the first part of a path being a bucket, and looks at no signature.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +10,8 @@ import threading
 import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, Self
-from urllib.parse import unquote, urlsplit
+from urllib.parse import parse_qs, unquote, urlsplit
+from xml.sax.saxutils import escape
 
 
 class SmallServer:
@@ -111,9 +115,14 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _response(self, headers: dict[str, str]) -> tuple[int, dict[str, str], bytes]:
         server = self.server_of
-        path = unquote(urlsplit(self.path).path).lstrip("/")
+        path, asked = (
+            unquote(urlsplit(self.path).path).lstrip("/"),
+            parse_qs(urlsplit(self.path).query),
+        )
         if server.user and headers.get("authorization") != f"Basic {server.user}":
             return 401, {}, b""
+        if "list-type" in asked:
+            return self._listing(path, asked.get("prefix", [""])[0], "delimiter" in asked)
         if path not in server.objects:
             return 404, {}, b""
         data, said = server.objects[path], {}
@@ -129,3 +138,28 @@ class _Handler(BaseHTTPRequestHandler):
             return 416, {"Content-Range": f"bytes */{len(data)}"}, b""
         said["Content-Range"] = f"bytes {start}-{stop - 1}/{len(data)}"
         return 206, said, data[start:stop]
+
+    def _listing(
+        self, bucket: str, prefix: str, is_flat: bool
+    ) -> tuple[int, dict[str, str], bytes]:
+        """ListObjectsV2, in one page."""
+        server = self.server_of
+        keys = [path.partition("/")[2] for path in server.objects if path.startswith(f"{bucket}/")]
+        found, folders = [], set()
+        for key in sorted(key for key in keys if key.startswith(prefix)):
+            inner, slash, _ = key[len(prefix) :].partition("/")
+            if is_flat and slash:
+                folders.add(f"{prefix}{inner}/")
+                continue
+            path = f"{bucket}/{key}"
+            found.append(
+                f"<Contents><Key>{escape(key)}</Key><LastModified>2026-01-01T00:00:00.000Z</LastModified>"
+                f"<ETag>{escape(server.version_of(path))}</ETag>"
+                f"<Size>{len(server.objects[path])}</Size></Contents>"
+            )
+        prefixes = "".join(
+            f"<CommonPrefixes><Prefix>{escape(each)}</Prefix></CommonPrefixes>"
+            for each in sorted(folders)
+        )
+        body = f"<ListBucketResult>{''.join(found)}{prefixes}</ListBucketResult>"
+        return 200, {"Content-Type": "application/xml"}, body.encode()

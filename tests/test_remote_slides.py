@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -14,9 +15,10 @@ import pytest
 
 import histofast
 from extras import need
+from histofast._remote import Address, RemoteFile
 from histofast.errors import SlideError, StoreError
 from histofast.patches import list_jobs
-from histofast.slides import TiffSlide
+from histofast.slides import TiffSlide, remote_parts
 from slide_files import picture, write_tiff
 from small_server import SmallServer
 from small_slides import no_leftovers, run, write_slide
@@ -242,7 +244,7 @@ def test_what_is_not_in_tiles_must_be_a_file(tmp_path):
                 "x.png",
                 r"must be a tiled TIFF or OME-Zarr to be read where it is, got a file that begins with",
             ),
-            ("x.mrxs", r"got one of the files .mrxs, which OpenSlide reads: copy it here"),
+            ("x.mrxs", r"got one of the files .mrxs, which OpenSlide reads: copy it here, or have"),
             ("empty.svs", "is empty: copy it again"),
         ):
             with pytest.raises(SlideError, match=said):
@@ -252,16 +254,10 @@ def test_what_is_not_in_tiles_must_be_a_file(tmp_path):
 # --- listing --------------------------------------------------------------------------------------
 
 
-@pytest.fixture
-def bucket(monkeypatch):
-    """A bucket with keys of every kind, by moto."""
-    need("moto", "boto3")
-    import boto3
-    from moto.server import ThreadedMotoServer
-
-    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    server.start()
-    url = "http://{}:{}".format(*server.get_host_and_port())
+@pytest.fixture(params=["ours", "moto"])
+def bucket(request, monkeypatch):
+    """A function that puts an object into an empty bucket, of the small server and of moto's."""
+    put, url, stop = _of_moto() if request.param == "moto" else _of_ours()
     for name, value in (
         ("AWS_ENDPOINT_URL", url),
         ("AWS_ACCESS_KEY_ID", "me"),
@@ -269,10 +265,41 @@ def bucket(monkeypatch):
         ("AWS_REGION", "us-east-1"),
     ):
         monkeypatch.setenv(name, value)
-    client = boto3.client("s3", endpoint_url=url, region_name="us-east-1")
+    yield put
+    stop()
+
+
+def _of_ours():
+    server = SmallServer()
+    server.__enter__()
+    return (
+        lambda key, body: server.objects.update({f"cohort/{key}": body}),
+        server.url,
+        server.__exit__,
+    )
+
+
+def _of_moto():
+    need("moto", "boto3")
+    import boto3
+    from moto.server import ThreadedMotoServer
+
+    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    server.start()
+    url = "http://{}:{}".format(*server.get_host_and_port())
+    client = boto3.client(
+        "s3",
+        endpoint_url=url,
+        region_name="us-east-1",
+        aws_access_key_id="me",
+        aws_secret_access_key="hunter2",
+    )
     client.create_bucket(Bucket="cohort")
-    yield client
-    server.stop()
+    return (
+        lambda key, body: client.put_object(Bucket="cohort", Key=key, Body=body),
+        url,
+        server.stop,
+    )
 
 
 def keys(found):
@@ -289,8 +316,8 @@ def test_folders_and_patterns_of_a_bucket_are_listed(bucket, tmp_path):
         "a/b/w.tif",
         "a/m.mrxs",
     ):
-        bucket.put_object(Bucket="cohort", Key=key, Body=b"12345")
-    bucket.put_object(Bucket="cohort", Key="a/m/Data0.dat", Body=b"1")
+        bucket(key, b"12345")
+    bucket("a/m/Data0.dat", b"1")
     for given, wanted in (
         ("a/x.svs", ["a/x.svs"]),
         ("a", ["a/m.mrxs", "a/x.svs", "a/y.svs"]),
@@ -317,7 +344,7 @@ def test_folders_and_patterns_of_a_bucket_are_listed(bucket, tmp_path):
 
 def test_slides_of_a_bucket_are_encoded(bucket, slides, encoder, tmp_path):
     for path in slides.glob("*.tif"):
-        bucket.upload_file(str(path), "cohort", f"in/{path.name}")
+        bucket(f"in/{path.name}", path.read_bytes())
     report = run("s3://cohort/in/*.tif", tmp_path / "remote", encoder)
     assert [s.status for s in report.slides] == ["done"] * 2
     run(slides, tmp_path / "local", encoder)
@@ -336,7 +363,7 @@ def test_a_folder_of_zarr_in_a_bucket_is_one_slide(bucket):
         "z/b.svs",
         "z/deep/c.zarr/0/zarr.json",
     ):
-        bucket.put_object(Bucket="cohort", Key=key, Body=b"12345")
+        bucket(key, b"12345")
     for given, wanted in (
         ("z", ["z/a.ome.zarr", "z/b.svs"]),
         ("z/*.zarr", ["z/a.ome.zarr"]),
@@ -358,7 +385,7 @@ def test_zarr_in_a_bucket_shows_what_is_in_a_folder(bucket, tmp_path):
     path = write_zarr(tmp_path / "a.zarr", [image], version="0.5", shard=2)
     for file in path.rglob("*"):
         if file.is_file():
-            bucket.upload_file(str(file), "cohort", f"in/{file.relative_to(tmp_path)}")
+            bucket(f"in/{file.relative_to(tmp_path).as_posix()}", file.read_bytes())
     with histofast.open_slide("s3://cohort/in/a.zarr/") as slide:
         assert slide.name == "a"
         np.testing.assert_array_equal(slide.read_region((0, 0), 0, (200, 150)), image)
@@ -370,16 +397,146 @@ def test_instances_of_one_series_are_one_slide(bucket):
         return b"\0" * 128 + b"DICM" + b"\x20\x00\x0e\x00UI\x04\x00" + series
 
     for name, series in (("1", b"1.2\0"), ("2", b"1.2\0"), ("3", b"1.3\0")):
-        bucket.put_object(Bucket="cohort", Key=f"d/{name}.dcm", Body=instance(series))
+        bucket(f"d/{name}.dcm", instance(series))
     assert keys(list_jobs("s3://cohort/d")) == ["d/1.dcm", "d/3.dcm"]
-
-
-def test_a_bucket_that_is_not_there_ends_the_run_in_a_line(bucket, encoder, tmp_path):
-    with pytest.raises(StoreError, match=r"s3://nowhere/\*.svs|s3://nowhere/ cannot be read"):
-        run("s3://nowhere/*.svs", tmp_path, encoder)
 
 
 def test_without_obstore_slides_fail_with_the_remedy(monkeypatch, encoder, tmp_path):
     monkeypatch.setitem(sys.modules, "obstore", None)
     report = run("https://127.0.0.1:9/x.svs", tmp_path, encoder)
     assert report.slides[0].error.endswith("pip install 'histofast[s3]'")
+
+
+# --- slides that are copied first -----------------------------------------------------------------
+
+
+@pytest.fixture
+def pictures(slides, tmp_path):
+    """Two pictures that are no slides in tiles, of 1 um per pixel."""
+    folder = tmp_path / "pictures"
+    folder.mkdir()
+    for i in range(2):
+        with histofast.open_slide(slides / f"s{i}.tif") as slide:
+            histofast.slides.write_png(
+                folder / f"p{i}.png", slide.read_region((0, 0), 0, (900, 700))
+            )
+    return folder
+
+
+def files_below(folder):
+    return [path for path in folder.rglob("*") if path.is_file() and ".locks" not in path.parts]
+
+
+def test_pictures_are_copied_encoded_removed_and_not_copied_again(
+    pictures, encoder, tmp_path, monkeypatch
+):
+    stage, copied = tmp_path / "stage", []
+    copy_to = RemoteFile.copy_to
+
+    def counted(file, path):
+        copied.append(path.name)
+        assert len(list(stage.iterdir())) <= 2
+        copy_to(file, path)
+
+    monkeypatch.setattr(RemoteFile, "copy_to", counted)
+    objects = {path.name: path.read_bytes() for path in pictures.iterdir()}
+    with SmallServer(**objects) as server:
+        given = [f"{server.url}/{name}" for name in sorted(objects)]
+        refused = run(given, tmp_path / "none", encoder, mpp_override=1.0)
+        assert [s.status for s in refused.slides] == ["failed"] * 2
+        assert "have it copied while it is encoded with stage=..." in refused.slides[0].error
+        assert copied == []
+        options = {"mpp_override": 1.0, "stage": stage}
+        report = run(given, tmp_path / "remote", encoder, **options)
+        assert [s.status for s in report.slides] == ["done"] * 2, report.slides[0].error
+        assert copied == ["p0.png", "p1.png"]
+        assert files_below(stage) == []
+        assert [s.path for s in report.slides] == given
+        again = run(given, tmp_path / "remote", encoder, **options)
+        assert [s.status for s in again.slides] == ["skipped"] * 2
+        assert len(copied) == 2
+        server.objects["p0.png"] += b"\0"
+        again = run(given, tmp_path / "remote", encoder, **options)
+        assert "was made by something else (slide" in again.slides[0].error
+        assert len(copied) == 2
+        again = run(given, tmp_path / "remote", encoder, overwrite=True, **options)
+        assert [s.status for s in again.slides] == ["done", "skipped"]
+    run(pictures, tmp_path / "local", encoder, mpp_override=1.0)
+    assert told(tmp_path / "remote") == told(tmp_path / "local") != {}
+
+
+def test_what_is_copied_stays_within_its_bound(pictures, encoder, tmp_path):
+    sizes = [path.stat().st_size for path in pictures.iterdir()]
+    objects = {path.name: path.read_bytes() for path in pictures.iterdir()}
+    with SmallServer(**objects) as server:
+        given = [f"{server.url}/{name}" for name in sorted(objects)]
+        options = {"mpp_override": 1.0, "stage": tmp_path / "stage"}
+        one = run(given, tmp_path / "a", encoder, stage_gb=(max(sizes) + 1) / 1e9, **options)
+        assert [s.status for s in one.slides] == ["done"] * 2  # one after the other
+        small = run(given, tmp_path / "b", encoder, stage_gb=1e-6, **options)
+        assert [s.status for s in small.slides] == ["failed"] * 2
+        assert re.search(r"got 1e-06 GB for its 0\.00\d+: give more with", small.slides[0].error)
+    with pytest.raises(ValueError, match=r"stage_gb must be given with stage, got 3: add stage"):
+        run(pictures, tmp_path / "c", encoder, stage_gb=3)
+
+
+def test_a_copy_is_of_the_object_that_was_listed(bucket, tmp_path):
+    bucket("in/x.png", b"1" * 100)
+    parts = remote_parts(Address.of("s3://cohort/in/x.png"))
+    bucket("in/x.png", b"2" * 100)
+    with pytest.raises(StoreError, match=r"s3://cohort/in/x\.png was changed while it was read"):
+        parts.copy_to(tmp_path)
+
+
+def test_all_that_belongs_to_a_slide_is_copied(bucket, tmp_path):
+    def instance(series):
+        return b"\0" * 128 + b"DICM" + b"\x20\x00\x0e\x00UI\x04\x00" + series
+
+    objects = {
+        "m.mrxs": b"\xff\xd8",
+        "m/Slidedat.ini": b"[GENERAL]",
+        "m/deep/Data0.dat": b"data",
+        "mm/Data0.dat": b"of another",
+        "1.dcm": instance(b"1.2\0"),
+        "2.dcm": instance(b"1.3\0"),
+        "3.dcm": instance(b"1.2\0"),
+        "v.vms": b"[Virtual]\nImageFile=v-0.jpg\nMapFile=../m/Slidedat.ini\n",
+        "v-0.jpg": b"jpeg",
+        "w-0.jpg": b"of another",
+        "n.ndpi": b"II*\0",
+    }
+    for key, body in objects.items():
+        bucket(f"in/{key}", body)
+    for name, wanted in (
+        ("m.mrxs", {"m.mrxs", "m/Slidedat.ini", "m/deep/Data0.dat"}),
+        ("1.dcm", {"1.dcm", "3.dcm"}),
+        ("v.vms", {"v.vms", "v-0.jpg"}),
+        ("n.ndpi", {"n.ndpi"}),
+    ):
+        parts = remote_parts(Address.of(f"s3://cohort/in/{name}"))
+        folder = tmp_path / name
+        assert parts.copy_to(folder) == folder / name
+        made = {
+            path.relative_to(folder).as_posix(): path.read_bytes() for path in files_below(folder)
+        }
+        assert made == {key: objects[key] for key in wanted}
+        assert parts.size_bytes == sum(map(len, made.values()))
+        before = parts.identity
+        bucket(f"in/{min(wanted)}", b"\0" * 200)
+        if name != "1.dcm":  # whose series it no longer is
+            assert remote_parts(Address.of(f"s3://cohort/in/{name}")).identity != before
+
+
+def test_keys_that_are_no_places_are_refused(bucket):
+    bucket("in/m.mrxs", b"\xff\xd8")
+    bucket("in/m/a:b", b"1")
+    with pytest.raises(SlideError, match=r"in/m/a:b must have a key that names a file"):
+        remote_parts(Address.of("s3://cohort/in/m.mrxs"))
+
+
+def test_a_slide_in_several_files_cannot_be_copied_from_a_web_server():
+    with (
+        SmallServer(**{"m.mrxs": b"\xff\xd8"}) as server,
+        pytest.raises(SlideError, match="a slide in several files, which a web server does not"),
+    ):
+        remote_parts(Address.of(f"{server.url}/m.mrxs"))

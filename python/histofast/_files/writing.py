@@ -94,6 +94,30 @@ def replacing_both(path: Path, other: str, *, overwrite: bool) -> Iterator[Path]
     yield from _kept_at_the_end(lambda final: _TemporaryFolder(final, other), path)
 
 
+@contextlib.contextmanager
+def passing_folder(folder: Path, name: str) -> Iterator[Path]:
+    """Yield a fresh, hidden folder in `folder`, which is removed at the end.
+
+    What killed processes left of such in `folder` is removed when a process makes its first there.
+
+    Args:
+        folder: made where there is none.
+        name: what it is for; part of its name.
+
+    Raises:
+        WriteError: it cannot be made, or what is written to it finds its disk full.
+    """
+    make_folder(folder)
+    try:
+        pending = _TemporaryFolder(folder / name, "")
+    except OSError as error:
+        raise write_error(folder / name, error) from error
+    try:
+        yield pending.path.parent
+    finally:
+        pending.discard()
+
+
 def _kept_at_the_end(
     make: Callable[[Path], Temporary | _TemporaryFolder], path: Path
 ) -> Iterator[Path]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import threading
 from collections import OrderedDict
+from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO, cast
 
 import numpy as np
@@ -12,7 +13,9 @@ from numpy.typing import NDArray
 
 from histofast._remote.addresses import Address
 from histofast._remote.ahead import Ahead
+from histofast._remote.ranges import BLOCK_BYTES
 from histofast._remote.store import Found, Store, store_of
+from histofast._stopping import stop_if_asked
 from histofast.errors import StoreError
 
 if TYPE_CHECKING:
@@ -33,8 +36,8 @@ class RemoteFile:
 
     reads_ahead = True
 
-    def __init__(self, address: Address) -> None:
-        """Open an object by one request, which brings its beginning.
+    def __init__(self, address: Address, *, version: str = "") -> None:
+        """Open an object by one request, which brings its beginning; `version` is what it must be.
 
         Raises:
             FileNotFoundError: there is none.
@@ -42,7 +45,7 @@ class RemoteFile:
         """
         self.place = address
         self._store = store_of(address)
-        head, found = _beginning(self._store, PAGE_BYTES)
+        head, found = _beginning(self._store, PAGE_BYTES, version=version)
         if not found.version:
             raise StoreError(
                 f"{address} must be on a server that tells versions apart (ETag or Last-Modified), got "
@@ -80,6 +83,22 @@ class RemoteFile:
     def open(self) -> BinaryIO:
         """Return the object as a file, for reading directories: around what is read more is fetched, and kept."""
         return cast(BinaryIO, io.BufferedReader(_Stream(self), PAGE_BYTES >> 4))
+
+    def copy_to(self, path: Path) -> None:
+        """Write the object to a new file.
+
+        Raises:
+            StoreError: as `read`.
+            OSError: the file cannot be written.
+        """
+        starts = np.arange(0, self.size_bytes, BLOCK_BYTES, dtype=np.int64)
+        counts = np.minimum(self.size_bytes - starts, BLOCK_BYTES)
+        ranges = np.stack([starts, counts], axis=1)
+        self.prefetch(ranges)
+        with path.open("xb") as file:
+            for offset, count in ranges.tolist():
+                stop_if_asked()
+                file.write(self.read(offset, count))
 
     def read_around(self, offset: int, count: int) -> bytes:
         """As `read`, by whole pages, which are kept for the next call.
@@ -137,9 +156,9 @@ def version_of(address: Address) -> tuple[int, str]:
     return found.size_bytes, found.version
 
 
-def _beginning(store: Store, count: int) -> tuple[bytes, Found]:
+def _beginning(store: Store, count: int, *, version: str = "") -> tuple[bytes, Found]:
     try:
-        return store.get_range("", 0, count)
+        return store.get_range("", 0, count, version=version)
     except StoreError:
         found = store.head()
         if found.size_bytes:  # of none there is no byte to be asked for

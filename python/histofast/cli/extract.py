@@ -143,6 +143,18 @@ def extract(
             help="patches per encoder call",
         ),
     ] = None,
+    stage: Annotated[
+        Path | None,
+        typer.Option(
+            "--stage",
+            metavar="FOLDER",
+            help="copy slides of buckets here that are no tiled TIFFs, one ahead, and remove them",
+        ),
+    ] = None,
+    stage_gb: Annotated[
+        float | None,
+        typer.Option("--stage-gb", parser=options.number, metavar="GB", help="of that folder [50]"),
+    ] = None,
     report: Annotated[
         bool,
         typer.Option(
@@ -213,6 +225,8 @@ def extract(
             threads=threads,
             workers=workers,
             batch_size=batch_size,
+            stage=stage,
+            stage_gb=stage_gb,
             dry_run=dry_run,
             on_progress=on_progress,
         )

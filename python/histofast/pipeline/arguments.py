@@ -57,6 +57,8 @@ class ExtractArguments(_SharedArguments, total=False):
     cluster: Cluster | str | None
     threads: int | None
     batch_size: int | None
+    stage: str | Path | None
+    stage_gb: float | None
     dry_run: bool
     progress: bool | None
     on_progress: Callable[[Progress], None] | None

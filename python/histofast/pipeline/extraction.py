@@ -94,6 +94,8 @@ def extract(
     threads: int | None = None,
     workers: int | None = None,
     batch_size: int | None = None,
+    stage: str | Path | None = None,
+    stage_gb: float | None = None,
     dry_run: bool = False,
     progress: bool | None = None,
     on_progress: Callable[[Progress], None] | None = None,
@@ -164,6 +166,10 @@ def extract(
             them, at least one each.
         batch_size: patches per encoder call; away from the CPU it is part of what a file was made
             with, for there the last bits may depend on it.
+        stage: a folder of this machine that slides in buckets are copied to, one ahead, which are no tiled
+            TIFFs (MRXS, NDPI, DICOM, pictures ...) and must be files; each is removed when it is done. None:
+            such slides fail.
+        stage_gb: how many gigabytes may lie there; 50 when None. Processes of several GPUs share them.
         dry_run: only plan; the report says how many patches each slide has.
         progress: show it as lines of text: True, False; None: in a notebook, unless `on_progress` hears it.
         on_progress: called after every batch and every slide.
@@ -216,6 +222,8 @@ def extract(
         threads=threads,
         workers=workers,
         batch_size=batch_size,
+        stage=stage,
+        stage_gb=stage_gb,
     )
     elsewhere = jobs.Cluster.of(cluster)
     if elsewhere is not None:
@@ -427,7 +435,13 @@ def workers_for(options: ExtractOptions, devices: Sequence[str]) -> tuple[jobs.W
         jobs.Worker(
             function=encode_slides,
             arguments={
-                "options": replace(options, device=device, threads=threads, workers=workers)
+                "options": replace(
+                    options,
+                    device=device,
+                    threads=threads,
+                    workers=workers,
+                    stage_gb=options.stage_gb and options.stage_gb / n,
+                )
             },
             name=device,
         )

@@ -27,6 +27,10 @@ TOUCH_S = 5.0
 FROZEN_S = 30.0  # without a sign of life; and how long one waits before one says so
 
 
+class Stopped(BaseException):  # no failure of the slide that is at hand
+    """Nobody wants more."""
+
+
 class Busy(Exception):
     """Another process is making one of the files; `touched` shows that it lives, None: its lease does."""
 

@@ -26,6 +26,7 @@ DEFAULT_ENCODER = "densenet121-t2"
 Edge = Literal["drop", "shift"]
 
 _MIN_TISSUE = 0.25
+STAGE_GB = 50.0
 _LEAST_MAG, _MOST_MAG = 0.5, 200.0
 _MPP, _PATCH_PX = 0.5, 256  # where no encoder says it
 
@@ -38,7 +39,26 @@ _FLAGS = (
     "overwrite",
 )
 # What is of the run, and not of what it makes.
-_OF_THE_RUN = ("encoders", "half", "fail_fast", "shard", "patches", "device", "threads", "workers")
+_OF_THE_RUN = (
+    "encoders",
+    "half",
+    "fail_fast",
+    "shard",
+    "patches",
+    "device",
+    "threads",
+    "workers",
+    "stage",
+    "stage_gb",
+)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class StageOptions:
+    """Where slides of buckets are copied to that must be files, and how many bytes may lie there at a time."""
+
+    folder: Path
+    most_bytes: float
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -80,6 +100,8 @@ class ExtractOptions:
     threads: int | None = None
     workers: int | None = None
     batch_size: int | None = None
+    stage: Path | None = None
+    stage_gb: float | None = None
 
     _least_patch_px: ClassVar[int] = 1
 
@@ -140,6 +162,7 @@ class ExtractOptions:
         for name in _FLAGS:
             self._set(name, flag(name, getattr(self, name)))
         self._set("out", path_of("out", self.out))
+        self._take_stage()
         for encoder in self.encoders:
             path_of("encoder", encoder)
         for name in ("device", "shard"):
@@ -156,6 +179,21 @@ class ExtractOptions:
             raise TypeError(f"select must be a Selection or None, got {self.select!r}")
         self._take_icc()
         self._take_coords()
+
+    def _take_stage(self) -> None:
+        stage_gb = real_number("stage_gb", self.stage_gb, above=0)
+        if self.stage is None and stage_gb is not None:
+            raise ValueError(f"stage_gb must be given with stage, got {stage_gb:g}: add stage=...")
+        if self.stage is not None:
+            self._set("stage", path_of("stage", self.stage))
+            self._set("stage_gb", STAGE_GB if stage_gb is None else stage_gb)
+
+    @property
+    def staging(self) -> StageOptions | None:
+        """Where slides of buckets are copied to that must be files."""
+        if self.stage is None or self.stage_gb is None:
+            return None
+        return StageOptions(folder=self.stage, most_bytes=self.stage_gb * 1e9)
 
     def _take_icc(self) -> None:
         """Refuse a profile where there is none, or stains of other colours than the patches will have."""

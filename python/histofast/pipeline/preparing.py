@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from histofast._words import count
 from histofast.encoders import CPU, EncoderSet, EncoderSpec
@@ -22,7 +22,15 @@ from histofast.pipeline.holding import Held, Holding
 from histofast.pipeline.options import Settled
 from histofast.pipeline.ranking import Ranker
 from histofast.pipeline.reports import Clock, SlideReport
-from histofast.pipeline.sources import BagSource, Planned, SlideSource, found_with, planned_with
+from histofast.pipeline.sources import (
+    AlreadyThere,
+    BagSource,
+    MadeOf,
+    Planned,
+    SlideSource,
+    found_with,
+    planned_with,
+)
 from histofast.pipeline.watching import Watched
 from histofast.tiling import Resample
 
@@ -95,9 +103,16 @@ def _told_of(spec: EncoderSpec) -> dict[str, str]:
     return {"encoder": spec.name} | {key: text for key, text in told.items() if text}
 
 
+class _Seen(NamedTuple):
+    """What is known of a slide that was not opened."""
+
+    patch_px: int
+    made_of: dict[str, Any]
+
+
 def _outputs(
     job: Job,
-    source: BagSource | SlideSource,
+    source: BagSource | SlideSource | _Seen,
     encoders: Sequence[EncoderSet],
     options: Settled,
     ranker: Ranker | None,
@@ -223,6 +238,38 @@ def _in_the_way(output: _Output, found: Mapping[str, Any] | None) -> str:
     return f"{output.path} {what}: choose another output folder, or replace it with overwrite=True"
 
 
+def _source(
+    job: Job,
+    report: SlideReport,
+    encoders: Sequence[EncoderSet],
+    options: Settled,
+    stack: ExitStack,
+    ranker: Ranker | None,
+    is_unwanted: Callable[[], bool],
+) -> BagSource | SlideSource | None:
+    """Open a slide or bag; None where it need not be, for all its files are there."""
+    if job.bag:
+        return BagSource(job, options)
+
+    def is_there(made_of: MadeOf) -> bool:
+        """Whether files of the slide are there; what a copy would tell is taken from them."""
+        spec = encoders[0].specs[0]
+        place = _place(spec, options, slide=job.name, patch_px=options.patch_px)
+        found = read_summary(place) if place.exists() else None
+        found_mpp = found and found.identity.get("level0_mpp")
+        if not isinstance(found_mpp, float):
+            return False
+        seen = _Seen(options.patch_px, made_of(found_mpp))
+        outputs = _outputs(job, seen, encoders, options, ranker)
+        report.outputs = [str(output.path) for output in outputs]
+        return not _missing(outputs, options, report, seen="")
+
+    try:
+        return SlideSource(job, options, stack, is_there=is_there, is_unwanted=is_unwanted)
+    except AlreadyThere:
+        return None
+
+
 def prepare(
     job: Job,
     report: SlideReport,
@@ -243,7 +290,9 @@ def prepare(
     """
     started = time.perf_counter()
     clock = Clock(report.seconds)
-    source = BagSource(job, options) if job.bag else SlideSource(job, options, stack)
+    source = _source(job, report, encoders, options, stack, ranker, is_unwanted)
+    if source is None:
+        return None
     outputs = _outputs(job, source, encoders, options, ranker)
     report.outputs = [str(output.path) for output in outputs]
     clock.lap("open")

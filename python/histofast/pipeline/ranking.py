@@ -19,15 +19,12 @@ from histofast.encoders import CPU, EncoderSet, EncoderSpec, load_all
 from histofast.errors import ModelError
 from histofast.features import SelectedRows
 from histofast.patches import PatchBatch
+from histofast.pipeline.holding import Stopped
 from histofast.pipeline.options import ExtractOptions, Settled
 from histofast.pipeline.selecting import Ranking, Selection, selected_rows
 from histofast.pipeline.sources import Looked, Planned, Stream
 
 HELD_BYTES = 1 << 30  # of the pixels of a slide
-
-
-class Stopped(BaseException):  # no failure of the slide that is at hand
-    """Nobody wants more."""
 
 
 class Ranker:

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from histofast._remote import Address
 from histofast.errors import SlideError, TileError
 from histofast.features import SelectedRows
 from histofast.patches import (
@@ -31,13 +32,22 @@ from histofast.patches import (
 from histofast.pipeline.options import Settled
 from histofast.pipeline.reports import Clock
 from histofast.pipeline.selecting import attention_on
+from histofast.pipeline.staging import staged
 from histofast.pipeline.watching import Watched
-from histofast.slides import ColourTable, is_zarr, srgb_table
+from histofast.slides import (
+    ColourTable,
+    NeedsFile,
+    is_zarr,
+    open_slide,
+    remote_parts,
+    srgb_table,
+)
 from histofast.tiling import UM_AT_1X, PatchPlan, nominal_patch_l0, plan_patches
 from histofast.tissue import MaskFile
 
 _NO_PROFILE = "it has no ICC profile: its colours are as they are"
 Rows = NDArray[np.int64]
+MadeOf = Callable[[float], dict[str, Any]]  # what of an identity is a slide's of that um per pixel
 Stream = Callable[[Rows | None], Iterator[PatchBatch]]  # of some patches, rows rising; None: of all
 
 
@@ -111,6 +121,10 @@ def planned_with(options: Settled, *, mpp: float | None = None) -> dict[str, Any
 def found_with(options: Settled) -> dict[str, Any]:
     """What of the options decides what is tissue, where no mask says so and it matters."""
     return {} if options.coords is not None else {"tissue": options.tissue.identity}
+
+
+class AlreadyThere(Exception):
+    """All files of a slide are there, so that it need not be copied."""
 
 
 class BagSource:
@@ -194,27 +208,59 @@ class BagSource:
 class SlideSource:
     """A slide."""
 
-    def __init__(self, job: Job, options: Settled, stack: ExitStack) -> None:
+    def __init__(
+        self,
+        job: Job,
+        options: Settled,
+        stack: ExitStack,
+        *,
+        is_there: Callable[[MadeOf], bool] = lambda made_of: False,
+        is_unwanted: Callable[[], bool] = lambda: False,
+    ) -> None:
+        """Open a slide; `stack` closes it.
+
+        One that must be copied first is not, if by its identity `is_there` says that there is nothing to do.
+
+        Raises:
+            AlreadyThere: it says so.
+            Stopped: it had to be copied, and `is_unwanted` says that nobody waits for it.
+        """
         self._job = job
         # Of OME-Zarr nothing is known before its documents are read.
         self.watched = Watched([] if is_zarr(job.path) else [job.path])
-        slide = stack.enter_context(job.open(mpp=job.mpp or options.mpp_override))
-        self.watched.add(slide.files)
-        self._slide = slide
         self._mask = MaskFile(job.mask) if job.mask else None
         self._coords = None if job.coords is None else read_given(job.coords)
         self.patch_px = options.patch_px
+        mpp, identity = job.mpp or options.mpp_override, ""
+        try:
+            slide = stack.enter_context(job.open(mpp=mpp))
+        except NeedsFile:
+            if options.staging is None or not isinstance(job.path, Address):
+                raise
+            parts = remote_parts(job.path)
+            identity = parts.identity
+            if is_there(lambda found_mpp: self._made_of(identity, mpp or found_mpp, options)):
+                raise AlreadyThere from None
+            copy = staged(parts, options.staging, stack, is_unwanted=is_unwanted)
+            slide = stack.enter_context(open_slide(copy, mpp_override=mpp))
+        if not identity:  # nobody else writes to a copy, which is gone when the slide is closed
+            self.watched.add(slide.files)
+        self._slide = slide
         self._mpp = options.mpp_on(slide.mpp)
-        self.made_of: dict[str, Any] = {
-            "slide": slide.identity,
-            "level0_mpp": slide.mpp,
-            **planned_with(options, mpp=self._mpp),
+        self.made_of = self._made_of(identity or slide.identity, slide.mpp, options)
+
+    def _made_of(self, identity: str, slide_mpp: float, options: Settled) -> dict[str, Any]:
+        made_of: dict[str, Any] = {
+            "slide": identity,
+            "level0_mpp": slide_mpp,
+            **planned_with(options, mpp=options.mpp_on(slide_mpp)),
             **found_with(options),
         }
         if self._coords is not None:
-            self.made_of["coords"] = self._coords.identity
+            made_of["coords"] = self._coords.identity
         if self._mask is not None:
-            self.made_of["tissue"] = self._mask.identity(options.tissue.mpp)
+            made_of["tissue"] = self._mask.identity(options.tissue.mpp)
+        return made_of
 
     def plan(self, options: Settled, pool: ThreadPoolExecutor, clock: Clock) -> Planned:
         """The patches with tissue, or those that are named, row by row."""

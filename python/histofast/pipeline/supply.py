@@ -20,10 +20,10 @@ from histofast.encoders import EncoderSet
 from histofast.jobs import Feed, Job
 from histofast.patches import SLIDE_FAILURES, PatchBatch
 from histofast.patches import Job as SlideJob
-from histofast.pipeline.holding import Busy, Holding, Patience, Waiting
+from histofast.pipeline.holding import Busy, Holding, Patience, Stopped, Waiting
 from histofast.pipeline.options import Settled
 from histofast.pipeline.preparing import Prepared, prepare
-from histofast.pipeline.ranking import Ranker, Stopped
+from histofast.pipeline.ranking import Ranker
 from histofast.pipeline.reports import SlideReport
 
 QUEUED_BATCHES = 4

@@ -20,6 +20,8 @@ from histofast.slides.metadata import pyramid_downsample
 from histofast.slides.ome import ome_xml
 from histofast.slides.opening import open_slide
 from histofast.slides.openslide import OpenSlideSlide
+from histofast.slides.remote import NeedsFile
+from histofast.slides.remote_parts import RemoteParts, remote_parts
 from histofast.slides.resizing import resize_image, resize_patches
 from histofast.slides.slide import Level, Slide, Survey
 from histofast.slides.stream import LOOKAHEAD, Schedule, Unreadable, stream_boxes
@@ -44,7 +46,9 @@ __all__ = [
     "ImageForm",
     "Level",
     "ListedSlide",
+    "NeedsFile",
     "OpenSlideSlide",
+    "RemoteParts",
     "Schedule",
     "Slide",
     "Survey",
@@ -67,6 +71,7 @@ __all__ = [
     "read_image",
     "read_image_and_form",
     "read_mask",
+    "remote_parts",
     "resize_image",
     "resize_patches",
     "slide_name",

@@ -29,11 +29,11 @@ from histofast.slides.metadata import (
     pyramid_downsample,
     resolve_mpp,
 )
+from histofast.slides.openslide_files import INDEX_CHARACTERS, named_in_index
 from histofast.slides.slide import Level, Slide
 
 _BLOCK_PX = 1024
 _SEVERAL_FILES = frozenset({".mrxs", ".dcm", ".vms", ".vmu"})
-_INDEX_CHARACTERS = 1 << 20  # of a .vms or .vmu, which have a few hundred
 _SIDES = ("width", "height")
 _MAX_PX = 10**12  # of level 0; a glass slide at 0.05 um/px has as many
 
@@ -234,8 +234,7 @@ def _companions(path: Path) -> list[Path]:
             ]
         if suffix in (".vms", ".vmu"):  # a text of lines `ImageFile=name`
             with path.open(encoding="latin-1") as file:
-                lines = file.read(_INDEX_CHARACTERS).splitlines()
-            named = {line.partition("=")[2].strip() for line in lines}
+                named = named_in_index(file.read(INDEX_CHARACTERS))
             return [p for p in path.parent.iterdir() if p.name in named and p.is_file()]
     except OSError as error:
         raise SlideError(f"{path} cannot be read: {error.strerror or error}") from error

@@ -22,7 +22,8 @@ class NeedsFile(SlideError):
 
     def __init__(self, address: Address, why: str) -> None:
         super().__init__(
-            f"{address} must be a tiled TIFF or OME-Zarr to be read where it is, got {why}: copy it here"
+            f"{address} must be a tiled TIFF or OME-Zarr to be read where it is, got {why}: copy it here, or "
+            "have it copied while it is encoded with stage=..."
         )
 
 
