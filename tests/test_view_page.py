@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
+import threading
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
 import histofast
-from browser import Page, chromium
+from browser import READY, Page, chromium
 from extras import need
 from slide_files import half, picture, write_tiff
 from small_slides import run as extract
@@ -573,6 +576,42 @@ def test_features_of_another_encoder_than_the_runs_are_said(visit, cohort, run):
         )
         assert page.tab.locator("#layer optgroup[label=attention]").count() == 0
         page.close()
+
+
+@contextmanager
+def notebook_with(cell: str):
+    """The address of a page at localhost, which is another site than 127.0.0.1."""
+
+    class Notebook(BaseHTTPRequestHandler):
+        def do_GET(self):
+            self.send_response(200)
+            self.send_header("content-type", "text/html")
+            self.end_headers()
+            self.wfile.write(cell.encode())
+
+        def log_message(self, *said):
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Notebook) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        yield f"http://localhost:{server.server_port}/"
+        server.shutdown()
+        thread.join()
+
+
+def test_the_page_works_in_a_cell_of_a_notebook(browser, cohort):
+    """Browsers send no cookie into a frame of another site."""
+    shown = histofast.view(cohort.slides / "s1.tif", features=cohort.features)
+    with shown, notebook_with(shown._repr_html_()) as address:
+        context = browser.new_context()
+        page = context.new_page()
+        page.goto(address)
+        (frame,) = page.main_frame.child_frames
+        frame.wait_for_function(READY, timeout=20_000)
+        assert frame.inner_text("#title") == "s1"
+        assert frame.locator("#layer option").count() > 1
+        context.close()
 
 
 def test_an_unknown_slide_in_a_link_is_said(visit, server):

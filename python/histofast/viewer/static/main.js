@@ -127,7 +127,7 @@ class App {
       const info = await api.slide(id);
       if (turn !== this.turn) return;
       if (info.error) {
-        this.list.fail(id, info.error);
+        this.list.learn(id, { error: info.error });
         throw new api.Refused(info.error);
       }
       this.info = info;
@@ -159,6 +159,7 @@ class App {
   opened(entry) {
     const { width, height, mpp, objective, patches } = this.info;
     this.regions.clear();
+    if (patches) this.list.learn(entry.id, { patches: patches.n });
     byId("facts").textContent = [
       `${count(width)} × ${count(height)} px`,
       mpp ? `${+mpp.toFixed(4)} µm/px` : "no scale stated",

@@ -16,34 +16,25 @@ export class SlideList {
   }
 
   row(slide) {
-    const said = slide.prediction;
     const picture = el("span", { class: "thumb" });
-    const row = el(
-      "button",
-      { class: slide.error ? "slide failed" : "slide", onclick: () => this.open(slide.id) },
-      picture,
-      el(
-        "span",
-        { class: "about" },
-        el("span", { class: "name", title: slide.name }, slide.name),
-        slide.error
-          ? el("span", { class: "error" }, slide.error)
-          : el(
-              "span",
-              { class: "facts" },
-              slide.patches === null ? null : plural(slide.patches, "patch"),
-              slide.label === null ? null : el("span", { class: "label" }, slide.label),
-              said &&
-                el(
-                  "span",
-                  { class: slide.label !== null && said.class !== slide.label ? "said wrong" : "said" },
-                  `${said.class} ${share(highest(said))}`,
-                ),
-            ),
-      ),
-    );
+    const row = el("button", { onclick: () => this.open(slide.id) }, picture);
     row.onkeydown = (event) => this.step(event, this.shown.indexOf(slide));
-    Object.assign(row, { slide, picture });
+    return this.tell(Object.assign(row, { slide, picture }));
+  }
+
+  tell(row) {
+    const { name, error, patches, label, prediction: said } = row.slide;
+    row.className = error ? "slide failed" : "slide";
+    row.about?.remove();
+    const isWrong = said && label !== null && said.class !== label;
+    const facts = [
+      patches === null ? null : plural(patches, "patch"),
+      label === null ? null : el("span", { class: "label" }, label),
+      said && el("span", { class: isWrong ? "said wrong" : "said" }, `${said.class} ${share(highest(said))}`),
+    ];
+    const more = error ? el("span", { class: "error" }, error) : el("span", { class: "facts" }, ...facts);
+    row.about = el("span", { class: "about" }, el("span", { class: "name", title: name }, name), more);
+    row.append(row.about);
     return row;
   }
 
@@ -57,14 +48,16 @@ export class SlideList {
     (next ? this.rows.get(next.id) : this.input).focus();
   }
 
-  fail(id, error) {
-    // known only now: a slide is not opened before somebody looks at it
-    const slide = this.slides.find((each) => each.id === id);
-    if (slide.error === error) return;
-    slide.error = error;
-    this.rows.set(id, this.row(slide));
-    this.filter();
-    this.mark(this.current);
+  // What was not known before somebody looked at the slide: its error, its number of patches.
+  learn(id, facts) {
+    const row = this.rows.get(id);
+    if (Object.entries(facts).every(([name, value]) => row.slide[name] === value)) return;
+    Object.assign(row.slide, facts);
+    this.tell(row);
+    if (!facts.error) return;
+    const wasFocused = document.activeElement === row;
+    this.filter(); // it comes first now
+    if (wasFocused) row.focus();
   }
 
   filter() {
@@ -119,7 +112,7 @@ export class SlideList {
     this.loading.addEventListener("load", done);
     this.loading.addEventListener("error", async () => {
       const info = await slide(row.slide.id).catch((error) => ({ error: error.message }));
-      if (info.error) this.fail(row.slide.id, info.error);
+      if (info.error) this.learn(row.slide.id, { error: info.error });
       done();
     });
   }
