@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import socket
 from contextlib import contextmanager
 
 import numpy as np
@@ -191,3 +192,13 @@ def test_without_a_folder_nothing_is_written(cohort):
         403,
         "no folder to write into was named: `histofast view SLIDES --export DIR`",
     )
+
+
+def test_answers_are_sent_at_once(cohort):
+    """asyncio turns off the waiting for fuller packets (Nagle's) of sockets that are named TCP only."""
+    viewer = open_viewer(cohort / "slides")
+    try:
+        assert viewer.server._socket.proto == socket.IPPROTO_TCP
+    finally:
+        viewer.server.stop()
+        viewer.catalogue.close()
