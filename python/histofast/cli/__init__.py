@@ -45,6 +45,7 @@ from histofast.cli import (
     tools,
     view,
 )
+from histofast.cli.config import found_config, read_config
 from histofast.cli.flags import meant_by, owners_of, told
 from histofast.cli.log_file import close_log, log_to
 from histofast.cli.output import escape_streams, say
@@ -53,11 +54,19 @@ _log = log_of(__name__)
 
 GRACE_S = 0.5  # for work that does not ask whether to stop
 
+# What a shell or a scheduler is told; the only place that says it.
+EXIT_CODES = {
+    0: "all done",
+    1: "something failed, such as one slide of many",
+    2: "the command line, or a file that it names, is wrong: nothing was begun",
+    130: "interrupted by Ctrl-C, SIGTERM or SIGHUP: the same command goes on",
+}
+
 app = typer.Typer(
     name="histofast",
     cls=flags.Group,
     help="Whole-slide images in, verified feature files out.",
-    add_completion=False,
+    epilog=f"Exit codes: {', '.join(f'{code} {what}' for code, what in EXIT_CODES.items())}.",
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
@@ -118,11 +127,35 @@ def _print_version(wanted: bool) -> None:
         raise typer.Exit
 
 
+def _take_config(context: typer.Context, given: Path | None) -> Path | None:
+    """Have the commands take their defaults from a file: the one that is named, or the project's."""
+    if context.resilient_parsing:
+        return given
+    path = None if "--no-config" in sys.argv else given or found_config(Path.cwd())
+    if path is not None:
+        context.default_map = read_config(path, context.command)
+    flags.defaults_from.set(path)
+    return given
+
+
 @app.callback()
 def _root(
     version: bool = typer.Option(
         False, "--version", callback=_print_version, is_eager=True, help="Show the version."
     ),
+    config: Annotated[
+        Path | None,
+        typer.Option(
+            "--config",
+            metavar="FILE",
+            is_eager=True,
+            callback=_take_config,
+            help="defaults of options [histofast.toml, here or above]",
+        ),
+    ] = None,
+    no_config: Annotated[
+        bool, typer.Option("--no-config", help="take no defaults from a histofast.toml")
+    ] = False,
     log: Annotated[
         Path | None,
         typer.Option(
@@ -198,7 +231,9 @@ def _show_warning(
 
 
 def main() -> None:
-    """Run the command line. Exit codes: 0 done, 1 something failed, 2 usage, 130 interrupted."""
+    """Run the command line; see `EXIT_CODES`."""
+    if "_HISTOFAST_COMPLETE" in os.environ:  # a shell asks what could be typed
+        typer.main.get_command(app)._main_shell_completion({}, "histofast", "_HISTOFAST_COMPLETE")
     try:
         _main()
     finally:
@@ -206,7 +241,10 @@ def main() -> None:
 
 
 def _main() -> None:
-    escape_streams()
+    if not {"--show-completion", "--install-completion"} & set(
+        sys.argv[1:2]
+    ):  # a script, for a shell
+        escape_streams()
     # Job schedulers end a job with SIGTERM, a lost connection with SIGHUP: leave whole files only
     # and a report, as with Ctrl-C. Whoever has them ignored (nohup) wants them ignored.
     _Interruption.came = False

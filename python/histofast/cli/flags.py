@@ -11,11 +11,14 @@ import re
 from collections.abc import Collection, Iterator, Mapping
 from contextvars import ContextVar
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from typer.core import TyperCommand, TyperGroup
 
 from histofast._words import one_line, without_secrets
+from histofast.cli.config import said_of, typed_in
+from histofast.cli.output import say
 
 # Arguments whose flags have other names.
 _CALLED = {
@@ -56,6 +59,10 @@ class _Known:
 _at_hand: ContextVar[_Known] = ContextVar("flags", default=_Known())  # noqa: B039
 
 
+defaults_from: ContextVar[Path | None] = ContextVar("defaults_from", default=None)
+"""The file that sets defaults of commands."""
+
+
 class Group(TyperGroup):
     """A group of commands that keeps in mind the flags of the one that is run; alone it shows help."""
 
@@ -68,7 +75,20 @@ class Group(TyperGroup):
         resolved = super().resolve_command(ctx, args)
         root = ctx.find_root().command
         _at_hand.set(_Known(flags=flags_of(resolved[1]), arguments=arguments_of(root)))
+        _, command, left = resolved
+        if command is not None and not ctx.resilient_parsing and not hasattr(command, "commands"):
+            self._say_defaults(ctx, command, left)
         return resolved
+
+    @staticmethod
+    def _say_defaults(ctx: Any, command: Any, arguments: list[str]) -> None:
+        path, defaults = defaults_from.get(), (ctx.default_map or {}).get(command.name)
+        if path is None or not defaults or {"-h", "--help"} & set(arguments):
+            return
+        inner = command.context_class(command, info_name=command.name, parent=ctx)
+        said = said_of(path, command, defaults, typed_in(command, inner, arguments))
+        if said:
+            say(f"note: {without_secrets(said)}", err=True)
 
 
 class Several(TyperCommand):

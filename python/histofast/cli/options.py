@@ -12,6 +12,7 @@ import typer
 
 from histofast._files import regular_file
 from histofast._machine import check_device
+from histofast.cli.flags import defaults_from
 
 if TYPE_CHECKING:
     from histofast.datasets import Images
@@ -324,7 +325,9 @@ def split(text: str) -> list[str]:
 
 def command_line() -> str:
     """Return the command as it was given, for a page to say how it was made."""
-    return shlex.join(["histofast", *sys.argv[1:]])
+    path, typed = defaults_from.get(), sys.argv[1:]
+    config = ["--config", str(path)] if path is not None and "--config" not in typed else []
+    return shlex.join(["histofast", *config, *typed])
 
 
 def given(**options: Any) -> dict[str, Any]:
