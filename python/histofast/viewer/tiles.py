@@ -16,7 +16,7 @@ from histofast.viewer.pyramid import TILE_PX, Pyramid
 
 QUALITY = 85
 GREY = (200, 200, 200)  # of what cannot be decoded
-CACHE_BYTES = 256 << 20
+CACHE_BYTES = 192 << 20
 IsWanted = Callable[[], bool]
 
 
