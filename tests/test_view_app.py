@@ -321,6 +321,54 @@ def test_names_that_are_hidden_are_in_no_answer(slides, features, tmp_path):
         assert client.get(f"/api/slide/{n - 1}").json()["notes"]
 
 
+def test_names_that_are_hidden_are_in_nothing_that_is_said_of_patches(slides, features, tmp_path):
+    for folder in ("SECRET-slides", "heat", "out"):
+        (tmp_path / folder).mkdir()
+    (where,) = {found.parent for found in features.rglob("*.h5")}
+    of = tmp_path / where.name
+    of.mkdir()
+    for i in range(2):
+        shutil.copy(slides / f"s{i}.tif", tmp_path / "SECRET-slides" / f"SECRET-{i}.tif")
+        shutil.copy(where / f"s{i}.h5", of / f"SECRET-{i}.h5")
+    places = read_features(of / "SECRET-0.h5").coords
+    table = "x,y,value\n" + "".join(f"{x},{y},{k}\n" for k, (x, y) in enumerate(places))
+    for name in ("SECRET-0", "SECRET-elsewhere"):
+        (tmp_path / "heat" / name).mkdir()
+        (tmp_path / "heat" / name / "attention.csv").write_text(table)
+    (tmp_path / "heat" / "SECRET-0.csv").write_text("x,y,value\n1,x,3\n")
+    with client_of(
+        tmp_path / "SECRET-slides",
+        features=of,
+        explain=tmp_path / "heat",
+        export=tmp_path / "out",
+        anonymous=True,
+    ) as client:
+        layers = client.get("/api/slide/0").json()["layers"]
+        assert layers
+        paths = [
+            f"/api/slide/{i}{what}" for i in (0, 1, 2) for what in ("", "/patch/0", "/patch/9999")
+        ]
+        paths += [f"/api/slide/0/values/{layer['id']}" for layer in layers]
+        paths += ["/patch/0/0.jpg", "/patch/0/9999.jpg", "/patch/2/0.jpg"]
+        paths += [
+            f"/api/similar?slide=0&patch=0&k=5&scope={scope}" for scope in ("slide", "cohort", "x")
+        ]
+        for path in paths:
+            answer = client.get(path)
+            assert "SECRET" not in f"{answer.text} {answer.headers}", path
+        ring = [[0, 0], [100, 0], [100, 100]]
+        asked = {"slide": 0, "name": "here", "polygon": ring}
+        answer = client.post("/api/export", json=asked, headers={"Sec-Fetch-Site": "same-origin"})
+        assert answer.status_code == 200, answer.text
+        assert "SECRET" not in answer.text
+        for path in (tmp_path / "out").iterdir():
+            assert "SECRET" not in path.name + path.read_text()
+        answer = client.post(
+            "/api/export", json={**asked, "name": "../x"}, headers={"Sec-Fetch-Site": "same-origin"}
+        )
+        assert "SECRET" not in answer.text
+
+
 def test_hostile_names_are_data(slides, tmp_path):
     name = "<img src=x onerror=alert(1)>\"'&"
     shutil.copy(slides / "s0.tif", tmp_path / f"{name}.tif")
