@@ -32,7 +32,7 @@ export class SlideList {
       label === null ? null : el("span", { class: "label" }, label),
       said && el("span", { class: isWrong ? "said wrong" : "said" }, `${said.class} ${share(highest(said))}`),
     ];
-    const more = error ? el("span", { class: "error" }, error) : el("span", { class: "facts" }, ...facts);
+    const more = error ? el("span", { class: "error", title: error }, error) : el("span", { class: "facts" }, ...facts);
     row.about = el("span", { class: "about" }, el("span", { class: "name", title: name }, name), more);
     row.append(row.about);
     return row;
