@@ -144,6 +144,8 @@ class _Handler(BaseHTTPRequestHandler):
         """ListObjectsV2, in one page."""
         server = self.server_of
         keys = [path.partition("/")[2] for path in server.objects if path.startswith(f"{bucket}/")]
+        if not keys:
+            return 404, {}, b""
         found, folders = [], set()
         for key in sorted(key for key in keys if key.startswith(prefix)):
             inner, slash, _ = key[len(prefix) :].partition("/")

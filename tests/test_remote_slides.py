@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 
 import histofast
+from buckets import KINDS, bucket_of
 from extras import need
 from histofast._remote import Address, RemoteFile
 from histofast.errors import SlideError, StoreError
@@ -254,52 +255,11 @@ def test_what_is_not_in_tiles_must_be_a_file(tmp_path):
 # --- listing --------------------------------------------------------------------------------------
 
 
-@pytest.fixture(params=["ours", "moto"])
+@pytest.fixture(params=KINDS)
 def bucket(request, monkeypatch):
-    """A function that puts an object into an empty bucket, of the small server and of moto's."""
-    put, url, stop = _of_moto() if request.param == "moto" else _of_ours()
-    for name, value in (
-        ("AWS_ENDPOINT_URL", url),
-        ("AWS_ACCESS_KEY_ID", "me"),
-        ("AWS_SECRET_ACCESS_KEY", "hunter2"),
-        ("AWS_REGION", "us-east-1"),
-    ):
-        monkeypatch.setenv(name, value)
-    yield put
-    stop()
-
-
-def _of_ours():
-    server = SmallServer()
-    server.__enter__()
-    return (
-        lambda key, body: server.objects.update({f"cohort/{key}": body}),
-        server.url,
-        server.__exit__,
-    )
-
-
-def _of_moto():
-    need("moto", "boto3")
-    import boto3
-    from moto.server import ThreadedMotoServer
-
-    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    server.start()
-    url = "http://{}:{}".format(*server.get_host_and_port())
-    client = boto3.client(
-        "s3",
-        endpoint_url=url,
-        region_name="us-east-1",
-        aws_access_key_id="me",
-        aws_secret_access_key="hunter2",
-    )
-    client.create_bucket(Bucket="cohort")
-    return (
-        lambda key, body: client.put_object(Bucket="cohort", Key=key, Body=body),
-        url,
-        server.stop,
-    )
+    """A function that puts an object into an empty bucket."""
+    with bucket_of(request.param, monkeypatch) as put:
+        yield put
 
 
 def keys(found):
