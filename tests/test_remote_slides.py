@@ -500,3 +500,23 @@ def test_a_slide_in_several_files_cannot_be_copied_from_a_web_server():
         pytest.raises(SlideError, match="a slide in several files, which a web server does not"),
     ):
         remote_parts(Address.of(f"{server.url}/m.mrxs"))
+
+
+def test_patches_and_pyramids_are_made_of_addresses(cli, server, slides, tmp_path):
+    """As of files, to the byte; coordinates name such a slide as any other."""
+    plan = ["--mpp", "4", "--patch-px", "32", "--min-tissue", "0.1", "-q"]
+    for out, of in (("there", addresses(server, "s0")[0]), ("here", slides / "s0.tif")):
+        assert cli("patches", of, "-o", tmp_path / out, *plan).code == 0
+        answer = cli("convert", of, tmp_path / out / "s0.tif", "--lossless", "-q")
+        assert answer.code == 0, answer.err
+    made = {path.relative_to(tmp_path / "here") for path in (tmp_path / "here").rglob("*.*")}
+    assert len(made) > 10
+    for path in made:
+        if path.suffix in (".png", ".tif", ".csv"):
+            assert (tmp_path / "there" / path).read_bytes() == (
+                tmp_path / "here" / path
+            ).read_bytes()
+    given = tmp_path / "here" / "patches.csv"
+    again = ("-o", tmp_path / "again", "--coords", given, "--mpp", "4", "--patch-px", "32", "-q")
+    assert cli("patches", addresses(server, "s0")[0], *again).code == 0
+    assert len([*(tmp_path / "again").rglob("*.png")]) == len([*(tmp_path / "here").rglob("*.png")])
