@@ -58,7 +58,9 @@ def test_what_is_secret_is_not_shown():
 
 def test_addresses_that_name_nothing_are_refused_without_what_is_secret():
     for text, said in (
-        ("s3:///x.svs", "must begin with s3://"),
+        ("x.svs", "x.svs is no address: it must begin with s3://"),
+        ("s3:///x.svs", "s3:// must be followed by a bucket or a server"),
+        ("s3://", "s3:// must be followed by a bucket or a server"),
         ("https://u:hunter2@/x.svs", "https:// must be followed by a bucket or a server"),
         ("s3://key:hunter2@bkt/x", "s3://bkt must be without credentials"),
     ):

@@ -13,7 +13,7 @@ from histofast._words import one_line
 
 SCHEMES = ("s3", "gs", "az", "https", "http")
 # A `Path` keeps one slash of two.
-_BEGIN = re.compile(rf"({'|'.join(SCHEMES)}):/{{1,2}}(?=[^/])", re.IGNORECASE)
+_BEGIN = re.compile(rf"({'|'.join(SCHEMES)}):(/+)", re.IGNORECASE)
 _WILDCARDS = "*?["
 
 
@@ -50,7 +50,7 @@ class Address:
             rest, _, query = rest.partition("?")
         server, _, key = rest.partition("/")
         user, _, server = server.rpartition("@")
-        if not server:
+        if not server or len(begin[2]) > 2:
             raise ValueError(f"{scheme}:// must be followed by a bucket or a server, got none")
         if user and not scheme.startswith("http"):
             raise ValueError(

@@ -183,7 +183,7 @@ class ExtractOptions:
     def _take_stage(self) -> None:
         stage_gb = real_number("stage_gb", self.stage_gb, above=0)
         if self.stage is None and stage_gb is not None:
-            raise ValueError(f"stage_gb must be given with stage, got {stage_gb:g}: add stage=...")
+            raise ValueError(f"stage_gb must be given with stage=..., got {stage_gb:g}")
         if self.stage is not None:
             self._set("stage", path_of("stage", self.stage))
             self._set("stage_gb", STAGE_GB if stage_gb is None else stage_gb)
