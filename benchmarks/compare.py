@@ -40,7 +40,6 @@ PACKAGES = [
     "timm",
     "pytorch-cka",
     "ray",
-    "obstore",
 ]
 
 SETTLE_S = 0.2

@@ -528,25 +528,27 @@ def hired(monkeypatch):
     return crews
 
 
-def actors():
-    """The processes of workers, as Ray calls them."""
+def actors(nodes):
+    """The processes of workers, as Ray calls them, that nodes of ours have started."""
     found = []
-    for about in Path("/proc").glob("[0-9]*/cmdline"):
+    for process in Path("/proc").glob("[0-9]*"):
         with suppress(OSError):
-            if about.read_bytes().startswith(b"ray::Actor"):
-                found.append(int(about.parent.name))
+            if (process / "cmdline").read_bytes().startswith(b"ray::Actor"):
+                parent = re.search(r"PPid:\s+(\d+)", (process / "status").read_text())[1]
+                if nodes.address.encode() in Path(f"/proc/{parent}/cmdline").read_bytes():
+                    found.append(int(process.name))
     return found
 
 
 @contextmanager
-def striking(when, *, again=False):
+def striking(nodes, when, *, again=False):
     """Kill workers in a thread once `when` says so: one of them, or all that come until the end."""
     over, killed = threading.Event(), []
 
     def strike():
         while not over.wait(0.1):
             if when():
-                for pid in actors()[: None if again else 1]:
+                for pid in actors(nodes)[: None if again else 1]:
                     with suppress(ProcessLookupError):
                         os.kill(pid, signal.SIGKILL)
                         killed.append(pid)
@@ -622,7 +624,7 @@ def test_a_worker_that_is_killed_amid_a_fold_is_replaced(nodes, folds, tmp_path)
     told, expected = dict(folds[0]), folds[1]
     begun = threading.Event()
     told["on_progress"] = lambda _: begun.set()
-    with striking(begun.is_set) as killed:
+    with striking(nodes, begun.is_set) as killed:
         run = train(**told, out=tmp_path / "run", cluster="auto")
     assert killed
     assert made_in(run.path) == expected
@@ -641,7 +643,7 @@ def test_workers_that_are_killed_again_and_again_and_then_let_be(nodes, folds, t
         return any((tmp_path / "run").glob("fold-*/*"))
 
     with (
-        striking(is_begun, again=True),
+        striking(nodes, is_begun, again=True),
         pytest.raises(JobError, match=r"the worker of .* died: the logs of Ray"),
     ):
         train(**told, out=tmp_path / "run", cluster="auto")

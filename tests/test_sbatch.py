@@ -13,8 +13,11 @@ import time
 import pytest
 
 import histofast
+from extras import need
+from labelled_pictures import write_pictures
 from small_slides import write_slide
 from test_cli_flags import COMMANDS
+from toy_bags import write_toy
 
 LAUNCHER = '#!/bin/sh\nexec "{python}" -c "from histofast.cli import main; main()" "$@"\n'
 
@@ -65,13 +68,57 @@ def test_a_script_of_one_job(cli):
     assert "array" not in "".join(line for line in script.splitlines() if "SBATCH" in line)
 
 
+def test_a_script_that_submits_itself(cli, tmp_path):
+    told = ("train", "f", "--labels", "l.csv", "--out", "run", "--array", "5", "--at-most", "2")
+    script = script_of(cli, *told)
+    lines = script.splitlines()
+    assert lines[1] == "# To be run by bash, not by sbatch: it submits itself."
+    assert not [line for line in lines if line.startswith("#SBATCH --array")]
+    assert "#SBATCH --output=%x-%j.log" in lines
+    assert "histofast train f --labels l.csv --out run $part &" in lines
+    asked = submitted_by(script, tmp_path)
+    common = ["--parsable", "--export=ALL,HISTOFAST_TASK=1", "--kill-on-invalid-dep=yes"]
+    assert asked == [
+        [*common, "--array=1-5%2", "--output=%x-%A_%a.log", "job.sh"],
+        [*common, "--dependency=afterok:1", "job.sh"],
+    ]
+
+
+def submitted_by(script, folder):
+    """What a script says to an sbatch that numbers its jobs."""
+    (folder / "job.sh").write_text(script)
+    sbatch = folder / "sbatch"
+    sbatch.write_text('#!/bin/sh\necho "$*" >> asked\nwc -l < asked | tr -d " "\n')
+    sbatch.chmod(0o755)
+    path = f"{folder}{os.pathsep}{os.environ['PATH']}"
+    subprocess.run(["bash", "job.sh"], check=True, cwd=folder, env={**os.environ, "PATH": path})
+    return [line.split() for line in (folder / "asked").read_text().splitlines()]
+
+
+def test_a_study_has_an_array_for_each_step_of_its_plan(cli, tmp_path):
+    need("torch", "safetensors", "matplotlib", "jinja2")
+    sets = [write_pictures(tmp_path / name, seed=k) for k, name in enumerate("ab")]
+    told = ["study", "transfer", "--data", *sets, "--network", "resnet18", "--out", tmp_path / "o"]
+    script = script_of(cli, *told, "--px", "24", "--array", "3")
+    asked = submitted_by(script, tmp_path)
+    arrays = [line for line in asked if "--array=1-3" in line]
+    assert len(arrays) == len(asked) - 1 >= 2  # what starts from runs, and compares them, is later
+    after = [word for line in asked for word in line if "dependency" in word]
+    assert after == [f"--dependency=afterok:{k}" for k in range(1, len(asked))]
+    assert not (tmp_path / "o").exists()
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        ("exract s --out o", "command must be one of classify, convert, .*, got 'exract'"),
+        ("exract s --out o", "command must be one of .*, classify, .*, got 'exract'"),
         ("cluster sbatch extract s", "command must be one of .*, got 'cluster'"),
         ("extract s --ot o", "no such option: --ot .*see histofast extract --help"),
-        ("train f --labels l --out o --array 3", "--array must be of a command that has shards"),
+        (
+            "predict r f --out o --array 3",
+            "--array must be of a command that has shards or parts, got predict",
+        ),
+        ("train f --labels l --out o --array 3 --part 1/3", "--array must not be given with part:"),
         ("extract s --out o --array 3 --shard 1/3", "--array must not be given with shard: each"),
         ("extract s --out o --at-most 3", "--at-most must be given with array only, got 3"),
         ("extract s --out o --array x", "must be a whole number, got 'x'"),
@@ -261,3 +308,60 @@ def test_a_task_that_is_cancelled_stays_so(slurm, cli, encoder, tmp_path):
     assert state_of(job)["JobState"] == "CANCELLED"
     assert not tell("squeue", "--noheader", "--jobs", job, "--states", "PENDING,RUNNING")
     assert len(files_in(out)) < 8
+
+
+def run_by_bash(cli, folder, *arguments):
+    """Submit what submits itself, and wait for its last job; return its arrays, and what all say."""
+    (folder / "job.sh").write_text(script_of(cli, *arguments))
+    told = subprocess.run(
+        ["bash", "job.sh"], cwd=folder, check=True, capture_output=True, text=True
+    ).stdout
+    *arrays, last = [line.rpartition(": ")[2] for line in told.splitlines()]
+    until = time.monotonic() + 300
+    while (state := state_of(last)["JobState"]) not in ("COMPLETED", "FAILED", "CANCELLED"):
+        assert time.monotonic() < until, f"{last} is {state}"
+        time.sleep(0.5)
+    logs = "".join(f.read_text() for f in sorted(folder.glob("*.log")))
+    assert state == "COMPLETED", logs
+    return arrays, logs
+
+
+@pytest.mark.cluster
+@pytest.mark.slow
+def test_folds_as_an_array_are_those_of_one_process(slurm, cli, tmp_path):
+    need("torch", "sklearn", "matplotlib")
+    from histofast.mil import TrainConfig, train
+
+    toy = write_toy(tmp_path)
+    here = train(*toy, out=tmp_path / "here", config=TrainConfig(folds=3, epochs=2))
+    options = ["--folds", "3", "--epochs", "2", "--quiet", "--array", "3", "--cpus-per-task", "1"]
+    told = ["train", "features", "--labels", "labels.csv", "--out", "there", *options]
+    arrays, logs = run_by_bash(cli, tmp_path, *told)
+    assert len(arrays) == 1
+    names = [f"fold-{k}/model.safetensors" for k in range(3)]
+    for k in range(3):
+        assert f"part {k + 1}/3 of 3 folds, {k}: trained" in logs
+    for name in ("predictions.csv", "metrics.json", *names):
+        assert (tmp_path / "there" / name).read_bytes() == (here.path / name).read_bytes()
+
+
+@pytest.mark.cluster
+@pytest.mark.slow
+def test_a_study_as_arrays_is_that_of_one_process(slurm, cli, tmp_path, monkeypatch):
+    need("torch", "safetensors", "matplotlib", "jinja2")
+    monkeypatch.chdir(tmp_path)  # where the scheduler is told of paths, and where they are
+    for k, name in enumerate("ab"):
+        write_pictures(tmp_path / name, seed=k)
+    told = ["study", "transfer", "--data", "a/labels.csv", "b/labels.csv", "--network", "resnet18"]
+    told += ["--px", "24", "--epochs", "2", "--repeats", "1", "--quiet"]
+    assert cli(*told, "--out", "here").code == 0
+    options = ["--array", "2", "--cpus-per-task", "1"]
+    arrays, logs = run_by_bash(cli, tmp_path, *told, "--out", "there", *options)
+    assert len(arrays) >= 2
+    assert "report: there/index.html" in logs
+    here, there = (
+        {f.parent.name: f.read_bytes() for f in (tmp_path / out / "runs").glob("*/predictions.csv")}
+        for out in ("here", "there")
+    )
+    assert len(here) >= 4
+    assert there == here

@@ -21,7 +21,7 @@ from histofast.classify.recipe import Recipe, as_recipe
 from histofast.classify.runs import Run, open_run
 from histofast.classify.training import PIXELS, OnProgress, train
 from histofast.datasets import Images, open_images
-from histofast.jobs import Cluster, engine_for
+from histofast.jobs import Cluster, Part, engine_for
 from histofast.learning import (
     METRICS,
     PREDICTIONS,
@@ -29,6 +29,7 @@ from histofast.learning import (
     Reached,
     corrected_interval,
     fold_folder,
+    folds_of,
     metrics,
     metrics_of_models,
     or_none,
@@ -91,6 +92,7 @@ def train_folds(
     jobs: int | None = None,
     gpus: Sequence[int] | None = None,
     cluster: Cluster | str | None = None,
+    part: str | None = None,
     cache: str | Path | None = None,
     overwrite: bool = False,
     layer_metrics: bool = False,
@@ -110,11 +112,13 @@ def train_folds(
             or one for each of `gpus`.
         gpus: indices of GPUs, each with a process of its own or several.
         cluster: train the folds on the machines of a Ray cluster, as `extract` encodes slides there.
+        part: "i/n": train only some of the folds, those of part i of n, as other processes or machines train the
+            others; a call without it measures them together.
         data, network, out, start, recipe, seed, device, threads, cache, overwrite, layer_metrics,
             tensorboard, mlflow, progress, on_progress, on_note: as of `train`; `out` is the folder of all.
 
     Returns:
-        The finished runs.
+        The finished runs; with `part` those alone.
 
     Raises:
         What `train` raises, for the first fold that fails; ValueError: the data set tells its split.
@@ -122,6 +126,7 @@ def train_folds(
     """
     workers = workers_on(gpus, device=device, jobs=jobs)
     folds = whole_number("folds", folds, at_least=2)
+    chosen = folds_of(Part.told(part), folds)
     out = path_of("out", out)
     images = _undivided(data)
     how: dict[str, Any] = {"jobs": jobs, "threads": threads, "cluster": cluster}
@@ -144,15 +149,16 @@ def train_folds(
             tensorboard=tensorboard,
             mlflow=mlflow,
         ),
-        range(folds),
+        chosen,
         engine=engine,
         on_progress=on_progress,
         on_note=on_note,
     )
-    found = Folds(path=out, runs=tuple(open_run(fold_folder(out, i)) for i in range(folds)))
-    _measure(found, images)
-    if cache is None:
-        shutil.rmtree(out / PIXELS, ignore_errors=True)
+    found = Folds(path=out, runs=tuple(open_run(fold_folder(out, i)) for i in chosen))
+    if part is None:
+        _measure(found, images)
+        if cache is None:
+            shutil.rmtree(out / PIXELS, ignore_errors=True)
     return found
 
 

@@ -123,6 +123,7 @@ def classify(
     cluster: machines.Cluster = None,
     cpus_per_worker: machines.CpusPerWorker = None,
     gpus_per_worker: machines.GpusPerWorker = None,
+    part: machines.Part = None,
     plan_only: options.PlanOnly = False,
     layer_metrics: Annotated[
         bool,
@@ -183,39 +184,45 @@ def classify(
         ),
     )
     asked |= {"device": device, "network": network, "out": out}
-    alone = folds is None or fold is not None
     elsewhere = machines.cluster_of(cluster, cpus_per_worker, gpus_per_worker)
-    for flag, value in (("--jobs", jobs), ("--gpus", gpus), ("--cluster", cluster)):
-        if value is not None and alone:
-            raise ValueError(f"{flag} must be left out of a single run: it is for all --folds")
+    alone = folds is None or fold is not None
+    if alone:
+        _refuse_alone({"--jobs": jobs, "--gpus": gpus, "--cluster": cluster, "--part": part})
+    beside = options.given(jobs=jobs, gpus=gpus, cluster=elsewhere)
     if plan_only:
-        side_by_side = {"jobs": jobs, "gpus": gpus, "cluster": elsewhere}
-        side_by_side |= {"layer_metrics": layer_metrics}
-        which = options.given(folds=folds, fold=(fold or 0) if alone else None, **side_by_side)
-        _plan(images, asked | which, as_json=as_json)
+        which = options.given(folds=folds, fold=(fold or 0) if alone else None)
+        asked |= {"layer_metrics": layer_metrics}
+        _plan(images, asked | which | beside, as_json=as_json)
         return
     with _steps(quiet=quiet) as (on_progress, on_note):
         asked |= {"overwrite": overwrite, "cache": cache}
         asked |= {"tensorboard": tensorboard, "mlflow": mlflow, "layer_metrics": layer_metrics}
         asked |= {"on_progress": on_progress, "on_note": on_note}
         if folds is not None and fold is None:
-            found: Folds | Run = train_folds(
-                images,
-                folds=folds,
-                cluster=elsewhere,
-                **options.given(jobs=jobs, gpus=gpus),
-                **asked,
-            )
+            found: Folds | Run = train_folds(images, folds=folds, part=part, **beside, **asked)
         else:
             found = train(images, **options.given(folds=folds, fold=fold), **asked)
+    if part is not None:
+        machines.say_folds(part, folds or 0)
+        return
     _tell(found, thresholds, as_json=as_json)
+
+
+def _refuse_alone(of_folds: Mapping[str, object]) -> None:
+    for flag, value in of_folds.items():
+        if value is not None:
+            raise ValueError(f"{flag} must be left out of a single run: it is for all --folds")
 
 
 def _plan(images: Images, asked: dict[str, Any], *, as_json: bool) -> None:
     from histofast.classify import look_ahead
+    from histofast.jobs import engine_for
 
     runs, seconds = look_ahead(images, **asked)
     jobs = asked.get("jobs") or len(asked.get("gpus", [0]))
+    if cluster := asked.get("cluster"):
+        told = {"threads": asked.get("threads"), "cluster": cluster}
+        jobs = engine_for(folder=asked["out"], **told).side_by_side
     say_plan(runs, seconds, jobs=jobs, as_json=as_json)
 
 

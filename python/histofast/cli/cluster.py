@@ -2,57 +2,21 @@
 
 from __future__ import annotations
 
-import shlex
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Annotated, Any
 
 import typer
 
-from histofast._words import one_line, without_secrets
 from histofast.cli import flags, options
 from histofast.cli.output import say_document
+from histofast.cli.slurm import Task, script_of
 
 app = typer.Typer(
     cls=flags.Group,
     help="Write what schedulers of clusters run.",
     rich_markup_mode=None,
 )
-
-_NOTICE_S = 120  # before the end of its time a job is told
-# After its child is told to end, a task is put back, but for one that somebody cancels.
-_TAIL = """
-child=$!
-put_back() {
-    trap '' TERM
-    kill -TERM "$child" 2>/dev/null
-    wait "$child"
-    case $(squeue -h -j "$SLURM_JOB_ID" -o %T) in
-    RUNNING) scontrol requeue "${SLURM_ARRAY_JOB_ID:-$SLURM_JOB_ID}${SLURM_ARRAY_TASK_ID:+_$SLURM_ARRAY_TASK_ID}" ;;
-    esac
-    exit 130
-}
-trap put_back TERM
-wait "$child"
-"""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Task:
-    """What a job asks its scheduler for; None: what the scheduler gives."""
-
-    array: int | None = None
-    at_most: int | None = None
-    cpus_per_task: int | None = None
-    gpus_per_task: int | None = None
-    mem: str | None = None
-    time: str | None = None
-    partition: str | None = None
-    account: str | None = None
-    job_name: str | None = None
-    setup: Sequence[str] = ()
-    sbatch: Sequence[str] = ()
 
 
 @app.command(
@@ -71,7 +35,7 @@ def sbatch(
             "--array",
             parser=options.whole_number,
             metavar="N",
-            help="so many tasks, each with its shard of the slides",
+            help="so many tasks, each with its shard of the slides, or part of the folds or runs",
         ),
     ] = None,
     at_most: Annotated[
@@ -110,8 +74,12 @@ def sbatch(
 
     A task that comes near the end of its time, or is preempted, drops the slide in work and is put back
     into the queue; started again it does what is left. A task with a slide that failed has failed.
+
+    The script of extract is for sbatch. With --array that of train, classify --folds and studies of pictures is for
+    bash: it submits itself, an array for each step of what needs something else, and a last job that does what
+    is left and writes the results.
     """
-    inner = _inner(context, command)
+    inner, arguments = _inner(context, command)
     task = Task(
         array=array,
         at_most=at_most,
@@ -125,16 +93,21 @@ def sbatch(
         setup=tuple(setup or ()),
         sbatch=tuple(sbatch_option or ()),
     )
-    shard = flags.flags_of(inner).get("shard", "")
+    known = flags.flags_of(inner)
+    flag = known.get("shard") or known.get("part", "")
+    levels = 0
     if array is not None:
-        _check_array(inner, command, shard)
+        _check_array(inner, command, flag)
+        if "shard" not in known:
+            levels = _levels(context, inner, arguments)
     elif at_most is not None:
         raise ValueError(f"at_most must be given with array only, got {at_most}")
-    say_document(script_of(command, task, shard=shard, made_by=sys.argv[1:]).rstrip("\n"))
+    script = script_of(command, task, flag=flag, levels=levels, made_by=sys.argv[1:])
+    say_document(script.rstrip("\n"))
 
 
-def _inner(context: typer.Context, command: Sequence[str]) -> Any:
-    """Return the command that is to run, whose options have been looked at.
+def _inner(context: typer.Context, command: Sequence[str]) -> tuple[Any, list[str]]:
+    """Return the command that is to run, whose options have been looked at, and these.
 
     Raises:
         ValueError: no such command; click's error of usage: no such option.
@@ -148,44 +121,24 @@ def _inner(context: typer.Context, command: Sequence[str]) -> Any:
             raise ValueError(f"command must be one of {known}, got {name!r}")
         found = found.commands[name]
         names.append(name)
+    given = list(left)  # what reads them takes them out
     found.make_context(" ".join(names), left, parent=context.find_root())
-    return found
+    return found, given
 
 
-def _check_array(inner: Any, command: Sequence[str], shard: str) -> None:
-    if not shard:
-        raise ValueError(f"array must be of a command that has shards, got {inner.name}")
-    if any(word.partition("=")[0] == shard for word in command):
-        raise ValueError("array must not be given with shard: each task has one of its own")
+def _levels(context: typer.Context, inner: Any, arguments: Sequence[str]) -> int:
+    """Return how many arrays a command takes one after the other: a study says, by its plan."""
+    counts = flags.flags_of(inner).get("count_levels")
+    if counts is None:
+        return 1
+    asked = inner.make_context(inner.name, [*arguments, counts], parent=context.find_root())
+    with asked:
+        return int(inner.invoke(asked))
 
 
-def script_of(command: Sequence[str], task: Task, *, shard: str, made_by: Sequence[str]) -> str:
-    """Return the script that runs a command of histofast; `shard` is its flag for the part of a task."""
-    asked: list[tuple[str, object]] = [
-        ("job-name", task.job_name or f"histofast-{command[0]}"),
-        ("cpus-per-task", task.cpus_per_task),
-        ("gpus-per-task", task.gpus_per_task),
-        ("mem", task.mem),
-        ("time", task.time),
-        ("partition", task.partition),
-        ("account", task.account),
-        ("requeue", ""),
-        ("signal", f"B:TERM@{_NOTICE_S}"),
-        ("open-mode", "append"),  # of a task that is put back
-        ("output", "%x-%A_%a.log" if task.array else "%x-%j.log"),
-    ]
-    if task.array:
-        at_most = f"%{task.at_most}" if task.at_most else ""
-        asked.insert(1, ("array", f"1-{task.array}{at_most}"))
-    lines = [
-        "#!/bin/bash",
-        f"# Made by: histofast {one_line(without_secrets(shlex.join(made_by)))}",
-    ]
-    words = [
-        name if value == "" else f"{name}={value}" for name, value in asked if value is not None
-    ]
-    wanted = [f"--{word}" for word in words]
-    lines += [f"#SBATCH {option}" for option in (*wanted, *task.sbatch)]
-    part = f' {shard} "$SLURM_ARRAY_TASK_ID/{task.array}"' if task.array else ""
-    lines += ["", *task.setup, f"histofast {shlex.join(command)}{part} &"]
-    return "\n".join(lines) + _TAIL
+def _check_array(inner: Any, command: Sequence[str], flag: str) -> None:
+    if not flag:
+        raise ValueError(f"array must be of a command that has shards or parts, got {inner.name}")
+    if any(word.partition("=")[0] == flag for word in command):
+        name = flag.removeprefix("--")
+        raise ValueError(f"array must not be given with {name}: each task has one of its own")

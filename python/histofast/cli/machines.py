@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from histofast._words import count
 from histofast.cli import options
+from histofast.cli.flags import told
+from histofast.cli.output import say
 
 if TYPE_CHECKING:
     from histofast.jobs import Cluster as RayCluster
+    from histofast.jobs import Outcome
 
 Cluster = Annotated[
     str | None,
@@ -37,6 +42,36 @@ GpusPerWorker = Annotated[
         help="of the cluster [1 where it has any]",
     ),
 ]
+
+Part = Annotated[
+    str | None,
+    typer.Option(
+        "--part",
+        metavar="I/N",
+        help="do part i of n only, as other tasks of an array do the others; without it what is left",
+    ),
+]
+CountLevels = Annotated[bool, typer.Option("--count-levels", hidden=True)]
+
+
+def say_part(part: str, outcomes: Sequence[Outcome]) -> None:
+    """Say what was done of a part; a command with one that failed has failed."""
+    done = [outcome.job.name for outcome in outcomes if outcome.status != "failed"]
+    failed = [outcome for outcome in outcomes if outcome.status == "failed"]
+    for outcome in failed:
+        say(f"{outcome.job.name} failed: {told(outcome.error)}", err=True)
+    say(f"part {part}: {count(len(done), 'job')} of it done; what is left is done without --part")
+    if failed:
+        raise typer.Exit(1)
+
+
+def say_folds(part: str, n: int) -> None:
+    """Say that the folds of a part of n are trained."""
+    from histofast.jobs import Part
+    from histofast.learning import folds_of
+
+    folds = ", ".join(map(str, folds_of(Part.told(part), n))) or "none"
+    say(f"part {part} of {count(n, 'fold')}, {folds}: trained; the run is finished without --part")
 
 
 def cluster_of(address: str | None, cpus: int | None, gpus: float | None) -> RayCluster | None:

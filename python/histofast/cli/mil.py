@@ -144,6 +144,7 @@ def train(
     cluster: machines.Cluster = None,
     cpus_per_worker: machines.CpusPerWorker = None,
     gpus_per_worker: machines.GpusPerWorker = None,
+    part: machines.Part = None,
     amp: Annotated[bool, typer.Option("--amp/--no-amp", help="train in bfloat16 on a GPU")] = True,
     tensorboard: options.Tensorboard = False,
     mlflow: options.Mlflow = False,
@@ -211,8 +212,16 @@ def train(
             mlflow=mlflow,
             on_progress=on_progress,
             on_note=on_note,
-            **options.given(jobs=jobs, threads=threads, cluster=elsewhere),
+            **options.given(jobs=jobs, threads=threads, cluster=elsewhere, part=part),
         )
+    if part is not None:
+        machines.say_folds(part, len(run.folds))
+        return
+    _tell(run, as_json=as_json)
+
+
+def _tell(run: Run, *, as_json: bool) -> None:
+    """Print what a finished run is worth, and draw its curves."""
     found = run.metrics()
     if as_json:
         say_document(json.dumps(found, indent=1))

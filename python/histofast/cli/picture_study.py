@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -52,6 +53,15 @@ Repeats = Annotated[
 ]
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Instead:
+    """What is done of a study, if not all of it."""
+
+    part: str | None
+    plans_only: bool
+    counts_levels: bool
+
+
 def _told(
     out: Out,
     runs: RunsFolder = None,
@@ -62,10 +72,12 @@ def _told(
     cluster: machines.Cluster = None,
     cpus_per_worker: machines.CpusPerWorker = None,
     gpus_per_worker: machines.GpusPerWorker = None,
+    part: machines.Part = None,
     plan_only: options.PlanOnly = False,
+    count_levels: machines.CountLevels = False,
     quiet: options.Quiet = False,
-) -> tuple[dict[str, Any], bool]:
-    """Return what every study of pictures is told, and whether it is to plan only."""
+) -> tuple[dict[str, Any], _Instead]:
+    """Return what every study of pictures is told, and what is to be done instead of all of it."""
     told = {
         "out": out,
         "device": device,
@@ -74,12 +86,12 @@ def _told(
         "on_progress": None if quiet else telling(),
         **options.given(runs=runs, jobs=jobs, gpus=gpus, threads=threads),
     }
-    return told, plan_only
+    return told, _Instead(part=part, plans_only=plan_only, counts_levels=count_levels)
 
 
 @with_options_of(_told)
 def _setting(
-    told: tuple[dict[str, Any], bool],
+    told: tuple[dict[str, Any], _Instead],
     data: Data,
     recipe: options.RecipeName = None,
     epochs: options.RecipeEpochs = None,
@@ -95,11 +107,11 @@ def _setting(
     ] = None,
     group_column: options.GroupColumn = None,
 ) -> Any:
-    """Options that every study of runs has; whether to plan only stands beside the setting."""
+    """Options that every study of runs has; what to do instead stands beside the setting."""
     from histofast.classify import as_recipe
     from histofast.studies import PictureSetting
 
-    conditions, plan_only = told
+    conditions, instead = told
     if repeats is None and folds is not None:
         repeats = 1  # all folds are several splits already
     setting = PictureSetting(
@@ -111,36 +123,42 @@ def _setting(
         **conditions,
         **options.given(folds=folds, repeats=repeats, seed=seed, metric=metric),
     )
-    return setting, plan_only
+    return setting, instead
 
 
 @with_options_of(_told)
-def _conditions(told: tuple[dict[str, Any], bool]) -> Any:
-    """Options of a study that trains nothing; whether to plan only stands beside the conditions."""
+def _conditions(told: tuple[dict[str, Any], _Instead]) -> Any:
+    """Options of a study that trains nothing; what to do instead stands beside the conditions."""
     from histofast.studies import Conditions
 
-    conditions, plan_only = told
-    return Conditions(**conditions), plan_only
+    conditions, instead = told
+    return Conditions(**conditions), instead
 
 
 def _run(
-    made: tuple[Any, bool], function: Callable[..., Any], *, as_json: bool, **given: Any
-) -> None:
-    from histofast.studies import conduct, look_ahead_of
+    made: tuple[Any, _Instead], function: Callable[..., Any], *, as_json: bool, **given: Any
+) -> int | None:
+    from histofast.studies import conduct, conduct_part, levels_of, look_ahead_of
 
-    setting, plan_only = made
+    setting, instead = made
     study = function(setting=setting, **given)
-    if plan_only:
+    if instead.counts_levels:
+        return levels_of(study)
+    if instead.part is not None:
+        machines.say_part(instead.part, conduct_part(study, instead.part))
+        return None
+    if instead.plans_only:
         runs, seconds = look_ahead_of(study)
         say_plan(runs, seconds, jobs=setting.engine.side_by_side, as_json=as_json)
-        return
+        return None
     found = conduct(study)
     if as_json:
         say_document(found.answer.to_json())
-        return
+        return None
     for line in found.answer.findings:
         say(line)
     say(f"report: {found.path / 'index.html'}")
+    return None
 
 
 def picture_study(

@@ -32,7 +32,7 @@ def study_command(
     short_help: str,
     *,
     setting: Callable[..., Any],
-    run: Callable[..., None],
+    run: Callable[..., Any],
 ) -> Callable[[Callable[..., Any]], Callable[..., None]]:
     """Make a command of a function that takes a setting and options of its own.
 
@@ -40,7 +40,8 @@ def study_command(
         app: that gets the command.
         short_help: of it.
         setting: makes a setting of the options that all commands of this kind share.
-        run: called with the setting, the function, `as_json` and the function's own options.
+        run: called with the setting, the function, `as_json` and the function's own options; what it returns
+            the command returns.
     """
 
     def make(function: Callable[..., Any]) -> Callable[..., None]:
@@ -48,9 +49,9 @@ def study_command(
         own = [option for option in _options_of(function) if option.name != "setting"]
 
         @functools.wraps(function)
-        def command(*, as_json: bool, **given: Any) -> None:
+        def command(*, as_json: bool, **given: Any) -> Any:
             made = setting(**{option.name: given.pop(option.name) for option in shared})
-            run(made, function, as_json=as_json, **given)
+            return run(made, function, as_json=as_json, **given)
 
         last = inspect.Parameter(
             "as_json", inspect.Parameter.KEYWORD_ONLY, default=False, annotation=options.AsJson

@@ -42,6 +42,7 @@ from histofast.jobs.job import (
     tell,
 )
 from histofast.jobs.local import Local
+from histofast.jobs.parting import Part, levels_of
 from histofast.jobs.plan import Plan, key_of, seconds_side_by_side
 
 __all__ = [
@@ -58,6 +59,7 @@ __all__ = [
     "Lost",
     "OnCluster",
     "Outcome",
+    "Part",
     "Plan",
     "Retried",
     "Started",
@@ -72,6 +74,7 @@ __all__ = [
     "hired",
     "is_there",
     "key_of",
+    "levels_of",
     "on_cluster",
     "refuse_with_cluster",
     "run",

@@ -68,7 +68,7 @@ from histofast.learning.scores import (
     metrics,
     metrics_of_models,
 )
-from histofast.learning.side_by_side import OnNote, work_on_folds
+from histofast.learning.side_by_side import OnNote, folds_of, work_on_folds
 from histofast.learning.splits import Fold, Labelled, folds, unseen_folds
 from histofast.learning.states import take_state, write_state
 from histofast.learning.steps import (
@@ -127,6 +127,7 @@ __all__ = [
     "differences_of_sums",
     "fold_folder",
     "folds",
+    "folds_of",
     "has_ended",
     "holm",
     "is_better",

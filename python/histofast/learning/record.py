@@ -28,6 +28,7 @@ from typing import Any, TypeVar
 from histofast._files import Lock, existing_folder, make_folder, remove_stale_temporaries
 from histofast._words import clipped, one_line
 from histofast.errors import ModelError
+from histofast.jobs import Part
 from histofast.learning.files import read_json, write_json
 from histofast.learning.form import misfit
 from histofast.learning.scores import Metric
@@ -39,6 +40,7 @@ OpenedRun = TypeVar("OpenedRun")
 _ASIDE = "aside"  # in the metadata of a field
 _ELSEWHERE = "choose another folder, or replace the run with overwrite=True"
 _MISSING = object()
+_BEGUN_S = 60.0  # for those who do other parts to have begun
 _SHORT = 40  # characters of a value that is told; longer ones are checksums and lists
 
 
@@ -202,7 +204,12 @@ def is_finished(path: Path, record: RunRecord) -> bool:
 
 @contextlib.contextmanager
 def run_folder(
-    path: Path, record: RunRecord, *, files: Sequence[str], overwrite: bool
+    path: Path,
+    record: RunRecord,
+    *,
+    files: Sequence[str],
+    overwrite: bool,
+    part: Part | None = None,
 ) -> Iterator[None]:
     """Make the folder of a run, or find it made for this very run; it is this process's till the end.
 
@@ -212,27 +219,37 @@ def run_folder(
         files: patterns of what such a run writes, removed when a run of another identity is
             replaced: ("fold-*/log.csv", ...).
         overwrite: replace a run of another identity, or write into a folder that is not empty.
+        part: of the run that is to be done; the folder is then shared with those who do other parts.
 
     Raises:
         ValueError: `path` is a file, or a folder of something else or of a run of another identity.
-        ModelError: another process works in this folder; a run.json that is broken.
+        ModelError: another process works in this folder, or on this part; a run.json that is broken.
         WriteError: the folder cannot be written, or its disk is full.
     """
     refuse_folder(path, record, overwrite=overwrite)
     make_folder(path)
-    lock = Lock(path / RUN)
-    if not lock.acquire():
-        raise ModelError(
-            f"{path} must be worked on by one process, got a second one: wait for "
-            f"{lock.holder() or 'the first'}, or end it"
-        )
+    lock = _held(path / RUN, wait_s=0.0 if part is None else _BEGUN_S)
     try:
         refuse_folder(path, record, overwrite=overwrite)  # another may have come between
         remove_stale_temporaries(path)
         _settle(path, record, files)
+        if part is not None:
+            lock.release()
+            lock = _held(path / f"part-{part.index}of{part.of}")
         yield
     finally:
         lock.release()
+
+
+def _held(path: Path, *, wait_s: float = 0.0) -> Lock:
+    """Return the lock of what one process does in a folder, taken."""
+    lock = Lock(path)
+    if not lock.acquire(wait_s=wait_s):
+        raise ModelError(
+            f"{path.parent} must be worked on by one process, got a second one: wait for "
+            f"{lock.holder() or 'the first'}, or end it"
+        )
+    return lock
 
 
 def refuse_folder(path: Path, record: RunRecord, *, overwrite: bool) -> None:

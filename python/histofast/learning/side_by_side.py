@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from histofast.jobs import Engine, Event, Job, Told, run, tell, values_of
+from histofast.jobs import Engine, Event, Job, Part, Told, run, tell, values_of
 
 OnNote = Callable[[str], None]  # one line on what is done, besides epochs
 
@@ -56,6 +56,11 @@ def work_on_folds(
         for fold in folds
     ]
     values_of(run(asked, engine=engine, on_event=listen, fail_fast=True))
+
+
+def folds_of(part: Part | None, n: int) -> list[int]:
+    """Return the numbers of the folds of a part of a run of n; None: of all."""
+    return [fold for fold in range(n) if part is None or part.has(fold)]
 
 
 def _work(*, function: Callable[..., None], fold: int, tells: bool, notes: bool) -> None:

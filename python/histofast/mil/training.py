@@ -15,7 +15,7 @@ import torch
 from histofast._files import path_of
 from histofast._notes import log_of, note
 from histofast._progress import shows
-from histofast.jobs import Cluster, engine_for
+from histofast.jobs import Cluster, Part, engine_for
 from histofast.learning import (
     Fold,
     LabelsOfPatients,
@@ -25,6 +25,7 @@ from histofast.learning import (
     Task,
     check_metric,
     folds,
+    folds_of,
     is_finished,
     loggers,
     parts_of_config,
@@ -67,6 +68,7 @@ def train(
     jobs: int | None = None,
     threads: int | None = 1,
     cluster: Cluster | str | None = None,
+    part: str | None = None,
     progress: bool | None = None,
     on_progress: OnProgress | None = None,
     on_note: OnNote | None = None,
@@ -98,12 +100,14 @@ def train(
             None: as many as torch has.
         cluster: train the folds on the machines of a Ray cluster, as `extract` encodes slides there; test
             slides are predicted here. The files are the same.
+        part: "i/n": train only some of the folds, those of part i of n, as other processes or machines train the
+            others; the run is finished by a call without it.
         progress: show it as lines of text: True, False; None: in a notebook, unless somebody hears it.
         on_progress: called after every epoch, and within one now and then.
         on_note: called with a line on what is done besides epochs, or had to be begun anew.
 
     Returns:
-        The finished run.
+        The finished run; with `part` one that may lack its predictions and metrics.
 
     Raises:
         ValueError: options or labels that do not fit (see `open_bags`, `folds`, `TrainConfig`); a
@@ -124,7 +128,7 @@ def train(
         run = train("features", "labels.csv", out="runs/abmil")
     """
     config = config or TrainConfig()
-    out = path_of("out", out)
+    out, mine = path_of("out", out), Part.told(part)
     bags = _bags(features, labels, task=task, missing=missing, label_column=label_column)
     engine = engine_for(
         folder=out, jobs=jobs, threads=threads, cluster=cluster, sees=bags.paths[:1]
@@ -138,18 +142,23 @@ def train(
     loggers(out, tensorboard=tensorboard, mlflow=mlflow)  # refused now, not hours later
     if is_finished(out, record):
         return Run.of(out, record)
-    with run_folder(out, record, files=FILES, overwrite=overwrite), threads_of_torch(threads):
+    with (
+        run_folder(out, record, files=FILES, overwrite=overwrite, part=mine),
+        threads_of_torch(threads),
+    ):
         run = Run.of(out, record)
         if start is not None:
             keep_start(out, start)
             note(_log, str(start), to=on_note)
         work_on_folds(
             partial(train_fold, run, bags, threads=threads, tensorboard=tensorboard, mlflow=mlflow),
-            [fold for fold in range(len(run.folds)) if not is_trained(run, fold)],
+            [fold for fold in folds_of(mine, len(run.folds)) if not is_trained(run, fold)],
             engine=engine,
             on_progress=on_progress,
             on_note=on_note,
         )
+        if mine is not None:
+            return run
         doing = "predicting test slides, and their metrics with intervals"
         note(_log, doing, to=on_note, level=logging.INFO)
         measure(run, bags, device=device)

@@ -12,6 +12,7 @@ from histofast._numbers import mpp_number
 from histofast._remote import Address, Place, place_of, places_of
 from histofast._tables import is_missing, is_table, read_table
 from histofast.errors import SlideError
+from histofast.jobs import Part
 from histofast.patches.tables import PatchBag, PatchImages, pictures_in_bags
 from histofast.slides import Slide, find_slides, is_zarr, open_slide, slide_name
 
@@ -168,16 +169,14 @@ def list_bags(patches: str | Path | PatchImages) -> list[Job]:
 
 def select_shard(jobs: list[Job], shard: str | None) -> list[Job]:
     """Keep part i of n, "i/n"; which part a slide is in depends on its name alone."""
-    if shard is None:
+    part = Part.told(shard, name="shard")
+    if part is None:
         return jobs
-    index, _, count = shard.partition("/")
-    if not (index.isdecimal() and count.isdecimal() and 1 <= int(index) <= int(count)):
-        raise ValueError(f"shard must be i/n with 1 <= i <= n, got {shard!r}")
 
-    def part(name: str) -> int:
-        return int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "big") % int(count)
+    def place(name: str) -> int:
+        return int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "big")
 
-    return [job for job in jobs if part(job.name) == int(index) - 1]
+    return [job for job in jobs if part.has(place(job.name))]
 
 
 def with_masks(jobs: list[Job], mask: str | Path | None) -> list[Job]:

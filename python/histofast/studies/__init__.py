@@ -27,6 +27,8 @@ from histofast.studies.pictures import (
     PictureStudy,
     Split,
     conduct,
+    conduct_part,
+    levels_of,
     look_ahead_of,
 )
 from histofast.studies.reuse import Reuse
@@ -74,6 +76,7 @@ __all__ = [
     "answer_of_transfer",
     "compare_networks",
     "conduct",
+    "conduct_part",
     "describe_study",
     "describe_transfer",
     "drift",
@@ -81,6 +84,7 @@ __all__ = [
     "filters_moved",
     "first_filters",
     "flat",
+    "levels_of",
     "limits_of",
     "look_ahead_of",
     "map_methods",

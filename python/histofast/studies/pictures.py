@@ -365,6 +365,35 @@ def conduct(study: PictureStudy) -> Conducted:
     return Conducted(answer=answer, path=out)
 
 
+def levels_of(study: PictureStudy) -> int:
+    """Return how often jobs of a study wait for others at most, and once more: so many arrays do it in parts.
+
+    Raises:
+        What asking for its runs raises.
+    """
+    return len(jobs.levels_of(_planned(study).plan.jobs))
+
+
+def conduct_part(study: PictureStudy, part: str) -> list[jobs.Outcome]:
+    """Do the jobs of a part of a study whose needs are there; nothing is measured, and there is no page.
+
+    Several processes, on several machines, do parts of one study; `conduct` then does what is left.
+
+    Args:
+        study: which.
+        part: "i/n": of n parts the ith.
+
+    Returns:
+        What became of each.
+
+    Raises:
+        ValueError: it says no part; what asking for its runs raises; KeyboardInterrupt: as of `conduct`.
+    """
+    told = jobs.Part.told(part)
+    work = _planned(study).plan.jobs
+    return _outcomes(work if told is None else told.free(work), study.setting)
+
+
 def _planned(study: PictureStudy) -> Runs:
     setting = study.setting
     runs = Runs(
@@ -378,7 +407,19 @@ def _planned(study: PictureStudy) -> Runs:
 
 
 def _done(runs: Runs, setting: Conditions) -> Done:
-    work, begun = runs.plan.jobs, 0
+    work = runs.plan.jobs
+    outcomes = _outcomes(work, setting)
+    failed = {o.job.name: _why(o) for o in outcomes if o.status == "failed"}
+    if len(failed) == len(work):
+        first = next(iter(failed.items()))
+        raise HistofastError(f"all of {len(work)} jobs failed, the first, {first[0]}: {first[1]}")
+    seconds = {o.job.name: o.seconds for o in outcomes if o.status == "done"}
+    return Done(runs=runs, failed=failed, seconds_of=seconds)
+
+
+def _outcomes(work: Sequence[Job], setting: Conditions) -> list[jobs.Outcome]:
+    """Do jobs, and say what is done."""
+    begun = 0
 
     def hear(event: jobs.Event) -> None:
         nonlocal begun
@@ -398,12 +439,7 @@ def _done(runs: Runs, setting: Conditions) -> Done:
     for outcome in outcomes:
         if outcome.status == "interrupted":
             raise outcome.error or KeyboardInterrupt
-    failed = {o.job.name: _why(o) for o in outcomes if o.status == "failed"}
-    if len(failed) == len(work):
-        first = next(iter(failed.items()))
-        raise HistofastError(f"all of {len(work)} jobs failed, the first, {first[0]}: {first[1]}")
-    seconds = {o.job.name: o.seconds for o in outcomes if o.status == "done"}
-    return Done(runs=runs, failed=failed, seconds_of=seconds)
+    return outcomes
 
 
 def _why(outcome: jobs.Outcome) -> str:
