@@ -1,4 +1,4 @@
-"""What README and the pages on starts, studies and encoders of slides show works: its Python runs, its names exist, its command lines parse."""
+"""What README and the pages of the site show works: Python runs, names exist, command lines parse, links lead somewhere."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import h5py
 import pytest
 import typer
 
@@ -17,15 +18,16 @@ from histofast import patches
 from histofast.cli import app
 
 ROOT = Path(__file__).resolve().parent.parent
-README = "\n".join(
-    (ROOT / page).read_text()
-    for page in (
-        "README.md",
-        "docs/starts.md",
-        "docs/picture-studies.md",
-        "docs/slide-encoders.md",
-        "docs/viewer.md",
-    )
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+# Names of other tools, in the first column of its tables, are not ours.
+THEIRS = re.compile(r"^\|[^|]*\|", re.MULTILINE)
+TEXT = {page.stem: page.read_text() for page in PAGES}
+TEXT["coming-from"] = THEIRS.sub("|", TEXT["coming-from"])
+README = "\n".join(TEXT.values())
+
+# Of files, not of Python: `test_names_in_files_are_there` asks for these.
+IN_FILES = re.findall(
+    r"`([a-z]\w*)`", "\n".join(re.findall(r"^\| `.*?\|", TEXT["feature-files"], re.MULTILINE))
 )
 
 PYTHON = re.findall(r"^```python\n(.*?)^```", README, re.MULTILINE | re.DOTALL)
@@ -38,18 +40,22 @@ SHELL = [
 ]
 
 
+OF_FILES = {"encoder_licence", "identity_sha256", "patch_size_level0_exact"}
+
 # Kinds of files, which no module has a name of.
 SUFFIXES = {
     ".csv",
     ".geojson",
     ".h5",
     ".jpg",
+    ".locks",
     ".npy",
     ".onnx",
     ".png",
     ".pt",
     ".svs",
     ".tif",
+    ".tmp",
     ".tsv",
     ".txt",
 }
@@ -77,7 +83,12 @@ def full_names() -> list[str]:
 def plain_names() -> list[str]:
     """Names without their module: snake_case with an underscore, or CamelCase."""
     pattern = r"[a-z]\w*_\w+(?<!_)|([A-Z][a-z0-9]+){2,}"
-    return [s for s in SPANS if re.fullmatch(pattern, s) and not s.startswith("features_")]
+    of_files = {*IN_FILES, *OF_FILES}
+    return [
+        s
+        for s in SPANS
+        if re.fullmatch(pattern, s) and not s.startswith("features_") and s not in of_files
+    ]
 
 
 @pytest.fixture(scope="module")
@@ -134,6 +145,37 @@ def test_python_runs(code, tmp_path):
     assert ran.returncode == 0, ran.stderr
 
 
+# What files have only sometimes: patch images, chosen patches, a nominal scale.
+RARE = {"files", "labels", "selection", "patch_size_level0_exact"}
+
+
+def test_names_in_files_are_there(tmp_path):
+    slide = tmp_path / "slide.svs"
+    patches.make_slide(slide, width_px=2048, height_px=2048, tissue_fraction=0.3)
+    with h5py.File(histofast.extract(slide, out=tmp_path / "f").slides[0].outputs[0]) as file:
+        held = {*file, *file.attrs, *file["coords"].attrs}
+    assert len(IN_FILES) >= 15
+    assert {*IN_FILES} - RARE <= held
+    assert held <= {*IN_FILES, "identity", "sha256", "identity_sha256", "layout"}
+
+
+# --- Links ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+def test_links_lead_to_files(page):
+    links = re.findall(r"\]\((?!\w+:)([^)#]+)", page.read_text())
+    # Pages of the API are written when the site is built.
+    missing = [
+        link for link in links if not link.startswith("api/") and not (page.parent / link).exists()
+    ]
+    assert not missing
+
+
+def test_the_first_page_is_one_to_read():
+    assert len((ROOT / "README.md").read_text().splitlines()) <= 150
+
+
 # --- Commands -------------------------------------------------------------------------------------
 
 
@@ -153,6 +195,8 @@ def options_of(command) -> set[str]:
 @pytest.mark.parametrize("line", SHELL)
 def test_command_lines_parse(line):
     first, *words = shlex.split(line)
+    if first == "." or words[:2] == ["-m", "venv"]:
+        return
     if first == "python":
         assert (ROOT / words[0]).is_file()
         return
@@ -164,9 +208,11 @@ def test_command_lines_parse(line):
 @pytest.mark.parametrize("span", [s for s in SPANS if re.search(r"(^| )--\w|^histofast ", s)])
 def test_commands_and_options_in_the_text_exist(span):
     words = shlex.split(span)
-    if words[0] in {"pip", "pytest"}:
+    if words[0] in {"pip", "pytest", "ray", "sbatch"}:
         return
     named = words[words[0] == "histofast" :]
     command, rest = command_of(named)
+    if command.context_settings.get("ignore_unknown_options"):  # it passes on what follows
+        return
     assert len(rest) < len(named) or named[0].startswith("--"), f"no command {named[0]}"
     assert {w for w in rest if w.startswith("--")} <= options_of(command)

@@ -116,6 +116,9 @@ def train_folds(
             others; a call without it measures them together.
         data, network, out, start, recipe, seed, device, threads, cache, overwrite, layer_metrics,
             tensorboard, mlflow, progress, on_progress, on_note: as of `train`; `out` is the folder of all.
+        out: folder of all runs.
+        data, network, start, recipe, seed, device, threads, cache, overwrite: as of `train`.
+        layer_metrics, tensorboard, mlflow, progress, on_progress, on_note: as of `train`.
 
     Returns:
         The finished runs; with `part` those alone.
