@@ -30,7 +30,10 @@ default_role = "code"  # docstrings mark code by single backticks
 
 myst_enable_extensions = ["attrs_inline", "colon_fence", "deflist"]
 myst_heading_anchors = 3
-nb_execution_mode = "off"  # tests run the notebooks; their pages show what is kept in them
+nb_execution_mode = "force"  # notebooks are kept without what they show
+nb_execution_in_temp = True
+nb_execution_raise_on_error = True
+nb_execution_timeout = 900  # seconds a cell
 
 autodoc_member_order = "groupwise"
 autodoc_typehints = "signature"
