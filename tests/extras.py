@@ -29,14 +29,14 @@ REMEDIES = {
     "ray": "histofast[ray]",
     "shapely": "shapely",
     "skimage": "scikit-image",
-    "httpx": "histofast[test]",
+    "httpx2": "histofast[test]",
     **dict.fromkeys(["starlette", "uvicorn"], "histofast[view]"),
     "torchmil": "torchmil",
     **dict.fromkeys(["numcodecs", "zarr"], "histofast[zarr]"),
 }
 # Those that README's command for the tests installs.
 WITH_TEST = {"jinja2", "matplotlib", "numcodecs", "obstore", "onnxscript", "safetensors", "sklearn"}
-WITH_TEST |= {"httpx", "starlette", "tensorboard", "torch", "uvicorn", "zarr"}
+WITH_TEST |= {"httpx2", "starlette", "tensorboard", "torch", "uvicorn", "zarr"}
 
 
 def need(*names: str) -> Any:

@@ -21,7 +21,7 @@ from extras import need
 from small_slides import run as extract
 from small_slides import write_slide
 
-need("starlette", "uvicorn", "httpx")
+need("starlette", "uvicorn", "httpx2")
 from starlette.testclient import TestClient
 
 from fake_slides import FakeSlide, noise

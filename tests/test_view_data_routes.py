@@ -11,7 +11,7 @@ import pytest
 
 from extras import need
 
-httpx = need("httpx", "starlette", "uvicorn")
+httpx = need("httpx2", "starlette", "uvicorn")
 
 from histofast.slides import read_image
 from histofast.viewer import Layers, open_viewer

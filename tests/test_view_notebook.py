@@ -11,7 +11,7 @@ import pytest
 import histofast
 from extras import need
 
-httpx = need("httpx", "starlette", "uvicorn")
+httpx = need("httpx2", "starlette", "uvicorn")
 
 from small_viewers import write_cohort
 
