@@ -121,7 +121,9 @@ def test_numbers_out_of_range(folder, asked, message):
 def test_at_the_command_line(folder, cli):
     answer = cli("bench", folder, "--cohort", "50", "--look", "3", "--seconds", "1")
     assert answer.code == 0
-    assert "50 slides like these" in answer.out
+    lines = answer.out.splitlines()
+    assert len(lines) == 5
+    assert lines[-1].startswith("50 slides like these")
 
 
 def test_as_json(folder, cli):

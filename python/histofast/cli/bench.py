@@ -99,4 +99,5 @@ def bench(
         figures = {"hours": found.hours, "interval": found.interval, "gigabytes": found.gigabytes}
         say_document(json.dumps(asdict(found) | figures, indent=1))
     else:
-        say(str(found))
+        for line in str(found).splitlines():
+            say(line)
