@@ -40,6 +40,7 @@ PACKAGES = [
     "timm",
     "pytorch-cka",
     "ray",
+    "obstore",
 ]
 
 SETTLE_S = 0.2

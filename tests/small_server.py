@@ -5,7 +5,6 @@ It lists what it has as S3 does, the first part of a path being a bucket, and lo
 
 from __future__ import annotations
 
-import hashlib
 import threading
 import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -52,7 +51,7 @@ class SmallServer:
         return f"http://127.0.0.1:{self._server.server_port}"
 
     def version_of(self, path: str) -> str:
-        return f'"{hashlib.md5(self.objects[path]).hexdigest()}"'
+        return f'"{hash(self.objects[path]) & (2**64 - 1):016x}"'  # which Python counts once
 
     def arrive(self, method: str, path: str, headers: dict[str, str]) -> tuple[bool, bool]:
         """Note a request; whether it is refused, and whether its body is cut."""
@@ -145,6 +144,8 @@ class _Handler(BaseHTTPRequestHandler):
         """ListObjectsV2, in one page."""
         server = self.server_of
         keys = [path.partition("/")[2] for path in server.objects if path.startswith(f"{bucket}/")]
+        if not keys:
+            return 404, {}, b""
         found, folders = [], set()
         for key in sorted(key for key in keys if key.startswith(prefix)):
             inner, slash, _ = key[len(prefix) :].partition("/")

@@ -155,6 +155,17 @@ def test_what_is_taken_is_what_is_there_in_any_order_near_the_planned_one(seed, 
     assert ahead.held_bytes == 0
 
 
+def test_a_range_that_is_planned_twice_is_fetched_once_and_taken_twice():
+    source = Source()
+    ahead = Ahead(source.fetch)
+    ahead.plan(array_of([(5000, 10), (0, 10), (300_000, 10), (5000, 10)]))
+    for offset in (0, 5000, 300_000, 5000):
+        assert ahead.take(offset, 10) == DATA[offset : offset + 10]
+    assert ahead.take(5000, 10) is None
+    assert ahead.held_bytes == 0
+    assert sorted(source.asked) == [(0, 5010), (300_000, 10)]
+
+
 def test_no_more_is_held_than_fits(monkeypatch):
     monkeypatch.setattr("histofast._remote.ahead.BUFFER_BYTES", 100_000)
     monkeypatch.setattr("histofast._remote.ahead._WINDOW_BYTES", 20_000)

@@ -8,6 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 
+from buckets import KINDS, bucket_of
 from extras import need
 from histofast._remote import Address, RemoteFile, store_of
 from histofast.errors import StoreError
@@ -167,79 +168,55 @@ def test_a_store_gives_what_is_below_its_address(server):
         store.get("nothing")
 
 
-@pytest.fixture(scope="module")
-def moto():
-    """A server that speaks S3, with a bucket of a few objects."""
-    need("moto", "boto3")
-    import boto3
-    from moto.server import ThreadedMotoServer
-
-    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    server.start()
-    url = "http://{}:{}".format(*server.get_host_and_port())
-    client = boto3.client(
-        "s3",
-        endpoint_url=url,
-        region_name="us-east-1",
-        aws_access_key_id="me",
-        aws_secret_access_key="hunter2",
-    )
-    client.create_bucket(Bucket="slides")
-    for key in ("a/x y.svs", "a/b/z+ä.svs", "top.svs"):
-        client.put_object(Bucket="slides", Key=key, Body=DATA)
-    yield url, client
-    server.stop()
+@pytest.fixture(params=KINDS)
+def bucket(request, monkeypatch):
+    """A function that puts an object into a bucket, where three are."""
+    with bucket_of(request.param, monkeypatch) as put:
+        for key in ("a/x y.svs", "a/b/z+ä.svs", "top.svs"):
+            put(key, DATA)
+        yield put
 
 
-@pytest.fixture
-def keys(moto, monkeypatch):
-    monkeypatch.setenv("AWS_ENDPOINT_URL", moto[0])
-    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "me")
-    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "hunter2")
-    monkeypatch.setenv("AWS_REGION", "us-east-1")
-
-
-@pytest.mark.usefixtures("keys")
+@pytest.mark.usefixtures("bucket")
 def test_a_bucket_is_listed_and_read():
-    bucket = store_of(Address.of("s3://slides"))
+    bucket = store_of(Address.of("s3://cohort"))
     there = bucket.below()
     assert [found.key for found in there.objects] == ["top.svs"]
     assert there.folders == ["a"]
-    assert sorted(found.key for found in bucket.all_below()) == [
-        "a/b/z+ä.svs",
-        "a/x y.svs",
-        "top.svs",
-    ]
-    folder = store_of(Address.of("s3://slides/a/"))
+    below = sorted(found.key for found in bucket.all_below())
+    assert below == ["a/b/z+ä.svs", "a/x y.svs", "top.svs"]
+    folder = store_of(Address.of("s3://cohort/a/"))
     there = folder.below()
     assert [found.key for found in there.objects] == ["x y.svs"]
     assert there.folders == ["b"]
     assert there.objects[0] == folder.head("x y.svs")
     assert folder.get("b/z+ä.svs") == DATA
-    assert store_of(Address.of("s3://slides/nothing")).below() == ([], [])
-    file = RemoteFile(Address.of("s3://slides/a/x y.svs"))
+    assert store_of(Address.of("s3://cohort/nothing")).below() == ([], [])
+    file = RemoteFile(Address.of("s3://cohort/a/x y.svs"))
     assert file.read(3_000_000, 1000) == DATA[3_000_000:3_001_000]
 
 
-@pytest.mark.usefixtures("keys")
-def test_an_object_of_a_bucket_that_changes_is_no_more_the_same(moto):
-    file = RemoteFile(Address.of("s3://slides/top.svs"))
-    moto[1].put_object(Bucket="slides", Key="top.svs", Body=DATA[::-1])
-    with pytest.raises(StoreError, match=r"s3://slides/top.svs was changed while it was read"):
+def test_an_object_of_a_bucket_that_changes_is_no_more_the_same(bucket):
+    file = RemoteFile(Address.of("s3://cohort/top.svs"))
+    bucket("top.svs", DATA[::-1])
+    with pytest.raises(StoreError, match=r"s3://cohort/top.svs was changed while it was read"):
         file.read(3_000_000, 1000)
 
 
-@pytest.mark.usefixtures("keys")
-def test_what_a_bucket_refuses_is_said_without_keys(monkeypatch):
-    with pytest.raises(FileNotFoundError, match=r"no such object: s3://slides/none.svs"):
-        RemoteFile(Address.of("s3://slides/none.svs"))
+@pytest.mark.usefixtures("bucket")
+def test_what_is_not_in_a_bucket_is_said():
+    with pytest.raises(FileNotFoundError, match=r"no such object: s3://cohort/none.svs"):
+        RemoteFile(Address.of("s3://cohort/none.svs"))
     with pytest.raises(StoreError, match="s3://none/ cannot be read: the server answered 404"):
         store_of(Address.of("s3://none")).below()
-    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
-        monkeypatch.delenv(name)
+
+
+def test_what_a_bucket_refuses_is_said_without_keys(server, monkeypatch):
+    monkeypatch.setenv("AWS_ENDPOINT_URL", server.url)
     monkeypatch.setenv("AWS_SKIP_SIGNATURE", "true")
+    server.user = "somebody"
     with pytest.raises(StoreError, match=r"may not be read .* give AWS_ACCESS_KEY_ID and AWS_SEC"):
-        RemoteFile(Address.of("s3://slides/top.svs"))
+        RemoteFile(Address.of("s3://dir/x.svs"))
 
 
 def test_without_an_account_it_is_said_what_to_give(monkeypatch):

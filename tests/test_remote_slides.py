@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 
 import histofast
+from buckets import KINDS, bucket_of
 from extras import need
 from histofast._remote import Address, RemoteFile
 from histofast.errors import SlideError, StoreError
@@ -254,52 +255,11 @@ def test_what_is_not_in_tiles_must_be_a_file(tmp_path):
 # --- listing --------------------------------------------------------------------------------------
 
 
-@pytest.fixture(params=["ours", "moto"])
+@pytest.fixture(params=KINDS)
 def bucket(request, monkeypatch):
-    """A function that puts an object into an empty bucket, of the small server and of moto's."""
-    put, url, stop = _of_moto() if request.param == "moto" else _of_ours()
-    for name, value in (
-        ("AWS_ENDPOINT_URL", url),
-        ("AWS_ACCESS_KEY_ID", "me"),
-        ("AWS_SECRET_ACCESS_KEY", "hunter2"),
-        ("AWS_REGION", "us-east-1"),
-    ):
-        monkeypatch.setenv(name, value)
-    yield put
-    stop()
-
-
-def _of_ours():
-    server = SmallServer()
-    server.__enter__()
-    return (
-        lambda key, body: server.objects.update({f"cohort/{key}": body}),
-        server.url,
-        server.__exit__,
-    )
-
-
-def _of_moto():
-    need("moto", "boto3")
-    import boto3
-    from moto.server import ThreadedMotoServer
-
-    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    server.start()
-    url = "http://{}:{}".format(*server.get_host_and_port())
-    client = boto3.client(
-        "s3",
-        endpoint_url=url,
-        region_name="us-east-1",
-        aws_access_key_id="me",
-        aws_secret_access_key="hunter2",
-    )
-    client.create_bucket(Bucket="cohort")
-    return (
-        lambda key, body: client.put_object(Bucket="cohort", Key=key, Body=body),
-        url,
-        server.stop,
-    )
+    """A function that puts an object into an empty bucket."""
+    with bucket_of(request.param, monkeypatch) as put:
+        yield put
 
 
 def keys(found):
@@ -540,3 +500,23 @@ def test_a_slide_in_several_files_cannot_be_copied_from_a_web_server():
         pytest.raises(SlideError, match="a slide in several files, which a web server does not"),
     ):
         remote_parts(Address.of(f"{server.url}/m.mrxs"))
+
+
+def test_patches_and_pyramids_are_made_of_addresses(cli, server, slides, tmp_path):
+    """As of files, to the byte; coordinates name such a slide as any other."""
+    plan = ["--mpp", "4", "--patch-px", "32", "--min-tissue", "0.1", "-q"]
+    for out, of in (("there", addresses(server, "s0")[0]), ("here", slides / "s0.tif")):
+        assert cli("patches", of, "-o", tmp_path / out, *plan).code == 0
+        answer = cli("convert", of, tmp_path / out / "s0.tif", "--lossless", "-q")
+        assert answer.code == 0, answer.err
+    made = {path.relative_to(tmp_path / "here") for path in (tmp_path / "here").rglob("*.*")}
+    assert len(made) > 10
+    for path in made:
+        if path.suffix in (".png", ".tif", ".csv"):
+            assert (tmp_path / "there" / path).read_bytes() == (
+                tmp_path / "here" / path
+            ).read_bytes()
+    given = tmp_path / "here" / "patches.csv"
+    again = ("-o", tmp_path / "again", "--coords", given, "--mpp", "4", "--patch-px", "32", "-q")
+    assert cli("patches", addresses(server, "s0")[0], *again).code == 0
+    assert len([*(tmp_path / "again").rglob("*.png")]) == len([*(tmp_path / "here").rglob("*.png")])

@@ -639,6 +639,30 @@ def test_hostile_bytes_get_nothing_and_the_server_goes_on(served, sent):
     assert fetch(served, "/api/slides")[0].status == 403
 
 
+def test_a_browser_that_goes_away_ends_the_work_on_its_tile(slides, monkeypatch):
+    class Slow(FakeSlide):
+        def read_tile(self, level, column, row, out):
+            time.sleep(0.002)
+            super().read_tile(level, column, row, out)
+
+    slow = Slow(np.zeros((4096, 4096, 3), np.uint8))
+    monkeypatch.setattr("histofast.viewer.catalogue.open_slide", lambda path, mpp_override: slow)
+    viewer = open_viewer(slides)
+    ask = (
+        f"GET /tile/0/0/0_0.jpg HTTP/1.1\r\nHost: 127.0.0.1\r\nCookie: {viewer.app.access.cookie}="
+    )
+    with viewer.server as server:
+        with socket.create_connection(("127.0.0.1", server.port), timeout=20) as link:
+            link.sendall(f"{ask}{viewer.app.access.token}\r\n\r\n".encode())
+            for _ in range(2000):
+                time.sleep(0.01 if not slow.decoded else 0)
+        before = -1
+        while len(slow.decoded) > before:  # until nothing more is decoded
+            before = len(slow.decoded)
+            time.sleep(0.3)
+    assert 0 < len(slow.decoded) < slow.levels[0].rows * slow.levels[0].columns / 2
+
+
 def test_the_server_listens_here_only_and_ends(slides):
     viewer = open_viewer(slides)
     with viewer.server as server:

@@ -36,8 +36,8 @@ class _Fetched:
 class Ahead:
     """Fetches ranges in the order in which they will be wanted.
 
-    They are taken in about that order, from any threads, each once. What is asked for too far from it is
-    not there: then None is returned, and whoever asks reads it by itself.
+    They are taken in about that order, from any threads, each as often as it was planned. What is asked for
+    too far from it is not there: then None is returned, and whoever asks reads it by itself.
     """
 
     def __init__(self, fetch: Callable[[int, int], bytes]) -> None:
@@ -49,6 +49,7 @@ class Ahead:
     def _forget(self) -> None:
         self._ranges = np.empty((0, 2), np.int64)
         self._place: dict[int, int] = {}  # of a range in the order, by its offset
+        self._uses: list[int] = []  # how often each is still wanted
         self._next = 0  # the first of them that was not asked for
         self._of: list[_Fetched | None] = []
         self._fetched: list[_Fetched] = []
@@ -64,14 +65,16 @@ class Ahead:
             for fetched in self._fetched:
                 fetched.data.cancel()
             self._forget()
-            self._ranges = ranges
-            # Of two of one offset the first counts: it is wanted first.
-            self._place = {int(ranges[i, 0]): i for i in range(len(ranges) - 1, -1, -1)}
-            self._of = [None] * len(ranges)
+            # Some writers store equal tiles once: such a range is fetched when it is wanted first.
+            offsets, first, uses = np.unique(ranges[:, 0], return_index=True, return_counts=True)
+            order = np.argsort(first)
+            self._ranges, self._uses = ranges[first[order]], uses[order].tolist()
+            self._place = {offset: i for i, offset in enumerate(offsets[order].tolist())}
+            self._of = [None] * len(order)
             self._fetch_while_room()
 
     def take(self, offset: int, count: int) -> bytes | None:
-        """Return a range that was planned, once; None for any other.
+        """Return a range that was planned; None for any other.
 
         Raises:
             StoreError: it could not be had.
@@ -84,9 +87,12 @@ class Ahead:
                 i >= self._next
             ):  # early: what was fetched first is given up where it is in the way
                 self._fetch_window(is_forced=True)
-            fetched, self._of[i] = self._of[i], None
+            fetched = self._of[i]
             if fetched is None:
                 return None
+            self._uses[i] -= 1
+            if not self._uses[i]:
+                self._of[i] = None
             fetched.left -= 1
             if not fetched.left:
                 self._drop(fetched)
@@ -126,7 +132,8 @@ class Ahead:
         for block in blocks:
             members = self._next + block.members
             data = _threads().submit(self._fetch, block.start, block.stop - block.start)
-            fetched = _Fetched(block._replace(members=members), data, len(members))
+            uses = sum(self._uses[i] for i in members.tolist())
+            fetched = _Fetched(block._replace(members=members), data, uses)
             self._fetched.append(fetched)
             self._held_bytes += fetched.size_bytes
             for i in members.tolist():

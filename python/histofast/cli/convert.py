@@ -16,7 +16,9 @@ from histofast.cli.output import counted, say, say_document
 
 
 def convert(
-    slide: Annotated[Path, typer.Argument(help="any slide or picture that histofast reads")],
+    slide: Annotated[
+        str, typer.Argument(help="any slide, picture or address that histofast reads")
+    ],
     out: Annotated[
         Path,
         typer.Argument(help="file to write, .tif; an OME-TIFF where it ends with .ome.tif"),

@@ -22,7 +22,10 @@ if TYPE_CHECKING:
 
 def patches(
     slides: Annotated[
-        list[Path], typer.Argument(help="slides, folders, globs, or a CSV list (wsi[, mpp, mask])")
+        list[str],  # no paths, which have no two slashes in a row
+        typer.Argument(
+            help="slides, folders, globs, addresses (s3://...), or a CSV list (wsi[, mpp, mask])"
+        ),
     ],
     out: Annotated[
         Path, typer.Option("--out", "-o", metavar="FOLDER", help="output folder")

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from histofast._files import check_target, make_folder, path_of
 from histofast._machine import available_cpus
 from histofast._numbers import whole_number
+from histofast._remote import Place, place_of
 from histofast.errors import TileError
 from histofast.slides.ome import ome_xml
 from histofast.slides.opening import open_slide
@@ -51,7 +52,7 @@ class Converted:
 
 
 def convert(
-    slide: str | Path,
+    slide: str | Place,
     out: str | Path,
     *,
     mpp_override: float | None = None,
@@ -91,10 +92,10 @@ def convert(
 
     Determinism: lossless pixels are those of the slide; bytes with one release of tifffile and imagecodecs.
     """
-    out, source = path_of("out", out), path_of("slide", slide)
+    out, source = path_of("out", out), place_of("slide", slide)
     if not out.name.lower().endswith(SUFFIXES):
         raise ValueError(f"out must end with .tif or .tiff, or .ome.tif, got {out.name}")
-    if out.exists() and source.exists() and out.samefile(source):
+    if isinstance(source, Path) and out.exists() and source.exists() and out.samefile(source):
         raise ValueError(f"out must be another file than the slide, got {out} for both")
     quality = whole_number("quality", quality, at_least=1, at_most=100)
     workers = whole_number("workers", workers, at_least=1) or available_cpus()
