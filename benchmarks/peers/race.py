@@ -43,14 +43,22 @@ NOTES = {
 
 
 def interpreter(environments: Path, peer: str) -> str:
-    return sys.executable if peer == "histofast" else str(environments / peer / "bin" / "python")
+    own = environments.resolve() / peer / "bin" / "python"
+    return sys.executable if peer == "histofast" else str(own)
 
 
 def run(environments: Path, peer: str, job: dict[str, Any]) -> dict[str, Any]:
     """Start one process for one slide; what it tells is its last line."""
     command = [interpreter(environments, peer), str(HERE / f"run_{peer}.py"), json.dumps(job)]
     offline = os.environ | {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": str(job["threads"])}
-    ran = subprocess.run(command, env=offline, capture_output=True, text=True, check=False)
+    ran = subprocess.run(
+        command,
+        env=offline,
+        cwd=job["out"],  # peers leave logs where they are
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     if ran.returncode:
         sys.exit(f"{peer} failed:\n{ran.stderr[-2000:]}")
     return json.loads(ran.stdout.strip().splitlines()[-1])
