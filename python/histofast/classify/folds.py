@@ -114,8 +114,6 @@ def train_folds(
         cluster: train the folds on the machines of a Ray cluster, as `extract` encodes slides there.
         part: "i/n": train only some of the folds, those of part i of n, as other processes or machines train the
             others; a call without it measures them together.
-        data, network, out, start, recipe, seed, device, threads, cache, overwrite, layer_metrics,
-            tensorboard, mlflow, progress, on_progress, on_note: as of `train`; `out` is the folder of all.
         out: folder of all runs.
         data, network, start, recipe, seed, device, threads, cache, overwrite: as of `train`.
         layer_metrics, tensorboard, mlflow, progress, on_progress, on_note: as of `train`.
