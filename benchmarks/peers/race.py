@@ -165,7 +165,7 @@ def main() -> None:
     print(page)
     if asked.out:
         asked.out.with_suffix(".json").write_text(
-            json.dumps({"about": about, "rows": rows}, indent=1)
+            json.dumps({"about": about, "rows": rows}, indent=1) + "\n"
         )
         asked.out.with_suffix(".md").write_text(page)
 
