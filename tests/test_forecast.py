@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+import sys
 
 import numpy as np
 import pytest
 
 from histofast import errors, patches, pipeline
+
+forecast_module = sys.modules[pipeline.forecast.__module__]
 
 LIKE = {
     "cohort": 100,
@@ -103,6 +106,12 @@ def test_slides_without_tissue_are_refused(tmp_path):
     patches.make_slide(tmp_path / "s.svs", width_px=512, height_px=512, tissue_fraction=0.0)
     with pytest.raises(errors.HistofastError, match="none of 1 slide has a patch"):
         pipeline.forecast(tmp_path)
+
+
+def test_slides_that_cannot_be_encoded_are_refused(folder, monkeypatch):
+    monkeypatch.setattr(forecast_module, "encode_found", lambda *_: None)
+    with pytest.raises(errors.HistofastError, match="none of 2 slides could be encoded"):
+        pipeline.forecast(folder, look=2, seconds=1)
 
 
 @pytest.mark.parametrize(

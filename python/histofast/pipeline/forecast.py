@@ -155,7 +155,7 @@ def forecast(
     Raises:
         What `extract` raises of its arguments.
         ValueError: a number out of range.
-        HistofastError: none of the slides drawn has a patch.
+        HistofastError: none of the slides drawn has a patch, or could be encoded.
     """
     cohort, look = (
         whole_number(name, value, at_least=1)
@@ -208,20 +208,21 @@ def _measured(
     slides: Sequence[Job], options: ExtractOptions, devices: Sequence[str], seconds: float
 ) -> tuple[int, float]:
     """Encode until the time is over; return how many patches, and how many a second."""
-    began: list[Progress] = []
-    last: list[Progress] = []
+    seen: list[Progress] = []
 
     def watch(progress: Progress) -> None:
         if progress.patches_done:
-            if not began:
-                began.append(progress)
-            last[:] = [progress]
-            if progress.seconds - began[0].seconds > seconds:
+            seen.append(progress)
+            if progress.seconds - seen[0].seconds > seconds:
                 raise _Enough
 
     with contextlib.suppress(_Enough):
         encode_found(slides, options, devices, None, watch, time.perf_counter())
-    first, end = began[0], last[0]
+    if not seen:
+        raise HistofastError(
+            f"none of {count(len(slides), 'slide')} could be encoded: `histofast extract` says why"
+        )
+    first, end = seen[0], seen[-1]
     if end.patches_done == first.patches_done:  # one batch was all there is
         return end.patches_done, end.patches_done / end.seconds
     patches = end.patches_done - first.patches_done
