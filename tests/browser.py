@@ -17,10 +17,10 @@ from extras import need
 
 CHROMIUM = Path("/usr/bin/chromium")
 
-# The slide is open, its tiles are there, and the layer that was asked for is drawn.
+# The slide that was asked for last is open with its patches and its layer, and its tiles are there.
 READY = """() => {
   const app = window.histofastView, said = document.getElementById('message');
-  if (!app || app.info === null) return false;
+  if (!app || app.info === null || app.drawn !== app.turn) return false;
   return said.hidden && app.pane.item?.getFullyLoaded() && (!app.pane.layer || app.layers.now);
 }"""
 

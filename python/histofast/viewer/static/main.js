@@ -17,7 +17,7 @@ const LOOK_MPP = 0.5; // at which a patch is shown that was jumped to, where the
 
 class App {
   constructor(session, slides) {
-    Object.assign(this, { session, slides, info: null, turn: 0 });
+    Object.assign(this, { session, slides, info: null, turn: 0, drawn: 0 });
     this.panes = [new Pane(byId("pane"), { navigator: true })];
     this.pane = this.panes[0];
     this.place = new Place(this);
@@ -146,6 +146,7 @@ class App {
     if (Number.isFinite(x) && Number.isFinite(y))
       this.pane.goTo({ x, y, zoom: Number.isFinite(zoom) && zoom > 0 ? zoom : this.pane.zoom() }, true);
     await this.patches(turn, wanted, row, !Number.isFinite(x));
+    if (turn === this.turn) this.drawn = turn;
   }
 
   closed() {
