@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 import subprocess
 import sys
 import tomllib
@@ -18,8 +19,13 @@ def sbom(*options: str) -> str:
     return subprocess.run(command, check=True, capture_output=True, text=True).stdout
 
 
-def test_the_citation_is_of_this_version():
-    assert f"\nversion: {PROJECT['version']}\n" in (ROOT / "CITATION.cff").read_text()
+def test_the_citation_and_the_changelog_are_of_this_version():
+    version, day = re.search(
+        r"\nversion: (.+)\ndate-released: (.+)\n", (ROOT / "CITATION.cff").read_text()
+    ).groups()
+    assert version == PROJECT["version"]
+    headings = re.findall(r"^## (.+)$", (ROOT / "CHANGELOG.md").read_text(), re.MULTILINE)
+    assert next(head for head in headings if head != "Unreleased") == f"{version} - {day}"
 
 
 def test_the_bill_of_materials_has_what_is_bundled():
