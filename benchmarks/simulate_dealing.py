@@ -1,6 +1,6 @@
 """How well 10,000 slides keep 1 to 256 workers busy: dealt by the rules of a run, and in fixed shards.
 
-    python benchmarks/simulate_dealing.py [--slides 10000] [--seed 0]
+    python benchmarks/simulate_dealing.py [--slides 10000] [--seed 0] [--plot docs/dealing.png]
 
 Nothing is encoded: the rules of dealing are those of the package (`histofast.jobs.dealing`), the clock is made up. What a
 slide takes is log-normal, median 60 s and 95 % of slides between 10 s and 6 min, as cohorts of resections and
@@ -16,6 +16,9 @@ import hashlib
 import heapq
 import json
 import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -87,12 +90,36 @@ def sharded_s(took: dict[str, float], workers: int) -> float:
     return START_S + max(busy)
 
 
+def plot(rows: Sequence[dict[str, Any]], title: str, path: Path) -> None:
+    """Draw both efficiencies over the workers, in the looks of the reports."""
+    from histofast.report import Axis, Chart, Figure, Point, Series, drawing
+
+    def series(name: str, column: str, look: int) -> Series:
+        points = tuple(Point(place=row["workers"], value=row[column]) for row in rows)
+        return Series(name=name, points=points, look=look)
+
+    chart = Chart(
+        places=Axis(label="workers", scale="log", form="whole"),
+        values=Axis(label="share of the time at work", form="share", low=0.5, high=1.0),
+        series=(
+            series("dealt by a run", "efficiency", 0),
+            series("fixed shards", "efficiency_of_shards", 1),
+        ),
+        alt="Share of their time that workers are at work, over the number of workers",
+    )
+    figure = Figure(
+        name="dealing", panels=(chart,), title=title, basis="simulated, sizes as in a cohort"
+    )
+    path.write_bytes(drawing.images(figure, ["png"])[0])
+
+
 def main() -> None:
     """Print a row for each number of workers."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--slides", type=int, default=10_000)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--json", action="store_true")
+    parser.add_argument("--plot", type=Path, help="PNG to draw")
     asked = parser.parse_args()
     jobs, took = cohort(asked.slides, asked.seed)
     total_s = sum(took.values())
@@ -107,6 +134,8 @@ def main() -> None:
                 "efficiency_of_shards": total_s / workers / sharded,
             }
         )
+    if asked.plot:
+        plot(rows, f"{asked.slides:,} slides on many workers", asked.plot)
     if asked.json:
         print(json.dumps({"slides": asked.slides, "seed": asked.seed, "rows": rows}, indent=1))
         return
