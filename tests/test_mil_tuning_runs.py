@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import inspect
 import json
 import os
 import shutil
@@ -73,6 +74,91 @@ def test_a_fold_alone_is_the_fold_among_all(stage, tmp_path):
     assert json.loads((found.path / "metrics.json").read_text())["folds"] == [0, 1]
 
 
+def tune_part(stage, out, part, **options):
+    given = {"weights": stage / "w.safetensors", "patches": stage / "patches.csv"}
+    given |= {"features": stage / "f", "network": "resnet18", "layer": "layer1"}
+    given |= {"config": QUICK, "threads": 1}
+    return mil.finetune_part(stage / "run", part, out=out, **(given | options))
+
+
+@pytest.mark.parametrize("parts", [("1/2", "2/2"), ("2/2", "1/2"), ("3/3", "2/3", "1/3")])
+def test_folds_in_parts_are_those_of_one_run(stage, tmp_path, parts):
+    tune(stage, tmp_path / "whole", threads=1)
+    for part in parts:
+        index = int(part[0]) - 1
+        wanted = (index,) if index < 2 else ()
+        assert tune_part(stage, tmp_path / "parts", part) == wanted
+        assert not [*(tmp_path / "parts").glob("*.onnx"), *(tmp_path / "parts").glob("*.csv")]
+    tune(stage, tmp_path / "parts", threads=1)
+    assert contents(tmp_path / "parts") == contents(tmp_path / "whole")
+
+
+def test_a_part_by_the_command_line(stage, tmp_path, cli):
+    made = ["finetune", stage / "run", "--patches", stage / "patches.csv", "--out", tmp_path / "t"]
+    made += ["--weights", stage / "w.safetensors", "--network", "resnet18", "--layer", "layer1"]
+    made += ["--features", stage / "f", "--top-k", 3, "--epochs", 1, "--quiet"]
+    answer = cli(*made, "--part", "2/3")
+    said = ["part 2/3, fold 1: tuned; the run is finished without --part"]
+    assert (answer.code, answer.out.splitlines(), answer.err) == (0, said, [])
+    answer = cli(*made, "--part", "3/3")
+    said = ["part 3/3, no fold: tuned; the run is finished without --part"]
+    assert (answer.code, answer.out.splitlines(), answer.err) == (0, said, [])
+    assert [path.name for path in (tmp_path / "t").glob("fold-*")] == ["fold-1"]
+    answer = cli(*made, "--part", "4/3")
+    (line,) = answer.err
+    assert answer.code == 2
+    assert "--part must be i/n with 1 <= i <= n, got '4/3'" in line
+
+
+def contents(out):
+    """Every file of a folder but locks."""
+    files = [path for path in out.rglob("*") if path.is_file() and ".locks" not in path.parts]
+    return {str(path.relative_to(out)): path.read_bytes() for path in files}
+
+
+class Stop(Exception):
+    """By a test."""
+
+
+def test_a_part_that_was_stopped_goes_on(stage, tmp_path):
+    def stop(progress):
+        if progress.finished and progress.epoch == 1:
+            raise Stop
+
+    out = tmp_path / "parts"
+    with pytest.raises(Stop):
+        tune_part(stage, out, "2/2", on_progress=stop)
+    assert (out / "fold-1" / "state.pt").is_file()
+    for part in ("2/2", "1/2", "2/2"):
+        tune_part(stage, out, part)
+    tune(stage, out, threads=1)
+    tune(stage, tmp_path / "whole", threads=1)
+    assert contents(out) == contents(tmp_path / "whole")
+
+
+def test_parts_are_of_the_folds_that_are_asked_for(stage, tmp_path):
+    one = dataclasses.replace(QUICK, folds=(1,))
+    assert tune_part(stage, tmp_path / "t", "1/2", config=one) == (1,)
+    assert tune_part(stage, tmp_path / "t", "2/2", config=one) == ()
+    with pytest.raises(ValueError, match=r"^part must be i/n with 1 <= i <= n, got '3/2'$"):
+        tune_part(stage, tmp_path / "t", "3/2")
+
+
+def test_two_are_not_at_one_part_of_tuning(stage, tmp_path):
+    def again(progress):
+        with pytest.raises(ModelError, match="must be worked on by one process, got a second one"):
+            tune_part(stage, tmp_path / "t", "1/2")
+        raise Stop
+
+    with pytest.raises(Stop):
+        tune_part(stage, tmp_path / "t", "1/2", on_progress=again)
+
+
+def test_the_arguments_of_a_part_are_those_of_all():
+    ours = inspect.signature(mil.finetune).parameters.keys() - {"run", "out"}
+    assert mil.FineTuneArguments.__annotations__.keys() == ours
+
+
 def test_a_run_that_was_trained_again_is_refused(stage, tmp_path):
     tune(stage, tmp_path / "t", ONE)
     train_stage(stage, lr=1e-2)
@@ -108,9 +194,6 @@ def test_other_features_than_the_run_was_trained_on_are_refused(stage, tmp_path)
 
 
 def test_memory_device_and_limits_do_not_count(stage, tmp_path):
-    class Stop(Exception):
-        pass
-
     def stop(progress):
         if progress.fold == 1:
             raise Stop

@@ -68,14 +68,16 @@ def test_a_script_of_one_job(cli):
     assert "array" not in "".join(line for line in script.splitlines() if "SBATCH" in line)
 
 
-def test_a_script_that_submits_itself(cli, tmp_path):
-    told = ("train", "f", "--labels", "l.csv", "--out", "run", "--array", "5", "--at-most", "2")
-    script = script_of(cli, *told)
+@pytest.mark.parametrize(
+    "command", ["train f --labels l.csv --out run", "finetune run --slides s --out t --top-k 4"]
+)
+def test_a_script_that_submits_itself(cli, tmp_path, command):
+    script = script_of(cli, *command.split(), "--array", "5", "--at-most", "2")
     lines = script.splitlines()
     assert lines[1] == "# To be run by bash, not by sbatch: it submits itself."
     assert not [line for line in lines if line.startswith("#SBATCH --array")]
     assert "#SBATCH --output=%x-%j.log" in lines
-    assert "histofast train f --labels l.csv --out run $part &" in lines
+    assert f"histofast {command} $part &" in lines
     asked = submitted_by(script, tmp_path)
     common = ["--parsable", "--export=ALL,HISTOFAST_TASK=1", "--kill-on-invalid-dep=yes"]
     assert asked == [
@@ -340,7 +342,7 @@ def test_folds_as_an_array_are_those_of_one_process(slurm, cli, tmp_path):
     assert len(arrays) == 1
     names = [f"fold-{k}/model.safetensors" for k in range(3)]
     for k in range(3):
-        assert f"part {k + 1}/3 of 3 folds, {k}: trained" in logs
+        assert f"part {k + 1}/3, fold {k}: trained" in logs
     for name in ("predictions.csv", "metrics.json", *names):
         assert (tmp_path / "there" / name).read_bytes() == (here.path / name).read_bytes()
 

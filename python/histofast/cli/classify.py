@@ -160,6 +160,8 @@ def classify(
         raise ValueError("--network must be given, got none: `histofast models list` has them")
 
     from histofast.classify import as_recipe, train, train_folds
+    from histofast.jobs import Part
+    from histofast.learning import folds_of
     from histofast.report import check_installed
 
     check_installed()  # before the hours of training
@@ -203,7 +205,8 @@ def classify(
         else:
             found = train(images, **options.given(folds=folds, fold=fold), **asked)
     if part is not None:
-        machines.say_folds(part, folds or 0)
+        folds_done = folds_of(Part.told(part), folds or 0)
+        machines.say_folds(part, folds_done, did="trained")
         return
     _tell(found, thresholds, as_json=as_json)
 

@@ -130,6 +130,7 @@ def finetune(
     cluster: machines.Cluster = None,
     cpus_per_worker: machines.CpusPerWorker = None,
     gpus_per_worker: machines.GpusPerWorker = None,
+    part: machines.Part = None,
     similarity: Annotated[
         bool,
         typer.Option(
@@ -166,31 +167,27 @@ def finetune(
     from histofast import mil
 
     config = mil.FineTuneConfig(device=device, **asked)
-    found = mil.finetune(
-        run,
-        out=out,
-        encoder=encoder,
-        weights=weights,
-        slides=slides,
-        patches=images,
-        features=features,
-        network=network,
-        layer=layer,
-        config=config,
-        overwrite=overwrite,
-        on_progress=None if quiet else _reporter(),
-        on_note=None if quiet else lambda text: say(told(text), err=True),
-        cluster=machines.cluster_of(cluster, cpus_per_worker, gpus_per_worker),
-        **options.given(jobs=jobs, threads=threads),
-    )
-    if as_json:
-        say_document(json.dumps(found.metrics(), indent=1))
-    else:
-        for line in _table(found):
-            say(line)
-        for note in found.notes:
-            say(f"note: {told(note)}")
-        say(f"encoder: {found.encoder}")
+    given: mil.FineTuneArguments = {
+        "encoder": encoder,
+        "weights": weights,
+        "slides": slides,
+        "patches": images,
+        "features": features,
+        "network": network,
+        "layer": layer,
+        "config": config,
+        "overwrite": overwrite,
+        "on_progress": None if quiet else _reporter(),
+        "on_note": None if quiet else lambda text: say(told(text), err=True),
+        "cluster": machines.cluster_of(cluster, cpus_per_worker, gpus_per_worker),
+        "jobs": jobs,
+        "threads": threads,
+    }
+    if part is not None:
+        machines.say_folds(part, mil.finetune_part(run, part, out=out, **given), did="tuned")
+        return
+    found = mil.finetune(run, out=out, **given)
+    _tell(found, as_json=as_json)
     if not similarity:
         return
     if not quiet:
@@ -206,6 +203,17 @@ def finetune(
         page = _compare(found, sample, on_progress)
     if not as_json:
         say(f"frozen and tuned, layer by layer: {page}")
+
+
+def _tell(found: FineTuned, *, as_json: bool) -> None:
+    """Say what tuning was worth."""
+    if as_json:
+        say_document(json.dumps(found.metrics(), indent=1))
+        return
+    say(*_table(found))
+    for note in found.notes:
+        say(f"note: {told(note)}")
+    say(f"encoder: {found.encoder}")
 
 
 def _reporter() -> Callable[[FineTuneProgress], None]:

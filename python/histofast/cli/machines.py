@@ -65,13 +65,12 @@ def say_part(part: str, outcomes: Sequence[Outcome]) -> None:
         raise typer.Exit(1)
 
 
-def say_folds(part: str, n: int) -> None:
-    """Say that the folds of a part of n are trained."""
-    from histofast.jobs import Part
-    from histofast.learning import folds_of
-
-    folds = ", ".join(map(str, folds_of(Part.told(part), n))) or "none"
-    say(f"part {part} of {count(n, 'fold')}, {folds}: trained; the run is finished without --part")
+def say_folds(part: str, folds: Sequence[int], *, did: str) -> None:
+    """Say which folds are of a part, and what was done with them."""
+    which = (
+        f"fold{'s' if len(folds) > 1 else ''} {', '.join(map(str, folds))}" if folds else "no fold"
+    )
+    say(f"part {part}, {which}: {did}; the run is finished without --part")
 
 
 def cluster_of(address: str | None, cpus: int | None, gpus: float | None) -> RayCluster | None:

@@ -17,7 +17,7 @@ from histofast.mil.bags import Bags, open_bags, open_labels
 from histofast.mil.baseline import mean_pooling
 from histofast.mil.clam import smooth_svm_loss
 from histofast.mil.end_to_end import backward
-from histofast.mil.finetuning import finetune
+from histofast.mil.finetuning import FineTuneArguments, finetune, finetune_part
 from histofast.mil.fold_training import TrainProgress, train_fold
 from histofast.mil.fold_tuning import FineTuneConfig, FineTuneProgress
 from histofast.mil.looking import Look, Looker
@@ -40,6 +40,7 @@ __all__ = [
     "BagModel",
     "BagOutput",
     "Bags",
+    "FineTuneArguments",
     "FineTuneConfig",
     "FineTuneProgress",
     "FineTuned",
@@ -60,6 +61,7 @@ __all__ = [
     "create",
     "evaluate",
     "finetune",
+    "finetune_part",
     "mean_pooling",
     "names",
     "nystrom_attention",

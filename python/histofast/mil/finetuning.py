@@ -6,8 +6,12 @@ HistoTransfer's second stage, its leaks mended; see `fold_tuning` for what happe
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import TypedDict, Unpack
 
 import numpy as np
 import torch
@@ -17,11 +21,12 @@ from histofast._machine import available_cpus
 from histofast._notes import log_of, note, noted
 from histofast._progress import shows
 from histofast.errors import ModelError
-from histofast.jobs import Cluster, Local, engine_for
+from histofast.jobs import Cluster, Local, Part, engine_for
 from histofast.learning import (
     OnNote,
     RunRecord,
     fold_folder,
+    folds_of,
     parts_of_config,
     run_folder,
     sha256_of,
@@ -56,6 +61,26 @@ REVISION = 1
 
 _SAME = 0.15  # of the norm: int8 encoders differ from their networks by half of it, others by all
 _LOOKED_AT = 8  # patches to compare network and encoder on
+
+
+class FineTuneArguments(TypedDict, total=False):
+    """The arguments of `finetune`, but for run and folder, where each is explained."""
+
+    encoder: str | Path | None
+    weights: str | Path | None
+    slides: Slides
+    patches: str | Path | PatchImages | None
+    features: Paths | None
+    network: str | None
+    layer: str | None
+    config: FineTuneConfig | None
+    overwrite: bool
+    jobs: int | None
+    threads: int | None
+    cluster: Cluster | str | None
+    progress: bool | None
+    on_progress: OnProgress | None
+    on_note: OnNote | None
 
 
 @shows()
@@ -120,17 +145,85 @@ def finetune(
 
     Reference: Sharma, Ehsan, Syed, Brown, 2021, HistoTransfer.
     """
-    config = config or FineTuneConfig()
-    out = path_of("out", out)
+    told: FineTuneArguments = {
+        "encoder": encoder,
+        "weights": weights,
+        "slides": slides,
+        "patches": patches,
+        "features": features,
+        "network": network,
+        "layer": layer,
+        "config": config,
+        "overwrite": overwrite,
+        "jobs": jobs,
+        "threads": threads,
+        "cluster": cluster,
+        "on_progress": on_progress,
+        "on_note": on_note,
+    }
+    with _tuned(run, out=out, part=None, **told) as (tuning, frozen, pixels):
+        doing = "writing encoder.onnx, and metrics of test slides with intervals"
+        note(_log, doing, to=on_note, level=logging.INFO)
+        return answer(tuning, frozen=frozen, pixels=pixels)
+
+
+@shows()
+def finetune_part(
+    run: Run | str | Path,
+    part: str,
+    *,
+    out: str | Path,
+    **arguments: Unpack[FineTuneArguments],
+) -> tuple[int, ...]:
+    """Tune some of the folds, as other processes or machines tune the others; `finetune` does what is left, and measures.
+
+    Args:
+        run, out, arguments: as of `finetune`, the same for all parts.
+        part: "i/n": of the folds to tune those of part i of n.
+
+    Returns:
+        The numbers of its folds, which are tuned.
+
+    Raises:
+        ValueError: it says no part; what `finetune` raises. ModelError: another process is at this part.
+
+    Determinism: as of `finetune`, whichever parts are done in whatever order.
+    """
+    mine = Part.told(part)
+    with _tuned(run, out=out, part=mine, **arguments) as (tuning, _, _):
+        return tuning.folds
+
+
+@contextmanager
+def _tuned(
+    run: Run | str | Path,
+    *,
+    out: str | Path,
+    part: Part | None,
+    **told: Unpack[FineTuneArguments],
+) -> Iterator[tuple[Tuning, Network, Pixels]]:
+    """Tune the folds of a part, None: all, and give what measures them; the folder is held meanwhile."""
+    config = told.get("config") or FineTuneConfig()
+    out, jobs, threads = path_of("out", out), told.get("jobs"), told.get("threads")
     if threads is None and jobs is not None and jobs > 1:
         threads = max(1, available_cpus() // jobs)
-    engine = engine_for(folder=out, jobs=jobs, threads=threads, cluster=cluster)
+    engine = engine_for(folder=out, jobs=jobs, threads=threads, cluster=told.get("cluster"))
     is_here = isinstance(engine, Local) and engine.side_by_side == 1
-    say = partial(note, _log, to=on_note, level=logging.INFO)
     run = _checked(run, config)
-    say("looking at features, slides and network")
-    bags = bags_of(run, features)
-    source = source_of(run, encoder=encoder, weights=weights, network=network, layer=layer)
+    on_note = told.get("on_note")
+    note(_log, "looking at features, slides and network", to=on_note, level=logging.INFO)
+    bags, slides, patches = (
+        bags_of(run, told.get("features")),
+        told.get("slides"),
+        told.get("patches"),
+    )
+    source = source_of(
+        run,
+        encoder=told.get("encoder"),
+        weights=told.get("weights"),
+        network=told.get("network"),
+        layer=told.get("layer"),
+    )
     tuning = Tuning(
         run=run,
         bags=bags,
@@ -142,20 +235,26 @@ def finetune(
     )
     frozen = source.build()
     unfreeze(frozen, config.unfreeze)  # refused now, not after reading all slides
-    device = pick_device(config.device)
+    device, overwrite = pick_device(config.device), told.get("overwrite", False)
     with Pixels(bags, slides=slides, patches=patches) as pixels, threads_of_torch(threads):
         _check_same(frozen, bags, pixels, device)
         record = record_of(tuning, pixels)
-        with run_folder(tuning.out, record, files=FILES, overwrite=overwrite):
+        with run_folder(out, record, files=FILES, overwrite=overwrite, part=part):
+            tuning = _of_part(tuning, part)
             work_on_folds(
                 partial(tune_fold, tuning, pixels=pixels if is_here else None, threads=threads),
                 [fold for fold in tuning.folds if not tuning.is_tuned(fold)],
                 engine=engine,
-                on_progress=on_progress,
+                on_progress=told.get("on_progress"),
                 on_note=on_note,
             )
-            say("writing encoder.onnx, and metrics of test slides with intervals")
-            return answer(tuning, frozen=frozen, pixels=pixels)
+            yield tuning, frozen, pixels
+
+
+def _of_part(tuning: Tuning, part: Part | None) -> Tuning:
+    """Return what tunes those of the folds that are of a part."""
+    folds = tuple(tuning.folds[place] for place in folds_of(part, len(tuning.folds)))
+    return tuning if part is None else replace(tuning, config=replace(tuning.config, folds=folds))
 
 
 def _checked(run: Run | str | Path, config: FineTuneConfig) -> Run:
