@@ -179,11 +179,14 @@ def test_the_first_page_is_one_to_read():
 # --- Commands -------------------------------------------------------------------------------------
 
 
+HISTOFAST = typer.main.get_command(app)
+
+
 def command_of(words: list[str]):
     """The command that words begin with, without `histofast`, and the words after its name."""
-    command, name = typer.main.get_command(app), "histofast"
+    command = HISTOFAST
     while words and words[0] in getattr(command, "commands", {}):
-        command, name, words = command.commands[words[0]], f"{name} {words[0]}", words[1:]
+        command, words = command.commands[words[0]], words[1:]
     return command, words
 
 
