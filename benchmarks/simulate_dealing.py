@@ -92,7 +92,7 @@ def sharded_s(took: dict[str, float], workers: int) -> float:
 
 def plot(rows: Sequence[dict[str, Any]], title: str, path: Path) -> None:
     """Draw both efficiencies over the workers, in the looks of the reports."""
-    from histofast.report import Axis, Chart, Figure, Point, Series, drawing
+    from histofast.report import Axis, Chart, Figure, Point, Series, save_figure
 
     def series(name: str, column: str, look: int) -> Series:
         points = tuple(Point(place=row["workers"], value=row[column]) for row in rows)
@@ -110,7 +110,7 @@ def plot(rows: Sequence[dict[str, Any]], title: str, path: Path) -> None:
     figure = Figure(
         name="dealing", panels=(chart,), title=title, basis="simulated, sizes as in a cohort"
     )
-    path.write_bytes(drawing.images(figure, ["png"])[0])
+    save_figure(figure, path)
 
 
 def main() -> None:

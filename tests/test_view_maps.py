@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from histofast.explain.concepts import MeasuredSlide
 from histofast.viewer.maps import Maps, placed_on
 
 CORNERS = np.array([[0, 0], [64, 0], [0, 64], [64, 64]])
@@ -71,6 +72,19 @@ def test_a_table_is_of_the_slide_whose_name_it_has(tmp_path):
     found, _ = maps.of("b", CORNERS, 64)
     np.testing.assert_array_equal([each.values for each in found], [[5, np.nan, np.nan, np.nan]])
     assert maps.of("c", CORNERS, 64) == ([], [])
+
+
+def test_measured_concepts_are_a_layer_each(tmp_path):
+    values = np.arange(8.0).reshape(4, 2)
+    MeasuredSlide(
+        slide="a", concepts=("contrast", "eosin"), coords_l0=CORNERS[::-1], values=values
+    ).save(tmp_path)
+    found, notes = Maps(tmp_path).of("a", CORNERS, 64)
+    assert notes == []
+    assert {each.name: each.values.tolist() for each in found} == {
+        "contrast": [6, 4, 2, 0],
+        "eosin": [7, 5, 3, 1],
+    }
 
 
 def test_a_table_without_the_name_of_a_slide_is_of_that_with_all_its_places(tmp_path):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import typer
 
-from histofast.cli import explain_cam, explain_channels, explain_concepts, flags
+from histofast.cli import explain_cam, explain_channels, explain_concepts, explain_measure, flags
 
 app = typer.Typer(
     cls=flags.Group,
@@ -15,3 +15,4 @@ app = typer.Typer(
 explain_cam.add_to(app)
 explain_channels.add_to(app)
 explain_concepts.add_to(app)
+explain_measure.add_to(app)

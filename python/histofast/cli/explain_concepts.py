@@ -47,14 +47,7 @@ def concepts(
     layers: Annotated[
         str | None, typer.Option("--layers", metavar="A,B,...", help="[all blocks]")
     ] = None,
-    concepts: Annotated[
-        str | None,
-        typer.Option(
-            "--concepts",
-            metavar="A,B,...",
-            help="contrast, eosin ... [all but nuclei_count, nuclei_area]",
-        ),
-    ] = None,
+    concepts: options.Concepts = None,
     target: Annotated[
         str | None,
         typer.Option(
@@ -80,15 +73,7 @@ def concepts(
         ),
     ] = None,
     random_seeds: options.RandomSeeds = None,
-    nuclei_threshold: Annotated[
-        float | None,
-        typer.Option(
-            "--nuclei-threshold",
-            parser=options.number,
-            metavar="X",
-            help="optical density of haematoxylin [0.5]",
-        ),
-    ] = None,
+    nuclei_threshold: options.NucleiThreshold = None,
     seed: options.Seed = None,
     device: Annotated[str, options.device(TORCH, help="where networks run")] = "auto",
     threads: options.DecodingThreads = 2,

@@ -242,6 +242,23 @@ RandomSeeds = Annotated[
         help="networks with random weights, the null [5]",
     ),
 ]
+Concepts = Annotated[
+    str | None,
+    typer.Option(
+        "--concepts",
+        metavar="A,B,...",
+        help="contrast, eosin ... [all but nuclei_count, nuclei_area]",
+    ),
+]
+NucleiThreshold = Annotated[
+    float | None,
+    typer.Option(
+        "--nuclei-threshold",
+        parser=number,
+        metavar="X",
+        help="optical density of haematoxylin [0.5]",
+    ),
+]
 DrawSeed = Annotated[
     int, typer.Option("--seed", parser=whole_number, metavar="N", help="of the draw")
 ]

@@ -1,7 +1,7 @@
 """Tables of values that lie in a folder in, values of the patches of a slide out.
 
-`histofast heatmap` leaves them (attention.csv, cam.csv and that of the null), `histofast predict --attention`
-does, and whoever writes x, y and a value. A table does not say of which slide it is. One in a folder of the
+`histofast heatmap` leaves them (attention.csv, cam.csv and that of the null), `histofast predict --attention` and
+`histofast explain measure` do, and whoever writes x, y and a value. A table does not say of which slide it is. One in a folder of the
 slide's name, or of that name itself, is of that slide; any other is of the slide whose patches lie exactly at
 its places.
 """

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from histofast._lazy import attach
 from histofast.explain.concepts.glcm import GLCM_FEATURES, glcm
 from histofast.explain.concepts.measures import CONCEPTS, Concept, check_concepts, measure
+from histofast.explain.concepts.on_slides import MeasuredSlide, measure_slides
 from histofast.explain.concepts.ridge import PENALTIES, Regression, deal, regress
 from histofast.explain.concepts.sensitivity import Sensitivity, sensitivity
 
@@ -30,6 +31,7 @@ __all__ = [
     "PENALTIES",
     "Concept",
     "Explained",
+    "MeasuredSlide",
     "Regression",
     "Sensitivity",
     "answer_of",
@@ -38,6 +40,7 @@ __all__ = [
     "explain_concepts",
     "glcm",
     "measure",
+    "measure_slides",
     "regress",
     "sensitivity",
 ]
