@@ -93,10 +93,11 @@ class Row:
 
 
 class Table:
-    """All comparisons of a run."""
+    """All comparisons of a run; where a prefix says that it is a dry one, goals are neither met nor missed."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, prefix: str = "") -> None:
         self.rows: list[Row] = []
+        self.prefix = prefix
 
     def race(
         self,
@@ -116,7 +117,7 @@ class Table:
         seconds = in_turns(functions, rounds=rounds, seconds_of=seconds_of, settle_s=settle_s)
         median = {name: float(np.median(values)) for name, values in seconds.items()}
         ratios = {}
-        print(f"\n{what}")
+        print(f"\n{self.prefix}{what}")
         for name in functions:
             ratio = median[name] / median["histofast"]
             least = work / min(seconds[name])
@@ -136,9 +137,11 @@ class Table:
                 )
         return ratios
 
-    def add(self, **values: Any) -> None:
+    def add(self, *, what: str, **values: Any) -> None:
         """Record a line measured elsewhere."""
-        self.rows.append(Row(**values))
+        if self.prefix:
+            values["goal"] = None
+        self.rows.append(Row(what=f"{self.prefix}{what}", **values))
 
     def markdown(self) -> str:
         lines = [

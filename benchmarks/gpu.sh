@@ -6,34 +6,49 @@
 #
 #   tests         the tests marked gpu, which must find a GPU
 #   sanitizer     compute-sanitizer, memcheck and racecheck, over the tests of the kernels
+#   prepare       encoder files and slides, made by the cores while other stages run
 #   kernels       Grams, patches out of tiles, tissue masks: against cuBLAS and the card's ceilings
-#   similarity    all pairs of layers; two networks beyond their forward passes
-#   encoders      ResNet50 float16 in ONNX Runtime against torch             (needs onnxruntime-gpu)
-#   extract       end to end from JPEG slides; decoding on cores and GPU     (needs onnxruntime-gpu)
+#   similarity    all pairs of 60 layers against pytorch-cka; two networks beyond their forward passes
+#   classify      ResNet18 at 96 px: how busy the card is, and what limits
+#   encoders      ResNet50 float16 in ONNX Runtime against torch's CUDA graph       (needs onnxruntime-gpu)
+#   vits          ViT-B/16 and ViT-L/16 float16, likewise                           (needs onnxruntime-gpu)
+#   extract       end to end from JPEG slides; decoding on cores and GPU            (needs onnxruntime-gpu)
+#   profile       what the time of encoders goes to, by kernels and by nsys         (needs onnxruntime-gpu)
+#   compiled      encoders against torch.compile, which is slow to get ready        (needs onnxruntime-gpu)
 #   FILE.py       any other benchmark
 #   keep          only take in what was carried
 #   fetch         where there is a network: wheels into .whl/ (ignored by git), for Python 3.12
 #
-# The GPU's machine has no network; nvcc, a driver and a python3 with torch, onnx, h5py, pytest and
-# nanobind are there, .whl/ holds the rest. onnxruntime-gpu is too large for one call: it travels in
-# five pieces, which wait in /tmp for each other while the machine stays warm. So, after `fetch`, in
-# calls that follow each other within seconds, COMMIT being `git rev-parse --short HEAD`:
+# docs/gpus.md has the plan: what is carried, in which calls, how many seconds each step may take.
 #
-#   1.  carry .whl/base    HISTOFAST_COMMIT=COMMIT bash benchmarks/gpu.sh tests kernels sanitizer
-#   2.  carry .whl/ort/1   HISTOFAST_COMMIT=COMMIT bash benchmarks/gpu.sh similarity
-#   3.  carry .whl/ort/2   bash benchmarks/gpu.sh keep            likewise 4. and 5. with ort/3, ort/4
-#   6.  carry .whl/ort/5   HISTOFAST_COMMIT=COMMIT bash benchmarks/gpu.sh encoders extract
+# The GPU's machine has no network; nvcc, a driver and a python3 with torch, timm, onnx, h5py, pytest and
+# nanobind are there, .whl/ holds the rest: .whl/base, and onnxruntime-gpu for one kind of GPU
+# (HISTOFAST_GPU_SM, 90) in pieces .whl/ort/1, .whl/ort/2 ..., each small enough to travel beside the
+# working tree (HISTOFAST_GPU_CARRY_MIB, 64, in all). Pieces wait in /tmp for each other while the machine
+# stays warm, so the calls follow each other within seconds.
 #
 # A call has HISTOFAST_GPU_SECONDS (570); what does not fit is cut short or left out, and said.
 # Writes to $OUT (default benchmarks/results/gpu): checks.txt, device.json, tests.xml, memcheck.log,
 # racecheck.log, gpu.json, gpu.md, log.txt. Of several calls `benchmarks/compare.py` makes one table.
 # Exit status: 0 when all that was asked for ran, found a GPU, and passed.
 #
-# Dry run without a GPU, on tiny sizes: HISTOFAST_BENCH_TINY=1 benchmarks/gpu.sh tests kernels ...
+# Dry run without a GPU, on tiny sizes and with time: HISTOFAST_BENCH_TINY=1 benchmarks/gpu.sh tests ...
 set -euo pipefail
+stages='tests sanitizer prepare kernels similarity classify encoders vits extract profile compiled keep'
 cd "$(dirname "$0")/.."
+if [ $# -eq 0 ]; then
+    sed -n '2,/^set -/{/^set -/!s/^# \{0,1\}//p}' benchmarks/gpu.sh
+    exit 2
+fi
+[ "$*" = fetch ] || for stage in "$@"; do # before anything is built
+    [[ " $stages " == *" $stage "* || ($stage == *.py && -f $stage) ]] || {
+        echo "no such stage: $stage, there are $stages" >&2
+        exit 2
+    }
+done
 tiny=${HISTOFAST_BENCH_TINY:-0}
-limit_s=${HISTOFAST_GPU_SECONDS:-570}
+limit_s=${HISTOFAST_GPU_SECONDS:-570} patience=1 # how many times as long a step may take
+[ "$tiny" != 1 ] || limit_s=${HISTOFAST_GPU_SECONDS:-14400} patience=20
 out=${OUT:-benchmarks/results/gpu}
 work=${HISTOFAST_GPU_WORK:-/tmp/histofast-gpu} # outlives a call
 mkdir -p "$out" "$work/wheels"
@@ -42,7 +57,7 @@ site=$work/site ort=$work/ort
 export PYTHONPATH=$ort:$site${PYTHONPATH:+:$PYTHONPATH} PATH=$site/bin:$PATH PYTHONUNBUFFERED=1
 export HISTOFAST_REQUIRE_GPU=1 HISTOFAST_BENCH_OUT=$out/gpu
 export HISTOFAST_BENCH_CACHE=${HISTOFAST_BENCH_CACHE:-$work/cache}
-status=0
+status=0 preparing=
 
 step() { printf '\n=== %4d s  %s\n' $SECONDS "$1"; }
 left_s() { echo $((limit_s - SECONDS)); }
@@ -55,7 +70,7 @@ install() { # install FOLDER WHAT...
 
 # Nothing is left out quietly: what was not run, or found no GPU, has not passed.
 run() { # run NAME SECONDS COMMAND...
-    local name=$1 most_s=$2 rc=0 begun=$SECONDS said
+    local name=$1 most_s=$(($2 * patience)) rc=0 begun=$SECONDS said
     shift 2
     [ "$most_s" -lt "$(left_s)" ] || most_s=$(left_s)
     step "$name (at most $most_s s)"
@@ -76,46 +91,49 @@ run() { # run NAME SECONDS COMMAND...
 }
 
 # The warnings of another machine's versions of other packages are no failures of ours.
-pytest=(python3 -m pytest -p no:cacheprovider -q -W default -o faulthandler_timeout=120)
+pytest=(python3 -m pytest -p no:cacheprovider -q -W default -o faulthandler_timeout=$((120 * patience)))
 
 fetch() {
     rm -rf .whl/base .whl/ort
     mkdir -p .whl/base .whl/ort
-    local platforms=() wheel i
+    local platforms=() i tree_bytes base_bytes most_bytes
     for i in _2_28 _2_27 _2_17 2014 1; do platforms+=(--platform "manylinux${i}_x86_64"); done
     local download=(python3 -m pip download -q --no-deps --only-binary :all: --python-version 3.12
         --implementation cp "${platforms[@]}")
-    "${download[@]}" -d .whl/base imagecodecs openslide-bin openslide-python scikit-build-core \
+    "${download[@]}" -d .whl/base imagecodecs openslide-bin openslide-python scikit-build-core==1.1.2 \
         pytorch-cka==1.1.3
-    "${download[@]}" -d .whl/ort onnxruntime-gpu
-    wheel=$(basename .whl/ort/*.whl)
-    for i in 1 2 3 4 5; do
-        mkdir .whl/ort/$i
-        split -n $i/5 ".whl/ort/$wheel" >".whl/ort/$i/$wheel.$i"
-        (cd .whl/ort && sha256sum "$wheel" >"$i/sha256")
-    done
-    rm ".whl/ort/$wheel"
-    du -sm .whl/base .whl/ort/*
+    "${download[@]}" -d .whl/ort onnxruntime-gpu==1.31.1
+    tree_bytes=$(git ls-files -z -co --exclude-standard | xargs -0 stat -c %s | awk '{ n += $1 } END { print n }')
+    base_bytes=$(cat .whl/base/* | wc -c)
+    # A hundredth is left for what a transfer adds.
+    most_bytes=$((${HISTOFAST_GPU_CARRY_MIB:-64} * 1048576 * 99 / 100 - tree_bytes))
+    echo "working tree: $tree_bytes bytes; .whl/base: $base_bytes; beside the tree there is room for $most_bytes"
+    [ "$base_bytes" -le "$most_bytes" ] || {
+        echo ".whl/base does not fit beside the working tree"
+        exit 1
+    }
+    python3 benchmarks/gpu_wheels.py pack .whl/ort/*.whl .whl/ort --sm "${HISTOFAST_GPU_SM:-90}" \
+        --most-bytes "$most_bytes"
+    rm .whl/ort/*.whl
 }
 
 keep() {
-    local wheel
+    local rc=0 piece
     [ ! -d "$ort/onnxruntime" ] || return 0
     compgen -G '.whl/ort/*/*' >/dev/null || return 0
-    cp .whl/ort/*/* "$work/wheels/"
-    wheel=$(cut -d ' ' -f 3 "$work/wheels/sha256") # "<sum>  <name>"
-    step "onnxruntime-gpu: $(compgen -G "$work/wheels/$wheel.?" | wc -l) of 5 pieces are here"
-    [ "$(compgen -G "$work/wheels/$wheel.?" | wc -l)" = 5 ] || return 0
-    (cd "$work/wheels" && cat "$wheel".[1-5] >"$wheel" && sha256sum -c sha256)
-    install "$ort" "$work/wheels/$wheel"
-    rm "$work/wheels/$wheel"*
+    # One folder for each: a list of pieces is in all of them.
+    for piece in .whl/ort/*/; do cp "$piece"* "$work/wheels/"; done
+    step "onnxruntime-gpu"
+    python3 benchmarks/gpu_wheels.py join "$work/wheels" "$ort" || rc=$?
+    [ $rc -eq 0 ] || return $((rc == 3 ? 0 : rc)) # 3: some are still to come
     # Where pip would have put them: ONNX Runtime looks for CUDA and cuDNN beside itself.
-    ln -sfn "$(python3 -c 'import nvidia; print(next(iter(nvidia.__path__)))')" "$ort/nvidia"
+    ln -sfn "$(python3 -c 'import nvidia; print(next(iter(nvidia.__path__)))')" "$ort/nvidia" ||
+        echo "no CUDA libraries of Python's are here"
 }
 
 build() {
     local now
-    now=$(find cpp python models CMakeLists.txt pyproject.toml -type f -not -name '*.pyc' -print0 |
+    now=$(find cpp python models scripts CMakeLists.txt pyproject.toml -type f -not -name '*.pyc' -print0 |
         sort -z | xargs -0 sha256sum | sha256sum)
     [ "$(cat "$work/built" 2>/dev/null)" != "$now" ] || return 0
     if compgen -G '.whl/base/*.whl' >/dev/null; then
@@ -129,6 +147,7 @@ build() {
     local options=(-Ccmake.define.HISTOFAST_CUDA=ON -Ccmake.define.CMAKE_CUDA_ARCHITECTURES=native
         -Ccmake.define.CMAKE_CUDA_FLAGS=-lineinfo) # lines in the sanitizer's reports
     [ "$tiny" != 1 ] || options=(-Ccmake.define.HISTOFAST_CUDA=EMULATE)
+    rm -rf "$HISTOFAST_BENCH_CACHE" # encoder files of other sources
     install "$site" --no-build-isolation -Cbuild-dir="$work/build" "${options[@]}" .
     echo "$now" >"$work/built"
 }
@@ -201,6 +220,34 @@ sanitizer() {
     done
 }
 
+prepare() {
+    step "prepare, beside what follows"
+    OMP_NUM_THREADS=8 nice python3 benchmarks/gpu_prepare.py "$HISTOFAST_BENCH_CACHE" \
+        >"$work/prepare.log" 2>&1 &
+    preparing=$!
+}
+
+prepared() { # wait for it as long as there is time
+    local rc=0 said=passed
+    [ -n "$preparing" ] || return 0
+    step "prepare: what is left of it"
+    while kill -0 "$preparing" 2>/dev/null && [ "$(left_s)" -gt 10 ]; do sleep 1; done
+    if kill "$preparing" 2>/dev/null; then
+        said="NOT FINISHED: stages that need it go on with it"
+    else
+        wait "$preparing" || rc=$?
+        [ $rc -eq 0 ] || said="FAILED, exit status $rc" status=1
+    fi
+    tail -n 30 "$work/prepare.log"
+    echo "prepare: $said" | tee -a "$out/checks.txt"
+}
+
+bench() { # bench NAME FILE ARGUMENT...
+    local name=$1
+    shift
+    run "benchmarks: $name" 540 "${pytest[@]}" -s "$@"
+}
+
 main() {
     local stage
     keep
@@ -211,26 +258,26 @@ main() {
         keep) ;;
         tests) tests ;;
         sanitizer) sanitizer ;;
-        kernels | similarity | encoders | extract)
-            run "benchmarks: $stage" 540 "${pytest[@]}" -s "benchmarks/bench_gpu_$stage.py"
+        prepare) prepare ;;
+        kernels | similarity | classify | encoders | vits | extract | compiled)
+            bench "$stage" "benchmarks/bench_gpu_$stage.py"
             ;;
-        *.py) run "benchmarks: $stage" 540 "${pytest[@]}" -s "$stage" ;;
-        *)
-            echo "no such stage: $stage"
-            status=2
+        profile)
+            bench profile benchmarks/bench_gpu_profile.py
+            # By itself: two cannot record at once.
+            ! command -v nsys >/dev/null || run "nsys" 90 nsys profile --force-overwrite true \
+                -o "$out/encoders" "${pytest[@]}" benchmarks/bench_gpu_encoders.py -k batches
             ;;
+        *.py) bench "$stage" "$stage" ;;
         esac
     done
+    prepared
     step "results in $out"
     ! [ -f "$out/gpu.md" ] || cat "$out/gpu.md"
     ! [ -f "$out/checks.txt" ] || cat "$out/checks.txt"
     return $status
 }
 
-if [ $# -eq 0 ]; then
-    sed -n '2,/^set -/{/^set -/!s/^# \{0,1\}//p}' "$0"
-    exit 2
-fi
 if [ "$*" = fetch ]; then
     fetch
     exit

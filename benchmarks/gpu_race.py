@@ -40,7 +40,7 @@ def sized(real: T, tiny: T) -> T:
 
 
 @pytest.fixture(scope="session", autouse=True)
-def _place():
+def _place(table):
     """A GPU, or the emulated one of a dry run; torch's products without TF32, as ours."""
     reason = _why_not()
     if reason and os.environ.get("HISTOFAST_REQUIRE_GPU") == "1":
@@ -48,6 +48,7 @@ def _place():
     if reason:
         pytest.skip(reason)
     if TINY:
+        table.prefix = "DRY RUN, no GPU: "
         _arrays.LIBRARIES["gpu_arrays"] = gpu_arrays.EmulatedGpu().library()
     torch.backends.cuda.matmul.allow_tf32 = False
     torch.backends.cudnn.allow_tf32 = False
