@@ -1,8 +1,8 @@
 """Grams of captured features, and all pairs of layers, against NumPy, torch and pytorch-cka.
 
-    pytest benchmarks/bench_gram.py -s
+    pytest benchmarks/bench_gram.py -s                          # pytorch-cka's row where it is installed
+    peers/arrays/bin/python -m pytest benchmarks/bench_gram.py -s       # as in peers/README.md
 
-pytorch-cka's row appears where it is installed (pip install --no-deps pytorch-cka==1.1.3 tqdm).
 NumPy and torch only multiply; histofast's time has centring, U-centring and packing in it.
 """
 

@@ -1,18 +1,18 @@
 """Similarity on features in memory and on disk: all pairs of layers, streaming CKA, SVCCA, PWCCA.
 
-    pip install --no-deps pytorch-cka==1.1.3 repsim==0.1.5
     pytest benchmarks/bench_similarity.py -s
+    peers/arrays/bin/python -m pytest benchmarks/bench_similarity.py -s     # as in peers/README.md
 
 Rivals that are not installed are left out, with a line that says so.
 """
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import subprocess
 import sys
 import time
+from importlib.metadata import PackageNotFoundError, version
 
 import numpy as np
 import pytest
@@ -92,7 +92,11 @@ def test_all_pairs(layers, table, benchmark):
     goals = {"both Grams again per pair, as torch_cka (NumPy)": 200.0}
     ours = similarity.cka_pairs(layers)
     np.testing.assert_allclose(pairwise(layers[:4]), ours[:4, :4], atol=2e-3)
-    if importlib.util.find_spec("cka"):
+    try:
+        name = f"pytorch-cka {version('pytorch-cka')}"
+    except PackageNotFoundError:
+        print("\npytorch-cka is not installed: left out")
+    else:
         import torch
         from cka import cka_from_features
 
@@ -100,10 +104,8 @@ def test_all_pairs(layers, table, benchmark):
         tensors = [torch.from_numpy(x) for x in layers]
         theirs = cka_from_features(tensors, tensors).numpy()
         print(f"\nlargest difference to pytorch-cka: {np.abs(theirs - ours).max():.1e}")
-        rivals["pytorch-cka 1.1.3"] = lambda: cka_from_features(tensors, tensors)
-        goals["pytorch-cka 1.1.3"] = 3.0
-    else:
-        print("\npytorch-cka is not installed: left out")
+        rivals[name] = lambda: cka_from_features(tensors, tensors)
+        goals[name] = 3.0
     table.race(
         f"debiased CKA of all pairs of {LAYERS} layers, n = {N}, p = {P}",
         lambda: similarity.cka_pairs(layers),
@@ -159,6 +161,7 @@ def test_streaming_from_files(table, benchmark, tmp_path):
 
 def test_cca_against_repsim(table, benchmark):
     repsim = pytest.importorskip("repsim")
+    rival = f"repsim {version('repsim')}"
     rng = np.random.default_rng(0)
     n, p = 2000, 96
     x = rng.normal(size=(n, p))
@@ -172,8 +175,8 @@ def test_cca_against_repsim(table, benchmark):
         table.race(
             f"{name}, {n} x {p} float64",
             ours,
-            {"repsim 0.1.5": theirs},
-            goals={"repsim 0.1.5": 10.0},
+            {rival: theirs},
+            goals={rival: 10.0},
             work=1,
             unit="pairs/s",
             rounds=2,
