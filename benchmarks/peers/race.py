@@ -39,17 +39,35 @@ NOTES = {
     ("lazyslide", True): "channels last",
     ("slide2vec", False): "as it comes, float32",
     ("slide2vec", True): "channels last",
+    ("trident", False): "its Otsu, float32",
+    ("trident", True): "its Otsu, channels last, no pictures",
+}
+FOOTNOTES = {
+    "trident": "TRIDENT's tissue is its Otsu at 1.25 x, the one of its segmenters that wants no weights from a hub; "
+    "its scale is a magnification, 20 x for 0.5 um/px; it keeps each patch that touches tissue, as it comes.",
 }
 
 
-def interpreter(environments: Path, peer: str) -> str:
+def interpreter(environments: Path, peer: str) -> list[str]:
     own = environments.resolve() / peer / "bin" / "python"
-    return sys.executable if peer == "histofast" else str(own)
+    return [sys.executable] if peer == "histofast" else [str(own), "-I"]  # without our PYTHONPATH
+
+
+def there(environments: Path) -> list[str]:
+    """Return the peers that have an environment, and say who has none."""
+    peers = list(dict.fromkeys(peer for peer, _ in NOTES if peer != "histofast"))
+    found = [peer for peer in peers if (environments / peer / "made").exists()]
+    if not found:
+        sys.exit(f"no peer to race: benchmarks/peers/environments.sh {environments}")
+    for peer in peers:
+        if peer not in found:
+            print(f"{environments} has no environment of {peer}: left out", file=sys.stderr)
+    return found
 
 
 def run(environments: Path, peer: str, job: dict[str, Any]) -> dict[str, Any]:
     """Start one process for one slide; what it tells is its last line."""
-    command = [interpreter(environments, peer), str(HERE / f"run_{peer}.py"), json.dumps(job)]
+    command = [*interpreter(environments, peer), str(HERE / f"run_{peer}.py"), json.dumps(job)]
     offline = os.environ | {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": str(job["threads"])}
     ran = subprocess.run(
         command,
@@ -76,11 +94,10 @@ def jaccard(a: np.ndarray, b: np.ndarray) -> float:
     return float((a & b).sum() / max((a | b).sum(), 1))
 
 
-def prepared(environments: Path, slide: Path, folder: Path, threads: int) -> dict[str, Any]:
+def prepared(lender: list[str], slide: Path, folder: Path, threads: int) -> dict[str, Any]:
     """Draw the weights once, and make an encoder of them, in float32 and in int8."""
     weights, encoder, int8 = (folder / name for name in ("w.pth", "r18.onnx", "r18-int8.onnx"))
-    lender = interpreter(environments, "lazyslide")
-    subprocess.run([lender, "-c", DRAW, str(weights), str(SEED)], check=True)
+    subprocess.run([*lender, "-c", DRAW, str(weights), str(SEED)], check=True)
     network = networks.create("resnet18", weights=weights)
     histofast.export(network, encoder, patch_px=PATCH_PX, mpp=MPP)
     graphs.quantize(encoder, out=int8, slides=slide)
@@ -93,11 +110,13 @@ def prepared(environments: Path, slide: Path, folder: Path, threads: int) -> dic
 
 
 def race(environments: Path, slide: Path, *, rounds: int, threads: int) -> list[dict[str, Any]]:
-    runners = [key for key in NOTES if Path(interpreter(environments, key[0])).exists()]
+    peers = there(environments)
+    runners = [key for key in NOTES if key[0] in ("histofast", *peers)]
     told: dict[tuple[str, bool], list[dict[str, Any]]] = {key: [] for key in runners}
     boxes: dict[tuple[str, bool], np.ndarray] = {}
     with tempfile.TemporaryDirectory() as folder:
-        shared = prepared(environments, slide, Path(folder), threads)
+        lender = interpreter(environments, peers[0])  # each has timm
+        shared = prepared(lender, slide, Path(folder), threads)
         for turn in range(rounds):
             for key in runners:
                 peer, fast = key
@@ -130,7 +149,7 @@ def race(environments: Path, slide: Path, *, rounds: int, threads: int) -> list[
 
 
 def table(rows: list[dict[str, Any]]) -> str:
-    """Return Markdown: medians, and ours over each."""
+    """Return Markdown: medians, ours over each, and what is to be known of them."""
     median = {(r["peer"], r["how"]): statistics.median(r["patches_per_s"]) for r in rows}
     ours = median["histofast", "float32"]
     head = "| | patches/s | ours in float32 over it | patches | side, level-0 px | shared with our mask | s to load |"
@@ -142,7 +161,15 @@ def table(rows: list[dict[str, Any]]) -> str:
             f"{max(r['patches_per_s']):.1f}) | {ours / speed:.2f} | {r['patches']:,} | {r['side_l0']:.1f} | "
             f"{r['mask_shared']:.2f} | {r['loading_s']:.1f} |"
         )
-    return "\n".join(lines)
+    peers = dict.fromkeys(r["peer"] for r in rows)
+    return "\n\n".join(["\n".join(lines), *(FOOTNOTES[p] for p in peers if p in FOOTNOTES)])
+
+
+def described(slide: Path) -> str:
+    with histofast.open_slide(slide) as opened:
+        level0 = opened.levels[0]
+        size = f"{level0.width:,} x {level0.height:,} px at {opened.mpp:g} um/px"
+    return f"{slide.name}, {size}"
 
 
 def main() -> None:
@@ -159,8 +186,9 @@ def main() -> None:
         slide = asked.slide or Path(folder) / "slide.svs"
         if asked.slide is None:
             patches.make_slide(slide, width_px=8192, height_px=8192, mpp=MPP, tissue_fraction=0.4)
+        what = described(slide) if asked.slide else f"synthetic: {described(slide)}"
         rows = race(asked.environments, slide.resolve(), rounds=asked.rounds, threads=asked.threads)
-    about = machine() | {"threads": asked.threads, "rounds": asked.rounds}
+    about = machine() | {"slide": what, "threads": asked.threads, "rounds": asked.rounds}
     page = f"{table(rows)}\n\n{json.dumps(about)}\n"
     print(page)
     if asked.out:
