@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import hashlib
+import importlib.util
 import json
 import re
 import subprocess
 import sys
+import threading
 import tomllib
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
+from urllib.parse import urlsplit
+
+import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
@@ -49,3 +55,85 @@ def test_everything_bundled_has_a_licence_that_is_told():
     rows = sbom("--table").splitlines()[2:]
     assert len(rows) >= 5
     assert all(row.split("|")[3].strip() for row in rows)
+
+
+# --- Links to others ------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def links():
+    spec = importlib.util.spec_from_file_location("links", ROOT / "scripts/links.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_links_are_found_as_a_reader_sees_them(links):
+    text = """See [it](https://doi.org/10.1/a_(b)), <https://a.org>, https://b.org/x. And http://c.org/?q=1;
+https://host/slide.svs and https:// are words."""
+    assert links.links_of(text) == [
+        "https://doi.org/10.1/a_(b)",
+        "https://a.org",
+        "https://b.org/x",
+        "http://c.org/?q=1",
+    ]
+
+
+def test_every_link_to_others_is_whole_and_safe(links):
+    found = links.external_links()
+    assert len(found) >= 40
+    assert "models/registry.toml" in found["https://github.com/mahmoodlab/HIPT"]
+    for link, files in found.items():
+        parts = urlsplit(link)
+        assert parts.scheme == "https", f"{files}: {link}"
+        assert parts.username is None, f"{files}: {link}"
+        assert parts.port is None, f"{files}: {link}"
+        placeholder = r"example\.(com|org)|localhost|todo|xxx|your-|OWNER|[{}<>$]|\.\.\."
+        assert not re.search(placeholder, link, re.IGNORECASE), f"{files}: {link}"
+
+
+class _Server(BaseHTTPRequestHandler):
+    """A path is what it answers to HEAD and to GET."""
+
+    def _answer(self, which):
+        code = int(self.path.split("/")[which])
+        self.send_response(code)
+        if code == 302:
+            self.send_header("Location", "/200/200")
+        self.end_headers()
+
+    def do_HEAD(self):
+        self._answer(1)
+
+    def do_GET(self):
+        self._answer(2)
+
+    def log_message(self, *_):
+        pass
+
+
+@pytest.mark.parametrize(
+    ("path", "says"),
+    [
+        ("/200/404", ""),
+        ("/405/200", ""),
+        ("/302/404", ""),
+        ("/404/404", "404 Not Found"),
+        ("/403/200", "403 Forbidden"),
+    ],
+)
+def test_what_an_address_answers(links, path, says):
+    with HTTPServer(("127.0.0.1", 0), _Server) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        try:
+            assert links.answer_of(f"http://127.0.0.1:{server.server_port}{path}") == says
+        finally:
+            server.shutdown()
+            thread.join()
+
+
+def test_an_address_where_nobody_listens(links):
+    with HTTPServer(("127.0.0.1", 0), _Server) as server:
+        port = server.server_port
+    assert "refused" in links.answer_of(f"http://127.0.0.1:{port}/")
