@@ -29,6 +29,7 @@ REMEDIES = {
     "ray": "histofast[ray]",
     "shapely": "shapely",
     "skimage": "scikit-image",
+    "spatialdata": "spatialdata",
     "httpx2": "histofast[test]",
     **dict.fromkeys(["starlette", "uvicorn"], "histofast[view]"),
     "torchmil": "torchmil",

@@ -80,7 +80,7 @@ DOORS = {
     "tifffile": {"slides"},
     "imagecodecs": {"slides"},
     "openslide": {"slides"},
-    "zarr": {"slides"},
+    "zarr": {"slides", "features"},
     "google_crc32c": {"slides"},
     "h5py": {"features"},
     "anndata": {"features"},

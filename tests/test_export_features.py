@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import re
+import subprocess
 import sys
+from pathlib import Path
 
 import h5py
 import numpy as np
@@ -13,6 +16,7 @@ from histofast.errors import FeatureError
 from histofast.features import FeatureWriter, export_features, read_features
 
 D = 5
+PAGE = Path(__file__).resolve().parent.parent / "docs/coming-from.md"
 
 
 def write(path, n, *, d=D, seed=0, labels=(), side=64, **options):
@@ -65,14 +69,15 @@ def test_parquet(cli, folder, tmp_path, monkeypatch):
 
 
 @pytest.mark.filterwarnings("default")  # anndata's of its own dependencies
-def test_anndata(folder, tmp_path, monkeypatch):
+@pytest.mark.parametrize("suffix", ["h5ad", "zarr"])
+def test_anndata(folder, tmp_path, monkeypatch, suffix):
     anndata = need("anndata", "pandas")
     monkeypatch.setattr("histofast.features.exporting._ROWS", 2)
-    told = []
-    made = export_features(folder, tmp_path / "p.h5ad", on_count=lambda *each: told.append(each))
+    told, out = [], tmp_path / f"p.{suffix}"
+    made = export_features(folder, out, on_count=lambda *each: told.append(each))
     assert (made.slides, made.patches, made.d) == (2, 7, D)
     assert told == [(1, 2), (2, 2)]
-    table = anndata.read_h5ad(tmp_path / "p.h5ad")
+    table = (anndata.read_h5ad if suffix == "h5ad" else anndata.read_zarr)(out)
     files = [read_features(folder / f"{name}.h5") for name in "ab"]
     assert np.array_equal(table.X, np.concatenate([file.features for file in files]))
     assert table.X.dtype == np.float32
@@ -86,9 +91,61 @@ def test_anndata(folder, tmp_path, monkeypatch):
     assert factors["spot_diameter_fullres"] == 65
     assert table.uns["histofast"]["encoder.name"] == "uni"
     assert [*table.var_names] == [f"f{i}" for i in range(D)]
+    # Tables of SpatialData say which shape of which element a row is.
+    keys = table.uns["spatialdata_attrs"]
+    assert [*keys["region"]] == ["a", "b"]
+    assert [*table.obs[keys["region_key"]]] == [*table.obs["slide"]]
+    assert [*table.obs[keys["instance_key"]]] == [0, 1, 2, 3, 0, 1, 2]
+
+
+@pytest.mark.filterwarnings("default")
+def test_anndata_is_read_from_the_disk(folder, tmp_path):
+    anndata = need("anndata", "pandas")
+    export_features(folder, tmp_path / "p.h5ad")
+    whole = anndata.read_h5ad(tmp_path / "p.h5ad")
     backed = anndata.read_h5ad(tmp_path / "p.h5ad", backed="r")
-    assert np.array_equal(backed.X[2:5], table.X[2:5])
+    assert np.array_equal(backed.X[2:5], whole.X[2:5])
     backed.file.close()
+
+
+@pytest.mark.filterwarnings("default")
+def test_a_folder_of_anndata_is_replaced_and_no_other(cli, folder, tmp_path):
+    anndata = need("anndata", "pandas")
+    out = tmp_path / "p.zarr"
+    assert cli("features", "export", folder, "--out", out).code == 0
+    (out / "stray").write_text("of before")
+    answer = cli("features", "export", folder, "--out", out)
+    assert answer.code == 1
+    assert answer.err == [f"histofast: {out} exists: choose another name, or ask to overwrite it"]
+    (folder / "b.h5").unlink()
+    assert cli("features", "export", folder, "--out", out, "--overwrite").code == 0
+    assert anndata.read_zarr(out).shape == (4, D)
+    assert not (out / "stray").exists()
+    for name, text in ((".zattrs", '{"multiscales": []}'), ("zarr.json", '{"attributes": {}}')):
+        slide = tmp_path / f"{name[-5:]}.zarr"
+        slide.mkdir()
+        (slide / name).write_text(text)
+        answer = cli("features", "export", folder, "--out", slide, "--overwrite")
+        assert answer.code == 1
+        assert answer.err == [f"histofast: {slide} exists and is no AnnData: choose another name"]
+        assert (slide / name).read_text() == text
+    assert not [*tmp_path.glob(".*.tmp")]
+
+
+@pytest.mark.filterwarnings("default")
+def test_a_folder_that_cannot_be_finished_leaves_what_was_there(folder, tmp_path):
+    need("anndata", "pandas")
+    out = tmp_path / "p.zarr"
+    export_features(folder, out)
+    before = {path: path.read_bytes() for path in out.rglob("*") if path.is_file()}
+
+    def stop(done, of):
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        export_features(folder, out, overwrite=True, on_count=stop)
+    assert {path: path.read_bytes() for path in out.rglob("*") if path.is_file()} == before
+    assert not [*tmp_path.glob(".*.tmp")]
 
 
 @pytest.mark.filterwarnings("default")
@@ -140,10 +197,16 @@ def test_files_that_do_not_go_together_are_refused(tmp_path):
     assert not list(tmp_path.glob("p.*"))
 
 
-@pytest.mark.parametrize(("module", "extra"), [("pyarrow", "parquet"), ("anndata", "anndata")])
-def test_what_is_not_installed_is_said(cli, folder, tmp_path, monkeypatch, module, extra):
+@pytest.mark.parametrize(
+    ("suffix", "module", "extra"),
+    [
+        ("parquet", "pyarrow", "parquet"),
+        ("h5ad", "anndata", "anndata"),
+        ("zarr", "anndata", "anndata"),
+    ],
+)
+def test_what_is_not_installed_is_said(cli, folder, tmp_path, monkeypatch, suffix, module, extra):
     monkeypatch.setitem(sys.modules, module, None)
-    suffix = {"pyarrow": "parquet", "anndata": "h5ad"}[module]
     answer = cli("features", "export", folder, "--out", tmp_path / f"p.{suffix}")
     assert answer.code == 2
     (line,) = answer.err
@@ -156,5 +219,24 @@ def test_what_is_not_installed_is_said(cli, folder, tmp_path, monkeypatch, modul
 def test_mistakes_are_answered_in_one_line(cli, folder, tmp_path):
     answer = cli("features", "export", folder, "--out", tmp_path / "p.csv")
     assert (answer.code, len(answer.err)) == (2, 1)
-    assert "--out must end in .parquet or .h5ad, got " in answer.err[0]
+    assert "--out must end in .parquet, .h5ad, .zarr, got " in answer.err[0]
     assert cli("features", "export", tmp_path / "no", "-o", tmp_path / "p.csv").code == 2
+
+
+@pytest.mark.filterwarnings("default")
+def test_the_page_says_how_spatialdata_takes_it(folder, tmp_path):
+    spatialdata = need("spatialdata")
+    export_features(folder, tmp_path / "patches.zarr")
+    (code,) = re.findall(r"^```py\n(.*?)^```", PAGE.read_text(), re.MULTILINE | re.DOTALL)
+    subprocess.run([sys.executable, "-c", code], cwd=tmp_path, check=True)
+    store = spatialdata.read_zarr(tmp_path / "cohort.zarr")
+    table = store.tables["patches"]
+    assert np.array_equal(table.X[:4], read_features(folder / "a.h5").features)
+    corners = read_features(folder / "a.h5").coords
+    bounds = store.shapes["a"].geometry.bounds.to_numpy()
+    assert np.array_equal(bounds, np.concatenate([corners, corners + 65], axis=1))
+    shapes, rows = spatialdata.join_spatialelement_table(
+        sdata=store, spatial_element_names="b", table_name="patches", how="left"
+    )
+    assert [*shapes["b"].index] == [*rows.obs["row"]] == [0, 1, 2]
+    assert np.array_equal(rows.X, read_features(folder / "b.h5").features)

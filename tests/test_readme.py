@@ -47,6 +47,7 @@ SUFFIXES = {
     ".csv",
     ".geojson",
     ".h5",
+    ".h5ad",
     ".jpg",
     ".locks",
     ".npy",

@@ -33,6 +33,7 @@ from histofast._files.writing import (
     remove_stale_temporaries,
     replacing,
     replacing_both,
+    replacing_folder,
 )
 
 __all__ = [
@@ -57,6 +58,7 @@ __all__ = [
     "remove_stale_temporaries",
     "replacing",
     "replacing_both",
+    "replacing_folder",
     "state_of",
     "try_shared",
     "write_error",

@@ -95,6 +95,33 @@ def replacing_both(path: Path, other: str, *, overwrite: bool) -> Iterator[Path]
 
 
 @contextlib.contextmanager
+def replacing_folder(path: Path, *, overwrite: bool) -> Iterator[Path]:
+    """Yield a path to make a folder at; what is there at the end becomes `path`, if nothing raised.
+
+    What is replaced is out of its place for a moment: whatever ends the process then leaves nothing at `path`.
+
+    Raises:
+        FileExistsError: `path` exists and `overwrite` is False.
+        FileNotFoundError: the folder above it does not exist.
+        WriteError: that folder cannot be written, or its disk is full.
+    """
+    check_target(path, overwrite=overwrite)
+    with passing_folder(path.parent, path.name) as hidden:
+        try:
+            yield (made := hidden / "new")
+            for each in made.rglob("*"):
+                if each.is_file():
+                    _sync_file(each)
+            if path.exists():
+                path.replace(hidden / "old")
+            made.replace(path)
+            if sys.platform != "win32":
+                _sync_folder(path.parent)
+        except OSError as error:
+            raise write_error(path, error) from error
+
+
+@contextlib.contextmanager
 def passing_folder(folder: Path, name: str) -> Iterator[Path]:
     """Yield a fresh, hidden folder in `folder`, which is removed at the end.
 
@@ -210,8 +237,7 @@ class Temporary:
 
     def sync(self) -> None:
         """Wait until the file's bytes are on the disk."""
-        with self.path.open("r+b") as file:  # a library may have put another file there
-            os.fsync(file.fileno())
+        _sync_file(self.path)  # by its name: a library may have put another file there
 
     def keep(self) -> None:
         """Give the file its final name, for good."""
@@ -264,8 +290,7 @@ class _TemporaryFolder:
 
     def sync(self) -> None:
         for made in self._made():
-            with made.open("r+b") as file:
-                os.fsync(file.fileno())
+            _sync_file(made)
 
     def keep(self) -> None:
         for made in self._made():
@@ -299,6 +324,12 @@ def _prepare(final: Path) -> None:
 def _hidden(final: Path) -> Path:
     short = shortened(final.name, final.parent)
     return final.with_name(f".{short}.{os.getpid()}.{secrets.token_hex(4)}-{_machine_mark()}.tmp")
+
+
+def _sync_file(path: Path) -> None:
+    """Wait until the bytes of a file are on the disk."""
+    with path.open("r+b") as file:
+        os.fsync(file.fileno())
 
 
 def _sync_folder(folder: Path) -> None:

@@ -32,7 +32,8 @@ def export(
         ),
     ],
     out: Annotated[
-        Path, typer.Option("--out", "-o", metavar="FILE", help=".parquet or .h5ad (AnnData)")
+        Path,
+        typer.Option("--out", "-o", metavar="FILE", help=".parquet, or .h5ad or .zarr (AnnData)"),
     ],
     overwrite: options.ReplaceOut = False,
     quiet: options.Quiet = False,
@@ -43,9 +44,10 @@ def export(
     \b
       histofast features export features/ --out patches.parquet
       histofast features export features/ --out patches.h5ad
+      histofast features export features/ --out patches.zarr
 
     Parquet has slide, x, y, tissue_fraction, label and features; AnnData has them as obs and X, with centres of
-    patches in level-0 pixels as obsm["spatial"], for scanpy and squidpy.
+    patches in level-0 pixels as obsm["spatial"], for scanpy, squidpy and SpatialData.
     """
     from histofast.features import export_features
 

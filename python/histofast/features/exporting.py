@@ -1,14 +1,16 @@
 """Feature files in, one table of all their patches out: Parquet, or AnnData for scanpy and squidpy.
 
-The door to pyarrow, anndata and pandas, which are imported when something is exported. Features are
-written file by file and rows by rows, so memory holds what is said of patches and no more.
+The door to pyarrow, anndata with its zarr, and pandas, which are imported when something is exported.
+Features are written file by file and rows by rows, so memory holds what is said of patches and no more.
 
-SpatialData's zarr is not written: it wants pictures and shapes of the slides beside the table, and a hundred
-packages to be made. `spatialdata.SpatialData(tables={...})` takes what `anndata.read_h5ad` gives.
+SpatialData's stores are not written: they want shapes of the slides beside the table, and a hundred packages
+(dask, numba, geopandas) to be made. The table says what SpatialData asks of one (`spatialdata_attrs`), and
+docs/coming-from.md has the lines that add the shapes.
 """
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from importlib import import_module
@@ -19,15 +21,19 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
-from histofast._files import check_target, path_of, replacing, write_error
+from histofast._files import check_target, path_of, replacing, replacing_folder, write_error
 from histofast._words import counted
 from histofast.errors import FeatureError, missing_extra
 from histofast.features.file import FeatureFile, open_features
 from histofast.features.listing import list_features
 from histofast.features.options import options_of, shared_options
 
-SUFFIXES = (".parquet", ".h5ad")
-_NEEDS = {".parquet": ("pyarrow", "parquet"), ".h5ad": ("anndata", "anndata")}
+# What a suffix needs: module, extra.
+_NEEDS = {
+    ".parquet": ("pyarrow", "parquet"),
+    ".h5ad": ("anndata", "anndata"),
+    ".zarr": ("anndata", "anndata"),
+}
 _ROWS = 4096  # written at a time
 
 
@@ -36,7 +42,7 @@ class Exported:
     """What `export_features` has written.
 
     Attributes:
-        path: of the file.
+        path: of the file, or of the folder `.zarr`.
         slides, patches: how many.
         d: features of each patch.
         notes: what was passed over.
@@ -59,36 +65,40 @@ def export_features(
     """Write the features of many slides as one file, a row for each patch.
 
     `.parquet`: slide, x, y (level-0 top-left corner), tissue_fraction and label, as far as the files tell them, and
-    features, a list of d float32. `.h5ad`: AnnData with features as X, the same columns as obs, with
-    `library_id` for squidpy; obsm["spatial"] the centres of patches in level-0 pixels, as squidpy has spots in
-    full-resolution pixels, and uns["spatial"][slide]["scalefactors"]["spot_diameter_fullres"] their side. Names of
-    obs are `<slide>:<row>`.
+    features, a list of d float32. `.h5ad` and `.zarr`: AnnData with features as X, the same columns as obs, with
+    `library_id` for squidpy and `row` in the slide's file; obsm["spatial"] the centres of patches in level-0
+    pixels, as squidpy has spots in full-resolution pixels, and
+    uns["spatial"][slide]["scalefactors"]["spot_diameter_fullres"] their side; uns["spatialdata_attrs"] says that a
+    row is the shape `row` of the element `slide`, as tables of SpatialData do. Names of obs are `<slide>:<row>`.
 
     Args:
         features: folders and files of one encoder and scale, also of TRIDENT, CLAM and STAMP.
-        out: the file.
-        overwrite: replace it.
+        out: the file, or the folder `.zarr`.
+        overwrite: replace it; of folders those alone that hold AnnData.
         on_count: called with the slides written and all of them.
 
     Raises:
         ModuleNotFoundError: pyarrow (extra `parquet`) or anndata (extra `anndata`) is not installed.
-        FileExistsError: `out` is there, and `overwrite` False.
+        FileExistsError: `out` is there, and `overwrite` False, or it is a folder of something else.
         FileNotFoundError, FeatureError: no feature files, broken ones, or such that do not go together.
         ValueError: `out` of another suffix, two files of one slide.
         WriteError: it cannot be written, or the disk is full.
     """
     out = path_of("out", out)
-    if out.suffix not in SUFFIXES:
-        raise ValueError(f"out must end in {' or '.join(SUFFIXES)}, got {out}")
+    if out.suffix not in _NEEDS:
+        raise ValueError(f"out must end in {', '.join(_NEEDS)}, got {out}")
     module, extra = _NEEDS[out.suffix]
     try:
         import_module(module)
     except ModuleNotFoundError:
         raise missing_extra(module, by=f"a file {out.suffix}", extra=extra) from None
     check_target(out, overwrite=overwrite)
+    if out.suffix == ".zarr":
+        _check_replaced(out)
     found = _Found(features)
-    write = _write_parquet if out.suffix == ".parquet" else _write_anndata
-    with replacing(out, overwrite=overwrite) as pending:
+    write = {".parquet": _write_parquet, ".h5ad": _write_h5ad, ".zarr": _write_zarr}[out.suffix]
+    kept = replacing_folder if out.suffix == ".zarr" else replacing
+    with kept(out, overwrite=overwrite) as pending:
         try:
             write(pending, found, on_count)
         except (OSError, RuntimeError) as error:  # h5py reports a failed flush as RuntimeError
@@ -213,16 +223,77 @@ def _write_parquet(path: Path, found: _Found, on_count: Callable[[int, int], Non
 # --- AnnData -----------------------------------------------------------------------------------
 
 
-def _write_anndata(path: Path, found: _Found, on_count: Callable[[int, int], None] | None) -> None:
-    """Have anndata write all but X, then X by its layout on disk, rows by rows."""
+def _check_replaced(out: Path) -> None:
+    """Refuse to take the place of a folder that anndata has not written: slides are such folders, too."""
+    if out.exists() and _attributes_of(out).get("encoding-type") != "anndata":
+        raise FileExistsError(f"{out} exists and is no AnnData: choose another name")
+
+
+def _attributes_of(folder: Path) -> dict[str, Any]:
+    """What a Zarr group says of itself, in format 2 or 3; nothing of a folder that is none."""
+    try:
+        if (folder / ".zattrs").is_file():
+            said = json.loads((folder / ".zattrs").read_bytes())
+        else:
+            said = json.loads((folder / "zarr.json").read_bytes())["attributes"]
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        return {}
+    return said if isinstance(said, dict) else {}
+
+
+def _write_h5ad(path: Path, found: _Found, on_count: Callable[[int, int], None] | None) -> None:
+    from anndata.io import write_elem
+
+    with h5py.File(path, "w", locking=False) as file:  # whose path we hold a lock on
+        write_elem(file, "/", _table_of(found))
+        if "X" in file:
+            del file["X"]
+        x = file.create_dataset("X", dtype=np.float32, **_room(found))
+        _fill(x, found, on_count)
+
+
+def _write_zarr(path: Path, found: _Found, on_count: Callable[[int, int], None] | None) -> None:
+    import zarr
+    from anndata import settings
+    from anndata.io import write_elem
+
+    group = zarr.open_group(path, mode="w", zarr_format=settings.zarr_write_format)
+    write_elem(group, "/", _table_of(found))
+    if "X" in group:
+        del group["X"]
+    # Numbers as networks give them hardly shrink.
+    x = group.create_array("X", dtype=np.float32, compressors=None, **_room(found))
+    _fill(x, found, on_count)
+
+
+def _room(found: _Found) -> dict[str, Any]:
+    """The shape of X and of its chunks."""
+    total = sum(found.sizes)
+    return {"shape": (total, found.d), "chunks": (min(_ROWS, total), found.d)}
+
+
+def _fill(x: Any, found: _Found, on_count: Callable[[int, int], None] | None) -> None:
+    """Write the features by anndata's layout on disk, chunk by chunk."""
+    x.attrs.update({"encoding-type": "array", "encoding-version": "0.2.0"})
+    start = 0
+    for i in range(len(found.names)):
+        for part in found.chunks(i):
+            x[start : start + len(part)] = part
+            start += len(part)
+        if on_count is not None:
+            on_count(i + 1, len(found.names))
+
+
+def _table_of(found: _Found) -> Any:
+    """What is said of patches and of all, as AnnData without X."""
     import anndata
     import pandas as pd
-    from anndata.io import write_elem
 
     slides = np.repeat(found.names, found.sizes)
     rows = np.concatenate([np.arange(n) for n in found.sizes])
     columns: dict[str, Any] = {
         "slide": pd.Categorical(slides),
+        "row": rows,
         "library_id": pd.Categorical(slides),
     }
     for name, parts in found.told.items():
@@ -243,18 +314,9 @@ def _write_anndata(path: Path, found: _Found, on_count: Callable[[int, int], Non
     table.uns["histofast"] = {
         name.replace("/", "_"): str(value) for name, value in found.options.items()
     }
-    with h5py.File(path, "w", locking=False) as file:  # whose path we hold a lock on
-        write_elem(file, "/", table)
-        if "X" in file:
-            del file["X"]
-        total = sum(found.sizes)
-        chunk = (min(_ROWS, total), found.d)
-        x = file.create_dataset("X", (total, found.d), np.float32, chunks=chunk)
-        x.attrs.update({"encoding-type": "array", "encoding-version": "0.2.0"})
-        start = 0
-        for i in range(len(found.names)):
-            for part in found.chunks(i):
-                x[start : start + len(part)] = part
-                start += len(part)
-            if on_count is not None:
-                on_count(i + 1, len(found.names))
+    table.uns["spatialdata_attrs"] = {
+        "region": found.names,
+        "region_key": "slide",
+        "instance_key": "row",
+    }
+    return table
