@@ -7,6 +7,7 @@ import os
 import shutil
 import subprocess
 import sys
+import tarfile
 from pathlib import Path
 
 import pytest
@@ -114,3 +115,21 @@ def test_pip_shows_the_line_and_little_else(bare, kind):
     assert sum("a C++17 compiler must be installed" in line for line in lines) == 1
     assert len(lines) < 25, ran.stdout
     assert "CMake" not in ran.stdout
+
+
+def test_the_source_archive_is_what_is_committed(tmp_path):
+    """So that the tests pass from it: they read pages, and pages link to results."""
+    if importlib.util.find_spec("scikit_build_core") is None:
+        pytest.skip("scikit-build-core is not installed: pip install --group dev")
+    if not (ROOT / ".git").exists():
+        pytest.skip("no clone: nothing tells what is committed")
+    git = ["git", "ls-files", "--cached", "--others", "--exclude-standard"]
+    listed = subprocess.run(git, cwd=ROOT, capture_output=True, text=True, check=True)
+    wanted = {name for name in listed.stdout.splitlines() if (ROOT / name).exists()}
+    code = "import sys; sys.path.insert(0, 'scripts'); import backend; backend.build_sdist(sys.argv[1])"
+    command = [sys.executable, "-c", code, str(tmp_path)]
+    subprocess.run(command, cwd=ROOT, capture_output=True, check=True)
+    (made,) = tmp_path.iterdir()
+    with tarfile.open(made) as archive:
+        names = {name.partition("/")[2] for name in archive.getnames()}
+    assert names == {name for name in wanted if not name.startswith(".ci/")} | {"PKG-INFO"}
