@@ -22,6 +22,8 @@ sys.path.insert(0, str(HERE.parent))
 
 from compare import machine
 
+Key = tuple[str, bool | str]  # of a runner: whose, and as it comes, made faster, or which cut
+
 import histofast
 from histofast import graphs, networks, patches
 
@@ -29,10 +31,16 @@ PATCH_PX, MPP, SEED = 224, 0.5, 0
 GRID_UM = 8.0  # of the masks that are held against each other
 DRAW = """
 import sys, timm, torch
-torch.manual_seed(int(sys.argv[2]))
-torch.save(timm.create_model("resnet18", num_classes=0).state_dict(), sys.argv[1])
+name, seed, given, out = sys.argv[1:]
+torch.manual_seed(int(seed))
+network = timm.create_model(name, num_classes=0)
+if given:
+    from safetensors.torch import load_file
+    known, loaded = network.state_dict(), load_file(given)
+    network.load_state_dict({key: value for key, value in loaded.items() if key in known})
+torch.save(network.state_dict(), out)
 """
-NOTES = {
+NOTES: dict[Key, str] = {
     ("histofast", False): "float32",
     ("histofast", True): "int8, gate passed",
     ("lazyslide", False): "as it comes",
@@ -41,6 +49,10 @@ NOTES = {
     ("slide2vec", True): "channels last",
     ("trident", False): "its Otsu, float32",
     ("trident", True): "its Otsu, channels last, no pictures",
+}
+CUT_NOTES: dict[Key, str] = {
+    ("histofast", "cut"): "cut at {cut}, float32",
+    ("histofast", "cut in int8"): "cut at {cut}, int8, gate passed",
 }
 FOOTNOTES = {
     "trident": "TRIDENT's tissue is its Otsu at 1.25 x, the one of its segmenters that wants no weights from a hub; "
@@ -94,40 +106,63 @@ def jaccard(a: np.ndarray, b: np.ndarray) -> float:
     return float((a & b).sum() / max((a | b).sum(), 1))
 
 
-def prepared(lender: list[str], slide: Path, folder: Path, threads: int) -> dict[str, Any]:
-    """Draw the weights once, and make an encoder of them, in float32 and in int8."""
-    weights, encoder, int8 = (folder / name for name in ("w.pth", "r18.onnx", "r18-int8.onnx"))
-    subprocess.run([*lender, "-c", DRAW, str(weights), str(SEED)], check=True)
-    network = networks.create("resnet18", weights=weights)
-    histofast.export(network, encoder, patch_px=PATCH_PX, mpp=MPP)
-    graphs.quantize(encoder, out=int8, slides=slide)
-    files = {"slide": slide, "weights": weights, "encoder": encoder, "int8": int8}
-    return {name: str(path) for name, path in files.items()} | {
-        "threads": threads,
-        "patch_px": PATCH_PX,
-        "mpp": MPP,
-    }
+def encoders(
+    lender: list[str], slide: Path, folder: Path, network: str, given: Path | None, cut: str | None
+) -> dict[bool | str, Path]:
+    """Draw or take the weights once, as weights.pth, and make encoders of them: whole, cut, and both in int8."""
+    weights, whole = folder / "weights.pth", folder / "whole.onnx"
+    drawn = [network, str(SEED), "" if given is None else str(given.resolve()), str(weights)]
+    subprocess.run([*lender, "-c", DRAW, *drawn], check=True)
+    histofast.export(networks.create(network, weights=weights), whole, patch_px=PATCH_PX, mpp=MPP)
+    made: dict[bool | str, Path] = {False: whole}
+    if cut is not None:
+        made["cut"] = folder / "cut.onnx"
+        graphs.truncate(whole, at=cut, out=made["cut"])
+    for key, encoder in list(made.items()):
+        int8 = encoder.with_name(f"{encoder.stem}-int8.onnx")
+        graphs.quantize(encoder, out=int8, slides=slide)
+        made["cut in int8" if key else True] = int8
+    return made
 
 
-def race(environments: Path, slide: Path, *, rounds: int, threads: int) -> list[dict[str, Any]]:
+def race(
+    environments: Path,
+    slide: Path,
+    *,
+    network: str,
+    weights: Path | None,
+    cut: str | None,
+    rounds: int,
+    threads: int,
+) -> list[dict[str, Any]]:
     peers = there(environments)
-    runners = [key for key in NOTES if key[0] in ("histofast", *peers)]
-    told: dict[tuple[str, bool], list[dict[str, Any]]] = {key: [] for key in runners}
-    boxes: dict[tuple[str, bool], np.ndarray] = {}
-    with tempfile.TemporaryDirectory() as folder:
-        lender = interpreter(environments, peers[0])  # each has timm
-        shared = prepared(lender, slide, Path(folder), threads)
+    notes = NOTES if cut is None else NOTES | {k: v.format(cut=cut) for k, v in CUT_NOTES.items()}
+    runners = [key for key in notes if key[0] in ("histofast", *peers)]
+    told: dict[Key, list[dict[str, Any]]] = {key: [] for key in runners}
+    boxes: dict[Key, np.ndarray] = {}
+    with tempfile.TemporaryDirectory() as name:
+        folder, lender = Path(name), interpreter(environments, peers[0])  # each has timm
+        made = encoders(lender, slide, folder, network, weights, cut)
+        shared = {
+            "slide": str(slide),
+            "network": network,
+            "weights": str(folder / "weights.pth"),
+            "threads": threads,
+            "patch_px": PATCH_PX,
+            "mpp": MPP,
+        }
         for turn in range(rounds):
             for key in runners:
                 peer, fast = key
-                out = Path(folder) / f"{peer}-{fast}-{turn}"
-                out.mkdir()
+                out = folder / f"{peer}-{fast}-{turn}"
+                (out / "out").mkdir(parents=True)
                 result = out / "result.npz"
                 job = shared | {"fast": fast, "out": str(out / "out"), "result": str(result)}
-                Path(job["out"]).mkdir()
+                if peer == "histofast":
+                    job["encoder"] = str(made[fast])
                 told[key].append(run(environments, peer, job))
                 boxes[key] = np.load(result)["boxes"]
-                print(f"round {turn + 1}: {peer}, {NOTES[key]}: {told[key][-1]}", file=sys.stderr)
+                print(f"round {turn + 1}: {peer}, {notes[key]}: {told[key][-1]}", file=sys.stderr)
     with histofast.open_slide(slide) as opened:
         level0 = opened.levels[0]
         size = {"width": level0.width, "height": level0.height, "step": GRID_UM / opened.mpp}
@@ -137,7 +172,7 @@ def race(environments: Path, slide: Path, *, rounds: int, threads: int) -> list[
         {
             "peer": key[0],
             "version": told[key][0]["version"],
-            "how": NOTES[key],
+            "how": notes[key],
             "patches": told[key][0]["patches"],
             "side_l0": float(np.median(boxes[key][:, 2] - boxes[key][:, 0])),
             "mask_shared": jaccard(masks[key], ours),
@@ -175,9 +210,11 @@ def described(slide: Path) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("environments", type=Path)
-    parser.add_argument(
-        "--slide", type=Path, help="else a synthetic one of 8,192 px at 0.5 um/px is made"
-    )
+    parser.add_argument("--slide", type=Path, help="else a synthetic one at 0.5 um/px is made")
+    parser.add_argument("--side-px", type=int, default=8192, help="of the synthetic slide")
+    parser.add_argument("--network", default="resnet18", help="of timm and of histofast")
+    parser.add_argument("--weights", type=Path, help="safetensors of it; else they are drawn")
+    parser.add_argument("--cut", help="a layer where histofast cuts it, beside the whole")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
     parser.add_argument("--out", type=Path, help="write OUT.json and OUT.md as well")
@@ -185,10 +222,24 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         slide = asked.slide or Path(folder) / "slide.svs"
         if asked.slide is None:
-            patches.make_slide(slide, width_px=8192, height_px=8192, mpp=MPP, tissue_fraction=0.4)
+            side = {"width_px": asked.side_px, "height_px": asked.side_px}
+            patches.make_slide(slide, **side, mpp=MPP, tissue_fraction=0.4)
         what = described(slide) if asked.slide else f"synthetic: {described(slide)}"
-        rows = race(asked.environments, slide.resolve(), rounds=asked.rounds, threads=asked.threads)
-    about = machine() | {"slide": what, "threads": asked.threads, "rounds": asked.rounds}
+        rows = race(
+            asked.environments,
+            slide.resolve(),
+            network=asked.network,
+            weights=asked.weights,
+            cut=asked.cut,
+            rounds=asked.rounds,
+            threads=asked.threads,
+        )
+    about = machine() | {
+        "slide": what,
+        "network": asked.network,
+        "threads": asked.threads,
+        "rounds": asked.rounds,
+    }
     page = f"{table(rows)}\n\n{json.dumps(about)}\n"
     print(page)
     if asked.out:

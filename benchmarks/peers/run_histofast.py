@@ -14,7 +14,7 @@ import histofast
 
 def main() -> None:
     job = json.loads(sys.argv[1])
-    encoder = job["int8"] if job["fast"] else job["encoder"]
+    encoder = job["encoder"]
     histofast.load_encoder(encoder)  # as the peers have loaded theirs
     ready = time.perf_counter()
     report = histofast.extract(

@@ -22,7 +22,7 @@ MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 def main() -> None:
     job = json.loads(sys.argv[1])
     torch.set_num_threads(job["threads"])
-    network = timm.create_model("resnet18", num_classes=0)
+    network = timm.create_model(job["network"], num_classes=0)
     network.load_state_dict(torch.load(job["weights"]))
     network.eval()
     if job["fast"]:
@@ -43,12 +43,12 @@ def main() -> None:
     zs.pp.tile_tissues(wsi, job["patch_px"], mpp=job["mpp"])
     tissue_s = time.perf_counter() - ready
     zs.tl.feature_extraction(
-        wsi, encode, model_name="resnet18", transform=prepare, device="cpu", pbar=False
+        wsi, encode, model_name="raced", transform=prepare, device="cpu", pbar=False
     )
     wsi.write(Path(job["out"]) / "slide.zarr")
     seconds = time.perf_counter() - ready
     boxes = wsi.shapes["tiles"].geometry.bounds.to_numpy()
-    features = np.asarray(wsi.tables["resnet18_tiles"].X)
+    features = np.asarray(wsi.tables["raced_tiles"].X)
     np.savez(job["result"], boxes=boxes, features=features)
     told = {"version": version("lazyslide"), "patches": len(boxes), "seconds": seconds}
     print(json.dumps(told | {"tissue_s": tissue_s, "loading_s": ready - began}))

@@ -23,6 +23,7 @@ from slide2vec import (
     register_encoder,
 )
 
+DIMS = {"resnet18": 512, "densenet121": 1024}
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
@@ -32,8 +33,8 @@ def main() -> None:
     px, mpp = job["patch_px"], job["mpp"]
 
     @register_encoder(
-        "raced-resnet18",
-        encode_dim=512,
+        "raced",
+        encode_dim=DIMS[job["network"]],
         input_size=px,
         supports_variable_input_size=True,
         supported_spacing_um=mpp,
@@ -42,13 +43,13 @@ def main() -> None:
     )
     class Raced(TorchTileEncoder):
         def __init__(self, *, output_variant: str | None = None, **_: object) -> None:
-            network = timm.create_model("resnet18", num_classes=0)
+            network = timm.create_model(job["network"], num_classes=0)
             network.load_state_dict(torch.load(job["weights"]))
             if job["fast"]:
                 network = network.to(memory_format=torch.channels_last)
             super().__init__(
                 network,
-                encode_dim=512,
+                encode_dim=DIMS[job["network"]],
                 input_size=px,
                 mean=MEAN,
                 std=STD,
@@ -60,7 +61,7 @@ def main() -> None:
                 batch = batch.contiguous(memory_format=torch.channels_last)
             return super().encode_tiles(batch)
 
-    model = Model.from_preset("raced-resnet18", device="cpu")
+    model = Model.from_preset("raced", device="cpu")
     tiling = TilingConfig(
         requested_spacing_um=mpp, requested_tile_size_px=px, tolerance=0.05, overlap=0.0
     )

@@ -33,7 +33,7 @@ class ChannelsLast(torch.nn.Module):
 
 
 def encoder_of(job: dict) -> CustomInferenceEncoder:
-    network = timm.create_model("resnet18", num_classes=0)
+    network = timm.create_model(job["network"], num_classes=0)
     network.load_state_dict(torch.load(job["weights"]))
     network.eval()
     return CustomInferenceEncoder(
