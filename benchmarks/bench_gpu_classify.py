@@ -3,8 +3,9 @@
     pytest benchmarks/bench_gpu_classify.py -s        (see gpu_race.py for a dry run without a GPU)
 
 `classify.train` on made-up pictures of two classes, with the recipe `ours`: pixels mapped from disk,
-augmented on the CPU, steps in bfloat16. Rates are of whole epochs, looks at the validation images included,
-from the second on. Beside it stand the bare steps on pictures that lie on the GPU, and augmentation alone.
+augmented on the CPU, steps in bfloat16. Rates are of whole epochs, looks at the validation images
+included, from the second on. Beside it: bare steps on pictures that lie on the GPU, and augmentation
+alone, on one thread as the loop does it and on all.
 """
 
 from __future__ import annotations
@@ -131,15 +132,15 @@ def seconds_of(function):
     return time.perf_counter() - began
 
 
-def augmentation():
-    """Return a function that augments some batches on one thread, as the loop does, and their images."""
+def augmentation(threads):
+    """Return a function that augments some batches, and their images; the loop does it on one thread."""
     batches = sized(100, 2)
     pixels = graphs.stained_noise(RECIPE.batch_size, PX)
     keys = np.arange(2 * len(pixels), dtype=np.uint64).reshape(-1, 2)
 
     def run():
         for _ in range(batches):
-            augment(pixels, RECIPE.augmentation, keys=keys)
+            augment(pixels, RECIPE.augmentation, keys=keys, threads=threads)
 
     return run, batches * len(pixels)
 
@@ -151,12 +152,13 @@ def test_classify(pictures, table, tmp_path):
     rates = {}
     for name, (run, images) in (
         ("bare steps of torch in bfloat16, pictures on the GPU", bare_steps()),
-        ("augmentation alone, one thread", augmentation()),
+        ("augmentation alone, one thread", augmentation(1)),
+        (f"augmentation alone, {available_cpus()} threads", augmentation(available_cpus())),
     ):
         rates[name] = images / seconds_of(run)
         print(f"  {name}: {rates[name]:,.0f} images/s")
     limit = min(rates, key=lambda name: rates[name])
-    print(f"  the lower of the two, and so what limits first: {limit}")
+    print(f"  the lowest, and so what limits first: {limit}")
     table.add(
         what=f"{WHAT}: GPU busy, by nvidia-smi",
         ours=f"{watch.found.share:.0%}",

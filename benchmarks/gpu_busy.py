@@ -9,21 +9,18 @@ from __future__ import annotations
 import statistics
 import subprocess
 import sys
-import tempfile
+import threading
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
-SLOWEST_S = 10
-SAMPLED_MS = 200
+PAUSE_S = 0.1
 FIELDS = ("utilization.gpu", "power.draw", "clocks.sm")
 SAMPLER = ["nvidia-smi", f"--query-gpu={','.join(FIELDS)}", "--format=csv,noheader,nounits"]
-# Of a dry run: the same lines, of a GPU that does nothing.
-IDLE = f"import time\nwhile True: print('0, 0.0, 0', flush=True); time.sleep({SAMPLED_MS} / 1e3)"
+IDLE = "0, 0.0, 0"  # of a dry run: a GPU that does nothing
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,37 +60,28 @@ def sampled_of(text: str) -> Sampled:
 
 
 class Watch:
-    """What nvidia-smi says between `begin` and `end`, which wait for a line of it: it starts slowly."""
+    """What nvidia-smi says between `begin` and `end`, asked again and again: it buffers what it repeats."""
 
     def __init__(self, *, dry: bool) -> None:
-        self._command = [sys.executable, "-c", IDLE] if dry else [*SAMPLER, "-lms", str(SAMPLED_MS)]
-        self._begun_at = 0
+        self._command = [sys.executable, "-c", f"print({IDLE!r})"] if dry else SAMPLER
+        self._ended = threading.Event()
+        self._said: list[str] = []
+        self._thread = threading.Thread(target=self._ask, daemon=True)
         self.found: Sampled | None = None
 
     def begin(self) -> None:
-        self._file = tempfile.NamedTemporaryFile()  # noqa: SIM115
-        self._process = subprocess.Popen(self._command, stdout=self._file)
-        self._begun_at = self._written_beyond(0)
+        self._thread.start()
 
     def end(self) -> None:
-        try:
-            self._written_beyond(self._begun_at)
-        finally:
-            self._process.kill()
-            self._process.wait()
-        text = Path(self._file.name).read_bytes()[self._begun_at :].decode()
-        self._file.close()
-        self.found = sampled_of(text)
+        self._ended.set()
+        self._thread.join()
+        # The first answer is of the time before.
+        self.found = sampled_of("\n".join(self._said[1:] or self._said))
 
-    def _written_beyond(self, position: int) -> int:
-        """Wait for a whole line beyond a position; return where it ends."""
-        until = time.monotonic() + SLOWEST_S
-        while time.monotonic() < until:
-            end = Path(self._file.name).read_bytes().rfind(b"\n") + 1
-            if end > position:
-                return end
-            time.sleep(0.02)
-        raise TimeoutError(f"{self._command[0]} says nothing within {SLOWEST_S} s")
+    def _ask(self) -> None:
+        while not self._said or not self._ended.wait(PAUSE_S):
+            answer = subprocess.run(self._command, capture_output=True, text=True, check=False)
+            self._said.append(answer.stdout.strip() or answer.stderr.strip())
 
 
 @contextmanager
@@ -180,4 +168,6 @@ def profiled(function: Callable[[], Any], *, dry: bool) -> Profile:
         for event in recorded.events()
         if event.device_type == where
     )
-    return profile_of(spans, wall_s=wall_s)
+    found = profile_of(spans, wall_s=wall_s)
+    assert dry or found.kernels_s, "the profiler saw no kernel"
+    return found
