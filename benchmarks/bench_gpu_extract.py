@@ -22,7 +22,7 @@ import openslide
 import pytest
 import tifffile
 import torch
-from gpu_busy import watched
+from gpu_busy import enter, watched
 from gpu_race import (
     DEVICE,
     MARKS,
@@ -249,14 +249,7 @@ def test_end_to_end(scale, slides, network, file, table, tmp_path):
     )
     print(f"  stages of one slide: {reports[-1].slides[-1].seconds}")
     print(f"  {reports[-1].about}; {watch.found}")
-    table.add(
-        what=f"{what}: GPU busy, by nvidia-smi",
-        ours=f"{watch.found.share:.0%}",
-        rival="the time of all",
-        theirs="",
-        ratio=watch.found.share,
-        goal=None,
-    )
+    enter(table, f"{what}: GPU busy, by nvidia-smi", watch.found.share)
     least = round(min(0.85, 0.9 * rate["decode"] / rate["encoder"]), 2)
     alone = "our Encoder alone, patches in memory"
     for mine, rival, name, goal in (

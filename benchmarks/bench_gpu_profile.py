@@ -9,7 +9,7 @@ Where Nsight Systems is at hand `gpu.sh profile` records its timeline as well.
 from __future__ import annotations
 
 import pytest
-from gpu_busy import profiled, watched
+from gpu_busy import enter, profiled, watched
 from gpu_race import (
     DEVICE,
     MARKS,
@@ -41,11 +41,8 @@ def test_encoder(name, table, cache):
     print(f"\n{name} float16, {PATCHES} patches: {watch.found}", *found.lines(), sep="\n")
     kernels = [k for k in found.by_name if any(part in k.lower() for part in ATTENTION)]
     print(f"  attention by: {', '.join(k[:80] for k in kernels) or 'no kernel of that name'}")
-    table.add(
-        what=f"{name} float16, Encoder.submit and result: GPU busy, by spans of kernels",
-        ours=f"{found.share:.0%}",
-        rival="the time of all",
-        theirs="",
-        ratio=found.share,
-        goal=None,
+    enter(
+        table,
+        f"{name} float16, Encoder.submit and result: GPU busy, by spans of kernels",
+        found.share,
     )

@@ -17,6 +17,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
+from compare import Table
+
 PAUSE_S = 0.1
 FIELDS = ("utilization.gpu", "power.draw", "clocks.sm")
 SAMPLER = ["nvidia-smi", f"--query-gpu={','.join(FIELDS)}", "--format=csv,noheader,nounits"]
@@ -57,6 +59,13 @@ def sampled_of(text: str) -> Sampled:
         raise ValueError(f"nvidia-smi must give lines of {len(FIELDS)} numbers, got {text[:80]!r}")
     busy, watts, mhz = (statistics.fmean(column) for column in zip(*rows, strict=True))
     return Sampled(samples=len(rows), share=busy / 100, watts=watts, mhz=mhz)
+
+
+def enter(table: Table, what: str, share: float, *, goal: float | None = None) -> None:
+    """Enter a share of time."""
+    table.add(
+        what=what, ours=f"{share:.0%}", rival="all of the time", theirs="", ratio=share, goal=goal
+    )
 
 
 class Watch:
@@ -109,9 +118,13 @@ def union_s(spans: Iterable[tuple[float, float]]) -> float:
 
 @dataclass(kw_only=True)
 class Profile:
-    """What a GPU did: seconds in which a kernel was at work, and in which only copies were, of all."""
+    """What a GPU did: seconds in which a kernel was at work, and in which only copies were, of all.
+
+    `extent_s` is from the first kernel's begin to the last one's end.
+    """
 
     wall_s: float
+    extent_s: float
     kernels_s: float
     copies_s: float
     by_name: dict[str, float] = field(default_factory=dict)
@@ -119,6 +132,10 @@ class Profile:
     @property
     def share(self) -> float:
         return self.kernels_s / self.wall_s
+
+    @property
+    def share_of_extent(self) -> float:
+        return self.kernels_s / self.extent_s if self.extent_s else 0.0
 
     def lines(self, most: int = 12) -> list[str]:
         """Return it in words, the longest kernels first."""
@@ -143,8 +160,14 @@ def profile_of(spans: Iterable[tuple[str, float, float]], *, wall_s: float) -> P
         if not name.startswith(("Memcpy", "Memset")):
             kernels.append((begin, end))
     busy = union_s(kernels)
+    moments = [moment for span in kernels for moment in span] or [0.0]
+    extent_s = max(moments) - min(moments)
     return Profile(
-        wall_s=wall_s, kernels_s=busy, copies_s=union_s(every) - busy, by_name=dict(by_name)
+        wall_s=wall_s,
+        extent_s=extent_s,
+        kernels_s=busy,
+        copies_s=union_s(every) - busy,
+        by_name=dict(by_name),
     )
 
 

@@ -114,6 +114,7 @@ def test_profile_tells_kernels_from_copies(benchmarks):
     spans = [("gemm", 0.0, 4.0), ("Memcpy HtoD", 3.0, 6.0), ("gemm", 6.0, 7.0), ("add", 6.5, 7.0)]
     found = benchmarks("gpu_busy").profile_of(spans, wall_s=10.0)
     assert (found.share, found.kernels_s, found.copies_s) == (0.5, 5.0, 2.0)
+    assert (found.extent_s, found.share_of_extent) == (7.0, 5 / 7)
     assert found.by_name == {"gemm": 5.0, "Memcpy HtoD": 3.0, "add": 0.5}
     assert found.lines(most=1) == [
         "  a kernel at work 50% of 10.000 s, only copies 20%",
