@@ -162,8 +162,10 @@ import sys
 from importlib.metadata import distributions
 from pathlib import Path
 
+import numpy as np
+
 from histofast import _core
-from histofast.encoders import device_problem
+from histofast.encoders import device_problem, load
 
 assert _core.cuda_is_compiled(), "this library was built without CUDA"
 count = _core.cuda_device_count()
@@ -178,6 +180,18 @@ def last_line(*command):
     return said.strip().splitlines()[-1]
 
 
+def trial():  # of the library that was carried, before minutes go into it
+    problem = device_problem("cuda")
+    if problem:
+        return problem
+    try:
+        with load("densenet121-t2", device="cuda") as encoder:
+            d = encoder.encode(np.zeros((1, 256, 256, 3), np.uint8)).shape[1]
+            return f"works: {d} features of a patch, {encoder.device_note or 'as asked for'}"
+    except Exception as error:
+        return f"{type(error).__name__}: {error}"
+
+
 kinds = ("numpy", "nvidia", "onnx", "torch", "triton", "nanobind", "scikit-build", "imagecodecs")
 about = {
     "gpus": [_core.cuda_device_name(i) for i in range(count)],
@@ -189,7 +203,7 @@ about = {
     "histofast": _core.version,
     "cpu_isa": _core.best_isa().name,
     "onnxruntime": importlib.import_module("onnxruntime").__version__,
-    "onnxruntime without CUDA because": device_problem("cuda"),
+    "onnxruntime on CUDA": trial(),
     "packages": {
         d.name: d.version for d in distributions() if d.name and d.name.lower().startswith(kinds)
     },
