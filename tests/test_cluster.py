@@ -724,7 +724,7 @@ def test_workers_compute_with_the_threads_and_gpus_that_they_have(nodes):
 def test_a_study_of_slides_on_a_cluster(nodes, encoder, hired, tmp_path):
     need("torch", "sklearn", "matplotlib", "jinja2")
     from histofast.mil import TrainConfig
-    from histofast.studies import Setting, compare_networks
+    from histofast.studies import NetworkStudy, Setting, conduct
     from tiny_encoder import write_encoder
 
     mend(nodes)
@@ -747,7 +747,7 @@ def test_a_study_of_slides_on_a_cluster(nodes, encoder, hired, tmp_path):
             measure_speed=False,
             cluster=where,
         )
-        compare_networks([encoder, other], setting)
+        conduct(NetworkStudy(encoders=[encoder, other], setting=setting))
     assert len(hired) == 2  # for runs, and for mean pooling
     for part in ("features", "runs"):
         found = made_in(tmp_path / "there" / part, but=["run.json"])

@@ -111,6 +111,30 @@ def test_a_study_has_an_array_for_each_step_of_its_plan(cli, tmp_path):
 
 
 @pytest.mark.parametrize(
+    ("command", "steps"),
+    [
+        ("truncation --network resnet18=w.safetensors", 3),
+        ("networks --encoder densenet121-t2 --encoder densenet121-t2-int8 --no-speed", 2),
+    ],
+)
+def test_a_study_of_slides_has_an_array_for_encoders_features_and_runs(
+    cli, tmp_path, monkeypatch, command, steps
+):
+    need("torch", "sklearn", "matplotlib", "jinja2")
+    monkeypatch.chdir(tmp_path)
+    for name in ("w.safetensors", "l.csv"):  # that they are there is all that is looked at
+        (tmp_path / name).write_bytes(b"")
+    told = ["study", *command.split(), "--slides", "s", "--labels", "l.csv", "--out", "o"]
+    script = script_of(cli, *told, "--array", "7")
+    assert f"\nhistofast {' '.join(told)} $part &\n" in script
+    asked = submitted_by(script, tmp_path)
+    assert ["--array=1-7" in line for line in asked] == [True] * steps + [False]
+    after = [word for line in asked for word in line if "dependency" in word]
+    assert after == [f"--dependency=afterok:{k + 1}" for k in range(steps)]
+    assert not (tmp_path / "o").exists()
+
+
+@pytest.mark.parametrize(
     ("arguments", "words"),
     [
         ("exract s --out o", "command must be one of .*, classify, .*, got 'exract'"),
@@ -118,7 +142,7 @@ def test_a_study_has_an_array_for_each_step_of_its_plan(cli, tmp_path):
         ("extract s --ot o", "no such option: --ot .*see histofast extract --help"),
         (
             "predict r f --out o --array 3",
-            "--array must be of a command that has shards or parts, got predict",
+            "--array must be of a command that has shards or parts, got predict, which is one job: leave",
         ),
         ("train f --labels l --out o --array 3 --part 1/3", "--array must not be given with part:"),
         ("extract s --out o --array 3 --shard 1/3", "--array must not be given with shard: each"),

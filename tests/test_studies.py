@@ -259,18 +259,19 @@ def test_bad_studies(stage, tmp_path):
     given = {"labels": stage / "labels.csv", "out": tmp_path / "s"}
     setting = Setting(patches=stage / "patches.csv", **given)
     with pytest.raises(ValueError, match="networks must name at least one network"):
-        studies.truncation({}, setting)
+        studies.Truncation(networks={}, setting=setting)
     with pytest.raises(ModelError, match="got 'resnet8': did you mean resnet18"):
-        studies.truncation({"resnet8": "w"}, setting)
+        studies.Truncation(networks={"resnet8": "w"}, setting=setting)
     assert not (tmp_path / "s").exists()
     with pytest.raises(ModelError, match=r"cuts of resnet18 must be of .* got 'layr1'"):
-        studies.truncation({"resnet18": "w"}, setting, cuts=["layr1"])
+        studies.Truncation(networks={"resnet18": "w"}, setting=setting, cuts=["layr1"])
     with pytest.raises(ValueError, match="random_seeds must be at least 0, got -1"):
-        studies.truncation({"resnet18": "w"}, setting, random_seeds=-1)
+        studies.Truncation(networks={"resnet18": "w"}, setting=setting, random_seeds=-1)
     with pytest.raises(ValueError, match="encoders must be at least 2, got 1"):
-        studies.compare_networks(["a"], setting)
+        studies.NetworkStudy(encoders=["a"], setting=setting)
+    twice = ["densenet121-t2", "densenet121-t2"]
     with pytest.raises(ValueError, match="must have different names, got 'densenet121-t2' twice"):
-        studies.compare_networks(["densenet121-t2", "densenet121-t2"], setting)
+        studies.NetworkStudy(encoders=twice, setting=setting)
 
 
 @pytest.mark.parametrize(
@@ -446,14 +447,17 @@ def test_an_encoder_file_is_cut_in_its_graph(stage, tmp_path):
         repeats=1,
         measure_speed=False,
     )
-    given = {"net": file}
-    rows = studies.truncation(given, replace(setting, out=tmp_path / "all")).study.rows
+    asked = studies.Truncation(
+        networks={"net": file}, setting=replace(setting, out=tmp_path / "all")
+    )
+    rows = studies.conduct(asked).study.rows
     layers = [row.layer for row in rows if not row.baseline]
     assert layers == [
         *("down_layers.0.relu", "down_layers.1.relu", "bottom.relu"),
         *("up_layers.0.relu", "up_layers.1.relu", "last"),
     ]
-    found = studies.truncation(given, setting, cuts=["bottom", "down_layers.1", "last"]).study
+    asked = replace(asked, setting=setting, cuts=["bottom", "down_layers.1", "last"])
+    found = studies.conduct(asked).study
     rows = {row.name: row for row in found.rows if not row.baseline}
     assert list(rows) == ["net down_layers.1", "net bottom", "net last"]
     assert [row.d for row in rows.values()] == [5, 12, 2]
@@ -479,15 +483,15 @@ def test_an_encoder_file_is_cut_in_its_graph(stage, tmp_path):
         atol=1e-5 * np.abs(of_study).max(),
     )
     written = {p: p.stat().st_mtime_ns for p in (tmp_path / "s" / "encoders").iterdir()}
-    again = studies.truncation(given, setting, cuts=["bottom", "down_layers.1", "last"]).study
+    again = studies.conduct(asked).study
     assert str(again.rows) == str(found.rows)  # not a number is not itself
     assert written == {p: p.stat().st_mtime_ns for p in (tmp_path / "s" / "encoders").iterdir()}
     with pytest.raises(ModelError, match="has no tensor 'botom': did you mean bottom"):
-        studies.truncation(given, setting, cuts=["botom"])
+        replace(asked, cuts=["botom"])
     with pytest.raises(
         ValueError, match="resnet18 is no vision transformer of timm: it has no tok"
     ):
-        studies.truncation({"resnet18": stage / "w.safetensors"}, setting, pool="cls")
+        replace(asked, networks={"resnet18": stage / "w.safetensors"}, pool="cls", cuts=None)
 
 
 def test_the_chosen_cut_alone_serves_the_studys_models(stage, truncated, tmp_path, capsys):
@@ -520,13 +524,15 @@ def test_labels_are_looked_at_before_the_work(stage, tmp_path):
     few = tmp_path / "few.csv"
     few.write_text("slide,label\nb00,no\nb01,yes\nnobody,yes\n")
     setting = Setting(patches=stage / "patches.csv", labels=few, out=tmp_path / "s")
+    networks = {"resnet18": stage / "w.safetensors"}
     with pytest.raises(
         ValueError, match=r"labels without features: 1 \(nobody\); features without labels: 18"
     ):
-        studies.truncation({"resnet18": stage / "w.safetensors"}, setting)
+        studies.conduct(studies.Truncation(networks=networks, setting=setting))
     setting = replace(setting, missing="skip")
+    encoders = ["densenet121-t2", "densenet121-t2-int8"]
     with pytest.raises(ValueError, match="n must be at most the number of patients, 2, got 5"):
-        studies.compare_networks(["densenet121-t2", "densenet121-t2-int8"], setting)
+        studies.conduct(studies.NetworkStudy(encoders=encoders, setting=setting))
     assert not (tmp_path / "s").exists()
 
 

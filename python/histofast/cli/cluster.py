@@ -75,7 +75,7 @@ def sbatch(
     A task that comes near the end of its time, or is preempted, drops the slide in work and is put back
     into the queue; started again it does what is left. A task with a slide that failed has failed.
 
-    The script of extract is for sbatch. With --array that of train, classify --folds and studies of pictures is for
+    The script of extract is for sbatch. With --array that of train, finetune, classify --folds and studies is for
     bash: it submits itself, an array for each step of what needs something else, and a last job that does what
     is left and writes the results.
     """
@@ -138,7 +138,10 @@ def _levels(context: typer.Context, inner: Any, arguments: Sequence[str]) -> int
 
 def _check_array(inner: Any, command: Sequence[str], flag: str) -> None:
     if not flag:
-        raise ValueError(f"array must be of a command that has shards or parts, got {inner.name}")
+        raise ValueError(
+            f"array must be of a command that has shards or parts, got {inner.name}, which is one job: "
+            "leave it out"
+        )
     if any(word.partition("=")[0] == flag for word in command):
         name = flag.removeprefix("--")
         raise ValueError(f"array must not be given with {name}: each task has one of its own")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -15,6 +14,7 @@ from histofast.cli import machines, options
 from histofast.cli.output import say, say_document
 from histofast.cli.plan import say_plan
 from histofast.cli.study_command import (
+    Instead,
     Jobs,
     Threads,
     study_command,
@@ -53,15 +53,6 @@ Repeats = Annotated[
 ]
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class _Instead:
-    """What is done of a study, if not all of it."""
-
-    part: str | None
-    plans_only: bool
-    counts_levels: bool
-
-
 def _told(
     out: Out,
     runs: RunsFolder = None,
@@ -76,7 +67,7 @@ def _told(
     plan_only: options.PlanOnly = False,
     count_levels: machines.CountLevels = False,
     quiet: options.Quiet = False,
-) -> tuple[dict[str, Any], _Instead]:
+) -> tuple[dict[str, Any], Instead]:
     """Return what every study of pictures is told, and what is to be done instead of all of it."""
     told = {
         "out": out,
@@ -86,12 +77,12 @@ def _told(
         "on_progress": None if quiet else telling(),
         **options.given(runs=runs, jobs=jobs, gpus=gpus, threads=threads),
     }
-    return told, _Instead(part=part, plans_only=plan_only, counts_levels=count_levels)
+    return told, Instead(part=part, counts_levels=count_levels, plans_only=plan_only)
 
 
 @with_options_of(_told)
 def _setting(
-    told: tuple[dict[str, Any], _Instead],
+    told: tuple[dict[str, Any], Instead],
     data: Data,
     recipe: options.RecipeName = None,
     epochs: options.RecipeEpochs = None,
@@ -127,7 +118,7 @@ def _setting(
 
 
 @with_options_of(_told)
-def _conditions(told: tuple[dict[str, Any], _Instead]) -> Any:
+def _conditions(told: tuple[dict[str, Any], Instead]) -> Any:
     """Options of a study that trains nothing; what to do instead stands beside the conditions."""
     from histofast.studies import Conditions
 
@@ -136,17 +127,14 @@ def _conditions(told: tuple[dict[str, Any], _Instead]) -> Any:
 
 
 def _run(
-    made: tuple[Any, _Instead], function: Callable[..., Any], *, as_json: bool, **given: Any
+    made: tuple[Any, Instead], function: Callable[..., Any], *, as_json: bool, **given: Any
 ) -> int | None:
-    from histofast.studies import conduct, conduct_part, levels_of, look_ahead_of
+    from histofast.studies import conduct, look_ahead_of
 
     setting, instead = made
     study = function(setting=setting, **given)
-    if instead.counts_levels:
-        return levels_of(study)
-    if instead.part is not None:
-        machines.say_part(instead.part, conduct_part(study, instead.part))
-        return None
+    if instead.is_a_part:
+        return instead.of(study)
     if instead.plans_only:
         runs, seconds = look_ahead_of(study)
         say_plan(runs, seconds, jobs=setting.engine.side_by_side, as_json=as_json)

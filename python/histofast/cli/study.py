@@ -20,7 +20,7 @@ from histofast.cli import (
     study_transfusion,
 )
 from histofast.cli.output import say, say_document
-from histofast.cli.study_command import Jobs, Threads, study_command, telling
+from histofast.cli.study_command import Instead, Jobs, Threads, study_command, telling
 
 if TYPE_CHECKING:
     from histofast.slides import Icc
@@ -117,13 +117,15 @@ def _setting(
     cluster: machines.Cluster = None,
     cpus_per_worker: machines.CpusPerWorker = None,
     gpus_per_worker: machines.GpusPerWorker = None,
+    part: machines.Part = None,
+    count_levels: machines.CountLevels = False,
     quiet: options.Quiet = False,
-) -> Any:
-    """Options that every study has."""
+) -> tuple[Any, Instead]:
+    """Options that every study has; what to do instead stands beside the setting."""
     from histofast.mil import TrainConfig
     from histofast.studies import Setting
 
-    return Setting(
+    setting = Setting(
         labels=options.labels_of(labels, slide_table),
         out=out,
         slides=slides,
@@ -145,15 +147,23 @@ def _setting(
         on_progress=None if quiet else telling(),
         **options.given(repeats=repeats, tolerance=tolerance, jobs=jobs, threads=threads),
     )
+    return setting, Instead(part=part, counts_levels=count_levels)
 
 
 def _study(short_help: str) -> Callable[[Callable[..., Any]], Callable[..., None]]:
-    """Make a command of a function that takes a setting and options of its own."""
+    """Make a command of a function that takes a setting and options of its own, and returns a study."""
 
     def answered(
-        setting: Any, function: Callable[..., Any], *, as_json: bool, **given: Any
-    ) -> None:
-        _print(function(setting=setting, **given), as_json=as_json)
+        made: tuple[Any, Instead], function: Callable[..., Any], *, as_json: bool, **given: Any
+    ) -> int | None:
+        from histofast.studies import conduct
+
+        setting, instead = made
+        study = function(setting=setting, **given)
+        if instead.is_a_part:
+            return instead.of(study)
+        _print(conduct(study), as_json=as_json)
+        return None
 
     return study_command(app, short_help, setting=_setting, run=answered)
 
@@ -196,11 +206,11 @@ def truncation(
     histofast study truncation --network densenet121=w.safetensors --slides slides/
     --labels labels.csv --out study/
     """
-    from histofast.studies import truncation as study
+    from histofast.studies import Truncation
 
-    return study(
-        options.networks_with(options.named_files("--network", network), timm_args),
-        setting,
+    return Truncation(
+        networks=options.networks_with(options.named_files("--network", network), timm_args),
+        setting=setting,
         cuts=None if cuts is None else options.split(cuts),
         pool=options.split(pool),
         random_seeds=random_seeds,
@@ -219,9 +229,9 @@ def networks(
     histofast study networks --encoder a.onnx --encoder b.onnx --slides slides/
     --labels labels.csv --out study/
     """
-    from histofast.studies import compare_networks
+    from histofast.studies import NetworkStudy
 
-    return compare_networks(encoder, setting)
+    return NetworkStudy(encoders=encoder, setting=setting)
 
 
 def _print(result: StudyResult, *, as_json: bool) -> None:

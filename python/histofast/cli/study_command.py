@@ -5,15 +5,16 @@ from __future__ import annotations
 import functools
 import inspect
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from histofast.cli import flags, options
+from histofast.cli import flags, machines, options
 from histofast.cli.output import say
 
 if TYPE_CHECKING:
-    from histofast.studies import StudyProgress
+    from histofast.studies import PictureStudy, SlideStudy, StudyProgress
 
 Jobs = Annotated[
     int | None,
@@ -25,6 +26,29 @@ Threads = Annotated[
         "--threads", parser=options.whole_number, metavar="N", help="of torch, in each job [1]"
     ),
 ]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Instead:
+    """What is done of a study, if not all of it."""
+
+    part: str | None
+    counts_levels: bool
+    plans_only: bool = False
+
+    @property
+    def is_a_part(self) -> bool:
+        """Whether it is what tasks of arrays ask for."""
+        return self.part is not None or self.counts_levels
+
+    def of(self, study: SlideStudy | PictureStudy) -> int | None:
+        """Do a part of a study and say so, or return how many steps are done in parts."""
+        from histofast.studies import conduct_part, levels_of
+
+        if self.part is None:
+            return levels_of(study)
+        machines.say_part(self.part, conduct_part(study, self.part))
+        return None
 
 
 def study_command(

@@ -11,14 +11,15 @@ except ModuleNotFoundError:
 
 from histofast.studies import drift, reuse, selection
 from histofast.studies.answers import answer_of
-from histofast.studies.cuts import truncation
+from histofast.studies.conducting import conduct, conduct_part, levels_of
+from histofast.studies.cuts import Truncation
 from histofast.studies.drift import Drift
 from histofast.studies.filters import filter_grid, filters_moved, first_filters
 from histofast.studies.likeness import Side, plan_likeness, read_likeness
 from histofast.studies.lines import Line, read_line
 from histofast.studies.maps import FeatureMap, Told, flat, read_map
 from histofast.studies.maps import methods as map_methods
-from histofast.studies.networks import compare_networks
+from histofast.studies.networks import NetworkStudy
 from histofast.studies.pictures import (
     Conditions,
     Conducted,
@@ -26,17 +27,14 @@ from histofast.studies.pictures import (
     PictureSetting,
     PictureStudy,
     Split,
-    conduct,
-    conduct_part,
-    levels_of,
     look_ahead_of,
 )
 from histofast.studies.reuse import Reuse
 from histofast.studies.rows import PoolDifference, Study, StudyRow
-from histofast.studies.running import StudyResult
 from histofast.studies.scoring import read_scores
 from histofast.studies.selection import SelectionStudy
 from histofast.studies.setting import Setting, StudyProgress
+from histofast.studies.slides import SlideStudy, StudyResult
 from histofast.studies.subsets import train_on_fewer, training_order
 from histofast.studies.transfer import Transfer
 from histofast.studies.transfer_answers import Made, answer_of_transfer
@@ -54,6 +52,7 @@ __all__ = [
     "Line",
     "Made",
     "Mapped",
+    "NetworkStudy",
     "Pair",
     "PictureSetting",
     "PictureStudy",
@@ -62,6 +61,7 @@ __all__ = [
     "SelectionStudy",
     "Setting",
     "Side",
+    "SlideStudy",
     "Split",
     "Study",
     "StudyProgress",
@@ -71,10 +71,10 @@ __all__ = [
     "Transfer",
     "TransferFound",
     "Transfusion",
+    "Truncation",
     "Way",
     "answer_of",
     "answer_of_transfer",
-    "compare_networks",
     "conduct",
     "conduct_part",
     "describe_study",
@@ -98,7 +98,6 @@ __all__ = [
     "train_on_fewer",
     "training_order",
     "transfusion",
-    "truncation",
 ]
 
 

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 from histofast.encoders import EncoderSpec, cut_name, read_spec, read_specs
 from histofast.graphs import GraphCut, cuts, join_cuts, truncate
@@ -17,42 +20,75 @@ _LITTLE = 0.001  # of the work
 _ASIDE = "other tensors go beside it in the whole network"
 
 
-def cuts_of_file(
-    name: str, file: Path, wanted: Sequence[str] | None, setting: Setting, *, pool: str
-) -> tuple[list[Path], list[Candidate]]:
-    """Cut an encoder file where that is not done yet.
+@dataclass(frozen=True, kw_only=True, slots=True)
+class CutFile:
+    """The cuts of an encoder file, in files of a study.
 
-    Args:
+    Attributes:
         name: what it is called in the study.
         file: in the pixel-in form.
-        wanted: cuts, tensors or modules; None: see `worth_a_model`.
+        whole: what it says of itself.
+        chosen: the cuts.
         setting: of the study.
         pool: see `graphs.truncate`.
-
-    Returns:
-        Files that compute the features, one of all cuts where that can be; a candidate for each
-        cut, with a file of its own for later use.
-
-    Raises:
-        FileNotFoundError, ModelError: what `truncate` and `join_cuts` raise.
     """
-    whole = read_spec(file)
-    known = cuts(file, also=wanted or ())
-    chosen = worth_a_model(known) if wanted is None else [c for c in known if c.name in set(wanted)]
-    folder = setting.out / "encoders"
-    files, found = [], []
-    for cut in chosen:
-        alone = folder / f"{cut_name(name, cut.name)}.onnx"
-        if not _is_there(alone, whole, [cut.name]):
-            truncate(file, at=cut.name, out=alone, pool=pool, overwrite=True)
-        files.append(alone)
-        found.append(_candidate(name, file, cut, alone, setting))
-    if whole.precision != "int8" and len(chosen) > 1:  # whose cuts cannot be joined
-        files = [folder / f"{cut_name(name, 'cuts')}.onnx"]
-        names = [cut.name for cut in chosen]
-        if not _is_there(files[0], whole, names):
-            join_cuts(file, at=names, out=files[0], pool=pool, name=name, overwrite=True)
-    return files, found
+
+    name: str
+    file: Path
+    whole: EncoderSpec
+    chosen: Sequence[GraphCut]
+    setting: Setting
+    pool: str
+
+    @classmethod
+    def of(
+        cls, name: str, file: Path, wanted: Sequence[str] | None, setting: Setting, *, pool: str
+    ) -> CutFile:
+        """Read what can be cut; `wanted` are cuts, tensors or modules, None: see `worth_a_model`.
+
+        Raises:
+            FileNotFoundError, ModelError: it is no encoder file, or has not what is wanted.
+        """
+        known, whole = cuts(file, also=wanted or ()), read_spec(file)
+        chosen = [cut for cut in known if cut.name in set(wanted or ())]
+        if wanted is None:
+            chosen = worth_a_model(known)
+        return cls(name=name, file=file, whole=whole, chosen=chosen, setting=setting, pool=pool)
+
+    def _path(self, what: str) -> Path:
+        return self.setting.out / "encoders" / f"{cut_name(self.name, what)}.onnx"
+
+    @property
+    def _is_joined(self) -> bool:
+        """Whether one file computes all cuts; those of integers cannot be joined."""
+        return self.whole.precision != "int8" and len(self.chosen) > 1
+
+    def lacking(self) -> list[Callable[[], object]]:
+        """Return what makes the files that are not there yet, of each cut, and of all together."""
+        makers: list[Callable[[], object]] = []
+        told: dict[str, Any] = {"pool": self.pool, "overwrite": True}
+        names = [cut.name for cut in self.chosen]
+        for at in names:
+            if not _is_there(self._path(at), self.whole, [at]):
+                makers.append(partial(truncate, self.file, at=at, out=self._path(at), **told))
+        if self._is_joined and not _is_there(self._path("cuts"), self.whole, names):
+            told |= {"out": self._path("cuts"), "name": self.name}
+            makers.append(partial(join_cuts, self.file, at=names, **told))
+        return makers
+
+    def candidates(self) -> tuple[list[Path], list[Candidate]]:
+        """Return what the files are good for, once they are there.
+
+        Returns:
+            Files that compute the features, one of all cuts where that can be; a candidate for each
+            cut, with a file of its own for later use.
+        """
+        alone = [self._path(cut.name) for cut in self.chosen]
+        found = [
+            _candidate(self.name, self.file, cut, path, self.setting)
+            for cut, path in zip(self.chosen, alone, strict=True)
+        ]
+        return [self._path("cuts")] if self._is_joined else alone, found
 
 
 def refuse_strange_cuts(file: Path, wanted: Sequence[str] | None) -> None:

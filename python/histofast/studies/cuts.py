@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -24,35 +25,23 @@ from histofast.networks import (
     pooled_layer,
     stem_of,
 )
-from histofast.studies.cut_files import cuts_of_file, refuse_strange_cuts
-from histofast.studies.dependence import with_robustness
+from histofast.studies.cut_files import CutFile, refuse_strange_cuts
 from histofast.studies.plan import Candidate
 from histofast.studies.rows import StudyRow
-from histofast.studies.running import (
-    StudyResult,
-    answer,
-    extract_command,
-    predict_command,
-    save,
-)
+from histofast.studies.running import Question, extract_command, predict_command
 from histofast.studies.setting import Setting
+from histofast.studies.slides import SlideStudy
 
 
-def truncation(
-    networks: Mapping[str, str | Path],
-    setting: Setting,
-    *,
-    cuts: Sequence[str] | None = None,
-    random_seeds: int = 5,
-    pool: str | Sequence[str] = "auto",
-) -> StudyResult:
+@dataclass(frozen=True, kw_only=True)
+class Truncation(SlideStudy):
     """Cut networks at every block, train models of bags on each cut, and name the knee.
 
     The knee is the cheapest cut that is shown to lose less than `setting.tolerance` to the highest.
-    Everything is kept in `setting.out` and taken from there when called again: encoders, features,
-    runs.
+    Everything is kept in `setting.out` and taken from there when done again: encoders, features,
+    runs. The folder has index.html, study.json, study.csv, study.png and .pdf, too.
 
-    Args:
+    Attributes:
         networks: weights file by the name of the network, one or several; or an encoder file (.onnx)
             by whatever it is to be called, which is cut in its graph.
         setting: labels, slides, folder, training.
@@ -64,65 +53,95 @@ def truncation(
             `cls`, `mean`, `cls+mean`, or several of them, which are then held against each other block by
             block; `auto`: mean.
 
-    Returns:
-        The study; the folder has index.html, study.json, study.csv, study.png and .pdf, and folders
-        encoders, features and runs.
-
     Raises:
-        ValueError: no network, options out of range; labels that do not fit (see `open_bags`).
-        FileNotFoundError, ModelError, SlideError, FeatureError: what cannot be read or used. A slide
-            that fails in extraction stops the study: its cuts would be of other slides.
+        ValueError: no network, options out of range.
+        FileNotFoundError, ModelError: a network or cut that is not known; an encoder file that cannot be used.
 
     Reference: Sharma, Ehsan, Syed, Brown, 2021, HistoTransfer, for the question.
     """
-    if not networks:
-        raise ValueError("networks must name at least one network with its weights, got none")
-    random_seeds = whole_number("random_seeds", random_seeds)
-    if random_seeds < 0:
-        raise ValueError(f"random_seeds must be at least 0, got {random_seeds}")
-    pools = (pool,) if isinstance(pool, str) else tuple(pool)
-    for what, told in (("cuts", cuts), ("pool", pools)):
-        if told is not None and not told:
-            raise ValueError(f"{what} must name at least one, got none: leave it out")
-    files = {name: Path(file) for name, file in networks.items() if _is_file(file)}
-    if files and len(pools) != 1:
-        raise ValueError(f"pool must be one for encoder files, got {', '.join(pools)}")
-    for file in files.values():
-        refuse_strange_cuts(file, cuts)
-    # A typing mistake is refused before anything is written.
-    wanted = {name: _wanted(name, cuts, pools) for name in networks if name not in files}
-    setting.check()
-    (setting.out / "encoders").mkdir(parents=True, exist_ok=True)
-    candidates: list[Candidate] = []
-    encoders: list[Path] = []
-    for name, weights in networks.items():
-        setting.tell(f"exporting {name}")
-        made, found = (
-            cuts_of_file(name, files[name], cuts, setting, pool=pools[0])
-            if name in files
-            else _cuts_of_network(name, weights, wanted[name], setting, random_seeds=random_seeds)
+
+    networks: Mapping[str, str | Path]
+    setting: Setting
+    cuts: Sequence[str] | None = None
+    random_seeds: int = 5
+    pool: str | Sequence[str] = "auto"
+
+    def __post_init__(self) -> None:
+        if not self.networks:
+            raise ValueError("networks must name at least one network with its weights, got none")
+        random_seeds = whole_number("random_seeds", self.random_seeds)
+        if random_seeds < 0:
+            raise ValueError(f"random_seeds must be at least 0, got {random_seeds}")
+        object.__setattr__(self, "random_seeds", random_seeds)
+        for what, told in (("cuts", self.cuts), ("pool", self._pools)):
+            if told is not None and not told:
+                raise ValueError(f"{what} must name at least one, got none: leave it out")
+        if self._files and len(self._pools) != 1:
+            raise ValueError(f"pool must be one for encoder files, got {', '.join(self._pools)}")
+        for file in self._files.values():
+            refuse_strange_cuts(file, self.cuts)
+        # A typing mistake is refused before anything is written.
+        for name in self.networks:
+            if name not in self._files:
+                _wanted(name, self.cuts, self._pools)
+
+    @property
+    def _pools(self) -> tuple[str, ...]:
+        return (self.pool,) if isinstance(self.pool, str) else tuple(self.pool)
+
+    @property
+    def _files(self) -> dict[str, Path]:
+        return {name: Path(file) for name, file in self.networks.items() if _is_file(file)}
+
+    def _cut(self, name: str) -> CutFile | CutNetwork:
+        """Return the cuts of one of the networks."""
+        if name in self._files:
+            file = self._files[name]
+            return CutFile.of(name, file, self.cuts, self.setting, pool=self._pools[0])
+        return CutNetwork(
+            name=name,
+            weights=self.networks[name],
+            wanted=_wanted(name, self.cuts, self._pools),
+            setting=self.setting,
+            random_seeds=self.random_seeds,
         )
-        encoders += made
-        candidates += found
-    study = answer(
-        candidates,
-        encoders,
-        setting,
-        kind="truncation",
-        things="cuts",
-        title=f"How much of {' and '.join(networks)} is needed",
-        question=(
-            f"From which block on do {setting.metric_title} and cost of a model of slides no "
-            "longer rise together?"
-        ),
-        remarks=[
-            f"{name} is an encoder file, of which there is none with random weights."
-            for name in files
-            if random_seeds
-        ],
-    )
-    study, links = with_robustness(study, candidates, setting)
-    return save(study, setting.out, links=links)
+
+    @property
+    def words(self) -> Question:
+        """How it is told."""
+        return Question(
+            kind="truncation",
+            things="cuts",
+            title=f"How much of {' and '.join(self.networks)} is needed",
+            question=(
+                f"From which block on do {self.setting.metric_title} and cost of a model of slides no "
+                "longer rise together?"
+            ),
+            remarks=tuple(
+                f"{name} is an encoder file, of which there is none with random weights."
+                for name in self._files
+                if self.random_seeds
+            ),
+        )
+
+    @property
+    def exported(self) -> Sequence[str]:
+        """All networks."""
+        return list(self.networks)
+
+    def lacking(self, name: str) -> Sequence[Callable[[], object]]:
+        """Return what makes the files of a network that are not there: each cut's, and one of all of them."""
+        return self._cut(name).lacking()
+
+    def candidates(self) -> tuple[list[Candidate], list[str | Path]]:
+        """Return the cuts of all networks, and random networks."""
+        encoders: list[str | Path] = []
+        found: list[Candidate] = []
+        for name in self.networks:
+            files, of_network = self._cut(name).candidates()
+            encoders += files
+            found += of_network
+        return found, encoders
 
 
 def _is_file(weights: str | Path) -> bool:
@@ -156,56 +175,80 @@ def _wanted(name: str, cuts: Sequence[str] | None, pools: Sequence[str]) -> list
     return sorted(set(wanted), key=known.index)
 
 
-def _cuts_of_network(
-    name: str,
-    weights: str | Path,
-    wanted: Sequence[str],
-    setting: Setting,
-    *,
-    random_seeds: int,
-) -> tuple[list[Path], list[Candidate]]:
-    """Export what is not there yet; one network is in memory at a time.
+@dataclass(frozen=True, kw_only=True, slots=True)
+class CutNetwork:
+    """The cuts of a network that histofast knows, in files of a study.
 
-    Returns:
-        Files that compute the features, one of all cuts and those of random networks; a candidate for
-        each cut, with a file of its own for later use, and for each random network.
+    Attributes:
+        name: of the network.
+        weights: file of them, or their name.
+        wanted: the cuts, in the network's order.
+        setting: of the study.
+        random_seeds: so many times the whole with random weights.
     """
-    depths = {cut.name: min(1.0, cut.flops_share) for cut in layers(name)}
-    folder, stem, last = setting.out / "encoders", stem_of(name), wanted[-1]
-    size: dict[str, Any] = {"patch_px": setting.patch_px, "mpp": setting.mpp, "overwrite": True}
-    sha256 = _sha256_of(name, weights, last)
 
-    def make(layer: str) -> Network | TimmNetwork:
-        return create(name, weights=weights, layer=layer)
+    name: str
+    weights: str | Path
+    wanted: Sequence[str]
+    setting: Setting
+    random_seeds: int
 
-    found = []
-    for layer in wanted:
-        alone = folder / f"{stem}-{layer}.onnx"
-        if not _is_of(alone, sha256):
-            export_made(partial(make, layer), alone, **size)
-        row = _row(name, layer, name=f"{name} {layer}", file=alone, depth=depths[layer])
-        commands = _commands(name, layer, weights, alone, setting.out)
-        found.append(Candidate(row=row, encoder=alone, key=alone.stem, commands=commands))
-    together = folder / f"{stem}-cuts.onnx"
-    if not _is_of(together, sha256, cuts=wanted):
-        export_cuts_made(partial(make, last), together, layers=wanted, name=stem, **size)
-    files, like = [together], read_specs(together)[0]
-    for seed in range(random_seeds):
-        never = folder / f"{stem}-{last}-random-{seed}.onnx"
-        if not never.exists():
-            random = partial(never_trained, name, layer=last, seed=seed)
-            export_made(random, never, patch_px=like.patch_px, mpp=like.mpp, overwrite=True)
-        files.append(never)
-        row = _row(
-            *(name, last),
-            name=f"{name}, random weights {seed}",
-            file=never,
-            depth=depths[last],
-            baseline=True,
-        )
-        of_all = f"{name}, random weights"
-        found.append(Candidate(row=row, encoder=None, key=never.stem, null=of_all))
-    return files, found
+    def _file(self, what: str) -> Path:
+        return self.setting.out / "encoders" / f"{stem_of(self.name)}-{what}.onnx"
+
+    def _random(self, seed: int) -> Path:
+        return self._file(f"{self.wanted[-1]}-random-{seed}")
+
+    def _made(self, layer: str) -> Network | TimmNetwork:
+        return create(self.name, weights=self.weights, layer=layer)
+
+    def lacking(self) -> list[Callable[[], object]]:
+        """Return what makes the files that are not there yet: of each cut, of all together, of random networks."""
+        last = self.wanted[-1]
+        sha256 = _sha256_of(self.name, self.weights, last)
+        setting, makers = self.setting, list[Callable[[], object]]()
+        size: dict[str, Any] = {"patch_px": setting.patch_px, "mpp": setting.mpp, "overwrite": True}
+        for layer in self.wanted:
+            if not _is_of(self._file(layer), sha256):
+                made = partial(self._made, layer)
+                makers.append(partial(export_made, made, self._file(layer), **size))
+        if not _is_of(self._file("cuts"), sha256, cuts=self.wanted):
+            made, told = partial(self._made, last), {"layers": self.wanted, **size}
+            named = {"name": stem_of(self.name)}
+            makers.append(partial(export_cuts_made, made, self._file("cuts"), **told, **named))
+        seeds = [seed for seed in range(self.random_seeds) if not self._random(seed).exists()]
+        return makers + [partial(self._make_random, seed) for seed in seeds]
+
+    def _make_random(self, seed: int) -> None:
+        like = read_specs(self._file("cuts"))[0]
+        random = partial(never_trained, self.name, layer=self.wanted[-1], seed=seed)
+        size: dict[str, Any] = {"patch_px": like.patch_px, "mpp": like.mpp, "overwrite": True}
+        export_made(random, self._random(seed), **size)
+
+    def candidates(self) -> tuple[list[Path], list[Candidate]]:
+        """Return what the files are good for, once they are there.
+
+        Returns:
+            Files that compute the features, one of all cuts and those of random networks; a candidate for
+            each cut, with a file of its own for later use, and for each random network.
+        """
+        name, last = self.name, self.wanted[-1]
+        depths = {cut.name: min(1.0, cut.flops_share) for cut in layers(name)}
+        found = []
+        for layer in self.wanted:
+            alone = self._file(layer)
+            row = _row(name, layer, name=f"{name} {layer}", file=alone, depth=depths[layer])
+            commands = _commands(name, layer, self.weights, alone, self.setting.out)
+            found.append(Candidate(row=row, encoder=alone, key=alone.stem, commands=commands))
+        files = [self._file("cuts")]
+        for seed in range(self.random_seeds):
+            never = self._random(seed)
+            files.append(never)
+            of_all = f"{name}, random weights"
+            told: dict[str, Any] = {"depth": depths[last], "baseline": True}
+            row = _row(name, last, name=f"{of_all} {seed}", file=never, **told)
+            found.append(Candidate(row=row, encoder=None, key=never.stem, null=of_all))
+        return files, found
 
 
 def _row(network: str, layer: str, *, file: Path, **more: Any) -> StudyRow:

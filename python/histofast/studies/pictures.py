@@ -374,24 +374,13 @@ def levels_of(study: PictureStudy) -> int:
     return len(jobs.levels_of(_planned(study).plan.jobs))
 
 
-def conduct_part(study: PictureStudy, part: str) -> list[jobs.Outcome]:
-    """Do the jobs of a part of a study whose needs are there; nothing is measured, and there is no page.
-
-    Several processes, on several machines, do parts of one study; `conduct` then does what is left.
-
-    Args:
-        study: which.
-        part: "i/n": of n parts the ith.
-
-    Returns:
-        What became of each.
+def conduct_part(study: PictureStudy, part: jobs.Part) -> list[jobs.Outcome]:
+    """Do the jobs of a part of a study whose needs are there, and return what became of each.
 
     Raises:
-        ValueError: it says no part; what asking for its runs raises; KeyboardInterrupt: as of `conduct`.
+        What asking for its runs raises; KeyboardInterrupt: as of `conduct`.
     """
-    told = jobs.Part.told(part)
-    work = _planned(study).plan.jobs
-    return _outcomes(work if told is None else told.free(work), study.setting)
+    return _outcomes(part.free(_planned(study).plan.jobs), study.setting)
 
 
 def _planned(study: PictureStudy) -> Runs:

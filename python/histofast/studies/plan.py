@@ -12,12 +12,13 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from histofast import jobs
-from histofast.jobs import Job
+from histofast.jobs import Engine, Job, Outcome, Part
 from histofast.learning import read_json, read_record, write_json
 from histofast.mil import (
     Bags,
@@ -57,6 +58,13 @@ class Candidate:
     null: str = ""
 
 
+class _Unit(NamedTuple):
+    """A run: of which candidate, in which repeat."""
+
+    candidate: Candidate
+    repeat: int
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Trained:
     """The runs of a candidate, and what mean pooling predicts on the folds of each.
@@ -83,29 +91,13 @@ def train_all(
         ValueError, FeatureError, FileNotFoundError, ModelError: as `open_bags` and `train`; candidates
             of other bags.
     """
-    bags = [
-        open_bags(folder, setting.labels, task=setting.task, missing=setting.missing)
-        for folder in features
-    ]
-    for candidate, own in zip(candidates, bags, strict=True):
-        if own.names != bags[0].names:
-            raise ValueError(
-                f"features of {candidate.row.name} must be of the same slides as those of "
-                f"{candidates[0].row.name}, got {len(own)} and {len(bags[0])}"
-            )
-    units = [
-        (candidate, own, repeat)
-        for candidate, own in zip(candidates, bags, strict=True)
-        for repeat in _repeats(candidate, setting)
-    ]
-    # Repeat by repeat, so that a study that is stopped has all candidates on the first folds.
-    units.sort(key=lambda unit: unit[2])
-    _work([_train_job(*unit, setting) for unit in units], setting, "training")
-    pooled = [_pooling_job(*unit, setting) for unit in units if _is_pooled(unit[0], setting)]
-    _work(pooled, setting, "mean pooling")
+    units = _units(candidates, setting)
+    bags = _opened(candidates, features, units, setting)
+    jobs.values_of(_train(units, bags, setting))
+    jobs.values_of(_pool(units, bags, setting))
     return [
         Trained(
-            bags=own,
+            bags=bags[candidate.key],
             runs=tuple(open_run(_run(setting, candidate, r)) for r in _repeats(candidate, setting)),
             pooled=tuple(
                 _read_pooled(_pooling(setting, candidate, r))
@@ -114,8 +106,71 @@ def train_all(
                 for r in _repeats(candidate, setting)
             ),
         )
-        for candidate, own in zip(candidates, bags, strict=True)
+        for candidate in candidates
     ]
+
+
+def train_part(
+    candidates: Sequence[Candidate], features: Sequence[Path], setting: Setting, *, part: Part
+) -> list[Outcome]:
+    """Make the runs of one part of all, and what mean pooling predicts on their folds.
+
+    Returns:
+        What became of each; a failure stays with its run.
+
+    Raises:
+        ValueError, FeatureError, FileNotFoundError: as `open_bags`; candidates of other bags.
+    """
+    units = [unit for place, unit in enumerate(_units(candidates, setting)) if part.has(place)]
+    bags = _opened(candidates, features, units, setting)
+    trained = _train(units, bags, setting)
+    is_done = [outcome.status == "done" for outcome in trained]
+    left = [unit for unit, done in zip(units, is_done, strict=True) if done]
+    return [*trained, *_pool(left, bags, setting)]
+
+
+def _units(candidates: Sequence[Candidate], setting: Setting) -> list[_Unit]:
+    """Return the runs: repeat by repeat, so that a study that is stopped has all candidates on the first folds."""
+    units = [_Unit(candidate, r) for candidate in candidates for r in _repeats(candidate, setting)]
+    return sorted(units, key=lambda unit: unit.repeat)
+
+
+def _opened(
+    candidates: Sequence[Candidate],
+    features: Sequence[Path],
+    units: Sequence[_Unit],
+    setting: Setting,
+) -> dict[str, Bags]:
+    """Return the bags of the candidates of some runs by their keys, all of the same slides as those of the first."""
+    wanted = {unit.candidate.key for unit in units}
+    opened = {
+        candidate.key: open_bags(folder, setting.labels, task=setting.task, missing=setting.missing)
+        for candidate, folder in zip(candidates, features, strict=True)
+        if candidate is candidates[0] or candidate.key in wanted
+    }
+    first = opened[candidates[0].key]
+    for candidate in candidates:
+        own = opened.get(candidate.key)
+        if own is not None and own.names != first.names:
+            raise ValueError(
+                f"features of {candidate.row.name} must be of the same slides as those of "
+                f"{candidates[0].row.name}, got {len(own)} and {len(first)}"
+            )
+    return opened
+
+
+def _train(units: Sequence[_Unit], bags: Mapping[str, Bags], setting: Setting) -> list[Outcome]:
+    work = [_train_job(*unit, bags[unit.candidate.key], setting) for unit in units]
+    return work_on(work, setting, "training", engine=setting.engine)
+
+
+def _pool(units: Sequence[_Unit], bags: Mapping[str, Bags], setting: Setting) -> list[Outcome]:
+    work = [
+        _pooling_job(*unit, bags[unit.candidate.key], setting)
+        for unit in units
+        if _is_pooled(unit.candidate, setting)
+    ]
+    return work_on(work, setting, "mean pooling", engine=setting.engine)
 
 
 def _repeats(candidate: Candidate, setting: Setting) -> range:
@@ -126,7 +181,14 @@ def _is_pooled(candidate: Candidate, setting: Setting) -> bool:
     return setting.task == "classification" and not candidate.row.baseline
 
 
-def _work(work: Sequence[Job], setting: Setting, doing: str) -> None:
+def work_on(
+    work: Sequence[Job], setting: Setting, doing: str, *, engine: Engine | None = None
+) -> list[Outcome]:
+    """Do jobs of a study, here if there is no engine, and say which.
+
+    Raises:
+        KeyboardInterrupt: what is done is kept.
+    """
     begun, said = 0, time.monotonic()
 
     def hear(event: jobs.Event) -> None:
@@ -141,7 +203,11 @@ def _work(work: Sequence[Job], setting: Setting, doing: str) -> None:
             epoch = f"fold {now.fold}, epoch {now.epoch} of {now.epochs}"
             setting.tell(f"{doing}: {event.name}, {epoch}", done=begun - 1, total=len(work))
 
-    jobs.values_of(jobs.run(work, engine=setting.engine, on_event=hear))
+    outcomes = jobs.run(work, engine=engine, on_event=hear)
+    for outcome in outcomes:
+        if outcome.status == "interrupted":
+            raise outcome.error or KeyboardInterrupt
+    return outcomes
 
 
 def _run(setting: Setting, candidate: Candidate, repeat: int) -> Path:
@@ -160,7 +226,7 @@ def _name(candidate: Candidate, repeat: int, setting: Setting) -> str:
 # Bags go along to the jobs: to open them means to open every feature file.
 
 
-def _train_job(candidate: Candidate, bags: Bags, repeat: int, setting: Setting) -> Job:
+def _train_job(candidate: Candidate, repeat: int, bags: Bags, setting: Setting) -> Job:
     return Job(
         name=_name(candidate, repeat, setting),
         function=train_one,
@@ -197,7 +263,7 @@ def train_one(
     )
 
 
-def _pooling_job(candidate: Candidate, bags: Bags, repeat: int, setting: Setting) -> Job:
+def _pooling_job(candidate: Candidate, repeat: int, bags: Bags, setting: Setting) -> Job:
     run = _run(setting, candidate, repeat)
     record = read_record(run)
     assert record is not None, f"{run} was trained"

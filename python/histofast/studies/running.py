@@ -1,11 +1,11 @@
-"""From candidates to a page: features, speeds, models of bags, differences, and what they say."""
+"""From candidates to what they are worth: features, speeds, models of bags, differences."""
 
 from __future__ import annotations
 
 import logging
 import math
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
@@ -13,10 +13,11 @@ from typing import Literal
 from histofast import report
 from histofast._words import count
 from histofast.errors import HistofastError
+from histofast.features import feature_files
 from histofast.graphs import bench
+from histofast.jobs import Part
 from histofast.mil import Bags
-from histofast.pipeline import Progress, extract
-from histofast.studies.answers import answer_of
+from histofast.pipeline import Progress, RunReport, extract
 from histofast.studies.measures import judge
 from histofast.studies.plan import Candidate, train_all
 from histofast.studies.rows import Study, StudyRow
@@ -31,11 +32,18 @@ _TOKENS = (
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class StudyResult:
-    """A study's answer, and the folder that holds all of it (index.html is the page)."""
+class Question:
+    """How a study is told; see `Study` for `kind`, `title`, `question` and `remarks`.
 
-    study: Study
-    path: Path
+    Attributes:
+        things: what the candidates are, in progress messages.
+    """
+
+    kind: Literal["truncation", "networks"]
+    things: str
+    title: str
+    question: str
+    remarks: tuple[str, ...] = ()
 
 
 def answer(
@@ -43,11 +51,7 @@ def answer(
     encoders: Sequence[str | Path],
     setting: Setting,
     *,
-    kind: Literal["truncation", "networks"],
-    things: str,
-    title: str,
-    question: str,
-    remarks: Sequence[str] = (),
+    words: Question,
 ) -> Study:
     """Measure all candidates and hold them against the best.
 
@@ -55,16 +59,13 @@ def answer(
         candidates: at least one.
         encoders: names or files that compute the features of all of them.
         setting: what the study was told; features and runs come to its folder.
-        kind, title, question: see `Study`.
-        things: what the candidates are, in progress messages.
-        remarks: see `Study`.
+        words: how it is told.
 
     Raises:
         What `extract`, `bench` and `train_all` raise.
         HistofastError: a slide failed; features of other patch sizes are there.
     """
-    setting.tell(f"computing features of all {things}")
-    _compute_features(encoders, setting)
+    _refuse_failures(compute_features(encoders, setting, words=words))
     features = [features_of(candidate.key, setting) for candidate in candidates]
     if setting.measure_speed:
         setting.tell(f"timing {count(len(candidates), 'encoder')}")
@@ -86,9 +87,9 @@ def answer(
     bags, folds = trained[0].bags, trained[0].runs[0].folds
     tested = bags.part(sorted({int(row) for fold in folds for row in fold.test}))
     return Study(
-        kind=kind,
-        title=title,
-        question=question,
+        kind=words.kind,
+        title=words.title,
+        question=words.question,
         metric=setting.metric_title,
         higher_is_better=True,
         confidence=CONFIDENCE,
@@ -103,7 +104,7 @@ def answer(
         convention=_convention(setting, bags, has_tokens=any(row.pool for row in verdict.rows)),
         commands=tuple(commands),
         chance=setting.chance,
-        remarks=(*remarks, *(f"{note[:1].upper()}{note[1:]}." for note in bags.notes)),
+        remarks=(*words.remarks, *(f"{note[:1].upper()}{note[1:]}." for note in bags.notes)),
     )
 
 
@@ -131,24 +132,46 @@ def features_of(key: str, setting: Setting) -> Path:
     Raises:
         HistofastError: there is none, or more than one.
     """
-    features = setting.out / "features"
-    found = sorted(features.rglob(f"features_{key}"))
+    found = _folders_of(key, setting)
     if len(found) != 1:
         raise HistofastError(
-            f"{features} must hold one folder of {key}, got {len(found)}: studies of other patch "
+            f"{setting.out / 'features'} must hold one folder of {key}, got {len(found)}: studies of other patch "
             "sizes need folders of their own"
         )
     return found[0]
 
 
-def save(study: Study, out: Path, *, links: Mapping[str, str] | None = None) -> StudyResult:
-    """Write study.json, .csv, .png, .pdf and, last, index.html."""
-    report.save(answer_of(study, links=links), out)
-    return StudyResult(study=study, path=out)
+def _folders_of(key: str, setting: Setting) -> list[Path]:
+    return sorted((setting.out / "features").glob(f"*/features_{key}"))
 
 
-def _compute_features(encoders: Sequence[str | Path], setting: Setting) -> None:
-    """Run `extract`, in which no slide may fail."""
+def lack_features(candidates: Sequence[Candidate], setting: Setting) -> bool:
+    """Whether a slide has no file of a candidate's features; `extract` is who looks into those that are there.
+
+    Raises:
+        ValueError, FileNotFoundError, SlideError: slides that cannot be listed; FeatureError: a folder that cannot.
+    """
+    names = {f"{slide.name}.h5" for slide in setting.slide_jobs}
+    for candidate in candidates:
+        files = {
+            file.name
+            for folder in _folders_of(candidate.key, setting)
+            for file in feature_files(folder)
+        }
+        if not files >= names:
+            return True
+    return False
+
+
+def compute_features(
+    encoders: Sequence[str | Path], setting: Setting, *, words: Question, part: Part | None = None
+) -> RunReport:
+    """Run `extract` on all slides, or on those of a part.
+
+    Raises:
+        What `extract` raises; HistofastError: what stopped it before its last slide; KeyboardInterrupt.
+    """
+    setting.tell(f"computing features of all {words.things}")
 
     def tell(progress: Progress) -> None:
         slide = progress.finished
@@ -170,10 +193,19 @@ def _compute_features(encoders: Sequence[str | Path], setting: Setting) -> None:
         icc=setting.icc,
         allow_upsampling=setting.patches is not None,
         cluster=setting.cluster,
+        shard=None if part is None else str(part),
         progress=False,
         on_progress=tell,
     )
-    failed = [slide for slide in found.slides if slide.status == "failed"]
+    if found.interrupted:
+        raise KeyboardInterrupt
+    if found.error and not found.of("failed"):
+        raise HistofastError(found.error)
+    return found
+
+
+def _refuse_failures(found: RunReport) -> None:
+    failed = found.of("failed")
     if failed:
         raise HistofastError(
             f"{len(failed)} of {len(found.slides)} slides failed, the first, {failed[0].name}: "

@@ -15,7 +15,7 @@ from histofast._progress import listening
 from histofast.jobs import Cluster, Engine, engine_for
 from histofast.learning import TOLERANCE, LabelsOfPatients, Missing, Task, folds
 from histofast.mil import TrainConfig, open_labels
-from histofast.patches import PatchImages, StainOptions, TissueOptions, list_bags, list_jobs
+from histofast.patches import Job, PatchImages, StainOptions, TissueOptions, list_bags, list_jobs
 from histofast.report import check_installed
 from histofast.robustness import check_column
 from histofast.slides import Icc
@@ -150,6 +150,19 @@ class Setting:
         """The metric's value where nothing was learnt."""
         return CHANCE_OF[self.metric]
 
+    @property
+    def slide_jobs(self) -> list[Job]:
+        """The slides, or bags of patches, as they lie there now.
+
+        Raises:
+            ValueError, FileNotFoundError, SlideError: there are none, or they cannot be told apart.
+        """
+        if self.patches is not None:
+            return list_bags(self.patches)
+        assert self.slides is not None
+        paths = [self.slides] if isinstance(self.slides, str | Path) else list(self.slides)
+        return list_jobs(paths)
+
     def tell(self, doing: str, *, done: int = 0, total: int = 1, level: int = logging.INFO) -> None:
         """Say what is done next; `level` is that of the log, lower where others log it too."""
         progress = StudyProgress(doing=doing, done=done, total=total)
@@ -180,13 +193,7 @@ class Setting:
         check_installed()
         if self.robustness is not None:
             check_column(self.labels, self.robustness)
-        if self.patches is not None:
-            jobs = list_bags(self.patches)
-        else:
-            assert self.slides is not None
-            paths = [self.slides] if isinstance(self.slides, str | Path) else list(self.slides)
-            jobs = list_jobs(paths)
-        names = [job.name for job in jobs if not job.problem]
+        names = [job.name for job in self.slide_jobs if not job.problem]
         known = open_labels(self.labels, names, task=self.task, missing=self.missing)
         for repeat in range(self.repeats):
             folds(known, n=self.config.folds, seed=self.config.seed + repeat)
