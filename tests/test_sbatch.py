@@ -18,6 +18,7 @@ from labelled_pictures import write_pictures
 from small_slides import write_slide
 from test_cli_flags import COMMANDS
 from toy_bags import write_toy
+from tuning_stage import PX, write_stage
 
 LAUNCHER = '#!/bin/sh\nexec "{python}" -c "from histofast.cli import main; main()" "$@"\n'
 
@@ -390,4 +391,30 @@ def test_a_study_as_arrays_is_that_of_one_process(slurm, cli, tmp_path, monkeypa
         for out in ("here", "there")
     )
     assert len(here) >= 4
+    assert there == here
+
+
+@pytest.mark.cluster
+@pytest.mark.slow
+def test_a_study_of_slides_as_arrays_is_that_of_one_process(slurm, cli, tmp_path, monkeypatch):
+    need("torch", "sklearn", "matplotlib", "jinja2")
+    monkeypatch.chdir(write_stage(tmp_path))
+    told = ["study", "truncation", "--network", "resnet18=w.safetensors", "--labels", "labels.csv"]
+    told += ["--cuts", "maxpool,layer1", "--random-seeds", "0", "--no-speed", "--quiet"]
+    told += ["--patches", "patches.csv", "--patch-px", str(PX)]
+    told += ["--folds", "2", "--repeats", "1", "--epochs", "2"]
+    assert cli(*told, "--out", "here").code == 0
+    options = ["--array", "2", "--cpus-per-task", "1"]
+    arrays, logs = run_by_bash(cli, tmp_path, *told, "--out", "there", *options)
+    assert len(arrays) == 3, logs
+    kinds = ("*.onnx", "*.h5", "*.safetensors", "metrics.json", "predictions.csv")
+    here, there = (
+        {
+            str(path.relative_to(tmp_path / out)): path.read_bytes()
+            for kind in kinds
+            for path in (tmp_path / out).rglob(kind)
+        }
+        for out in ("here", "there")
+    )
+    assert len(here) > 40
     assert there == here
