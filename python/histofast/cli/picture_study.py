@@ -126,27 +126,19 @@ def _conditions(told: tuple[dict[str, Any], Instead]) -> Any:
     return Conditions(**conditions), instead
 
 
-def _run(
-    made: tuple[Any, Instead], function: Callable[..., Any], *, as_json: bool, **given: Any
-) -> int | None:
+def _run(study: Any, instead: Instead, *, as_json: bool) -> None:
     from histofast.studies import conduct, look_ahead_of
 
-    setting, instead = made
-    study = function(setting=setting, **given)
-    if instead.is_a_part:
-        return instead.of(study)
     if instead.plans_only:
         runs, seconds = look_ahead_of(study)
-        say_plan(runs, seconds, jobs=setting.engine.side_by_side, as_json=as_json)
-        return None
+        say_plan(runs, seconds, jobs=study.setting.engine.side_by_side, as_json=as_json)
+        return
     found = conduct(study)
     if as_json:
         say_document(found.answer.to_json())
-        return None
-    for line in found.answer.findings:
-        say(line)
+        return
+    say(*found.answer.findings)
     say(f"report: {found.path / 'index.html'}")
-    return None
 
 
 def picture_study(

@@ -153,17 +153,10 @@ def _setting(
 def _study(short_help: str) -> Callable[[Callable[..., Any]], Callable[..., None]]:
     """Make a command of a function that takes a setting and options of its own, and returns a study."""
 
-    def answered(
-        made: tuple[Any, Instead], function: Callable[..., Any], *, as_json: bool, **given: Any
-    ) -> int | None:
+    def answered(study: Any, _: Instead, *, as_json: bool) -> None:
         from histofast.studies import conduct
 
-        setting, instead = made
-        study = function(setting=setting, **given)
-        if instead.is_a_part:
-            return instead.of(study)
         _print(conduct(study), as_json=as_json)
-        return None
 
     return study_command(app, short_help, setting=_setting, run=answered)
 

@@ -55,17 +55,17 @@ def study_command(
     app: typer.Typer,
     short_help: str,
     *,
-    setting: Callable[..., Any],
-    run: Callable[..., Any],
+    setting: Callable[..., tuple[Any, Instead]],
+    run: Callable[..., None],
 ) -> Callable[[Callable[..., Any]], Callable[..., None]]:
-    """Make a command of a function that takes a setting and options of its own.
+    """Make a command of a function that takes a setting and options of its own, and returns a study.
 
     Args:
         app: that gets the command.
         short_help: of it.
-        setting: makes a setting of the options that all commands of this kind share.
-        run: called with the setting, the function, `as_json` and the function's own options; what it returns
-            the command returns.
+        setting: makes a setting of the options that all commands of this kind share, and what is to be done
+            instead of all of a study.
+        run: called with the study and that, unless it is for tasks of arrays, and with `as_json`.
     """
 
     def make(function: Callable[..., Any]) -> Callable[..., None]:
@@ -74,8 +74,9 @@ def study_command(
 
         @functools.wraps(function)
         def command(*, as_json: bool, **given: Any) -> Any:
-            made = setting(**{option.name: given.pop(option.name) for option in shared})
-            return run(made, function, as_json=as_json, **given)
+            told, instead = setting(**{option.name: given.pop(option.name) for option in shared})
+            study = function(setting=told, **given)
+            return instead.of(study) if instead.is_a_part else run(study, instead, as_json=as_json)
 
         last = inspect.Parameter(
             "as_json", inspect.Parameter.KEYWORD_ONLY, default=False, annotation=options.AsJson
