@@ -10,6 +10,7 @@
 #   kernels       Grams, patches out of tiles, tissue masks: against cuBLAS and the card's ceilings
 #   similarity    all pairs of 60 layers against pytorch-cka; two networks beyond their forward passes
 #   classify      ResNet18 at 96 px: how busy the card is, and what limits
+#   onnx          the tests of encoders again, on a GPU that ONNX Runtime uses      (needs onnxruntime-gpu)
 #   encoders      ResNet50 float16 in ONNX Runtime against torch's CUDA graph       (needs onnxruntime-gpu)
 #   vits          ViT-B/16 and ViT-L/16 float16, likewise                           (needs onnxruntime-gpu)
 #   extract       end to end from JPEG slides; decoding on cores and GPU            (needs onnxruntime-gpu)
@@ -29,12 +30,12 @@
 #
 # A call has HISTOFAST_GPU_SECONDS (570); what does not fit is cut short or left out, and said.
 # Writes to $OUT (default benchmarks/results/gpu): checks.txt, device.json, tests.xml, memcheck.log,
-# racecheck.log, gpu.json, gpu.md, log.txt. Of several calls `benchmarks/compare.py` makes one table.
+# racecheck.log, onnx.xml, gpu.json, gpu.md, log.txt. Of several calls `benchmarks/compare.py` makes one table.
 # Exit status: 0 when all that was asked for ran, found a GPU, and passed.
 #
 # Dry run without a GPU, on tiny sizes and with time: HISTOFAST_BENCH_TINY=1 benchmarks/gpu.sh tests ...
 set -euo pipefail
-stages='tests sanitizer prepare kernels similarity classify encoders vits extract profile compiled keep'
+stages='tests sanitizer prepare kernels similarity classify onnx encoders vits extract profile compiled keep'
 cd "$(dirname "$0")/.."
 if [ $# -eq 0 ]; then
     sed -n '2,/^set -/{/^set -/!s/^# \{0,1\}//p}' benchmarks/gpu.sh
@@ -219,6 +220,17 @@ tests() {
     run "gpu tests" 300 "${pytest[@]}" -m gpu --junitxml="$out/tests.xml" $files
 }
 
+onnx() { # in a call before the last piece is there, these were skipped
+    local xml=$out/onnx.xml
+    run "gpu tests of encoders" 90 "${pytest[@]}" -m gpu --junitxml="$xml" \
+        tests/test_encoders.py tests/test_bound.py
+    [ "$tiny" != 1 ] || return 0
+    ! grep -q 'needs a GPU that ONNX Runtime can use' "$xml" || {
+        status=1
+        echo "gpu tests of encoders: FAILED: ONNX Runtime cannot use the GPU" | tee -a "$out/checks.txt"
+    }
+}
+
 sanitizer() {
     local tool sanitize
     for tool in memcheck racecheck; do
@@ -273,6 +285,7 @@ main() {
         tests) tests ;;
         sanitizer) sanitizer ;;
         prepare) prepare ;;
+        onnx) onnx ;;
         kernels | similarity | classify | encoders | vits | extract | compiled)
             bench "$stage" "benchmarks/bench_gpu_$stage.py"
             ;;
