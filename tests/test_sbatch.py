@@ -70,7 +70,12 @@ def test_a_script_of_one_job(cli):
 
 
 @pytest.mark.parametrize(
-    "command", ["train f --labels l.csv --out run", "finetune run --slides s --out t --top-k 4"]
+    "command",
+    [
+        "train f --labels l.csv --out run",
+        "finetune run --slides s --out t --top-k 4",
+        "classify d --network resnet18 --folds 5 --out runs",
+    ],
 )
 def test_a_script_that_submits_itself(cli, tmp_path, command):
     script = script_of(cli, *command.split(), "--array", "5", "--at-most", "2")
@@ -143,10 +148,16 @@ def test_a_study_of_slides_has_an_array_for_encoders_features_and_runs(
         ("extract s --ot o", "no such option: --ot .*see histofast extract --help"),
         (
             "predict r f --out o --array 3",
-            "--array must be of a command that has shards or parts, got predict, which is one job: leave",
+            "--array must be of a command that has shards or parts, got one job of predict: leave it out",
         ),
         ("train f --labels l --out o --array 3 --part 1/3", "--array must not be given with part:"),
         ("extract s --out o --array 3 --shard 1/3", "--array must not be given with shard: each"),
+        (
+            "classify d --network resnet18 --out o --array 3",
+            "got one job of classify: leave it out",
+        ),
+        ("classify d --predict r --out o --array 3", "got one job of classify: leave it out"),
+        ("classify d --network n --folds 3 --fold 1 --out o --array 3", "got one job of classify"),
         ("extract s --out o --at-most 3", "--at-most must be given with array only, got 3"),
         ("extract s --out o --array x", "must be a whole number, got 'x'"),
     ],

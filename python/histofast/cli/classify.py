@@ -125,6 +125,7 @@ def classify(
     gpus_per_worker: machines.GpusPerWorker = None,
     part: machines.Part = None,
     plan_only: options.PlanOnly = False,
+    count_levels: machines.CountLevels = False,
     layer_metrics: Annotated[
         bool,
         typer.Option(
@@ -138,7 +139,7 @@ def classify(
     ] = False,
     quiet: options.Quiet = False,
     as_json: options.AsJson = False,
-) -> None:
+) -> int | None:
     """Train a network that tells pictures apart: train, validate, test.
 
     \b
@@ -150,18 +151,18 @@ def classify(
     that are kept; test pictures are looked at once, at the end. A run that was interrupted goes on where
     it was when started again.
     """
+    if count_levels:
+        return int(predict is None and folds is not None and fold is None)
     if predict is not None:
         unused: dict[str, object] = {"network": network, "start": start, "recipe": recipe}
         unused |= {"folds": folds, "fold": fold, "epochs": epochs, "px": px, "threshold": threshold}
         how = {"device": device, "overwrite": overwrite}
         _predict(predict, data, out, unused=unused, how=how, quiet=quiet, as_json=as_json)
-        return
+        return None
     if network is None:
         raise ValueError("--network must be given, got none: `histofast models list` has them")
 
     from histofast.classify import as_recipe, train, train_folds
-    from histofast.jobs import Part
-    from histofast.learning import folds_of
     from histofast.report import check_installed
 
     check_installed()  # before the hours of training
@@ -195,20 +196,20 @@ def classify(
         which = options.given(folds=folds, fold=(fold or 0) if alone else None)
         asked |= {"layer_metrics": layer_metrics}
         _plan(images, asked | which | beside, as_json=as_json)
-        return
+        return None
+    asked |= {"tensorboard": tensorboard, "mlflow": mlflow, "layer_metrics": layer_metrics}
     with _steps(quiet=quiet) as (on_progress, on_note):
         asked |= {"overwrite": overwrite, "cache": cache}
-        asked |= {"tensorboard": tensorboard, "mlflow": mlflow, "layer_metrics": layer_metrics}
         asked |= {"on_progress": on_progress, "on_note": on_note}
         if folds is not None and fold is None:
             found: Folds | Run = train_folds(images, folds=folds, part=part, **beside, **asked)
         else:
             found = train(images, **options.given(folds=folds, fold=fold), **asked)
     if part is not None:
-        folds_done = folds_of(Part.told(part), folds or 0)
-        machines.say_folds(part, folds_done, did="trained")
-        return
+        machines.say_trained(part, folds or 0)
+        return None
     _tell(found, thresholds, as_json=as_json)
+    return None
 
 
 def _refuse_alone(of_folds: Mapping[str, object]) -> None:

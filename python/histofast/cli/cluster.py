@@ -100,6 +100,7 @@ def sbatch(
         _check_array(inner, command, flag)
         if "shard" not in known:
             levels = _levels(context, inner, arguments)
+            _refuse_one_job(inner, is_one=levels == 0)
     elif at_most is not None:
         raise ValueError(f"at_most must be given with array only, got {at_most}")
     script = script_of(command, task, flag=flag, levels=levels, made_by=sys.argv[1:])
@@ -127,7 +128,7 @@ def _inner(context: typer.Context, command: Sequence[str]) -> tuple[Any, list[st
 
 
 def _levels(context: typer.Context, inner: Any, arguments: Sequence[str]) -> int:
-    """Return how many arrays a command takes one after the other: a study says, by its plan."""
+    """Return how many arrays a command takes one after the other: a study says, by its plan; 0: it is one job."""
     counts = flags.flags_of(inner).get("count_levels")
     if counts is None:
         return 1
@@ -137,11 +138,14 @@ def _levels(context: typer.Context, inner: Any, arguments: Sequence[str]) -> int
 
 
 def _check_array(inner: Any, command: Sequence[str], flag: str) -> None:
-    if not flag:
-        raise ValueError(
-            f"array must be of a command that has shards or parts, got {inner.name}, which is one job: "
-            "leave it out"
-        )
+    _refuse_one_job(inner, is_one=not flag)
     if any(word.partition("=")[0] == flag for word in command):
         name = flag.removeprefix("--")
         raise ValueError(f"array must not be given with {name}: each task has one of its own")
+
+
+def _refuse_one_job(inner: Any, *, is_one: bool) -> None:
+    if is_one:
+        raise ValueError(
+            f"array must be of a command that has shards or parts, got one job of {inner.name}: leave it out"
+        )

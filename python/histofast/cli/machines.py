@@ -73,6 +73,14 @@ def say_folds(part: str, folds: Sequence[int], *, did: str) -> None:
     say(f"part {part}, {which}: {did}; the run is finished without --part")
 
 
+def say_trained(part: str, n: int) -> None:
+    """Say that the folds of a part of n are trained."""
+    from histofast.jobs import Part
+    from histofast.learning import folds_of
+
+    say_folds(part, folds_of(Part.told(part), n), did="trained")
+
+
 def cluster_of(address: str | None, cpus: int | None, gpus: float | None) -> RayCluster | None:
     """Return the cluster that is asked for.
 

@@ -178,8 +178,6 @@ def train(
     elsewhere = machines.cluster_of(cluster, cpus_per_worker, gpus_per_worker)
     known = options.labels_of(labels, slide_table)
 
-    from histofast.jobs import Part
-    from histofast.learning import folds_of
     from histofast.mil import TrainConfig, open_bags
     from histofast.mil import train as run_training
     from histofast.report import check_installed
@@ -217,8 +215,7 @@ def train(
             **options.given(jobs=jobs, threads=threads, cluster=elsewhere, part=part),
         )
     if part is not None:
-        folds_done = folds_of(Part.told(part), len(run.folds))
-        machines.say_folds(part, folds_done, did="trained")
+        machines.say_trained(part, len(run.folds))
         return
     _tell(run, as_json=as_json)
 
