@@ -133,3 +133,11 @@ def test_the_source_archive_is_what_is_committed(tmp_path):
     with tarfile.open(made) as archive:
         names = {name.partition("/")[2] for name in archive.getnames()}
     assert names == {name for name in wanted if not name.startswith(".ci/")} | {"PKG-INFO"}
+
+
+def test_wheels_of_another_machine(tmp_path):
+    command = ["bash", str(ROOT / "scripts/wheels.sh"), str(tmp_path / "dist"), "arm64"]
+    ran = subprocess.run(command, capture_output=True, text=True, check=False)
+    said = "usage: scripts/wheels.sh FOLDER [x86_64|aarch64], got arm64\n"
+    assert (ran.returncode, ran.stderr) == (2, said)
+    assert not [*tmp_path.iterdir()]
