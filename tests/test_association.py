@@ -25,7 +25,7 @@ def points(seed, n, k):
 @given(
     seed=SEEDS, n=st.integers(5, 40), k=st.integers(5, 8), confidence=st.sampled_from([0.9, 0.95])
 )
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 def test_as_defined(seed, n, k, confidence):
     n = max(n, k)
     x, y, groups = points(seed, n, k)
@@ -42,7 +42,7 @@ def test_as_defined(seed, n, k, confidence):
 
 
 @given(seed=SEEDS, scale=st.floats(1e-3, 1e3), shift=st.floats(-1e3, 1e3))
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 def test_units_change_nothing_and_a_sign_turns_it(seed, scale, shift):
     x, y, groups = points(seed, 20, 5)
     found = correlate(x, y, groups=groups, resamples=50)

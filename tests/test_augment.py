@@ -53,7 +53,7 @@ def augmented(pixels, augmentation, keys=None, **options):
     on=st.sets(st.sampled_from(sorted(EACH))),
     seed=st.integers(0, 2**32),
 )
-@settings(max_examples=120, deadline=None)
+@settings(max_examples=120)
 def test_matches_definition(size, on, seed):
     h, w = (min(size), min(size)) if "quarter_turns" in on else size
     augmentation = Augmentation(**{name: EACH[name] for name in on})

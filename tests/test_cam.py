@@ -56,7 +56,7 @@ def pictures(n=5, px=12, seed=0):
 
 @pytest.mark.parametrize("method", ALL)
 @given(data=st.data())
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 def test_methods_are_their_definitions(method, data):
     rng = np.random.default_rng(data.draw(st.integers(0, 10_000)))
     n, k, h, w = (data.draw(st.integers(1, most)) for most in (3, 4, 4, 5))

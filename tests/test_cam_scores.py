@@ -24,7 +24,7 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @given(seed=st.integers(0, 10_000))
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 def test_shares_and_correlations_are_their_definitions(seed):
     rng = np.random.default_rng(seed)
     h, w = rng.integers(1, 5, 2)

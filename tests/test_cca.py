@@ -74,7 +74,7 @@ def test_what_99_percent_keeps(rng, keep, of, kept):
     seed=SEEDS,
     centre=st.booleans(),
 )
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 def test_cca_is_as_defined(n, p, q, seed, centre):
     x, y = related(seed, n, p, q)
     found = cca(x + 1, y, centre=centre)
@@ -85,7 +85,7 @@ def test_cca_is_as_defined(n, p, q, seed, centre):
 
 
 @given(n=st.integers(30, 80), p=st.integers(1, 12), q=st.integers(1, 12), seed=SEEDS)
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 def test_pwcca_is_as_defined(n, p, q, seed):
     x, y = related(seed, n, p, q)
     found = pwcca(x, y)
@@ -101,7 +101,7 @@ def test_pwcca_is_as_defined(n, p, q, seed):
     rule=st.sampled_from([(0.3, "squares"), (0.2, "values"), (1, "count"), (1.0, "squares")]),
     seed=SEEDS,
 )
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 def test_svcca_is_as_defined(n, p, q, rule, seed):
     keep, of = rule
     if keep == 1.0 and of == "squares":
@@ -124,7 +124,7 @@ def test_svcca_is_as_defined(n, p, q, rule, seed):
     shift=st.floats(-100, 100),
     seed=SEEDS,
 )
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_invertible_maps_change_nothing(n, p, q, shift, seed):
     x, y = related(seed, n, p, q)
     rng = np.random.default_rng(seed)
@@ -138,7 +138,7 @@ def test_invertible_maps_change_nothing(n, p, q, shift, seed):
 
 
 @given(n=st.integers(40, 80), p=st.integers(2, 60), scale=st.floats(1e-3, 1e3), seed=SEEDS)
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_svcca_ignores_rotation_scale_and_shift(n, p, scale, seed):
     x, y = related(seed, n, p, 9)
     x *= 1 + np.arange(p)

@@ -86,7 +86,7 @@ def test_the_picture_of_phases_is_as_defined(px):
     np.testing.assert_allclose(made.picture()[0].detach().numpy(), picture, atol=1e-5)
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(px=st.sampled_from([8, 9, 16]), seed=st.integers(0, 1000), shift=st.floats(-9, 9))
 def test_whatever_the_phases_magnitudes_mean_and_variance_are_those_given(px, seed, shift):
     looks = channels.looks_of(tissue(4, px))

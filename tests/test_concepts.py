@@ -33,7 +33,7 @@ def stained(rng, n=3, side=24):
     return np.clip(images + rng.integers(-12, 13, images.shape), 0, 255).astype(np.uint8)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(
     image=hnp.arrays(np.uint8, st.tuples(st.integers(2, 9), st.integers(2, 9), st.just(3))),
     threshold=st.floats(0.05, 1.5),
@@ -179,7 +179,7 @@ def test_what_is_told_lies_above_its_shuffles_and_what_is_of_the_slide_does_not(
     assert found.p[2] == 1
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(
     scale=hnp.arrays(np.float64, 6, elements=st.floats(0.01, 100)),
     shift=hnp.arrays(np.float64, 6, elements=st.floats(-50, 50)),
@@ -211,7 +211,7 @@ def test_float32_features_are_summed_in_float64(rng):
     np.testing.assert_array_equal(one.r2, other.r2)
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(
     groups=st.lists(st.integers(0, 30), min_size=1, max_size=80),
     folds=st.integers(3, 6),

@@ -32,7 +32,7 @@ def as_turns(found):
     return [(i, j, reference_copies.TURNS[WORDS.index(turn)]) for i, j, turn in found.pairs]
 
 
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(seed=SEEDS, n=st.integers(0, 12), noise=st.integers(0, 12))
 def test_the_search_is_its_definition(seed, n, noise):
     rng = np.random.default_rng(seed)
@@ -53,7 +53,7 @@ def test_the_search_is_its_definition(seed, n, noise):
         assert as_turns(found) == wanted
 
 
-@settings(deadline=None, max_examples=25)
+@settings(max_examples=25)
 @given(
     seed=SEEDS,
     turn=st.sampled_from(reference_copies.TURNS),
@@ -69,7 +69,7 @@ def test_turned_mirrored_resampled_and_encoded_copies_are_found(seed, turn, px, 
     assert as_turns(found) == [(0, 2, turn)]
 
 
-@settings(deadline=None, max_examples=20)
+@settings(max_examples=20)
 @given(seed=SEEDS)
 def test_different_textures_are_not_copies(seed):
     prints = prints_of(

@@ -6,7 +6,7 @@ import csv
 import io
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from histofast._tables import as_read, as_written, csv_text, read_csv, read_table
@@ -49,7 +49,6 @@ def test_other_texts_and_numbers_stay(text):
 TEXTS = st.text(st.characters(codec="utf-8", exclude_characters="\0"))
 
 
-@settings(deadline=None)
 @given(st.lists(st.lists(TEXTS, min_size=1), min_size=1))
 def test_texts_come_back(tmp_path_factory, rows):
     path = tmp_path_factory.getbasetemp() / "texts.csv"

@@ -90,7 +90,7 @@ def test_equal_rows_are_neighbours_in_their_order(rng):
 
 
 @given(n=st.integers(12, 40), p=st.integers(1, 60), q=st.integers(1, 9), seed=SEEDS)
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 def test_are_as_defined_whatever_the_width(n, p, q, seed):
     x, y = related(seed, n, p, q)
     for name in ALL:
@@ -99,7 +99,7 @@ def test_are_as_defined_whatever_the_width(n, p, q, seed):
 
 
 @given(seed=SEEDS, scale=st.floats(1e-3, 1e3), shift=st.floats(-1e3, 1e3))
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 def test_rotation_scale_and_shift_change_nothing(seed, scale, shift):
     x, y = related(seed, 40, 5, 7)
     turn = np.linalg.qr(np.random.default_rng(seed).normal(size=(7, 7)))[0]

@@ -62,7 +62,7 @@ def test_raw_is_the_value():
 
 
 @given(st.lists(st.floats(-1e6, 1e6), min_size=3, max_size=3))
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 def test_shares_keep_the_order(values):
     for scale in ("rank", "minmax"):
         shares = made(values, scale=scale).shares
@@ -464,7 +464,6 @@ def auroc(values, labels):
         lambda pairs: len({label for _, label in pairs}) == 2
     )
 )
-@settings(deadline=None)
 def test_auroc_is_the_definition(pairs):
     values, labels = (np.array(column) for column in zip(*pairs, strict=True))
     found = score(values * 1.0, labels, groups=np.arange(len(labels)), resamples=2)
@@ -494,7 +493,6 @@ def test_the_interval_is_that_of_resampled_groups(rng):
         st.tuples(st.integers(0, 5), st.booleans(), st.integers(0, 3)), min_size=4, max_size=30
     )
 )
-@settings(deadline=None)
 def test_values_of_several_slides_are_compared_within_each(rows):
     values, labels, slides = (np.array(column) for column in zip(*rows, strict=True))
     wanted = reference.stratified_auroc(values, labels, slides)

@@ -89,7 +89,7 @@ def written(tmp_path: Path) -> Path:
 
 class TestRoundTrip:
     @given(n=st.integers(0, 40), d=st.integers(1, 9), batch=st.integers(1, 50))
-    @settings(max_examples=15, deadline=None)
+    @settings(max_examples=15)
     def test_any_batching(
         self, tmp_path_factory: pytest.TempPathFactory, n: int, d: int, batch: int
     ) -> None:

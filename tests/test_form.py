@@ -162,7 +162,7 @@ def test_an_endless_text_is_not_read(tmp_path):
     assert peak_bytes < 1 << 20
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(at=st.integers(0, len(TINY) - 1), byte=st.integers(0, 255))
 def test_a_changed_byte_is_read_or_refused(tmp_path_factory, at, byte):
     path = tmp_path_factory.getbasetemp() / "changed.onnx"

@@ -48,7 +48,7 @@ def assert_is_definition(images, offsets, levels):
                     np.testing.assert_array_equal(sums[n, k], want_sums, str(isa))
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     images=hnp.arrays(
         np.uint8,

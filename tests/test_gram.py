@@ -67,7 +67,7 @@ def test_several_panels(isa, rng):
     half=st.booleans(),
     seed=st.integers(0, 99),
 )
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_any_shape_and_kernel(n, p, estimator, kernel, half, seed):
     rng = np.random.default_rng(seed)
     x = rng.normal(size=(n, p)).astype(np.float16 if half else np.float32)

@@ -84,7 +84,7 @@ def test_stain_matches_the_definition(stain, pens):
         assert wanted.any() == (stain not in ("he", "masson"))
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(
     image=hnp.arrays(
         np.uint8,

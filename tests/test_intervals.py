@@ -53,7 +53,7 @@ def test_the_worked_case():
 
 
 @given(seed=SEEDS, n=st.integers(2, 20), share=st.floats(0.05, 0.9), level=st.floats(0.5, 0.99))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_interval_and_p_are_their_definition(seed, n, share, level):
     values = np.random.default_rng(seed).normal(0.7, 0.1, n)
     found = corrected_interval(values, test_share=share, confidence=level)
@@ -154,7 +154,7 @@ def many(seed, k=5, n=15):
 
 
 @given(seed=SEEDS)
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_adjusted_interval_and_adjusted_p_say_the_same(seed):
     ranking = against_highest(many(seed), test_share=1 / 5)
     assert ranking.standings[ranking.highest].difference is None
@@ -168,7 +168,7 @@ def test_adjusted_interval_and_adjusted_p_say_the_same(seed):
 
 
 @given(seed=SEEDS)
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 def test_differences_told_together_are_each_by_itself_and_adjusted_for_their_number(seed):
     values = many(seed)
     base = values.pop("c0")
@@ -189,7 +189,7 @@ def test_differences_told_together_are_each_by_itself_and_adjusted_for_their_num
 
 
 @given(seed=SEEDS, k=st.integers(1, 9))
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 def test_repeats_needed_are_the_fewest_that_would_show_it(seed, k):
     d = np.random.default_rng(seed).normal(0.1, 0.08, 6)
     zero, level = np.zeros(6), 1 - 0.05 / k

@@ -174,7 +174,7 @@ class World:
     hosts=st.lists(st.sampled_from("abc"), min_size=2, max_size=4),
     kills=st.lists(st.integers(0, 150), max_size=3),
 )
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_never_two_while_they_show_that_they_live_and_in_the_end_somebody(seed, hosts, kills):
     with pytest.MonkeyPatch.context() as patch:
         draw, world = random.Random(seed), World(hosts)
@@ -201,7 +201,7 @@ def test_never_two_while_they_show_that_they_live_and_in_the_end_somebody(seed, 
 
 
 @given(seed=st.integers(0, 2**32), steps=st.integers(0, 60))
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 def test_who_was_asleep_takes_nothing_from_who_took_over(seed, steps):
     """Wherever it fell asleep, but for the moment in which it gives the lease back."""
     with pytest.MonkeyPatch.context() as patch:

@@ -88,7 +88,7 @@ def assert_lawful(found, bags):
 
 
 @given(cohort=cohorts(), seed=st.integers(0, 9))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_laws_of_classification(cohort, seed):
     bags, n = cohort
     found = folds(bags, n=n, seed=seed)
@@ -110,7 +110,7 @@ def test_laws_of_classification(cohort, seed):
     n=st.integers(2, 5),
     seed=st.integers(0, 9),
 )
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_laws_of_regression(values, n, seed):
     bags = make(values, task="regression")
     found = folds(bags, n=n, seed=seed)
@@ -127,7 +127,7 @@ def test_values_are_spread():
 
 
 @given(seed=st.integers(0, 9), n=st.integers(2, 5))
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 def test_laws_of_survival(seed, n):
     rng = np.random.default_rng(seed)
     event = np.append(np.ones(5), rng.random(30) < 0.2)
@@ -166,7 +166,7 @@ def test_patients_of_several_classes():
 
 
 @given(data=st.lists(st.tuples(st.integers(0, 2), st.integers(0, 15)), min_size=20, max_size=60))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_whatever_classes_a_patient_has_it_is_on_one_side(data):
     classes, patients = zip(*data, strict=True)
     bags = make(classes, patients=[f"p{i}" for i in patients])

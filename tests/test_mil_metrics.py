@@ -108,7 +108,7 @@ def test_the_interval_of_the_calibration_error_is_about_its_value(b):
 
 
 @given(seed=SEEDS, b=st.integers(6, 60), c=st.integers(2, 4))
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_classification_against_scikit_learn(seed, b, c):
     other = need("sklearn.metrics")
     targets, outputs = classified(seed, b, c)
@@ -134,7 +134,7 @@ def test_classification_against_scikit_learn(seed, b, c):
 
 
 @given(seed=SEEDS, b=st.integers(3, 60))
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_regression_against_scikit_learn_and_scipy(seed, b):
     other = need("sklearn.metrics")
     rng = np.random.default_rng(seed)
@@ -151,7 +151,7 @@ def test_regression_against_scikit_learn_and_scipy(seed, b):
 
 
 @given(seed=SEEDS, b=st.integers(4, 40))
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_c_index_is_its_definition(seed, b):
     targets, risk = survived(seed, b)
     right = pairs = 0.0
@@ -202,7 +202,7 @@ def test_the_mean_of_the_training_targets_predicts_nothing(rng):
 
 
 @given(seed=SEEDS, b=st.integers(4, 40), m=st.integers(1, 6))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_metrics_of_ranks_are_their_definitions_within_models(seed, b, m):
     models = np.random.default_rng(seed).integers(m, size=b)
     for task, targets, outputs in problems(seed, b):
@@ -356,7 +356,7 @@ def problems(seed, b):
 
 
 @given(seed=SEEDS, b=st.integers(4, 30))
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 def test_a_weight_is_that_many_copies(seed, b):
     """What makes the resamples: bags that were drawn twice count as two bags."""
     weights = np.random.default_rng(seed).integers(0, 4, size=b)
@@ -375,7 +375,7 @@ def test_a_weight_is_that_many_copies(seed, b):
 
 
 @given(seed=SEEDS, b=st.integers(4, 30))
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 def test_the_order_of_bags_changes_no_value(seed, b):
     order = np.random.default_rng(seed).permutation(b)
     for task, targets, outputs in problems(seed, b):

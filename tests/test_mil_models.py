@@ -61,7 +61,7 @@ def close(got, wanted, atol=1e-9):
 
 
 @given(n=st.integers(1, 9), seed=st.integers(0, 99), patch_head=st.booleans())
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 def test_attention_is_histotransfers(n, seed, patch_head):
     model = small("attention", seed=seed, patch_head=patch_head).double()
     bag = bag_of(n, seed).double()
@@ -83,7 +83,7 @@ def test_attention_has_the_published_widths():
 
 @pytest.mark.parametrize("name", ["gated", "clam"])
 @given(n=st.integers(1, 9), seed=st.integers(0, 99))
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 def test_gated_attention_is_ilses(name, n, seed):
     model = small(name, outputs=3, seed=seed).double()
     bag = bag_of(n, seed).double()
@@ -103,7 +103,7 @@ def test_gated_attention_is_ilses(name, n, seed):
 
 
 @given(n=st.integers(1, 9), seed=st.integers(0, 99), outputs=st.integers(1, 4))
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 def test_dsmil_is_its_definition(n, seed, outputs):
     model = small("dsmil", outputs=outputs, seed=seed).double()
     bag = bag_of(n, seed).double()
@@ -124,7 +124,7 @@ def test_dsmil_is_its_definition(n, seed, outputs):
 
 @pytest.mark.parametrize("name", ["mean", "max"])
 @given(n=st.integers(1, 9), seed=st.integers(0, 99), outputs=st.integers(1, 4))
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 def test_mean_and_max_are_numpys(name, n, seed, outputs):
     model = small(name, outputs=outputs, seed=seed).double()
     bag = bag_of(n, seed).double()
@@ -163,7 +163,7 @@ def test_mean_without_hidden_layer_is_linear_in_the_mean():
     subtyping=st.booleans(),
     kind=st.sampled_from(["svm", "cross-entropy"]),
 )
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 def test_clams_instance_loss_is_its_definition(n, seed, outputs, subtyping, kind):
     model = small(
         "clam", outputs=outputs, seed=seed, subtyping=subtyping, instance_loss=kind
@@ -212,7 +212,7 @@ def qkv(tokens, seed=0, heads=2, width=4):
 
 
 @given(tokens=st.integers(1, 16), seed=st.integers(0, 99))
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 def test_nystrom_attention_of_few_tokens_is_exact(tokens, seed):
     q, k, v = qkv(tokens, seed)
     found = nystrom_attention(q, k, v, landmarks=16)
@@ -249,7 +249,7 @@ def test_position_encoding_is_the_sum_of_its_convolutions():
 
 
 @given(n=st.integers(1, 40), seed=st.integers(0, 20))
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 def test_transmil_of_few_patches_is_its_definition(n, seed):
     """Few: with no more tokens than landmarks all attention is exact."""
     model = small("transmil", seed=seed, landmarks=50).double()
@@ -294,7 +294,7 @@ def test_transmil_under_autocast_is_near_float32():
 
 @pytest.mark.parametrize("name", INVARIANT)
 @given(n=st.integers(1, 20), seed=st.integers(0, 99))
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 def test_order_of_patches_does_not_matter(name, n, seed):
     model = small(name, outputs=3, seed=seed).double()
     bag = bag_of(n, seed).double()
@@ -315,7 +315,7 @@ def test_order_of_patches_does_not_matter(name, n, seed):
 
 @pytest.mark.parametrize("name", sorted(SMALL))
 @given(n=st.integers(1, 30), seed=st.integers(0, 99), scale=st.sampled_from([0, 1e-3, 1, 1e3]))
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 def test_what_comes_out_has_its_shape_and_is_finite(name, n, seed, scale):
     model = small(name, outputs=3, seed=seed)
     out = model(bag_of(n, seed, scale), torch.tensor(1))

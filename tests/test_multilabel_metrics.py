@@ -61,7 +61,7 @@ def test_two_labels_by_hand():
 
 
 @given(seed=SEEDS, b=st.integers(1, 40), c=st.integers(1, 5), m=st.integers(1, 4))
-@settings(max_examples=120, deadline=None)
+@settings(max_examples=120)
 def test_metrics_are_their_definitions_within_models(seed, b, c, m):
     targets, outputs = labelled(seed, b, c)
     models = np.random.default_rng(seed).integers(m, size=b)
@@ -71,7 +71,7 @@ def test_metrics_are_their_definitions_within_models(seed, b, c, m):
 
 
 @given(seed=SEEDS, b=st.integers(6, 60), c=st.integers(1, 5))
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_metrics_are_those_of_scikit_learn(seed, b, c):
     other = need("sklearn.metrics")
     targets, outputs = labelled(seed, b, c, unknown=0)
@@ -89,7 +89,7 @@ def test_metrics_are_those_of_scikit_learn(seed, b, c):
 
 
 @given(seed=SEEDS, b=st.integers(8, 60))
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_what_is_not_known_or_of_one_class_is_left_out(seed, b):
     """As scikit-learn has it, label by label of the rows that are known."""
     other = need("sklearn.metrics")
@@ -106,7 +106,7 @@ def test_what_is_not_known_or_of_one_class_is_left_out(seed, b):
 
 
 @given(seed=SEEDS, b=st.integers(2, 25), c=st.integers(1, 4))
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 def test_intervals_are_those_of_drawn_groups(seed, b, c):
     """Every draw by the definition, of rows that are there as often as their group was drawn."""
     targets, outputs = labelled(seed, b, c)
@@ -173,7 +173,7 @@ def test_refused(targets, outputs, error, message):
 
 
 @given(seed=SEEDS, b=st.integers(1, 40), c=st.integers(2, 4), used=st.integers(1, 4))
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80)
 def test_kappa_is_its_definition_in_every_draw(seed, b, c, used):
     rng = np.random.default_rng(seed)
     truth = rng.integers(min(used, c), size=b)

@@ -28,7 +28,7 @@ def drawn(count, *, resamples, seed):
 
 
 @given(seed=SEEDS, lacking=st.booleans())
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 def test_value_interval_and_p_are_their_definition(seed, lacking):
     rng = np.random.default_rng(seed)
     groups = np.repeat(np.arange(7), [3, 1, 2, 4, 1, 2, 2])
@@ -78,7 +78,7 @@ def test_rows_of_a_slide_are_no_independent_samples(rng):
 
 
 @given(seed=SEEDS, k=st.integers(1, 6))
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 def test_several_are_adjusted_after_holm_and_intervals_agree_with_p(seed, k):
     rng = np.random.default_rng(seed)
     pairs = {j: (rng.normal(0.3 * j, 1, 40), np.zeros(40)) for j in range(k)}

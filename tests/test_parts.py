@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import onnx
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from onnx.reference import ReferenceEvaluator
 
@@ -138,7 +138,6 @@ def test_sizes_end_no_module(tmp_path):
 # --- which sizes go in ----------------------------------------------------------------------------
 
 
-@settings(deadline=None)
 @given(st.integers(1, 40), st.integers(1, 300), st.integers(0, 39))
 def test_sizes_are_those_that_are_taken(step, asked, offset):
     """By definition: a network that takes `offset` more than multiples of `step`, tried alone."""

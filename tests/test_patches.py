@@ -37,7 +37,7 @@ class Mask:
     batch_size=st.integers(1, 9),
     edge=st.sampled_from(["drop", "shift"]),
 )
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_pixels_are_the_definitions_and_tiles_are_decoded_once(
     seed, mpp, overlap_px, tile, batch_size, edge
 ):

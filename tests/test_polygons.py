@@ -11,7 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from fake_slides import FakeSlide
@@ -56,7 +56,6 @@ ON_SLIDE = [(0.125, 0.125), (1.875, 0.125), (1.875, 1.875)]
 RINGS = st.lists(CORNERS, min_size=3, max_size=7).filter(lambda ring: ring[0] != ring[-1])
 
 
-@settings(deadline=None)
 @given(st.lists(st.lists(RINGS, min_size=1, max_size=2), min_size=1, max_size=4))
 def test_a_mask_is_the_union_of_polygons_each_by_the_even_odd_rule(polygons):
     polygons = [*polygons, [ON_SLIDE]]  # what lies beside the slide altogether is refused

@@ -62,7 +62,7 @@ def test_first_of_equal_scores_is_the_class():
 
 
 @given(n=st.integers(1, 60), c=st.integers(2, 6), seed=SEEDS)
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_as_defined_whatever_the_form(n, c, seed):
     a, b, labels = classifiers(seed, n, c)
     right_a, right_b = a.argmax(axis=1) == labels, b.argmax(axis=1) == labels
@@ -83,7 +83,7 @@ def test_as_defined_whatever_the_form(n, c, seed):
 
 
 @given(n=st.integers(1, 40), c=st.integers(1, 6), seed=SEEDS)
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_divergence_is_as_defined(n, c, seed):
     a, b, _ = classifiers(seed, n, c)
     a[a < 0.1] = 0

@@ -85,7 +85,7 @@ def array_of(ranges):
     return np.array(ranges, np.int64).reshape(-1, 2)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(ranges=RANGES, gap=st.integers(0, 20))
 def test_merged_ranges_are_the_bytes_with_small_gaps_closed(ranges, gap):
     """By definition: mark every byte, fill runs of unmarked ones that are short, read off the runs."""
@@ -104,7 +104,7 @@ def test_merged_ranges_are_the_bytes_with_small_gaps_closed(ranges, gap):
     assert [[block.start, block.stop] for block in got] == wanted
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(ranges=RANGES, gap=st.integers(0, 20), most=st.integers(1, 80))
 def test_every_range_lies_in_one_block_and_blocks_are_bounded(ranges, gap, most):
     blocks = merge_ranges(array_of(ranges), gap_bytes=gap, block_bytes=most)
@@ -139,7 +139,7 @@ class Source:
         return DATA[offset : offset + count]
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(seed=st.integers(0, 2**32 - 1), n=st.integers(1, 60))
 def test_what_is_taken_is_what_is_there_in_any_order_near_the_planned_one(seed, n):
     rng = np.random.default_rng(seed)

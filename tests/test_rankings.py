@@ -54,7 +54,7 @@ def test_tau_by_hand():
 
 
 @given(seed=SEEDS, n=st.integers(2, 15), levels=st.sampled_from([0, 1, 3]))
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 def test_tau_is_its_definition_and_scipy_s(seed, n, levels):
     x, y = (table[0] for table in tables(seed, 1, n, levels=levels))
     found = kendall_tau(x, y)
@@ -65,7 +65,7 @@ def test_tau_is_its_definition_and_scipy_s(seed, n, levels):
 
 
 @given(seed=SEEDS)
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_tau_sees_ranks_only(seed):
     rng = np.random.default_rng(seed)
     x, y = rng.integers(0, 9, (2, 12)).astype(float)
@@ -84,7 +84,7 @@ def test_tau_sees_ranks_only(seed):
 
 
 @given(seed=SEEDS, levels=st.sampled_from([0, 1]))
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 def test_the_mean_is_of_the_targets_that_have_a_tau(seed, levels):
     scores, truth = tables(seed, levels=levels)
     scores[2] = 5

@@ -41,7 +41,7 @@ def made(seed, *, n=240, of_class=1.5, of_level=1.0):
 
 
 @given(seed=SEEDS, k=st.integers(1, 12), m=st.integers(1, 6), of_level=st.floats(0, 3))
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 def test_is_as_defined(seed, k, m, of_level):
     x, given = made(seed, n=60, of_level=of_level)
     found = robustness_of(x, **given, k=k, m=m, **QUICK)
@@ -106,7 +106,7 @@ def test_intervals_are_bootstraps_of_groups():
 
 
 @given(seed=SEEDS)
-@settings(max_examples=10, deadline=None)
+@settings(max_examples=10)
 def test_rotation_lengths_of_rows_and_names_change_nothing(seed):
     x, given = made(seed, n=60)
     rng = np.random.default_rng(seed)

@@ -45,7 +45,7 @@ SHARES = st.floats(0.01, 1)
     keep_random=st.floats(0, 1),
     seed=st.integers(0, 9),
 )
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_rows_are_as_defined(attention, keep, keep_random, seed):
     values = np.array(attention, np.float64)
     rows, highest = selected_rows(values, keep=keep, keep_random=keep_random, seed=seed)
@@ -92,7 +92,7 @@ def test_equal_attention_takes_the_earlier_rows_and_a_seed_the_same_others():
     m=st.integers(1, 8),
     n=st.integers(1, 8),
 )
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_attention_on_other_squares_is_as_defined(seed, side, onto_side, m, n):
     rng = np.random.default_rng(seed)
     corners, onto = (rng.integers(0, 60, (k, 2)) for k in (m, n))

@@ -107,7 +107,7 @@ def test_published_minibatch_cka(published, batch_size, value):
     rbf_scale=st.sampled_from([0.3, 1.0, 4.0]),
     seed=SEEDS,
 )
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_cka_is_as_defined(n, p, q, kernel, estimator, rbf_scale, seed):
     rng = np.random.default_rng(seed)
     x, y = rng.normal(size=(n, p)), rng.normal(size=(n, q))
@@ -119,7 +119,7 @@ def test_cka_is_as_defined(n, p, q, kernel, estimator, rbf_scale, seed):
 
 
 @given(n=st.integers(4, 40), p=st.integers(1, 60), q=st.integers(1, 60), seed=SEEDS)
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_hsic_is_as_defined_and_centring_changes_nothing(n, p, q, seed):
     rng = np.random.default_rng(seed)
     x, y = rng.normal(size=(n, p)), rng.normal(size=(n, q))
@@ -137,7 +137,7 @@ def test_hsic_is_as_defined_and_centring_changes_nothing(n, p, q, seed):
     batch_size=st.integers(4, 30),
     seed=SEEDS,
 )
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_minibatch_cka_is_as_defined(n, p, q, batch_size, seed):
     rng = np.random.default_rng(seed)
     x, y = 1e3 * rng.normal(size=(n, p)) ** 3, rng.normal(size=(n, q))
@@ -160,7 +160,7 @@ def test_minibatch_cka_is_as_defined(n, p, q, batch_size, seed):
     shift=st.sampled_from([0, 100, -1e4]),
     seed=SEEDS,
 )
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_accumulated_cka_is_that_of_all_rows(n, p, q, estimator, batch_size, shift, seed):
     rng = np.random.default_rng(seed)
     x, y = rng.normal(size=(n, p)), rng.normal(size=(n, q))
@@ -176,7 +176,7 @@ def test_accumulated_cka_is_that_of_all_rows(n, p, q, estimator, batch_size, shi
     seed=SEEDS,
 )
 @example(counts=[1, 8], units=(1e-80, 1e-80), seed=16)
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_merged_accumulators_have_seen_all_rows(counts, units, seed):
     rng = np.random.default_rng(seed)
     n = sum(counts)
@@ -238,7 +238,7 @@ def test_accumulator_starts_with_equal_rows(rng):
     kernel=KERNELS,
     seed=SEEDS,
 )
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 def test_interval_is_as_defined(n_groups, n, p, estimator, kernel, seed):
     rng = np.random.default_rng(seed)
     x, y = rng.normal(size=(n, p)), rng.normal(size=(n, 4))
@@ -274,7 +274,7 @@ def test_interval_is_as_defined(n_groups, n, p, estimator, kernel, seed):
 
 
 @given(scale=st.floats(1e-3, 1e3), shift=st.floats(-100, 100), seed=SEEDS, kernel=KERNELS)
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_rotation_scale_and_shift_change_nothing(scale, shift, seed, kernel):
     rng = np.random.default_rng(seed)
     x, y = rng.normal(size=(30, 7)), rng.normal(size=(30, 5))
@@ -291,7 +291,7 @@ def test_rotation_scale_and_shift_change_nothing(scale, shift, seed, kernel):
 
 
 @given(n=st.integers(5, 40), seed=SEEDS, kernel=KERNELS, estimator=ESTIMATORS)
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 def test_order_and_sides_change_nothing(n, seed, kernel, estimator):
     rng = np.random.default_rng(seed)
     x, y = rng.normal(size=(n, 7)), rng.normal(size=(n, 5))

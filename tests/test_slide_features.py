@@ -39,7 +39,7 @@ def folder(tmp_path):
 
 @pytest.mark.parametrize("pooling", DEFINED)
 @given(cuts=st.lists(st.integers(0, 9), max_size=3), seed=st.integers(0, 9))
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 def test_pooled_in_chunks_as_at_once(pooling, cuts, seed):
     x = rows(9, seed=seed)
     found = pool(np.split(x, sorted(cuts)), pooling)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 import reference
@@ -153,7 +153,6 @@ def test_what_a_start_standardises_with_stays(files, source, layer):
 LAYERS = {"resnet18": ("layer1", "layer2", "layer3"), "cbr-small": ("pool1", "pool2", "pool3")}
 
 
-@settings(deadline=None)
 @given(
     st.sampled_from([(name, layer) for name, of in LAYERS.items() for layer in of]),
     st.integers(0, 6),

@@ -50,7 +50,7 @@ def angle(a, b):
 
 
 @given(seed=st.integers(0, 99), strength=st.floats(0.6, 1.5), method=st.sampled_from(METHODS))
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 def test_maps_are_as_defined(seed, strength, method):
     pixels = tissue(ONE, side_px=64, seed=seed, strength=strength)
     target = tissue(OTHER, side_px=64, seed=seed + 1)

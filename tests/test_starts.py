@@ -81,7 +81,7 @@ WORDS = [
 ]
 
 
-@settings(deadline=None, max_examples=500)
+@settings(max_examples=500)
 @given(st.lists(st.sampled_from(WORDS) | st.text(max_size=3), max_size=12).map("".join))
 def test_any_text_is_a_start_that_comes_back_or_is_refused(text):
     try:

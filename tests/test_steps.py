@@ -66,7 +66,7 @@ def test_a_curve_by_hand():
 
 
 @given(seed=SEEDS, threshold=st.floats(-0.2, 1.4), higher=st.booleans())
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 def test_a_curve_is_its_definition(seed, threshold, higher):
     steps, values = curve(seed)
     found = steps_to(steps, values, threshold, higher_is_better=higher)
@@ -77,7 +77,7 @@ def test_a_curve_is_its_definition(seed, threshold, higher):
 
 
 @given(seed=SEEDS, one=st.floats(-0.2, 1.4), other=st.floats(-0.2, 1.4))
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 def test_a_higher_threshold_takes_no_fewer_steps(seed, one, other):
     steps, values = curve(seed)
     low, high = (steps_to(steps, values, at) for at in sorted((one, other)))
@@ -126,7 +126,7 @@ def test_the_band_by_hand():
 
 
 @given(seed=SEEDS, n=st.integers(1, 25), level=st.floats(0.5, 0.99))
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 def test_medians_and_bands_are_their_definition(seed, n, level):
     pairs = runs(seed, n)
     shown = kaplan_meier(reached(pairs), confidence=level)
@@ -138,7 +138,7 @@ def test_medians_and_bands_are_their_definition(seed, n, level):
 
 
 @given(seed=SEEDS, n=st.integers(2, 40))
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 def test_bands_are_those_of_scipy(seed, n):
     pairs = runs(seed, n)
     at, is_reached = (np.array(column) for column in zip(*pairs, strict=True))
@@ -156,14 +156,14 @@ def test_bands_are_those_of_scipy(seed, n):
 
 
 @given(seed=SEEDS, n=st.integers(1, 30))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_without_censoring_it_is_the_plain_median(seed, n):
     pairs = runs(seed, n, share=0)
     assert median_steps(reached(pairs)).value == np.median([step for step, _ in pairs])
 
 
 @given(seed=SEEDS, n=st.integers(1, 30))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_censored_at_one_step_it_is_the_median_of_what_never_ends(seed, n):
     pairs = runs(seed, n, common=True)
     values = sorted(step if is_reached else math.inf for step, is_reached in pairs)
@@ -172,7 +172,7 @@ def test_censored_at_one_step_it_is_the_median_of_what_never_ends(seed, n):
 
 
 @given(seed=SEEDS, n=st.integers(1, 20))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_order_changes_nothing_and_value_lies_between_its_bounds(seed, n):
     pairs = runs(seed, n)
     found = median_steps(reached(pairs))
@@ -183,7 +183,7 @@ def test_order_changes_nothing_and_value_lies_between_its_bounds(seed, n):
 
 
 @given(seed=SEEDS, n=st.integers(2, 12), one=st.floats(0, 1.3), other=st.floats(0, 1.3))
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 def test_medians_rise_with_the_threshold_where_all_runs_end_alike(seed, n, one, other):
     steps = np.arange(0, 120, 10)
     curves = [np.nan_to_num(curve(seed + i)[1], nan=0.2) for i in range(n)]
@@ -220,7 +220,7 @@ def test_few_runs_have_no_upper_bound():
 
 
 @given(seed=SEEDS, n=st.integers(5, 9), paired=st.booleans())
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 def test_ratios_are_their_definition(seed, n, paired):
     base, other = runs(seed, n), runs(seed + 1, n if paired else n + 2)
     found = speed_up(reached(base), reached(other), paired=paired, resamples=60, seed=seed)
@@ -249,7 +249,7 @@ def test_pairs_take_out_what_they_share():
 
 
 @given(seed=SEEDS)
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 def test_the_other_way_round_is_the_inverse(seed):
     base, other = reached(runs(seed, 7)), reached(runs(seed + 1, 7))
     there, back = (

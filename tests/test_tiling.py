@@ -62,7 +62,7 @@ def cut(image, boxes, patch_px, tile_h=32, tile_w=40, dtype=np.uint8):
     scale=st.floats(0.3, 5),
     corner=st.tuples(st.floats(-3, 60), st.floats(-3, 60)),
 )
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 def test_cut_matches_definition(seed, size, patch_px, scale, corner):
     image = np.random.default_rng(seed).integers(0, 256, (*size, 3), dtype=np.uint8)
     box = (corner[0], corner[1], patch_px * scale, patch_px * scale)
@@ -120,7 +120,7 @@ def test_two_to_one_is_the_rounded_mean_of_four(rng, isa, x, y, tile_w):
     scale=st.floats(0.3, 9) | st.floats(20, 2000),
     x=st.floats(0, 20),
 )
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_constant_stays_constant(value, scale, x):
     image = np.full((64, 64, 3), value, np.uint8)
     for dtype in (np.uint8, np.float32):
@@ -162,7 +162,7 @@ def test_large_reductions_stay_within_one(isa, scale, bright):
     scale=st.floats(20, 500),
     corner=st.tuples(st.floats(-300, 300), st.floats(-300, 300)),
 )
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_large_reductions_match_the_definition_everywhere(seed, size, patch_px, scale, corner):
     image = np.random.default_rng(seed).choice(np.array([0, 255], np.uint8), (*size, 3))
     box = (corner[0], corner[1], patch_px * scale, patch_px * scale)
@@ -326,9 +326,7 @@ def test_wide_reductions_on_a_gpu(gpu, rng, tile_w, patch_px, scale):
 
 @pytest.mark.gpu
 @given(data=st.data())
-@settings(
-    max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
+@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_any_cut_on_a_gpu_has_the_bits_of_the_cpu(gpu, data):
     rng = np.random.default_rng(data.draw(st.integers(0, 1000)))
     size = data.draw(st.tuples(st.integers(1, 60), st.integers(1, 80)))
@@ -387,7 +385,6 @@ def test_cut_refuses_arrays_in_two_places(gpu):
     shape=st.tuples(st.integers(1, 12), st.integers(1, 12)),
     box=st.tuples(st.floats(-4, 12), st.floats(-4, 12), st.floats(0.25, 9), st.floats(0.25, 9)),
 )
-@settings(deadline=None)
 def test_coverage_matches_definition(seed, shape, box):
     mask = np.random.default_rng(seed).integers(0, 2, shape, dtype=np.uint8)
     boxes = np.array([box])
@@ -466,7 +463,6 @@ def slide_of(width=4000, height=3000, mpp=0.25, downsamples=(1.0, 4.0)):
     overlap=st.floats(0, 0.9),
     edge=st.sampled_from(["drop", "shift"]),
 )
-@settings(deadline=None)
 def test_patches_stay_inside_and_show_what_they_claim(
     width, height, native, factor, patch_px, overlap, edge
 ):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from extras import need
@@ -20,7 +20,6 @@ VALUES = st.one_of(NUMBERS, st.text(max_size=12), st.lists(NUMBERS, max_size=3).
 KEYS = st.sampled_from(["img_size", "depth", "reg_tokens", "act_layer", "depths"])
 
 
-@settings(deadline=None)
 @given(st.dictionaries(KEYS, VALUES))
 def test_a_name_says_its_arguments_again(arguments):
     name = networks.timm_name("timm:net", arguments)

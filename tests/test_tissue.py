@@ -106,7 +106,7 @@ def coarse(image, times):
     return np.ascontiguousarray(image.repeat(times, axis=0).repeat(times, axis=1))
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     image=hnp.arrays(
         np.uint8,
@@ -547,7 +547,7 @@ MASKS = hnp.arrays(
 )
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(mask=MASKS)
 def test_contours_are_the_mask(mask):
     contours = of_mask(mask).contours()
@@ -584,7 +584,7 @@ def redrawn(geojson, mask):
     return tissue_from_geojson(geojson, width_l0=4 * w, height_l0=4 * h, downsample=4).mask
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(mask=MASKS.filter(np.any))
 def test_geojson_comes_back_as_the_mask(mask):
     geojson = json.loads(json.dumps(of_mask(mask).geojson()))

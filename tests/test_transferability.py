@@ -124,7 +124,7 @@ def test_is_unchanged_by_what_it_claims_and_by_nothing_else(name, change):
 
 
 @given(seed=SEEDS)
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 def test_names_of_labels_and_the_order_of_columns_do_not_matter(seed):
     rng = np.random.default_rng(seed)
     f, labels = features(seed)
@@ -139,7 +139,7 @@ def test_names_of_labels_and_the_order_of_columns_do_not_matter(seed):
 
 
 @given(seed=SEEDS)
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 def test_the_order_of_rows_does_not_matter_without_folds(seed):
     rng = np.random.default_rng(seed)
     f, labels = features(seed)
@@ -183,7 +183,7 @@ def test_log_me_by_hand():
 
 
 @given(seed=SEEDS, a=st.floats(-8, 8), b=st.floats(-8, 8))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_no_evidence_is_above_log_me(seed, a, b):
     f, labels = features(seed, n=20, d=4)
     y = [(labels == k).astype(float) for k in range(3)]
@@ -208,7 +208,7 @@ def test_log_me_of_ill_conditioned_features_keeps_their_digits(least):
 
 
 @given(seed=SEEDS)
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 def test_copies_of_columns_and_units_that_never_fire_change_no_log_me(seed):
     f, labels = features(seed)
     wanted = log_me(f, labels)
@@ -229,7 +229,7 @@ def test_log_me_tells_of_more_rows_than_a_block():
 
 
 @given(seed=SEEDS, n=st.integers(12, 60), d=st.integers(1, 20))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_h_score_is_its_definition_and_within_its_bounds(seed, n, d):
     f, labels = features(seed, n=n, d=d)
     found = h_score(f, labels)
@@ -262,7 +262,7 @@ def test_trans_rate_by_hand():
 
 
 @given(seed=SEEDS, eps=st.floats(1e-6, 10))
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_trans_rate_is_its_definition_at_any_eps(seed, eps):
     f, labels = features(seed)
     wanted = reference.trans_rate(f, labels, eps)
@@ -270,7 +270,7 @@ def test_trans_rate_is_its_definition_at_any_eps(seed, eps):
 
 
 @given(seed=SEEDS)
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 def test_copies_of_columns_change_no_trans_rate(seed):
     f, labels = features(seed)
     found = trans_rate(np.hstack([f, f]), labels)
@@ -278,7 +278,7 @@ def test_copies_of_columns_change_no_trans_rate(seed):
 
 
 @given(seed=SEEDS, n=st.integers(1, 30), d=st.integers(1, 30))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_rank_me_is_within_its_bounds(seed, n, d):
     f = np.random.default_rng(seed).normal(size=(n, d))
     assert 1 - 1e-9 <= rank_me(f) <= min(n, d) + 1e-9

@@ -32,7 +32,7 @@ def test_neighbours_are_those_of_the_definition(rng, n, dtype):
         np.float32, st.tuples(st.integers(1, 12), st.integers(1, 5)), elements=st.integers(-2, 2)
     )
 )
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 def test_ties_are_told_apart_by_row(features):
     for row, values in enumerate(features):
         if values.any():

@@ -12,6 +12,7 @@ import signal
 import sys
 import time
 import warnings
+from functools import cache
 from pathlib import Path
 from types import FrameType
 from typing import Annotated, Any, NoReturn, TextIO
@@ -233,7 +234,7 @@ def _show_warning(
 def main() -> None:
     """Run the command line; see `EXIT_CODES`."""
     if "_HISTOFAST_COMPLETE" in os.environ:  # a shell asks what could be typed
-        typer.main.get_command(app)._main_shell_completion({}, "histofast", "_HISTOFAST_COMPLETE")
+        _whole()._main_shell_completion({}, "histofast", "_HISTOFAST_COMPLETE")
     try:
         _main()
     finally:
@@ -292,9 +293,15 @@ def _main() -> None:
     sys.exit(code)
 
 
+@cache
+def _whole() -> Any:
+    """The tree of all commands, which takes 70 ms to make."""
+    return typer.main.get_command(app)
+
+
 def _run(arguments: list[str]) -> int:
     """Run one command; not through `app()`, which words and colours errors in its own way."""
-    command = typer.main.get_command(app)
+    command = _whole()
     try:
         with command.make_context("histofast", arguments) as context:
             command.invoke(context)

@@ -54,10 +54,7 @@ export class SlideList {
     if (Object.entries(facts).every(([name, value]) => row.slide[name] === value)) return;
     Object.assign(row.slide, facts);
     this.tell(row);
-    if (!facts.error) return;
-    const wasFocused = document.activeElement === row;
-    this.filter(); // it comes first now
-    if (wasFocused) row.focus();
+    if (facts.error) this.filter(); // it comes first now
   }
 
   filter() {
@@ -67,7 +64,9 @@ export class SlideList {
     const text = ({ name, label, prediction, error }) =>
       [name, label, prediction?.class, error && "error"].join(" ").toLowerCase();
     this.shown = this.sorted.filter((slide) => words.every((word) => text(slide).includes(word)));
+    const focused = document.activeElement;
     fill(byId("list"), ...this.shown.map((slide) => el("li", {}, this.rows.get(slide.id))));
+    if (byId("list").contains(focused)) focused.focus({ preventScroll: true }); // it was out of the page for a moment
     const broken = this.slides.filter((slide) => slide.error).length,
       all = plural(this.slides.length, "slide");
     byId("found").textContent = words.length
