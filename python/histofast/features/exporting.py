@@ -254,10 +254,9 @@ def _write_h5ad(path: Path, found: _Found, on_count: Callable[[int, int], None] 
 
 def _write_zarr(path: Path, found: _Found, on_count: Callable[[int, int], None] | None) -> None:
     import zarr
-    from anndata import settings
     from anndata.io import write_elem
 
-    group = zarr.open_group(path, mode="w", zarr_format=settings.zarr_write_format)
+    group = zarr.open_group(path, mode="w", zarr_format=2)  # which most readers know
     write_elem(group, "/", _table_of(found))
     if "X" in group:
         del group["X"]
