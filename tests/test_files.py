@@ -22,6 +22,7 @@ from histofast._files import (
     regular_file,
     remove_stale_temporaries,
     replacing,
+    replacing_folder,
     write_error,
 )
 from histofast._stopping import Interrupted, deferred_interrupts, request_stop
@@ -49,6 +50,56 @@ def test_replacing_is_all_or_nothing(tmp_path):
     missing = tmp_path / "none" / "a.onnx"
     with pytest.raises(FileNotFoundError, match="no folder"):
         replacing(missing, overwrite=False).__enter__()
+
+
+def test_replacing_a_folder_is_all_or_nothing(tmp_path):
+    path = tmp_path / "a.zarr"
+
+    def make(text: str, error: BaseException | None = None) -> None:
+        with replacing_folder(path, overwrite=True) as pending:
+            (pending / "c").mkdir(parents=True)
+            (pending / "c" / "0").write_text(text)
+            if error is not None:
+                raise error
+
+    def held() -> dict[str, str]:
+        files = (each for each in tmp_path.rglob("*") if each.is_file())
+        return {each.relative_to(tmp_path).as_posix(): each.read_text() for each in files}
+
+    with pytest.raises(RuntimeError, match="no"):
+        make("half", RuntimeError("no"))
+    with pytest.raises(NoSpaceError, match="no space left on"):
+        make("half", OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)))
+    assert list(tmp_path.iterdir()) == []
+    make("whole")
+    assert held() == {"a.zarr/c/0": "whole"}
+    with pytest.raises(RuntimeError, match="no"):
+        make("half", RuntimeError("no"))
+    assert held() == {"a.zarr/c/0": "whole"}
+    make("other")
+    assert held() == {"a.zarr/c/0": "other"}
+    assert list(tmp_path.iterdir()) == [path]
+    with pytest.raises(FileExistsError, match="exists"), replacing_folder(path, overwrite=False):
+        pass
+
+
+@posix
+def test_a_folder_that_a_killed_writer_leaves_is_gone_when_it_is_written_again(tmp_path):
+    path = tmp_path / "a.zarr"
+    script = f"""
+        import os, signal
+        from pathlib import Path
+        from histofast._files import replacing_folder
+        with replacing_folder(Path({str(path)!r}), overwrite=True) as pending:
+            pending.mkdir()
+            (pending / "half").touch()
+            os.kill(os.getpid(), signal.SIGKILL)
+    """
+    subprocess.run([sys.executable, "-c", textwrap.dedent(script)], check=False)
+    (left,) = tmp_path.iterdir()
+    assert left.name.startswith(".a.zarr.")
+    assert remove_stale_temporaries(tmp_path) == [left]
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize(

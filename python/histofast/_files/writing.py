@@ -106,19 +106,7 @@ def replacing_folder(path: Path, *, overwrite: bool) -> Iterator[Path]:
         WriteError: that folder cannot be written, or its disk is full.
     """
     check_target(path, overwrite=overwrite)
-    with passing_folder(path.parent, path.name) as hidden:
-        try:
-            yield (made := hidden / "new")
-            for each in made.rglob("*"):
-                if each.is_file():
-                    _sync_file(each)
-            if path.exists():
-                path.replace(hidden / "old")
-            made.replace(path)
-            if sys.platform != "win32":
-                _sync_folder(path.parent)
-        except OSError as error:
-            raise write_error(path, error) from error
+    yield from _kept_at_the_end(_WholeFolder, path)
 
 
 @contextlib.contextmanager
@@ -312,6 +300,25 @@ class _TemporaryFolder:
     def __del__(self) -> None:
         with contextlib.suppress(OSError):
             self.discard()
+
+
+class _WholeFolder(_TemporaryFolder):
+    """A hidden folder beside `final` for a folder that becomes `final` or nothing."""
+
+    def __init__(self, final: Path) -> None:
+        super().__init__(final, "")
+
+    def sync(self) -> None:
+        for path in self.path.rglob("*"):
+            if path.is_file():
+                _sync_file(path)
+
+    def keep(self) -> None:
+        if self._final.exists():  # a folder takes the place of an empty one only
+            self._final.replace(self.path.with_name(".replaced"))
+        self.path.replace(self._final)
+        if sys.platform != "win32":
+            _sync_folder(self._final.parent)
 
 
 def _prepare(final: Path) -> None:
