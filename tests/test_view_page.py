@@ -556,15 +556,17 @@ def test_broken_slides_come_first_with_their_sentence(visit, server):
     page.ready()  # and the next one is shown
 
 
-def test_the_list_keeps_its_place_when_a_slide_turns_out_broken(visit, cohort):
-    with served(cohort.slides / "s*.tif") as opened:
-        page = visit(opened, "slide=s0")
-        page.tab.locator("#list button", has_text="s3").focus()
-        page.tab.evaluate("() => histofastView.list.learn(5, { error: 'gone' })")
-        assert page.tab.evaluate("() => histofastView.list.shown[0].error") == "gone"
-        page.tab.keyboard.press("Enter")
-        page.tab.wait_for_function("() => histofastView.info?.name === 's3'")
-        page.ready()
+def test_the_list_keeps_its_place_when_a_slide_turns_out_broken(visit, server):
+    page = visit(server, "slide=s0")
+    page.tab.locator("#list button", has_text="s3").focus()
+    page.tab.evaluate(
+        "() => histofastView.list.learn("
+        "histofastView.slides.find((slide) => slide.name === 's5').id, { error: 'gone' })"
+    )
+    assert "s3" in page.tab.evaluate("() => document.activeElement.textContent")
+    page.tab.keyboard.press("Enter")
+    page.tab.wait_for_function("() => histofastView.info?.name === 's3'")
+    page.ready()
 
 
 def test_without_features_there_is_the_slide_alone(visit, server):
